@@ -1,0 +1,90 @@
+"""Nothing is ever half-written under its final name.
+
+Files and folders are written beside their final name, flushed to disk and renamed; whoever finds the final name finds
+the whole content. Every artefact of this project (datasets, checkpoints, exports, results) goes through here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from pause_megatron.errors import UserError
+
+TEMPORARY_SUFFIX = ".tmp"
+"""Ends the name of everything not yet complete; whatever bears it may be swept."""
+
+
+def temporary_name(path: Path) -> Path:
+    """A fresh hidden name beside ``path``, on the same file system so that a rename is atomic."""
+    return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
+
+
+def fsync_path(path: Path) -> None:
+    """Flush a file's or a folder's own entry to disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def rename_into_place(temporary: Path, path: Path) -> None:
+    """Give ``temporary`` its final name and make the rename itself durable. An existing file is replaced."""
+    os.replace(temporary, path)
+    fsync_path(path.parent)
+
+
+@contextmanager
+def write_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file that becomes ``path`` when the block ends without an error, and vanishes otherwise."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    try:
+        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        rename_into_place(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write ``text`` to ``path`` as UTF-8, whole or not at all."""
+    with write_file(path, "w") as file:
+        file.write(text)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write ``value`` to ``path`` as indented JSON, whole or not at all. Paths are written as strings."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Yield a temporary folder that becomes ``path`` when the block ends without an error, and vanishes otherwise.
+
+    Raises :class:`UserError` before anything is written when ``path`` exists already: no artefact is overwritten.
+    """
+    if path.exists():
+        raise UserError(f"{path} exists already; name another folder or remove it first")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = temporary_name(path)
+    temporary.mkdir()
+    try:
+        yield temporary
+        for entry in temporary.rglob("*"):
+            fsync_path(entry)
+        fsync_path(temporary)
+        rename_into_place(temporary, path)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise

@@ -1,0 +1,88 @@
+"""The table of commands. Names only: a command's modules are imported when it is called, so that help answers at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """One command: where its configuration class and the function that runs it live."""
+
+    summary: str
+    """One line for the list of commands."""
+    config: str
+    """``module:Class`` of the frozen dataclass its flags are generated from."""
+    function: str
+    """``module:function`` that takes such a configuration."""
+    distributed: bool = False
+    """Whether several processes run it together under a launcher; only rank 0 then reports a user's error."""
+
+    def config_class(self) -> type:
+        """Import and return the configuration class."""
+        found: type = _resolve(self.config)
+        return found
+
+    def run(self, config: Any) -> None:
+        """Import the command's function and call it."""
+        _resolve(self.function)(config)
+
+
+def _resolve(reference: str) -> Any:
+    module, _, name = reference.partition(":")
+    return getattr(import_module(module), name)
+
+
+SUBCOMMANDS: dict[str, Command] = {
+    "tokenizer": Command(
+        summary="train a SentencePiece model with <pause> and an end-of-document token",
+        config="pause_megatron.config.tokenizer:TokenizerConfig",
+        function="pause_megatron.tokenizer.training:train_tokenizer",
+    ),
+    "pretrain": Command(
+        summary="pretrain a GPT with Megatron-core and DeepSpeed",
+        config="pause_megatron.config.pretrain:PretrainConfig",
+        function="pause_megatron.training.pretrain:pretrain",
+        distributed=True,
+    ),
+    "finetune": Command(
+        summary="finetune an exported model on a task, with or without pauses",
+        config="pause_megatron.config.downstream:FinetuneConfig",
+        function="pause_megatron.downstream.finetune:finetune",
+    ),
+    "evaluate": Command(
+        summary="evaluate a model on a task through lm-evaluation-harness, pausing before the answer",
+        config="pause_megatron.config.downstream:EvaluateConfig",
+        function="pause_megatron.downstream.evaluate:evaluate",
+    ),
+    "generate": Command(
+        summary="continue a prompt after a number of pauses",
+        config="pause_megatron.config.downstream:GenerateConfig",
+        function="pause_megatron.downstream.generation:generate_command",
+    ),
+    "report": Command(
+        summary="write report.html and report.md from training runs and evaluation results",
+        config="pause_megatron.config.report:ReportConfig",
+        function="pause_megatron.report.write:write_report",
+    ),
+    "demo": Command(
+        summary="run the whole chain at small size, from raw text to a report",
+        config="pause_megatron.config.demo:DemoConfig",
+        function="pause_megatron.experiments.demo:run_demo",
+    ),
+}
+
+TOOLS: dict[str, Command] = {
+    "preprocess_c4.py": Command(
+        summary="C4 text to Megatron indexed datasets, with the pauses already in",
+        config="pause_megatron.config.preprocess:PreprocessConfig",
+        function="pause_megatron.preprocess.run:preprocess",
+    ),
+    "convert_to_hf.py": Command(
+        summary="a checkpoint to a Hugging Face folder, verified by logits",
+        config="pause_megatron.config.conversion:ConvertToHfConfig",
+        function="pause_megatron.conversion.to_hf:convert_to_hf",
+    ),
+}

@@ -1,0 +1,117 @@
+"""Entry of ``pause-megatron`` and of the scripts in ``tools/``: parse, run, and turn a user's error into one line."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pause_megatron
+from pause_megatron.cli.commands import SUBCOMMANDS, TOOLS, Command
+from pause_megatron.config.serialize import flags_of_mapping, read_config_file
+from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
+from pause_megatron.log import global_rank
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run ``pause-megatron``; returns the exit code (see :mod:`pause_megatron.errors`)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(overview())
+        return EXIT_DONE
+    if arguments[0] == "--version":
+        print(f"pause-megatron {pause_megatron.__version__}")
+        return EXIT_DONE
+    name, rest = arguments[0], arguments[1:]
+    if name not in SUBCOMMANDS:
+        print(f"error: unknown command '{name}'; commands: {', '.join(SUBCOMMANDS)}", file=sys.stderr)
+        return EXIT_USER
+    return run_command(SUBCOMMANDS[name], f"pause-megatron {name}", rest)
+
+
+def tool_main(script: str) -> int:
+    """Run a script of ``tools/`` by its file name; returns the exit code."""
+    return run_command(TOOLS[script], script, sys.argv[1:])
+
+
+def run_command(command: Command, program: str, arguments: list[str]) -> int:
+    """Parse ``arguments`` for ``command`` and run it; a :class:`UserError` becomes one line and exit code 2."""
+    try:
+        command.run(parse(command.config_class(), program, arguments))
+    except UserError as error:
+        if global_rank() == 0 or not command.distributed:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        return EXIT_USER
+    return EXIT_DONE
+
+
+def parse(config_class: type, program: str, arguments: list[str]) -> Any:
+    """Build a ``config_class`` from flags.
+
+    ``--config FILE`` and, where the class has ``PRESETS``, ``--preset NAME`` come first; flags given beside them win,
+    in whatever order they are written.
+    """
+    import tyro
+
+    arguments, file = _take_option(arguments, "--config")
+    flags: list[str] = []
+    presets: dict[str, dict[str, Any]] = getattr(config_class, "PRESETS", {})
+    if presets:
+        arguments, preset = _take_option(arguments, "--preset")
+        if preset is not None:
+            if preset not in presets:
+                raise UserError(f"--preset {preset}: unknown; presets: {', '.join(presets)}")
+            flags += flags_of_mapping(presets[preset], config_class, f"--preset {preset}")
+    if file is not None:
+        flags += flags_of_mapping(read_config_file(Path(file)), config_class, f"--config {file}")
+    return tyro.cli(
+        config_class,
+        prog=program,
+        description=_description(config_class, presets),
+        args=flags + arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def _take_option(arguments: list[str], option: str) -> tuple[list[str], str | None]:
+    """Remove ``option VALUE`` (or ``option=VALUE``) from the arguments and return what is left, and the value."""
+    rest: list[str] = []
+    value: str | None = None
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == option:
+            value = next(remaining, None)
+            if value is None:
+                raise UserError(f"{option} needs a value")
+        elif argument.startswith(option + "="):
+            value = argument.removeprefix(option + "=")
+        else:
+            rest.append(argument)
+    return rest, value
+
+
+def _description(config_class: type, presets: dict[str, Any]) -> str:
+    lines = [(config_class.__doc__ or "").strip(), "", "--config FILE  settings from a YAML or JSON file; flags win."]
+    if presets:
+        lines.append(f"--preset NAME  settings by name ({', '.join(presets)}); --config and flags win.")
+    return "\n".join(lines)
+
+
+def overview() -> str:
+    """The text of ``pause-megatron --help``."""
+    width = max(len(name) for name in SUBCOMMANDS)
+    return "\n".join(
+        [
+            "usage: pause-megatron COMMAND [FLAGS]",
+            "",
+            "Pause-train a language model and find out whether pausing helps.",
+            "",
+            "commands:",
+            *(f"  {name:<{width}}  {command.summary}" for name, command in SUBCOMMANDS.items()),
+            "",
+            "scripts, usable under mpirun and srun:",
+            *(f"  tools/{name}  {command.summary}" for name, command in TOOLS.items()),
+            "",
+            "'pause-megatron COMMAND --help' lists a command's flags with their defaults and units.",
+        ]
+    )

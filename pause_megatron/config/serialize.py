@@ -1,0 +1,77 @@
+"""Configuration to and from plain data: what is written beside every checkpoint and result, and ``--config`` files."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pause_megatron.errors import UserError
+
+
+def to_plain(config: Any) -> Any:
+    """A configuration as JSON-ready data: dataclasses become dicts, tuples lists, paths strings."""
+    if dataclasses.is_dataclass(config) and not isinstance(config, type):
+        return {field.name: to_plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
+    if isinstance(config, dict):
+        return {key: to_plain(value) for key, value in config.items()}
+    if isinstance(config, list | tuple):
+        return [to_plain(value) for value in config]
+    return str(config) if isinstance(config, Path) else config
+
+
+def flag_names(config_class: type) -> set[str]:
+    """The names of all fields that become flags, those of nested dataclasses included (sections do not prefix)."""
+    names: set[str] = set()
+    for field in dataclasses.fields(config_class):
+        section = _section_class(field)
+        names |= flag_names(section) if section else {field.name}
+    return names
+
+
+def flags_of_mapping(values: dict[str, Any], config_class: type, source: str) -> list[str]:
+    """Turn a preset or a configuration file's mapping into flags that stand before the user's own.
+
+    Sections may be nested or flat. ``source`` names the file or preset in errors.
+
+    Raises :class:`UserError` for a key that is no field of ``config_class``.
+    """
+    known = flag_names(config_class)
+    sections = {field.name for field in dataclasses.fields(config_class) if _section_class(field)}
+    flags: list[str] = []
+    for key, value in values.items():
+        name = key.replace("-", "_")
+        if name in sections and isinstance(value, dict):
+            flags += flags_of_mapping(value, config_class, source)
+        elif name not in known:
+            raise UserError(f"{source}: unknown key '{key}'; known keys: {', '.join(sorted(known))}")
+        elif isinstance(value, bool):
+            flags.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+        else:
+            values_of_flag = value if isinstance(value, list | tuple) else [value]
+            flags += [f"--{name.replace('_', '-')}", *(str(item) for item in values_of_flag)]
+    return flags
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read a ``--config`` file (YAML, of which JSON is a part).
+
+    Raises :class:`UserError` when the file is missing, is no YAML, or holds no mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--config {path}: {error.strerror or error}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--config {path}: expected a mapping of settings, found {type(values).__name__}")
+    return values
+
+
+def _section_class(field: dataclasses.Field[Any]) -> type | None:
+    """The dataclass of a nested section: sections always carry a default factory that is the class itself."""
+    factory = field.default_factory
+    return factory if isinstance(factory, type) and dataclasses.is_dataclass(factory) else None

