@@ -1,4 +1,4 @@
-"""``python -m pause_megatron`` is the ``pause-megatron`` command; launchers such as ``torchrun -m`` start it this way."""
+"""``python -m pause_megatron`` is the ``pause-megatron`` command; ``torchrun -m pause_megatron`` starts it this way."""
 
 from pause_megatron.cli.main import main
 

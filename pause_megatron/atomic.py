@@ -37,7 +37,7 @@ def fsync_path(path: Path) -> None:
 
 def rename_into_place(temporary: Path, path: Path) -> None:
     """Give ``temporary`` its final name and make the rename itself durable. An existing file is replaced."""
-    os.replace(temporary, path)
+    temporary.replace(path)
     fsync_path(path.parent)
 
 

@@ -1,4 +1,4 @@
-"""The table of commands. Names only: a command's modules are imported when it is called, so that help answers at once."""
+"""The table of commands, as names only: a command's modules are imported when it is called, so help answers at once."""
 
 from __future__ import annotations
 

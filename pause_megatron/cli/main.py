@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import sys
+import time
+import warnings
 from pathlib import Path
 from typing import Any
 
 import pause_megatron
+from pause_megatron.children import end_with_parent
 from pause_megatron.cli.commands import SUBCOMMANDS, TOOLS, Command
 from pause_megatron.config.serialize import flags_of_mapping, read_config_file
 from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
 from pause_megatron.log import global_rank
+
+_OTHER_RANKS_WAIT_SECONDS = 5.0
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -36,11 +41,17 @@ def tool_main(script: str) -> int:
 
 def run_command(command: Command, program: str, arguments: list[str]) -> int:
     """Parse ``arguments`` for ``command`` and run it; a :class:`UserError` becomes one line and exit code 2."""
+    end_with_parent()
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")  # the libraries warn of what they lack at every import; `python -W` shows it
     try:
         command.run(parse(command.config_class(), program, arguments))
     except UserError as error:
-        if global_rank() == 0 or not command.distributed:
-            print(f"error: {error}", file=sys.stderr, flush=True)
+        rank = global_rank() if command.distributed else 0
+        if rank:
+            # Most errors are every process's: rank 0 says it, and its launcher ends the others while they wait here.
+            time.sleep(_OTHER_RANKS_WAIT_SECONDS)
+        print(f"error: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr, flush=True)
         return EXIT_USER
     return EXIT_DONE
 

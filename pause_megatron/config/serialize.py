@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,9 @@ def to_plain(config: Any) -> Any:
 def flag_names(config_class: type) -> set[str]:
     """The names of all fields that become flags, those of nested dataclasses included (sections do not prefix)."""
     names: set[str] = set()
+    sections = _sections(config_class)
     for field in dataclasses.fields(config_class):
-        section = _section_class(field)
-        names |= flag_names(section) if section else {field.name}
+        names |= flag_names(sections[field.name]) if field.name in sections else {field.name}
     return names
 
 
@@ -39,12 +40,12 @@ def flags_of_mapping(values: dict[str, Any], config_class: type, source: str) ->
     Raises :class:`UserError` for a key that is no field of ``config_class``.
     """
     known = flag_names(config_class)
-    sections = {field.name for field in dataclasses.fields(config_class) if _section_class(field)}
+    sections = _sections(config_class)
     flags: list[str] = []
     for key, value in values.items():
         name = key.replace("-", "_")
         if name in sections and isinstance(value, dict):
-            flags += flags_of_mapping(value, config_class, source)
+            flags += flags_of_mapping(value, sections[name], source)
         elif name not in known:
             raise UserError(f"{source}: unknown key '{key}'; known keys: {', '.join(sorted(known))}")
         elif isinstance(value, bool):
@@ -71,7 +72,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
     return values
 
 
-def _section_class(field: dataclasses.Field[Any]) -> type | None:
-    """The dataclass of a nested section: sections always carry a default factory that is the class itself."""
-    factory = field.default_factory
-    return factory if isinstance(factory, type) and dataclasses.is_dataclass(factory) else None
+def _sections(config_class: type) -> dict[str, type]:
+    """Field name to dataclass, of the fields that are sections."""
+    hints = typing.get_type_hints(config_class)
+    return {
+        field.name: hints[field.name]
+        for field in dataclasses.fields(config_class)
+        if dataclasses.is_dataclass(hints[field.name])
+    }

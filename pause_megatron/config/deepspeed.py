@@ -1,0 +1,69 @@
+"""The ``--deepspeed`` JSON file: what is DeepSpeed's own (ZeRO stage, precision, offload, communication).
+
+Batch sizes, accumulation, clipping, optimizer and schedule are decided by this project's configuration, in one place;
+a file that sets them too is refused.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pause_megatron.errors import UserError
+
+OWNED_KEYS = {
+    "train_batch_size": "--global-batch-size",
+    "train_micro_batch_size_per_gpu": "--micro-batch-size",
+    "gradient_accumulation_steps": "--global-batch-size and --micro-batch-size",
+    "gradient_clipping": "--clip-grad",
+    "optimizer": "--learning-rate and its neighbours",
+    "scheduler": "--warmup-fraction and its neighbours",
+    "managed_gradient_accumulation": "nothing: Megatron's schedule accumulates",
+}
+"""Keys of DeepSpeed's configuration that belong to this project's flags, and the flags they belong to."""
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DeepSpeedFile:
+    """A validated ``--deepspeed`` file."""
+
+    path: Path
+    """Where it was read."""
+    values: dict[str, Any]
+    """Its content, passed on to DeepSpeed."""
+    zero_stage: int
+    """ZeRO stage, 0 to 3."""
+    precision: Precision
+    """What the model computes in."""
+
+
+def read_deepspeed_file(path: Path) -> DeepSpeedFile:
+    """Read and check a ``--deepspeed`` file.
+
+    Raises :class:`UserError` when it is missing, is no JSON object, or sets what belongs to a flag.
+    """
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"--deepspeed {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise UserError(f"--deepspeed {path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise UserError(f"--deepspeed {path}: expected a JSON object")
+    for key, flag in OWNED_KEYS.items():
+        if key in values:
+            raise UserError(f"--deepspeed {path}: remove '{key}'; it is decided by {flag}")
+    bf16 = values.get("bf16", {}).get("enabled", False)
+    fp16 = values.get("fp16", {}).get("enabled", False)
+    if fp16:
+        raise UserError(f"--deepspeed {path}: fp16 needs loss scaling, which is not supported yet; use bf16")
+    return DeepSpeedFile(
+        path=path,
+        values=values,
+        zero_stage=int(values.get("zero_optimization", {}).get("stage", 0)),
+        precision="bf16" if bf16 else "fp32",
+    )

@@ -1,0 +1,101 @@
+"""What a model is: architecture and sizes, and the named presets. How it is split over processes is `parallel.py`'s."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from pause_megatron.errors import UserError
+
+PADDED_VOCAB_MULTIPLE = 128
+"""Vocabulary rows are padded to a multiple of this, whatever the layout.
+
+Padding rows take part in the softmax and receive gradient, so their number must not depend on the tensor-parallel size:
+otherwise two layouts of one run would compute different losses.
+"""
+
+
+def padded_vocab_size(vocab_size: int) -> int:
+    """``vocab_size`` rounded up to a multiple of :data:`PADDED_VOCAB_MULTIPLE`."""
+    return -(-vocab_size // PADDED_VOCAB_MULTIPLE) * PADDED_VOCAB_MULTIPLE
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The model: a decoder-only transformer."""
+
+    architecture: Literal["gpt2", "llama"] = "gpt2"
+    """Block: gpt2 (the paper's: LayerNorm, biases, GELU, learned positions) or llama (RMSNorm, SwiGLU, rotary)."""
+    num_layers: int = 12
+    """Transformer layers."""
+    hidden_size: int = 768
+    """Width of the residual stream."""
+    num_attention_heads: int = 12
+    """Query heads a layer; divides hidden_size."""
+    num_query_groups: int = 0
+    """Key/value heads a layer (grouped-query attention); 0 means one for each query head."""
+    ffn_hidden_size: int = 0
+    """Width of the MLP; 0 means 4 * hidden_size (gpt2) or 8/3 * hidden_size rounded up to 64 (llama)."""
+    max_position_embeddings: int = 2048
+    """Longest context in tokens; at least the dataset's sequence length."""
+    untie_embeddings_and_output_weights: bool = True
+    """Separate input and output embeddings, as the paper's parameter counts suggest for a 32k vocabulary."""
+    layernorm_epsilon: float = 1e-5
+    """Epsilon of LayerNorm and RMSNorm."""
+    init_method_std: float = 0.02
+    """Standard deviation of initial weights; projections back to the residual use std / sqrt(2 * num_layers)."""
+    rotary_base: int = 10000
+    """Base of the rotary frequencies (llama only)."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings"):
+            if getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        if self.hidden_size % self.num_attention_heads:
+            raise UserError(
+                f"--hidden-size {self.hidden_size} is not a multiple of"
+                f" --num-attention-heads {self.num_attention_heads}"
+            )
+        if self.num_attention_heads % self.query_groups:
+            raise UserError(
+                f"--num-attention-heads {self.num_attention_heads} is not a multiple of"
+                f" --num-query-groups {self.num_query_groups}"
+            )
+
+    @property
+    def query_groups(self) -> int:
+        """Key/value heads a layer, resolved."""
+        return self.num_query_groups or self.num_attention_heads
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one attention head."""
+        return self.hidden_size // self.num_attention_heads
+
+    @property
+    def ffn_size(self) -> int:
+        """Width of the MLP, resolved."""
+        if self.ffn_hidden_size:
+            return self.ffn_hidden_size
+        return 4 * self.hidden_size if self.architecture == "gpt2" else -(-8 * self.hidden_size // 3 // 64) * 64
+
+    def num_parameters(self, vocab_size: int) -> int:
+        """Parameters at ``vocab_size`` rows, padding rows not counted."""
+        hidden, ffn = self.hidden_size, self.ffn_size
+        key_value = self.query_groups * self.head_dim
+        attention = hidden * (hidden + 2 * key_value) + hidden * hidden
+        embeddings = vocab_size * hidden * (2 if self.untie_embeddings_and_output_weights else 1)
+        if self.architecture == "llama":
+            layer = attention + 3 * hidden * ffn + 2 * hidden
+            return embeddings + self.num_layers * layer + hidden
+        biases = (hidden + 2 * key_value) + hidden + ffn + hidden
+        layer = attention + 2 * hidden * ffn + biases + 4 * hidden
+        return embeddings + self.max_position_embeddings * hidden + self.num_layers * layer + 2 * hidden
+
+
+MODEL_PRESETS: dict[str, dict[str, object]] = {
+    "tiny": {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 256},
+    "130m": {"num_layers": 12, "hidden_size": 768, "num_attention_heads": 12},
+    "1b": {"num_layers": 24, "hidden_size": 2048, "num_attention_heads": 32},
+}
+"""Sizes by name; 130m and 1b are Table 5 of the paper (arXiv 2310.02226)."""

@@ -1,0 +1,110 @@
+"""``tools/convert_to_hf.py``: a checkpoint to a Hugging Face folder that stock transformers loads.
+
+Written beside its final name, proven against the checkpoint, and only then renamed: a folder that exists is proven.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoModelForCausalLM
+
+from pause_megatron import log
+from pause_megatron.atomic import new_folder, write_json
+from pause_megatron.checkpoint.format import CheckpointReader, find_checkpoint
+from pause_megatron.config.conversion import ConvertToHfConfig
+from pause_megatron.config.model import ModelConfig
+from pause_megatron.conversion.hf_config import hf_generation_config, hf_model_config
+from pause_megatron.conversion.proof import Verdict, prove_export
+from pause_megatron.conversion.table import to_hf_state
+from pause_megatron.errors import UserError
+from pause_megatron.tokenizer import PauseTokenizer
+from pause_megatron.tokenizer.huggingface import to_huggingface
+from pause_megatron.versions import versions
+
+REPORT_FILE = "conversion_report.json"
+REPORT_FORMAT = "pause_megatron/conversion/1"
+
+
+def convert_to_hf(config: ConvertToHfConfig) -> None:
+    """Convert a checkpoint; see :class:`~pause_megatron.config.conversion.ConvertToHfConfig`.
+
+    Raises :class:`UserError` when the checkpoint is incomplete or damaged, the tokenizer is not the run's, the output
+    exists, or the proof fails; no folder is left then.
+    """
+    checkpoint = find_checkpoint(config.checkpoint)
+    with new_folder(config.output) as folder:
+        reader = CheckpointReader(checkpoint)
+        reader.verify()
+        model = ModelConfig(**reader.state["config"]["model"])
+        tokenizer = _tokenizer_of_run(reader, config.tokenizer)
+        log.info(f"converting {checkpoint} ({reader.state['layout']}, iteration {reader.state['iteration']})")
+        _write_model(folder, reader, model, tokenizer)
+        to_huggingface(tokenizer).save_pretrained(folder)
+        verdict = prove_export(
+            folder,
+            reader,
+            model,
+            vocab_size=tokenizer.vocab_size,
+            pause_id=tokenizer.pause_id,
+            sequences=config.proof_sequences,
+            tolerance=config.tolerance,
+        )
+        write_json(folder / REPORT_FILE, _report(checkpoint, reader, tokenizer, verdict))
+    log.info(
+        f"wrote {config.output}: logits differ by at most {verdict.max_abs_logit_difference:.1e}"
+        f" over {verdict.positions} positions, {verdict.pauses} of them pauses"
+    )
+
+
+def _tokenizer_of_run(reader: CheckpointReader, path: Path | None) -> PauseTokenizer:
+    tokenizer = PauseTokenizer.load(path or Path(reader.state["config"]["tokenizer"]))
+    if tokenizer.sha256 != reader.state["tokenizer_sha256"]:
+        raise UserError(f"--tokenizer {tokenizer.path} is not the one {reader.folder} was trained with")
+    return tokenizer
+
+
+def _write_model(folder: Path, reader: CheckpointReader, model: ModelConfig, tokenizer: PauseTokenizer) -> None:
+    hf_config = hf_model_config(model, vocab_size=tokenizer.vocab_size, eod_id=tokenizer.eod_id)
+    with torch.device("meta"):
+        hf_model = AutoModelForCausalLM.from_config(hf_config, dtype=torch.float32)
+    state = dict(to_hf_state(reader.whole, model, tokenizer.vocab_size))
+    if not model.untie_embeddings_and_output_weights:
+        embeddings = hf_model.get_input_embeddings().weight
+        state[_name_of(hf_model, hf_model.get_output_embeddings().weight)] = state[_name_of(hf_model, embeddings)]
+    hf_model.load_state_dict(state, assign=True, strict=True)
+    hf_model.tie_weights()
+    hf_model.generation_config = hf_generation_config(pause_id=tokenizer.pause_id, eod_id=tokenizer.eod_id)
+    hf_model.save_pretrained(folder)
+
+
+def _name_of(model: torch.nn.Module, parameter: torch.nn.Parameter) -> str:
+    return next(name for name, found in model.named_parameters(remove_duplicate=False) if found is parameter)
+
+
+def _report(checkpoint: Path, reader: CheckpointReader, tokenizer: PauseTokenizer, verdict: Verdict) -> dict[str, Any]:
+    state = reader.state
+    return {
+        "format": REPORT_FORMAT,
+        "pretraining": {
+            "name": Path(state["config"]["output"]).name,
+            "pauses": state["dataset"]["strategy"],
+            "pause_rate": state["dataset"]["pause_rate"],
+            "seq_length": state["dataset"]["seq_length"],
+            "iterations": state["iteration"],
+            "consumed_samples": state["consumed_samples"],
+            "real_tokens": state["real_tokens"],
+            "pause_tokens": state["pause_tokens"],
+        },
+        "tokenizer": {
+            "sha256": tokenizer.sha256,
+            "vocab_size": tokenizer.vocab_size,
+            "pause_id": tokenizer.pause_id,
+            "eod_id": tokenizer.eod_id,
+        },
+        "verdict": verdict.to_plain(),
+        "source": {"checkpoint": str(checkpoint), "layout": state["layout"], "config": state["config"]},
+        "versions": versions(),
+    }

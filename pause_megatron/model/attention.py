@@ -1,0 +1,69 @@
+"""Core attention through PyTorch's fused scaled-dot-product attention, as a Megatron-core module."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core.transformer.enums import AttnMaskType
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+
+class ScaledDotProductAttention(torch.nn.Module):
+    """Causal attention over this process's heads, grouped queries included.
+
+    Takes the place of Megatron-core's ``DotProductAttention`` in a layer spec. It materialises no attention matrix and
+    needs neither Apex nor TransformerEngine. Pretraining is causal throughout (arXiv 2310.02226, section 3), so no mask
+    tensor is read.
+    """
+
+    def __init__(
+        self,
+        config: TransformerConfig,
+        layer_number: int,
+        attn_mask_type: AttnMaskType,
+        attention_type: str,
+        softmax_scale: float | None = None,
+        **unused: Any,
+    ) -> None:
+        super().__init__()
+        assert attn_mask_type == AttnMaskType.causal, attn_mask_type
+        self.softmax_scale = softmax_scale
+
+    def forward(
+        self,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+        attn_mask_type: AttnMaskType | None = None,
+        attention_bias: torch.Tensor | None = None,
+        packed_seq_params: Any = None,
+    ) -> torch.Tensor:
+        """Attend.
+
+        Args:
+            query: ``[sequence, batch, heads, head_dim]``.
+            key: ``[sequence, batch, groups, head_dim]``.
+            value: ``[sequence, batch, groups, head_dim]``.
+            attention_mask: unused; attention is causal.
+            attn_mask_type: unused; attention is causal.
+            attention_bias: not supported.
+            packed_seq_params: not supported.
+
+        Returns:
+            ``[sequence, batch, heads * head_dim]``.
+        """
+        assert attention_bias is None
+        assert packed_seq_params is None
+        sequence, batch, heads, head_dim = query.shape
+        context = F.scaled_dot_product_attention(
+            query.permute(1, 2, 0, 3),  # [batch, heads, sequence, head_dim]
+            key.permute(1, 2, 0, 3),
+            value.permute(1, 2, 0, 3),
+            is_causal=True,
+            scale=self.softmax_scale,
+            enable_gqa=key.shape[2] != heads,
+        )
+        return context.permute(2, 0, 1, 3).reshape(sequence, batch, heads * head_dim)

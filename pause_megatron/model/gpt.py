@@ -1,0 +1,110 @@
+"""Builds this process's part of the model as Megatron-core's ``GPTModel``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
+from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
+from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
+from megatron.core.transformer.transformer_config import TransformerConfig
+
+from pause_megatron.config.model import ModelConfig, padded_vocab_size
+from pause_megatron.config.parallel import Layout
+from pause_megatron.model.attention import ScaledDotProductAttention
+from pause_megatron.model.initialization import initialize_weights
+from pause_megatron.model.norm import Norm
+from pause_megatron.model.parameters import NamedParameter, named_parameters
+
+
+def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = torch.float32) -> TransformerConfig:
+    """Megatron-core's configuration for ``model`` under ``layout``; ``dtype`` is what the stages exchange."""
+    llama = model.architecture == "llama"
+    return TransformerConfig(
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        ffn_hidden_size=model.ffn_size,
+        num_attention_heads=model.num_attention_heads,
+        num_query_groups=model.query_groups,
+        normalization="RMSNorm" if llama else "LayerNorm",
+        layernorm_epsilon=model.layernorm_epsilon,
+        gated_linear_unit=llama,
+        activation_func=F.silu if llama else F.gelu,
+        add_bias_linear=not llama,
+        add_qkv_bias=not llama,
+        init_method_std=model.init_method_std,
+        hidden_dropout=0.0,
+        attention_dropout=0.0,
+        tensor_model_parallel_size=layout.tp,
+        pipeline_model_parallel_size=layout.pp,
+        virtual_pipeline_model_parallel_size=layout.vp if layout.vp > 1 else None,
+        sequence_parallel=layout.sequence_parallel,
+        pipeline_dtype=dtype,
+        # With two stages the previous and the next rank are the same one, and batched exchanges of the interleaved
+        # schedule pair up wrongly, silently: the losses of the chunks get mixed. Overlapped exchanges do not.
+        overlap_p2p_comm=layout.vp > 1,
+        batch_p2p_comm=layout.vp == 1,
+        use_cpu_initialization=True,
+        bias_dropout_fusion=False,
+        bias_activation_fusion=False,
+        masked_softmax_fusion=False,
+        gradient_accumulation_fusion=False,
+        persist_layer_norm=False,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalModel:
+    """This process's part of the model."""
+
+    chunks: list[GPTModel]
+    """One for each virtual pipeline stage."""
+    parameters: list[NamedParameter]
+    """Their parameters, described while they were whole: ZeRO-3 empties the tensors themselves."""
+
+
+def build_local_model(
+    model: ModelConfig, layout: Layout, *, vocab_size: int, seed: int, dtype: torch.dtype = torch.float32
+) -> LocalModel:
+    """Build and initialise this process's part of the model.
+
+    The initial weights depend on ``seed`` alone, not on ``layout``. Needs Megatron-core's process groups.
+
+    Args:
+        model: sizes.
+        layout: how the model is divided.
+        vocab_size: the tokenizer's size, ``<pause>`` included; rows are padded to a fixed multiple.
+        seed: of the initial weights.
+        dtype: what pipeline stages exchange.
+    """
+    config = transformer_config(model, layout, dtype)
+    chunks = [_build_chunk(model, config, vocab_size, stage, layout) for stage in range(layout.vp)]
+    parameters = named_parameters(chunks)
+    initialize_weights(parameters, std=model.init_method_std, num_layers=model.num_layers, seed=seed)
+    return LocalModel(chunks=chunks, parameters=parameters)
+
+
+def _build_chunk(
+    model: ModelConfig, config: TransformerConfig, vocab_size: int, stage: int, layout: Layout
+) -> GPTModel:
+    vp_stage = stage if layout.vp > 1 else None
+    layer = get_gpt_layer_local_spec(normalization=config.normalization)
+    layer.submodules.input_layernorm = Norm
+    layer.submodules.pre_mlp_layernorm = Norm
+    layer.submodules.self_attention.submodules.core_attention = ScaledDotProductAttention
+    block = TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=Norm)
+    return GPTModel(
+        config=config,
+        transformer_layer_spec=block,
+        vocab_size=padded_vocab_size(vocab_size),
+        max_sequence_length=model.max_position_embeddings,
+        pre_process=parallel_state.is_pipeline_first_stage(ignore_virtual=False, vp_stage=vp_stage),
+        post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=vp_stage),
+        share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
+        position_embedding_type="rope" if model.architecture == "llama" else "learned_absolute",
+        rotary_base=model.rotary_base,
+        vp_stage=vp_stage,
+    )

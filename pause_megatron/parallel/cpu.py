@@ -1,0 +1,66 @@
+"""What Megatron-core needs to run without CUDA: every shim in one place, each with its reason.
+
+With CUDA present nothing here does anything. The shims are narrow: they replace the few calls Megatron-core 0.16 makes
+unconditionally, and leave the rest of PyTorch as it is.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import torch
+
+CPU = torch.device("cpu")
+
+
+def install_cpu_shims() -> None:
+    """Make Megatron-core's unconditional CUDA calls mean the CPU. Idempotent; does nothing where CUDA is present."""
+    if torch.cuda.is_available():
+        return
+    # Buffers of collectives and of pipeline communication are allocated on the "current device".
+    torch.cuda.current_device = lambda: CPU  # type: ignore[assignment,return-value]
+    # Pipeline communication synchronises after batched sends and receives; gloo has already waited.
+    torch.cuda.synchronize = lambda device=None: None
+    # The tensor-parallel RNG tracker keeps and restores generator states around sequence-parallel regions.
+    for module in (torch.cuda, torch.cuda.random):
+        module.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)  # type: ignore[attr-defined]
+        module.get_rng_state = lambda device=None: torch.get_rng_state()  # type: ignore[attr-defined]
+        module.set_rng_state = lambda state, device=None: torch.set_rng_state(state)  # type: ignore[attr-defined]
+    # Tied embeddings: the copy on the last stage is zeroed with `weight.data.cuda()`.
+    torch.Tensor.cuda = lambda self, *arguments, **keywords: self  # type: ignore[method-assign]
+    _count_tokens_on_cpu()
+
+
+def _count_tokens_on_cpu() -> None:
+    """The schedules keep a token counter on `device="cuda"`: give that one module a `torch` whose zeros land here."""
+    from megatron.core.pipeline_parallel import schedules
+
+    if not isinstance(schedules.torch, _TorchOnCpu):
+        schedules.torch = _TorchOnCpu()
+
+
+class _TorchOnCpu(ModuleType):
+    """PyTorch, except that ``zeros(..., device="cuda")`` allocates on the CPU."""
+
+    def __init__(self) -> None:
+        super().__init__("torch")
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(torch, name)
+
+    @staticmethod
+    def zeros(*size: Any, device: Any = None, **keywords: Any) -> torch.Tensor:
+        return torch.zeros(*size, device=CPU if device == "cuda" else device, **keywords)
+
+
+def skip_deepspeed_cpu_kernels() -> None:
+    """Let DeepSpeed communicate through plain gloo on the CPU.
+
+    At the first use of a CPU process group DeepSpeed compiles `deepspeed_shm_comm`, a shared-memory all-reduce that
+    only its inference engine calls. That takes half a minute on a new machine and fails where there is no C++ compiler.
+    """
+    import deepspeed.ops
+
+    if not torch.cuda.is_available():
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False

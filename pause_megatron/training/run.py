@@ -1,0 +1,198 @@
+"""One process's share of a pretraining run: next batch, step, log, validate, save."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from megatron.core import parallel_state
+
+from pause_megatron import log
+from pause_megatron.atomic import write_json
+from pause_megatron.checkpoint.deepspeed_state import optimizer_step
+from pause_megatron.checkpoint.format import CHECKPOINTS, latest_checkpoint
+from pause_megatron.checkpoint.load import load_checkpoint
+from pause_megatron.checkpoint.save import save_checkpoint, sweep_unfinished
+from pause_megatron.config.deepspeed import DeepSpeedFile
+from pause_megatron.config.parallel import Layout
+from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.config.serialize import to_plain
+from pause_megatron.data.batches import Microbatch, SampleOrder, microbatches, stored_order
+from pause_megatron.data.sequences import SequenceDataset
+from pause_megatron.model.gpt import build_local_model
+from pause_megatron.parallel.groups import device
+from pause_megatron.parallel.launcher import Launch
+from pause_megatron.tokenizer import PauseTokenizer
+from pause_megatron.training.engine import build_engine
+from pause_megatron.training.metrics import RUN_FILE, RUN_FORMAT, Metrics
+from pause_megatron.training.schedule import learning_rate
+from pause_megatron.training.state import describe_dataset, refuse_another_run, run_state
+from pause_megatron.training.step import Stepper
+from pause_megatron.versions import versions
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+class PretrainRun:
+    """One process's share of a pretraining run."""
+
+    def __init__(
+        self,
+        config: PretrainConfig,
+        launch: Launch,
+        layout: Layout,
+        deepspeed_file: DeepSpeedFile,
+        tokenizer: PauseTokenizer,
+        dataset: SequenceDataset,
+        validation: list[SequenceDataset],
+    ) -> None:
+        self.config = config
+        self.layout = layout
+        self.tokenizer = tokenizer
+        self.dataset = dataset
+        self.validation = validation
+        self.iteration = 0
+        self.is_rank_0 = launch.rank == 0
+        self.checkpoints = config.output / CHECKPOINTS
+        self.model = build_local_model(
+            config.model,
+            layout,
+            vocab_size=tokenizer.vocab_size,
+            seed=config.training.seed,
+            dtype=DTYPES[deepspeed_file.precision],
+        )
+        self.engine = build_engine(
+            self.model, deepspeed_file=deepspeed_file, optimizer=config.optimizer, training=config.training
+        )
+        self.stepper = Stepper(self.model, self.engine, layout, device())
+        self.order = SampleOrder(len(dataset), config.training.seed)
+        if self.is_rank_0:
+            self._write_run_file(launch)
+            sweep_unfinished(self.checkpoints)
+        self.metrics = Metrics(
+            config.output,
+            writes=self.is_rank_0,
+            tokens_per_step=config.training.global_batch_size * dataset.manifest.seq_length,
+            train_iters=config.training.train_iters,
+        )
+
+    def resume(self) -> None:
+        """Continue from the newest checkpoint, if there is one.
+
+        Raises :class:`UserError` when it is damaged or of another run.
+        """
+        folder = latest_checkpoint(self.config.output)
+        if folder is None:
+            return
+        state = load_checkpoint(folder, parameters=self.model.parameters, engine=self.engine)
+        refuse_another_run(state, self.config, self.tokenizer, self.dataset, folder)
+        self.iteration = state["iteration"]
+        self.metrics.real_tokens, self.metrics.pause_tokens = state["real_tokens"], state["pause_tokens"]
+        log.info(f"continuing from {folder} (iteration {self.iteration}, written by {state['layout']})")
+
+    def train(self) -> None:
+        """Step until ``train_iters``; log, validate and save on the way and at the end."""
+        training = self.config.training
+        while self.iteration < training.train_iters:
+            rate = learning_rate(self.iteration, training.train_iters, self.config.optimizer)
+            result = self.stepper.train(self._next_batch(), rate)
+            self.iteration += 1
+            self.metrics.count(result)
+            if self._is_due(training.log_interval):
+                self.metrics.log_training(self.iteration, self.consumed_samples, result, rate)
+            if self._is_due(training.validation_interval):
+                self.validate()
+            if self._is_due(training.save_interval):
+                self.save()
+        self.metrics.close()
+        log.info(f"done: {self.iteration} iterations, newest checkpoint {latest_checkpoint(self.config.output)}")
+
+    @property
+    def consumed_samples(self) -> int:
+        """Training sequences seen so far."""
+        return self.iteration * self.config.training.global_batch_size
+
+    def validate(self) -> None:
+        """Report the mean loss over the real targets of each held-out dataset."""
+        batch_size = self.config.training.global_batch_size
+        for dataset in self.validation:
+            loss_sum, real_tokens = 0.0, 0
+            end = min(len(dataset), self.config.training.validation_sequences)
+            for start in range(0, end, batch_size):
+                batch = self._batch(dataset, stored_order, start, end=end)
+                batch_loss_sum, batch_tokens = self.stepper.validate(batch)
+                loss_sum, real_tokens = loss_sum + batch_loss_sum, real_tokens + batch_tokens
+            self.metrics.log_validation(
+                self.iteration,
+                dataset.folder.name,
+                dataset.manifest.strategy,
+                loss_sum / max(real_tokens, 1),
+                real_tokens,
+            )
+
+    def save(self) -> None:
+        """Write a checkpoint."""
+        state = run_state(
+            self.config,
+            tokenizer=self.tokenizer,
+            dataset=self.dataset,
+            layout=str(self.layout),
+            iteration=self.iteration,
+            optimizer_step=optimizer_step(self.engine),
+            real_tokens=self.metrics.real_tokens,
+            pause_tokens=self.metrics.pause_tokens,
+        )
+        path = save_checkpoint(
+            self.checkpoints,
+            self.iteration,
+            parameters=self.model.parameters,
+            engine=self.engine,
+            state=state,
+            keep=self.config.training.keep_checkpoints,
+        )
+        log.info(f"iteration {self.iteration:>6}  saved {path}")
+
+    def _is_due(self, interval: int) -> bool:
+        return self.iteration % interval == 0 or self.iteration == self.config.training.train_iters
+
+    def _next_batch(self) -> list[Microbatch]:
+        return self._batch(self.dataset, self.order, self.consumed_samples)
+
+    def _batch(
+        self, dataset: SequenceDataset, order: Callable[[int], int], start: int, end: int | None = None
+    ) -> list[Microbatch]:
+        training = self.config.training
+        return list(
+            microbatches(
+                dataset,
+                order,
+                start=start,
+                num_microbatches=training.num_microbatches(self.layout.dp),
+                micro_batch_size=training.micro_batch_size,
+                data_parallel_rank=parallel_state.get_data_parallel_rank(),
+                data_parallel_size=self.layout.dp,
+                device=self.stepper.device,
+                end=end,
+            )
+        )
+
+    def _write_run_file(self, launch: Launch) -> None:
+        parameters = self.config.model.num_parameters(self.tokenizer.vocab_size)
+        dataset = self.dataset.manifest
+        log.info(
+            f"{self.config.output.name}: {parameters:,} parameters, {self.layout},"
+            f" ZeRO-{self.engine.zero_optimization_stage()}, launched by {launch.launcher}"
+        )
+        log.info(f"{len(self.dataset):,} sequences of {dataset.seq_length} tokens, pauses: {dataset.strategy}")
+        write_json(
+            self.config.output / RUN_FILE,
+            {
+                "format": RUN_FORMAT,
+                "name": self.config.output.name,
+                "config": to_plain(self.config),
+                "versions": versions(),
+                "dataset": describe_dataset(self.dataset),
+                "parameters": parameters,
+                "world_size": launch.world_size,
+            },
+        )

@@ -1,0 +1,130 @@
+"""Small training runs on random batches, the same under every layout; used by the tests of training and checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from megatron.core import parallel_state
+
+from pause_megatron.checkpoint.deepspeed_state import optimizer_step
+from pause_megatron.checkpoint.load import load_checkpoint
+from pause_megatron.checkpoint.save import save_checkpoint
+from pause_megatron.config.deepspeed import DeepSpeedFile
+from pause_megatron.config.model import ModelConfig
+from pause_megatron.config.parallel import ParallelConfig, resolve_layout
+from pause_megatron.config.serialize import to_plain
+from pause_megatron.config.training import OptimizerConfig, TrainingConfig
+from pause_megatron.data.batches import Microbatch
+from pause_megatron.model.gpt import build_local_model
+from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
+from pause_megatron.parallel.launcher import detect_launch
+from pause_megatron.training.engine import build_engine
+from pause_megatron.training.schedule import learning_rate
+from pause_megatron.training.step import Stepper
+
+VOCAB_SIZE = 250
+PAUSE_ID = 2
+SEQ_LENGTH = 32
+STEPS = 20
+GPT2 = ModelConfig(num_layers=4, hidden_size=64, num_attention_heads=8, max_position_embeddings=64)
+LLAMA = ModelConfig(
+    architecture="llama",
+    num_layers=4,
+    hidden_size=64,
+    num_attention_heads=8,
+    num_query_groups=4,
+    max_position_embeddings=64,
+)
+TRAINING = TrainingConfig(train_iters=STEPS, global_batch_size=8, micro_batch_size=1)
+OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_fraction=0.2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One small run: its model and layout, where it starts and what it leaves."""
+
+    model: ModelConfig = GPT2
+    parallel: ParallelConfig = field(default_factory=ParallelConfig)
+    zero_stage: int = 1
+    seed: int = 7
+    first_step: int = 0
+    last_step: int = STEPS
+    load: Path | None = None
+    save: Path | None = None
+
+    def __str__(self) -> str:
+        return f"{self.parallel} ZeRO-{self.zero_stage}"
+
+
+def random_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens ``[8, SEQ_LENGTH + 1]`` with very uneven shares of pauses, and their loss mask ``[8, SEQ_LENGTH]``."""
+    generator = torch.Generator().manual_seed(step)
+    tokens = torch.randint(3, VOCAB_SIZE, (TRAINING.global_batch_size, SEQ_LENGTH + 1), generator=generator)
+    shares = torch.linspace(0, 0.9, TRAINING.global_batch_size)[:, None]
+    tokens[torch.rand(tokens.shape, generator=generator) < shares] = PAUSE_ID
+    return tokens, (tokens[:, 1:] != PAUSE_ID).float()
+
+
+def own_microbatches(step: int) -> list[Microbatch]:
+    """This data-parallel process's part of :func:`random_batch`."""
+    tokens, mask = random_batch(step)
+    rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    return [
+        Microbatch(
+            tokens=tokens[sample : sample + 1, :-1],
+            labels=tokens[sample : sample + 1, 1:],
+            loss_mask=mask[sample : sample + 1],
+            position_ids=torch.arange(SEQ_LENGTH)[None],
+        )
+        for sample in range(rank, TRAINING.global_batch_size, size)
+    ]
+
+
+def train(run: Run) -> list[tuple[float, float]]:
+    """Loss and gradient norm of every step of ``run``; called in each of its processes."""
+    launch = detect_launch()
+    layout = resolve_layout(
+        run.parallel,
+        world_size=launch.world_size,
+        model=run.model,
+        vocab_size=VOCAB_SIZE,
+        zero_stage=run.zero_stage,
+    )
+    zero = {"stage": run.zero_stage, "reduce_bucket_size": 5_000_000, "allgather_bucket_size": 5_000_000}
+    deepspeed_file = DeepSpeedFile(
+        path=Path("test.json"), values={"zero_optimization": zero}, zero_stage=run.zero_stage, precision="fp32"
+    )
+    initialize_process_groups(launch, layout, seed=run.seed)
+    try:
+        model = build_local_model(run.model, layout, vocab_size=VOCAB_SIZE, seed=run.seed)
+        engine = build_engine(model, deepspeed_file=deepspeed_file, optimizer=OPTIMIZER, training=TRAINING)
+        stepper = Stepper(model, engine, layout, device())
+        if run.load:
+            load_checkpoint(run.load, parameters=model.parameters, engine=engine)
+        found = []
+        for step in range(run.first_step, run.last_step):
+            result = stepper.train(own_microbatches(step), learning_rate(step, STEPS, OPTIMIZER))
+            found.append((result.loss, result.grad_norm))
+        if run.save:
+            state: dict[str, Any] = {
+                "iteration": run.last_step,
+                "optimizer_step": optimizer_step(engine),
+                "layout": str(layout),
+                "vocab_size": VOCAB_SIZE,
+                "config": {"model": to_plain(run.model)},
+            }
+            save_checkpoint(run.save, run.last_step, parameters=model.parameters, engine=engine, state=state, keep=2)
+    finally:
+        destroy_process_groups()
+    return found
+
+
+def largest_differences(expected: list[tuple[float, float]], found: list[tuple[float, float]]) -> tuple[float, float]:
+    """Largest absolute loss difference and largest relative gradient-norm difference."""
+    assert len(expected) == len(found)
+    losses = max(abs(a[0] - b[0]) for a, b in zip(expected, found, strict=True))
+    norms = max(abs(a[1] - b[1]) / a[1] for a, b in zip(expected, found, strict=True))
+    return losses, norms
