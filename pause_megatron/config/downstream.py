@@ -1,0 +1,159 @@
+"""Configuration of what happens to an exported model: finetuning, evaluation, generation."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from pause_megatron.errors import UserError
+
+PrefixAttention = Literal["bidirectional", "causal"]
+"""How prompt and pauses attend to each other; the target is always causal."""
+Precision = Literal["fp32", "bf16"]
+Schedule = Literal["linear", "cosine", "constant"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneConfig:
+    """Finetune every weight of an exported model on a task, with pauses between prompt and target.
+
+    The defaults are the values that recur in Table 4 of Goyal et al. 2024 (130M); where the paper is silent (optimizer
+    constants, decay) they are what Hugging Face's Trainer uses.
+    """
+
+    model: Path
+    """Hugging Face folder to start from."""
+    task: str
+    """Name of a task definition."""
+    output: Path
+    """Folder to create."""
+    data: Path | None = None
+    """Folder with the task's own data, train.jsonl among it."""
+    num_pauses_ft: int = 10
+    """Pauses appended to every prompt (tokens); 0 finetunes the standard way. The paper uses 10 or 50, by task."""
+    prefix_attention: PrefixAttention = "bidirectional"
+    """Whether prompt and pauses see each other both ways, as in the paper, or only backwards."""
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    schedule: Schedule = "linear"
+    """Decay of the learning rate to zero after warm-up, or none."""
+    warmup_steps: int = 100
+    """Steps of linear warm-up."""
+    steps: int = 5000
+    """Optimizer steps in all, warm-up included."""
+    batch_size: int = 16
+    """Examples in an optimizer step."""
+    gradient_accumulation_steps: int = 1
+    """Parts a batch is split into, to save memory; must divide the batch size."""
+    weight_decay: float = 0.0
+    """Decoupled weight decay of AdamW, on matrices only."""
+    adam_beta1: float = 0.9
+    """Decay of AdamW's first moment."""
+    adam_beta2: float = 0.999
+    """Decay of AdamW's second moment."""
+    clip_grad: float = 1.0
+    """Largest gradient norm; 0 does not clip."""
+    precision: Precision = "fp32"
+    """Arithmetic of forward and backward; weights are kept in fp32 either way."""
+    seed: int = 0
+    """Seed of the order of the examples and of dropout."""
+    log_interval: int = 50
+    """Steps between two lines of metrics.jsonl."""
+    save_interval: int = 1000
+    """Steps between two states an interrupted run can continue from."""
+
+    PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        # A model of some 100,000 parameters learning a generated task from scratch in about a minute on one core.
+        "tiny": {
+            "learning_rate": 2e-3,
+            "schedule": "cosine",
+            "warmup_steps": 100,
+            "steps": 1500,
+            "batch_size": 64,
+            "weight_decay": 0.01,
+            "adam_beta2": 0.98,
+        },
+    }
+
+    def __post_init__(self) -> None:
+        _require_at_least(0, num_pauses_ft=self.num_pauses_ft, warmup_steps=self.warmup_steps, seed=self.seed)
+        _require_at_least(0, weight_decay=self.weight_decay, clip_grad=self.clip_grad)
+        _require_at_least(1, steps=self.steps, batch_size=self.batch_size)
+        _require_at_least(1, log_interval=self.log_interval, save_interval=self.save_interval)
+        _require_at_least(1, gradient_accumulation_steps=self.gradient_accumulation_steps)
+        if not self.learning_rate > 0:
+            raise UserError(f"--learning-rate {self.learning_rate}: expected a positive number")
+        for name in ("adam_beta1", "adam_beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: expected a number in [0, 1)")
+        if self.batch_size % self.gradient_accumulation_steps:
+            raise UserError(
+                f"--gradient-accumulation-steps {self.gradient_accumulation_steps} does not divide "
+                f"--batch-size {self.batch_size}"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateConfig:
+    """Evaluate a model on a task through lm-evaluation-harness, with pauses between prompt and answer."""
+
+    model: Path
+    """Hugging Face folder, finetuned or not."""
+    task: str
+    """Name of a task definition."""
+    output: Path
+    """Result file to create (JSON)."""
+    data: Path | None = None
+    """Folder with the task's own data, test.jsonl among it."""
+    num_pauses_inf: int | None = None
+    """Pauses appended to every prompt (tokens); as many as in finetuning by default, none without finetuning."""
+    prefix_attention: PrefixAttention | None = None
+    """How the prefix is attended; as in finetuning by default, causal without finetuning."""
+    batch_size: int = 64
+    """Prompts in a batch."""
+    limit: int | None = None
+    """Use only this many of the first test samples; all by default."""
+    precision: Precision = "fp32"
+    """Arithmetic and weights."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(1, batch_size=self.batch_size)
+        if self.num_pauses_inf is not None:
+            _require_at_least(0, num_pauses_inf=self.num_pauses_inf)
+        if self.limit is not None:
+            _require_at_least(1, limit=self.limit)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateConfig:
+    """Continue a prompt after a number of pauses and print the continuation."""
+
+    model: Path
+    """Hugging Face folder, finetuned or not."""
+    prompt: str
+    """Text to continue; may be empty."""
+    num_pauses_inf: int | None = None
+    """Pauses appended to the prompt (tokens); as many as in finetuning by default, none without finetuning."""
+    prefix_attention: PrefixAttention | None = None
+    """How the prefix is attended; as in finetuning by default, causal without finetuning."""
+    max_new_tokens: int = 64
+    """Tokens to generate at most."""
+    temperature: float = 0.0
+    """Sampling temperature; 0 always takes the likeliest token."""
+    seed: int = 0
+    """Seed of sampling."""
+    precision: Precision = "fp32"
+    """Arithmetic and weights."""
+
+    def __post_init__(self) -> None:
+        _require_at_least(1, max_new_tokens=self.max_new_tokens)
+        _require_at_least(0, temperature=self.temperature, seed=self.seed)
+        if self.num_pauses_inf is not None:
+            _require_at_least(0, num_pauses_inf=self.num_pauses_inf)
+
+
+def _require_at_least(least: int, **values: float) -> None:
+    for name, value in values.items():
+        if not value >= least:
+            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}")

@@ -1,0 +1,93 @@
+"""Evaluation: a model's answers to a task's test split after M_inf pauses, as one result file.
+
+lm-evaluation-harness does the work, on the task definition that finetuning read; the report reads the results.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lm_eval import evaluator
+
+from pause_megatron import log
+from pause_megatron.atomic import write_json
+from pause_megatron.config.downstream import EvaluateConfig
+from pause_megatron.config.serialize import to_plain
+from pause_megatron.downstream.harness_model import PauseLM
+from pause_megatron.downstream.model_folder import load_model_folder
+from pause_megatron.downstream.tasks import Task, load_task
+from pause_megatron.errors import UserError
+from pause_megatron.versions import versions
+
+EVALUATION_FORMAT = "pause_megatron/evaluation/1"
+
+
+def evaluate(config: EvaluateConfig) -> None:
+    """Evaluate ``config.model`` on ``config.task`` and write ``config.output``.
+
+    Raises :class:`UserError` for an output that exists, pauses the model does not know or that do not fit, and whatever
+    loading the task and the model refuse.
+    """
+    if config.output.exists():
+        raise UserError(f"--output {config.output} exists already; name another file or remove it first")
+    started = time.monotonic()
+    task = load_task(config.task, config.data)
+    folder = load_model_folder(config.model, config.precision)
+    num_pauses = folder.pauses_for_inference(config.num_pauses_inf)
+    prefix_attention = folder.prefix_attention(config.prefix_attention)
+    harness_model = PauseLM(folder, num_pauses, prefix_attention, config.batch_size)
+    results = evaluator.evaluate(harness_model, {task.name: task.harness}, limit=config.limit)
+    finetuning = {key: value for key, value in (folder.finetuning or {}).items() if key != "config"}
+    samples = sample_records(task, results["samples"][task.name], num_pauses)
+    metrics = metric_values(results["results"][task.name])
+    record = {
+        "format": EVALUATION_FORMAT,
+        "task": task.name,
+        "variant": finetuning.get("variant"),
+        "num_pauses_ft": folder.num_pauses_ft,
+        "num_pauses_inf": num_pauses,
+        "prefix_attention": prefix_attention,
+        "seed": finetuning.get("seed"),
+        "primary_metric": task.primary_metric,
+        "metrics": metrics,
+        "num_samples": len(samples),
+        "samples": samples,
+        "finetuning": finetuning or None,
+        "pretraining": folder.pretraining,
+        "config": to_plain(config),
+        "versions": versions(),
+        "seconds": round(time.monotonic() - started, 1),
+    }
+    write_json(config.output, record)
+    value = metrics[task.primary_metric]["value"]
+    log.info(f"wrote {config.output}: {task.primary_metric} {value:.4f} on {len(samples)} samples")
+
+
+def metric_values(results: dict[str, Any]) -> dict[str, dict[str, float | None]]:
+    """The harness's ``{"metric,filter": value, "metric_stderr,filter": error}`` as ``{metric: {value, stderr}}``."""
+    values = {key.partition(",")[0]: value for key, value in results.items() if "," in key}
+    return {
+        name: {"value": float(value), "stderr": _number(values.get(f"{name}_stderr"))}
+        for name, value in values.items()
+        if not name.endswith("_stderr")
+    }
+
+
+def sample_records(task: Task, samples: list[dict[str, Any]], num_pauses: int) -> list[dict[str, Any]]:
+    """What was asked, how many pauses followed, what came out and what was expected, for every sample."""
+    return [
+        {
+            "prompt": sample["arguments"][0][0],
+            "pauses": num_pauses,
+            "output": sample["filtered_resps"][0],
+            "target": sample["target"],
+            "correct": float(sample[task.primary_metric]),
+        }
+        for sample in samples
+    ]
+
+
+def _number(value: Any) -> float | None:
+    """The harness writes "N/A" where it has no standard error."""
+    return float(value) if isinstance(value, int | float) else None

@@ -1,0 +1,138 @@
+"""Finetuning: an exported model becomes a finetuned one, with M_ft pauses between every prompt and its target.
+
+Stock pieces only: Hugging Face's Trainer, the model's own loss. The collator decides what is seen and what is learned.
+Every weight is updated. The target is followed by end-of-document, which is learned too, so that decoding stops.
+An interrupted run leaves a hidden folder beside the output and continues from it; the output appears whole or not at
+all.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from typing import Any
+
+import torch
+from transformers import PrinterCallback, Trainer, TrainingArguments
+
+from pause_megatron import log
+from pause_megatron.atomic import new_folder, write_json
+from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.config.serialize import to_plain
+from pause_megatron.downstream.model_folder import (
+    DTYPES,
+    FINETUNE_FORMAT,
+    FINETUNE_MARKER,
+    ModelFolder,
+    load_model_folder,
+)
+from pause_megatron.downstream.tasks import load_task
+from pause_megatron.downstream.training_examples import PauseCollator, encode_examples
+from pause_megatron.downstream.work_folder import METRICS, MetricsWriter, WorkFolder
+from pause_megatron.errors import UserError
+from pause_megatron.pauses.prompts import PausedExample
+from pause_megatron.versions import versions
+
+
+def finetune(config: FinetuneConfig) -> None:
+    """Finetune ``config.model`` on ``config.task`` and write ``config.output``.
+
+    Raises :class:`UserError` for an output that exists, a model without ``<pause>`` that is to pause, and whatever
+    loading the task and the model and placing the pauses refuse.
+    """
+    if config.output.exists():
+        raise UserError(f"--output {config.output} exists already; name another folder or remove it first")
+    started = time.monotonic()
+    pairs = load_task(config.task, config.data).training_pairs()
+    base = load_model_folder(config.model)
+    base.require_pause(config.num_pauses_ft, "--num-pauses-ft")
+    examples = encode_examples(pairs, base, config.num_pauses_ft)
+    work = WorkFolder.open(config)
+    log.info(f"finetuning {config.model} on {len(examples)} examples of {config.task}, {config.num_pauses_ft} pauses")
+    train(base, examples, config, work)
+    write_finetuned_folder(base, config, work, seconds=time.monotonic() - started)
+    work.remove()
+    log.info(f"wrote {config.output}")
+
+
+def train(base: ModelFolder, examples: list[PausedExample], config: FinetuneConfig, work: WorkFolder) -> None:
+    """Train ``base.model`` in place, keeping states and metrics in ``work`` and continuing from a state found there."""
+    collator = PauseCollator(
+        pad_id=base.eod_id,
+        bidirectional=config.prefix_attention == "bidirectional",
+        dtype=DTYPES[config.precision],
+    )
+    state = work.resume()
+    trainer = Trainer(
+        model=base.model,
+        args=training_arguments(config, work),
+        train_dataset=examples,
+        data_collator=collator,
+        callbacks=[MetricsWriter(work.metrics)],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train(resume_from_checkpoint=state and str(state))
+
+
+def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArguments:
+    """Our configuration in the Trainer's words; what it would do beside training is switched off."""
+    arguments = TrainingArguments(
+        output_dir=str(work.path),
+        max_steps=config.steps,
+        per_device_train_batch_size=config.batch_size // config.gradient_accumulation_steps,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule if config.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.clip_grad,
+        use_cpu=not torch.cuda.is_available(),
+        bf16=config.precision == "bf16",
+        seed=config.seed,
+        logging_steps=config.log_interval,
+        logging_nan_inf_filter=False,
+        save_steps=config.save_interval,
+        save_total_limit=1,
+        remove_unused_columns=False,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        disable_tqdm=True,
+        report_to="none",
+    )
+    # With several GPUs in sight the Trainer would split every batch over them and multiply the batch size.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def write_finetuned_folder(base: ModelFolder, config: FinetuneConfig, work: WorkFolder, seconds: float) -> None:
+    """Write the trained ``base.model``, its tokenizer, metrics and ``finetune.json`` to ``config.output`` at once."""
+    generation = base.model.generation_config
+    generation.eos_token_id = generation.pad_token_id = base.eod_id
+    if base.pause_id is not None:
+        generation.suppress_tokens = [base.pause_id]  # stock generate() then never emits a pause either
+    with new_folder(config.output) as folder:
+        base.model.save_pretrained(folder)
+        base.tokenizer.save_pretrained(folder)
+        shutil.copy(work.metrics, folder / METRICS)
+        write_json(folder / FINETUNE_MARKER, finetune_record(base, config, work.final_loss(), seconds))
+
+
+def finetune_record(base: ModelFolder, config: FinetuneConfig, final_loss: float, seconds: float) -> dict[str, Any]:
+    """What ``finetune.json`` says; a model whose pretraining is not known counts as pretrained without pauses."""
+    pretrained = "pausept" if (base.pretraining or {}).get("pauses", "none") != "none" else "stdpt"
+    finetuned = "pauseft" if config.num_pauses_ft else "stdft"
+    return {
+        "format": FINETUNE_FORMAT,
+        "task": config.task,
+        "num_pauses_ft": config.num_pauses_ft,
+        "prefix_attention": config.prefix_attention,
+        "seed": config.seed,
+        "steps": config.steps,
+        "final_loss": final_loss,
+        "pretraining": base.pretraining,
+        "variant": f"{pretrained}_{finetuned}",
+        "config": to_plain(config),
+        "versions": versions(),
+        "seconds": round(seconds, 1),
+    }

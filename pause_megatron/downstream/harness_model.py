@@ -1,0 +1,116 @@
+"""The model as lm-evaluation-harness sees it: its own ``hf`` model, with pauses put in as ids.
+
+The harness words and tokenizes the prompts and judges the answers; this places the pauses between context and
+continuation, and attends the prefix as in finetuning. Without pauses and causally it gives what ``hf`` gives.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from pause_megatron.config.downstream import PrefixAttention
+from pause_megatron.downstream.batching import BorderBatch, line_up
+from pause_megatron.downstream.generation import generation_arguments
+from pause_megatron.downstream.model_folder import ModelFolder
+from pause_megatron.errors import UserError
+from pause_megatron.pauses.prompts import TokenIds, pause_prefix
+
+TokenizedRequest = tuple[tuple[str, str], list[int], list[int]]
+"""Texts of context and continuation, and the ids of each."""
+
+
+class PauseLM(HFLM):
+    """``hf`` with ``num_pauses`` pauses after every context."""
+
+    def __init__(
+        self, folder: ModelFolder, num_pauses: int, prefix_attention: PrefixAttention, batch_size: int
+    ) -> None:
+        super().__init__(
+            folder.model,
+            backend="causal",
+            tokenizer=folder.tokenizer,
+            batch_size=batch_size,
+            max_length=folder.context_length,
+        )
+        self._folder = folder
+        self._num_pauses = num_pauses
+        self._bidirectional = prefix_attention == "bidirectional"
+
+    def _prefix(self, context: list[int], room: int) -> TokenIds:
+        return pause_prefix(
+            context, self._num_pauses, pause_id=self._folder.pause_id, eod_id=self._folder.eod_id, room=room
+        )
+
+    @torch.no_grad()
+    def _loglikelihood_tokens(
+        self, requests: list[TokenizedRequest], disable_tqdm: bool = False, override_bs: int | None = None
+    ) -> list[tuple[float, bool]]:
+        """Log-probability of every continuation, and whether it is what greedy decoding gives; in order."""
+        longest_first = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
+        scores: dict[int, tuple[float, bool]] = {}
+        batch_size = override_bs or self.batch_size
+        for start in range(0, len(requests), batch_size):
+            chosen = longest_first[start : start + batch_size]
+            scores.update(zip(chosen, self._score([requests[i] for i in chosen]), strict=True))
+        return [scores[i] for i in range(len(requests))]
+
+    def _score(self, requests: list[TokenizedRequest]) -> list[tuple[float, bool]]:
+        # The last token of a continuation is judged but never read, so it needs no position.
+        read = [continuation[:-1] for _, _, continuation in requests]
+        prefixes = [
+            self._prefix(context, self.max_length - len(tokens))
+            for (_, context, _), tokens in zip(requests, read, strict=True)
+        ]
+        batch = line_up(prefixes, read, self._folder.eod_id).to(self.device)
+        inputs = batch.model_inputs(bidirectional=self._bidirectional, dtype=self.model.dtype)
+        log_probabilities = self.model(**inputs).logits.float().log_softmax(dim=-1)
+        return [
+            _continuation_score(row, torch.tensor(continuation, device=self.device))
+            for row, (_, _, continuation) in zip(log_probabilities, requests, strict=True)
+        ]
+
+    def tok_batch_encode(
+        self,
+        strings: list[str],
+        padding_side: Literal["left", "right"] = "left",
+        left_truncate_len: int | None = None,
+        truncation: bool = False,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Contexts with their pauses, padded on the left; the harness generates from nothing else.
+
+        Returns ids and attention mask, each [batch, sequence].
+        """
+        assert padding_side == "left"
+        room = left_truncate_len or self.max_length
+        prefixes = [self._prefix(self.tok_encode(string), room) for string in strings]
+        batch = line_up(prefixes, [[]] * len(prefixes), self._folder.eod_id)
+        return batch.input_ids, batch.real.long()
+
+    def _model_generate(
+        self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
+    ) -> torch.Tensor:
+        """Continue the prefixes ``context``, [batch, sequence]; returns them with what follows."""
+        real = generation_kwargs.pop("attention_mask").bool()
+        batch = BorderBatch(context, real, border=context.shape[1])
+        arguments = generation_arguments(self.model, batch, self._folder.pause_id, bidirectional=self._bidirectional)
+        arguments |= {"eos_token_id": self._folder.eod_id, **generation_kwargs}
+        output: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
+        return output
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Refused: a text scored from its first token on has no context to pause after."""
+        raise UserError("tasks that score whole texts (loglikelihood_rolling) have no prompt to pause after")
+
+
+def _continuation_score(log_probabilities: torch.Tensor, continuation: torch.Tensor) -> tuple[float, bool]:
+    """Sum of a continuation's log-probabilities and whether each is the largest; inputs [window, vocabulary], [tokens].
+
+    The window begins with the prediction of the first token and may be longer than the continuation.
+    """
+    window = log_probabilities[: len(continuation)]
+    total = window.gather(1, continuation[:, None]).sum()
+    return float(total), bool((window.argmax(dim=1) == continuation).all())

@@ -1,0 +1,111 @@
+"""Where a finetuning run keeps what is not finished: a hidden folder beside the output, gone when the output is there.
+
+It holds the settings, the metrics so far and the Trainer's last state, from which an interrupted run continues.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from pause_megatron import log
+from pause_megatron.atomic import write_json, write_text
+from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.config.serialize import to_plain
+from pause_megatron.errors import UserError
+from pause_megatron.log import JsonLines, read_json_lines
+
+METRICS = "metrics.jsonl"
+SETTINGS = "settings.json"
+STATE_MARKER = "trainer_state.json"
+"""The file the Trainer writes last into a state; without it a state is cut short."""
+
+
+@dataclass(frozen=True)
+class WorkFolder:
+    """The hidden folder of one run."""
+
+    path: Path
+
+    @staticmethod
+    def open(config: FinetuneConfig) -> WorkFolder:
+        """Find the folder of an interrupted run with the very same settings, or begin an empty one."""
+        work = WorkFolder(config.output.with_name(f".{config.output.name}.work"))
+        settings = to_plain(config)
+        if work.path.exists() and work._settings() != settings:
+            log.info(f"starting anew: {work.path} belongs to a run with other settings")
+            work.remove()
+        work.path.mkdir(parents=True, exist_ok=True)
+        write_json(work.path / SETTINGS, settings)
+        return work
+
+    @property
+    def metrics(self) -> Path:
+        """The run's metrics.jsonl."""
+        return self.path / METRICS
+
+    def resume(self) -> Path | None:
+        """The last complete state, if any; metrics from after it are dropped, for those steps will be run again."""
+        states = {int(path.parent.name.rpartition("-")[2]): path.parent for path in self.path.glob(f"*/{STATE_MARKER}")}
+        last_step = max(states, default=0)
+        records = read_json_lines(self.metrics) if self.metrics.exists() else []
+        write_text(self.metrics, "".join(json.dumps(r) + "\n" for r in records if r["step"] <= last_step))
+        if states:
+            log.info(f"continuing the interrupted run at step {last_step}")
+        return states.get(last_step)
+
+    def final_loss(self) -> float:
+        """The loss of the last metrics record."""
+        return float(read_json_lines(self.metrics)[-1]["loss"])
+
+    def remove(self) -> None:
+        """Delete the folder."""
+        shutil.rmtree(self.path)
+
+    def _settings(self) -> Any:
+        path = self.path / SETTINGS
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
+
+
+class MetricsWriter(TrainerCallback):
+    """Writes the Trainer's training records as lines of metrics.jsonl, the last step's always among them."""
+
+    def __init__(self, path: Path) -> None:
+        self._lines = JsonLines(path)
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """Have the last step logged even where it is no multiple of the interval."""
+        control.should_log |= state.global_step == state.max_steps
+        return control
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: dict[str, float],
+        **kwargs: Any,
+    ) -> None:
+        """Write one record; the Trainer's closing summary carries no ``loss`` and is left out."""
+        if "loss" not in logs:
+            return
+        if not math.isfinite(logs["loss"]):
+            raise UserError(f"the loss is not finite at step {state.global_step}; lower --learning-rate")
+        self._lines.write(
+            {"kind": "train", "step": state.global_step, "loss": logs["loss"], "learning_rate": logs["learning_rate"]}
+        )
+        log.info(f"step {state.global_step}/{state.max_steps}: loss {logs['loss']:.4f}")
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Close the file."""
+        self._lines.close()

@@ -1,0 +1,96 @@
+"""Where pauses go downstream: between the context and the target. Finetuning, evaluation and generation all ask here.
+
+A prompt is ``context, M pauses``: the prefix. The last pause predicts the first target token, and what the model says
+at any earlier position is ignored (Goyal et al. 2024, section 3.2). Pauses are ids, never text, so no wording of a
+prompt can produce or break one. Where a prompt is too long its oldest context goes; pauses and target never do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pause_megatron.errors import UserError
+
+IGNORE_INDEX = -100
+"""The label of a position that carries no loss; PyTorch's and Hugging Face's convention."""
+
+TokenIds = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class PausedExample:
+    """One context with its pauses and its target, ready to be trained on."""
+
+    prefix: TokenIds
+    """Context, then pauses; shape [prefix_length]."""
+    target: TokenIds
+    """The tokens to be predicted; shape [target_length]."""
+
+    @property
+    def prefix_length(self) -> int:
+        """Tokens that come before the target, pauses among them."""
+        return len(self.prefix)
+
+    @property
+    def input_ids(self) -> TokenIds:
+        """Prefix, then target; shape [sequence]."""
+        return np.concatenate([self.prefix, self.target])
+
+    @property
+    def labels(self) -> TokenIds:
+        """``input_ids`` with everything but the target ignored; shape [sequence].
+
+        Hugging Face's alignment: position k is judged by the label at k + 1, so the last pause by the first target
+        token. The labels are not shifted here because the models do it.
+        """
+        return np.concatenate([np.full(self.prefix_length, IGNORE_INDEX, dtype=np.int64), self.target])
+
+
+def pause_prefix(
+    context: Sequence[int] | TokenIds, num_pauses: int, *, pause_id: int | None, eod_id: int, room: int
+) -> TokenIds:
+    """Append ``num_pauses`` pauses to ``context``, keeping the newest context that fits into ``room`` positions.
+
+    An empty context becomes one end-of-document token: something has to predict the first target token even without
+    a pause, and it is what stood before every document in pretraining.
+
+    Returns the prefix, shape [at most ``room``]. Raises :class:`UserError` where the pauses leave no room for a single
+    context token. ``pause_id`` may be ``None`` only without pauses.
+    """
+    room_for_context = room - num_pauses
+    if room_for_context < 1:
+        raise UserError(
+            f"no room for the prompt: {num_pauses} pauses in the {room} positions that the target leaves; "
+            "use fewer pauses, a shorter target or a model with a longer context"
+        )
+    if num_pauses == 0:
+        pauses = np.empty(0, dtype=np.int64)
+    else:
+        assert pause_id is not None, "a model without <pause> cannot pause"
+        pauses = np.full(num_pauses, pause_id, dtype=np.int64)
+    tokens = np.asarray(context if len(context) else [eod_id], dtype=np.int64)
+    return np.concatenate([tokens[-room_for_context:], pauses])
+
+
+def pause_example(
+    context: Sequence[int] | TokenIds,
+    target: Sequence[int] | TokenIds,
+    num_pauses: int,
+    *,
+    pause_id: int | None,
+    eod_id: int,
+    context_length: int,
+) -> PausedExample:
+    """Place ``num_pauses`` pauses between ``context`` and ``target``, all within ``context_length`` positions.
+
+    Raises :class:`UserError` where target and pauses leave no room for a single context token.
+    """
+    target = np.asarray(target, dtype=np.int64)
+    assert len(target), "a target needs at least one token"
+    room = context_length - len(target)
+    prefix = pause_prefix(context, num_pauses, pause_id=pause_id, eod_id=eod_id, room=room)
+    return PausedExample(prefix, target)

@@ -1,0 +1,121 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pause_megatron.cli.main import main
+from pause_megatron.config.downstream import EvaluateConfig
+from pause_megatron.downstream.evaluate import evaluate, metric_values
+from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
+
+
+@pytest.fixture
+def config(model_path, parity_data, tmp_path) -> EvaluateConfig:
+    return EvaluateConfig(
+        model=model_path("gpt2"), task="parity", data=parity_data, output=tmp_path / "result.json", limit=6
+    )
+
+
+def result(path: Path):
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def test_finetune_then_evaluate_through_the_command_line(model_path, tmp_path, capsys):
+    """The whole way from records to a perfect score, on a task small enough to be learned by heart."""
+    records = [("1:", "0"), ("2:", "1"), ("3:", "0"), ("4:", "1")]
+    text = "".join(json.dumps({"question": question, "answer": answer}) + "\n" for question, answer in records)
+    for split in ("train", "validation", "test"):
+        (tmp_path / f"{split}.jsonl").write_text(text)
+    common = ["--task", "parity", "--data", str(tmp_path)]
+    training = [
+        "--num-pauses-ft",
+        "4",
+        "--steps",
+        "60",
+        "--batch-size",
+        "4",
+        "--warmup-steps",
+        "5",
+        "--learning-rate",
+        "5e-3",
+    ]
+    tuned = ["--model", str(tmp_path / "tuned")]
+    base = ["--model", str(model_path("llama"))]
+    assert main(["finetune", *base, *common, *training, "--output", str(tmp_path / "tuned")]) == EXIT_DONE
+    assert main(["evaluate", *tuned, *common, "--output", str(tmp_path / "tuned.json")]) == EXIT_DONE
+    tuned_result = result(tmp_path / "tuned.json")
+    assert tuned_result["metrics"]["exact_match"]["value"] == 1.0
+    assert tuned_result["metrics"]["exact_match"]["stderr"] == 0.0
+    expected = {
+        "format": "pause_megatron/evaluation/1",
+        "task": "parity",
+        "variant": "stdpt_pauseft",
+        "num_pauses_ft": 4,
+        "num_pauses_inf": 4,
+        "prefix_attention": "bidirectional",
+        "seed": 0,
+        "primary_metric": "exact_match",
+        "num_samples": 4,
+    }
+    assert expected.items() <= tuned_result.items()
+    assert tuned_result["samples"] == [
+        {"prompt": question, "pauses": 4, "output": answer, "target": answer, "correct": 1.0}
+        for question, answer in records
+    ]
+    assert tuned_result["finetuning"]["steps"] == 60
+    assert "config" not in tuned_result["finetuning"]
+    assert main(["generate", *tuned, "--prompt", "2:", "--max-new-tokens", "4"]) == EXIT_DONE
+    assert capsys.readouterr().out == "1\n"
+
+
+def test_a_model_that_is_not_finetuned_is_evaluated_as_it_was_pretrained(config):
+    evaluate(config)
+    found = result(config.output)
+    assert (found["num_pauses_ft"], found["num_pauses_inf"], found["prefix_attention"]) == (None, 0, "causal")
+    assert (found["variant"], found["seed"], found["finetuning"], found["pretraining"]) == (None, None, None, None)
+    assert found["num_samples"] == len(found["samples"]) == 6
+
+
+def test_asked_pauses_and_attention_win(config):
+    evaluate(replace(config, num_pauses_inf=2, prefix_attention="bidirectional"))
+    found = result(config.output)
+    assert (found["num_pauses_inf"], found["prefix_attention"]) == (2, "bidirectional")
+    assert {sample["pauses"] for sample in found["samples"]} == {2}
+
+
+def test_score_is_the_mean_of_the_samples(config):
+    evaluate(config)
+    found = result(config.output)
+    correct = [float(sample["output"] == sample["target"]) for sample in found["samples"]]
+    assert [sample["correct"] for sample in found["samples"]] == correct
+    assert found["metrics"]["exact_match"]["value"] == sum(correct) / len(correct)
+
+
+def test_harness_metrics_lose_their_filter_and_keep_their_error():
+    harness = {"alias": "parity", "sample_len": 4, "f1,stripped": 0.5, "f1_stderr,stripped": "N/A"}
+    assert metric_values(harness) == {"f1": {"value": 0.5, "stderr": None}}
+
+
+def test_existing_result_is_refused_and_left_alone(config):
+    config.output.write_text("mine")
+    with pytest.raises(UserError, match="exists already"):
+        evaluate(config)
+    assert config.output.read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--num-pauses-inf", "64"], "no room for the prompt: 64 pauses"),
+        (["--task", "sudoku"], "--task sudoku: unknown"),
+        (["--model", "absent"], "absent: no config.json"),
+    ],
+)
+def test_what_cannot_work_ends_with_one_line_and_no_result(config, flags, message, capsys):
+    given = {"--model": str(config.model), "--task": "parity", "--data": str(config.data)}
+    given |= {"--output": str(config.output), **dict([flags])}
+    assert main(["evaluate", *(word for pair in given.items() for word in pair)]) == EXIT_USER
+    [line] = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert message in line
+    assert not config.output.exists()

@@ -1,0 +1,239 @@
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
+
+from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.downstream.finetune import finetune
+from pause_megatron.downstream.model_folder import load_model_folder
+from pause_megatron.downstream.tasks import TextPair
+from pause_megatron.downstream.training_examples import PauseCollator, encode_examples
+from pause_megatron.errors import UserError
+from pause_megatron.log import read_json_lines
+from pause_megatron.pauses.prompts import IGNORE_INDEX
+
+
+@pytest.fixture
+def config(model_path, parity_data, tmp_path) -> FinetuneConfig:
+    return FinetuneConfig(
+        model=model_path("gpt2"),
+        task="parity",
+        data=parity_data,
+        output=tmp_path / "finetuned",
+        num_pauses_ft=3,
+        steps=6,
+        batch_size=8,
+        warmup_steps=2,
+        learning_rate=1e-3,
+        log_interval=4,
+    )
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_file(folder / "model.safetensors")
+
+
+def test_target_is_learned_with_its_end_and_nothing_else_is(folder):
+    pairs = [TextPair("0110:", "0"), TextPair("1:", "1")]
+    examples = encode_examples(pairs, folder, num_pauses=2)
+    batch = PauseCollator(folder.eod_id, bidirectional=True, dtype=torch.float32)(examples)
+    word = folder.tokenizer.convert_tokens_to_ids
+    pause, eod = folder.pause_id, folder.eod_id
+    assert batch["input_ids"].tolist() == [
+        [*word(["0", "1", "1", "0", ":"]), pause, pause, word("0"), eod],
+        [eod, eod, eod, *word(["1", ":"]), pause, pause, word("1"), eod],
+    ]
+    assert batch["labels"].tolist() == [[IGNORE_INDEX, word("0"), eod], [IGNORE_INDEX, word("1"), eod]]
+    assert batch["position_ids"].tolist() == [list(range(9)), [0, 0, 0, *range(6)]]
+
+
+def test_targets_of_unequal_length_are_padded_without_labels(folder):
+    examples = encode_examples([TextPair("x:", " 12 13"), TextPair("y:", " 1")], folder, num_pauses=1)
+    labels = PauseCollator(folder.eod_id, bidirectional=True, dtype=torch.float32)(examples)["labels"]
+    assert (labels[0] == IGNORE_INDEX).tolist() == [True] + [False] * (labels.shape[1] - 1)
+    assert (labels[1] != IGNORE_INDEX).sum() == len(examples[1].target)
+
+
+def test_loss_is_the_mean_over_target_tokens_of_the_rows_by_themselves(folder):
+    """Padding, border alignment and the slice of logits change nothing: each row alone, judged in full, agrees."""
+    pairs = [TextPair("0110:", "0"), TextPair("x = y", " + 12 or 13"), TextPair("", "1")]
+    examples = encode_examples(pairs, folder, num_pauses=2)
+    collate = PauseCollator(folder.eod_id, bidirectional=True, dtype=torch.float32)
+    with torch.no_grad():
+        together = folder.model(**collate(examples)).loss
+        total, tokens = 0.0, 0
+        for example in examples:
+            inputs = collate([example])
+            inputs |= {"logits_to_keep": 0, "labels": torch.tensor(example.labels)[None]}
+            total += float(folder.model(**inputs).loss) * len(example.target)
+            tokens += len(example.target)
+    assert float(together) == pytest.approx(total / tokens, abs=1e-5)
+
+
+def test_context_and_target_are_encoded_as_the_text_they_make(folder):
+    [example] = encode_examples([TextPair("The import", " statement")], folder, num_pauses=0)
+    ids = folder.tokenizer.encode("The import statement", add_special_tokens=False)
+    assert example.input_ids.tolist() == [*ids, folder.eod_id]
+    context = folder.tokenizer.encode("The import", add_special_tokens=False)
+    assert example.prefix.tolist() == context
+
+
+def test_context_keeps_its_tokens_where_the_target_would_run_into_it(folder):
+    """Generation starts from the context's own tokens, so training must too."""
+    assert len(folder.tokenizer.encode(" the", add_special_tokens=False)) == 1
+    [example] = encode_examples([TextPair(" t", "he")], folder, num_pauses=0)
+    assert example.prefix.tolist() == folder.tokenizer.encode(" t", add_special_tokens=False)
+    assert folder.tokenizer.decode(example.target[:-1]) == "he"
+
+
+def test_finetuned_folder_is_whole_and_loads_with_stock_classes(config):
+    finetune(config)
+    record = json.loads((config.output / "finetune.json").read_text())
+    expected = {"task": "parity", "num_pauses_ft": 3, "prefix_attention": "bidirectional", "seed": 0, "steps": 6}
+    assert expected.items() <= record.items()
+    assert record["format"] == "pause_megatron/finetune/1"
+    assert record["variant"] == "stdpt_pauseft"
+    assert record["pretraining"] is None
+    steps = [line["step"] for line in read_json_lines(config.output / "metrics.jsonl")]
+    assert steps == [4, 6]
+    model = AutoModelForCausalLM.from_pretrained(config.output)
+    tokenizer = AutoTokenizer.from_pretrained(config.output)
+    assert model.generation_config.suppress_tokens == [tokenizer.convert_tokens_to_ids("<pause>")]
+    assert [path.name for path in config.output.parent.iterdir()] == ["finetuned"], "the work folder is gone"
+
+
+def test_every_weight_moves_and_the_pause_embedding_with_them(config):
+    finetune(config)
+    before, after = weights(config.model), weights(config.output)
+    unmoved = [name for name in after if torch.equal(before[name], after[name])]
+    assert unmoved == []
+    pause = load_model_folder(config.model).pause_id
+    embedding = "transformer.wte.weight"
+    assert not torch.equal(before[embedding][pause], after[embedding][pause])
+
+
+def test_pretraining_is_copied_from_the_export_and_names_the_variant(config, model_path, tmp_path):
+    base = load_model_folder(model_path("gpt2"))
+    base.model.save_pretrained(tmp_path / "base")
+    base.tokenizer.save_pretrained(tmp_path / "base")
+    pretraining = {"name": "pausept", "pauses": "sequence", "pause_rate": 0.1}
+    (tmp_path / "base" / "conversion_report.json").write_text(json.dumps({"pretraining": pretraining}))
+    finetune(replace(config, model=tmp_path / "base", num_pauses_ft=0, steps=1, log_interval=1))
+    record = json.loads((config.output / "finetune.json").read_text())
+    assert record["pretraining"] == pretraining
+    assert record["variant"] == "pausept_stdft"
+
+
+def test_same_seed_gives_the_same_weights_and_another_seed_others(config, tmp_path):
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        finetune(replace(config, output=tmp_path / name, seed=seed))
+    a, b, c = (weights(tmp_path / name)["transformer.wte.weight"] for name in "abc")
+    assert torch.equal(a, b)
+    assert not torch.equal(a, c)
+
+
+def test_accumulated_parts_give_the_loss_of_the_whole_batch(config, tmp_path):
+    finetune(replace(config, output=tmp_path / "whole"))
+    finetune(replace(config, output=tmp_path / "parts", gradient_accumulation_steps=4))
+    whole, parts = (read_json_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
+    assert [line["loss"] for line in parts] == pytest.approx([line["loss"] for line in whole], abs=1e-5)
+
+
+def test_bf16_runs_and_keeps_fp32_weights(config):
+    finetune(replace(config, precision="bf16", steps=2))
+    assert weights(config.output)["transformer.wte.weight"].dtype == torch.float32
+
+
+class InterruptionError(Exception):
+    pass
+
+
+def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make the Trainer die in the middle of ``step`` (counted from 0), as a killed process would."""
+    training_step = Trainer.training_step
+
+    def dying(self, *args, **kwargs):
+        if self.state.global_step == step:
+            raise InterruptionError
+        return training_step(self, *args, **kwargs)
+
+    monkeypatch.setattr(Trainer, "training_step", dying)
+
+
+def test_interrupted_run_continues_to_the_very_same_result(config, tmp_path, monkeypatch, capsys):
+    config = replace(config, save_interval=2, log_interval=1, output=tmp_path / "interrupted")
+    finetune(replace(config, output=tmp_path / "whole"))
+    with monkeypatch.context() as patch:
+        interrupt_at(5, patch)
+        with pytest.raises(InterruptionError):
+            finetune(config)
+    assert not config.output.exists()
+    finetune(config)
+    assert "continuing the interrupted run at step 4" in capsys.readouterr().err
+    whole, resumed = weights(tmp_path / "whole"), weights(config.output)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    metrics = [read_json_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "interrupted")]
+    assert metrics[0] == metrics[1]
+
+
+def test_state_of_a_run_with_other_settings_is_not_continued(config, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        interrupt_at(5, patch)
+        with pytest.raises(InterruptionError):
+            finetune(replace(config, save_interval=2))
+    finetune(replace(config, save_interval=2, seed=5))
+    assert "starting anew" in capsys.readouterr().err
+
+
+def test_state_cut_short_is_passed_over(config, monkeypatch, capsys):
+    config = replace(config, save_interval=2)
+    with monkeypatch.context() as patch:
+        interrupt_at(5, patch)
+        with pytest.raises(InterruptionError):
+            finetune(config)
+    [state] = config.output.parent.glob(".finetuned.work/checkpoint-*")
+    (state / "trainer_state.json").unlink()
+    finetune(config)
+    assert "continuing" not in capsys.readouterr().err
+
+
+def test_loss_that_is_not_finite_stops_the_run_and_leaves_no_output(config):
+    with pytest.raises(UserError, match="not finite at step"):
+        finetune(replace(config, learning_rate=1e30, clip_grad=0.0, log_interval=1))
+    assert not config.output.exists()
+
+
+def test_model_without_pause_is_refused_when_it_is_to_pause(config, model_path, tmp_path):
+    base = load_model_folder(model_path("gpt2"))
+    base.model.save_pretrained(tmp_path / "base")
+    base.tokenizer.save_pretrained(tmp_path / "base")
+    for path in (tmp_path / "base").glob("tokenizer*.json"):
+        path.write_text(path.read_text().replace("<pause>", "<other>"))
+    with pytest.raises(UserError, match=r"--num-pauses-ft 3: .* has no <pause> token"):
+        finetune(replace(config, model=tmp_path / "base"))
+    finetune(replace(config, model=tmp_path / "base", num_pauses_ft=0, steps=1))
+
+
+def test_more_pauses_than_the_context_holds_are_refused(config):
+    with pytest.raises(UserError, match="no room for the prompt: 70 pauses"):
+        finetune(replace(config, num_pauses_ft=70))
+
+
+def test_existing_output_is_refused_and_left_alone(config):
+    config.output.mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        finetune(config)
+    assert not any(config.output.iterdir())
+
+
+def test_folder_that_is_no_model_is_refused(config, tmp_path):
+    with pytest.raises(UserError, match=r"no config.json; expected a Hugging Face folder"):
+        finetune(replace(config, model=tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(UserError, match="not a Hugging Face causal language model"):
+        finetune(replace(config, model=tmp_path))

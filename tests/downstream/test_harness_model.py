@@ -1,0 +1,108 @@
+import copy
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from random_models import CONTEXT_LENGTH
+
+from pause_megatron.downstream.attention import prefix_lm_mask
+from pause_megatron.downstream.generation import generate_after
+from pause_megatron.downstream.harness_model import PauseLM
+from pause_megatron.downstream.model_folder import ModelFolder
+from pause_megatron.errors import UserError
+from pause_megatron.pauses.prompts import pause_prefix
+
+LONG = "an expression that is much longer than all the positions this model has, " * 4
+PAIRS = [("The import statement", " binds a name"), ("x", " y z"), ("", "an object"), (LONG, " value")]
+CONTEXTS = ["The import statement", "x", "a class is a", LONG]
+
+
+def scored(model, pairs=PAIRS):
+    requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
+    return model.loglikelihood(requests, disable_tqdm=True)
+
+
+def generated(model, contexts=CONTEXTS):
+    settings = {"until": ["\n"], "max_gen_toks": 6, "do_sample": False}
+    requests = [
+        Instance("generate_until", {}, (context, copy.deepcopy(settings)), index)
+        for index, context in enumerate(contexts)
+    ]
+    return model.generate_until(requests, disable_tqdm=True)
+
+
+@torch.no_grad()
+def score_by_hand(folder: ModelFolder, context: str, continuation: str, num_pauses: int, bidirectional: bool):
+    """One row without padding: ids written out, and the log-softmax summed at the continuation's positions."""
+    whole = folder.tokenizer.encode(context + continuation, add_special_tokens=False)
+    prefix = folder.tokenizer.encode(context, add_special_tokens=False)
+    target = whole[len(prefix) :]
+    prefix = prefix + [folder.pause_id] * num_pauses
+    ids = torch.tensor([prefix + target])
+    real = torch.ones_like(ids, dtype=torch.bool)
+    mask = prefix_lm_mask(real, real & (torch.arange(ids.shape[1]) < len(prefix)) & bidirectional, torch.float32)
+    log_probabilities = folder.model(ids, attention_mask=mask).logits[0].log_softmax(-1)
+    return sum(float(log_probabilities[len(prefix) - 1 + i, token]) for i, token in enumerate(target))
+
+
+def test_without_pauses_and_causally_scores_are_those_of_hf(folder):
+    hf = HFLM(folder.model, backend="causal", tokenizer=folder.tokenizer, batch_size=3, max_length=CONTEXT_LENGTH)
+    ours = PauseLM(folder, 0, "causal", batch_size=3)
+    for (score, greedy), (expected, expected_greedy) in zip(scored(ours), scored(hf), strict=True):
+        assert score == pytest.approx(expected, abs=1e-4)
+        assert greedy == expected_greedy
+
+
+def test_without_pauses_and_causally_texts_are_those_of_hf(folder):
+    hf = HFLM(folder.model, backend="causal", tokenizer=folder.tokenizer, batch_size=2, max_length=CONTEXT_LENGTH)
+    assert generated(PauseLM(folder, 0, "causal", batch_size=2)) == generated(hf)
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+@pytest.mark.parametrize("num_pauses", [1, 7])
+def test_scores_after_pauses_are_those_computed_by_hand(folder, num_pauses, attention):
+    pairs = PAIRS[:2]
+    for (score, _), pair in zip(
+        scored(PauseLM(folder, num_pauses, attention, batch_size=8), pairs), pairs, strict=True
+    ):
+        by_hand = score_by_hand(folder, *pair, num_pauses, attention == "bidirectional")
+        assert score == pytest.approx(by_hand, abs=1e-4)
+
+
+def test_greedy_flag_says_whether_decoding_gives_the_continuation(folder):
+    context = folder.tokenizer.encode("The import statement", add_special_tokens=False)
+    prefix = pause_prefix(context, 2, pause_id=folder.pause_id, eod_id=folder.eod_id, room=CONTEXT_LENGTH)
+    [decoded] = generate_after(folder, [prefix], bidirectional=True, max_new_tokens=4, do_sample=False)
+    wrong_at_the_end = [*decoded[:-1], (decoded[-1] + 1) % 500]
+    model = PauseLM(folder, 2, "bidirectional", batch_size=3)
+    requests = [(("", ""), context, continuation) for continuation in (decoded, wrong_at_the_end, decoded[:1])]
+    assert [greedy for _, greedy in model._loglikelihood_tokens(requests)] == [True, False, True]
+
+
+def test_pauses_change_scores_and_texts(folder):
+    without, with_pauses = (PauseLM(folder, count, "bidirectional", batch_size=4) for count in (0, 5))
+    assert all(abs(a - b) > 1e-3 for (a, _), (b, _) in zip(scored(without), scored(with_pauses), strict=True))
+    assert generated(without) != generated(with_pauses)
+
+
+def test_batching_changes_nothing(folder):
+    one, all_at_once = (PauseLM(folder, 3, "bidirectional", batch_size=size) for size in (1, 4))
+    assert generated(one) == generated(all_at_once)
+    for (a, _), (b, _) in zip(scored(one), scored(all_at_once), strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+
+
+def test_an_empty_context_can_be_generated_from(folder):
+    [text] = generated(PauseLM(folder, 3, "bidirectional", batch_size=1), [""])
+    assert text
+
+
+def test_more_pauses_than_the_context_holds_are_refused(folder):
+    with pytest.raises(UserError, match="no room for the prompt"):
+        generated(PauseLM(folder, 60, "bidirectional", batch_size=1))
+
+
+def test_scoring_whole_texts_is_refused(folder):
+    with pytest.raises(UserError, match="no prompt to pause after"):
+        PauseLM(folder, 1, "causal", batch_size=1).loglikelihood_rolling([])
