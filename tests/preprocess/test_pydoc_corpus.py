@@ -1,0 +1,54 @@
+import gzip
+import json
+
+import pytest
+
+from pause_megatron.errors import UserError
+from pause_megatron.preprocess.pydoc_corpus import pydoc_documents, write_pydoc_corpus
+
+
+def records(path):
+    return [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()]
+
+
+def test_shards_are_in_c4_format(corpus):
+    assert len(corpus.train) == 3
+    for path in (*corpus.train, corpus.validation):
+        assert path.name.endswith(".json.gz")
+        assert all(list(record) == ["text", "timestamp", "url"] for record in records(path))
+
+
+def test_every_document_is_written_once(corpus):
+    texts = [record["text"] for path in (*corpus.train, corpus.validation) for record in records(path)]
+    assert sorted(texts) == sorted(text for _, text in pydoc_documents())
+
+
+def test_training_and_validation_share_no_paragraph(corpus):
+    def paragraphs(path):
+        return {line for record in records(path) for line in record["text"].split("\n") if line.endswith(".")}
+
+    train = set.union(*map(paragraphs, corpus.train))
+    assert len(paragraphs(corpus.validation)) > 50
+    assert not train & paragraphs(corpus.validation)
+
+
+def test_same_bytes_every_time(tmp_path, corpus):
+    again = write_pydoc_corpus(tmp_path / "again", train_shards=3)
+    for first, second in zip((*corpus.train, corpus.validation), (*again.train, again.validation), strict=True):
+        assert first.read_bytes() == second.read_bytes()
+
+
+def test_documents_are_english_paragraphs():
+    texts = [text for _, text in pydoc_documents()]
+    assert sum(map(len, texts)) > 200_000
+    assert all(300 <= len(text) < 6000 for text in texts)
+    assert not any(mark in text for text in texts for mark in ("::=", ">>>", "+---", "****", "===="))
+    assert any("short-circuit" in text or "context manager" in text for text in texts)
+
+
+def test_existing_folder_and_too_many_shards_are_refused(tmp_path):
+    with pytest.raises(UserError, match="exists already"):
+        write_pydoc_corpus(tmp_path)
+    with pytest.raises(UserError, match="train_shards 100000: must be between 1 and"):
+        write_pydoc_corpus(tmp_path / "new", train_shards=100_000)
+    assert not (tmp_path / "new").exists()
