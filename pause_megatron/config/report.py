@@ -1,0 +1,30 @@
+"""Configuration of ``pause-megatron report``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pause_megatron.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReportConfig:
+    """Write report.html (one file that needs nothing else), report.md, report.json and the figures."""
+
+    output: Path
+    """Folder of the report; an earlier report there is replaced."""
+    evaluations: tuple[Path, ...] = ()
+    """Results written by 'pause-megatron evaluate' (JSON files)."""
+    pretrain: tuple[Path, ...] = ()
+    """Run folders of 'pause-megatron pretrain', standard and paused."""
+    title: str = "Does pausing help?"
+    """Title of the report."""
+    samples_per_task: int = 4
+    """Questions shown for each task, with every variant's answer."""
+
+    def __post_init__(self) -> None:
+        if not self.evaluations and not self.pretrain:
+            raise UserError("nothing to report on: give --evaluations FILE... or --pretrain RUN... or both")
+        if self.samples_per_task < 0:
+            raise UserError(f"--samples-per-task {self.samples_per_task}: must be at least 0")

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from pause_megatron.report.page import fenced, plain, typeset
+
+from .conftest import WrittenReport
+
+VOID = {"meta", "wbr", "br", "img", "link", "input", "hr"}
+
+
+class Page(HTMLParser):
+    """Collects what the tests ask about, and holds the page to proper nesting."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.ids: list[str] = []
+        self.links: list[str] = []
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self._open: list[str] = []
+        self.feed(html)
+        assert self._open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        attributes = dict(attrs)
+        self.tags.append((tag, attributes))
+        self.ids += [attributes["id"] or ""] if "id" in attributes else []
+        self.links += [attributes[name] or "" for name in ("href", "src", "xlink:href") if name in attributes]
+        if tag not in VOID:
+            self._open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self._open.pop()
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+@pytest.fixture(scope="module")
+def page(full_report: WrittenReport) -> Page:
+    return Page(full_report.text("report.html"))
+
+
+def test_the_page_refers_to_nothing_outside_itself(page: Page, full_report: WrittenReport) -> None:
+    assert [link for link in page.links if not link.startswith("#")] == []
+    html = full_report.text("report.html")
+    assert "@import" not in html
+    assert re.findall(r"url\((?!#)", html) == []
+    assert {tag for tag, _ in page.tags} & {"script", "link", "iframe", "object"} == set()
+
+
+def test_every_anchor_leads_somewhere_and_every_id_is_its_own(page: Page) -> None:
+    assert len(page.ids) == len(set(page.ids))
+    assert {link.removeprefix("#") for link in page.links} <= set(page.ids)
+    labelled = [attributes["aria-labelledby"] for _, attributes in page.tags if "aria-labelledby" in attributes]
+    assert labelled
+    assert set(labelled) <= set(page.ids)
+
+
+def test_every_image_has_a_text_alternative(page: Page) -> None:
+    images = [attributes for tag, attributes in page.tags if tag in ("svg", "img") or attributes.get("role") == "img"]
+    assert len([tag for tag, _ in page.tags if tag == "svg"]) == 9
+    assert all(attributes.get("aria-label") or attributes.get("alt") for attributes in images)
+
+
+def test_content_is_escaped(page: Page, full_report: WrittenReport) -> None:
+    assert "Test <data> & nothing else" in page.text
+    assert "is the number of <b>ones</b> in 0 0 1 0 1 1 1 0 0 1 odd? Think & answer." in page.text
+    html = full_report.text("report.html")
+    assert "<b>ones" not in html
+    assert "<unk>" not in html
+
+
+def test_every_section_is_there_and_tables_scroll_alone(page: Page) -> None:
+    for anchor in ("summary", "variants", "inference", "pretraining", "finetuning", "samples", "caveats", "provenance"):
+        assert anchor in page.ids
+    scrolling = [attributes for tag, attributes in page.tags if tag == "div" and attributes.get("class") == "scroll"]
+    assert len(scrolling) == len([tag for tag, _ in page.tags if tag == "table"])
+
+
+def test_samples_show_pauses_and_every_variants_verdict(page: Page, full_report: WrittenReport) -> None:
+    shown = [attributes["aria-label"] for _, attributes in page.tags if attributes.get("class") == "pauses"
+             and "aria-label" in attributes]  # fmt: skip
+    assert shown == ["10 pauses"] * 16  # 2 tasks, 4 questions each, 2 variants that pause
+    assert full_report.text("report.html").count('class="verdict') == 32
+
+
+def test_markdown_shows_every_figure_and_the_same_table(full_report: WrittenReport) -> None:
+    markdown = full_report.text("report.md")
+    images = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", markdown)
+    assert sorted(images) == sorted(f"figures/{path.name}" for path in (full_report.folder / "figures").glob("*.png"))
+    assert all((full_report.folder / image.replace(".png", ".csv")).is_file() for image in images)
+    assert re.search(
+        r"^\| PausePT_PauseFT \| .* \| 83\.6 ± 1\.7 \(M_ft 10, n 500, 3 seeds, s\.d\. 0\.2\) \|$", markdown, re.M
+    )
+    assert "## What these numbers do not show" in markdown
+
+
+def test_markdown_tables_have_as_many_cells_as_columns(full_report: WrittenReport) -> None:
+    blocks = re.findall(r"(?:^\|.*\n)+", full_report.text("report.md"), re.M)
+    assert len(blocks) == 14  # 6 tables and the answers to 8 questions
+    for block in blocks:
+        assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+
+def test_text_cannot_break_out_of_markdown() -> None:
+    assert plain("a|b <i> [x]\nc") == r"a\|b \<i\> \[x\] c"
+    assert fenced("a\n```\nb") == "````text\na\n```\nb\n````"
+
+
+def test_typesetting_escapes_first() -> None:
+    assert typeset("M_ft <b> 1 ± 2") == "<i>M</i><sub>ft</sub>&nbsp;&lt;b&gt; 1&nbsp;±&nbsp;2"
+    assert typeset("StdPT_StdFT") == "StdPT_<wbr>StdFT"

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pause_megatron.cli.main import main
+from pause_megatron.config.report import ReportConfig
+from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
+from pause_megatron.report.write import write_report
+
+from .conftest import WrittenReport
+from .inputs import evaluation, write_evaluation, write_run, write_variants
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_report_is_the_page_markdown_json_and_figures(full_report: WrittenReport) -> None:
+    values = json.loads(full_report.text("report.json"))
+    assert sorted(values["files"]) == sorted(files(full_report.folder))
+    assert {"report.html", "report.md", "report.json", "figures/variants-parity.png"} <= set(values["files"])
+    assert values["format"] == "pause_megatron/report/1"
+    assert len(values["evaluations"]) == 27
+    assert [run["dataset"]["strategy"] for run in values["pretrain"].values()] == ["none", "sequence"]
+
+
+def test_report_json_holds_the_numbers_unrounded(full_report: WrittenReport) -> None:
+    parity = json.loads(full_report.text("report.json"))["tasks"][1]
+    assert (parity["task"], parity["metric"], parity["chance"]) == ("parity", "exact_match", 0.5)
+    best = next(
+        result
+        for result in parity["results"]
+        if result["variant"] == "pausept_pauseft" and result["num_pauses_inf"] == 10
+    )
+    values = [json.loads(path.read_text()) for path in full_report.config.evaluations if "pausept_pauseft" in str(path)]
+    seeds = [value["metrics"]["exact_match"]["value"] for value in values if value["task"] == "parity"]
+    assert best["seeds"] == [1, 2, 3]
+    assert best["mean"] == pytest.approx(sum(seeds) / 3, abs=1e-12)
+    assert best["distinguishable"] is True
+
+
+def test_the_same_inputs_give_the_same_bytes(full_report: WrittenReport, tmp_path: Path) -> None:
+    write_report(replace(full_report.config, output=tmp_path / "again"))
+    assert files(tmp_path / "again") == files(full_report.folder)
+
+
+def test_an_earlier_report_is_replaced_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    both = write_variants(tmp_path / "evaluate")
+    output = tmp_path / "report"
+    write_report(ReportConfig(evaluations=tuple(both), output=output))
+    (output / "notes.txt").write_text("mine")
+    write_report(ReportConfig(evaluations=tuple(both[:4]), output=output, title="Second"))
+    assert "<title>Second</title>" in (output / "report.html").read_text()
+    assert not (output / "figures" / "variants-gsm8k.png").exists()
+    assert (output / "figures" / "variants-parity.png").exists()
+    assert (output / "notes.txt").read_text() == "mine"
+
+
+def test_what_is_no_report_is_not_overwritten(tmp_path: Path) -> None:
+    (path,) = [write_evaluation(tmp_path, "result", evaluation())]
+    folder, file = tmp_path / "folder", tmp_path / "file"
+    folder.mkdir()
+    (folder / "report.html").write_text("something else")
+    file.write_text("x")
+    for output in (folder, file):
+        with pytest.raises(UserError, match="holds no earlier report"):
+            write_report(ReportConfig(evaluations=(path,), output=output))
+    assert files(folder) == {"report.html": b"something else"}
+    (empty := tmp_path / "empty").mkdir()
+    write_report(ReportConfig(evaluations=(path,), output=empty))
+    assert (empty / "report.html").is_file()
+
+
+def test_a_bad_input_writes_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError):
+        write_report(ReportConfig(evaluations=(tmp_path / "absent.json",), output=tmp_path / "report"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_report_of_pretraining_alone_or_of_one_result_alone_is_written(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", paused=True)
+    write_report(ReportConfig(pretrain=(run,), output=tmp_path / "a"))
+    page = (tmp_path / "a" / "report.html").read_text()
+    assert 'id="pretraining"' in page
+    assert 'id="variants"' not in page
+    values = evaluation(variant=None, samples=[], pretraining=None, stderr=None, num_pauses_inf=0)
+    write_report(ReportConfig(evaluations=(write_evaluation(tmp_path, "one", values),), output=tmp_path / "b"))
+    page = (tmp_path / "b" / "report.html").read_text()
+    assert 'id="variants"' in page
+    assert 'id="samples"' not in page
+    assert "not known to this report" in page
+
+
+def test_a_run_without_validation_is_reported_by_its_training_loss(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    lines = (run / "metrics.jsonl").read_text().splitlines(keepends=True)
+    (run / "metrics.jsonl").write_text("".join(line for line in lines if '"train"' in line))
+    write_report(ReportConfig(pretrain=(run,), output=tmp_path / "report"))
+    assert "Training loss on real targets: StdPT ends at" in (tmp_path / "report" / "report.md").read_text()
+
+
+def test_the_command_line_writes_a_report_and_refuses_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = [str(path) for path in write_variants(tmp_path / "evaluate")]
+    output = str(tmp_path / "report")
+    assert main(["report", "--evaluations", *paths, "--output", output, "--title", "Mine"]) == EXIT_DONE
+    assert (tmp_path / "report" / "report.html").is_file()
+    capsys.readouterr()
+    assert main(["report", "--evaluations", str(tmp_path / "absent.json"), "--output", output]) == EXIT_USER
+    assert capsys.readouterr().err == f"error: {tmp_path / 'absent.json'}: No such file or directory\n"
+
+
+def test_a_report_on_nothing_is_refused() -> None:
+    with pytest.raises(UserError, match="--evaluations"):
+        ReportConfig(output=Path("report"))
