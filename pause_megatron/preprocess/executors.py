@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
@@ -46,8 +47,7 @@ def _in_processes(workers: int, jobs: Sequence[ShardJob]) -> Iterator[ShardManif
     if workers <= 1:  # nothing to gain, and a process takes a third of a second to start
         yield from _here(jobs)
         return
-    context = multiprocessing.get_context("spawn")  # no fork: the parent may have threads
-    with ProcessPoolExecutor(workers, mp_context=context) as executor:
+    with new_process_pool(workers) as executor:
         try:
             yield from _run_on(executor, jobs)
         except BrokenProcessPool as error:
@@ -55,6 +55,23 @@ def _in_processes(workers: int, jobs: Sequence[ShardJob]) -> Iterator[ShardManif
                 "a worker process was killed (out of memory?); finished shards are kept: run the same command again, "
                 "with fewer --workers"
             ) from error
+
+
+def new_process_pool(workers: int) -> ProcessPoolExecutor:
+    """A pool whose processes end with this one, however it ends; the standard pool's would wait for work for ever."""
+    context = multiprocessing.get_context("spawn")  # no fork: this process may have threads
+    return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
+
+
+def _end_with_parent() -> None:
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _run_on(executor: Executor, jobs: Sequence[ShardJob]) -> Iterator[ShardManifest]:

@@ -52,6 +52,18 @@ def test_killed_run_is_resumed_where_it_ended(tmp_path, config_for, corpus, toke
     assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == fresh
 
 
+def test_worker_processes_end_when_their_parent_is_killed():
+    code = (
+        "import os, time; from pause_megatron.preprocess.executors import new_process_pool\n"
+        "if __name__ == '__main__':\n"
+        "    print(new_process_pool(1).submit(os.getpid).result(), flush=True); time.sleep(100)"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    assert int(parent.stdout.readline()) != parent.pid
+    parent.kill()
+    parent.communicate(timeout=20)  # the pipe is closed when the last process that holds it is gone
+
+
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
