@@ -8,9 +8,10 @@ EXIT_USER = 2
 """Something the user gave has to change: one line says what, and what to do."""
 
 
-class UserError(ValueError):
+class UserError(Exception):
     """Something the user gave cannot work: a path, a flag, a file's content.
 
     The message is one line that says what was given, what was expected and what to do. The command line prints it
-    without a traceback and exits with :data:`EXIT_USER`.
+    without a traceback and exits with :data:`EXIT_USER`. Not a ``ValueError``: the flag parser would take one raised
+    while a configuration checks itself for its own.
     """

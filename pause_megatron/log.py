@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
 _STARTED = time.monotonic()
+LINE = re.compile(r"\[ *\d+\.\ds\] ")
+"""How every line of :func:`info` begins, so that a parent can tell it from what libraries print."""
 
 
 def global_rank() -> int:

@@ -25,14 +25,11 @@ from safetensors import SafetensorError, safe_open
 
 from pause_megatron.atomic import TEMPORARY_SUFFIX
 from pause_megatron.checkpoint.deepspeed_state import StateKey
+from pause_megatron.checkpoint.names import CHECKPOINTS, LATEST, MANIFEST
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import join_shards
 
 FORMAT = "pause_megatron/checkpoint/1"
-MANIFEST = "manifest.json"
-LATEST = "latest"
-CHECKPOINTS = "checkpoints"
-"""The folder of a run that holds its checkpoints."""
 _READ_BYTES = 1 << 22
 
 
@@ -55,11 +52,6 @@ class ParameterRecord:
     shape: tuple[int, ...]
     dim: int | None
     blocks: int
-
-
-def checkpoint_name(iteration: int) -> str:
-    """The folder name of the checkpoint after ``iteration`` steps."""
-    return f"iter_{iteration:07d}"
 
 
 def tensor_key(key: StateKey, name: str) -> str:

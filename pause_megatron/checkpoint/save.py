@@ -22,15 +22,13 @@ from pause_megatron.atomic import (
 )
 from pause_megatron.checkpoint.deepspeed_state import STATE_KEYS, owned_range, owned_state
 from pause_megatron.checkpoint.format import (
-    LATEST,
-    MANIFEST,
     Fragment,
     ParameterRecord,
-    checkpoint_name,
     file_checksum,
     manifest_content,
     tensor_key,
 )
+from pause_megatron.checkpoint.names import LATEST, MANIFEST, checkpoint_name
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import NamedParameter
 

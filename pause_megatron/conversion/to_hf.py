@@ -41,7 +41,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         model = ModelConfig(**reader.state["config"]["model"])
         tokenizer = _tokenizer_of_run(reader, config.tokenizer)
         log.info(f"converting {checkpoint} ({reader.state['layout']}, iteration {reader.state['iteration']})")
-        _write_model(folder, reader, model, tokenizer)
+        write_model(folder, reader, model, tokenizer)
         to_huggingface(tokenizer).save_pretrained(folder)
         verdict = prove_export(
             folder,
@@ -66,22 +66,20 @@ def _tokenizer_of_run(reader: CheckpointReader, path: Path | None) -> PauseToken
     return tokenizer
 
 
-def _write_model(folder: Path, reader: CheckpointReader, model: ModelConfig, tokenizer: PauseTokenizer) -> None:
+def write_model(folder: Path, reader: CheckpointReader, model: ModelConfig, tokenizer: PauseTokenizer) -> None:
+    """Write the checkpoint's model to ``folder``: ``model.safetensors`` (fp32), ``config.json`` and
+    ``generation_config.json``, which never emits ``<pause>``."""
     hf_config = hf_model_config(model, vocab_size=tokenizer.vocab_size, eod_id=tokenizer.eod_id)
     with torch.device("meta"):
         hf_model = AutoModelForCausalLM.from_config(hf_config, dtype=torch.float32)
     state = dict(to_hf_state(reader.whole, model, tokenizer.vocab_size))
-    if not model.untie_embeddings_and_output_weights:
-        embeddings = hf_model.get_input_embeddings().weight
-        state[_name_of(hf_model, hf_model.get_output_embeddings().weight)] = state[_name_of(hf_model, embeddings)]
-    hf_model.load_state_dict(state, assign=True, strict=True)
+    _, unexpected = hf_model.load_state_dict(state, assign=True, strict=False)
     hf_model.tie_weights()
+    unset = [name for name, parameter in hf_model.named_parameters() if parameter.is_meta]
+    assert not unexpected, f"transformers has no {unexpected}"
+    assert not unset, f"the conversion table gives no {unset}"
     hf_model.generation_config = hf_generation_config(pause_id=tokenizer.pause_id, eod_id=tokenizer.eod_id)
     hf_model.save_pretrained(folder)
-
-
-def _name_of(model: torch.nn.Module, parameter: torch.nn.Parameter) -> str:
-    return next(name for name, found in model.named_parameters(remove_duplicate=False) if found is parameter)
 
 
 def _report(checkpoint: Path, reader: CheckpointReader, tokenizer: PauseTokenizer, verdict: Verdict) -> dict[str, Any]:

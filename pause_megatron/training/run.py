@@ -10,8 +10,9 @@ from megatron.core import parallel_state
 from pause_megatron import log
 from pause_megatron.atomic import write_json
 from pause_megatron.checkpoint.deepspeed_state import optimizer_step
-from pause_megatron.checkpoint.format import CHECKPOINTS, latest_checkpoint
+from pause_megatron.checkpoint.format import latest_checkpoint
 from pause_megatron.checkpoint.load import load_checkpoint
+from pause_megatron.checkpoint.names import CHECKPOINTS
 from pause_megatron.checkpoint.save import save_checkpoint, sweep_unfinished
 from pause_megatron.config.deepspeed import DeepSpeedFile
 from pause_megatron.config.parallel import Layout
@@ -194,5 +195,6 @@ class PretrainRun:
                 "dataset": describe_dataset(self.dataset),
                 "parameters": parameters,
                 "world_size": launch.world_size,
+                "zero_stage": self.engine.zero_optimization_stage(),
             },
         )

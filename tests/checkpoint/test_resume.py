@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pause_megatron.checkpoint.format import MANIFEST, CheckpointReader, find_checkpoint, latest_checkpoint
+from pause_megatron.checkpoint.format import CheckpointReader, find_checkpoint, latest_checkpoint
+from pause_megatron.checkpoint.names import MANIFEST
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.errors import UserError
 from tests.distributed import run_distributed

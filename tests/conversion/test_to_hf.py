@@ -1,0 +1,117 @@
+"""Exports are the checkpoint's model, for every architecture and layout, and a wrong one is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pause_megatron.checkpoint.format import CheckpointReader, latest_checkpoint
+from pause_megatron.config.model import ModelConfig
+from pause_megatron.config.parallel import ParallelConfig
+from pause_megatron.conversion.proof import proof_sequences, prove_export
+from pause_megatron.conversion.table import from_hf_state, to_hf_state
+from pause_megatron.conversion.to_hf import write_model
+from pause_megatron.errors import UserError
+from pause_megatron.model.parameters import OUTPUT_LAYER, WORD_EMBEDDINGS
+from tests.distributed import run_distributed
+from tests.training.runs import GPT2, LLAMA, PAUSE_ID, VOCAB_SIZE, Run, train
+
+TP2_PP2 = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
+PP2_VP2 = ParallelConfig(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2)
+MODELS = {
+    "gpt2": GPT2,
+    "gpt2 tied": replace(GPT2, untie_embeddings_and_output_weights=False),
+    "llama": LLAMA,
+    "llama tied": replace(LLAMA, untie_embeddings_and_output_weights=False, num_query_groups=0),
+}
+
+
+class SmallVocabulary:
+    """What an export needs to know of a tokenizer."""
+
+    vocab_size, pause_id, eod_id = VOCAB_SIZE, PAUSE_ID, 1
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A few trained steps of every model, saved from four processes."""
+    found = {}
+    for name, model in MODELS.items():
+        run = tmp_path_factory.mktemp(name.replace(" ", "_"))
+        run_distributed(train, 4, Run(model=model, parallel=TP2_PP2, last_step=3, save=run / "checkpoints"))
+        found[name] = latest_checkpoint(run)
+    return found
+
+
+def export_and_prove(checkpoint: Path, model: ModelConfig, folder: Path, swapped: str = "") -> float:
+    """Export ``checkpoint`` and return the proven logit difference; ``swapped`` damages one tensor on the way."""
+    reader = CheckpointReader(checkpoint)
+    honest = CheckpointReader(checkpoint)
+    if swapped:
+        read = reader.whole
+        reader.whole = lambda name, key="master": damage(read(name, key)) if name == swapped else read(name, key)
+    write_model(folder, reader, model, SmallVocabulary())
+    verdict = prove_export(folder, honest, model, vocab_size=VOCAB_SIZE, pause_id=PAUSE_ID, sequences=4, tolerance=1e-4)
+    assert verdict.pauses > 0
+    return verdict.max_abs_logit_difference
+
+
+def damage(tensor: torch.Tensor) -> torch.Tensor:
+    """Exchange the two halves of a matrix: gate and up, or two groups of heads."""
+    return torch.cat(tensor.chunk(2)[::-1])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_export_computes_the_checkpoints_logits(checkpoints: dict[str, Path], name: str, tmp_path: Path) -> None:
+    difference = run_distributed(export_and_prove, 1, checkpoints[name], MODELS[name], tmp_path)[0]
+    assert difference <= 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "tensor"),
+    [
+        ("llama", "decoder.layers.0.mlp.linear_fc1.weight"),
+        ("llama", "decoder.layers.1.self_attention.linear_qkv.weight"),
+        ("gpt2", "decoder.layers.3.self_attention.linear_qkv.weight"),
+    ],
+)
+def test_wrong_layout_fails_the_proof(checkpoints: dict[str, Path], name: str, tensor: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="logits differ by up to"):
+        run_distributed(export_and_prove, 1, checkpoints[name], MODELS[name], tmp_path, tensor)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_table_leads_back_to_the_same_tensors(checkpoints: dict[str, Path], name: str) -> None:
+    reader, model = CheckpointReader(checkpoints[name]), MODELS[name]
+    exported = dict(to_hf_state(reader.whole, model, VOCAB_SIZE))
+    returned = dict(from_hf_state(exported.__getitem__, model, VOCAB_SIZE))
+    assert set(returned) == set(reader.parameters)
+    for parameter, tensor in returned.items():
+        expected = reader.whole(parameter)
+        if parameter in (WORD_EMBEDDINGS, OUTPUT_LAYER):
+            expected = expected[:VOCAB_SIZE]
+            tensor = tensor[:VOCAB_SIZE]
+        assert torch.equal(tensor, expected), parameter
+
+
+def test_proof_sequences_come_with_and_without_pauses() -> None:
+    tokens = proof_sequences(4, length=64, vocab_size=VOCAB_SIZE, pause_id=PAUSE_ID)
+    assert [bool((sequence == PAUSE_ID).any()) for sequence in tokens] == [False, True, False, True]
+    assert int(tokens.max()) < VOCAB_SIZE
+
+
+def test_difference_is_held_to_the_tolerance(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="more than --tolerance"):
+        run_distributed(prove_with_impossible_tolerance, 1, checkpoints["gpt2"], tmp_path)
+
+
+def prove_with_impossible_tolerance(checkpoint: Path, folder: Path) -> None:
+    reader = CheckpointReader(checkpoint)
+    write_model(folder, reader, GPT2, SmallVocabulary())
+    try:
+        prove_export(folder, reader, GPT2, vocab_size=VOCAB_SIZE, pause_id=PAUSE_ID, sequences=2, tolerance=1e-12)
+    except UserError as error:
+        raise AssertionError(str(error)) from error
