@@ -1,0 +1,55 @@
+"""Each launcher is recognised by its own environment variables."""
+
+from __future__ import annotations
+
+import pytest
+
+from pause_megatron.errors import UserError
+from pause_megatron.parallel.launcher import detect_launch
+
+
+def test_no_launcher_means_alone() -> None:
+    launch = detect_launch({})
+    assert (launch.launcher, launch.rank, launch.world_size, launch.single_node) == ("none", 0, 1, True)
+
+
+def test_torchrun() -> None:
+    launch = detect_launch(
+        {
+            "RANK": "5",
+            "WORLD_SIZE": "8",
+            "LOCAL_RANK": "1",
+            "LOCAL_WORLD_SIZE": "4",
+            "MASTER_ADDR": "node1",
+            "MASTER_PORT": "1234",
+        }
+    )
+    assert (launch.launcher, launch.rank, launch.world_size, launch.local_rank) == ("torchrun", 5, 8, 1)
+    assert (launch.master_addr, launch.master_port, launch.single_node) == ("node1", 1234, False)
+
+
+def test_openmpi() -> None:
+    prefix = "OMPI_COMM_WORLD_"
+    launch = detect_launch(
+        {prefix + "RANK": "1", prefix + "SIZE": "2", prefix + "LOCAL_RANK": "1", prefix + "LOCAL_SIZE": "2"}
+    )
+    assert (launch.launcher, launch.rank, launch.world_size, launch.single_node) == ("openmpi", 1, 2, True)
+
+
+def test_slurm_step() -> None:
+    launch = detect_launch(
+        {
+            "SLURM_PROCID": "3",
+            "SLURM_STEP_NUM_TASKS": "4",
+            "SLURM_LOCALID": "1",
+            "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
+            "MASTER_ADDR": "node1",
+        }
+    )
+    assert (launch.launcher, launch.rank, launch.local_rank, launch.local_world_size) == ("slurm", 3, 1, 2)
+    assert not launch.single_node
+
+
+def test_rank_outside_the_world_is_refused() -> None:
+    with pytest.raises(UserError, match="RANK=2 does not fit WORLD_SIZE=2"):
+        detect_launch({"RANK": "2", "WORLD_SIZE": "2"})

@@ -1,0 +1,101 @@
+"""Imports go down the list of layers, and what must start at once imports nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import pause_megatron
+
+PACKAGE = Path(pause_megatron.__file__).parent
+LAYERS = [
+    ["__main__"],
+    ["cli"],
+    ["experiments", "report"],
+    ["training", "downstream"],
+    ["conversion"],
+    ["checkpoint"],
+    ["model", "data"],
+    ["preprocess", "parallel"],
+    ["pauses", "tokenizer"],
+    ["config"],
+    ["errors", "log", "atomic", "versions", "children", "__init__"],
+]
+"""From the top down; packages of one layer do not import each other, save for the last, the standard-library base."""
+HEAVY = ("torch", "megatron", "deepspeed", "transformers", "lm_eval", "datasets", "matplotlib", "numpy")
+
+
+def layer_of(module: str) -> int:
+    """Index of the layer that the top-level name ``module`` of the package belongs to."""
+    return next(index for index, names in enumerate(LAYERS) if module in names)
+
+
+def imported_names(path: Path) -> set[str]:
+    """Names of this package's top-level modules that ``path`` imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        else:
+            continue
+        found |= {name.split(".")[1] for name in names if name.startswith("pause_megatron.")}
+    return {name for name in found if (PACKAGE / name).is_dir() or (PACKAGE / f"{name}.py").exists()}
+
+
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down_only(path: Path) -> None:
+    own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    base = len(LAYERS) - 1
+    for imported in imported_names(path):
+        same_package = imported == own
+        both_base = layer_of(own) == layer_of(imported) == base
+        assert same_package or both_base or layer_of(imported) > layer_of(own), f"{path} imports {imported}"
+
+
+def test_every_module_says_what_it_is_for() -> None:
+    for path in SOURCES:
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
+
+
+def test_the_two_halves_do_not_meet() -> None:
+    for path in (PACKAGE / "downstream").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        assert "import megatron" not in text, path
+        assert "from megatron" not in text, path
+        assert "deepspeed" not in imported_modules(path), path
+    for path in (PACKAGE / "training").rglob("*.py"):
+        assert "transformers" not in imported_modules(path), path
+
+
+def imported_modules(path: Path) -> set[str]:
+    """Top-level names of everything ``path`` imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+def test_configurations_import_nothing_heavy() -> None:
+    for path in (PACKAGE / "config").rglob("*.py"):
+        assert not imported_modules(path) & set(HEAVY), path
+
+
+def test_help_imports_nothing_heavy() -> None:
+    program = (
+        "import sys; from pause_megatron.cli.main import main; main(['--help']);"
+        f"heavy = [name for name in {HEAVY} if name in sys.modules]; sys.exit(repr(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
