@@ -41,16 +41,21 @@ def backward_through_megatron() -> Gradients:
         chunk: Any = build_local_model(MODEL, ONE_PROCESS, vocab_size=20, seed=0).chunks[0]
         tokens, labels = torch.tensor([SEQUENCE[:-1]]), torch.tensor([SEQUENCE[1:]])
         mask = loss_mask(labels, PAUSE).float()
-        logits = []
-        chunk.output_layer.register_forward_hook(lambda _, __, output: logits.append(output[0]))
+        logits, values = [], []
+
+        def keep(_: Any, __: Any, output: Any) -> None:
+            logits.append(output[0])
+            values.append(output[0].detach().clone())  # the cross-entropy works in place
+
+        chunk.output_layer.register_forward_hook(keep)
         token_losses = chunk(tokens, torch.arange(len(SEQUENCE) - 1)[None], None, labels=labels)
         logits[0].retain_grad()
         loss, reported = masked_loss(token_losses, mask, factor=1 / float(mask.sum()))
         loss.backward()
-        by_position = logits[0].transpose(0, 1)[0]  # [sequence, batch, vocabulary] to [sequence, vocabulary]
+        by_position = values[0].transpose(0, 1)[0]  # [sequence, batch, vocabulary] to [sequence, vocabulary]
         kept = [i for i, is_pause in enumerate(TARGET_IS_PAUSE) if not is_pause]
         return Gradients(
-            kept_losses=[float(value) for value in (token_losses * mask)[0]],
+            kept_losses=(token_losses * mask)[0].tolist(),
             logit_gradient_is_zero=[not gradient.any() for gradient in logits[0].grad.transpose(0, 1)[0]],
             loss=float(reported["loss_sum"]) / len(kept),
             expected_loss=float(F.cross_entropy(by_position[kept], labels[0][kept])),
