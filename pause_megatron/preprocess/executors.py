@@ -27,13 +27,13 @@ RunJobs = Callable[[Sequence[ShardJob]], Iterator[ShardManifest]]
 def open_engine(engine: str, workers: int) -> Iterator[RunJobs | None]:
     """The function that runs jobs on ``engine``; None on an MPI rank that has served as a worker and is done.
 
-    ``workers`` is the number of processes of the engine ``process``; 0 stands for the number of CPU cores.
+    ``workers`` is the number of processes of the engine ``process``; 0: one for each core this process may run on.
     """
     if engine == "mpi":
         with _mpi_executor() as executor:
             yield partial(_run_on, executor) if executor else None
     elif engine == "process":
-        yield partial(_in_processes, workers or os.cpu_count() or 1)
+        yield partial(_in_processes, workers or len(os.sched_getaffinity(0)))
     else:
         yield _here
 

@@ -97,7 +97,7 @@ def _is_running_text(text: str) -> bool:
     """Whether a block is prose, judged by its end and by its share of letters: code, tables and grammar have fewer."""
     letters = sum(character.isalpha() or character == " " for character in text)
     return (
-        text.endswith((".", ":", "?", "!", ".)", '"', "”", ";"))
+        text.endswith((".", ".)", ":", ";", "?", "!", '"', "”"))
         and len(text.split()) >= _FEWEST_WORDS
         and letters >= _TEXT_SHARE * len(text)
         and ">>>" not in text

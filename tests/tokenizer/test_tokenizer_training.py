@@ -84,6 +84,14 @@ def test_input_without_text_is_a_user_error(tmp_path):
         train_tokenizer(TokenizerConfig(input=(str(tmp_path / "empty.jsonl"),), output=tmp_path / "out"))
 
 
+def test_bad_line_of_the_input_is_named(tmp_path, pydoc_jsonl):
+    bad = tmp_path / "zz.jsonl"
+    bad.write_text('{"text": "good"}\n{"text": 1}\n')
+    with pytest.raises(UserError, match=r"zz\.jsonl, line 2: Expected `str`, got `int`"):
+        train_tokenizer(TokenizerConfig(input=(str(pydoc_jsonl), str(bad)), output=tmp_path / "out", vocab_size=1024))
+    assert not (tmp_path / "out").exists()
+
+
 def test_command_line_trains_quietly_and_refuses_to_overwrite(tmp_path, pydoc_jsonl, capfd):
     flags = ["tokenizer", "--input", str(pydoc_jsonl), "--output", str(tmp_path / "t"), "--vocab-size", "1024"]
     assert main(flags) == 0
