@@ -24,7 +24,7 @@ class Launch:
     """One process among those of a run."""
 
     launcher: str
-    """Which launcher was recognised: torchrun, slurm, openmpi or none."""
+    """Which launcher was recognised: torchrun, slurm, openmpi, env (whoever set RANK and WORLD_SIZE), or none."""
     rank: int
     """Index of this process among all."""
     world_size: int
@@ -50,7 +50,8 @@ def detect_launch(environment: Mapping[str, str] = os.environ) -> Launch:
     Raises :class:`UserError` when a launcher's variables contradict each other.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        return _launch("torchrun", environment, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+        launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in environment else "env"
+        return _launch(launcher, environment, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     if int(environment.get("OMPI_COMM_WORLD_SIZE", "0")) > 0:
         prefix = "OMPI_COMM_WORLD_"
         names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")

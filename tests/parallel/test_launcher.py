@@ -16,6 +16,7 @@ def test_no_launcher_means_alone() -> None:
 def test_torchrun() -> None:
     launch = detect_launch(
         {
+            "TORCHELASTIC_RUN_ID": "none",
             "RANK": "5",
             "WORLD_SIZE": "8",
             "LOCAL_RANK": "1",
@@ -26,6 +27,11 @@ def test_torchrun() -> None:
     )
     assert (launch.launcher, launch.rank, launch.world_size, launch.local_rank) == ("torchrun", 5, 8, 1)
     assert (launch.master_addr, launch.master_port, launch.single_node) == ("node1", 1234, False)
+
+
+def test_variables_of_pytorchs_rendezvous_are_enough() -> None:
+    launch = detect_launch({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"})
+    assert (launch.launcher, launch.rank, launch.world_size, launch.single_node) == ("env", 0, 2, True)
 
 
 def test_openmpi() -> None:
