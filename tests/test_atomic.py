@@ -19,6 +19,11 @@ def test_file_appears_whole(tmp_path: Path) -> None:
     assert (tmp_path / "deep" / "file.json").read_text(encoding="utf-8") == '{\n  "path": "a",\n  "text": "ü"\n}\n'
 
 
+def test_what_json_cannot_say_is_not_guessed(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="complex is no JSON value"):
+        write_json(tmp_path / "file.json", {"value": 1j})
+
+
 def test_interrupted_file_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")

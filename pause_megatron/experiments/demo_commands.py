@@ -39,7 +39,7 @@ FULL = Scale(
     seq_length=256,
     num_layers=2,
     hidden_size=64,
-    train_iters=600,
+    train_iters=200,
     global_batch_size=16,
     tasks=("parity", "lookup"),
     num_pauses_ft=16,
@@ -89,8 +89,8 @@ def pretrain_step(output: Path, scale: Scale, name: str, kind: str) -> Step:
     flags += ["--num-layers", scale.num_layers, "--hidden-size", scale.hidden_size, "--num-attention-heads", 4]
     flags += ["--max-position-embeddings", scale.seq_length, "--learning-rate", 2e-3, "--warmup-fraction", 0.05]
     flags += ["--train-iters", scale.train_iters, "--global-batch-size", scale.global_batch_size]
-    flags += ["--micro-batch-size", scale.global_batch_size, "--log-interval", max(scale.train_iters // 30, 1)]
-    flags += ["--validation-interval", max(scale.train_iters // 6, 1), "--save-interval", scale.train_iters // 3]
+    flags += ["--micro-batch-size", scale.global_batch_size, "--log-interval", max(scale.train_iters // 20, 1)]
+    flags += ["--validation-interval", max(scale.train_iters // 8, 1), "--save-interval", scale.train_iters // 3]
     newest = run / CHECKPOINTS / checkpoint_name(scale.train_iters) / MANIFEST
     return Step(name=f"pretrain-{name}", action=_command("pretrain", *flags), product=newest)
 

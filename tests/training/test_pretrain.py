@@ -1,0 +1,195 @@
+"""`pause-megatron pretrain` as a whole: it trains, continues where it was interrupted, and refuses what cannot work."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sentencepiece
+
+from pause_megatron.config.model import ModelConfig
+from pause_megatron.config.parallel import ParallelConfig
+from pause_megatron.config.preprocess import PreprocessConfig
+from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.config.tokenizer import TokenizerConfig
+from pause_megatron.config.training import OptimizerConfig, TrainingConfig
+from pause_megatron.errors import EXIT_USER, UserError
+from pause_megatron.log import read_json_lines
+from pause_megatron.preprocess.pydoc_corpus import write_pydoc_corpus
+from pause_megatron.preprocess.run import preprocess
+from pause_megatron.tokenizer.training import train_tokenizer
+from pause_megatron.training.pretrain import pretrain
+from pause_megatron.training.run import PretrainRun
+from tests.distributed import run_distributed
+
+SEQ_LENGTH = 64
+DEEPSPEED = Path(__file__).parents[2] / "ds_configs" / "zero1_fp32.json"
+
+
+class InterruptionError(Exception):
+    """What stops a run in the middle."""
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """A small run on two pipeline stages."""
+    folder = tmp_path_factory.mktemp("pretrain")
+    write_pydoc_corpus(folder / "corpus", train_shards=2)
+    texts = (str(folder / "corpus" / "*train*"),)
+    train_tokenizer(TokenizerConfig(input=texts, output=folder / "tokenizer", vocab_size=512))
+    data = PreprocessConfig(
+        input=texts, tokenizer=folder / "tokenizer", output=folder / "pause", seq_length=SEQ_LENGTH, engine="serial"
+    )
+    preprocess(data)
+    held_out = (str(folder / "corpus" / "*validation*"),)
+    preprocess(replace(data, input=held_out, output=folder / "held-out-standard", pauses="none"))
+    preprocess(replace(data, input=held_out, output=folder / "held-out-pause"))
+    return PretrainConfig(
+        data=folder / "pause",
+        validation_data=(folder / "held-out-standard", folder / "held-out-pause"),
+        tokenizer=folder / "tokenizer",
+        deepspeed=DEEPSPEED,
+        output=folder / "run",
+        model=ModelConfig(num_layers=2, hidden_size=32, num_attention_heads=4, max_position_embeddings=SEQ_LENGTH),
+        parallel=ParallelConfig(pipeline_model_parallel_size=2),
+        optimizer=OptimizerConfig(learning_rate=2e-3),
+        training=TrainingConfig(
+            train_iters=8,
+            global_batch_size=8,
+            micro_batch_size=2,
+            log_interval=1,
+            save_interval=4,
+            validation_interval=4,
+            validation_sequences=20,
+        ),
+    )
+
+
+def interrupted_pretrain(config: PretrainConfig) -> None:
+    """Stop after the first checkpoint."""
+    save = PretrainRun.save
+
+    def save_and_stop(run: PretrainRun) -> None:
+        save(run)
+        raise InterruptionError
+
+    PretrainRun.save = save_and_stop  # type: ignore[method-assign]
+    with pytest.raises(InterruptionError):
+        pretrain(config)
+
+
+def losses(run: Path) -> dict[tuple[str, int], float]:
+    """Kind (and dataset) and iteration to loss, as the run logged them last."""
+    records = read_json_lines(run / "metrics.jsonl")
+    return {(record["kind"] + record.get("dataset", ""), record["iteration"]): record["loss"] for record in records}
+
+
+def test_interrupted_run_ends_as_the_uninterrupted_one(config: PretrainConfig) -> None:
+    run_distributed(pretrain, 2, config)
+    undisturbed = losses(config.output)
+    assert len(undisturbed) == 8 + 2 * 2
+    assert undisturbed["train", 8] < undisturbed["train", 1]
+
+    again = replace(config, output=config.output.with_name("interrupted"))
+    run_distributed(interrupted_pretrain, 2, again)
+    assert max(iteration for _, iteration in losses(again.output)) == 4
+    run_distributed(pretrain, 2, again)
+    assert losses(again.output) == undisturbed
+
+    one_process = replace(config, output=config.output.with_name("resharded"), parallel=ParallelConfig())
+    run_distributed(interrupted_pretrain, 2, replace(one_process, parallel=config.parallel))
+    run_distributed(pretrain, 1, one_process)
+    assert losses(one_process.output) == pytest.approx(undisturbed, abs=1e-5)
+
+
+def test_run_records_what_it_was(config: PretrainConfig) -> None:
+    output = config.output.with_name("record")
+    one_step = replace(config.training, train_iters=1)
+    run_distributed(pretrain, 2, replace(config, output=output, training=one_step))
+    record = json.loads((output / "run.json").read_text())
+    assert record["config"]["parallel"]["pipeline_model_parallel_size"] == 2
+    assert record["dataset"]["strategy"] == "sequence"
+    assert record["versions"]["megatron-core"]
+    last = read_json_lines(output / "metrics.jsonl")[0]
+    assert last["real_tokens"] + last["pause_tokens"] == 8 * SEQ_LENGTH
+    assert 0.05 < last["pause_tokens"] / (8 * SEQ_LENGTH) < 0.15
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"seed": 5}, "trained with --seed 1234, now 5"),
+        ({"global_batch_size": 4}, "trained with --global-batch-size 8, now 4"),
+    ],
+)
+def test_resuming_another_run_is_refused(config: PretrainConfig, changes: dict[str, Any], message: str) -> None:
+    output = config.output.with_name("another")
+    if not output.exists():
+        run_distributed(pretrain, 2, replace(config, output=output, training=replace(config.training, train_iters=1)))
+    changed = replace(config, output=output, training=replace(config.training, **changes))
+    with pytest.raises(AssertionError, match=message):
+        run_distributed(pretrain, 2, changed)
+
+
+def tokenizer_without_pause(folder: Path) -> Path:
+    """A plain SentencePiece model."""
+    texts = [f"the quick brown fox number {number} jumps over the lazy dog" for number in range(100)]
+    sentencepiece.SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_prefix=str(folder / "plain"), vocab_size=50, minloglevel=2
+    )
+    return folder / "plain.model"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config, folder: {"data": folder / "nowhere"}, "nowhere"),
+        (lambda config, folder: {"data": config.tokenizer}, "no dataset"),
+        (lambda config, folder: {"tokenizer": folder / "none.model"}, r"none\.model"),
+        (lambda config, folder: {"tokenizer": tokenizer_without_pause(folder)}, "<pause>"),
+        (lambda config, folder: {"deepspeed": folder / "none.json"}, "--deepspeed .*No such file"),
+        (lambda config, folder: {"parallel": ParallelConfig(tensor_model_parallel_size=3)}, "start a multiple of 3"),
+        (
+            lambda config, folder: {"model": replace(config.model, max_position_embeddings=32)},
+            "longer than --max-position-embeddings 32",
+        ),
+        (
+            lambda config, folder: {
+                "training": replace(config.training, global_batch_size=7),
+                "parallel": ParallelConfig(),
+            },
+            "--global-batch-size 7 is not a multiple",
+        ),
+    ],
+)
+def test_bad_input_is_refused_before_anything_is_written(
+    config: PretrainConfig, change: Any, message: str, tmp_path: Path
+) -> None:
+    bad = replace(config, output=tmp_path / "run", **change(config, tmp_path))
+    with pytest.raises(UserError, match=message):
+        pretrain(bad)
+    assert not bad.output.exists()
+
+
+def test_local_processes_say_the_error_once_and_exit_with_2(config: PretrainConfig, tmp_path: Path) -> None:
+    flags = ["--data", config.data, "--tokenizer", config.tokenizer, "--deepspeed", DEEPSPEED, "--train-iters", 1]
+    flags += ["--output", tmp_path / "run", "--processes", 2, "--tensor-model-parallel-size", 3, "--preset", "tiny"]
+    done = subprocess.run(
+        [sys.executable, "-m", "pause_megatron", "pretrain", *map(str, flags)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == EXIT_USER
+    errors = [line for line in done.stderr.splitlines() if "error" in line]
+    assert errors == [
+        "error: 2 processes cannot be divided into --tensor-model-parallel-size 3 x --pipeline-model-parallel-size 1:"
+        " start a multiple of 3 processes"
+    ]
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
