@@ -28,6 +28,8 @@ class Microbatch:
     """1.0 where the label carries loss, 0.0 where it is ``<pause>``; float32."""
     position_ids: torch.Tensor
     """0 to seq_length - 1, pauses counted as any token; int64."""
+    pauses: int
+    """Pauses among the tokens."""
 
 
 class SampleOrder:
@@ -83,4 +85,5 @@ def microbatches(
             labels=labels,
             loss_mask=loss_mask(labels, pause_id).float(),
             position_ids=torch.arange(tokens.shape[1], device=device).expand_as(tokens),
+            pauses=sum(int(np.count_nonzero(tokens == pause_id)) for tokens, _ in samples),
         )

@@ -17,11 +17,13 @@ from megatron.core import parallel_state
 from pause_megatron.data.batches import Microbatch
 
 
-def count_valid_targets(microbatches: Sequence[Microbatch]) -> int:
-    """Targets that carry loss, over all microbatches of all data-parallel processes; at least 1."""
-    count = torch.stack([batch.loss_mask.sum() for batch in microbatches]).sum().double()
-    dist.all_reduce(count, group=parallel_state.get_data_parallel_group())
-    return max(int(count.item()), 1)
+def count_targets(microbatches: Sequence[Microbatch]) -> tuple[int, int]:
+    """Targets that carry loss (at least 1), and pauses, over all microbatches of all data-parallel processes."""
+    valid = torch.stack([batch.loss_mask.sum() for batch in microbatches]).sum().double()
+    pauses = torch.full_like(valid, sum(batch.pauses for batch in microbatches))
+    counts = torch.stack([valid, pauses])
+    dist.all_reduce(counts, group=parallel_state.get_data_parallel_group())
+    return max(int(counts[0].item()), 1), int(counts[1].item())
 
 
 def masked_loss(

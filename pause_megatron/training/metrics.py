@@ -28,9 +28,9 @@ class Metrics:
         self._steps_since = 0
 
     def count(self, result: StepResult) -> None:
-        """Count the targets of one step: real ones carried loss, the others were pauses."""
-        self.real_tokens += result.valid_targets
-        self.pause_tokens += self._tokens_per_step - result.valid_targets
+        """Count the tokens of one step."""
+        self.real_tokens += self._tokens_per_step - result.pauses
+        self.pause_tokens += result.pauses
         self._steps_since += 1
 
     def log_training(self, iteration: int, consumed_samples: int, result: StepResult, learning_rate: float) -> None:

@@ -17,7 +17,7 @@ from pause_megatron.data.batches import Microbatch
 from pause_megatron.errors import UserError
 from pause_megatron.model.gpt import LocalModel
 from pause_megatron.training.engine import reduce_shared_gradients, set_learning_rate
-from pause_megatron.training.loss import count_valid_targets, masked_loss, reduce_loss_sum
+from pause_megatron.training.loss import count_targets, masked_loss, reduce_loss_sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +30,8 @@ class StepResult:
     """Global gradient norm before clipping."""
     valid_targets: int
     """Targets that carried loss."""
+    pauses: int
+    """Pauses among the tokens."""
 
 
 class Stepper:
@@ -49,7 +51,7 @@ class Stepper:
 
         Raises :class:`UserError` before the optimizer moves when the loss is not finite.
         """
-        valid_targets = count_valid_targets(microbatches)
+        valid_targets, pauses = count_targets(microbatches)
         loss = self._run(microbatches, valid_targets, forward_only=False) / valid_targets
         if not math.isfinite(loss):
             raise UserError(
@@ -59,13 +61,18 @@ class Stepper:
         reduce_shared_gradients(self.model.parameters)
         set_learning_rate(self.engine, learning_rate)
         self.engine.step()
-        return StepResult(loss=loss, grad_norm=float(self.engine.get_global_grad_norm()), valid_targets=valid_targets)
+        return StepResult(
+            loss=loss,
+            grad_norm=float(self.engine.get_global_grad_norm()),
+            valid_targets=valid_targets,
+            pauses=pauses,
+        )
 
     @torch.no_grad()
     def validate(self, microbatches: Sequence[Microbatch]) -> tuple[float, int]:
         """The summed loss (nats) and the number of valid targets of one global batch, without gradients."""
         self.engine.eval()
-        valid_targets = count_valid_targets(microbatches)
+        valid_targets, _ = count_targets(microbatches)
         loss_sum = self._run(microbatches, valid_targets, forward_only=True)
         self.engine.train()
         return loss_sum, valid_targets

@@ -71,6 +71,7 @@ def test_loss_mask_is_zero_exactly_where_the_label_is_pause(chain: Path) -> None
     dataset = SequenceDataset(chain / "carry")
     batch = own_batches(dataset, 0, 1, micro_batch_size=8)[0]
     assert torch.equal(batch.loss_mask, (batch.labels != dataset.manifest.pause_id).float())
+    assert batch.pauses == int((batch.tokens == dataset.manifest.pause_id).sum()) > 0
     assert 0 < int((batch.loss_mask == 0).sum()) < batch.loss_mask.numel() // 4
 
 

@@ -78,6 +78,7 @@ def own_microbatches(step: int) -> list[Microbatch]:
             labels=tokens[sample : sample + 1, 1:],
             loss_mask=mask[sample : sample + 1],
             position_ids=torch.arange(SEQ_LENGTH)[None],
+            pauses=int((tokens[sample, :-1] == PAUSE_ID).sum()),
         )
         for sample in range(rank, TRAINING.global_batch_size, size)
     ]

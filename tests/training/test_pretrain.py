@@ -107,6 +107,15 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(config: PretrainConfig) -
     assert losses(one_process.output) == pytest.approx(undisturbed, abs=1e-5)
 
 
+@pytest.mark.parametrize("name", sorted(file.name for file in DEEPSPEED.parent.glob("*.json")))
+def test_every_deepspeed_file_of_the_repository_trains(config: PretrainConfig, name: str) -> None:
+    output = config.output.with_name(name.removesuffix(".json"))
+    run_distributed(pretrain, 2, replace(config, output=output, deepspeed=DEEPSPEED.with_name(name)))
+    found = losses(output)
+    assert found["train", 8] < found["train", 1] - 0.05
+    assert found["train", 8] == pytest.approx(losses(config.output)["train", 8], abs=0.01)
+
+
 def test_run_records_what_it_was(config: PretrainConfig) -> None:
     output = config.output.with_name("record")
     one_step = replace(config.training, train_iters=1)

@@ -1,0 +1,162 @@
+"""The whole chain, from text to a report: killed in the middle, continued, and looked at with stock libraries."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pause_megatron.config.demo import DemoConfig
+from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
+from pause_megatron.experiments.demo import remember_settings
+from pause_megatron.experiments.steps import Stage, StageRunner, Step
+
+REAL_C4 = Path(__file__).parents[3] / "shared" / "data" / "c4" / "c4-train.small.json.gz"
+MODELS = ("stdpt", "pausept")
+
+
+def demo_command(output: Path, *flags: str) -> list[str]:
+    return [sys.executable, "-m", "pause_megatron", "demo", "--fast", "--output", str(output), *flags]
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished fast demo that was killed once while it pretrained."""
+    output = tmp_path_factory.mktemp("demo") / "demo"
+    killed = subprocess.Popen(demo_command(output), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    wait_for(output / "pretrain" / "stdpt" / "checkpoints" / "latest", killed)
+    os.kill(killed.pid, signal.SIGKILL)
+    killed.wait()
+    assert not (output / "report").exists()
+    done = subprocess.run(demo_command(output), capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_DONE, done.stderr[-3000:]
+    assert "done before" in done.stderr
+    assert done.stdout.strip().endswith(str(output / "report" / "report.html"))
+    return output
+
+
+def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 240) -> None:
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, f"ended before it wrote {path}"
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+def test_datasets_open_in_plain_megatron_and_are_twins(demo: Path) -> None:
+    from megatron.core.datasets.indexed_dataset import IndexedDataset
+
+    folders = {kind: demo / "data" / f"train-{kind}" for kind in ("standard", "pause")}
+    pause_id = json.loads((folders["pause"] / "dataset.json").read_text())["pause_id"]
+    for file in folders["standard"].glob("*.bin"):
+        streams = {}
+        for kind, folder in folders.items():
+            shard = IndexedDataset(str(folder / file.stem))
+            assert {len(shard[index]) for index in range(len(shard))} == {64}
+            streams[kind] = np.concatenate([shard[index] for index in range(len(shard))])
+        assert pause_id not in streams["standard"]
+        stripped = streams["pause"][streams["pause"] != pause_id]
+        shorter = min(len(stripped), len(streams["standard"]))
+        assert shorter > 0.9 * len(streams["standard"])
+        assert np.array_equal(stripped[:shorter], streams["standard"][:shorter])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_exports_load_with_stock_transformers_and_are_proven(demo: Path, name: str) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = demo / "hf" / name
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    pause_id = tokenizer.convert_tokens_to_ids("<pause>")
+    assert type(model).__name__ == "GPT2LMHeadModel"
+    assert model.config.vocab_size == len(tokenizer) == 512
+    assert model.generation_config.suppress_tokens == [pause_id]
+    verdict = json.loads((folder / "conversion_report.json").read_text())["verdict"]
+    assert verdict["passed"]
+    assert verdict["max_abs_logit_difference"] <= 1e-4
+    assert verdict["pauses"] > 0
+
+
+def test_pretraining_was_as_declared(demo: Path) -> None:
+    pauses = {}
+    for name in MODELS:
+        report = json.loads((demo / "hf" / name / "conversion_report.json").read_text())
+        config = report["source"]["config"]
+        assert config["parallel"]["tensor_model_parallel_size"] == 2
+        assert report["source"]["layout"] == "TP 2 · PP 1 · DP 1"
+        pauses[name] = report["pretraining"]
+    assert pauses["stdpt"]["pauses"] == "none"
+    assert pauses["pausept"]["pauses"] == "sequence"
+    assert pauses["stdpt"]["pause_tokens"] == 0
+    assert pauses["pausept"]["pause_tokens"] > 0
+
+
+def test_four_variants_are_evaluated_and_reported(demo: Path) -> None:
+    variants = {path.stem: json.loads(path.read_text()) for path in (demo / "evaluate" / "parity").glob("*.json")}
+    assert set(variants) == {"stdpt_stdft", "stdpt_pauseft", "pausept_stdft", "pausept_pauseft"}
+    for name, result in variants.items():
+        assert result["variant"] == name
+        assert result["num_pauses_inf"] == (4 if name.endswith("pauseft") else 0)
+        assert result["num_samples"] == len(result["samples"]) == 20
+    page = (demo / "report" / "report.html").read_text(encoding="utf-8")
+    assert not re.search(r'(src|href)="(?!#|data:)', page), "the page refers to something outside itself"
+    markdown = (demo / "report" / "report.md").read_text(encoding="utf-8")
+    for picture in re.findall(r"\]\((figures/[^)]+)\)", markdown):
+        assert (demo / "report" / picture).is_file()
+
+
+def test_finished_demo_does_nothing_twice_and_keeps_its_settings(demo: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")}
+    again = subprocess.run(demo_command(demo), capture_output=True, text=True, check=False)
+    assert again.returncode == EXIT_DONE
+    assert "$" not in again.stderr  # no command was run
+    assert {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")} == before
+    other = subprocess.run(demo_command(demo, "--c4", "x"), capture_output=True, text=True, check=False)
+    assert other.returncode == EXIT_USER
+    assert "holds a demo begun with --c4 []" in other.stderr
+
+
+def test_demo_does_not_write_into_a_folder_of_something_else(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(UserError, match="holds something else"):
+        remember_settings(DemoConfig(output=tmp_path))
+
+
+def test_failed_step_names_its_log_and_is_repeated(tmp_path: Path) -> None:
+    product, switch = tmp_path / "product", tmp_path / "switch"
+    program = (
+        "import pathlib, sys\n"
+        f"pathlib.Path({str(product)!r}).touch() if pathlib.Path({str(switch)!r}).exists() else sys.exit(2)"
+    )
+    stage = Stage(title="a stage", steps=[Step(name="step", action=["-c", program], product=product)])
+    with pytest.raises(UserError, match=r"step failed \(exit code 2\); its log .*step\.log"):
+        StageRunner(logs=tmp_path, number_of_stages=1).run(stage)
+    switch.touch()
+    StageRunner(logs=tmp_path, number_of_stages=1).run(stage)
+    assert product.exists()
+
+
+@pytest.mark.skipif(
+    not REAL_C4.exists(), reason="no real C4 text beside the repository: the --c4 corpus is not checked"
+)
+def test_real_c4_is_divided_into_training_and_held_out_documents(tmp_path: Path) -> None:
+    from pause_megatron.experiments.held_out import write_c4_corpus
+    from pause_megatron.tokenizer.corpus import expand_inputs, read_documents
+
+    def documents(pattern: str) -> list[str]:
+        return [text for file in expand_inputs([pattern]) for block in read_documents(file) for text in block]
+
+    write_c4_corpus([str(REAL_C4)], tmp_path / "corpus", max_documents=100)
+    train, held_out = documents(str(tmp_path / "corpus" / "*train*")), documents(str(tmp_path / "corpus" / "*valid*"))
+    assert (len(train), len(held_out)) == (90, 10)
+    assert not set(train) & set(held_out)
+    assert set(train) | set(held_out) == set(documents(str(REAL_C4))[:100])
