@@ -101,6 +101,16 @@ class PauseLM(HFLM):
         output: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
         return output
 
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        """The text that follows each request's context and pauses; without the harness's progress bar."""
+        texts: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
+        return texts
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
+        """Each continuation's log-probability and whether it is the greedy one; without the harness's progress bar."""
+        scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
+        return scores
+
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Refused: a text scored from its first token on has no context to pause after."""
         raise UserError("tasks that score whole texts (loglikelihood_rolling) have no prompt to pause after")

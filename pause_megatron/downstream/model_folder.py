@@ -88,6 +88,8 @@ def load_model_folder(path: Path, precision: Precision = "fp32") -> ModelFolder:
     if pause_id is not None and pause_id >= rows:
         raise UserError(f"{path}: {PAUSE_TOKEN} has id {pause_id}, but the model has only {rows} embeddings")
     finetuning = _read_json(path / FINETUNE_MARKER)
+    if finetuning is not None and finetuning.get("format") != FINETUNE_FORMAT:
+        raise UserError(f"{path / FINETUNE_MARKER}: expected format {FINETUNE_FORMAT}; finetune the model again")
     report = _read_json(path / CONVERSION_REPORT)
     return ModelFolder(
         path=path,

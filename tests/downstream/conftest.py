@@ -6,7 +6,6 @@ from pathlib import Path
 from pydoc_data import topics
 
 import pytest
-from random_models import ARCHITECTURES, random_model
 
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.downstream.generated_tasks import write_task
@@ -14,6 +13,7 @@ from pause_megatron.downstream.model_folder import ModelFolder, load_model_folde
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.huggingface import to_huggingface
 from pause_megatron.tokenizer.training import train_tokenizer
+from tests.downstream.random_models import ARCHITECTURES, random_model
 
 
 @pytest.fixture(scope="session")

@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from random_models import ARCHITECTURES, random_model
 
 from pause_megatron.downstream.attention import prefix_lm_mask
+from tests.downstream.random_models import ARCHITECTURES, random_model
 
 PREFIX, LENGTH = 4, 7
 

@@ -8,10 +8,11 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
 from pause_megatron.config.downstream import FinetuneConfig
-from pause_megatron.downstream.finetune import finetune
+from pause_megatron.downstream.finetune import finetune, training_arguments
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.downstream.tasks import TextPair
 from pause_megatron.downstream.training_examples import PauseCollator, encode_examples
+from pause_megatron.downstream.work_folder import WorkFolder
 from pause_megatron.errors import UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.pauses.prompts import IGNORE_INDEX
@@ -103,6 +104,7 @@ def test_finetuned_folder_is_whole_and_loads_with_stock_classes(config):
     model = AutoModelForCausalLM.from_pretrained(config.output)
     tokenizer = AutoTokenizer.from_pretrained(config.output)
     assert model.generation_config.suppress_tokens == [tokenizer.convert_tokens_to_ids("<pause>")]
+    assert model.generation_config.eos_token_id == tokenizer.eos_token_id
     assert [path.name for path in config.output.parent.iterdir()] == ["finetuned"], "the work folder is gone"
 
 
@@ -134,6 +136,27 @@ def test_same_seed_gives_the_same_weights_and_another_seed_others(config, tmp_pa
     a, b, c = (weights(tmp_path / name)["transformer.wte.weight"] for name in "abc")
     assert torch.equal(a, b)
     assert not torch.equal(a, c)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        ("constant", [0, 0.5, 1, 1, 1, 1]),
+        ("linear", [0, 0.5, 1, 0.75, 0.5, 0.25]),
+        ("cosine", [0, 0.5, 1, 0.8536, 0.5, 0.1464]),
+    ],
+)
+def test_learning_rate_warms_up_and_follows_its_schedule(config, schedule, expected):
+    finetune(replace(config, schedule=schedule, log_interval=1))
+    rates = [line["learning_rate"] for line in read_json_lines(config.output / "metrics.jsonl")]
+    assert rates == pytest.approx([share * config.learning_rate for share in expected], rel=1e-3)
+
+
+def test_optimizer_settings_reach_the_trainer(config, tmp_path):
+    config = replace(config, adam_beta1=0.8, adam_beta2=0.7, weight_decay=0.3, clip_grad=0.2)
+    arguments = training_arguments(config, WorkFolder(tmp_path))
+    assert (arguments.adam_beta1, arguments.adam_beta2) == (0.8, 0.7)
+    assert (arguments.weight_decay, arguments.max_grad_norm) == (0.3, 0.2)
 
 
 def test_accumulated_parts_give_the_loss_of_the_whole_batch(config, tmp_path):

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from random_models import CONTEXT_LENGTH
 
 from pause_megatron.config.downstream import GenerateConfig
 from pause_megatron.downstream.attention import prefix_lm_mask
@@ -9,6 +8,7 @@ from pause_megatron.downstream.generation import generate_after, generate_comman
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import pause_prefix
+from tests.downstream.random_models import CONTEXT_LENGTH
 
 CONTEXTS = [[17, 30, 45, 99, 120], [51], list(range(100, 111)), [44, 45]]
 NEW_TOKENS = 6

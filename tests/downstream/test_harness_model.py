@@ -4,7 +4,6 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from random_models import CONTEXT_LENGTH
 
 from pause_megatron.downstream.attention import prefix_lm_mask
 from pause_megatron.downstream.generation import generate_after
@@ -12,6 +11,7 @@ from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import pause_prefix
+from tests.downstream.random_models import CONTEXT_LENGTH
 
 LONG = "an expression that is much longer than all the positions this model has, " * 4
 PAIRS = [("The import statement", " binds a name"), ("x", " y z"), ("", "an object"), (LONG, " value")]

@@ -1,0 +1,59 @@
+import json
+
+import pytest
+import torch
+
+from pause_megatron.downstream.model_folder import load_model_folder
+from pause_megatron.errors import UserError
+from tests.downstream.random_models import CONTEXT_LENGTH, random_model
+
+
+@pytest.fixture
+def saved(folder, tmp_path):
+    """A copy of a model's folder that a test may spoil."""
+    folder.model.save_pretrained(tmp_path)
+    folder.tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_ids_and_length_are_the_models_own(folder, tokenizer):
+    assert (folder.pause_id, folder.eod_id) == (tokenizer.pause_id, tokenizer.eod_id)
+    assert folder.context_length == CONTEXT_LENGTH
+    assert (folder.pretraining, folder.finetuning, folder.num_pauses_ft) == (None, None, None)
+
+
+def test_finetuning_decides_pauses_and_attention_unless_others_are_asked_for(saved):
+    marker = {"format": "pause_megatron/finetune/1", "num_pauses_ft": 7, "prefix_attention": "bidirectional"}
+    (saved / "finetune.json").write_text(json.dumps({**marker, "pretraining": {"pauses": "sequence"}}))
+    (saved / "conversion_report.json").write_text(json.dumps({"pretraining": {"pauses": "none"}}))
+    found = load_model_folder(saved)
+    assert (found.pauses_for_inference(None), found.prefix_attention(None)) == (7, "bidirectional")
+    assert (found.pauses_for_inference(0), found.prefix_attention("causal")) == (0, "causal")
+    assert found.pretraining == {"pauses": "sequence"}
+
+
+def test_bf16_loads_bf16_weights(saved):
+    assert load_model_folder(saved, "bf16").model.dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("{", "finetune.json: not JSON"), ("{}", "expected format pause_megatron/finetune/1")]
+)
+def test_spoilt_marker_is_refused(saved, content, message):
+    (saved / "finetune.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_model_folder(saved)
+
+
+def test_model_with_too_few_embeddings_for_pause_is_refused(saved):
+    random_model("gpt2", 2).save_pretrained(saved)
+    with pytest.raises(UserError, match="<pause> has id 2, but the model has only 2 embeddings"):
+        load_model_folder(saved)
+
+
+def test_tokenizer_that_cannot_end_a_document_is_refused(saved):
+    path = saved / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    path.write_text(json.dumps({key: value for key, value in settings.items() if key != "eos_token"}))
+    with pytest.raises(UserError, match="no end-of-document token"):
+        load_model_folder(saved)

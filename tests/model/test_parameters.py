@@ -1,0 +1,65 @@
+"""Names, shards and initial weights are those of the whole model, whatever the layout."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from pause_megatron.config.parallel import ParallelConfig, resolve_layout
+from pause_megatron.model.gpt import build_local_model
+from pause_megatron.model.parameters import Shard, join_shards
+from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
+from pause_megatron.parallel.launcher import detect_launch
+from tests.distributed import run_distributed
+from tests.training.runs import GPT2, LLAMA, PAUSE_ID, VOCAB_SIZE, Run
+
+
+@pytest.mark.parametrize(("dim", "blocks"), [(0, 1), (1, 1), (0, 2), (None, 1)])
+@pytest.mark.parametrize("tp_size", [1, 2, 4])
+def test_joined_shards_are_the_whole(dim: int | None, blocks: int, tp_size: int) -> None:
+    whole = torch.randn(16, 8)
+    parts = [
+        Shard(name="w", global_shape=(16, 8), dim=dim, blocks=blocks, tp_rank=rank, tp_size=tp_size).slice(whole)
+        for rank in range(tp_size)
+    ]
+    assert torch.equal(join_shards(parts, dim=dim, blocks=blocks), whole)
+
+
+def test_gate_and_up_are_cut_one_by_one() -> None:
+    gate_and_up = torch.arange(8)[:, None]  # rows 0-3 are the gate, 4-7 the up projection
+    shard = Shard(name="w", global_shape=(8, 1), dim=0, blocks=2, tp_rank=1, tp_size=2)
+    assert shard.slice(gate_and_up).flatten().tolist() == [2, 3, 6, 7]
+
+
+def initial_weights(run: Run) -> list[tuple[Shard, np.ndarray]]:
+    """What this process starts with; arrays, which can be sent from a process that ends."""
+    launch = detect_launch()
+    layout = resolve_layout(
+        run.parallel, world_size=launch.world_size, model=run.model, vocab_size=VOCAB_SIZE, zero_stage=1
+    )
+    initialize_process_groups(launch, layout, seed=0)
+    try:
+        local = build_local_model(run.model, layout, vocab_size=VOCAB_SIZE, seed=run.seed)
+        return [(item.shard, item.parameter.detach().numpy().copy()) for item in local.parameters]
+    finally:
+        destroy_process_groups()
+
+
+@pytest.mark.parametrize("model", [GPT2, LLAMA], ids=["gpt2", "llama"])
+def test_initial_weights_do_not_depend_on_the_layout(model: object) -> None:
+    split = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
+    whole = {shard.name: weight for shard, weight in run_distributed(initial_weights, 1, Run(model=model))[0]}
+    seen = set()
+    for parameters in run_distributed(initial_weights, 4, Run(model=model, parallel=split)):
+        for shard, weight in parameters:
+            seen.add(shard.name)
+            assert np.array_equal(shard.slice(torch.from_numpy(whole[shard.name])), weight), shard.name
+    assert seen == set(whole)
+
+
+def test_pause_row_starts_as_any_other_row() -> None:
+    weights = {shard.name: weight for shard, weight in run_distributed(initial_weights, 1, Run())[0]}
+    for name in ("embedding.word_embeddings.weight", "output_layer.weight"):
+        norms = np.linalg.norm(weights[name][:VOCAB_SIZE], axis=1)
+        assert 0.5 * norms.mean() < norms[PAUSE_ID] < 1.5 * norms.mean()
