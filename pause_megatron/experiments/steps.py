@@ -88,7 +88,7 @@ class StageRunner:
             return
         command = [sys.executable, *step.action]
         prefix = f"    {step.name}: " if label else "    "
-        self._say(f"    $ {shlex.join(['python', *step.action])}")
+        self._say(f"    $ {shlex.join(['python', *step.action]).replace(f'{Path.cwd()}/', '')}")
         self.logs.mkdir(parents=True, exist_ok=True)
         log_file = self.logs / f"{step.name}.log"
         environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
