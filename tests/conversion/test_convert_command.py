@@ -1,0 +1,57 @@
+"""`tools/convert_to_hf.py` refuses what is no complete checkpoint in one line, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pause_megatron.cli.commands import TOOLS
+from pause_megatron.cli.main import run_command
+from pause_megatron.errors import EXIT_USER
+
+
+def convert(checkpoint: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Run the tool, which must fail for the user's reasons; returns its only line."""
+    flags = ["--checkpoint", str(checkpoint), "--output", str(output)]
+    assert run_command(TOOLS["convert_to_hf.py"], "convert_to_hf.py", flags) == EXIT_USER
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_wrong_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = convert(tmp_path / "nowhere", tmp_path / "hf", capsys)
+    assert line == f"error: --checkpoint {tmp_path / 'nowhere'}: no such folder"
+
+
+def test_half_written_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torn = tmp_path / "run" / "checkpoints" / ".iter_0000100.0a1b2c3d.tmp"
+    torn.mkdir(parents=True)
+    (torn / "rank00000.safetensors").write_bytes(b"torn")
+    assert "half-written" in convert(torn, tmp_path / "hf", capsys)
+    assert "holds no complete checkpoint" in convert(tmp_path / "run", tmp_path / "hf", capsys)
+
+
+def test_missing_rank_file_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    manifest = {
+        "format": "pause_megatron/checkpoint/1",
+        "state": {},
+        "files": {"rank00000.safetensors": {"bytes": 4, "crc32": 1}},
+        "parameters": {},
+        "fragments": [],
+    }
+    checkpoint = tmp_path / "iter_0000100"
+    checkpoint.mkdir()
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    assert "rank00000.safetensors: missing" in convert(checkpoint, tmp_path / "hf", capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["iter_0000100"]
+
+
+def test_existing_output_is_not_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint, output = tmp_path / "iter_0000100", tmp_path / "hf"
+    checkpoint.mkdir()
+    output.mkdir()
+    (checkpoint / "manifest.json").write_text("{}")
+    assert "exists already" in convert(checkpoint, output, capsys)
