@@ -17,6 +17,11 @@ PARENT_PIPE = "PAUSE_MEGATRON_PARENT_PIPE"
 """Environment variable that tells a child its standard input is the parent's pipe."""
 
 
+def available_cores() -> int:
+    """Processors this process may run on: how many busy children make sense."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def start_child(command: Sequence[str], environment: Mapping[str, str], **options: object) -> subprocess.Popen[str]:
     """Start ``command``, a command of this project, as a child that ends with this process.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json
@@ -19,13 +19,16 @@ from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.hf_config import hf_generation_config, hf_model_config
 from pause_megatron.conversion.proof import Verdict, prove_export
 from pause_megatron.conversion.table import to_hf_state
+from pause_megatron.data.sequences import SequenceDataset
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.tokenizer.huggingface import to_huggingface
+from pause_megatron.tokenizer.huggingface import prove_equal, to_huggingface
 from pause_megatron.versions import versions
 
 REPORT_FILE = "conversion_report.json"
 REPORT_FORMAT = "pause_megatron/conversion/1"
+TOKENIZER_TEXTS = 1000
+"""Sequences of training text that the exported tokenizer is compared on, at most."""
 
 
 def convert_to_hf(config: ConvertToHfConfig) -> None:
@@ -42,7 +45,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         tokenizer = _tokenizer_of_run(reader, config.tokenizer)
         log.info(f"converting {checkpoint} ({reader.state['layout']}, iteration {reader.state['iteration']})")
         write_model(folder, reader, model, tokenizer)
-        to_huggingface(tokenizer).save_pretrained(folder)
+        texts_compared = write_tokenizer(folder, tokenizer, Path(reader.state["config"]["data"]))
         verdict = prove_export(
             folder,
             reader,
@@ -52,7 +55,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
             sequences=config.proof_sequences,
             tolerance=config.tolerance,
         )
-        write_json(folder / REPORT_FILE, _report(checkpoint, reader, tokenizer, verdict))
+        write_json(folder / REPORT_FILE, _report(checkpoint, reader, tokenizer, texts_compared, verdict))
     log.info(
         f"wrote {config.output}: logits differ by at most {verdict.max_abs_logit_difference:.1e}"
         f" over {verdict.positions} positions, {verdict.pauses} of them pauses"
@@ -82,7 +85,26 @@ def write_model(folder: Path, reader: CheckpointReader, model: ModelConfig, toke
     hf_model.save_pretrained(folder)
 
 
-def _report(checkpoint: Path, reader: CheckpointReader, tokenizer: PauseTokenizer, verdict: Verdict) -> dict[str, Any]:
+def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Path) -> int:
+    """Write the tokenizer to ``folder`` and compare it, as stock transformers loads it, with SentencePiece.
+
+    They are compared on the text of the dataset ``data`` as far as that is still there, and on awkward texts anyway.
+
+    Returns the number of texts compared. Raises :class:`UserError` at the first that is encoded differently.
+    """
+    to_huggingface(tokenizer).save_pretrained(folder)
+    texts = []
+    try:
+        dataset = SequenceDataset(data)
+        texts = [tokenizer.decode(dataset[index][0].tolist()) for index in range(min(len(dataset), TOKENIZER_TEXTS))]
+    except UserError as error:
+        log.warn(f"the tokenizer is not compared on the training text: {error}")
+    return prove_equal(tokenizer, AutoTokenizer.from_pretrained(folder), texts)
+
+
+def _report(
+    checkpoint: Path, reader: CheckpointReader, tokenizer: PauseTokenizer, texts_compared: int, verdict: Verdict
+) -> dict[str, Any]:
     state = reader.state
     return {
         "format": REPORT_FORMAT,
@@ -101,6 +123,7 @@ def _report(checkpoint: Path, reader: CheckpointReader, tokenizer: PauseTokenize
             "vocab_size": tokenizer.vocab_size,
             "pause_id": tokenizer.pause_id,
             "eod_id": tokenizer.eod_id,
+            "texts_compared": texts_compared,
         },
         "verdict": verdict.to_plain(),
         "source": {"checkpoint": str(checkpoint), "layout": state["layout"], "config": state["config"]},

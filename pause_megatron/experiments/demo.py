@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from pause_megatron.atomic import write_json
+from pause_megatron.children import available_cores
 from pause_megatron.config.demo import DemoConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.downstream.generated_tasks import write_task
@@ -32,7 +33,7 @@ from pause_megatron.experiments.demo_commands import (
     tokenizer_step,
 )
 from pause_megatron.experiments.held_out import write_c4_corpus
-from pause_megatron.experiments.steps import Stage, StageRunner, Step, available_cores
+from pause_megatron.experiments.steps import Stage, StageRunner, Step
 from pause_megatron.preprocess.pydoc_corpus import write_pydoc_corpus
 
 SETTINGS_FILE = "demo.json"

@@ -6,7 +6,6 @@ log's last lines; the next call starts with it.
 
 from __future__ import annotations
 
-import os
 import shlex
 import subprocess
 import sys
@@ -113,8 +112,3 @@ class StageRunner:
 def _last_lines(path: Path) -> str:
     lines = path.read_text(encoding="utf-8").splitlines()
     return "\n".join(f"    {line}" for line in lines[-_ERROR_LINES:])
-
-
-def available_cores() -> int:
-    """Processors this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from pause_megatron.children import start_child
+from pause_megatron.children import available_cores, start_child
 from pause_megatron.parallel.launcher import free_port
 
 _POLL_SECONDS = 0.1
@@ -29,7 +29,7 @@ def run_local_processes(arguments: Sequence[str], count: int) -> int:
         "MASTER_PORT": str(free_port()),
     }
     if "OMP_NUM_THREADS" not in os.environ:  # every process taking all cores slows all of them down
-        common["OMP_NUM_THREADS"] = str(max((os.cpu_count() or 1) // count, 1))
+        common["OMP_NUM_THREADS"] = str(max(available_cores() // count, 1))
     children = [
         start_child(
             [sys.executable, "-m", "pause_megatron", *arguments],

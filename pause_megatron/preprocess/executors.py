@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from functools import partial
 
+from pause_megatron.children import available_cores
 from pause_megatron.errors import EXIT_INTERNAL, UserError
 from pause_megatron.preprocess.manifest import ShardManifest
 from pause_megatron.preprocess.shard import ShardJob, process_shard
@@ -33,7 +34,7 @@ def open_engine(engine: str, workers: int) -> Iterator[RunJobs | None]:
         with _mpi_executor() as executor:
             yield partial(_run_on, executor) if executor else None
     elif engine == "process":
-        yield partial(_in_processes, workers or len(os.sched_getaffinity(0)))
+        yield partial(_in_processes, workers or available_cores())
     else:
         yield _here
 

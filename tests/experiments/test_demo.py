@@ -80,10 +80,12 @@ def test_exports_load_with_stock_transformers_and_are_proven(demo: Path, name: s
     assert type(model).__name__ == "GPT2LMHeadModel"
     assert model.config.vocab_size == len(tokenizer) == 512
     assert model.generation_config.suppress_tokens == [pause_id]
-    verdict = json.loads((folder / "conversion_report.json").read_text())["verdict"]
+    report = json.loads((folder / "conversion_report.json").read_text())
+    verdict = report["verdict"]
     assert verdict["passed"]
     assert verdict["max_abs_logit_difference"] <= 1e-4
     assert verdict["pauses"] > 0
+    assert report["tokenizer"]["texts_compared"] > 50
 
 
 def test_pretraining_was_as_declared(demo: Path) -> None:
