@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
 
 
@@ -26,5 +27,4 @@ class ConvertToHfConfig:
     def __post_init__(self) -> None:
         if self.tolerance <= 0:
             raise UserError(f"--tolerance {self.tolerance}: must be positive")
-        if self.proof_sequences < 1:
-            raise UserError(f"--proof-sequences {self.proof_sequences}: must be at least 1")
+        require_at_least(1, proof_sequences=self.proof_sequences)

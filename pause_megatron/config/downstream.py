@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
+from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
 
 PrefixAttention = Literal["bidirectional", "causal"]
@@ -77,11 +78,11 @@ class FinetuneConfig:
     }
 
     def __post_init__(self) -> None:
-        _require_at_least(0, num_pauses_ft=self.num_pauses_ft, warmup_steps=self.warmup_steps, seed=self.seed)
-        _require_at_least(0, weight_decay=self.weight_decay, clip_grad=self.clip_grad)
-        _require_at_least(1, steps=self.steps, batch_size=self.batch_size)
-        _require_at_least(1, log_interval=self.log_interval, save_interval=self.save_interval)
-        _require_at_least(1, gradient_accumulation_steps=self.gradient_accumulation_steps)
+        require_at_least(0, num_pauses_ft=self.num_pauses_ft, warmup_steps=self.warmup_steps, seed=self.seed)
+        require_at_least(0, weight_decay=self.weight_decay, clip_grad=self.clip_grad)
+        require_at_least(1, steps=self.steps, batch_size=self.batch_size)
+        require_at_least(1, log_interval=self.log_interval, save_interval=self.save_interval)
+        require_at_least(1, gradient_accumulation_steps=self.gradient_accumulation_steps)
         if not self.learning_rate > 0:
             raise UserError(f"--learning-rate {self.learning_rate}: expected a positive number")
         for name in ("adam_beta1", "adam_beta2"):
@@ -118,11 +119,11 @@ class EvaluateConfig:
     """Arithmetic and weights."""
 
     def __post_init__(self) -> None:
-        _require_at_least(1, batch_size=self.batch_size)
+        require_at_least(1, batch_size=self.batch_size)
         if self.num_pauses_inf is not None:
-            _require_at_least(0, num_pauses_inf=self.num_pauses_inf)
+            require_at_least(0, num_pauses_inf=self.num_pauses_inf)
         if self.limit is not None:
-            _require_at_least(1, limit=self.limit)
+            require_at_least(1, limit=self.limit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,13 +148,7 @@ class GenerateConfig:
     """Arithmetic and weights."""
 
     def __post_init__(self) -> None:
-        _require_at_least(1, max_new_tokens=self.max_new_tokens)
-        _require_at_least(0, temperature=self.temperature, seed=self.seed)
+        require_at_least(1, max_new_tokens=self.max_new_tokens)
+        require_at_least(0, temperature=self.temperature, seed=self.seed)
         if self.num_pauses_inf is not None:
-            _require_at_least(0, num_pauses_inf=self.num_pauses_inf)
-
-
-def _require_at_least(least: int, **values: float) -> None:
-    for name, value in values.items():
-        if not value >= least:
-            raise UserError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
+            require_at_least(0, num_pauses_inf=self.num_pauses_inf)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
 
 PADDED_VOCAB_MULTIPLE = 128
@@ -48,9 +49,9 @@ class ModelConfig:
     """Base of the rotary frequencies (llama only)."""
 
     def __post_init__(self) -> None:
-        for name in ("num_layers", "hidden_size", "num_attention_heads", "max_position_embeddings"):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        require_at_least(1, num_layers=self.num_layers, hidden_size=self.hidden_size)
+        require_at_least(1, num_attention_heads=self.num_attention_heads)
+        require_at_least(1, max_position_embeddings=self.max_position_embeddings)
         if self.hidden_size % self.num_attention_heads:
             raise UserError(
                 f"--hidden-size {self.hidden_size} is not a multiple of"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pause_megatron.config.checks import require_at_least
 from pause_megatron.config.model import ModelConfig, padded_vocab_size
 from pause_megatron.errors import UserError
 
@@ -20,6 +21,11 @@ class ParallelConfig:
     """Model chunks a stage (interleaved 1F1B schedule)."""
     sequence_parallel: bool = False
     """Split the norms' activations over the tensor-parallel processes too."""
+
+    def __post_init__(self) -> None:
+        require_at_least(1, tensor_model_parallel_size=self.tensor_model_parallel_size)
+        require_at_least(1, pipeline_model_parallel_size=self.pipeline_model_parallel_size)
+        require_at_least(1, virtual_pipeline_model_parallel_size=self.virtual_pipeline_model_parallel_size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +66,6 @@ def resolve_layout(
     """
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     vp = parallel.virtual_pipeline_model_parallel_size
-    for flag, size in (("tensor", tp), ("pipeline", pp), ("virtual-pipeline", vp)):
-        if size < 1:
-            raise UserError(f"--{flag}-model-parallel-size {size}: must be at least 1")
     if world_size % (tp * pp):
         raise UserError(
             f"{world_size} processes cannot be divided into --tensor-model-parallel-size {tp} x"

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
 
 
@@ -37,12 +38,8 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         if not self.input:
             raise UserError("--input: give at least one file or glob")
-        if self.seq_length < 2:
-            raise UserError(f"--seq-length {self.seq_length}: must be at least 2")
-        if self.seed < 0:
-            raise UserError(f"--seed {self.seed}: must not be negative")
-        if self.workers < 0:
-            raise UserError(f"--workers {self.workers}: must not be negative")
+        require_at_least(2, seq_length=self.seq_length)
+        require_at_least(0, seed=self.seed, workers=self.workers)
         if self.pauses == "sequence" and not 1 / self.seq_length <= self.pause_rate < 1:
             raise UserError(
                 f"--pause-rate {self.pause_rate}: must be below 1 and give a sequence of {self.seq_length} tokens at "

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
 
 
@@ -26,5 +27,4 @@ class ReportConfig:
     def __post_init__(self) -> None:
         if not self.evaluations and not self.pretrain:
             raise UserError("nothing to report on: give --evaluations FILE... or --pretrain RUN... or both")
-        if self.samples_per_task < 0:
-            raise UserError(f"--samples-per-task {self.samples_per_task}: must be at least 0")
+        require_at_least(0, samples_per_task=self.samples_per_task)

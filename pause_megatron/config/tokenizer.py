@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
 
 
@@ -26,9 +27,6 @@ class TokenizerConfig:
     def __post_init__(self) -> None:
         if not self.input:
             raise UserError("--input: give at least one file or glob")
-        if self.vocab_size < 1:
-            raise UserError(f"--vocab-size {self.vocab_size}: must be positive")
+        require_at_least(1, vocab_size=self.vocab_size, max_training_megabytes=self.max_training_megabytes)
         if not 0.9 <= self.character_coverage <= 1:
             raise UserError(f"--character-coverage {self.character_coverage}: must be between 0.9 and 1")
-        if self.max_training_megabytes < 1:
-            raise UserError(f"--max-training-megabytes {self.max_training_megabytes}: must be at least 1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
 
 
@@ -59,18 +60,11 @@ class TrainingConfig:
     """Sequences a validation reads from each dataset, at most."""
 
     def __post_init__(self) -> None:
-        for name in (
-            "train_iters",
-            "global_batch_size",
-            "micro_batch_size",
-            "log_interval",
-            "save_interval",
-            "keep_checkpoints",
-            "validation_interval",
-            "validation_sequences",
-        ):
-            if getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 1")
+        require_at_least(1, train_iters=self.train_iters, log_interval=self.log_interval)
+        require_at_least(1, global_batch_size=self.global_batch_size, micro_batch_size=self.micro_batch_size)
+        require_at_least(1, save_interval=self.save_interval, keep_checkpoints=self.keep_checkpoints)
+        require_at_least(1, validation_interval=self.validation_interval)
+        require_at_least(1, validation_sequences=self.validation_sequences)
 
     def num_microbatches(self, data_parallel_size: int) -> int:
         """Microbatches a process computes each step. Raises :class:`UserError` when the batch does not divide."""

@@ -9,9 +9,9 @@ from pause_megatron.errors import UserError
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"num_pauses_ft": -1}, "--num-pauses-ft -1: expected at least 0"),
-        ({"steps": 0}, "--steps 0: expected at least 1"),
-        ({"batch_size": 0}, "--batch-size 0: expected at least 1"),
+        ({"num_pauses_ft": -1}, "--num-pauses-ft -1: must be at least 0"),
+        ({"steps": 0}, "--steps 0: must be at least 1"),
+        ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
         ({"learning_rate": 0.0}, "--learning-rate 0.0: expected a positive number"),
         ({"learning_rate": float("nan")}, "--learning-rate nan: expected a positive number"),
         ({"adam_beta2": 1.0}, r"--adam-beta2 1.0: expected a number in \[0, 1\)"),
@@ -24,9 +24,9 @@ def test_finetuning_settings_that_cannot_work_name_their_flag(setting, message):
 
 
 def test_evaluation_and_generation_settings_that_cannot_work_name_their_flag():
-    with pytest.raises(UserError, match="--limit 0: expected at least 1"):
+    with pytest.raises(UserError, match="--limit 0: must be at least 1"):
         EvaluateConfig(model=Path("m"), task="parity", output=Path("o"), limit=0)
-    with pytest.raises(UserError, match="--temperature -1: expected at least 0"):
+    with pytest.raises(UserError, match="--temperature -1: must be at least 0"):
         GenerateConfig(model=Path("m"), prompt="", temperature=-1)
 
 

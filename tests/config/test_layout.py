@@ -22,7 +22,6 @@ PP2 = ParallelConfig(pipeline_model_parallel_size=2)
     ("parallel", "world_size", "zero_stage", "model", "message"),
     [
         (ParallelConfig(tensor_model_parallel_size=2), 3, 1, MODEL, "start a multiple of 2 processes"),
-        (ParallelConfig(tensor_model_parallel_size=0), 1, 1, MODEL, "--tensor-model-parallel-size 0: must be"),
         (ParallelConfig(), 1, 0, MODEL, "use a ZeRO-1 file"),
         (PP2, 2, 2, MODEL, "or --pipeline-model-parallel-size 1"),
         (PP2, 2, 3, MODEL, "or --pipeline-model-parallel-size 1"),
@@ -50,6 +49,11 @@ def test_impossible_layout_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=message):
         resolve_layout(parallel, world_size=world_size, model=model, vocab_size=250, zero_stage=zero_stage)
+
+
+def test_sizes_below_one_name_their_flag() -> None:
+    with pytest.raises(UserError, match="--tensor-model-parallel-size 0: must be at least 1"):
+        ParallelConfig(tensor_model_parallel_size=0)
 
 
 def test_data_parallelism_takes_the_processes_that_are_left() -> None:

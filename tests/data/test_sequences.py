@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from pause_megatron.config.preprocess import PreprocessConfig
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.data.batches import Microbatch, SampleOrder, microbatches, stored_order
 from pause_megatron.data.sequences import SequenceDataset
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.pydoc_corpus import write_pydoc_corpus
-from pause_megatron.preprocess.run import preprocess
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.training import train_tokenizer
+from tests.chain import SEQ_LENGTH, texts, write_dataset, write_text_and_tokenizer
 
-SEQ_LENGTH = 64
 CPU = torch.device("cpu")
 
 
@@ -28,15 +24,10 @@ CPU = torch.device("cpu")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a corpus, a tokenizer, and datasets ``none``, ``carry`` and ``drop``."""
     folder = tmp_path_factory.mktemp("chain")
-    write_pydoc_corpus(folder / "corpus", train_shards=2)
-    texts = (str(folder / "corpus" / "*train*"),)
-    train_tokenizer(TokenizerConfig(input=texts, output=folder / "tokenizer", vocab_size=512))
-    common = PreprocessConfig(
-        input=texts, tokenizer=folder / "tokenizer", output=folder / "none", seq_length=SEQ_LENGTH, engine="serial"
-    )
-    preprocess(replace(common, pauses="none"))
-    preprocess(replace(common, output=folder / "carry"))
-    preprocess(replace(common, output=folder / "drop", trimmed="drop"))
+    write_text_and_tokenizer(folder)
+    write_dataset(folder, "none", pauses="none")
+    write_dataset(folder, "carry")
+    write_dataset(folder, "drop", trimmed="drop")
     return folder
 
 
@@ -129,10 +120,10 @@ def test_order_visits_every_sample_once_an_epoch_and_shuffles_anew() -> None:
 def test_half_written_dataset_and_foreign_tokenizer_are_refused(chain: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no dataset"):
         SequenceDataset(tmp_path)
-    texts = (str(chain / "corpus" / "*train*"),)
-    train_tokenizer(TokenizerConfig(input=texts, output=tmp_path / "other", vocab_size=400))
+    other = TokenizerConfig(input=texts(chain, "train"), output=tmp_path / "other", vocab_size=400)
+    train_tokenizer(other)
     with pytest.raises(UserError, match="another tokenizer"):
-        SequenceDataset(chain / "none").check_tokenizer(PauseTokenizer.load(tmp_path / "other"))
+        SequenceDataset(chain / "none").check_tokenizer(PauseTokenizer.load(other.output))
 
 
 def test_truncated_shard_is_refused(chain: Path, tmp_path: Path) -> None:

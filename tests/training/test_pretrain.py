@@ -14,20 +14,15 @@ import sentencepiece
 
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
-from pause_megatron.config.preprocess import PreprocessConfig
 from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
 from pause_megatron.errors import EXIT_USER, UserError
 from pause_megatron.log import read_json_lines
-from pause_megatron.preprocess.pydoc_corpus import write_pydoc_corpus
-from pause_megatron.preprocess.run import preprocess
-from pause_megatron.tokenizer.training import train_tokenizer
 from pause_megatron.training.pretrain import pretrain
 from pause_megatron.training.run import PretrainRun
+from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 from tests.distributed import run_distributed
 
-SEQ_LENGTH = 64
 DEEPSPEED = Path(__file__).parents[2] / "ds_configs" / "zero1_fp32.json"
 
 
@@ -39,19 +34,13 @@ class InterruptionError(Exception):
 def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
     """A small run on two pipeline stages."""
     folder = tmp_path_factory.mktemp("pretrain")
-    write_pydoc_corpus(folder / "corpus", train_shards=2)
-    texts = (str(folder / "corpus" / "*train*"),)
-    train_tokenizer(TokenizerConfig(input=texts, output=folder / "tokenizer", vocab_size=512))
-    data = PreprocessConfig(
-        input=texts, tokenizer=folder / "tokenizer", output=folder / "pause", seq_length=SEQ_LENGTH, engine="serial"
-    )
-    preprocess(data)
-    held_out = (str(folder / "corpus" / "*validation*"),)
-    preprocess(replace(data, input=held_out, output=folder / "held-out-standard", pauses="none"))
-    preprocess(replace(data, input=held_out, output=folder / "held-out-pause"))
+    write_text_and_tokenizer(folder)
     return PretrainConfig(
-        data=folder / "pause",
-        validation_data=(folder / "held-out-standard", folder / "held-out-pause"),
+        data=write_dataset(folder, "pause"),
+        validation_data=(
+            write_dataset(folder, "held-out-standard", "validation", pauses="none"),
+            write_dataset(folder, "held-out-pause", "validation"),
+        ),
         tokenizer=folder / "tokenizer",
         deepspeed=DEEPSPEED,
         output=folder / "run",
