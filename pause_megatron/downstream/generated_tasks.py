@@ -2,13 +2,17 @@
 
 parity
     ``0110100110010110:`` -> ``0`` or ``1``: is the number of ones odd? Every bit is a token of its own and the answer
-    depends on all of them, so a causal model can gather it only at the positions after the last bit; pauses give it
-    more of those. Training strings have a uniformly drawn number of ones (uniform bits give a small model no gradient
-    to begin with); validation and test strings are uniform bits, which is stricter. It can show that pauses make a
-    small model learn *faster and more reliably* at a fixed budget. It cannot show that pauses make the impossible
-    possible: some runs without pauses solve it too, so judge means over several seeds. A wrong bit flips the answer,
-    which makes it an unkind measure of how gracefully a model bears another number of pauses than it was trained with.
-    London and Kanade 2025 (arXiv 2505.21024) study parity with pauses, with hints at the pauses that are not used here.
+    depends on all of them, so under causal attention a model can gather it only at the positions after the last bit;
+    pauses give it more of those. Training strings have a uniformly drawn number of ones (uniform bits give a small
+    model no gradient to begin with); validation and test strings are uniform bits, which is stricter.
+
+    It can show that under a *causal* prefix pauses make a small model learn faster and more reliably at a fixed budget.
+    It cannot show that pauses make the impossible possible: some runs without pauses solve it too, so judge means over
+    several seeds. Under the paper's bidirectional prefix little is left to show, because the bits then see each other
+    without any pause. A model whose weights begin too small (standard deviation 0.02 at width 64) does not learn it in
+    some thousand steps whatever the pauses. A wrong bit flips the answer, which makes parity an unkind measure of how
+    gracefully a model bears another number of pauses than it was trained with. London and Kanade 2025
+    (arXiv 2505.21024) study parity with pauses, with hints at the pauses that are not used here.
 
 lookup
     ``d5k2a9m0?k:`` -> ``2``: which digit followed this letter (associative recall)? One attention hop answers it.
