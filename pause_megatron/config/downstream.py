@@ -70,7 +70,7 @@ class FinetuneConfig:
             "learning_rate": 2e-3,
             "schedule": "cosine",
             "warmup_steps": 100,
-            "steps": 1500,
+            "steps": 2000,
             "batch_size": 64,
             "weight_decay": 0.01,
             "adam_beta2": 0.98,

@@ -15,9 +15,10 @@ parity
     (arXiv 2505.21024) study parity with pauses, with hints at the pauses that are not used here.
 
 lookup
-    ``d5k2a9m0?k:`` -> ``2``: which digit followed this letter (associative recall)? One attention hop answers it.
-    It is the control: a task where more positions to compute at should not be needed, so a gain from pausing here would
-    have to be explained by something else.
+    ``d5k2a9m0?k:`` -> ``2``: which digit followed this letter (associative recall)? Two attention hops answer it.
+    It is the control: more positions to compute at should not be needed, so a gain from pausing here would have to be
+    explained by something else. It takes a small model long: at width 32 it had not begun to learn after 2000 steps
+    (accuracy 0.27 to 0.30, what guessing among the digits shown gives), so little can be concluded from short runs.
 """
 
 from __future__ import annotations
