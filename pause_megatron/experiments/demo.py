@@ -23,9 +23,11 @@ from pause_megatron.experiments.demo_commands import (
     FULL,
     PRETRAINED,
     REPOSITORY,
+    TASK,
     Scale,
     convert_step,
     evaluate_step,
+    finetune_runs,
     finetune_step,
     preprocess_step,
     pretrain_step,
@@ -103,35 +105,20 @@ def demo_stages(output: Path, scale: Scale, c4: tuple[str, ...]) -> Iterator[Sta
         steps=[convert_step(output, name) for name in PRETRAINED],
         at_once=min(2, available_cores()),
     )
+    task = output / "tasks" / TASK
+    write_records = partial(write_task, TASK, task, seed=0, train=scale.train_samples, test=scale.test_samples)
     yield Stage(
-        title="generate the downstream tasks",
-        steps=[
-            Step(
-                name=f"task-{task}",
-                action=partial(
-                    write_task,
-                    task,
-                    output / "tasks" / task,
-                    seed=0,
-                    train=scale.train_samples,
-                    test=scale.test_samples,
-                ),
-                product=output / "tasks" / task,
-            )
-            for task in scale.tasks
-        ],
+        title=f"generate the downstream task: {TASK}",
+        steps=[Step(name="task", action=write_records, product=task)],
     )
-    variants = [
-        (task, name, pauses) for task in scale.tasks for name in PRETRAINED for pauses in (0, scale.num_pauses_ft)
-    ]
     yield Stage(
         title="finetune the four variants",
-        steps=[finetune_step(output, scale, *variant) for variant in variants],
+        steps=[finetune_step(output, scale, run) for run in finetune_runs(scale)],
         at_once=available_cores(),
     )
     yield Stage(
         title="evaluate them through lm-evaluation-harness",
-        steps=[evaluate_step(output, scale, *variant) for variant in variants],
+        steps=[evaluate_step(output, run) for run in finetune_runs(scale)],
         at_once=available_cores(),
     )
     yield Stage(title="report", steps=[report_step(output, scale)])

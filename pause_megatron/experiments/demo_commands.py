@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pause_megatron
@@ -13,6 +15,8 @@ REPOSITORY = Path(pause_megatron.__file__).parents[1]
 """The checkout: the demo runs the scripts and configuration files a user would."""
 PRETRAINED = {"stdpt": "standard", "pausept": "pause"}
 """Pretrained model to the dataset it is trained on."""
+TASK = "parity"
+"""Where pauses can be seen to matter at this size, given a causal prefix; see ``downstream.generated_tasks``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,8 +30,8 @@ class Scale:
     hidden_size: int
     train_iters: int
     global_batch_size: int
-    tasks: tuple[str, ...]
     num_pauses_ft: int
+    finetune_seeds: tuple[int, ...]
     finetune_steps: int
     train_samples: int
     test_samples: int
@@ -41,8 +45,8 @@ FULL = Scale(
     hidden_size=32,
     train_iters=200,
     global_batch_size=16,
-    tasks=("parity", "lookup"),
-    num_pauses_ft=10,
+    num_pauses_ft=16,
+    finetune_seeds=(0, 1),
     finetune_steps=2000,
     train_samples=50_000,
     test_samples=1000,
@@ -55,12 +59,45 @@ FAST = Scale(
     hidden_size=32,
     train_iters=20,
     global_batch_size=8,
-    tasks=("parity",),
     num_pauses_ft=4,
+    finetune_seeds=(0,),
     finetune_steps=20,
     train_samples=2000,
     test_samples=20,
 )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRun:
+    """One finetuning run: a variant and a seed."""
+
+    pretrained: str
+    num_pauses: int
+    seed: int
+
+    @property
+    def variant(self) -> str:
+        """The paper's name."""
+        return f"{self.pretrained}_{'pauseft' if self.num_pauses else 'stdft'}"
+
+    @property
+    def name(self) -> str:
+        """Unique among the runs."""
+        return f"{self.variant}-seed{self.seed}"
+
+    def model(self, output: Path) -> Path:
+        """Its folder."""
+        return output / "finetune" / TASK / self.name
+
+    def result(self, output: Path) -> Path:
+        """Its evaluation."""
+        return output / "evaluate" / TASK / f"{self.name}.json"
+
+
+def finetune_runs(scale: Scale) -> Iterator[FinetuneRun]:
+    """The four variants, with every seed."""
+    for seed, pretrained, num_pauses in product(scale.finetune_seeds, PRETRAINED, (0, scale.num_pauses_ft)):
+        yield FinetuneRun(pretrained=pretrained, num_pauses=num_pauses, seed=seed)
 
 
 def tokenizer_step(output: Path, scale: Scale) -> Step:
@@ -88,6 +125,7 @@ def pretrain_step(output: Path, scale: Scale, name: str, kind: str) -> Step:
     flags += ["--validation-data", data / "validation-standard", data / "validation-pause"]
     flags += ["--num-layers", scale.num_layers, "--hidden-size", scale.hidden_size, "--num-attention-heads", 4]
     flags += ["--max-position-embeddings", scale.seq_length, "--learning-rate", 2e-3, "--warmup-fraction", 0.05]
+    flags += ["--init-method-std", 0.1]  # with the usual 0.02 so narrow a model stays at chance for long
     flags += ["--train-iters", scale.train_iters, "--global-batch-size", scale.global_batch_size]
     flags += ["--micro-batch-size", scale.global_batch_size, "--log-interval", max(scale.train_iters // 20, 1)]
     flags += ["--validation-interval", max(scale.train_iters // 8, 1), "--save-interval", scale.train_iters // 3]
@@ -102,43 +140,31 @@ def convert_step(output: Path, name: str) -> Step:
     return Step(name=f"convert-{name}", action=_tool("convert_to_hf.py", *flags), product=folder)
 
 
-def finetune_step(output: Path, scale: Scale, task: str, name: str, num_pauses: int) -> Step:
-    """Finetune one variant on one task."""
-    variant = variant_name(name, num_pauses)
-    folder = output / "finetune" / task / variant
-    flags = ["--preset", "tiny", "--model", output / "hf" / name, "--task", task, "--data", output / "tasks" / task]
-    flags += ["--num-pauses-ft", num_pauses, "--steps", scale.finetune_steps, "--output", folder]
-    flags += ["--warmup-steps", min(100, scale.finetune_steps // 4)]
-    return Step(name=f"finetune-{task}-{variant}", action=_command("finetune", *flags), product=folder)
+def finetune_step(output: Path, scale: Scale, run: FinetuneRun) -> Step:
+    """Finetune one variant."""
+    folder = run.model(output)
+    flags = ["--preset", "tiny", "--model", output / "hf" / run.pretrained]
+    flags += ["--task", TASK, "--data", output / "tasks" / TASK, "--num-pauses-ft", run.num_pauses]
+    flags += ["--prefix-attention", "causal", "--steps", scale.finetune_steps, "--seed", run.seed]
+    flags += ["--warmup-steps", min(100, scale.finetune_steps // 4), "--output", folder]
+    return Step(name=f"finetune-{run.name}", action=_command("finetune", *flags), product=folder)
 
 
-def evaluate_step(output: Path, scale: Scale, task: str, name: str, num_pauses: int) -> Step:
-    """Evaluate one variant on one task, with as many pauses as it was finetuned with."""
-    variant = variant_name(name, num_pauses)
-    file = evaluation_file(output, task, variant)
-    flags = ["--model", output / "finetune" / task / variant, "--task", task, "--data", output / "tasks" / task]
-    flags += ["--num-pauses-inf", num_pauses, "--batch-size", 128, "--output", file]
-    return Step(name=f"evaluate-{task}-{variant}", action=_command("evaluate", *flags), product=file)
+def evaluate_step(output: Path, run: FinetuneRun) -> Step:
+    """Evaluate one variant with as many pauses as it was finetuned with."""
+    file = run.result(output)
+    flags = ["--model", run.model(output), "--task", TASK, "--data", output / "tasks" / TASK]
+    flags += ["--num-pauses-inf", run.num_pauses, "--batch-size", 128, "--output", file]
+    return Step(name=f"evaluate-{run.name}", action=_command("evaluate", *flags), product=file)
 
 
 def report_step(output: Path, scale: Scale) -> Step:
     """Write the report on everything."""
     folder = output / "report"
-    variants = [variant_name(name, pauses) for name in PRETRAINED for pauses in (0, scale.num_pauses_ft)]
-    evaluations = [evaluation_file(output, task, variant) for task in scale.tasks for variant in variants]
     flags = ["--pretrain", *(output / "pretrain" / name for name in PRETRAINED)]
-    flags += ["--evaluations", *evaluations, "--title", "Does pausing help? A demo", "--output", folder]
+    flags += ["--evaluations", *(run.result(output) for run in finetune_runs(scale))]
+    flags += ["--title", "Does pausing help? A demo", "--output", folder]
     return Step(name="report", action=_command("report", *flags), product=folder / "report.html")
-
-
-def variant_name(pretrained: str, num_pauses: int) -> str:
-    """The paper's name of a variant."""
-    return f"{pretrained}_{'pauseft' if num_pauses else 'stdft'}"
-
-
-def evaluation_file(output: Path, task: str, variant: str) -> Path:
-    """Where the result of one variant on one task is written."""
-    return output / "evaluate" / task / f"{variant}.json"
 
 
 def _command(*arguments: object) -> list[str]:
