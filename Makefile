@@ -8,7 +8,7 @@ PYTEST_FLAGS ?= -n auto --dist loadfile
 
 .PHONY: demo test lint format install clean
 
-demo: $(INSTALLED)  ## the whole chain, from raw text to a report, in about ten minutes
+demo: $(INSTALLED)  ## the whole chain, from raw text to a report, in about six minutes
 	$(BIN)/pause-megatron demo $(DEMO_FLAGS)
 
 test: $(INSTALLED)  ## all tests

@@ -10,7 +10,7 @@ from pathlib import Path
 class DemoConfig:
     """Run the whole chain at small size, from raw text to a report on whether pausing helped.
 
-    About ten minutes on two cores, about two with --fast. Called again after an interruption it continues where it
+    About six minutes on two cores, about one with --fast. Called again after an interruption it continues where it
     stopped.
     """
 
