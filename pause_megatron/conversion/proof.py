@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -115,7 +114,6 @@ def prove_export(
     pause_id: int,
     sequences: int,
     tolerance: float,
-    expected_logits: Callable[..., torch.Tensor] = megatron_logits,
 ) -> Verdict:
     """Compare the export in ``folder`` with the checkpoint it was made from.
 
@@ -128,7 +126,7 @@ def prove_export(
         pause_id=pause_id,
     )
     verdict = compare_logits(
-        expected_logits(reader, model, vocab_size, tokens),
+        megatron_logits(reader, model, vocab_size, tokens),
         hf_logits(folder, tokens),
         tolerance=tolerance,
         pauses=int((tokens == pause_id).sum()),
