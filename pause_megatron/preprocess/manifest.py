@@ -1,9 +1,10 @@
 """What a dataset folder holds, and the check that it is whole.
 
-For each input file there are ``NAME.bin`` and ``NAME.idx`` (Megatron indexed dataset; every document in it is one
-sequence of exactly ``seq_length`` tokens) and, written after them, ``NAME.json``: format, settings, and the shard's
-entry. ``dataset.json``, written when all shards are done, holds the settings and all entries; a folder without it is no
-dataset. The fields are those of the classes below.
+For each input file there are ``NAME.bin`` and ``NAME.idx`` (Megatron indexed dataset, see
+:mod:`~pause_megatron.preprocess.indexed_writer`) and, written after them, ``NAME.json``: format, settings, and the
+shard's entry. ``dataset.json``, written when all shards are done, holds the settings and all entries; a folder without
+it is no dataset. In a merged dataset the shards' files have been joined into a few, and their entries are kept, so that
+every part can still be traced to its input and checked. The fields are those of the classes below.
 """
 
 from __future__ import annotations
@@ -20,26 +21,39 @@ from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError
 
 DATASET_FILE = "dataset.json"
-DATASET_FORMAT = "pause_megatron/dataset/1"
-SHARD_FORMAT = "pause_megatron/shard/1"
+DATASET_FORMAT = "pause_megatron/dataset/2"
+SHARD_FORMAT = "pause_megatron/shard/2"
+LISTED_SKIPS = 1000
+"""Skipped records listed for a shard; beyond them they are only counted."""
+
+_HOW_TO_MEND = "remove the shard's files and preprocess again"
+_HASHED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSettings:
-    """What decides a dataset's bytes, besides the text and its order."""
+    """What decides a dataset's bytes, besides the text and its order. What a strategy does not use is 0 or neutral."""
 
-    strategy: Literal["sequence", "none"]
+    strategy: Literal["sequence", "document", "every", "none"]
     """Where pauses were inserted; ``--pauses``."""
     pause_rate: float
-    """Pauses inserted per real token before trimming; 0 for the strategy ``none``."""
-    seq_length: int
-    """Tokens in every stored sequence."""
-    seed: int
-    """Seed of the pause positions."""
+    """Pauses inserted per real token (before trimming, for ``sequence``)."""
+    pauses_per_token: int
+    """Pauses after every token, for ``every``."""
+    gaps: Literal["repeat", "distinct"]
+    """Whether several pauses may follow one real token; ``--gaps``."""
     trimmed: Literal["carry", "drop"]
     """``carry`` when each sequence continues the text of the one before it in its shard, else ``drop``."""
+    seq_length: int
+    """Tokens in every stored sequence; 0 for ``document``, where a stored sequence is a document."""
+    seed: int
+    """Seed of the pause positions."""
+    text_key: str
+    """Field of a record that holds the document."""
     tokenizer_sha256: str
-    """SHA-256 of the SentencePiece model."""
+    """SHA-256 of the tokenizer's file."""
+    encoder: str
+    """Library that encoded the text: ``sentencepiece``, ``tokenizers`` or ``gigatoken``."""
     vocab_size: int
     """Tokens of the tokenizer, special ones included; ids are below it."""
     pause_id: int
@@ -49,42 +63,67 @@ class DatasetSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SkippedRecord:
+    """Input that was left out under ``--on-error skip``."""
+
+    line: int
+    """Line or row of the input, from 1; 0 when it is the file itself that ends too early or is damaged."""
+    reason: str
+    """What was wrong with it."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardManifest:
     """One shard: what it was made from, what it holds, and how its files can be checked."""
 
     name: str
-    """File name of the shard without ``.bin`` or ``.idx``."""
+    """Name of the shard; its files, unless merged, are named after it."""
     index: int
     """Position of the input among all inputs in sorted order; the pause positions depend on it."""
     input: str
     """The file it was made from."""
     input_bytes: int
-    """Size of that file."""
+    """Size of that file; 0 when unknown."""
     documents: int
     """Documents read, without empty ones."""
     empty_documents: int
     """Documents without any text; left out."""
+    skipped_records: int
+    """Records that could not be read and were left out."""
+    skipped: tuple[SkippedRecord, ...]
+    """The first of them; at most :data:`LISTED_SKIPS`."""
     sequences: int
-    """Stored sequences."""
+    """Stored sequences; for the strategy ``document`` these are the documents."""
     tokens: int
     """Stored tokens, pauses included."""
     pauses: int
     """Stored pauses."""
-    dropped_tokens: int
-    """Real tokens not stored: the end of the shard that fills no sequence, and what ``trimmed="drop"`` drops."""
+    pause_fraction: float
+    """The realised rate: ``pauses / tokens``."""
+    pause_runs: dict[int, int]
+    """Number of pauses that stand together, and how many such runs there are."""
+    trimmed_tokens: int
+    """Real tokens not stored because ``trimmed="drop"`` drops them."""
+    tail_tokens: int
+    """Real tokens not stored because the end of the shard fills no sequence."""
     bin_bytes: int
-    """Size of the ``.bin`` file."""
+    """Size of the ``.bin`` content."""
     bin_sha256: str
-    """SHA-256 of the ``.bin`` file."""
+    """SHA-256 of the ``.bin`` content."""
     idx_bytes: int
-    """Size of the ``.idx`` file."""
+    """Size of the ``.idx`` file, before merging."""
     idx_sha256: str
-    """SHA-256 of the ``.idx`` file."""
+    """SHA-256 of the ``.idx`` file, before merging."""
 
     @property
     def real_tokens(self) -> int:
         """Stored tokens that are no pauses; ends of documents count as real."""
         return self.tokens - self.pauses
+
+    @property
+    def dropped_tokens(self) -> int:
+        """Real tokens of the text that are not stored."""
+        return self.trimmed_tokens + self.tail_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,12 +136,30 @@ class ShardRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MergedFile:
+    """One pair of files that several shards have been joined into."""
+
+    name: str
+    """File name without ``.bin`` or ``.idx``."""
+    shards: int
+    """How many shards, consecutive in :attr:`DatasetManifest.shards`, it holds."""
+    bin_bytes: int
+    """Size of the ``.bin`` file."""
+    idx_bytes: int
+    """Size of the ``.idx`` file."""
+    idx_sha256: str
+    """SHA-256 of the ``.idx`` file; the ``.bin`` file is checked shard by shard."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetManifest(DatasetSettings):
     """Content of ``dataset.json``."""
 
     format: str
     shards: tuple[ShardManifest, ...]
-    """In the order of their indices."""
+    """In the order of their indices; for a merged dataset, of the datasets joined."""
+    merged: tuple[MergedFile, ...] = ()
+    """The files of a merged dataset, in the order of the shards; empty when every shard has its own."""
     versions: dict[str, str]
     """Versions of the software that wrote the dataset."""
 
@@ -122,8 +179,55 @@ class DatasetManifest(DatasetSettings):
         return sum(shard.pauses for shard in self.shards)
 
 
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """One ``.bin`` and ``.idx`` pair of a dataset folder: a shard, or shards merged."""
+
+    name: str
+    shards: tuple[ShardManifest, ...]
+    """The shards whose ``.bin`` contents follow each other in the ``.bin`` file."""
+    bin_bytes: int
+    idx_bytes: int
+    idx_sha256: str
+
+    @property
+    def sequences(self) -> int:
+        """Stored sequences of the file."""
+        return sum(shard.sequences for shard in self.shards)
+
+
+def stored_files(manifest: DatasetManifest) -> tuple[StoredFile, ...]:
+    """The files that the dataset of ``manifest`` consists of, in order."""
+    if not manifest.merged:
+        return tuple(shard_file(shard) for shard in manifest.shards)
+    files, first = [], 0
+    for file in manifest.merged:
+        files.append(
+            StoredFile(
+                name=file.name,
+                shards=manifest.shards[first : first + file.shards],
+                bin_bytes=file.bin_bytes,
+                idx_bytes=file.idx_bytes,
+                idx_sha256=file.idx_sha256,
+            )
+        )
+        first += file.shards
+    return tuple(files)
+
+
+def shard_file(shard: ShardManifest) -> StoredFile:
+    """The files of a shard that has not been merged."""
+    return StoredFile(
+        name=shard.name,
+        shards=(shard,),
+        bin_bytes=shard.bin_bytes,
+        idx_bytes=shard.idx_bytes,
+        idx_sha256=shard.idx_sha256,
+    )
+
+
 def load_dataset_manifest(folder: Path, verify_hashes: bool = False) -> DatasetManifest:
-    """Read ``dataset.json`` of ``folder`` and check that its shards are there in full.
+    """Read ``dataset.json`` of ``folder`` and check that its files are there in full.
 
     Sizes are always compared; ``verify_hashes`` reads all files and compares their SHA-256 too.
 
@@ -136,8 +240,8 @@ def load_dataset_manifest(folder: Path, verify_hashes: bool = False) -> DatasetM
             "write it, or finish it, with tools/preprocess_c4.py"
         )
     manifest = _read(path, DatasetManifest, DATASET_FORMAT)
-    for shard in manifest.shards:
-        check_shard_files(folder, shard, verify_hashes)
+    for file in stored_files(manifest):
+        check_stored_file(folder, file, verify_hashes)
     return manifest
 
 
@@ -151,22 +255,31 @@ def write_manifest(path: Path, manifest: DatasetManifest | ShardRecord) -> None:
     write_json(path, to_plain(manifest))
 
 
-def check_shard_files(folder: Path, shard: ShardManifest, verify_hashes: bool = False) -> None:
-    """Raise :class:`UserError` unless ``shard``'s files in ``folder`` have the recorded sizes (and SHA-256)."""
-    recorded = ((".bin", shard.bin_bytes, shard.bin_sha256), (".idx", shard.idx_bytes, shard.idx_sha256))
-    for suffix, size, sha256 in recorded:
-        path = folder / (shard.name + suffix)
+def check_stored_file(folder: Path, file: StoredFile, verify_hashes: bool = False) -> None:
+    """Raise :class:`UserError` unless ``file`` in ``folder`` has the recorded sizes (and SHA-256)."""
+    for suffix, size in ((".bin", file.bin_bytes), (".idx", file.idx_bytes)):
+        path = folder / (file.name + suffix)
         found = path.stat().st_size if path.is_file() else None
         if found is None:
             raise UserError(f"{path}: missing, though the dataset's manifest lists it")
         if found != size:
+            raise UserError(f"{path}: has {found} bytes, its manifest says {size}; {_HOW_TO_MEND}")
+    if verify_hashes:
+        _check_hashes(folder, file)
+
+
+def _check_hashes(folder: Path, file: StoredFile) -> None:
+    path = folder / f"{file.name}.idx"
+    if _sha256(path, 0, file.idx_bytes) != file.idx_sha256:
+        raise UserError(f"{path}: its content has changed since it was written; {_HOW_TO_MEND}")
+    path, start = folder / f"{file.name}.bin", 0
+    for shard in file.shards:
+        if _sha256(path, start, shard.bin_bytes) != shard.bin_sha256:
             raise UserError(
-                f"{path}: has {found} bytes, its manifest says {size}; remove the shard and preprocess again"
+                f"{path}: the content of shard {shard.name}, bytes {start} to {start + shard.bin_bytes}, has changed "
+                f"since it was written; {_HOW_TO_MEND}"
             )
-        if verify_hashes and _sha256(path) != sha256:
-            raise UserError(
-                f"{path}: its content has changed since it was written; remove the shard and preprocess again"
-            )
+        start += shard.bin_bytes
 
 
 def differing_setting(settings: DatasetSettings, others: DatasetSettings) -> str | None:
@@ -180,14 +293,27 @@ _Manifest = TypeVar("_Manifest", DatasetManifest, ShardRecord)
 
 def _read(path: Path, kind: type[_Manifest], expected_format: str) -> _Manifest:
     try:
-        manifest = msgspec.json.decode(path.read_bytes(), type=kind)
+        found = msgspec.json.decode(path.read_bytes(), type=_Tagged).format
+        if found != expected_format:
+            raise UserError(
+                f"{path}: format '{found}', expected '{expected_format}'; it was written by another version of this "
+                "project: preprocess again"
+            )
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a manifest of this project: {error}") from error
-    if manifest.format != expected_format:
-        raise UserError(f"{path}: format '{manifest.format}', expected '{expected_format}'")
-    return manifest
 
 
-def _sha256(path: Path) -> str:
+class _Tagged(msgspec.Struct):
+    format: str
+
+
+def _sha256(path: Path, start: int, size: int) -> str:
+    """SHA-256 of ``size`` bytes of ``path`` from ``start`` on."""
+    digest = hashlib.sha256()
     with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        file.seek(start)
+        while size and (content := file.read(min(size, _HASHED_AT_ONCE))):
+            digest.update(content)
+            size -= len(content)
+    return digest.hexdigest()
