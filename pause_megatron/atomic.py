@@ -6,19 +6,21 @@ the whole content. Every artefact of this project (datasets, checkpoints, export
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import IO, Any
 
 from pause_megatron.errors import UserError
 
 TEMPORARY_SUFFIX = ".tmp"
-"""Ends the name of everything not yet complete; whatever bears it may be swept."""
+"""Ends the name of everything not yet complete."""
 
 
 def temporary_name(path: Path) -> Path:
@@ -43,18 +45,52 @@ def rename_into_place(temporary: Path, path: Path) -> None:
 
 @contextmanager
 def write_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file that becomes ``path`` when the block ends without an error, and vanishes otherwise."""
+    """Open a temporary file that becomes ``path`` when the block ends without an error, and vanishes otherwise.
+
+    The file is locked while it is open, so that :func:`sweep` can tell it from what a killed process left.
+
+    Raises :class:`UserError` when the disk is full.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
-        with open(temporary, mode, encoding=None if "b" in mode else "utf-8") as file:
+        with _open_locked(temporary, mode) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         rename_into_place(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        _raise_if_disk_full(path, error)
         raise
+
+
+def _raise_if_disk_full(path: Path, error: BaseException) -> None:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise UserError(f"{path}: {error.strerror}; make room and run the same command again") from error
+
+
+def _open_locked(path: Path, mode: str) -> IO[Any]:
+    while True:
+        file = open(path, mode, encoding=None if "b" in mode else "utf-8")  # noqa: SIM115 - the caller closes it
+        with suppress(OSError):  # some network file systems have no locks; nothing is swept there
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if path.exists():  # not swept between being opened and being locked
+            return file
+        file.close()
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove the temporary files that killed processes left in ``folder``; return those still being written."""
+    alive = []
+    for path in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
+        with suppress(OSError), open(path, "rb+") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                path.unlink()
+            except BlockingIOError:
+                alive.append(path)
+    return alive
 
 
 def write_text(path: Path, text: str) -> None:
@@ -78,7 +114,8 @@ def _path_as_string(value: object) -> str:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` when the block ends without an error, and vanishes otherwise.
 
-    Raises :class:`UserError` before anything is written when ``path`` exists already: no artefact is overwritten.
+    Raises :class:`UserError` before anything is written when ``path`` exists already (no artefact is overwritten), and
+    when the disk is full.
     """
     if path.exists():
         raise UserError(f"{path} exists already; name another folder or remove it first")
@@ -91,6 +128,7 @@ def new_folder(path: Path) -> Iterator[Path]:
             fsync_path(entry)
         fsync_path(temporary)
         rename_into_place(temporary, path)
-    except BaseException:
+    except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
+        _raise_if_disk_full(path, error)
         raise

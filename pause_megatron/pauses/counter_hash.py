@@ -1,8 +1,8 @@
 """Random draws that depend on nothing but what they are for: a counter-based generator after splitmix64.
 
-Draw number ``counter`` of sequence ``sequence`` of shard ``shard`` is a hash of (seed, shard, sequence, counter). There
-is no state to carry along, so batches, workers and restarts cannot change a draw, and all draws of many sequences are
-one vectorised expression.
+Draw number ``counter`` of sequence (or document) ``sequence`` of shard ``shard`` is a hash of (seed, shard, sequence,
+counter). There is no state to carry along, so batches, workers and restarts cannot change a draw, and all draws of many
+sequences are one vectorised expression.
 
 The hash is splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), whose
 n-th output is ``mix(key + n * GOLDEN)``.
@@ -25,13 +25,13 @@ def sequence_keys(seed: int, shard: int, sequences: NDArray[np.int64]) -> Words:
     return _nth(_nth(seed_key, np.array([shard])), sequences)
 
 
-def draws_below(bound: int, keys: Words, counters: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Integers from 0 to ``bound - 1``, one for each pair of ``keys`` and ``counters`` (broadcast against each other).
+def draws_below(bound: int | NDArray[np.int64], keys: Words, counters: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Integers from 0 to ``bound - 1``, one for each of ``bound``, ``keys`` and ``counters`` (broadcast together).
 
     ``bound`` must be below 2**32. A hash's upper half is scaled to the bound, so probabilities differ by no more than
     ``bound / 2**32`` of their value.
     """
-    return (((_nth(keys, counters) >> _HALF) * np.uint64(bound)) >> _HALF).astype(np.int64)
+    return (((_nth(keys, counters) >> _HALF) * np.asarray(bound, dtype=np.uint64)) >> _HALF).astype(np.int64)
 
 
 def _nth(keys: Words, counters: NDArray[np.int64]) -> Words:

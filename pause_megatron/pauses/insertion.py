@@ -1,13 +1,17 @@
-"""Pauses into pretraining data: a stream of real tokens becomes training sequences of ``seq_length`` tokens.
+"""Pauses into pretraining data: a stream of real tokens becomes the sequences that are stored.
 
 Preprocessing hands each shard's stream (its documents, each followed by the end-of-document token) to one *strategy*,
 a class here with a method ``pack``. The strategies are
 
 - :class:`SequencePauses`, ``--pauses sequence``, the paper's (Goyal et al. 2024, section 3.1): ``<pause>`` is inserted
   uniformly at random at a share of a sequence's positions, and the longer sequence is trimmed back to its length;
-- :class:`NoPauses`, ``--pauses none``: the same packing, for the standard model.
+- :class:`DocumentPauses`, ``--pauses document``: at random inside each document, which is stored whole and packed into
+  sequences by Megatron at reading;
+- :class:`EveryTokenPauses`, ``--pauses every``: a fixed number after every token, as PonderLM (arXiv 2505.20674) and
+  "Catch Your Breath" (Galashov et al. 2025) train;
+- :class:`NoPauses`, ``--pauses none``: the standard model's data.
 
-Both are vectorised over many sequences. What they make of a stream does not depend on how it is cut into calls.
+All are vectorised over many sequences. What they make of a stream does not depend on how it is cut into calls.
 """
 
 from __future__ import annotations
@@ -19,7 +23,11 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pause_megatron.pauses.counter_hash import Words, draws_below, sequence_keys
+from pause_megatron.pauses.counter_hash import Words, sequence_keys
+from pause_megatron.pauses.sampling import sample_rows, sample_spans
+
+Gaps = Literal["repeat", "distinct"]
+"""``repeat``: several pauses may stand together. ``distinct``: every pause follows a real token of its own."""
 
 _SEQUENCES_AT_ONCE = 512
 """Bounds the memory of one step, and keeps its arrays in the processor's cache."""
@@ -29,12 +37,12 @@ _SEQUENCES_AT_ONCE = 512
 class Packed:
     """The sequences that could be filled from a stream."""
 
-    sequences: NDArray[np.integer]
-    """Token ids, shape ``[sequences, seq_length]``, of the stream's dtype."""
+    tokens: NDArray[np.integer]
+    """Token ids of the sequences one after the other, pauses included; shape ``[tokens]``, of the stream's dtype."""
+    lengths: NDArray[np.int32]
+    """Tokens of each sequence; shape ``[sequences]``."""
     consumed: int
     """Real tokens of the stream that are done with; the stream of the next call starts behind them."""
-    pauses: int
-    """Pauses in ``sequences``."""
 
 
 class Strategy(Protocol):
@@ -48,11 +56,6 @@ class Strategy(Protocol):
         ...
 
 
-def pauses_per_sequence(pause_rate: float, seq_length: int) -> int:
-    """``floor(pause_rate * seq_length)``, the number inserted before trimming: 204 for 0.1 and 2048."""
-    return math.floor(round(pause_rate * seq_length, 6))  # rounded, so that 0.29 * 100 is 29
-
-
 @dataclass(frozen=True)
 class NoPauses:
     """Consecutive runs of ``seq_length`` real tokens."""
@@ -63,17 +66,46 @@ class NoPauses:
         """Cut ``stream`` into sequences; see :class:`Strategy`."""
         count = len(stream) // self.seq_length
         consumed = count * self.seq_length
-        return Packed(stream[:consumed].reshape(count, self.seq_length), consumed, 0)
+        return Packed(stream[:consumed], _equal_lengths(count, self.seq_length), consumed)
+
+
+@dataclass(frozen=True)
+class EveryTokenPauses:
+    """Every real token, the end of a document too, is followed by ``pauses_per_token`` pauses.
+
+    ``seq_length`` must be a multiple of ``pauses_per_token + 1``, so that a sequence starts with a real token and its
+    last pause predicts the first one of the next.
+    """
+
+    seq_length: int
+    pauses_per_token: int
+    pause_id: int
+
+    def pack(self, stream: NDArray[np.integer], first_sequence: int) -> Packed:
+        """Fill sequences with ``stream`` and pauses; see :class:`Strategy`."""
+        group = self.pauses_per_token + 1
+        real_tokens = self.seq_length // group
+        count = len(stream) // real_tokens
+        consumed = count * real_tokens
+        tokens = np.full((consumed, group), self.pause_id, dtype=stream.dtype)
+        tokens[:, 0] = stream[:consumed]
+        return Packed(tokens.reshape(-1), _equal_lengths(count, self.seq_length), consumed)
+
+
+def pauses_per_sequence(pause_rate: float, seq_length: int) -> int:
+    """``floor(pause_rate * seq_length)``, the number inserted before trimming: 204 for 0.1 and 2048."""
+    return math.floor(round(pause_rate * seq_length, 6))  # rounded, so that 0.29 * 100 is 29
 
 
 @dataclass(frozen=True)
 class SequencePauses:
     """The paper's insertion: sequence by sequence, at uniformly random positions, then trimmed.
 
-    A sequence of ``seq_length`` real tokens is lengthened by ``num_pauses``. The pauses take a uniform sample, without
-    replacement, of the positions of the lengthened sequence, so they may be adjacent. Its first ``seq_length`` tokens
-    are kept, and with them ``num_pauses * seq_length / (seq_length + num_pauses)`` pauses on average: 185.5 of the 204
-    at a rate of 0.1, 9.06 % of the tokens.
+    A sequence of ``seq_length`` real tokens is lengthened by ``num_pauses``. With ``gaps="repeat"`` the pauses take a
+    uniform sample, without replacement, of the positions of the lengthened sequence: they may stand together, and at
+    its start. With ``"distinct"`` they follow a uniform sample of its real tokens, one each. The first ``seq_length``
+    tokens are kept, and with them ``num_pauses * seq_length / (seq_length + num_pauses)`` pauses on average: 185.5 of
+    the 204 at a rate of 0.1, 9.06 % of the tokens.
 
     The paper leaves open what becomes of the real tokens trimmed off. ``"carry"``: the next sequence starts with them,
     no text is lost, and a sequence needs only the real tokens it keeps. ``"drop"``: the next sequence starts
@@ -86,33 +118,42 @@ class SequencePauses:
     seed: int
     shard: int
     trimmed: Literal["carry", "drop"] = "carry"
+    gaps: Gaps = "repeat"
 
     def pack(self, stream: NDArray[np.integer], first_sequence: int) -> Packed:
         """Fill sequences with ``stream`` and pauses; see :class:`Strategy`."""
         parts: list[NDArray[np.integer]] = [np.empty((0, self.seq_length), dtype=stream.dtype)]
-        consumed = pauses = 0
+        consumed = count = 0
         while True:
-            is_real, needed = self._next_patterns(len(stream) - consumed, first_sequence)
+            is_real, needed = self._next_patterns(len(stream) - consumed, first_sequence + count)
             if not len(is_real):
-                return Packed(np.concatenate(parts), consumed, pauses)
-            first_sequence += len(is_real)
+                tokens = np.concatenate(parts).reshape(-1)
+                return Packed(tokens, _equal_lengths(count, self.seq_length), consumed)
             part = np.full(is_real.shape, self.pause_id, dtype=stream.dtype)
             part[is_real] = self._kept_tokens(stream[consumed : consumed + needed], is_real)
             parts.append(part)
             consumed += needed
-            pauses += int(np.count_nonzero(~is_real))
+            count += len(is_real)
 
     def _next_patterns(self, available: int, first_sequence: int) -> tuple[NDArray[np.bool_], int]:
         """Where real tokens stand in the next sequences that ``available`` ones can fill, and how many that takes."""
         fewest_kept = self.seq_length - self.num_pauses if self.trimmed == "carry" else self.seq_length
         count = min(_SEQUENCES_AT_ONCE, available // fewest_kept)
         indices = np.arange(first_sequence, first_sequence + count)
-        is_real = ~self._pause_mask(sequence_keys(self.seed, self.shard, indices))[:, : self.seq_length]
+        is_real = self._lengthened(sequence_keys(self.seed, self.shard, indices))[:, : self.seq_length]
         if self.trimmed == "drop":
             return is_real, count * self.seq_length
         ends = np.cumsum(np.count_nonzero(is_real, axis=1))
         count = int(np.searchsorted(ends, available, side="right"))
         return is_real[:count], int(ends[count - 1]) if count else 0
+
+    def _lengthened(self, keys: Words) -> NDArray[np.bool_]:
+        """Where the real tokens of the lengthened sequences stand; shape ``[keys, seq_length + num_pauses]``."""
+        length = self.seq_length + self.num_pauses
+        if self.gaps == "repeat":
+            return ~sample_rows(keys, length, self.num_pauses)
+        followed = sample_rows(keys, self.seq_length, self.num_pauses)
+        return _behind_tokens(followed.reshape(-1)).reshape(len(keys), length)
 
     def _kept_tokens(self, stream: NDArray[np.integer], is_real: NDArray[np.bool_]) -> NDArray[np.integer]:
         """The real tokens of ``stream`` that stay after trimming, in order."""
@@ -122,28 +163,60 @@ class SequencePauses:
         tokens: NDArray[np.integer] = stream.reshape(is_real.shape)[np.arange(self.seq_length) < kept[:, None]]
         return tokens
 
-    def _pause_mask(self, keys: Words) -> NDArray[np.bool_]:
-        """For each key ``num_pauses`` positions of the lengthened sequence, a uniform sample without replacement.
 
-        Shape ``[keys, at least the lengthened sequence]``. Instead of sorting, draws set positions in a mask; a row
-        short of pauses because some fell on the same position draws that many more, with its next counters, until
-        none is short. That is drawing one by one and passing over positions already taken.
-        """
-        length = self.seq_length + self.num_pauses
-        width = -(-length // 8) * 8  # whole 64-bit words, in which bits are counted 5 times as fast
-        mask = np.zeros((len(keys), width), dtype=bool)
-        flat, words = mask.reshape(-1), mask.view(np.uint64)
-        slots = draws_below(length, keys[:, None], np.arange(self.num_pauses)[None, :])
-        flat[slots + np.arange(len(keys))[:, None] * width] = True
-        rows, drawn = np.arange(len(keys)), np.full(len(keys), self.num_pauses)
-        while True:
-            missing = self.num_pauses - np.bitwise_count(words[rows]).sum(axis=1, dtype=np.int64)
-            short = missing > 0
-            rows, drawn, missing = rows[short], drawn[short], missing[short]
-            if not len(rows):
-                return mask
-            row_of_draw = np.repeat(np.arange(len(rows)), missing)
-            counters = np.arange(len(row_of_draw)) - np.repeat(np.cumsum(missing) - missing - drawn, missing)
-            slots = draws_below(length, keys[rows[row_of_draw]], counters)
-            flat[slots + rows[row_of_draw] * width] = True
-            drawn += missing
+@dataclass(frozen=True)
+class DocumentPauses:
+    """Pauses inside each document, which is stored whole with its end-of-document token.
+
+    A document of ``n`` tokens gets ``floor(pause_rate * n + 0.5)`` pauses, each behind one of its tokens: none stands
+    before the first token, and one may stand right before the end-of-document token. With ``gaps="repeat"`` they take a
+    uniform sample of the positions behind the first token of the lengthened document, with ``"distinct"`` they follow a
+    uniform sample of the tokens, one each. No text is lost, and 10 % of the text tokens are 9.09 % of what is stored.
+
+    The ends of documents are found by ``eod_id``, which no text is encoded to.
+    """
+
+    pause_rate: float
+    pause_id: int
+    eod_id: int
+    seed: int
+    shard: int
+    gaps: Gaps = "repeat"
+
+    def pack(self, stream: NDArray[np.integer], first_sequence: int) -> Packed:
+        """Put pauses into the documents that end in ``stream``; see :class:`Strategy`."""
+        ends = np.flatnonzero(stream == self.eod_id)
+        consumed = int(ends[-1]) + 1 if len(ends) else 0
+        text_lengths = np.diff(ends, prepend=-1) - 1
+        counts = pauses_per_document(self.pause_rate, text_lengths)
+        lengths = text_lengths + counts + 1
+        keys = sequence_keys(self.seed, self.shard, np.arange(first_sequence, first_sequence + len(ends)))
+        if self.gaps == "repeat":
+            starts = np.cumsum(lengths) - lengths + 1
+            is_real = ~sample_spans(keys, starts, lengths - 2, counts, int(lengths.sum()))
+        else:
+            starts = ends - text_lengths
+            is_real = _behind_tokens(sample_spans(keys, starts, text_lengths, counts, consumed))
+        tokens = np.full(is_real.shape, self.pause_id, dtype=stream.dtype)
+        tokens[is_real] = stream[:consumed]
+        return Packed(tokens, lengths.astype(np.int32), consumed)
+
+
+def pauses_per_document(pause_rate: float, text_lengths: NDArray[np.int64]) -> NDArray[np.int64]:
+    """``pause_rate`` times each length (in tokens, without the end of the document), rounded, halves upwards."""
+    return np.floor(np.round(pause_rate * text_lengths, 6) + 0.5).astype(np.int64)
+
+
+def _behind_tokens(followed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Where real tokens stand when a pause is put behind each that is ``followed`` by one.
+
+    ``followed`` has one entry for every real token; shape ``[tokens]`` to ``[tokens + pauses]``.
+    """
+    before = np.flatnonzero(followed)
+    is_real = np.ones(len(followed) + len(before), dtype=bool)
+    is_real[before + np.arange(1, len(before) + 1)] = False
+    return is_real
+
+
+def _equal_lengths(count: int, length: int) -> NDArray[np.int32]:
+    return np.full(count, length, dtype=np.int32)

@@ -1,0 +1,165 @@
+"""A shard's stream of real tokens into its two files and its manifest.
+
+One :class:`ShardWriter` stands for one dataset of the run; several may be fed the same stream.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pause_megatron.atomic import write_file
+from pause_megatron.pauses.insertion import (
+    DocumentPauses,
+    EveryTokenPauses,
+    NoPauses,
+    Packed,
+    SequencePauses,
+    Strategy,
+    pauses_per_sequence,
+)
+from pause_megatron.preprocess.indexed_writer import index_bytes, token_dtype
+from pause_megatron.preprocess.manifest import (
+    SHARD_FORMAT,
+    DatasetSettings,
+    ShardManifest,
+    ShardRecord,
+    SkippedRecord,
+    write_manifest,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardInput:
+    """What is known of a shard's input once it has been read; the fields are those of :class:`ShardManifest`."""
+
+    name: str
+    index: int
+    input: str
+    input_bytes: int
+    documents: int
+    empty_documents: int
+    skipped_records: int
+    skipped: tuple[SkippedRecord, ...]
+
+
+class ShardWriter:
+    """Packs a stream with the strategy that ``settings`` ask for, appending to ``NAME.bin``."""
+
+    def __init__(self, file: IO[bytes], settings: DatasetSettings, shard: int) -> None:
+        self._file = file
+        self._settings = settings
+        self._strategy = make_strategy(settings, shard)
+        self._dtype = token_dtype(settings.vocab_size)
+        self._digest = hashlib.sha256()
+        self._pending = np.empty(0, dtype=self._dtype)
+        self._lengths: list[NDArray[np.int32]] = []
+        self._runs: Counter[int] = Counter()
+        self._sequences = self._tokens = self._pauses = self._consumed = 0
+
+    def add(self, stream: NDArray[np.integer]) -> None:
+        """Take the next real tokens; what fills no sequence yet goes in front of the next ones."""
+        joined = np.concatenate([self._pending, stream])
+        packed = self._strategy.pack(joined, self._sequences)
+        self._file.write(packed.tokens.data)
+        self._digest.update(packed.tokens.data)
+        self._count(packed)
+        self._pending = joined[packed.consumed :]
+
+    def _count(self, packed: Packed) -> None:
+        self._lengths.append(packed.lengths)
+        self._sequences += len(packed.lengths)
+        self._tokens += len(packed.tokens)
+        self._consumed += packed.consumed
+        runs = run_lengths(packed.tokens == self._settings.pause_id, packed.lengths)
+        counts = np.bincount(runs)
+        self._pauses += int(counts @ np.arange(len(counts)))
+        self._runs.update({int(length): int(counts[length]) for length in np.flatnonzero(counts)})
+
+    def finish(self, folder: Path, shard: ShardInput) -> ShardManifest:
+        """Write ``NAME.idx`` and, last, ``NAME.json``; ``NAME.bin`` has its final name already."""
+        index = index_bytes(np.concatenate([np.empty(0, np.int32), *self._lengths]), self._dtype)
+        with write_file(folder / f"{shard.name}.idx") as file:
+            file.write(index)
+        manifest = ShardManifest(
+            **vars(shard),
+            sequences=self._sequences,
+            tokens=self._tokens,
+            pauses=self._pauses,
+            pause_fraction=self._pauses / max(1, self._tokens),
+            pause_runs=dict(sorted(self._runs.items())),
+            trimmed_tokens=self._consumed - (self._tokens - self._pauses),
+            tail_tokens=len(self._pending),
+            bin_bytes=self._tokens * self._dtype.itemsize,
+            bin_sha256=self._digest.hexdigest(),
+            idx_bytes=len(index),
+            idx_sha256=hashlib.sha256(index).hexdigest(),
+        )
+        write_manifest(
+            record_path(folder, shard.name), ShardRecord(format=SHARD_FORMAT, settings=self._settings, shard=manifest)
+        )
+        return manifest
+
+
+@contextmanager
+def open_shard(folder: Path, name: str, settings: DatasetSettings, shard: int) -> Iterator[ShardWriter]:
+    """A writer of ``NAME.bin``, which gets its name when the block ends without an error; then call ``finish``."""
+    with write_file(folder / f"{name}.bin") as file:
+        yield ShardWriter(file, settings, shard)
+
+
+def record_path(folder: Path, name: str) -> Path:
+    """A shard's manifest, written last: the shard is done when this file is there."""
+    return folder / f"{name}.json"
+
+
+def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
+    """The pause insertion that ``settings`` ask for, in the shard of this index."""
+    if settings.strategy == "none":
+        return NoPauses(settings.seq_length)
+    if settings.strategy == "every":
+        return EveryTokenPauses(settings.seq_length, settings.pauses_per_token, settings.pause_id)
+    if settings.strategy == "document":
+        return DocumentPauses(
+            pause_rate=settings.pause_rate,
+            pause_id=settings.pause_id,
+            eod_id=settings.eod_id,
+            seed=settings.seed,
+            shard=shard,
+            gaps=settings.gaps,
+        )
+    return SequencePauses(
+        seq_length=settings.seq_length,
+        num_pauses=pauses_per_sequence(settings.pause_rate, settings.seq_length),
+        pause_id=settings.pause_id,
+        seed=settings.seed,
+        shard=shard,
+        trimmed=settings.trimmed,
+        gaps=settings.gaps,
+    )
+
+
+def run_lengths(is_pause: NDArray[np.bool_], sequence_lengths: NDArray[np.int32]) -> NDArray[np.int64]:
+    """How many pauses stand together, for every run of them in order; no run goes on into the next sequence.
+
+    ``is_pause`` has shape ``[tokens]``, the sequences one after the other.
+    """
+    if not len(is_pause):
+        return np.empty(0, dtype=np.int64)
+    ends_of_sequences = np.cumsum(sequence_lengths, dtype=np.int64)
+    starts = is_pause.copy()
+    starts[1:] &= ~is_pause[:-1]
+    first = ends_of_sequences[:-1]
+    starts[first] = is_pause[first]
+    ends = is_pause.copy()
+    ends[:-1] &= ~is_pause[1:]
+    ends[first - 1] = is_pause[first - 1]
+    return np.flatnonzero(ends) - np.flatnonzero(starts) + 1
