@@ -44,6 +44,8 @@ setup(
         "numpy",
         "msgspec",
         "isal",
+        "zstandard",
+        "pyarrow",
         "pyyaml",
         "tyro>=1.0",
         "rich",

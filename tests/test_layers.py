@@ -22,6 +22,7 @@ LAYERS = [
     ["model", "data"],
     ["preprocess", "parallel"],
     ["pauses", "tokenizer"],
+    ["corpus"],
     ["config"],
     ["errors", "log", "atomic", "versions", "children", "__init__"],
 ]
