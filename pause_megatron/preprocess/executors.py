@@ -1,61 +1,124 @@
 """Engines: different ways to run the same jobs. What they produce does not depend on which one ran.
 
-Only jobs go to the workers and only the shards' manifest entries come back, so any number of ranks can be fed.
+Under MPI the jobs are dealt out once, by size, and every rank works on its own, with a pool of processes if it has
+several cores: no rank is spent on managing, and nothing travels but the list of jobs. A fault on any rank ends all.
 """
 
 from __future__ import annotations
 
+import heapq
 import multiprocessing
 import os
+import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from functools import partial
+from typing import Any, TypeVar
 
-from pause_megatron.children import available_cores
-from pause_megatron.errors import EXIT_INTERNAL, UserError
-from pause_megatron.preprocess.manifest import ShardManifest
+from pause_megatron import log
+from pause_megatron.errors import EXIT_INTERNAL, EXIT_USER, UserError
 from pause_megatron.preprocess.shard import ShardJob, process_shard
 
-RunJobs = Callable[[Sequence[ShardJob]], Iterator[ShardManifest]]
-"""Runs jobs and yields the shards as they are finished; the first error ends the run after the jobs begun."""
+_Value = TypeVar("_Value")
+
+
+class Ranks:
+    """The processes that share the work: those of an MPI job, or this one alone."""
+
+    def __init__(self, communicator: Any = None) -> None:
+        self._communicator = communicator
+        self.rank: int = communicator.rank if communicator else 0
+        self.size: int = communicator.size if communicator else 1
+
+    def from_first(self, make: Callable[[], _Value]) -> _Value:
+        """What ``make`` returns on the first rank, on every rank."""
+        value = make() if self.rank == 0 else None
+        return self._communicator.bcast(value) if self._communicator else value  # type: ignore[return-value]
+
+    def wait(self) -> None:
+        """Until all ranks have come here."""
+        if self._communicator:
+            self._communicator.barrier()
 
 
 @contextmanager
-def open_engine(engine: str, workers: int) -> Iterator[RunJobs | None]:
-    """The function that runs jobs on ``engine``; None on an MPI rank that has served as a worker and is done.
+def join_ranks(engine: str) -> Iterator[Ranks]:
+    """The ranks to work with on ``engine``: several for ``mpi``, and for ``auto`` where a launcher started several.
 
-    ``workers`` is the number of processes of the engine ``process``; 0: one for each core this process may run on.
+    An error on any rank is printed there and ends the whole job, since the others would wait for that rank for ever.
     """
-    if engine == "mpi":
-        with _mpi_executor() as executor:
-            yield partial(_run_on, executor) if executor else None
-    elif engine == "process":
-        yield partial(_in_processes, workers or available_cores())
-    else:
-        yield _here
+    if engine not in ("mpi", "auto") or (engine == "auto" and _launched_ranks() == 1):
+        yield Ranks()
+        return
+    try:
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(f"--engine {engine}: mpi4py finds no MPI library ({error}); use mpirun or srun") from error
+    ranks = Ranks(MPI.COMM_WORLD)
+    if ranks.size != _launched_ranks():
+        raise UserError(
+            f"{_launched_ranks()} processes were started but MPI joins {ranks.size} of them, so each would do all the "
+            "work; start them with the mpirun of this MPI library, or with srun --mpi=pmix"
+        )
+    try:
+        yield ranks
+    except BaseException as error:
+        if ranks.size == 1:
+            raise
+        if isinstance(error, UserError):
+            print(f"error: {error}", file=sys.stderr, flush=True)
+        else:
+            traceback.print_exc()
+        MPI.COMM_WORLD.Abort(EXIT_USER if isinstance(error, UserError) else EXIT_INTERNAL)
 
 
-def _here(jobs: Sequence[ShardJob]) -> Iterator[ShardManifest]:
-    return map(process_shard, jobs)
+def _launched_ranks() -> int:
+    """How many processes the launcher started (Open MPI, MPICH and Intel MPI, a Slurm step), as it told them."""
+    names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+    return next((int(os.environ[name]) for name in names if name in os.environ), 1)
 
 
-def _in_processes(workers: int, jobs: Sequence[ShardJob]) -> Iterator[ShardManifest]:
+def share_out(jobs: Sequence[ShardJob], ranks: int) -> list[list[ShardJob]]:
+    """The jobs of each rank: the largest first, each to the rank that has least to do."""
+    shares: list[list[ShardJob]] = [[] for _ in range(ranks)]
+    loads = [(0, rank) for rank in range(ranks)]
+    for job in sorted(jobs, key=lambda job: -job.source.size_bytes):
+        load, rank = heapq.heappop(loads)
+        shares[rank].append(job)
+        heapq.heappush(loads, (load + max(1, job.source.size_bytes), rank))
+    return shares
+
+
+def run_shards(jobs: Sequence[ShardJob], workers: int) -> None:
+    """Process ``jobs`` on ``workers`` processes. The first error ends the run after the jobs begun, which are kept.
+
+    Raises :class:`UserError` as :func:`~pause_megatron.preprocess.shard.process_shard` does, and for a worker that was
+    killed.
+    """
     workers = min(workers, len(jobs))
     if workers <= 1:  # nothing to gain, and a process takes a third of a second to start
-        yield from _here(jobs)
+        for job in jobs:
+            process_shard(job)
         return
     with new_process_pool(workers) as executor:
+        futures = [executor.submit(process_shard, job) for job in jobs]
         try:
-            yield from _run_on(executor, jobs)
+            for future in as_completed(futures):
+                future.result()
         except BrokenProcessPool as error:
             raise UserError(
                 "a worker process was killed (out of memory?); finished shards are kept: run the same command again, "
                 "with fewer --workers"
             ) from error
+        except UserError as error:
+            log.warn(f"stopping, once the shards begun are done: {error}")
+            raise
+        finally:
+            for future in futures:
+                future.cancel()
 
 
 def new_process_pool(workers: int) -> ProcessPoolExecutor:
@@ -73,35 +136,3 @@ def _exit_after_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def _run_on(executor: Executor, jobs: Sequence[ShardJob]) -> Iterator[ShardManifest]:
-    futures = [executor.submit(process_shard, job) for job in jobs]
-    try:
-        for future in as_completed(futures):
-            yield future.result()
-    finally:
-        for future in futures:
-            future.cancel()
-
-
-@contextmanager
-def _mpi_executor() -> Iterator[Executor | None]:
-    """Rank 0 gets the executor; the other ranks serve it on entry, and get None when it is done.
-
-    A fault on any rank ends the whole job, since the others would wait for that rank for ever.
-    """
-    try:
-        from mpi4py import MPI
-        from mpi4py.futures import MPICommExecutor
-    except (ImportError, RuntimeError) as error:
-        raise UserError(f"--engine mpi: mpi4py finds no MPI library ({error}); use mpirun or srun") from error
-    try:
-        with MPICommExecutor(MPI.COMM_WORLD, root=0) as executor:
-            yield executor  # type: ignore[misc] # an Executor in all but its base class
-    except UserError:  # rank 0's own: the workers have been dismissed
-        raise
-    except BaseException:
-        traceback.print_exc()
-        MPI.COMM_WORLD.Abort(EXIT_INTERNAL)
-        raise

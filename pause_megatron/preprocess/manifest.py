@@ -233,16 +233,24 @@ def load_dataset_manifest(folder: Path, verify_hashes: bool = False) -> DatasetM
 
     Raises :class:`UserError` when the folder is no dataset, is not finished, or a file is missing or has changed.
     """
+    manifest = read_dataset_manifest(folder)
+    for file in stored_files(manifest):
+        check_stored_file(folder, file, verify_hashes)
+    return manifest
+
+
+def read_dataset_manifest(folder: Path) -> DatasetManifest:
+    """Read ``dataset.json`` of ``folder`` without a look at the files it describes.
+
+    Raises :class:`UserError` when the folder is no dataset or is not finished.
+    """
     path = folder / DATASET_FILE
     if not path.is_file():
         raise UserError(
             f"{folder}: no {DATASET_FILE}, so it is no dataset or not a finished one; "
             "write it, or finish it, with tools/preprocess_c4.py"
         )
-    manifest = _read(path, DatasetManifest, DATASET_FORMAT)
-    for file in stored_files(manifest):
-        check_stored_file(folder, file, verify_hashes)
-    return manifest
+    return _read(path, DatasetManifest, DATASET_FORMAT)
 
 
 def read_shard_record(path: Path) -> ShardRecord:
