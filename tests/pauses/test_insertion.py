@@ -1,5 +1,6 @@
+import math
 from collections import Counter
-from itertools import combinations
+from itertools import combinations, combinations_with_replacement
 
 import numpy as np
 import pytest
@@ -8,18 +9,32 @@ from hypothesis import strategies as st
 
 from pause_megatron.pauses import insertion
 from pause_megatron.pauses.counter_hash import draws_below, sequence_keys
-from pause_megatron.pauses.insertion import NoPauses, SequencePauses, pauses_per_sequence
+from pause_megatron.pauses.insertion import (
+    DocumentPauses,
+    EveryTokenPauses,
+    NoPauses,
+    SequencePauses,
+    pauses_per_document,
+    pauses_per_sequence,
+)
 
-PAUSE = 2
+EOD, PAUSE = 1, 2
+GAPS = ["repeat", "distinct"]
 
 
 def stream_of(tokens, dtype=np.uint16):
-    """Distinct neighbours, none of them a pause."""
+    """Distinct neighbours, none of them a pause or the end of a document."""
     return (np.arange(tokens) % 60_000 + 3).astype(dtype)
 
 
+def documents_of(lengths, dtype=np.uint16):
+    """A stream of documents of these lengths, each followed by its end."""
+    tokens = iter(stream_of(sum(lengths)).tolist())
+    return np.array([i for length in lengths for i in [*(next(tokens) for _ in range(length)), EOD]], dtype=dtype)
+
+
 @st.composite
-def strategies(draw):
+def sequence_strategies(draw):
     seq_length = draw(st.integers(2, 40))
     return SequencePauses(
         seq_length=seq_length,
@@ -28,114 +43,249 @@ def strategies(draw):
         seed=draw(st.integers(0, 2**64)),
         shard=draw(st.integers(0, 2000)),
         trimmed=draw(st.sampled_from(["carry", "drop"])),
+        gaps=draw(st.sampled_from(GAPS)),
     )
 
 
-def positions_one_by_one(strategy, sequence):
-    """The definition: draw positions one after the other and pass over those already taken."""
-    length = strategy.seq_length + strategy.num_pauses
+@st.composite
+def every_strategies(draw):
+    pauses_per_token = draw(st.integers(1, 5))
+    return EveryTokenPauses(draw(st.integers(1, 8)) * (pauses_per_token + 1), pauses_per_token, PAUSE)
+
+
+document_strategies = st.builds(
+    DocumentPauses,
+    pause_rate=st.floats(0.01, 0.99),
+    pause_id=st.just(PAUSE),
+    eod_id=st.just(EOD),
+    seed=st.integers(0, 2**64),
+    shard=st.integers(0, 2000),
+    gaps=st.sampled_from(GAPS),
+)
+fixed_length_strategies = sequence_strategies() | every_strategies() | st.builds(NoPauses, st.integers(1, 40))
+any_strategy = fixed_length_strategies | document_strategies
+document_lengths = st.lists(st.integers(1, 60), max_size=30)
+
+
+def rows_of(packed):
+    """The packed sequences as lists."""
+    return [row.tolist() for row in np.split(packed.tokens, np.cumsum(packed.lengths))[:-1]]
+
+
+def taken_one_by_one(strategy, sequence, slots, count):
+    """The definition of a sample: draw slots one after the other and pass over those already taken."""
     key = sequence_keys(strategy.seed, strategy.shard, np.array([sequence]))
-    taken, counter = [], 0
-    while len(taken) < strategy.num_pauses:
-        position = int(draws_below(length, key, np.array([counter]))[0])
+    taken, counter = set(), 0
+    while len(taken) < count:
+        taken.add(int(draws_below(slots, key, np.array([counter]))[0]))
         counter += 1
-        if position not in taken:
-            taken.append(position)
-    return set(taken)
+    return taken
 
 
-@given(strategies(), st.integers(0, 500), st.integers(0, 100))
+def lengthened(strategy, sequence, tokens, num_pauses, first_slot):
+    """``tokens`` with the pauses that ``strategy`` gives this sequence, by definition."""
+    if strategy.gaps == "repeat":
+        length = len(tokens) + num_pauses
+        pauses = taken_one_by_one(strategy, sequence, length - first_slot, num_pauses)
+        real = iter(tokens)
+        return [PAUSE if i - first_slot in pauses else next(real) for i in range(length)]
+    followed = taken_one_by_one(strategy, sequence, len(tokens), num_pauses)
+    return [i for gap, token in enumerate(tokens) for i in ([token, PAUSE] if gap in followed else [token])]
+
+
+@given(sequence_strategies(), st.integers(0, 500), st.integers(0, 100))
 def test_sequences_are_those_of_the_definition(strategy, tokens, first_sequence):
     stream, cursor, expected = stream_of(tokens).tolist(), 0, []
+    filler = [0] * strategy.seq_length  # what is trimmed may lie behind the stream's end
     while True:
-        pauses = positions_one_by_one(strategy, first_sequence + len(expected))
-        kept = strategy.seq_length - sum(position < strategy.seq_length for position in pauses)
+        text = (stream[cursor:] + filler)[: strategy.seq_length]
+        row = lengthened(strategy, first_sequence + len(expected), text, strategy.num_pauses, 0)[: strategy.seq_length]
+        kept = strategy.seq_length - row.count(PAUSE)
         needed = kept if strategy.trimmed == "carry" else strategy.seq_length
         if cursor + needed > tokens:
             break
-        real = iter(stream[cursor : cursor + kept])
-        expected.append([PAUSE if i in pauses else next(real) for i in range(strategy.seq_length)])
+        expected.append(row)
         cursor += needed
     packed = strategy.pack(stream_of(tokens), first_sequence)
-    assert packed.sequences.tolist() == expected
+    assert rows_of(packed) == expected
     assert packed.consumed == cursor
-    assert packed.pauses == sum(row.count(PAUSE) for row in expected)
 
 
-@given(strategies(), st.integers(0, 3000))
-def test_without_its_pauses_the_output_is_the_stream(strategy, tokens):
-    stream = stream_of(tokens)
+@given(document_strategies, document_lengths, st.integers(0, 100), st.integers(0, 9))
+def test_documents_are_those_of_the_definition(strategy, lengths, first_document, begun):
+    stream = np.append(documents_of(lengths), stream_of(begun))
+    packed = strategy.pack(stream, first_document)
+    documents = [row.tolist() for row in np.split(documents_of(lengths), np.cumsum(np.array(lengths, int) + 1))[:-1]]
+    counts = [math.floor(round(strategy.pause_rate * length, 6) + 0.5) for length in lengths]
+    assert rows_of(packed) == [
+        [*lengthened(strategy, first_document + index, document[:-1], count, 1), EOD]
+        for index, (document, count) in enumerate(zip(documents, counts, strict=True))
+    ]
+    assert packed.consumed == len(stream) - begun
+
+
+@given(any_strategy, document_lengths)
+def test_without_its_pauses_the_output_is_the_stream(strategy, lengths):
+    stream = documents_of(lengths)
     packed = strategy.pack(stream, 0)
-    real = [row[row != PAUSE] for row in packed.sequences]
-    if strategy.trimmed == "carry":
-        np.testing.assert_array_equal(np.concatenate([stream[:0], *real]), stream[: packed.consumed])
+    if getattr(strategy, "trimmed", "carry") == "carry":
+        np.testing.assert_array_equal(packed.tokens[packed.tokens != PAUSE], stream[: packed.consumed])
     else:
-        for i, row in enumerate(real):
+        for i, row in enumerate(rows_of(packed)):
+            real = [token for token in row if token != PAUSE]
             start = i * strategy.seq_length
-            np.testing.assert_array_equal(row, stream[start : start + len(row)])
-    assert len(stream) - packed.consumed < strategy.seq_length
+            assert real == stream[start : start + len(real)].tolist()
 
 
-@given(strategies() | st.builds(NoPauses, st.integers(1, 40)), st.lists(st.integers(0, 300), max_size=12))
-def test_result_does_not_depend_on_how_the_stream_is_cut(strategy, cuts):
-    stream = stream_of(sum(cuts))
+@given(fixed_length_strategies, st.integers(0, 3000))
+def test_every_sequence_has_its_length_and_few_tokens_are_left(strategy, tokens):
+    packed = strategy.pack(stream_of(tokens), 0)
+    assert (packed.lengths == strategy.seq_length).all()
+    assert len(packed.tokens) == packed.lengths.sum()
+    assert tokens - packed.consumed < strategy.seq_length
+
+
+@given(document_strategies, document_lengths)
+def test_pauses_are_inside_documents_and_counted_exactly(strategy, lengths):
+    rows = rows_of(strategy.pack(documents_of(lengths), 0))
+    for row, length in zip(rows, lengths, strict=True):
+        assert row[0] != PAUSE
+        assert row[-1] == EOD
+        assert row.count(PAUSE) == len(row) - length - 1 == round(strategy.pause_rate * length + 1e-9)
+
+
+@given(every_strategies(), st.integers(0, 500))
+def test_every_token_is_followed_by_exactly_its_pauses(strategy, tokens):
+    packed = strategy.pack(stream_of(tokens), 0)
+    groups = packed.tokens.reshape(-1, strategy.pauses_per_token + 1)
+    np.testing.assert_array_equal(groups[:, 0], stream_of(tokens)[: packed.consumed])
+    assert (groups[:, 1:] == PAUSE).all()
+
+
+@given(sequence_strategies() | document_strategies, document_lengths)
+def test_distinct_gaps_hold_one_pause_each(strategy, lengths):
+    packed = strategy.pack(documents_of(lengths), 0)
+    for row in rows_of(packed):
+        together = any(a == b == PAUSE for a, b in zip(row, row[1:], strict=False))
+        if strategy.gaps == "distinct":
+            assert not together
+            assert row[0] != PAUSE
+
+
+@given(any_strategy, st.lists(st.lists(st.integers(1, 60), max_size=6), max_size=8))
+def test_result_does_not_depend_on_how_the_stream_is_cut(strategy, blocks):
+    stream = documents_of([length for block in blocks for length in block])
     whole = strategy.pack(stream, 0)
-    parts, pending, pauses = [whole.sequences[:0]], stream[:0], 0
-    for block in np.split(stream, np.cumsum(cuts)):
+    pending, tokens, sequences = stream[:0], [stream[:0]], 0
+    for block in np.split(stream, np.cumsum([sum(block) for block in blocks])):  # within documents, too
         pending = np.concatenate([pending, block])
-        packed = strategy.pack(pending, sum(map(len, parts)))
-        parts.append(packed.sequences)
-        pauses += packed.pauses
+        packed = strategy.pack(pending, sequences)
+        tokens.append(packed.tokens)
+        sequences += len(packed.lengths)
         pending = pending[packed.consumed :]
-    np.testing.assert_array_equal(np.concatenate(parts), whole.sequences)
+    np.testing.assert_array_equal(np.concatenate(tokens), whole.tokens)
+    assert sequences == len(whole.lengths)
     assert len(pending) == len(stream) - whole.consumed
-    assert pauses == whole.pauses
 
 
 @pytest.mark.parametrize("at_once", [1, 7])
-def test_result_does_not_depend_on_the_sequences_made_at_once(monkeypatch, at_once):
-    strategy = SequencePauses(64, 6, PAUSE, seed=1, shard=2)
+@pytest.mark.parametrize("gaps", GAPS)
+def test_result_does_not_depend_on_the_sequences_made_at_once(monkeypatch, at_once, gaps):
+    strategy = SequencePauses(64, 6, PAUSE, seed=1, shard=2, gaps=gaps)
     expected = strategy.pack(stream_of(20_000), 0)
     monkeypatch.setattr(insertion, "_SEQUENCES_AT_ONCE", at_once)
     found = strategy.pack(stream_of(20_000), 0)
-    np.testing.assert_array_equal(found.sequences, expected.sequences)
-    assert (found.consumed, found.pauses) == (expected.consumed, expected.pauses)
+    np.testing.assert_array_equal(found.tokens, expected.tokens)
+    assert found.consumed == expected.consumed
 
 
-def test_dtype_is_that_of_the_stream():
+@given(any_strategy)
+def test_dtype_is_that_of_the_stream(strategy):
     for dtype in (np.uint16, np.int32):
-        assert SequencePauses(64, 6, PAUSE, seed=1, shard=2).pack(stream_of(500, dtype), 0).sequences.dtype == dtype
+        assert strategy.pack(documents_of([50], dtype), 0).tokens.dtype == dtype
 
 
-def test_every_lengthened_sequence_has_exactly_its_pauses():
-    strategy = SequencePauses(2048, 204, PAUSE, seed=1234, shard=0)
-    mask = strategy._pause_mask(sequence_keys(1234, 0, np.arange(300)))
-    assert (mask.sum(axis=1) == 204).all()
-    assert not mask[:, 2048 + 204 :].any()
+@pytest.mark.parametrize("gaps", GAPS)
+def test_every_lengthened_sequence_has_exactly_its_pauses(gaps):
+    strategy = SequencePauses(2048, 204, PAUSE, seed=1234, shard=0, gaps=gaps)
+    is_real = strategy._lengthened(sequence_keys(1234, 0, np.arange(300)))
+    assert is_real.shape == (300, 2252)
+    assert (is_real.sum(axis=1) == 2048).all()
 
 
-def test_positions_are_uniform():
-    strategy = SequencePauses(200, 20, PAUSE, seed=1234, shard=0)
-    mask = strategy._pause_mask(sequence_keys(1234, 0, np.arange(50_000)))[:, :220]
-    expected = 50_000 * 20 / 220
+def chi_square_of_samples(counts, samples, drawn):
+    """Of the counts of slots in ``samples`` samples of ``drawn`` slots each, without replacement."""
+    slots = len(counts)
+    expected = samples * drawn / slots
     # Without replacement a slot's count has this variance, and the counts add up to a constant.
-    variance = expected * (1 - 20 / 220) * 220 / 219
-    chi_square = np.sum((mask.sum(axis=0) - expected) ** 2) / variance
-    assert 150 < chi_square < 300  # 219 degrees of freedom: mean 219, standard deviation 21
+    variance = expected * (1 - drawn / slots) * slots / (slots - 1)
+    return np.sum((counts - expected) ** 2) / variance
 
 
-def test_every_arrangement_is_equally_likely():
-    strategy = SequencePauses(3, 2, PAUSE, seed=7, shard=0)
-    mask = strategy._pause_mask(sequence_keys(7, 0, np.arange(100_000)))
-    counts = Counter(tuple(np.flatnonzero(row)) for row in mask)
-    assert set(counts) == set(combinations(range(5), 2))
-    chi_square = sum((count - 10_000) ** 2 / 10_000 for count in counts.values())
-    assert chi_square < 28  # 9 degrees of freedom: exceeded once in a thousand
+def test_positions_in_sequences_are_uniform():
+    strategy = SequencePauses(200, 20, PAUSE, seed=1234, shard=0)
+    pauses = ~strategy._lengthened(sequence_keys(1234, 0, np.arange(50_000)))
+    assert 150 < chi_square_of_samples(pauses.sum(axis=0), 50_000, 20) < 300  # 219 degrees of freedom
+
+
+def test_distinct_gaps_in_sequences_are_uniform():
+    strategy = SequencePauses(200, 20, PAUSE, seed=1234, shard=0, gaps="distinct")
+    is_real = strategy._lengthened(sequence_keys(1234, 0, np.arange(50_000)))
+    rows, positions = np.nonzero(~is_real)
+    gap = positions - np.tile(np.arange(1, 21), 50_000)  # the j-th pause follows real token position - j
+    assert 140 < chi_square_of_samples(np.bincount(gap, minlength=200), 50_000, 20) < 270  # 199
+    assert rows.tolist() == np.repeat(np.arange(50_000), 20).tolist()
+
+
+@pytest.mark.parametrize("gaps", GAPS)
+def test_positions_in_documents_are_uniform(gaps):
+    strategy = DocumentPauses(0.1, PAUSE, EOD, seed=1234, shard=0, gaps=gaps)
+    packed = strategy.pack(np.tile(documents_of([100]), 20_000), 0)
+    positions = np.nonzero(packed.tokens.reshape(20_000, 111) == PAUSE)[1]
+    if gaps == "distinct":
+        positions = positions - np.tile(np.arange(1, 11), 20_000)
+        counts = np.bincount(positions, minlength=100)
+    else:
+        counts = np.bincount(positions, minlength=110)[1:]
+    assert 60 < chi_square_of_samples(counts, 20_000, 10) < 170  # 99 and 108 degrees of freedom
+
+
+@pytest.mark.parametrize("gaps", GAPS)
+def test_every_arrangement_is_equally_likely(gaps):
+    sequences = SequencePauses(3, 2, PAUSE, seed=7, shard=0, gaps=gaps)
+    is_real = sequences._lengthened(sequence_keys(7, 0, np.arange(100_000)))
+    documents = DocumentPauses(0.5, PAUSE, EOD, seed=7, shard=0, gaps=gaps)  # 2 pauses in 4 tokens
+    rows = documents.pack(np.tile(documents_of([4]), 100_000), 0).tokens.reshape(-1, 7)
+    arrangements = {
+        "repeat": (len(list(combinations(range(5), 2))), len(list(combinations_with_replacement(range(4), 2)))),
+        "distinct": (len(list(combinations(range(3), 2))), len(list(combinations(range(4), 2)))),
+    }[gaps]
+    for found, number in zip((~is_real, rows == PAUSE), arrangements, strict=True):
+        counts = Counter(tuple(np.flatnonzero(row)) for row in found)
+        assert len(counts) == number
+        expected = 100_000 / number
+        chi_square = sum((count - expected) ** 2 / expected for count in counts.values())
+        assert chi_square < 28  # at most 9 degrees of freedom: exceeded once in a thousand
+
+
+def test_a_sequence_may_start_with_a_pause_only_where_gaps_repeat():
+    starts = {}
+    for gaps in GAPS:
+        packed = SequencePauses(64, 6, PAUSE, seed=1, shard=2, gaps=gaps).pack(stream_of(200_000), 0)
+        starts[gaps] = np.count_nonzero(packed.tokens.reshape(-1, 64)[:, 0] == PAUSE)
+    assert starts["distinct"] == 0 < starts["repeat"]
 
 
 def test_papers_numbers():
     assert pauses_per_sequence(0.1, 2048) == 204
     assert pauses_per_sequence(0.29, 100) == 29
-    packed = SequencePauses(2048, 204, PAUSE, seed=1234, shard=0).pack(stream_of(2_000_000), 0)
-    assert packed.pauses / len(packed.sequences) == pytest.approx(204 * 2048 / 2252, abs=0.5)
-    assert packed.pauses == np.count_nonzero(packed.sequences == PAUSE)
+    for gaps in GAPS:
+        packed = SequencePauses(2048, 204, PAUSE, seed=1234, shard=0, gaps=gaps).pack(stream_of(2_000_000), 0)
+        pauses = np.count_nonzero(packed.tokens == PAUSE)
+        assert pauses / len(packed.lengths) == pytest.approx(204 * 2048 / 2252, abs=0.6)
+
+
+def test_halves_are_rounded_upwards():
+    lengths = np.array([1, 4, 5, 15, 24, 25, 100])
+    assert pauses_per_document(0.1, lengths).tolist() == [0, 0, 1, 2, 2, 3, 10]
+    assert pauses_per_document(0.29, np.array([50])).tolist() == [15]  # 14.5, which is 14.499… in binary
