@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
-from pause_megatron.config.preprocess import PreprocessConfig
+from pause_megatron.config.preprocess import InsertionConfig, PreprocessConfig
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.preprocess.pydoc_corpus import write_pydoc_corpus
 from pause_megatron.preprocess.run import preprocess
@@ -21,17 +22,22 @@ def write_text_and_tokenizer(folder: Path) -> None:
     train_tokenizer(TokenizerConfig(input=texts(folder, "train"), output=folder / "tokenizer", vocab_size=VOCAB_SIZE))
 
 
-def write_dataset(folder: Path, name: str, split: str = "train", **settings: str) -> Path:
-    """Write the dataset ``folder/name`` from one split; ``settings`` are those of :class:`PreprocessConfig`."""
-    config = PreprocessConfig(
+def write_dataset(folder: Path, name: str, split: str = "train", **settings: Any) -> Path:
+    """Write the dataset ``folder/name`` from one split; ``settings`` are those of :func:`preprocess_config`."""
+    config = preprocess_config(
         input=texts(folder, split),
         tokenizer=folder / "tokenizer",
         output=folder / name,
-        seq_length=SEQ_LENGTH,
-        engine="serial",
+        **{"seq_length": SEQ_LENGTH, "engine": "serial", **settings},
     )
-    preprocess(replace(config, **settings))  # type: ignore[arg-type]
+    preprocess(config)
     return config.output
+
+
+def preprocess_config(**settings: Any) -> PreprocessConfig:
+    """A configuration from its fields and those of its insertion, side by side as on the command line."""
+    insertion = {field.name: settings.pop(field.name) for field in fields(InsertionConfig) if field.name in settings}
+    return PreprocessConfig(insertion=InsertionConfig(**insertion), **settings)
 
 
 def texts(folder: Path, split: str) -> tuple[str]:
