@@ -1,0 +1,149 @@
+"""``pause-megatron merge-datasets``: the shards of one or several datasets joined into one or a few pairs of files.
+
+The files are written by :mod:`~pause_megatron.preprocess.merged_files`. Every shard's entry stays in the manifest, so
+nothing is hashed again but the new indices. The folder appears under its name when it is complete.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import glob
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from pause_megatron import log
+from pause_megatron.atomic import TEMPORARY_SUFFIX, new_folder
+from pause_megatron.config.dataset import MergeDatasetsConfig
+from pause_megatron.errors import UserError
+from pause_megatron.preprocess.indexed_writer import token_dtype
+from pause_megatron.preprocess.manifest import (
+    DATASET_FILE,
+    DATASET_FORMAT,
+    DatasetManifest,
+    MergedFile,
+    differing_setting,
+    load_dataset_manifest,
+    write_manifest,
+)
+from pause_megatron.preprocess.merged_files import write_merged_index, write_merged_tokens
+from pause_megatron.preprocess.parts import Part, parts_of, settings_of
+
+
+def merge_datasets(config: MergeDatasetsConfig) -> None:
+    """Write the dataset folder ``config.output``.
+
+    Raises :class:`UserError` for folders that are no finished datasets or cannot be joined, for more files than there
+    are shards, for an output that exists, and when the disk is full. Nothing then stands under the output's name.
+    """
+    manifests = [load_dataset_manifest(folder) for folder in config.input]
+    parts = [
+        part for folder, manifest in zip(config.input, manifests, strict=True) for part in parts_of(folder, manifest)
+    ]
+    _check_mergeable(config.input, manifests, parts)
+    groups = cut_into_files(parts, config.files)
+    _sweep(config.output)
+    with new_folder(config.output) as folder, _locked(folder):
+        # All indices first: they are small, and a shard that does not fit its manifest shows before the long copying.
+        dtype = token_dtype(manifests[0].vocab_size)
+        merged = [
+            write_merged_index(folder, name, group, dtype)
+            for name, group in zip(_names(len(groups)), groups, strict=True)
+        ]
+        for file, group in zip(merged, groups, strict=True):
+            write_merged_tokens(folder / f"{file.name}.bin", group)
+        manifest = _joined(manifests, merged)
+        write_manifest(folder / DATASET_FILE, manifest)
+    log.info(
+        f"{config.output}: {len(parts)} shards in {', '.join(f'{file.name}.bin' for file in merged)}; "
+        f"{manifest.sequences} sequences, {manifest.tokens} tokens"
+    )
+
+
+def _check_mergeable(folders: Sequence[Path], manifests: Sequence[DatasetManifest], parts: Sequence[Part]) -> None:
+    first, settings = folders[0], manifests[0]
+    for folder, manifest in zip(folders, manifests, strict=True):
+        if name := differing_setting(settings, manifest):
+            raise UserError(
+                f"--input: {first} was written with {name} {getattr(settings, name)}, {folder} with "
+                f"{getattr(manifest, name)}; datasets are merged when they were written with the same settings"
+            )
+    seen: dict[tuple[str, str, str], Path] = {}
+    for part in parts:
+        key = (part.shard.name, part.shard.input, part.shard.bin_sha256)
+        if part.shard.sequences and key in seen:
+            raise UserError(
+                f"--input: shard {part.shard.name}, made from {part.shard.input}, is both in {seen[key]} and in "
+                f"{part.folder}; its text would be there twice"
+            )
+        seen[key] = part.folder
+
+
+def cut_into_files(parts: Sequence[Part], files: int) -> list[Sequence[Part]]:
+    """Consecutive groups of ``parts``, one for each file, of about equal bytes. No file comes out empty.
+
+    Raises :class:`UserError` when there are fewer shards with data than ``files``.
+    """
+    filled = [place for place, part in enumerate(parts) if part.shard.sequences]
+    if len(filled) < files:
+        raise UserError(f"--files {files}: there are only {len(filled)} shards with data; name at most so many")
+    before = np.cumsum([0, *(parts[place].shard.bin_bytes for place in filled)])
+    cuts = [0]
+    for file in range(1, files):
+        nearest = int(np.argmin(np.abs(before - before[-1] * file / files)))
+        cuts.append(min(max(nearest, cuts[-1] + 1), len(filled) - files + file))
+    starts = [0, *(filled[cut] for cut in cuts[1:]), len(parts)]
+    return [parts[start:stop] for start, stop in pairwise(starts)]
+
+
+def _names(files: int) -> list[str]:
+    return ["merged"] if files == 1 else [f"merged-{file:05}-of-{files:05}" for file in range(files)]
+
+
+def _joined(manifests: Sequence[DatasetManifest], merged: Sequence[MergedFile]) -> DatasetManifest:
+    """The manifest of all shards, in the files ``merged``."""
+    packages = dict.fromkeys(package for manifest in manifests for package in manifest.versions)
+    return DatasetManifest(
+        **vars(settings_of(manifests[0])),
+        format=DATASET_FORMAT,
+        shards=tuple(shard for manifest in manifests for shard in manifest.shards),
+        merged=tuple(merged),
+        versions={
+            package: ", ".join(
+                dict.fromkeys(manifest.versions[package] for manifest in manifests if package in manifest.versions)
+            )
+            for package in packages
+        },
+    )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold a lock on ``folder``, so that :func:`_sweep` can tell it from what a killed merge left."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network file systems have no locks; nothing is swept there
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _sweep(output: Path) -> None:
+    """Remove what killed merges to ``output`` left. Raises :class:`UserError` when another one is at work."""
+    for folder in output.parent.glob(f".{glob.escape(output.name)}.*{TEMPORARY_SUFFIX}"):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder)
+        except BlockingIOError as error:
+            raise UserError(f"--output {output}: another merge is writing it, in {folder}; wait for it") from error
+        except OSError:  # a file system without locks
+            log.warn(f"{folder} seems to be left from a merge that was killed; remove it")
+        finally:
+            os.close(descriptor)
