@@ -1,0 +1,129 @@
+"""``pause-megatron verify-dataset``: plans the checks, runs them in processes of their own, and reports."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Protocol
+
+from pause_megatron import log
+from pause_megatron.children import available_cores
+from pause_megatron.config.dataset import VerifyDatasetConfig
+from pause_megatron.errors import UserError
+from pause_megatron.preprocess.executors import new_process_pool
+from pause_megatron.preprocess.manifest import DatasetManifest, read_dataset_manifest, stored_files
+from pause_megatron.preprocess.parts import Part, parts_of, settings_of
+from pause_megatron.preprocess.verification.entries import check_settings
+from pause_megatron.preprocess.verification.faults import Verdict
+from pause_megatron.preprocess.verification.files import check_file
+from pause_megatron.preprocess.verification.shard import ShardCheck, check_shard
+from pause_megatron.preprocess.verification.strategies import expected_fraction
+from pause_megatron.preprocess.verification.twin import find_twins
+
+_SECONDS_BETWEEN_MESSAGES = 10
+
+
+class Check(Protocol):
+    """Something to check, in whatever process."""
+
+    def __call__(self) -> Verdict:
+        """Check it."""
+        ...
+
+
+def verify_dataset(config: VerifyDatasetConfig) -> None:
+    """Check the dataset ``config.data`` and print what was found: a table, or one line for each fault.
+
+    Raises :class:`UserError` when there are faults, and when there is nothing to check or to compare with.
+    """
+    manifest = read_dataset_manifest(config.data)
+    faults = list(check_settings(config.data, manifest))
+    compared = 0
+    if not faults:
+        checks = _plan(config, manifest)
+        for verdict in _run(checks, config.workers):
+            faults += verdict.faults
+            compared += verdict.compared_tokens
+    if faults:
+        print("\n".join(faults), flush=True)
+        raise UserError(f"{config.data}: {len(faults)} faults; do not train on it before it is written again")
+    for name, value in _summary(config, manifest, compared):
+        print(f"{name:<12}{value}")
+
+
+def _plan(config: VerifyDatasetConfig, manifest: DatasetManifest) -> list[Check]:
+    settings, parts = settings_of(manifest), parts_of(config.data, manifest)
+    twins: Sequence[Part | None] = [None] * len(parts)
+    if config.standard is not None:
+        twins = find_twins(config.standard, manifest, parts)
+    return [
+        *(partial(check_file, config.data, file, settings, config.hashes) for file in stored_files(manifest)),
+        *(
+            partial(
+                check_shard,
+                ShardCheck(
+                    part=part,
+                    settings=settings,
+                    merged=bool(manifest.merged),
+                    standard=twin,
+                    hashes=config.hashes,
+                ),
+            )
+            for part, twin in zip(parts, twins, strict=True)
+        ),
+    ]
+
+
+def _run(checks: Sequence[Check], workers: int) -> Iterator[Verdict]:
+    """The verdicts, in the order of ``checks``."""
+    workers = min(workers or available_cores(), len(checks))
+    if workers == 1:
+        yield from _with_progress((check() for check in checks), len(checks))
+        return
+    with new_process_pool(workers) as pool:
+        yield from _with_progress(pool.map(_call, checks), len(checks))
+
+
+def _call(check: Check) -> Verdict:
+    return check()
+
+
+def _with_progress(verdicts: Iterator[Verdict], count: int) -> Iterator[Verdict]:
+    said = time.monotonic()
+    for done, verdict in enumerate(verdicts, start=1):
+        if time.monotonic() - said > _SECONDS_BETWEEN_MESSAGES:
+            said = time.monotonic()
+            log.info(f"{done} of {count} checks done")
+        yield verdict
+
+
+def _summary(config: VerifyDatasetConfig, manifest: DatasetManifest, compared: int) -> Iterator[tuple[str, str]]:
+    """The rows of the table: name and value."""
+    stored, files = manifest.tokens, stored_files(manifest)
+    gigabytes = sum(file.bin_bytes + file.idx_bytes for file in files) / 1e9
+    yield "dataset", f"{config.data}: whole"
+    yield "pauses", f"{manifest.strategy}, {_pauses(manifest)}"
+    yield (
+        "files",
+        f"{len(files)} pairs, {len(manifest.shards)} shards, {gigabytes:.3f} GB; hashes "
+        + ("equal" if config.hashes else "not compared"),
+    )
+    documents = sum(shard.documents for shard in manifest.shards)
+    skipped = sum(shard.skipped_records for shard in manifest.shards)
+    yield "documents", f"{documents:,}" + (f", {skipped:,} records skipped" if skipped else "")
+    length = f" of {manifest.seq_length} tokens" if manifest.seq_length else ", one document each"
+    yield "sequences", f"{manifest.sequences:,}{length}"
+    yield "tokens", f"{stored:,}, {stored - manifest.pauses:,} of them real"
+    if config.standard is not None:
+        dropped = sum(shard.trimmed_tokens for shard in manifest.shards)
+        yield (
+            "standard",
+            f"{compared:,} real tokens equal to those of {config.standard}"
+            + (f", {dropped:,} trimmed off as declared" if dropped else ""),
+        )
+
+
+def _pauses(manifest: DatasetManifest) -> str:
+    realised = manifest.pauses / max(1, manifest.tokens)
+    return f"{manifest.pauses:,}, {realised:.3%} of the tokens; the settings ask for {expected_fraction(manifest):.3%}"

@@ -1,0 +1,102 @@
+"""Checks of the manifests alone: settings that make sense, and entries whose numbers fit together."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+from pause_megatron.errors import UserError
+from pause_megatron.preprocess.indexed_writer import index_size, token_dtype
+from pause_megatron.preprocess.manifest import (
+    DATASET_FILE,
+    LISTED_SKIPS,
+    DatasetManifest,
+    DatasetSettings,
+    ShardRecord,
+    read_shard_record,
+)
+from pause_megatron.preprocess.parts import Part
+from pause_megatron.preprocess.verification.faults import Faults
+
+
+def check_settings(folder: Path, manifest: DatasetManifest) -> tuple[str, ...]:
+    """Faults of the dataset as a whole, after which its shards cannot be checked; one line each."""
+    faults, path = Faults(), folder / DATASET_FILE
+    for name in ("pause_id", "eod_id"):
+        if not 0 <= getattr(manifest, name) < manifest.vocab_size:
+            faults.add(name, f"{path}: {name} {getattr(manifest, name)} is not below vocab_size {manifest.vocab_size}")
+    if manifest.pause_id == manifest.eod_id:
+        faults.add("ids", f"{path}: pause_id and eod_id are both {manifest.eod_id}")
+    if (manifest.seq_length > 0) != (manifest.strategy != "document"):
+        faults.add("seq_length", f"{path}: seq_length {manifest.seq_length} with strategy {manifest.strategy}")
+    elif manifest.strategy == "every" and manifest.seq_length % (manifest.pauses_per_token + 1):
+        faults.add(
+            "group",
+            f"{path}: seq_length {manifest.seq_length} is no multiple of {manifest.pauses_per_token + 1}, a token with "
+            "its pauses",
+        )
+    _check_shards(path, manifest, faults)
+    return faults.lines()
+
+
+def _check_shards(path: Path, manifest: DatasetManifest, faults: Faults) -> None:
+    """The list of shards: none missing, none unlisted, each in one file."""
+    if manifest.merged:
+        inside = sum(file.shards for file in manifest.merged)
+        faults.expect("merged", f"{path}: shards in the merged files are", inside, len(manifest.shards))
+        if any(file.shards < 1 for file in manifest.merged):
+            faults.add("merged", f"{path}: a merged file holds no shard")
+        return
+    indices = [shard.index for shard in manifest.shards]
+    faults.expect("indices", f"{path}: indices of the shards are", indices, list(range(len(indices))))
+    names = Counter(shard.name for shard in manifest.shards)
+    for name, count in names.items():
+        if count > 1:
+            faults.add("names", f"{path}: lists shard {name} {count} times")
+    for found in sorted(path.parent.glob("*.bin")):
+        if found.stem not in names:
+            faults.add("unlisted", f"{found}: not listed in {path}")
+
+
+def check_entry(part: Part, settings: DatasetSettings, merged: bool, faults: Faults) -> bool:
+    """Check a shard's entry by itself; returns whether its sizes fit together, so that its tokens can be read."""
+    shard, subject = part.shard, f"{part.folder / DATASET_FILE}: shard {part.shard.name}:"
+    itemsize = token_dtype(settings.vocab_size).itemsize
+    sound = min(shard.sequences, shard.tokens) >= 0
+    if settings.seq_length:
+        sound &= faults.expect("tokens", f"{subject} tokens", shard.tokens, shard.sequences * settings.seq_length)
+    else:
+        faults.expect("documents", f"{subject} documents", shard.documents, shard.sequences)
+    sound &= faults.expect("bin_bytes", f"{subject} bin_bytes", shard.bin_bytes, shard.tokens * itemsize)
+    faults.expect("idx_bytes", f"{subject} idx_bytes", shard.idx_bytes, index_size(shard.sequences))
+    faults.expect("fraction", f"{subject} pause_fraction", shard.pause_fraction, shard.pauses / max(1, shard.tokens))
+    in_runs = sum(length * count for length, count in shard.pause_runs.items())
+    faults.expect("runs", f"{subject} pauses in pause_runs", in_runs, shard.pauses)
+    listed = min(shard.skipped_records, LISTED_SKIPS)
+    faults.expect("skipped", f"{subject} skipped records listed", len(shard.skipped), listed)
+    if settings.trimmed == "carry" or settings.strategy == "document":
+        faults.expect("trimmed", f"{subject} trimmed_tokens", shard.trimmed_tokens, 0)
+    if not 0 <= shard.tail_tokens <= max(0, settings.seq_length - 1):
+        faults.add(
+            "tail", f"{subject} tail_tokens {shard.tail_tokens}, though a sequence has {settings.seq_length} tokens"
+        )
+    if not merged:
+        _check_record(part, settings, faults)
+    return sound
+
+
+def _check_record(part: Part, settings: DatasetSettings, faults: Faults) -> None:
+    """The shard's own manifest must say the same as its entry in the dataset's."""
+    path = part.folder / f"{part.shard.name}.json"
+    try:
+        record: ShardRecord = read_shard_record(path)
+    except UserError as error:
+        faults.add("record", str(error))
+        return
+    for what, ours, theirs in (("settings", settings, record.settings), ("entry", part.shard, record.shard)):
+        for name, value in vars(ours).items():
+            if getattr(theirs, name) != value:
+                faults.add(
+                    f"record {what}",
+                    f"{path}: {name} is {getattr(theirs, name)}, in {DATASET_FILE} it is {value}",
+                )
