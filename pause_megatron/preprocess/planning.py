@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 
 from pause_megatron.atomic import sweep
@@ -166,10 +166,8 @@ def _choose_encoder(
     recorded = {record.settings.encoder for there in records for record in there.values()}
     if config.encoder == "auto" and (recorded == {tokenizer.encoder_name} or (recorded and not anything_to_do)):
         return recorded.pop()
-    blocks = sources[0].read(options)
-    texts = chain.from_iterable(block.texts for block in blocks)
-    first = [text for _, text in zip(range(_DOCUMENTS_COMPARED), texts, strict=False)]
-    return choose_encoder(tokenizer, config.encoder, first)
+    texts = chain.from_iterable(block.texts for block in sources[0].read(options))
+    return choose_encoder(tokenizer, config.encoder, islice(texts, _DOCUMENTS_COMPARED))
 
 
 def _refuse_input_folders(folders: Sequence[Path], sources: Sequence[Source]) -> None:

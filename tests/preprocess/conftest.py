@@ -87,4 +87,4 @@ def rows_of(folder, shard, seq_length):
 
 def contents(folder):
     """The dataset's files and what is in them; the progress logs are no part of it."""
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
+    return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}

@@ -1,61 +1,178 @@
 import gzip
+import os
 import re
+import signal
+import subprocess
+import sys
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
 from pause_megatron.cli.commands import TOOLS
 from pause_megatron.cli.main import run_command
 from pause_megatron.errors import UserError
+from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
+from tests.preprocess.conftest import contents
 
+ROOT = Path(__file__).parents[2]
 GOOD = b'{"text": "good text"}\n'
+LONG = b'{"text": "' + b"words of a good text " * 50 + b'"}\n'
 
 
 def run(tokenizer, *flags):
-    arguments = ["--tokenizer", str(tokenizer.path), "--seq-length", "32", "--engine", "serial", *flags]
+    arguments = ["--tokenizer", str(tokenizer.path), "--seq-length", "32", "--engine", "serial", *map(str, flags)]
     return run_command(TOOLS["preprocess_c4.py"], "preprocess_c4.py", arguments)
 
 
-@pytest.mark.parametrize(
-    ("name", "content", "complaint"),
-    [
-        ("bad.jsonl", GOOD * 5000 + b'{"text": \n', "bad.jsonl, line 5001: not valid JSON"),
-        ("bad.jsonl", GOOD * 5 + b'{"text": 7}\n', "bad.jsonl, line 6: Expected `str`, got `int`"),
-        ("bad.jsonl", GOOD * 5 + b'{"url": "u"}\n', "bad.jsonl, line 6: Object missing required field `text`"),
-        ("bad.jsonl", GOOD * 5 + b'{"text": "\xff"}\n', "bad.jsonl, line 6: not valid UTF-8"),
-        ("bad.json.gz", gzip.compress(GOOD * 5000)[:-9], "bad.json.gz: the gzip data ends too early"),
-        ("bad.json.gz", GOOD, "bad.json.gz: cannot be read: Not a gzipped file"),
-    ],
-)
-def test_bad_input_is_named_and_leaves_nothing(tmp_path, tokenizer, capsys, name, content, complaint):
+def flipped(content, position):
+    """``content`` with one bit changed."""
+    return content[:position] + bytes([content[position] ^ 1]) + content[position + 1 :]
+
+
+PACKED = gzip.compress(b"".join(b'{"text": "text number %d"}\n' % i for i in range(5000)))
+BAD_INPUTS = [
+    ("bad.jsonl", GOOD * 5000 + b'{"text": \n' + GOOD, "bad.jsonl, line 5001: not valid JSON", 5001),
+    ("bad.jsonl", GOOD * 5 + b'{"text": 7}\n' + GOOD * 50, "bad.jsonl, line 6: Expected `str`, got `int`", 55),
+    ("bad.jsonl", GOOD * 50 + b'{"url": "u"}\n', "bad.jsonl, line 51: Object missing required field `text`", 50),
+    ("bad.jsonl", GOOD * 50 + b'{"text": "\xff"}\n', "bad.jsonl, line 51: not valid UTF-8", 50),
+    ("bad.json.gz", PACKED[: len(PACKED) // 2], "bad.json.gz", None),
+    ("bad.json.gz", flipped(PACKED, len(PACKED) - 6), "bad.json.gz", 5000),
+    ("bad.json.gz", GOOD, "bad.json.gz", 0),
+]
+
+
+@pytest.mark.parametrize(("name", "content", "complaint", "readable"), BAD_INPUTS)
+def test_bad_input_is_named_and_leaves_nothing(tmp_path, tokenizer, capsys, name, content, complaint, readable):
     (tmp_path / name).write_bytes(content)
-    assert run(tokenizer, "--input", str(tmp_path / name), "--output", str(tmp_path / "data")) == 2
+    assert run(tokenizer, "--input", tmp_path / name, "--output", tmp_path / "data") == 2
     last_line = capsys.readouterr().err.splitlines()[-1]
     assert last_line.startswith("error: ")
     assert complaint in last_line
-    assert list((tmp_path / "data").iterdir()) == []
+    assert contents(tmp_path / "data") == {}
+
+
+@pytest.mark.parametrize(("name", "content", "complaint", "readable"), BAD_INPUTS)
+def test_bad_input_is_skipped_counted_and_listed(tmp_path, tokenizer, capsys, name, content, complaint, readable):
+    (tmp_path / name).write_bytes(content)
+    (tmp_path / "good.jsonl").write_bytes(GOOD * 500)
+    flags = ["--input", tmp_path / name, tmp_path / "good.jsonl", "--output", tmp_path / "data", "--on-error", "skip"]
+    assert run(tokenizer, *flags) == 0
+    bad, good = load_dataset_manifest(tmp_path / "data", verify_hashes=True).shards
+    assert (good.documents, good.skipped_records) == (500, 0)
+    assert bad.skipped_records == len(bad.skipped) == 1
+    assert bad.documents == readable if readable is not None else 1000 < bad.documents < 5000
+    line = re.search(r"line (\d+)", complaint)
+    if line:
+        assert bad.skipped[0].line == int(line[1])
+        assert complaint.endswith(bad.skipped[0].reason) or complaint.split(": ", 1)[1] in bad.skipped[0].reason
+    assert "1 records could not be read and were left out" in capsys.readouterr().err
+
+
+def test_a_stopped_run_can_be_repeated_with_skipping(tmp_path, tokenizer):
+    (tmp_path / "a.jsonl").write_bytes(GOOD * 500)
+    (tmp_path / "b.jsonl").write_bytes(GOOD * 500 + b"{}\n")
+    flags = ["--input", tmp_path / "*.jsonl", "--output", tmp_path / "data"]
+    assert run(tokenizer, *flags) == 2
+    assert run(tokenizer, *flags, "--on-error", "skip") == 0
+    assert [shard.skipped_records for shard in load_dataset_manifest(tmp_path / "data").shards] == [0, 1]
 
 
 def test_good_shards_of_a_failed_run_are_kept(tmp_path, tokenizer):
     (tmp_path / "good.jsonl").write_bytes(GOOD * 500)
     (tmp_path / "poor.jsonl").write_bytes(b"{}\n")
-    flags = ["--input", str(tmp_path / "*.jsonl"), "--output", str(tmp_path / "data")]
+    flags = ["--input", tmp_path / "*.jsonl", "--output", tmp_path / "data"]
     assert run(tokenizer, *flags) == 2
-    assert {path.name for path in (tmp_path / "data").iterdir()} == {"good.bin", "good.idx", "good.json"}
+    assert set(contents(tmp_path / "data")) == {"good.bin", "good.idx", "good.json"}
     (tmp_path / "poor.jsonl").write_bytes(GOOD * 500)
     assert run(tokenizer, *flags) == 0
     assert (tmp_path / "data/dataset.json").is_file()
 
 
+@contextmanager
+def small_disk(path, size):
+    """A file system of ``size`` bytes mounted at ``path``."""
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"no file system can be mounted here; a full disk was not checked ({mounted.stderr.strip()})")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", str(path)], check=True)
+
+
+@pytest.mark.parametrize("kilobytes", [16, 240, 252, 256])
+def test_full_disk_is_named_and_the_repeated_run_completes(tmp_path, tokenizer, capsys, kilobytes):
+    for name in ("a", "b"):  # either makes 230 kB
+        (tmp_path / f"{name}.jsonl").write_bytes(LONG * 500)
+    flags = ["--input", tmp_path / "*.jsonl", "--output", tmp_path / "disk/data"]
+    with small_disk(tmp_path / "disk", f"{kilobytes}k"):
+        assert run(tokenizer, *flags) == 2
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert re.match(r"error: .*/disk/.*: No space left on device; make room", said)
+        finished = {path.stem for path in (tmp_path / "disk/data").glob("*.json")}
+        assert finished <= {"a"}
+        subprocess.run(["mount", "-o", "remount,size=10m", str(tmp_path / "disk")], check=True)
+        assert run(tokenizer, *flags) == 0
+        load_dataset_manifest(tmp_path / "disk/data", verify_hashes=True)
+        again = contents(tmp_path / "disk/data")
+    assert run(tokenizer, *flags[:-1], tmp_path / "fresh") == 0
+    assert again == contents(tmp_path / "fresh")
+
+
+def test_a_killed_worker_is_told_and_the_repeated_run_completes(tmp_path, tokenizer, c4_shards, config_for):
+    command = [sys.executable, str(ROOT / "tools/preprocess_c4.py"), "--input", *c4_shards, "--workers", "2"]
+    command += ["--tokenizer", str(tokenizer.path), "--output", str(tmp_path / "data"), "--seq-length", "256"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    worker = None
+    while worker is None and process.poll() is None:
+        for log_file in (tmp_path / "data/progress").glob("*.jsonl"):
+            worker = int(log_file.stem.rpartition("-")[2])
+    os.kill(worker, signal.SIGKILL)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 2
+    assert "a worker process was killed (out of memory?); finished shards are kept" in said
+    preprocess(config_for(tmp_path / "data", input=c4_shards))
+    preprocess(config_for(tmp_path / "fresh", input=c4_shards))
+    assert contents(tmp_path / "data") == contents(tmp_path / "fresh")
+
+
+def test_a_shard_that_another_run_is_writing_is_refused(tmp_path, config_for, corpus):
+    name = corpus.train[0].name.removesuffix(".json.gz")
+    command = [sys.executable, "-c", WRITES_SLOWLY, str(tmp_path / "data" / f"{name}.bin")]
+    writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    assert writer.stdout.readline() == "writing\n"
+    with pytest.raises(UserError, match=f"another run is writing shard {name} at the moment"):
+        preprocess(config_for(tmp_path / "data"))
+    writer.kill()
+    writer.wait()
+    assert len(list((tmp_path / "data").glob(".*.tmp"))) == 1
+    preprocess(config_for(tmp_path / "data"))
+    assert not list((tmp_path / "data").glob(".*.tmp"))
+
+
+WRITES_SLOWLY = """
+import sys, time
+from pathlib import Path
+from pause_megatron.atomic import write_file
+with write_file(Path(sys.argv[1])):
+    print("writing", flush=True)
+    time.sleep(100)
+"""
+
+
 def test_empty_glob_is_a_user_error(tmp_path, tokenizer, capsys):
-    assert run(tokenizer, "--input", str(tmp_path / "*.json.gz"), "--output", str(tmp_path / "data")) == 2
+    assert run(tokenizer, "--input", tmp_path / "*.json.gz", "--output", tmp_path / "data") == 2
     assert "no such file" in capsys.readouterr().err
     assert not (tmp_path / "data").exists()
 
 
 def test_text_that_fills_no_sequence_is_a_user_error(tmp_path, tokenizer, capsys):
     (tmp_path / "short.jsonl").write_bytes(GOOD)
-    assert run(tokenizer, "--input", str(tmp_path / "short.jsonl"), "--output", str(tmp_path / "data")) == 2
+    assert run(tokenizer, "--input", tmp_path / "short.jsonl", "--output", tmp_path / "data") == 2
     assert re.search(r"--seq-length 32: no input file fills a sequence, .* \d+ tokens", capsys.readouterr().err)
     assert not (tmp_path / "data/dataset.json").exists()
 
@@ -73,20 +190,20 @@ def test_inputs_of_one_name_are_refused(tmp_path, config_for):
         path.touch()
     with pytest.raises(UserError, match="a shard is named after its file, and 'text' is taken"):
         preprocess(config_for(tmp_path / "data", input=tuple(map(str, paths))))
-    (tmp_path / "dataset.jsonl").touch()
-    with pytest.raises(UserError, match="'dataset' is taken"):
-        preprocess(config_for(tmp_path / "data", input=(str(tmp_path / "dataset.jsonl"),)))
 
 
 def test_input_folder_is_never_written_to(tmp_path, config_for):
     (tmp_path / "text.json").write_bytes(GOOD * 5000)
     with pytest.raises(UserError, match="give the dataset a folder of its own"):
         preprocess(config_for(tmp_path, input=(str(tmp_path / "text.json"),)))
+    with pytest.raises(UserError, match="give the dataset a folder of its own"):
+        also = (f"none:{tmp_path}",)
+        preprocess(config_for(tmp_path / "data", input=(str(tmp_path / "text.json"),), also=also))
     assert (tmp_path / "text.json").read_bytes() == GOOD * 5000
 
 
 @pytest.mark.parametrize(
-    ("changes", "flag"),
+    ("changes", "complaint"),
     [
         ({"input": ()}, "--input"),
         ({"seq_length": 1}, "--seq-length 1"),
@@ -95,8 +212,22 @@ def test_input_folder_is_never_written_to(tmp_path, config_for):
         ({"pause_rate": 1.0}, "--pause-rate 1.0"),
         ({"pause_rate": 0.0}, "for data without pauses use --pauses none"),
         ({"pause_rate": 0.01, "seq_length": 64}, "at least one pause"),
+        ({"pauses": "document", "pause_rate": 0.0}, "--pause-rate 0.0: must be above 0"),
+        ({"pauses": "every", "pauses_per_token": 0}, "--pauses-per-token 0: must be at least 1"),
+        ({"pauses": "every", "pauses_per_token": 2}, "must be a multiple of 3, for example 255"),
+        ({"text_key": ""}, "--text-key"),
+        ({"max_document_megabytes": 0}, "--max-document-megabytes 0"),
+        ({"shard_range": "3"}, "--shard-range 3: expected START:END"),
+        ({"shard_range": "3:3"}, "--shard-range 3:3: expected START:END, with START below END"),
+        ({"shard_range": "-1:3"}, "--shard-range -1:3"),
+        ({"also": ("none",)}, "--also none: expected STRATEGY"),
+        ({"also": ("noon:data",)}, "--also noon:data: Invalid enum value 'noon'"),
+        ({"also": ("none,sed=3:data",)}, "--also none,sed=3:data: unknown flag 'sed'; flags: pause-rate"),
+        ({"also": ("none,seed=x:data",)}, "--also none,seed=x:data: Expected `int`"),
+        ({"also": ("every,pauses-per-token=2:data",)}, "--also every,pauses-per-token=2:data: --pauses-per-token 2"),
+        ({"also": ("none:data", "every:./data")}, "two datasets would be written to"),
     ],
 )
-def test_impossible_settings_name_the_flag(tmp_path, config_for, changes, flag):
-    with pytest.raises(UserError, match=flag):
+def test_impossible_settings_name_the_flag(tmp_path, config_for, changes, complaint):
+    with pytest.raises(UserError, match=re.escape(complaint)):
         config_for(tmp_path, **changes)

@@ -1,55 +1,56 @@
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-from pause_megatron.cli.commands import TOOLS
-from pause_megatron.cli.main import run_command
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
+from tests.preprocess.conftest import contents
 
-KILLED_IN_THE_SECOND_SHARD = """
-import os, signal, sys
-from pause_megatron.cli.main import tool_main
-from pause_megatron.preprocess import shard
-
-read, calls = shard.read_documents, []
-
-def read_documents(path):
-    calls.append(path)
-    for block in read(path, 20_000):
-        yield block
-        if len(calls) == 2:
-            os.kill(os.getpid(), signal.SIGKILL)
-
-shard.read_documents = read_documents
-tool_main("preprocess_c4.py")
-"""
+ROOT = Path(__file__).parents[2]
 
 
-def test_killed_run_is_resumed_where_it_ended(tmp_path, config_for, corpus, tokenizer):
-    flags = ["--tokenizer", str(tokenizer.path), "--seq-length", "256", "--engine", "serial"]
-    flags += ["--output", str(tmp_path / "data"), "--input", *map(str, corpus.train)]
-    killed = subprocess.run([sys.executable, "-c", KILLED_IN_THE_SECOND_SHARD, *flags], check=False)
-    assert killed.returncode == -signal.SIGKILL
-    left = {path.name for path in (tmp_path / "data").iterdir()}
-    finished = [name for name in left if name.endswith(".json")]
-    assert len(finished) == 1
-    assert any(name.endswith(".tmp") for name in left)
-    with pytest.raises(UserError, match=r"no dataset\.json"):
-        load_dataset_manifest(tmp_path / "data")
-    inode = (tmp_path / "data" / finished[0]).stat().st_ino
+def test_a_run_killed_three_times_is_resumed_to_the_same_bytes(tmp_path, config_for, tokenizer, c4_shards):
+    """SIGKILL to the whole process group at random moments: between shards, within one, while files get their names."""
+    command = [sys.executable, str(ROOT / "tools/preprocess_c4.py"), "--input", *c4_shards, "--workers", "2"]
+    command += ["--tokenizer", str(tokenizer.path), "--output", str(tmp_path / "data"), "--seq-length", "256"]
+    moments = random.Random(20261124)
+    left_half_written = 0
+    for _ in range(3):
+        enough = written_bytes(tmp_path / "data") + moments.randrange(1, 600_000)
+        process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+        while written_bytes(tmp_path / "data") < enough and process.poll() is None:
+            pass
+        assert process.poll() is None, "the run ended before it could be killed"
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        left_half_written += len(list((tmp_path / "data").glob(".*.tmp")))
+        for record in (tmp_path / "data").glob("*.json"):  # what bears a record is whole
+            assert (tmp_path / "data" / f"{record.stem}.idx").is_file()
+        with pytest.raises(UserError, match=r"no dataset\.json"):
+            load_dataset_manifest(tmp_path / "data")
+    assert left_half_written
+    assert subprocess.run(command, check=False).returncode == 0
+    preprocess(config_for(tmp_path / "fresh", input=c4_shards))
+    assert contents(tmp_path / "data") == contents(tmp_path / "fresh")
 
-    assert run_command(TOOLS["preprocess_c4.py"], "preprocess_c4.py", flags) == 0
-    assert (tmp_path / "data" / finished[0]).stat().st_ino == inode
-    preprocess(config_for(tmp_path / "fresh"))
-    fresh = {path.name: path.read_bytes() for path in (tmp_path / "fresh").iterdir()}
-    assert {path.name: path.read_bytes() for path in (tmp_path / "data").iterdir()} == fresh
+
+def written_bytes(folder):
+    """Size of everything in ``folder``, half-written or not."""
+    total = 0
+    for path in folder.glob("*"):
+        try:
+            total += path.stat().st_size
+        except FileNotFoundError:  # renamed just now
+            continue
+    return total
 
 
 def test_worker_processes_end_when_their_parent_is_killed():
@@ -72,14 +73,16 @@ def test_worker_processes_end_when_their_parent_is_killed():
         ({"pause_rate": 0.2}, "written with pause_rate 0.1, not 0.2"),
         ({"trimmed": "drop"}, "written with trimmed carry, not drop"),
         ({"pauses": "none"}, "written with strategy sequence, not none"),
+        ({"gaps": "distinct"}, "written with gaps repeat, not distinct"),
+        ({"text_key": "url"}, "written with text_key text, not url"),
     ],
 )
 def test_other_settings_are_refused(tmp_path, config_for, changes, complaint):
     preprocess(config_for(tmp_path))
-    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.*")}
     with pytest.raises(UserError, match=complaint):
         preprocess(config_for(tmp_path, **changes))
-    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.glob("*.*")} == before
 
 
 def test_other_input_is_refused(tmp_path, config_for, corpus):
@@ -103,7 +106,7 @@ def test_input_added_at_the_end_extends_the_dataset(tmp_path, config_for, corpus
     inputs = tuple(map(str, corpus.train))
     preprocess(config_for(tmp_path / "data", input=inputs[:2]))
     preprocess(config_for(tmp_path / "data", input=inputs))
-    assert "3 shards, 2 of them done already" in capsys.readouterr().err
+    assert "3 shards, 1 to do here, 2 done already" in capsys.readouterr().err
     preprocess(config_for(tmp_path / "fresh", input=inputs))
     assert (tmp_path / "data/dataset.json").read_bytes() == (tmp_path / "fresh/dataset.json").read_bytes()
 
@@ -117,13 +120,13 @@ def test_dataset_is_checked_when_it_is_opened(tmp_path, config_for):
     content[100] ^= 1
     path.write_bytes(content)
     load_dataset_manifest(tmp_path)
-    with pytest.raises(UserError, match=r"\.bin: its content has changed"):
+    with pytest.raises(UserError, match=rf"\.bin: the content of shard {shard.name}, bytes 0 to {len(content)}, has changed"):
         load_dataset_manifest(tmp_path, verify_hashes=True)
 
     os.truncate(path, len(content) - 2)
     with pytest.raises(UserError, match=rf"\.bin: has {len(content) - 2} bytes, its manifest says {len(content)}"):
         load_dataset_manifest(tmp_path)
-    with pytest.raises(UserError, match="remove the shard and preprocess again"):
+    with pytest.raises(UserError, match="remove the shard's files and preprocess again"):
         preprocess(config_for(tmp_path))
 
     path.unlink()
@@ -135,8 +138,8 @@ def test_dataset_is_checked_when_it_is_opened(tmp_path, config_for):
     ("content", "complaint"),
     [
         ("{", "not a manifest of this project"),
-        ("{}", "missing required field `strategy`"),
-        (None, r"format 'pause_megatron/dataset/0', expected 'pause_megatron/dataset/1'"),
+        ("{}", "missing required field `format`"),
+        (None, r"format 'pause_megatron/dataset/0', expected 'pause_megatron/dataset/2'"),
     ],
 )
 def test_damaged_manifest_is_a_user_error(tmp_path, config_for, content, complaint):
