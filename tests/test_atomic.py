@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pause_megatron.atomic import new_folder, write_file, write_json, write_text
+from pause_megatron.atomic import new_folder, sweep, temporary_name, write_file, write_json, write_text
 from pause_megatron.errors import UserError
 
 
@@ -48,3 +50,39 @@ def test_folder_appears_whole_and_is_never_overwritten(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="exists already"), new_folder(tmp_path / "folder"):
         pass
     assert (tmp_path / "folder" / "file.txt").read_text() == "first"
+
+
+WRITES_SLOWLY = """
+import sys, time
+from pathlib import Path
+from pause_megatron.atomic import write_file
+with write_file(Path(sys.argv[1])):
+    print("writing", flush=True)
+    time.sleep(100)
+"""
+
+
+def test_sweep_spares_what_is_being_written(tmp_path: Path) -> None:
+    temporary_name(tmp_path / "left by a killed run").touch()
+    command = [sys.executable, "-c", WRITES_SLOWLY, str(tmp_path / "file")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None
+        writer.stdout.readline()
+        (alive,) = sweep(tmp_path)
+        assert alive.name.startswith(".file.")
+        assert list(tmp_path.iterdir()) == [alive]
+        writer.kill()
+    assert sweep(tmp_path) == []
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_is_a_user_error(tmp_path: Path) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full here; a full disk was not checked")
+    with (
+        pytest.raises(UserError, match="No space left on device; make room"),
+        write_file(tmp_path / "file"),
+        open("/dev/full", "wb", buffering=0) as full,
+    ):
+        full.write(b"x")
+    assert list(tmp_path.iterdir()) == []
