@@ -16,9 +16,10 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
-from pause_megatron.corpus.blocks import Block, InputError, ReadOptions
-from pause_megatron.corpus.failures import Failures
+from pause_megatron.corpus.blocks import Block, ReadOptions
+from pause_megatron.corpus.gather import Gatherer, too_long
 from pause_megatron.corpus.lines import OverlongLine, line_blocks
 from pause_megatron.corpus.unpack import Unpacked
 
@@ -26,8 +27,8 @@ JSON_SUFFIXES = (".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst", ".json", ".
 
 _BLANK = re.compile(rb"[ \t\r]*")
 _PARSING_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-_ERRORS_PER_BLOCK = 1000
-"""A file that is no JSON at all has millions of errors; they are handed on as they are found."""
+PARSED_BYTES = 512 << 10
+"""Bytes of lines parsed at once: they stay in the processor's caches, and memory is not given back between them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,76 +47,72 @@ class JsonLinesSource:
         and where gzip or Zstandard data is damaged or cut short.
         """
         unpacked = Unpacked(Path(self.location))
-        lines = _LineReader(options, Failures(self.location, "line", options))
-        for block in line_blocks(unpacked, options.block_bytes, options.max_document_bytes):
+        expected = f'one JSON object a line with a string "{options.text_key}"'
+        gathered = Gatherer(self.location, "line", expected, options)
+        parser = _LineParser(options, gathered)
+        for block in line_blocks(unpacked, min(options.block_bytes, PARSED_BYTES), options.max_document_bytes):
             if isinstance(block, OverlongLine):
-                yield lines.overlong(block)
-            elif read := lines.parse(block):
-                del block
-                yield read
-            else:
-                yield from lines.parse_each(block, cut=unpacked.damage is not None)
+                parser.reject_overlong(block)
+            elif not parser.parse(block):
+                parser.parse_each(block, cut=unpacked.damage is not None)
+            del block  # a long line must not be held any longer than its text
+            yield from gathered.full_blocks()
         if unpacked.damage is not None:
-            yield lines.ended(unpacked.damage)
+            gathered.reject_rest(unpacked.damage)
+        yield from gathered.last_block()
 
 
-class _LineReader:
-    """Parses blocks of lines and knows the number of the line it is at."""
+class _LineParser:
+    """Parses blocks of lines into a :class:`Gatherer`."""
 
-    def __init__(self, options: ReadOptions, failures: Failures) -> None:
+    def __init__(self, options: ReadOptions, gathered: Gatherer) -> None:
         self._decoder = _decoder(options.text_key)
         self._max_line_bytes = options.max_document_bytes
-        self._expected = f'one JSON object a line with a string "{options.text_key}"'
-        self._failures = failures
-        self._line = 0
-        """Number of the last line that was read."""
+        self._gathered = gathered
 
-    def parse(self, block: bytes) -> Block | None:
-        """Read all lines of ``block`` at once; None when they have to be looked at one by one."""
+    def parse(self, block: bytes) -> bool:
+        """Read all lines of ``block`` at once; False, and nothing read, when they have to be looked at one by one."""
         newlines = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
-        lines = len(newlines) + (not block.endswith(b"\n"))
-        if _longest_line(newlines, len(block)) > self._max_line_bytes:
-            return None
+        if len(block) > self._max_line_bytes and _longest_line(newlines, len(block)) > self._max_line_bytes:
+            return False
         try:
             records = self._decoder.decode_lines(block)
         except _PARSING_ERRORS:
-            return None
+            return False
+        lines = len(newlines) + (not block.endswith(b"\n"))
         if records and not (len(records) == lines and _one_object_a_line(block, newlines)):
-            return None
-        self._line += lines
-        return Block([record.text for record in records], len(block))
+            return False
+        self._gathered.texts += [record.text for record in records]
+        self._gathered.record += lines
+        self._gathered.read_bytes += len(block)
+        return True
 
-    def parse_each(self, block: bytes, *, cut: bool) -> Iterator[Block]:
+    def parse_each(self, block: bytes, *, cut: bool) -> None:
         """Read the lines of ``block`` one by one.
 
         ``cut``: the file is known to be damaged behind ``block``, which explains a last line without a newline.
         """
-        texts: list[str] = []
-        errors: list[InputError] = []
-        start = done = 0
+        start = 0
         while start < len(block):
             end = block.find(b"\n", start)
             end = len(block) if end < 0 else end
-            self._line += 1
-            if reason := self._parse_line(block, start, end, texts):
+            self._gathered.record += 1
+            if reason := self._parse_line(block, start, end):
                 if cut and end == len(block):
-                    self._line -= 1
+                    self._gathered.record -= 1
                 else:
-                    errors.append(self._failures.record(self._line, reason, self._expected))
+                    self._gathered.reject(reason)
             start = end + 1
-            if len(errors) == _ERRORS_PER_BLOCK:
-                yield Block(texts, start - done, tuple(errors))
-                texts, errors, done = [], [], start
-        yield Block(texts, len(block) - done, tuple(errors))
+        self._gathered.read_bytes += len(block)
 
-    def _parse_line(self, block: bytes, start: int, end: int, texts: list[str]) -> str | None:
-        """Append the document of one line to ``texts``, if it is not blank; returns what is wrong with it."""
+    def _parse_line(self, block: bytes, start: int, end: int) -> str | None:
+        """Take the document of one line, if it is not blank; returns what is wrong with it."""
         if end - start > self._max_line_bytes:
-            return self._too_long(end - start)
+            return too_long(end - start, self._max_line_bytes)
         if _BLANK.fullmatch(block, start, end):
             return None
         try:
-            texts.append(self._decoder.decode(memoryview(block)[start:end]).text)
+            self._gathered.texts.append(self._decoder.decode(memoryview(block)[start:end]).text)
         except msgspec.ValidationError as error:
             return str(error)
         except msgspec.DecodeError as error:
@@ -126,26 +123,19 @@ class _LineReader:
             return "nested too deeply"
         return None
 
-    def overlong(self, line: OverlongLine) -> Block:
+    def reject_overlong(self, line: OverlongLine) -> None:
         """Report a line that was thrown away."""
-        self._line += 1
-        error = self._failures.record(self._line, self._too_long(line.bytes), self._expected)
-        return Block([], line.bytes, (error,))
-
-    def ended(self, damage: str) -> Block:
-        """Report that the file could not be read to its end."""
-        return Block([], 0, (self._failures.file(self._line, damage),))
-
-    def _too_long(self, line_bytes: int) -> str:
-        return f"the line has {line_bytes} bytes, more than the {self._max_line_bytes} allowed"
+        self._gathered.record += 1
+        self._gathered.read_bytes += line.read_bytes
+        self._gathered.reject(too_long(line.length, self._max_line_bytes))
 
 
-def _longest_line(newlines: np.ndarray[Any, np.dtype[np.int64]], block_bytes: int) -> int:
+def _longest_line(newlines: NDArray[np.int64], block_bytes: int) -> int:
     ends = np.append(newlines, block_bytes)
     return int(np.diff(ends, prepend=-1).max()) - 1
 
 
-def _one_object_a_line(block: bytes, newlines: np.ndarray[Any, np.dtype[np.int64]]) -> bool:
+def _one_object_a_line(block: bytes, newlines: NDArray[np.int64]) -> bool:
     """Whether each of the newlines stands between two objects, given that ``block`` could be parsed.
 
     It does where the characters beside it are ``}`` and ``{``, which never are neighbours within an object. The parser
@@ -158,4 +148,4 @@ def _one_object_a_line(block: bytes, newlines: np.ndarray[Any, np.dtype[np.int64
 
 @lru_cache(maxsize=8)
 def _decoder(text_key: str) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(msgspec.defstruct("Record", [("text", str)], rename={"text": text_key}))
+    return msgspec.json.Decoder(msgspec.defstruct("Record", [("text", str)], gc=False, rename={"text": text_key}))

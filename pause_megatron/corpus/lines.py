@@ -14,8 +14,10 @@ from dataclasses import dataclass
 class OverlongLine:
     """A line that was longer than allowed, and thrown away as it was read."""
 
-    bytes: int
-    """Its length, with its newline where it has one."""
+    length: int
+    """Its bytes, without the newline."""
+    read_bytes: int
+    """Its bytes, with the newline where it has one."""
 
 
 def line_blocks(pieces: Iterable[bytes], block_bytes: int, max_line_bytes: int) -> Iterator[bytes | OverlongLine]:
@@ -30,13 +32,13 @@ def line_blocks(pieces: Iterable[bytes], block_bytes: int, max_line_bytes: int) 
     overlong = 0
     for piece in pieces:
         if overlong:
-            end = piece.find(b"\n") + 1
-            overlong += end or len(piece)
-            if not end:
+            end = piece.find(b"\n")
+            if end < 0:
+                overlong += len(piece)
                 continue
-            yield OverlongLine(overlong)
+            yield OverlongLine(overlong + end, overlong + end + 1)
             overlong = 0
-            piece = piece[end:]
+            piece = piece[end + 1 :]
         if end := piece.rfind(b"\n") + 1:
             whole += [*begun, piece[:end]]
             whole_bytes += begun_bytes + end
@@ -44,14 +46,13 @@ def line_blocks(pieces: Iterable[bytes], block_bytes: int, max_line_bytes: int) 
             piece = piece[end:]
         begun.append(piece)
         begun_bytes += len(piece)
-        if whole_bytes >= block_bytes or begun_bytes > max_line_bytes:
-            if whole:
-                yield _take(whole)
+        if whole and (whole_bytes >= block_bytes or begun_bytes > max_line_bytes):
             whole_bytes = 0
+            yield _take(whole)
         if begun_bytes > max_line_bytes:
             overlong, begun, begun_bytes = begun_bytes, [], 0
     if overlong:
-        yield OverlongLine(overlong)
+        yield OverlongLine(overlong, overlong)
     elif whole_bytes + begun_bytes:
         whole += begun
         begun.clear()

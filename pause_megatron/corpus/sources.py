@@ -6,15 +6,19 @@ The entry of the package. A source is what one shard of a dataset is made from; 
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Protocol
 
 from pause_megatron.corpus.blocks import Block, ReadOptions
+from pause_megatron.corpus.hub_datasets import HUB_PREFIX, hub_sources
 from pause_megatron.corpus.json_lines import JSON_SUFFIXES, JsonLinesSource
+from pause_megatron.corpus.parquet import PARQUET_SUFFIX, ParquetSource
+from pause_megatron.corpus.saved_datasets import is_saved_dataset, saved_dataset_sources
 from pause_megatron.errors import UserError
 
-FILE_SUFFIXES = JSON_SUFFIXES
+FILE_SUFFIXES = (*JSON_SUFFIXES, PARQUET_SUFFIX)
 RESERVED_NAMES = frozenset({"dataset"})
 """Names of files that describe a dataset as a whole."""
 
@@ -47,14 +51,12 @@ def find_sources(inputs: Iterable[str]) -> tuple[Source, ...]:
     Raises :class:`UserError` for an input that nothing is found for, a file of an unknown kind, and two sources of one
     name.
     """
-    files: set[Path] = set()
-    for pattern in inputs:
-        found = [Path(name) for name in glob.glob(pattern, recursive=True)]  # noqa: PTH207 - absolute patterns too
-        found = [path for path in found if path.is_file()]
-        if not found:
-            raise UserError(f"--input {pattern}: no such file; give paths or globs of text files, quoted for the shell")
-        files.update(found)
-    sources = sorted(map(_file_source, files), key=lambda source: source.location)
+    found: dict[str, Source] = {}
+    for wanted in inputs:
+        for source in hub_sources(wanted) if wanted.startswith(HUB_PREFIX) else _path_sources(wanted):
+            # Not resolved further: two links to one file are two inputs.
+            found.setdefault(os.path.abspath(source.location), source)  # noqa: PTH100
+    sources = sorted(found.values(), key=lambda source: source.location)
     _check_names(sources)
     return tuple(sources)
 
@@ -70,8 +72,30 @@ def shard_name(path: Path) -> str:
     raise UserError(f"{path}: unknown kind of file; its name should end in {', '.join(FILE_SUFFIXES)}")
 
 
+def _path_sources(pattern: str) -> list[Source]:
+    """The sources of a path, or of all paths that a glob matches; folders that hold no dataset are not meant by it."""
+    literal = Path(pattern)
+    if literal.is_dir() and not is_saved_dataset(literal):
+        raise UserError(
+            f"--input {pattern}: a folder that datasets.save_to_disk did not write; "
+            f"name the files in it, as '{literal / '*.json.gz'}'"
+        )
+    names = [pattern] if literal.exists() else glob.glob(pattern, recursive=True)  # noqa: PTH207 - absolute too
+    paths = [Path(name) for name in names]
+    sources: list[Source] = []
+    for path in paths:
+        if path.is_file():
+            sources.append(_file_source(path))
+        elif is_saved_dataset(path):
+            sources += saved_dataset_sources(path)
+    if not sources:
+        raise UserError(f"--input {pattern}: no such file; give paths or globs of text files, quoted for the shell")
+    return sources
+
+
 def _file_source(path: Path) -> Source:
-    return JsonLinesSource(name=shard_name(path), location=str(path), size_bytes=path.stat().st_size)
+    kind = ParquetSource if path.suffix == PARQUET_SUFFIX else JsonLinesSource
+    return kind(name=shard_name(path), location=str(path), size_bytes=path.stat().st_size)
 
 
 def _check_names(sources: Iterable[Source]) -> None:

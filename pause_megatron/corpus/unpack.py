@@ -23,7 +23,7 @@ except ImportError:  # isal has no wheel for some platforms
 _INFLATE_ERRORS: tuple[type[Exception], ...] = (standard_zlib.error, zlib.error)  # type: ignore[assignment]
 
 READ_BYTES = 128 << 10
-PIECE_BYTES = 1 << 20
+PIECE_BYTES = 512 << 10
 """Unpacked bytes of a piece, about."""
 _ZSTD_STEP_BYTES = 1 << 10
 """Packed bytes given to Zstandard at a time: it unpacks them all at once, four of them to 128 KiB at the worst."""

@@ -1,0 +1,131 @@
+"""A column of text, as Arrow holds it, to documents: what Parquet files and datasets have in common.
+
+Rows without a string are errors as lines without one are. Slices are cut by bytes, so that long documents do not pile
+up; no Python code runs for a row unless something is wrong with one.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pause_megatron.corpus.blocks import Block, ReadOptions
+from pause_megatron.corpus.gather import Gatherer, too_long
+from pause_megatron.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+SLICE_BYTES = 1 << 20
+"""Bytes of text made into Python strings at a time; a longer text is a slice of its own."""
+
+
+def read_columns(columns: Iterable[pyarrow.Array], location: str, options: ReadOptions) -> Iterator[Block]:
+    """Yield the texts of ``columns``, which follow each other, in order.
+
+    Raises :class:`UserError` when getting the columns fails for the system's reasons and, unless errors are to be
+    skipped, at the first row that is no string or too long, and where pyarrow finds the data damaged.
+    """
+    import pyarrow
+
+    gathered = Gatherer(location, "row", f'a string in column "{options.text_key}"', options)
+    try:
+        for column in map(_plain, columns):
+            lengths = _text_bytes(column)
+            for rows in _slices(lengths):
+                _gather(column[rows.start : rows.stop], lengths[rows], options.max_document_bytes, gathered)
+                yield from gathered.full_blocks()
+    except (pyarrow.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # the system's, not the data's
+            raise UserError(f"{location}: cannot be read: {os.strerror(error.errno)}") from error
+        gathered.reject_rest(f"the data is damaged ({' '.join(str(error).split())})")
+    yield from gathered.last_block()
+
+
+def require_column(text_key: str, names: Sequence[str], location: str) -> None:
+    """Raise :class:`UserError` when ``text_key`` is not among the columns ``names``."""
+    if text_key not in names:
+        raise UserError(f'{location}: no column "{text_key}"; its columns are {", ".join(names) or "none"}')
+
+
+def _plain(column: pyarrow.Array) -> pyarrow.Array:
+    """``column`` without the encodings of text that few Arrow functions know."""
+    import pyarrow
+
+    if pyarrow.types.is_dictionary(column.type):
+        column = column.dictionary_decode()
+    return column.cast(pyarrow.large_string()) if pyarrow.types.is_string_view(column.type) else column
+
+
+def _text_bytes(column: pyarrow.Array) -> NDArray[np.int64]:
+    """UTF-8 bytes of each row; 0 where it is null, and for every row of a column that is not text."""
+    import pyarrow
+    import pyarrow.compute
+
+    column.validate()
+    if not _is_text(column.type):
+        return np.zeros(len(column), dtype=np.int64)
+    lengths: NDArray[np.int64] = pyarrow.compute.binary_length(column).fill_null(0).to_numpy().astype(np.int64)
+    if len(lengths) and lengths.min() < 0:
+        raise pyarrow.ArrowInvalid("negative length of a text")
+    return lengths
+
+
+def _is_text(kind: pyarrow.DataType) -> bool:
+    import pyarrow
+
+    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+
+
+def _slices(lengths: NDArray[np.int64]) -> Iterator[slice]:
+    """Consecutive rows of at most :data:`SLICE_BYTES`, but at least one."""
+    ends = np.cumsum(lengths)
+    start = 0
+    while start < len(ends):
+        before = ends[start - 1] if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, before + SLICE_BYTES, side="right")))
+        yield slice(start, stop)
+        start = stop
+
+
+def _gather(column: pyarrow.Array, lengths: NDArray[np.int64], max_bytes: int, gathered: Gatherer) -> None:
+    if not (
+        _is_text(column.type) and column.null_count == 0 and lengths.max() <= max_bytes and _take(column, gathered)
+    ):
+        for row, length in zip(column, lengths.tolist(), strict=True):
+            gathered.record += 1
+            if reason := _take_row(row, length, max_bytes, gathered):
+                gathered.reject(reason)
+    gathered.read_bytes += int(lengths.sum())
+
+
+def _take(column: pyarrow.Array, gathered: Gatherer) -> bool:
+    """Take all texts at once; False, and nothing taken, when one of them is not UTF-8."""
+    import pyarrow
+
+    try:
+        texts = column.to_numpy(zero_copy_only=False).tolist()
+    except (pyarrow.ArrowException, UnicodeDecodeError):
+        return False
+    gathered.texts += texts
+    gathered.record += len(texts)
+    return True
+
+
+def _take_row(row: pyarrow.Scalar, length: int, max_bytes: int, gathered: Gatherer) -> str | None:
+    """Take one text; returns what is wrong with it."""
+    if not row.is_valid:
+        return "no text (null)"
+    if not _is_text(row.type):
+        return f"not text but {row.type}"
+    if length > max_bytes:
+        return too_long(length, max_bytes)
+    try:
+        gathered.texts.append(row.as_py())
+    except UnicodeDecodeError as error:
+        return f"not valid UTF-8 ({error.reason})"
+    return None

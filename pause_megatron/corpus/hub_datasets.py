@@ -1,0 +1,141 @@
+"""``hf:NAME[:CONFIG[:SPLIT]]`` in: a dataset that the ``datasets`` library streams, each of its shards a source.
+
+NAME is what ``datasets.load_dataset`` takes: a dataset of the Hugging Face Hub, or a local folder of data files. The
+library takes a while to import, which happens when such an input is given. How much it holds in memory is its own
+affair: a row group of a Parquet file, or some megabytes of JSON lines.
+"""
+
+from __future__ import annotations
+
+import gzip
+import re
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pause_megatron.corpus.blocks import Block, ReadOptions
+from pause_megatron.corpus.columns import read_columns, require_column
+from pause_megatron.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+HUB_PREFIX = "hf:"
+DEFAULT_SPLIT = "train"
+_BATCH_ROWS = 1000
+_DAMAGE = (ValueError, EOFError, zlib.error, gzip.BadGzipFile)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HubSource:
+    """One shard of a streamed dataset."""
+
+    name: str
+    location: str
+    dataset: str
+    config: str
+    split: str
+    shard: int
+    shards: int
+    size_bytes: int = 0
+
+    def read(self, options: ReadOptions) -> Iterator[Block]:
+        """Yield the shard's documents in order.
+
+        Raises :class:`UserError` when ``datasets`` cannot get at the shard, when it has no such column or is not
+        divided as it was and, unless errors are to be skipped, at the first row that is no string or too long, and
+        where a file is damaged.
+        """
+        return read_columns(self._columns(options.text_key), self.location, options)
+
+    def _columns(self, text_key: str) -> Iterator[pyarrow.Array]:
+        dataset = _load(self.dataset, self.config, self.split)
+        if dataset.num_shards != self.shards:
+            raise UserError(f"{self.location}: the dataset has {dataset.num_shards} shards now; start again")
+        with _without_torch():
+            shard = dataset.shard(num_shards=self.shards, index=self.shard).with_format("arrow")
+        with _translated_errors(self.location):
+            for table in shard.iter(batch_size=_BATCH_ROWS):
+                require_column(text_key, table.column_names, self.location)
+                yield from table.column(text_key).chunks
+
+
+def hub_sources(wanted: str) -> list[HubSource]:
+    """The shards of the dataset that ``wanted`` (``hf:NAME[:CONFIG[:SPLIT]]``) names.
+
+    Raises :class:`UserError` when it is not of this form, or ``datasets`` does not find it.
+    """
+    name, config, split, *more = [*wanted.removeprefix(HUB_PREFIX).split(":"), "", ""]
+    if not name or len(more) > 2 or any(more):
+        raise UserError(f"--input {wanted}: expected hf:NAME[:CONFIG[:SPLIT]], as hf:allenai/c4:en:train")
+    split = split or DEFAULT_SPLIT
+    _load.cache_clear()
+    dataset = _load(name, config or None, split)
+    config = dataset.config_name
+    shards = dataset.num_shards
+    short = Path(name).name if Path(name).is_dir() else name
+    sources = []
+    for shard in range(shards):
+        place = f"{shard:05d}-of-{shards:05d}"
+        sources.append(
+            HubSource(
+                name=re.sub(r"[^\w.-]+", "-", f"{short}-{config}-{split}-{place}").lstrip(".-"),
+                location=f"{HUB_PREFIX}{name}:{config}:{split}#{place}",
+                dataset=name,
+                config=config,
+                split=split,
+                shard=shard,
+                shards=shards,
+            )
+        )
+    return sources
+
+
+@lru_cache(maxsize=1)
+def _load(name: str, config: str | None, split: str) -> Any:
+    """The ``datasets.IterableDataset``; raises :class:`UserError` that says what was tried."""
+    import datasets
+
+    try:
+        with _without_torch():
+            return datasets.load_dataset(name, config, split=split, streaming=True)
+    except Exception as error:
+        tried = f"datasets.load_dataset({name!r}, {config!r}, split={split!r}, streaming=True)"
+        raise UserError(f"--input {HUB_PREFIX}{name}: {tried} failed: {_one_line(error)}") from error
+
+
+@contextmanager
+def _without_torch() -> Iterator[None]:
+    """Keep ``datasets`` from importing torch, which it does for every streamed dataset and does not need for text."""
+    from datasets import config
+
+    there, config.TORCH_AVAILABLE = config.TORCH_AVAILABLE, False
+    try:
+        yield
+    finally:
+        config.TORCH_AVAILABLE = there
+
+
+@contextmanager
+def _translated_errors(location: str) -> Iterator[None]:
+    """Tell damaged data, of which what came before is good, from a network or server that fails and may not again."""
+    import pyarrow
+
+    try:
+        yield
+    except (UserError, pyarrow.ArrowException):
+        raise
+    except _DAMAGE as error:
+        raise pyarrow.ArrowInvalid(_one_line(error)) from error
+    except Exception as error:
+        raise UserError(
+            f"{location}: datasets could not read on: {_one_line(error)}; run again to try again"
+        ) from error
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"

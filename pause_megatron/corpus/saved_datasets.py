@@ -1,0 +1,79 @@
+"""Folders written by ``datasets.save_to_disk`` in: each of their Arrow files is a source.
+
+The files are Arrow streams, read record batch by record batch from mapped memory, so that other columns are never
+loaded. pyarrow alone does it, and is imported when the first such file is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pause_megatron.corpus.blocks import Block, ReadOptions
+from pause_megatron.corpus.columns import read_columns, require_column
+from pause_megatron.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+_STATE_FILE = "state.json"
+_SPLITS_FILE = "dataset_dict.json"
+_END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ArrowSource:
+    """One data file of a saved dataset."""
+
+    name: str
+    location: str
+    size_bytes: int
+
+    def read(self, options: ReadOptions) -> Iterator[Block]:
+        """Yield the file's documents in order.
+
+        Raises :class:`UserError` when the file cannot be opened or has no such column and, unless errors are to be
+        skipped, at the first row that is no string or too long, and where the file is damaged or cut short.
+        """
+        return read_columns(_columns(self.location, options.text_key), self.location, options)
+
+
+def is_saved_dataset(folder: Path) -> bool:
+    """Whether ``datasets.save_to_disk`` wrote ``folder``, be it one split or several."""
+    return (folder / _STATE_FILE).is_file() or (folder / _SPLITS_FILE).is_file()
+
+
+def saved_dataset_sources(folder: Path) -> list[ArrowSource]:
+    """The data files of the saved dataset ``folder``.
+
+    Raises :class:`UserError` when it holds several splits, no documents, or not all its files.
+    """
+    if (folder / _SPLITS_FILE).is_file():
+        splits = json.loads((folder / _SPLITS_FILE).read_text(encoding="utf-8"))["splits"]
+        raise UserError(f"{folder}: holds the splits {', '.join(splits)}; name one of them, as {folder / splits[0]}")
+    state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
+    files = [folder / file["filename"] for file in state["_data_files"]]
+    if not files:
+        raise UserError(f"{folder}: the dataset saved there is empty; leave it out")
+    if missing := [path.name for path in files if not path.is_file()]:
+        raise UserError(f"{folder}: {missing[0]} is missing, which {_STATE_FILE} names; copy the whole folder")
+    return [
+        ArrowSource(name=f"{folder.resolve().name}-{path.stem}", location=str(path), size_bytes=path.stat().st_size)
+        for path in files
+    ]
+
+
+def _columns(location: str, text_key: str) -> Iterator[pyarrow.Array]:
+    import pyarrow
+
+    with pyarrow.memory_map(location) as file:
+        reader = pyarrow.ipc.open_stream(file)
+        require_column(text_key, reader.schema.names, location)
+        for batch in reader:
+            yield batch.column(text_key)
+        file.seek(max(file.size() - len(_END_OF_STREAM), 0))
+        if file.read() != _END_OF_STREAM:  # pyarrow takes a file cut between two batches for a whole one
+            raise pyarrow.ArrowInvalid("the file ends too early")
