@@ -8,7 +8,7 @@ from typing import Any
 
 from pause_megatron.config.preprocess import InsertionConfig, PreprocessConfig
 from pause_megatron.config.tokenizer import TokenizerConfig
-from pause_megatron.preprocess.pydoc_corpus import write_pydoc_corpus
+from pause_megatron.corpus.pydoc import write_pydoc_corpus
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.tokenizer.training import train_tokenizer
 

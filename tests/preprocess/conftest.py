@@ -7,8 +7,8 @@ import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from pause_megatron.config.tokenizer import TokenizerConfig
+from pause_megatron.corpus.pydoc import write_pydoc_corpus
 from pause_megatron.preprocess.manifest import load_dataset_manifest
-from pause_megatron.preprocess.pydoc_corpus import write_pydoc_corpus
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.training import train_tokenizer

@@ -3,8 +3,8 @@ import json
 
 import pytest
 
+from pause_megatron.corpus.pydoc import pydoc_documents, write_pydoc_corpus
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.pydoc_corpus import pydoc_documents, write_pydoc_corpus
 
 
 def records(path):
