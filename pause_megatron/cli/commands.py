@@ -41,6 +41,16 @@ SUBCOMMANDS: dict[str, Command] = {
         config="pause_megatron.config.tokenizer:TokenizerConfig",
         function="pause_megatron.tokenizer.training:train_tokenizer",
     ),
+    "merge-datasets": Command(
+        summary="join the shards of preprocessed datasets into one or a few pairs of files",
+        config="pause_megatron.config.dataset:MergeDatasetsConfig",
+        function="pause_megatron.preprocess.merge:merge_datasets",
+    ),
+    "verify-dataset": Command(
+        summary="check a dataset against its manifest, its settings and its standard twin",
+        config="pause_megatron.config.dataset:VerifyDatasetConfig",
+        function="pause_megatron.preprocess.verification.command:verify_dataset",
+    ),
     "pretrain": Command(
         summary="pretrain a GPT with Megatron-core and DeepSpeed",
         config="pause_megatron.config.pretrain:PretrainConfig",
@@ -79,6 +89,11 @@ TOOLS: dict[str, Command] = {
         summary="C4 text to Megatron indexed datasets, with the pauses already in",
         config="pause_megatron.config.preprocess:PreprocessConfig",
         function="pause_megatron.preprocess.run:preprocess",
+    ),
+    "inspect_dataset.py": Command(
+        summary="a dataset's statistics, sequences with their pauses and loss mask, and a histogram",
+        config="pause_megatron.config.dataset:InspectDatasetConfig",
+        function="pause_megatron.preprocess.inspection.command:inspect_dataset",
     ),
     "convert_to_hf.py": Command(
         summary="a checkpoint to a Hugging Face folder, verified by logits",

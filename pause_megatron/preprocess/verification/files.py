@@ -8,8 +8,8 @@ from pause_megatron.errors import UserError
 from pause_megatron.preprocess.indexed_reader import IndexFile
 from pause_megatron.preprocess.indexed_writer import token_dtype
 from pause_megatron.preprocess.manifest import DatasetSettings, StoredFile
+from pause_megatron.preprocess.pieces import sha256_of
 from pause_megatron.preprocess.verification.faults import Faults, Verdict
-from pause_megatron.preprocess.verification.pieces import sha256_of
 
 
 def check_file(folder: Path, file: StoredFile, settings: DatasetSettings, hashes: bool) -> Verdict:

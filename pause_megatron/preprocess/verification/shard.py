@@ -10,10 +10,10 @@ from pause_megatron.preprocess.indexed_reader import IndexFile
 from pause_megatron.preprocess.indexed_writer import token_dtype
 from pause_megatron.preprocess.manifest import DatasetSettings
 from pause_megatron.preprocess.parts import Part, stored_lengths
+from pause_megatron.preprocess.pieces import equal_lengths, read_pieces, sha256_of
 from pause_megatron.preprocess.verification.entries import check_entry
 from pause_megatron.preprocess.verification.faults import Faults, Verdict
 from pause_megatron.preprocess.verification.index import check_index, check_own_index
-from pause_megatron.preprocess.verification.pieces import equal_lengths, read_pieces, sha256_of
 from pause_megatron.preprocess.verification.tokens import TokenScan
 from pause_megatron.preprocess.verification.twin import TwinCheck
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from pause_megatron.pauses.insertion import pauses_per_document, pauses_per_sequence
 from pause_megatron.preprocess.manifest import DatasetManifest, DatasetSettings
+from pause_megatron.preprocess.pieces import Piece
 from pause_megatron.preprocess.verification.faults import Faults
-from pause_megatron.preprocess.verification.pieces import Piece
 
 _DEVIATIONS = 6
 """Standard deviations by which a mean may differ: once in a billion shards by chance."""

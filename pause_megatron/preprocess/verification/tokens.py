@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from pause_megatron.preprocess.manifest import DatasetSettings
 from pause_megatron.preprocess.parts import Part
+from pause_megatron.preprocess.pieces import Piece
 from pause_megatron.preprocess.verification.faults import Faults
-from pause_megatron.preprocess.verification.pieces import Piece
 from pause_megatron.preprocess.verification.strategies import check_mean, check_strategy
 
 

@@ -13,8 +13,8 @@ from pause_megatron.errors import UserError
 from pause_megatron.preprocess.indexed_writer import token_dtype
 from pause_megatron.preprocess.manifest import DatasetManifest, DatasetSettings, load_dataset_manifest
 from pause_megatron.preprocess.parts import Part, parts_of
+from pause_megatron.preprocess.pieces import Piece
 from pause_megatron.preprocess.verification.faults import Faults
-from pause_megatron.preprocess.verification.pieces import Piece
 
 _SHARED_SETTINGS = ("tokenizer_sha256", "vocab_size", "pause_id", "eod_id", "text_key")
 

@@ -1,0 +1,145 @@
+"""``tools/inspect_dataset.py``: statistics, stored sequences for the eye, and a histogram picture."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from io import TextIOWrapper
+from pathlib import Path
+
+from rich.console import Console
+from rich.text import Text
+
+from pause_megatron import log
+from pause_megatron.config.dataset import InspectDatasetConfig
+from pause_megatron.errors import UserError
+from pause_megatron.preprocess.inspection.display import LEGEND, Pieces, sample_lines
+from pause_megatron.preprocess.inspection.measurements import Measurements, measure
+from pause_megatron.preprocess.inspection.samples import StoredSample, choose_indices, read_sample
+from pause_megatron.preprocess.manifest import DatasetManifest, load_dataset_manifest, stored_files
+from pause_megatron.preprocess.parts import parts_of
+from pause_megatron.preprocess.verification.strategies import expected_fraction
+from pause_megatron.tokenizer import PauseTokenizer
+
+_PLAIN_WIDTH = 120
+_RUNS_SHOWN = 5
+
+
+def inspect_dataset(config: InspectDatasetConfig) -> None:
+    """Print what the dataset ``config.data`` holds, and write its histogram if one is asked for.
+
+    Raises :class:`UserError` for a folder that is no finished dataset, another tokenizer than it was written with, an
+    index beyond its sequences, and a picture that cannot be drawn or written.
+    """
+    manifest = load_dataset_manifest(config.data)
+    tokenizer = PauseTokenizer.load(config.tokenizer)
+    if tokenizer.sha256 != manifest.tokenizer_sha256:
+        raise UserError(
+            f"{config.data} was written with another tokenizer than --tokenizer {tokenizer.path}"
+            f" (sha256 {manifest.tokenizer_sha256[:12]} and {tokenizer.sha256[:12]})"
+        )
+    parts = parts_of(config.data, manifest)
+    indices = choose_indices(config.indices, config.samples, manifest.sequences)
+    found = measure(parts, manifest, config.scan_tokens)
+    console = _open_console()
+    _print_rows(console, [*_facts(config.data, manifest), *_measured(manifest, found)])
+    pieces = Pieces(tokenizer)
+    for number, index in enumerate(indices):
+        sample = read_sample(parts, manifest, index)
+        console.print()
+        if not number:
+            console.print(Text(LEGEND, style="dim"))
+            console.print()
+        console.print(Text(_heading(sample, manifest), style="bold"), soft_wrap=True)
+        for line in sample_lines(sample, pieces, config.tokens, console.width):
+            console.print(line, soft_wrap=True)
+    if config.histogram is not None:
+        _write_picture(config.histogram, config.data, manifest, found)
+
+
+def _open_console() -> Console:
+    """Colours on a terminal, plain text elsewhere; what the output's encoding lacks is escaped."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
+
+
+def _print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
+    for name, value in rows:
+        console.print(Text.assemble((f"{name:<18}", "bold"), value), soft_wrap=True)
+
+
+def _facts(folder: Path, manifest: DatasetManifest) -> Iterator[tuple[str, str]]:
+    """What the manifest says: name and value of each row."""
+    shards, files = manifest.shards, stored_files(manifest)
+    yield "dataset", f"{folder}: {len(shards)} shards in {len(files)} .bin and .idx files"
+    yield "pauses", _settings(manifest)
+    yield (
+        "tokenizer",
+        (
+            f"{manifest.vocab_size:,} tokens, <pause> is {manifest.pause_id}, the end of a document {manifest.eod_id}; "
+            f"encoded by {manifest.encoder}"
+        ),
+    )
+    empty, skipped = (sum(getattr(shard, name) for shard in shards) for name in ("empty_documents", "skipped_records"))
+    documents = sum(shard.documents for shard in shards)
+    yield "documents", f"{documents:,}; {empty:,} empty ones and {skipped:,} unreadable records left out"
+    yield "sequences", f"{manifest.sequences:,}" + (f" of {manifest.seq_length} tokens" if manifest.seq_length else "")
+    realised, asked = manifest.pauses / max(1, manifest.tokens), expected_fraction(manifest)
+    yield "tokens", f"{manifest.tokens:,}; {manifest.pauses:,} pauses ({realised:.2%}, asked for {asked:.2%})"
+    trimmed, tail = (sum(getattr(shard, name) for shard in shards) for name in ("trimmed_tokens", "tail_tokens"))
+    yield "not stored", f"{trimmed:,} real tokens trimmed off, {tail:,} left over at the ends of shards"
+    if manifest.pauses:
+        yield "pauses together", _runs(manifest)
+
+
+def _settings(manifest: DatasetManifest) -> str:
+    if manifest.strategy == "none":
+        return "no pauses"
+    if manifest.strategy == "every":
+        return f"every, {manifest.pauses_per_token} after each token"
+    text = f"{manifest.strategy}, rate {manifest.pause_rate}, gaps {manifest.gaps}, seed {manifest.seed}"
+    return text + (f", trimmed text {manifest.trimmed}" if manifest.strategy == "sequence" else "")
+
+
+def _runs(manifest: DatasetManifest) -> str:
+    runs: Counter[int] = Counter()
+    for shard in manifest.shards:
+        runs.update(shard.pause_runs)
+    shown = [f"{length}: {runs[length]:,} ({runs[length] / runs.total():.2%})" for length in sorted(runs)[:_RUNS_SHOWN]]
+    longer = sum(runs[length] for length in sorted(runs)[_RUNS_SHOWN:])
+    return ", ".join(shown) + (f", longer: {longer:,}; the longest has {max(runs)}" if longer else "")
+
+
+def _measured(manifest: DatasetManifest, found: Measurements) -> Iterator[tuple[str, str]]:
+    """What the tokens that were read say."""
+    documents = int(found.documents.sum())
+    if documents:
+        low, median, high = (found.document_quantile(share) for share in (0.05, 0.5, 0.95))
+        read = "all" if found.tokens == manifest.tokens else f"{found.tokens / manifest.tokens:.2%} of the"
+        inside = "; only those inside one sequence" if manifest.trimmed == "drop" else ""
+        yield (
+            "document lengths",
+            (
+                f"median {median:,} real tokens, 90 % from {low:,} to {high:,}, longest {len(found.documents) - 1:,} "
+                f"(of {documents:,} whole ones in {read} tokens{inside})"
+            ),
+        )
+
+
+def _heading(sample: StoredSample, manifest: DatasetManifest) -> str:
+    tokens, pauses = len(sample.tokens), int((sample.tokens == manifest.pause_id).sum())
+    return (
+        f"sequence {sample.index} ({sample.place} of shard {sample.part.shard.name}): {tokens} tokens, {pauses} pauses "
+        f"({pauses / tokens:.1%}), loss at {int(sample.has_loss.sum())} positions"
+    )
+
+
+def _write_picture(path: Path, folder: Path, manifest: DatasetManifest, found: Measurements) -> None:
+    try:
+        from pause_megatron.preprocess.inspection.picture import write_picture
+    except ImportError as error:
+        raise UserError(f"--histogram: {error}; install it with pip install 'pause_megatron[report]'") from error
+    write_picture(path, f"{folder.resolve().name}: {_settings(manifest)}", manifest, found)
+    log.info(f"{path} written")

@@ -1,0 +1,90 @@
+"""Sequences as text: each token's piece between bars, pauses visible, and marks below the positions without loss.
+
+Lines are :class:`rich.text.Text`: coloured on a terminal, plain elsewhere. Nothing is said by colour alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from rich.cells import cell_len
+from rich.text import Text
+
+from pause_megatron.preprocess.inspection.samples import StoredSample
+from pause_megatron.tokenizer import PauseTokenizer
+
+PAUSE = "<pause>"
+END_OF_DOCUMENT = "<eod>"
+NO_LOSS = "^"
+LEGEND = (
+    f"Pieces of text between bars, {PAUSE} and {END_OF_DOCUMENT} (end of a document) as such; numbers are positions; "
+    f"{NO_LOSS} marks positions without loss, where the next token is {PAUSE} or unknown."
+)
+
+_PAUSE_STYLE = "black on #e69f00"
+_END_STYLE = "black on #56b4e9"
+_MARK_STYLE = "#d55e00"
+_BAR = "\u2502"
+_SHOWN = {"\n": "\u23ce", "\t": "\u21e5", "\r": "\u240d"}
+"""Signs for characters that would break the lines."""
+
+
+class Pieces:
+    """The text of single tokens."""
+
+    def __init__(self, tokenizer: PauseTokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._anchor = tokenizer.encode("a")[-1:]  # decoders drop a space at the start, so a piece comes behind it
+        self._anchor_text = tokenizer.decode(self._anchor)
+        self._known = {tokenizer.pause_id: PAUSE, tokenizer.eod_id: END_OF_DOCUMENT}
+
+    def text(self, token: int) -> str:
+        """The piece of ``token``, printable; its id where it stands for no text."""
+        if token not in self._known:
+            decoded = self._tokenizer.decode([*self._anchor, token])
+            if decoded.startswith(self._anchor_text):
+                decoded = decoded.removeprefix(self._anchor_text)
+            else:
+                decoded = self._tokenizer.decode([token])
+            self._known[token] = "".join(map(_printable, decoded)) or f"<{token}>"
+        return self._known[token]
+
+
+def _printable(character: str) -> str:
+    if character.isprintable():
+        return character
+    return _SHOWN.get(character, character.encode("unicode_escape").decode())
+
+
+def sample_lines(sample: StoredSample, pieces: Pieces, tokens: int, width: int) -> Iterator[Text]:
+    """The first ``tokens`` positions of ``sample`` (0: all) in lines of ``width`` columns."""
+    shown = min(tokens or len(sample.tokens), len(sample.tokens))
+    margin = len(str(shown)) + 2
+    upper, lower = _new_lines(0, margin)
+    for position in range(shown):
+        token = int(sample.tokens[position])
+        text = pieces.text(token)
+        cells = cell_len(text)
+        if upper.cell_len + cells + 1 > width and upper.cell_len > margin + 1:
+            yield from _filled(upper, lower)
+            upper, lower = _new_lines(position, margin)
+        upper.append(text, style={PAUSE: _PAUSE_STYLE, END_OF_DOCUMENT: _END_STYLE}.get(text, ""))
+        upper.append(_BAR, style="dim")
+        lower.append((" " if sample.has_loss[position] else NO_LOSS) * cells + " ", style=_MARK_STYLE)
+    yield from _filled(upper, lower)
+    if shown < len(sample.tokens):
+        yield Text(f"... {len(sample.tokens) - shown} more tokens", style="dim")
+
+
+def _new_lines(position: int, margin: int) -> tuple[Text, Text]:
+    upper = Text(f"{position:>{margin - 1}} ", style="")
+    upper.stylize("dim")
+    upper.append(_BAR, style="dim")
+    return upper, Text(" " * (margin + 1))
+
+
+def _filled(upper: Text, lower: Text) -> Iterator[Text]:
+    yield upper
+    lower.rstrip()
+    if lower:
+        yield lower

@@ -1,0 +1,149 @@
+"""The histogram picture: where pauses stand, how far apart, how many together, and how long documents are.
+
+What the settings lead one to expect is a dashed line on top. Colours are Okabe and Ito's. matplotlib is imported here
+alone, and this module only when a picture is wanted.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+from numpy.typing import NDArray
+
+from pause_megatron.errors import UserError
+from pause_megatron.preprocess.inspection.measurements import DOCUMENT_BINS, Measurements
+from pause_megatron.preprocess.manifest import DatasetManifest
+from pause_megatron.preprocess.verification.strategies import expected_fraction
+
+PAUSE_COLOR = "#e69f00"
+DOCUMENT_COLOR = "#56b4e9"
+INK = "#1a1a19"
+STYLE: dict[Any, Any] = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.grid.axis": "y",
+    "axes.axisbelow": True,
+    "grid.alpha": 0.25,
+    "legend.frameon": False,
+    "text.parse_math": False,
+}
+_MOST_BARS = 64
+_LONGEST_RUN_SHOWN = 8
+_SHARE_OF_GAPS_SHOWN = 0.995
+_WIDE_RANGE = 50
+"""Of a logarithmic axis: there is room for the labels of powers of ten only."""
+
+
+def write_picture(path: Path, title: str, manifest: DatasetManifest, found: Measurements) -> None:
+    """Draw ``found`` to ``path``; its suffix names the format.
+
+    Raises :class:`UserError` for a format that cannot be written and a path that cannot be written to.
+    """
+    with matplotlib.rc_context(STYLE):
+        panels = [_draw_places, _draw_gaps, _draw_runs, _draw_documents] if manifest.pauses else [_draw_documents]
+        rows, columns = (2, 2) if len(panels) > 1 else (1, 1)
+        figure = Figure(figsize=(5.2 * columns, 3.4 * rows + 0.5), layout="constrained")
+        figure.suptitle(title, x=0.01, ha="left", fontweight="bold")
+        for number, draw in enumerate(panels, start=1):
+            draw(figure.add_subplot(rows, columns, number), manifest, found)
+        try:
+            figure.savefig(path, dpi=150, facecolor="white")
+        except (OSError, ValueError) as error:
+            raise UserError(f"--histogram {path}: {error}") from error
+
+
+def _draw_places(axes: Axes, manifest: DatasetManifest, found: Measurements) -> None:
+    """The share of pauses among the tokens at each place."""
+    bars = min(_MOST_BARS, len(found.places))
+    edges = np.linspace(0, len(found.places), bars + 1).astype(int)
+    tokens, pauses = (np.add.reduceat(counts, edges[:-1]) for counts in (found.places, found.pauses))
+    scale = 100 / DOCUMENT_BINS if manifest.strategy == "document" else 1
+    axes.stairs(100 * pauses / np.maximum(tokens, 1), edges * scale, fill=True, color=PAUSE_COLOR)
+    expected = 100 * expected_fraction(manifest)
+    axes.axhline(expected, color=INK, linestyle="--", linewidth=1, label=f"asked for: {expected:.2f} %")
+    axes.set_ylim(0, 1.35 * max(expected, float((100 * pauses / np.maximum(tokens, 1)).max())))
+    axes.legend(loc="upper right")
+    axes.set_title("Where pauses stand")
+    axes.set_xlabel("part of the document (%)" if manifest.strategy == "document" else "position in the sequence")
+    axes.set_ylabel("tokens that are pauses (%)")
+
+
+def _draw_gaps(axes: Axes, manifest: DatasetManifest, found: Measurements) -> None:
+    """Real tokens between a pause and the next one."""
+    total = max(1, int(found.gaps.sum()))
+    longest = max(3, int(np.searchsorted(np.cumsum(found.gaps), _SHARE_OF_GAPS_SHOWN * total)))
+    gaps = np.arange(longest + 1)
+    axes.bar(gaps, 100 * found.gaps[: longest + 1] / total, width=0.9, color=PAUSE_COLOR)
+    share = _share_of_gaps(manifest, gaps)
+    if share is not None:
+        axes.plot(gaps, 100 * share, color=INK, linestyle="--", linewidth=1, label="by chance alone")
+        axes.legend(loc="upper right")
+    axes.set_title("Real tokens between a pause and the next")
+    hidden = int(found.gaps[longest + 1 :].sum()) / total
+    axes.set_xlabel("real tokens between" + (f" (the longest {hidden:.1%} are not shown)" if hidden else ""))
+    axes.set_ylabel("gaps (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _share_of_gaps(manifest: DatasetManifest, gaps: NDArray[np.int64]) -> NDArray[np.float64] | None:
+    """The share of gaps of each length when pauses are placed at random; None when they are not."""
+    if manifest.strategy == "every":
+        return None
+    fraction = expected_fraction(manifest)
+    if manifest.gaps == "repeat":
+        return np.asarray(fraction * (1 - fraction) ** gaps, dtype=np.float64)
+    after_token = fraction / (1 - fraction)
+    return np.where(gaps > 0, after_token * (1 - after_token) ** np.maximum(gaps - 1, 0), np.nan)
+
+
+def _draw_runs(axes: Axes, manifest: DatasetManifest, found: Measurements) -> None:
+    """How many pauses stand together, in the whole dataset."""
+    runs: dict[int, int] = {}
+    for shard in manifest.shards:
+        for length, count in shard.pause_runs.items():
+            runs[length] = runs.get(length, 0) + count
+    total = max(1, sum(runs.values()))
+    shown = range(1, max(3, min(_LONGEST_RUN_SHOWN, max(runs, default=1))) + 1)
+    shares = [100 * runs.get(length, 0) / total for length in shown]
+    bars = axes.bar(shown, shares, width=0.7, color=PAUSE_COLOR)
+    axes.bar_label(bars, [f"{share:.3g} %" if share else "none" for share in shares], padding=2, fontsize=9)
+    axes.margins(y=0.12)
+    axes.set_title("Pauses that stand together")
+    axes.set_xlabel(f"pauses in a run (the longest has {max(runs, default=0)})")
+    axes.set_ylabel("runs (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+
+
+def _draw_documents(axes: Axes, manifest: DatasetManifest, found: Measurements) -> None:
+    """Lengths of whole documents, on a logarithmic axis."""
+    inside = manifest.trimmed == "drop"  # text between sequences is missing, so a longer one is never seen whole
+    axes.set_title("Lengths of documents" + (" that lie in one sequence" if inside else ""))
+    axes.set_xlabel("real tokens")
+    axes.set_ylabel("documents (%)")
+    total = int(found.documents.sum())
+    if not total:
+        axes.text(0.5, 0.5, "no whole document was read", transform=axes.transAxes, ha="center")
+        return
+    lengths = np.flatnonzero(found.documents)
+    edges = np.unique(np.geomspace(max(1, lengths[0]), lengths[-1] + 1, 41).astype(int))
+    counts, _ = np.histogram(lengths, edges, weights=found.documents[lengths])
+    axes.stairs(100 * counts / total, edges, fill=True, color=DOCUMENT_COLOR)
+    median = found.document_quantile(0.5)
+    axes.axvline(median, color=INK, linestyle="--", linewidth=1, label=f"median: {median:,}")
+    axes.set_ylim(0, 1.25 * 100 * float(counts.max()) / total)
+    axes.set_xscale("log")
+    wide = edges[-1] > _WIDE_RANGE * edges[0]
+    axes.xaxis.set_major_locator(LogLocator(subs=(1,) if wide else (1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda length, _: f"{length:,.0f}"))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.legend(loc="upper right")
