@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 
 from pause_megatron.atomic import new_folder
+from pause_megatron.corpus import ReadOptions, Source, find_sources
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer.corpus import expand_inputs, read_documents
 
 TRAIN_SHARDS = 4
 VALIDATION_EVERY = 10
@@ -25,7 +25,7 @@ def write_c4_corpus(patterns: Sequence[str], folder: Path, *, max_documents: int
 
     Raises :class:`UserError` when no file matches, a file cannot be read, or there are too few documents.
     """
-    documents = list(islice(_documents(expand_inputs(patterns)), max_documents))
+    documents = list(islice(_documents(find_sources(patterns)), max_documents))
     if len(documents) < FEWEST_DOCUMENTS:
         raise UserError(f"--c4 {' '.join(patterns)}: {len(documents)} documents; give at least {FEWEST_DOCUMENTS}")
     train = [text for index, text in enumerate(documents) if index % VALIDATION_EVERY != VALIDATION_EVERY - 1]
@@ -38,8 +38,8 @@ def write_c4_corpus(patterns: Sequence[str], folder: Path, *, max_documents: int
         )
 
 
-def _documents(files: Sequence[Path]) -> Iterator[str]:
-    return chain.from_iterable(chain.from_iterable(map(read_documents, files)))
+def _documents(sources: Sequence[Source]) -> Iterator[str]:
+    return (text for source in sources for block in source.read(ReadOptions()) for text in block.texts)
 
 
 def _write_shard(path: Path, documents: Sequence[str]) -> None:

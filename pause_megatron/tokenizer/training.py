@@ -19,7 +19,6 @@ import io
 import re
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 from sentencepiece import SentencePieceTrainer
 
@@ -27,8 +26,8 @@ from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.config.tokenizer import TokenizerConfig
+from pause_megatron.corpus import ReadOptions, Source, find_sources
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer.corpus import expand_inputs, read_documents
 from pause_megatron.tokenizer.model_file import round_scores
 from pause_megatron.tokenizer.pause_tokenizer import MODEL_FILE, PAUSE_PIECE, PauseTokenizer
 from pause_megatron.versions import versions
@@ -51,10 +50,10 @@ def train_tokenizer(config: TokenizerConfig) -> None:
     Raises :class:`UserError` when the input cannot be read, when ``config.output`` exists, and when ``vocab_size`` is
     too large or too small for the text.
     """
-    files = expand_inputs(config.input)
+    sources = find_sources(config.input)
     with new_folder(config.output) as folder:
         started = time.monotonic()
-        text = _TrainingText(files, config.max_training_megabytes * 1_000_000)
+        text = _TrainingText(sources, config.max_training_megabytes * 1_000_000)
         (folder / MODEL_FILE).write_bytes(_train(text, config))
         tokenizer = PauseTokenizer.load(folder)
         write_json(
@@ -80,16 +79,16 @@ def train_tokenizer(config: TokenizerConfig) -> None:
 class _TrainingText:
     """Iterates over the lines to train on, and counts the documents and characters they came from."""
 
-    def __init__(self, files: tuple[Path, ...], max_characters: int) -> None:
-        self._files = files
-        self._characters_per_file = max_characters // len(files)
+    def __init__(self, sources: tuple[Source, ...], max_characters: int) -> None:
+        self._sources = sources
+        self._characters_per_source = max_characters // len(sources)
         self.documents = 0
         self.characters = 0
 
     def __iter__(self) -> Iterator[str]:
-        for path in self._files:
-            left = self._characters_per_file
-            for document in (document for block in read_documents(path) for document in block):
+        for source in self._sources:
+            left = self._characters_per_source
+            for document in (document for block in source.read(ReadOptions()) for document in block.texts):
                 self.documents += 1
                 self.characters += len(document)
                 yield from document.replace(_TRAINER_SEPARATOR, " ").split("\n")

@@ -156,11 +156,12 @@ def test_failed_step_names_its_log_and_is_repeated(tmp_path: Path) -> None:
     not REAL_C4.exists(), reason="no real C4 text beside the repository: the --c4 corpus is not checked"
 )
 def test_real_c4_is_divided_into_training_and_held_out_documents(tmp_path: Path) -> None:
+    from pause_megatron.corpus import ReadOptions, find_sources
     from pause_megatron.experiments.held_out import write_c4_corpus
-    from pause_megatron.tokenizer.corpus import expand_inputs, read_documents
 
     def documents(pattern: str) -> list[str]:
-        return [text for file in expand_inputs([pattern]) for block in read_documents(file) for text in block]
+        blocks = (block for source in find_sources([pattern]) for block in source.read(ReadOptions()))
+        return [text for block in blocks for text in block.texts]
 
     write_c4_corpus([str(REAL_C4)], tmp_path / "corpus", max_documents=100)
     train, held_out = documents(str(tmp_path / "corpus" / "*train*")), documents(str(tmp_path / "corpus" / "*valid*"))
