@@ -6,9 +6,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+from pause_megatron.config.blend import BlendPart, parse_blend
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
+from pause_megatron.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,19 +22,44 @@ class PretrainConfig:
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = MODEL_PRESETS
 
-    data: Path
-    """Training dataset: a folder written by tools/preprocess_c4.py."""
+    data: tuple[str, ...]
+    """Training data: a folder written by tools/preprocess_c4.py, or several with their weights, as in
+    0.7 DIR_A 0.3 DIR_B; without weights all are taken whole."""
     output: Path
     """Run folder: checkpoints, metrics.jsonl and run.json."""
     tokenizer: Path
     """Tokenizer folder or SentencePiece .model; must be the one the datasets were written with."""
     deepspeed: Path
     """DeepSpeed JSON file: ZeRO stage, precision, offload (see ds_configs/)."""
-    validation_data: tuple[Path, ...] = ()
-    """Held-out datasets; loss and perplexity are reported for each, on real tokens only."""
+    validation_data: tuple[str, ...] = ()
+    """Held-out datasets, written as --data; loss and perplexity are reported for each, on real tokens only, and with
+    weights for their weighted mean too."""
+    data_cache: Path | None = None
+    """Folder for the index of document datasets, on a disk the processes share or on each node's own; None: a folder
+    of the run's."""
     processes: int = 1
     """Processes to start on this machine; leave it at 1 under torchrun, srun or mpirun."""
     model: ModelConfig = field(default_factory=ModelConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig
+
+    def __post_init__(self) -> None:
+        if not self.data_parts:
+            raise UserError("--data: give a dataset folder, or several as WEIGHT FOLDER WEIGHT FOLDER")
+        parse_blend("--validation-data", self.validation_data)  # so that a mistake shows before anything is loaded
+
+    @property
+    def data_parts(self) -> tuple[BlendPart, ...]:
+        """The folders of ``--data``."""
+        return parse_blend("--data", self.data)
+
+    @property
+    def validation_parts(self) -> tuple[BlendPart, ...]:
+        """The folders of ``--validation-data``."""
+        return parse_blend("--validation-data", self.validation_data)
+
+    @property
+    def index_cache(self) -> Path:
+        """Folder for the index of document datasets."""
+        return self.data_cache or self.output / "data-index"

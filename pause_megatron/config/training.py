@@ -46,6 +46,9 @@ class TrainingConfig:
     """Sequences a step, over all data-parallel processes."""
     micro_batch_size: int = 1
     """Sequences a process computes at once."""
+    seq_length: int = 0
+    """Tokens a sample is cut to from document datasets; 0: as long as the other data's sequences, or else
+    max_position_embeddings."""
     seed: int = 1234
     """Seed of the initial weights and of the data order; neither depends on the layout."""
     log_interval: int = 10
@@ -65,6 +68,9 @@ class TrainingConfig:
         require_at_least(1, save_interval=self.save_interval, keep_checkpoints=self.keep_checkpoints)
         require_at_least(1, validation_interval=self.validation_interval)
         require_at_least(1, validation_sequences=self.validation_sequences)
+        require_at_least(0, seq_length=self.seq_length)
+        if not 0 <= self.seed < 2**32:
+            raise UserError(f"--seed {self.seed}: must be at least 0 and below 2^32")
 
     def num_microbatches(self, data_parallel_size: int) -> int:
         """Microbatches a process computes each step. Raises :class:`UserError` when the batch does not divide."""

@@ -5,6 +5,7 @@ Written beside its final name, proven against the checkpoint, and only then rena
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +15,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json
 from pause_megatron.checkpoint.format import CheckpointReader, find_checkpoint
+from pause_megatron.config.blend import parse_blend
 from pause_megatron.config.conversion import ConvertToHfConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.hf_config import hf_generation_config, hf_model_config
 from pause_megatron.conversion.proof import Verdict, prove_export
 from pause_megatron.conversion.table import to_hf_state
-from pause_megatron.data.sequences import SequenceDataset
+from pause_megatron.data.stored import StoredSequences
 from pause_megatron.errors import UserError
+from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.huggingface import prove_equal, to_huggingface
 from pause_megatron.versions import versions
@@ -45,7 +48,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         tokenizer = _tokenizer_of_run(reader, config.tokenizer)
         log.info(f"converting {checkpoint} ({reader.state['layout']}, iteration {reader.state['iteration']})")
         write_model(folder, reader, model, tokenizer)
-        texts_compared = write_tokenizer(folder, tokenizer, Path(reader.state["config"]["data"]))
+        texts_compared = write_tokenizer(folder, tokenizer, reader.state["config"]["data"])
         verdict = prove_export(
             folder,
             reader,
@@ -85,18 +88,20 @@ def write_model(folder: Path, reader: CheckpointReader, model: ModelConfig, toke
     hf_model.save_pretrained(folder)
 
 
-def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Path) -> int:
+def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[str]) -> int:
     """Write the tokenizer to ``folder`` and compare it, as stock transformers loads it, with SentencePiece.
 
-    They are compared on the text of the dataset ``data`` as far as that is still there, and on awkward texts anyway.
+    They are compared on the text of the first folder of the run's ``data`` as far as that is still there, and on
+    awkward texts anyway.
 
     Returns the number of texts compared. Raises :class:`UserError` at the first that is encoded differently.
     """
     to_huggingface(tokenizer).save_pretrained(folder)
     texts = []
     try:
-        dataset = SequenceDataset(data)
-        texts = [tokenizer.decode(dataset[index][0].tolist()) for index in range(min(len(dataset), TOKENIZER_TEXTS))]
+        path = parse_blend("--data", data)[0].folder
+        stored = StoredSequences(path, load_dataset_manifest(path))
+        texts = [tokenizer.decode(stored.get(index).tolist()) for index in range(min(len(stored), TOKENIZER_TEXTS))]
     except UserError as error:
         log.warn(f"the tokenizer is not compared on the training text: {error}")
     return prove_equal(tokenizer, AutoTokenizer.from_pretrained(folder), texts)

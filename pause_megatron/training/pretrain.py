@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pause_megatron.config.deepspeed import read_deepspeed_file
 from pause_megatron.config.parallel import resolve_layout
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
-from pause_megatron.data.sequences import SequenceDataset
-from pause_megatron.errors import EXIT_DONE, UserError
+from pause_megatron.data.folders import check_training_folders, check_validation_folders
+from pause_megatron.errors import EXIT_DONE
 from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.parallel.local import run_local_processes
@@ -32,8 +30,19 @@ def pretrain(config: PretrainConfig) -> None:
             raise SystemExit(code)
         return
     tokenizer = PauseTokenizer.load(config.tokenizer)
-    dataset = _open_dataset(config.data, tokenizer, config)
-    validation = [_open_dataset(folder, tokenizer, config) for folder in config.validation_data]
+    positions = config.model.max_position_embeddings
+    training_data = check_training_folders(
+        config.data_parts,
+        tokenizer,
+        seq_length=config.training.seq_length,
+        max_position_embeddings=positions,
+    )
+    validation_data = check_validation_folders(
+        config.validation_parts,
+        tokenizer,
+        seq_length=training_data[0].seq_length,
+        max_position_embeddings=positions,
+    )
     deepspeed_file = read_deepspeed_file(config.deepspeed)
     layout = resolve_layout(
         config.parallel,
@@ -45,19 +54,8 @@ def pretrain(config: PretrainConfig) -> None:
     config.training.num_microbatches(layout.dp)
     initialize_process_groups(launch, layout, seed=config.training.seed)
     try:
-        run = PretrainRun(config, launch, layout, deepspeed_file, tokenizer, dataset, validation)
+        run = PretrainRun(config, launch, layout, deepspeed_file, tokenizer, training_data, validation_data)
         run.resume()
         run.train()
     finally:
         destroy_process_groups()
-
-
-def _open_dataset(folder: Path, tokenizer: PauseTokenizer, config: PretrainConfig) -> SequenceDataset:
-    dataset = SequenceDataset(folder)
-    dataset.check_tokenizer(tokenizer)
-    if dataset.manifest.seq_length > config.model.max_position_embeddings:
-        raise UserError(
-            f"{folder} has sequences of {dataset.manifest.seq_length} tokens, longer than --max-position-embeddings"
-            f" {config.model.max_position_embeddings}"
-        )
-    return dataset

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from megatron.core import parallel_state
@@ -18,8 +18,11 @@ from pause_megatron.config.deepspeed import DeepSpeedFile
 from pause_megatron.config.parallel import Layout
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import to_plain
-from pause_megatron.data.batches import Microbatch, SampleOrder, microbatches, stored_order
-from pause_megatron.data.sequences import SequenceDataset
+from pause_megatron.data.batches import Microbatch, microbatches
+from pause_megatron.data.blend import StoredOrder, TrainingData
+from pause_megatron.data.folders import DataFolder
+from pause_megatron.data.opening import open_folders
+from pause_megatron.data.samples import Sample
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import device
 from pause_megatron.parallel.launcher import Launch
@@ -27,10 +30,12 @@ from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.training.engine import build_engine
 from pause_megatron.training.metrics import RUN_FILE, RUN_FORMAT, Metrics
 from pause_megatron.training.schedule import learning_rate
-from pause_megatron.training.state import describe_dataset, refuse_another_run, run_state
+from pause_megatron.training.state import describe_data, refuse_another_run, run_state, strategy
 from pause_megatron.training.step import Stepper
 from pause_megatron.versions import versions
 
+WEIGHTED_MEAN = "weighted mean"
+"""What results call the mean over all held-out datasets."""
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -44,14 +49,20 @@ class PretrainRun:
         layout: Layout,
         deepspeed_file: DeepSpeedFile,
         tokenizer: PauseTokenizer,
-        dataset: SequenceDataset,
-        validation: list[SequenceDataset],
+        training_data: Sequence[DataFolder],
+        validation_data: Sequence[DataFolder],
     ) -> None:
         self.config = config
         self.layout = layout
         self.tokenizer = tokenizer
-        self.dataset = dataset
-        self.validation = validation
+        self.data = TrainingData(
+            open_folders(training_data, seed=config.training.seed, cache=config.index_cache, launch=launch),
+            config.training.seed,
+        )
+        self.validation = [
+            StoredOrder(dataset, config.training.validation_sequences)
+            for dataset in open_folders(validation_data, seed=None, cache=config.index_cache, launch=launch)
+        ]
         self.iteration = 0
         self.is_rank_0 = launch.rank == 0
         self.checkpoints = config.output / CHECKPOINTS
@@ -66,14 +77,13 @@ class PretrainRun:
             self.model, deepspeed_file=deepspeed_file, optimizer=config.optimizer, training=config.training
         )
         self.stepper = Stepper(self.model, self.engine, layout, device())
-        self.order = SampleOrder(len(dataset), config.training.seed)
         if self.is_rank_0:
             self._write_run_file(launch)
             sweep_unfinished(self.checkpoints)
         self.metrics = Metrics(
             config.output,
             writes=self.is_rank_0,
-            tokens_per_step=config.training.global_batch_size * dataset.manifest.seq_length,
+            tokens_per_step=config.training.global_batch_size * self.data.seq_length,
             train_iters=config.training.train_iters,
         )
 
@@ -86,7 +96,7 @@ class PretrainRun:
         if folder is None:
             return
         state = load_checkpoint(folder, parameters=self.model.parameters, engine=self.engine)
-        refuse_another_run(state, self.config, self.tokenizer, self.dataset, folder)
+        refuse_another_run(state, self.config, self.tokenizer, self.data, folder)
         self.iteration = state["iteration"]
         self.metrics.real_tokens, self.metrics.pause_tokens = state["real_tokens"], state["pause_tokens"]
         log.info(f"continuing from {folder} (iteration {self.iteration}, written by {state['layout']})")
@@ -114,29 +124,35 @@ class PretrainRun:
         return self.iteration * self.config.training.global_batch_size
 
     def validate(self) -> None:
-        """Report the mean loss over the real targets of each held-out dataset."""
-        batch_size = self.config.training.global_batch_size
+        """Report the mean loss over the real targets of each held-out dataset, and of all by their weights."""
+        weighted_loss, all_real_tokens = 0.0, 0
         for dataset in self.validation:
-            loss_sum, real_tokens = 0.0, 0
-            end = min(len(dataset), self.config.training.validation_sequences)
-            for start in range(0, end, batch_size):
-                batch = self._batch(dataset, stored_order, start, end=end)
-                batch_loss_sum, batch_tokens = self.stepper.validate(batch)
-                loss_sum, real_tokens = loss_sum + batch_loss_sum, real_tokens + batch_tokens
+            loss, real_tokens = self._validate(dataset)
+            source = dataset.source
+            self.metrics.log_validation(self.iteration, source.name, source.manifest.strategy, loss, real_tokens)
+            weighted_loss += (source.weight or 0.0) * loss
+            all_real_tokens += real_tokens
+        sources = [dataset.source for dataset in self.validation]
+        total_weight = sum(source.weight or 0.0 for source in sources)
+        if total_weight:
             self.metrics.log_validation(
-                self.iteration,
-                dataset.folder.name,
-                dataset.manifest.strategy,
-                loss_sum / max(real_tokens, 1),
-                real_tokens,
+                self.iteration, WEIGHTED_MEAN, strategy(sources), weighted_loss / total_weight, all_real_tokens
             )
+
+    def _validate(self, dataset: StoredOrder) -> tuple[float, int]:
+        """Mean loss (nats) over the real targets of ``dataset``, and how many they are."""
+        loss_sum, real_tokens = 0.0, 0
+        for start in range(0, len(dataset), self.config.training.global_batch_size):
+            batch_loss_sum, batch_tokens = self.stepper.validate(self._batch(dataset, start))
+            loss_sum, real_tokens = loss_sum + batch_loss_sum, real_tokens + batch_tokens
+        return loss_sum / max(real_tokens, 1), real_tokens
 
     def save(self) -> None:
         """Write a checkpoint."""
         state = run_state(
             self.config,
             tokenizer=self.tokenizer,
-            dataset=self.dataset,
+            data=self.data,
             layout=str(self.layout),
             iteration=self.iteration,
             optimizer_step=optimizer_step(self.engine),
@@ -157,34 +173,31 @@ class PretrainRun:
         return self.iteration % interval == 0 or self.iteration == self.config.training.train_iters
 
     def _next_batch(self) -> list[Microbatch]:
-        return self._batch(self.dataset, self.order, self.consumed_samples)
+        return self._batch(self.data, self.consumed_samples)
 
-    def _batch(
-        self, dataset: SequenceDataset, order: Callable[[int], int], start: int, end: int | None = None
-    ) -> list[Microbatch]:
+    def _batch(self, sample_at: Callable[[int], Sample], start: int) -> list[Microbatch]:
         training = self.config.training
         return list(
             microbatches(
-                dataset,
-                order,
+                sample_at,
+                pause_id=self.tokenizer.pause_id,
                 start=start,
                 num_microbatches=training.num_microbatches(self.layout.dp),
                 micro_batch_size=training.micro_batch_size,
                 data_parallel_rank=parallel_state.get_data_parallel_rank(),
                 data_parallel_size=self.layout.dp,
                 device=self.stepper.device,
-                end=end,
             )
         )
 
     def _write_run_file(self, launch: Launch) -> None:
         parameters = self.config.model.num_parameters(self.tokenizer.vocab_size)
-        dataset = self.dataset.manifest
+        dataset = describe_data(self.data)
         log.info(
             f"{self.config.output.name}: {parameters:,} parameters, {self.layout},"
             f" ZeRO-{self.engine.zero_optimization_stage()}, launched by {launch.launcher}"
         )
-        log.info(f"{len(self.dataset):,} sequences of {dataset.seq_length} tokens, pauses: {dataset.strategy}")
+        log.info(f"{len(self.data):,} sequences of {self.data.seq_length} tokens, pauses: {dataset['strategy']}")
         write_json(
             self.config.output / RUN_FILE,
             {
@@ -192,7 +205,7 @@ class PretrainRun:
                 "name": self.config.output.name,
                 "config": to_plain(self.config),
                 "versions": versions(),
-                "dataset": describe_dataset(self.dataset),
+                "dataset": dataset,
                 "parameters": parameters,
                 "world_size": launch.world_size,
                 "zero_stage": self.engine.zero_optimization_stage(),

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import to_plain
-from pause_megatron.data.sequences import SequenceDataset
+from pause_megatron.data.blend import TrainingData
+from pause_megatron.data.folders import DataFolder
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.versions import versions
@@ -16,17 +19,35 @@ FIXED_TRAINING_SETTINGS = ("seed", "global_batch_size")
 """Training settings that decide which data comes next; a resumed run must keep them."""
 
 
-def describe_dataset(dataset: SequenceDataset) -> dict[str, Any]:
-    """What a result should say of the data it was trained on."""
-    manifest = dataset.manifest
+def strategy(sources: Sequence[DataFolder]) -> str:
+    """The pause strategy of a blend: that of its folders, or all of them."""
+    return "+".join(sorted({source.manifest.strategy for source in sources}))
+
+
+def describe_data(data: TrainingData) -> dict[str, Any]:
+    """What a result should say of the data it was trained on. ``pause_rate`` is pauses per real token, before trimming;
+    for a blend the mean by its shares."""
+    shares = [source.weight or source.num_samples for source in data.sources]
+    rates = [source.manifest.pause_rate or source.manifest.pauses_per_token for source in data.sources]
+    same_rate = len(set(rates)) == 1
     return {
-        "folder": dataset.folder.name,
+        "strategy": strategy(data.sources),
+        "pause_rate": rates[0] if same_rate else statistics.fmean(rates, weights=shares),
+        "seq_length": data.seq_length,
+        "samples": len(data),
+        "folders": [_describe_folder(source) for source in data.sources],
+    }
+
+
+def _describe_folder(source: DataFolder) -> dict[str, Any]:
+    manifest = source.manifest
+    return {
+        "folder": source.name,
+        "weight": source.weight,
         "strategy": manifest.strategy,
-        "pause_rate": manifest.pause_rate,
-        "seq_length": manifest.seq_length,
         "seed": manifest.seed,
-        "trimmed": manifest.trimmed,
-        "sequences": len(dataset),
+        "samples": source.num_samples,
+        "fingerprint": source.fingerprint,
     }
 
 
@@ -34,7 +55,7 @@ def run_state(
     config: PretrainConfig,
     *,
     tokenizer: PauseTokenizer,
-    dataset: SequenceDataset,
+    data: TrainingData,
     layout: str,
     iteration: int,
     optimizer_step: int,
@@ -51,14 +72,14 @@ def run_state(
         "layout": layout,
         "vocab_size": tokenizer.vocab_size,
         "tokenizer_sha256": tokenizer.sha256,
-        "dataset": describe_dataset(dataset),
+        "dataset": describe_data(data),
         "config": to_plain(config),
         "versions": versions(),
     }
 
 
 def refuse_another_run(
-    state: dict[str, Any], config: PretrainConfig, tokenizer: PauseTokenizer, dataset: SequenceDataset, folder: Path
+    state: dict[str, Any], config: PretrainConfig, tokenizer: PauseTokenizer, data: TrainingData, folder: Path
 ) -> None:
     """Raise :class:`UserError` naming the difference when ``state`` is not of the run ``config`` describes.
 
@@ -74,10 +95,19 @@ def refuse_another_run(
         (f"--{name.replace('_', '-')}", saved["model"][name], given["model"][name]) for name in given["model"]
     ]
     differences.append(("--tokenizer (sha256)", state["tokenizer_sha256"], tokenizer.sha256))
-    found = describe_dataset(dataset)
-    differences += [(f"--data ({name})", state["dataset"][name], found[name]) for name in found if name != "folder"]
+    differences += _data_differences(state["dataset"], describe_data(data))
     for flag, before, now in differences:
         if before != now:
             raise UserError(
                 f"{folder} was trained with {flag} {before}, now {now} is given; keep it, or name another --output"
             )
+
+
+def _data_differences(saved: dict[str, Any], found: dict[str, Any]) -> list[tuple[str, Any, Any]]:
+    """Flag, value before and value now of what decides the data; what the folders are called does not."""
+    before, now = saved.get("folders", []), found["folders"]
+    differences = [("--seq-length", saved["seq_length"], found["seq_length"])]
+    differences.append(("--data (number of folders)", len(before), len(now)))
+    for old, new in zip(before, now, strict=False):
+        differences += [(f"--data {new['folder']} ({name})", old[name], new[name]) for name in new if name != "folder"]
+    return differences

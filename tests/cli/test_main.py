@@ -54,7 +54,7 @@ def test_flags_win_over_file_and_file_over_preset(tmp_path: Path) -> None:
     assert config.model.num_layers == 6
     assert config.model.max_position_embeddings == 256
     assert config.training.train_iters == 7
-    assert config.validation_data == (Path("A"), Path("B"))
+    assert config.validation_data == ("A", "B")
     assert config.parallel.sequence_parallel
 
 

@@ -36,10 +36,10 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
     folder = tmp_path_factory.mktemp("pretrain")
     write_text_and_tokenizer(folder)
     return PretrainConfig(
-        data=write_dataset(folder, "pause"),
+        data=(str(write_dataset(folder, "pause")),),
         validation_data=(
-            write_dataset(folder, "held-out-standard", "validation", pauses="none"),
-            write_dataset(folder, "held-out-pause", "validation"),
+            str(write_dataset(folder, "held-out-standard", "validation", pauses="none")),
+            str(write_dataset(folder, "held-out-pause", "validation")),
         ),
         tokenizer=folder / "tokenizer",
         deepspeed=DEEPSPEED,
@@ -146,8 +146,8 @@ def tokenizer_without_pause(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda config, folder: {"data": folder / "nowhere"}, "nowhere"),
-        (lambda config, folder: {"data": config.tokenizer}, "no dataset"),
+        (lambda config, folder: {"data": (str(folder / "nowhere"),)}, "nowhere"),
+        (lambda config, folder: {"data": (str(config.tokenizer),)}, "no dataset"),
         (lambda config, folder: {"tokenizer": folder / "none.model"}, r"none\.model"),
         (lambda config, folder: {"tokenizer": tokenizer_without_pause(folder)}, "<pause>"),
         (lambda config, folder: {"deepspeed": folder / "none.json"}, "--deepspeed .*No such file"),
@@ -175,7 +175,7 @@ def test_bad_input_is_refused_before_anything_is_written(
 
 
 def test_local_processes_say_the_error_once_and_exit_with_2(config: PretrainConfig, tmp_path: Path) -> None:
-    flags = ["--data", config.data, "--tokenizer", config.tokenizer, "--deepspeed", DEEPSPEED, "--train-iters", 1]
+    flags = ["--data", *config.data, "--tokenizer", config.tokenizer, "--deepspeed", DEEPSPEED, "--train-iters", 1]
     flags += ["--output", tmp_path / "run", "--processes", 2, "--tensor-model-parallel-size", 3, "--preset", "tiny"]
     done = subprocess.run(
         [sys.executable, "-m", "pause_megatron", "pretrain", *map(str, flags)],

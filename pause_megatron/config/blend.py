@@ -1,0 +1,52 @@
+"""What ``--data`` and ``--validation-data`` mean: one folder, or several, with weights or without.
+
+Written as Megatron's users write it: ``DIR``, ``DIR_A DIR_B``, or ``0.7 DIR_A 0.3 DIR_B``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pause_megatron.errors import UserError
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendPart:
+    """One folder of a blend."""
+
+    folder: Path
+    """Dataset folder."""
+    weight: float | None
+    """Its weight, positive, to be divided by the sum of all; None when there are no weights or nothing to weigh."""
+
+
+def parse_blend(flag: str, values: Sequence[str]) -> tuple[BlendPart, ...]:
+    """The folders that ``flag`` names with ``values``, in their order.
+
+    Raises :class:`UserError` when weights and folders do not alternate, or when a weight is not positive.
+    """
+    weights = [_weight(value) for value in values]
+    if not any(weight is not None for weight in weights):
+        return tuple(BlendPart(folder=Path(value), weight=None) for value in values)
+    parts = []
+    for position in range(0, len(values), 2):
+        pair, weight = values[position : position + 2], weights[position]
+        if weight is None or len(pair) < 2 or weights[position + 1] is not None:
+            raise UserError(
+                f"{flag} {' '.join(values)}: expected a weight before each folder, found '{' '.join(pair)}'; "
+                "write WEIGHT FOLDER WEIGHT FOLDER, or folders alone (a folder named like a number as ./NUMBER)"
+            )
+        if not (weight > 0 and math.isfinite(weight)):
+            raise UserError(f"{flag} {pair[0]} {pair[1]}: the weight must be a positive number")
+        parts.append(BlendPart(folder=Path(pair[1]), weight=weight if len(values) > 2 else None))
+    return tuple(parts)
+
+
+def _weight(value: str) -> float | None:
+    try:
+        return float(value)
+    except ValueError:
+        return None

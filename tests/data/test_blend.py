@@ -1,0 +1,113 @@
+"""The walk over the samples: a function of seed and position, for one folder, for several, and with weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from pause_megatron.data.blend import BlendOrder, SampleOrder, StoredOrder, TrainingData, whole_turns
+from pause_megatron.data.samples import Samples
+from pause_megatron.data.sequences import SequenceDataset
+from tests.data.datasets import Datasets
+
+
+def opened(datasets: Datasets, cache: Path, *names: str, weights: tuple[float, ...] = ()) -> list[Samples]:
+    found: list[Samples] = []
+    for index, name in enumerate(names):
+        source = datasets.source(name, weights[index] if weights else None)
+        if source.manifest.strategy == "document":
+            documents = datasets.documents(cache, name)
+            documents.source = replace(documents.source, weight=source.weight)
+            found.append(documents)
+        else:
+            found.append(SequenceDataset(source))
+    return found
+
+
+def test_order_visits_every_sample_once_an_epoch_and_shuffles_anew() -> None:
+    order = SampleOrder(50, 1)
+    first, second = [order(i) for i in range(50)], [order(i) for i in range(50, 100)]
+    assert sorted(first) == sorted(second) == list(range(50))
+    assert first != second
+    assert [SampleOrder(50, 1)(i) for i in (70, 3)] == [second[20], first[3]]
+    assert [SampleOrder(50, 2)(i) for i in range(50)] != first
+
+
+def test_folders_without_weights_are_taken_whole(datasets: Datasets, cache: Path) -> None:
+    data = TrainingData(opened(datasets, cache, "document", "none", "every"), seed=1)
+    epoch = [data.locate(position) for position in range(len(data))]
+    expected = [(i, j) for i, name in enumerate(("document", "none", "every")) for j in range(samples(datasets, name))]
+    assert sorted(epoch) == expected
+    assert sorted(data.locate(position) for position in range(len(data), 2 * len(data))) == expected
+    shares = Counter(dataset for dataset, _ in epoch[: len(data) // 4])
+    assert shares[0] / shares[2] == pytest.approx(samples(datasets, "document") / samples(datasets, "every"), rel=0.15)
+
+
+def samples(datasets: Datasets, name: str) -> int:
+    return datasets.source(name).num_samples
+
+
+def test_merging_changes_no_position(datasets: Datasets, cache: Path) -> None:
+    names, weights = ("document", "sequence"), (0.7, 0.3)
+    for chosen in ((), weights):
+        shards = TrainingData(opened(datasets, cache, *names, weights=chosen), seed=1)
+        merged = TrainingData(opened(datasets, cache, *(f"merged-{name}" for name in names), weights=chosen), seed=1)
+        for position in range(0, 5000, 77):
+            assert torch.equal(shards(position)["tokens"], merged(position)["tokens"])
+
+
+def test_weights_hold_at_every_position_and_each_folder_is_used_up_before_it_repeats() -> None:
+    sizes, weights = [40, 1000, 7], [0.25, 0.7, 0.05]
+    order = BlendOrder(sizes, weights, seed=3)
+    walk = [order(position) for position in range(2000)]
+    for dataset, (size, weight) in enumerate(zip(sizes, weights, strict=True)):
+        seen = 0
+        for position, (found, _) in enumerate(walk):
+            seen += found == dataset
+            assert abs(seen - weight * (position + 1)) < 1 + 1e-9
+        own = [index for found, index in walk if found == dataset]
+        for start in range(0, len(own) - size, size):
+            assert sorted(own[start : start + size]) == list(range(size))
+
+
+def test_position_alone_decides_not_what_was_read_before() -> None:
+    sizes, weights = [40, 1000], [2.0, 1.0]
+    order = BlendOrder(sizes, weights, seed=3)
+    walk = [order(position) for position in range(500)]
+    assert [BlendOrder(sizes, weights, seed=3)(position) for position in (499, 0, 250)] == [
+        walk[499],
+        walk[0],
+        walk[250],
+    ]
+    assert [BlendOrder(sizes, weights, seed=4)(position) for position in range(500)] != walk
+
+
+def test_twins_of_one_length_are_not_walked_over_in_step() -> None:
+    order = BlendOrder([100, 100], [1.0, 1.0], seed=3)
+    walk = [order(position) for position in range(200)]
+    assert [index for dataset, index in walk if dataset == 0] != [index for dataset, index in walk if dataset == 1]
+
+
+def test_turns_are_the_smallest_whole_numbers_in_proportion() -> None:
+    assert whole_turns([0.7, 0.3]) == whole_turns([70, 30]) == whole_turns([0.07, 0.03]) == [7, 3]
+    assert whole_turns([5.0]) == [1]
+    assert whole_turns([2.0, 1.0]) == [2, 1]
+    assert whole_turns([0.999999, 0.000001]) == [999_999, 1]
+    assert whole_turns([1 / 3, 1 / 3, 1 / 3]) == [1, 1, 1]
+    assert whole_turns([1.0, 1e-12]) == [1_000_000, 1]
+
+
+def test_held_out_samples_come_as_stored_and_then_blank(datasets: Datasets) -> None:
+    dataset = SequenceDataset(datasets.source("sequence"))
+    walk = StoredOrder(dataset, limit=10)
+    assert len(walk) == 10
+    for position in range(10):
+        assert torch.equal(walk(position)["tokens"], dataset[position]["tokens"])
+    blank = walk(10)
+    assert not blank["loss_mask"].any()
+    assert blank["tokens"].shape == blank["labels"].shape == dataset[0]["tokens"].shape
+    assert len(StoredOrder(dataset, limit=10**9)) == len(dataset)

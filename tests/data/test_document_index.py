@@ -1,0 +1,127 @@
+"""The index is built once for each disk, whoever shares it, and anew when the data or the order changes."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch.distributed as dist
+
+from pause_megatron.config.model import ModelConfig
+from pause_megatron.config.parallel import ParallelConfig, resolve_layout
+from pause_megatron.data.document_index import CachedIndex, DocumentIndex
+from pause_megatron.data.folders import DataFolder
+from pause_megatron.data.opening import open_folders
+from pause_megatron.errors import UserError
+from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
+from pause_megatron.parallel.launcher import detect_launch
+from tests.data.datasets import Datasets
+from tests.distributed import run_distributed
+
+PROCESSES_A_NODE = 2
+
+
+def open_everywhere(folders: list[DataFolder], caches: list[Path], seed: int) -> tuple[list[list[int]], bool]:
+    """Open the folders as process ``rank`` of several nodes, each with its cache; some samples, and whether built."""
+    launch = detect_launch()
+    layout = resolve_layout(
+        ParallelConfig(), world_size=launch.world_size, model=ModelConfig(), vocab_size=512, zero_stage=1
+    )
+    initialize_process_groups(launch, layout, seed=1)
+    built = []
+    save = DocumentIndex.save
+
+    def save_and_say(index: DocumentIndex, path: Path) -> None:
+        built.append(path)
+        save(index, path)
+
+    DocumentIndex.save = save_and_say  # type: ignore[method-assign]
+    try:
+        on_node = replace(launch, local_rank=launch.rank % PROCESSES_A_NODE)
+        cache = caches[launch.rank // PROCESSES_A_NODE]
+        datasets = open_folders(folders, seed=seed, cache=cache, launch=on_node)
+        dist.barrier()
+        return [dataset[3]["tokens"].tolist() for dataset in datasets], bool(built)
+    finally:
+        destroy_process_groups()
+
+
+def test_one_process_builds_on_a_shared_disk_and_nobody_does_again(datasets: Datasets, tmp_path: Path) -> None:
+    folders = [datasets.source("document"), datasets.source("none")]
+    shared = [tmp_path, tmp_path]
+    first = run_distributed(open_everywhere, 4, folders, shared, 1)
+    assert [built for _, built in first] == [True, False, False, False]
+    again = run_distributed(open_everywhere, 4, folders, shared, 1)
+    assert [built for _, built in again] == [False] * 4
+    assert len({str(samples) for samples, _ in first + again}) == 1
+
+
+def test_first_process_of_each_node_builds_on_disks_of_their_own(datasets: Datasets, tmp_path: Path) -> None:
+    folders = [datasets.source("document")]
+    caches = [tmp_path / "node0", tmp_path / "node1"]
+    found = run_distributed(open_everywhere, 4, folders, caches, 1)
+    assert [built for _, built in found] == [True, False, True, False]
+    assert len({str(samples) for samples, _ in found}) == 1
+    (tmp_path / "node1").rename(tmp_path / "lost")  # a node that was exchanged
+    found = run_distributed(open_everywhere, 4, folders, caches, 1)
+    assert [built for _, built in found] == [False, False, True, False]
+
+
+def test_cache_that_cannot_be_written_ends_every_process_with_the_reason(datasets: Datasets, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "node1"
+    in_the_way.write_text("a file")
+    caches = [tmp_path / "node0", in_the_way]
+    found = run_distributed(error_everywhere, 4, [datasets.source("document")], caches)
+    assert len(set(found)) == 1
+    assert str(found[0]).startswith(f"--data-cache {in_the_way}: ")
+
+
+def error_everywhere(folders: list[DataFolder], caches: list[Path]) -> str:
+    with pytest.raises(UserError) as raised:
+        open_everywhere(folders, caches, 1)
+    return str(raised.value)
+
+
+def test_changed_data_length_or_order_has_another_index_and_merging_has_not(datasets: Datasets, tmp_path: Path) -> None:
+    source = datasets.source("document")
+    path = CachedIndex(tmp_path, source, 1).path
+    shards = source.manifest.shards
+    other_data = replace(source, manifest=replace(source.manifest, shards=shards[1:]))
+    changed_shard = replace(shards[0], bin_sha256="0" * 64)
+    other_tokens = replace(source, manifest=replace(source.manifest, shards=(changed_shard, *shards[1:])))
+    others = [
+        CachedIndex(tmp_path, other_data, 1),
+        CachedIndex(tmp_path, other_tokens, 1),
+        CachedIndex(tmp_path, replace(source, seq_length=32), 1),
+        CachedIndex(tmp_path, source, 2),
+        CachedIndex(tmp_path, source, None),
+    ]
+    assert len({path, *(other.path for other in others)}) == 6
+    merged = datasets.source("merged-document")
+    assert CachedIndex(tmp_path, replace(merged, path=source.path), 1).path == path
+
+
+def test_index_that_another_process_has_written_meanwhile_is_taken(
+    datasets: Datasets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = CachedIndex(tmp_path, datasets.source("document"), 1)
+    build = DocumentIndex.build
+
+    def build_twice(*arguments: object) -> DocumentIndex:
+        monkeypatch.setattr(DocumentIndex, "build", build)
+        index.build_if_missing()
+        return build(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(DocumentIndex, "build", build_twice)
+    index.build_if_missing()
+    assert [path.name for path in tmp_path.iterdir()] == [index.path.name]
+
+
+def test_samples_follow_each_other_through_documents_of_any_length() -> None:
+    lengths = np.array([1, 5, 1, 1, 30, 2], dtype=np.int32)
+    index = DocumentIndex.build(lengths, 4, seed=None)
+    assert len(index.samples) - 1 == (40 - 1) // 4
+    starts = np.cumsum([0, *lengths])
+    assert [int(starts[document]) + int(offset) for document, offset in index.samples] == list(range(0, 37, 4))
