@@ -152,14 +152,9 @@ def run_lengths(is_pause: NDArray[np.bool_], sequence_lengths: NDArray[np.int32]
 
     ``is_pause`` has shape ``[tokens]``, the sequences one after the other.
     """
-    if not len(is_pause):
-        return np.empty(0, dtype=np.int64)
-    ends_of_sequences = np.cumsum(sequence_lengths, dtype=np.int64)
-    starts = is_pause.copy()
-    starts[1:] &= ~is_pause[:-1]
-    first = ends_of_sequences[:-1]
-    starts[first] = is_pause[first]
-    ends = is_pause.copy()
-    ends[:-1] &= ~is_pause[1:]
-    ends[first - 1] = is_pause[first - 1]
-    return np.flatnonzero(ends) - np.flatnonzero(starts) + 1
+    positions = np.flatnonzero(is_pause)
+    begins = np.ones(len(positions), dtype=bool)
+    np.not_equal(positions[1:], positions[:-1] + 1, out=begins[1:])
+    first_of_sequences = np.searchsorted(positions, np.cumsum(sequence_lengths, dtype=np.int64))
+    begins[first_of_sequences[first_of_sequences < len(positions)]] = True
+    return np.diff(np.flatnonzero(begins), append=len(positions))
