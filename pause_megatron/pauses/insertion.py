@@ -122,23 +122,25 @@ class SequencePauses:
 
     def pack(self, stream: NDArray[np.integer], first_sequence: int) -> Packed:
         """Fill sequences with ``stream`` and pauses; see :class:`Strategy`."""
-        parts: list[NDArray[np.integer]] = [np.empty((0, self.seq_length), dtype=stream.dtype)]
+        tokens = np.full((len(stream) // self._fewest_needed, self.seq_length), self.pause_id, dtype=stream.dtype)
         consumed = count = 0
         while True:
             is_real, needed = self._next_patterns(len(stream) - consumed, first_sequence + count)
             if not len(is_real):
-                tokens = np.concatenate(parts).reshape(-1)
-                return Packed(tokens, _equal_lengths(count, self.seq_length), consumed)
-            part = np.full(is_real.shape, self.pause_id, dtype=stream.dtype)
+                return Packed(tokens[:count].reshape(-1), _equal_lengths(count, self.seq_length), consumed)
+            part = tokens[count : count + len(is_real)]
             part[is_real] = self._kept_tokens(stream[consumed : consumed + needed], is_real)
-            parts.append(part)
             consumed += needed
             count += len(is_real)
 
+    @property
+    def _fewest_needed(self) -> int:
+        """Real tokens that a sequence needs at least."""
+        return self.seq_length - self.num_pauses if self.trimmed == "carry" else self.seq_length
+
     def _next_patterns(self, available: int, first_sequence: int) -> tuple[NDArray[np.bool_], int]:
         """Where real tokens stand in the next sequences that ``available`` ones can fill, and how many that takes."""
-        fewest_kept = self.seq_length - self.num_pauses if self.trimmed == "carry" else self.seq_length
-        count = min(_SEQUENCES_AT_ONCE, available // fewest_kept)
+        count = min(_SEQUENCES_AT_ONCE, available // self._fewest_needed)
         indices = np.arange(first_sequence, first_sequence + count)
         is_real = self._lengthened(sequence_keys(self.seed, self.shard, indices))[:, : self.seq_length]
         if self.trimmed == "drop":

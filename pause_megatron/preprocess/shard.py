@@ -19,6 +19,7 @@ from pause_megatron.corpus.sources import Source
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.indexed_writer import token_dtype
 from pause_megatron.preprocess.manifest import LISTED_SKIPS, DatasetSettings, SkippedRecord
+from pause_megatron.preprocess.memory import keep_freed_memory
 from pause_megatron.preprocess.progress import ShardProgress
 from pause_megatron.preprocess.shard_writer import ShardInput, open_shard
 from pause_megatron.tokenizer import PauseTokenizer
@@ -56,6 +57,7 @@ def process_shard(job: ShardJob) -> None:
 
     Raises :class:`UserError` for input that cannot be read and for a full disk; no final name is given then.
     """
+    keep_freed_memory()
     with ShardProgress(job.progress, job.name, job.source.size_bytes) as progress:
         stream = _TokenStream(job)
         with ExitStack() as files:
