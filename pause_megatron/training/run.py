@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Sequence
 
 import torch
@@ -125,19 +126,14 @@ class PretrainRun:
 
     def validate(self) -> None:
         """Report the mean loss over the real targets of each held-out dataset, and of all by their weights."""
-        weighted_loss, all_real_tokens = 0.0, 0
-        for dataset in self.validation:
-            loss, real_tokens = self._validate(dataset)
-            source = dataset.source
-            self.metrics.log_validation(self.iteration, source.name, source.manifest.strategy, loss, real_tokens)
-            weighted_loss += (source.weight or 0.0) * loss
-            all_real_tokens += real_tokens
         sources = [dataset.source for dataset in self.validation]
-        total_weight = sum(source.weight or 0.0 for source in sources)
-        if total_weight:
-            self.metrics.log_validation(
-                self.iteration, WEIGHTED_MEAN, strategy(sources), weighted_loss / total_weight, all_real_tokens
-            )
+        found = [self._validate(dataset) for dataset in self.validation]
+        for source, (loss, real_tokens) in zip(sources, found, strict=True):
+            self.metrics.log_validation(self.iteration, source.name, source.manifest.strategy, loss, real_tokens)
+        if weights := [source.weight for source in sources if source.weight is not None]:
+            losses, counts = zip(*found, strict=True)
+            mean = statistics.fmean(losses, weights=weights)
+            self.metrics.log_validation(self.iteration, WEIGHTED_MEAN, strategy(sources), mean, sum(counts))
 
     def _validate(self, dataset: StoredOrder) -> tuple[float, int]:
         """Mean loss (nats) over the real targets of ``dataset``, and how many they are."""

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pause_megatron.config.blend import BlendPart, parse_blend
+from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.config.training import TrainingConfig
 from pause_megatron.errors import UserError
 
 
@@ -48,3 +51,22 @@ def test_folder_named_like_a_number_is_written_as_a_path() -> None:
 def test_malformed_blend_is_refused(values: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         parse_blend("--data", values)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"data": ("0.7", "a", "b")}, "--data 0.7 a b"),
+        ({"data": ()}, "--data: give a dataset folder"),
+        ({"data": ("a",), "validation_data": ("-1", "v", "1", "w")}, "--validation-data -1 v"),
+    ],
+)
+def test_malformed_blend_is_refused_with_the_configuration(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        PretrainConfig(
+            output=Path("o"),
+            tokenizer=Path("t"),
+            deepspeed=Path("d"),
+            training=TrainingConfig(train_iters=1),
+            **settings,
+        )

@@ -96,6 +96,72 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(config: PretrainConfig) -
     assert losses(one_process.output) == pytest.approx(undisturbed, abs=1e-5)
 
 
+@pytest.fixture(scope="module")
+def blend(config: PretrainConfig) -> PretrainConfig:
+    """The same run on packed documents and standard text, with weights, data-parallel."""
+    folder = config.output.parent
+    documents = str(write_dataset(folder, "documents", pauses="document"))
+    standard = str(write_dataset(folder, "standard", pauses="none"))
+    held_out = str(write_dataset(folder, "held-out-documents", "validation", pauses="document"))
+    return replace(
+        config,
+        data=("0.7", documents, "0.3", standard),
+        validation_data=("1", held_out, "3", config.validation_data[0]),
+        data_cache=folder / "cache",
+        parallel=ParallelConfig(),
+        output=folder / "blend",
+    )
+
+
+def test_blend_of_documents_and_sequences_continues_under_another_layout(blend: PretrainConfig) -> None:
+    run_distributed(pretrain, 2, blend)
+    undisturbed = losses(blend.output)
+    assert undisturbed["train", 8] < undisturbed["train", 1]
+    documents, standard = (undisturbed[f"validationheld-out-{kind}", 8] for kind in ("documents", "standard"))
+    assert undisturbed["validationweighted mean", 8] == pytest.approx((documents + 3 * standard) / 4)
+
+    again = replace(blend, output=blend.output.with_name("blend-interrupted"))
+    run_distributed(interrupted_pretrain, 2, again)
+    run_distributed(pretrain, 1, again)
+    assert losses(again.output) == pytest.approx(undisturbed, abs=1e-5)
+    record = json.loads((again.output / "run.json").read_text())["dataset"]
+    assert (record["strategy"], record["seq_length"]) == ("document+none", SEQ_LENGTH)
+    assert [folder["weight"] for folder in record["folders"]] == [0.7, 0.3]
+    assert not (again.output / "data-index").exists()  # --data-cache was given
+
+
+def test_index_lies_in_the_run_folder_where_no_cache_is_named(blend: PretrainConfig) -> None:
+    documents_alone = replace(
+        blend,
+        data=(blend.data[1],),
+        validation_data=(),
+        data_cache=None,
+        output=blend.output.with_name("documents-alone"),
+        training=replace(blend.training, train_iters=1, seq_length=SEQ_LENGTH // 2),
+    )
+    run_distributed(pretrain, 1, documents_alone)
+    assert len(list((documents_alone.output / "data-index").iterdir())) == 1
+    last = read_json_lines(documents_alone.output / "metrics.jsonl")[0]
+    assert last["real_tokens"] + last["pause_tokens"] == 8 * SEQ_LENGTH // 2
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ((0, 1), "--data .number of folders. 2, now 1"),
+        ((2, 1, 0, 3), r"--data documents .weight. 0\.7, now 0\.3"),
+        ((0, 3, 2, 1), "--data standard .strategy. document, now none"),
+    ],
+)
+def test_resuming_with_other_data_is_refused(blend: PretrainConfig, data: tuple[int, ...], message: str) -> None:
+    output = blend.output.with_name("blend-once")
+    if not output.exists():
+        run_distributed(pretrain, 1, replace(blend, output=output, training=replace(blend.training, train_iters=1)))
+    changed = replace(blend, output=output, data=tuple(blend.data[index] for index in data))
+    with pytest.raises(AssertionError, match=message):
+        run_distributed(pretrain, 1, changed)
+
+
 @pytest.mark.parametrize("name", sorted(file.name for file in DEEPSPEED.parent.glob("*.json")))
 def test_every_deepspeed_file_of_the_repository_trains(config: PretrainConfig, name: str) -> None:
     output = config.output.with_name(name.removesuffix(".json"))
