@@ -79,10 +79,9 @@ class ShardWriter:
         self._sequences += len(packed.lengths)
         self._tokens += len(packed.tokens)
         self._consumed += packed.consumed
-        runs = run_lengths(packed.tokens == self._settings.pause_id, packed.lengths)
-        counts = np.bincount(runs)
-        self._pauses += int(counts @ np.arange(len(counts)))
-        self._runs.update({int(length): int(counts[length]) for length in np.flatnonzero(counts)})
+        runs = count_runs(packed.tokens == self._settings.pause_id, packed.lengths)
+        self._pauses += sum(length * count for length, count in runs.items())
+        self._runs.update(runs)
 
     def finish(self, folder: Path, shard: ShardInput) -> ShardManifest:
         """Write ``NAME.idx`` and, last, ``NAME.json``; ``NAME.bin`` has its final name already."""
@@ -147,14 +146,18 @@ def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
     )
 
 
-def run_lengths(is_pause: NDArray[np.bool_], sequence_lengths: NDArray[np.int32]) -> NDArray[np.int64]:
-    """How many pauses stand together, for every run of them in order; no run goes on into the next sequence.
+def count_runs(is_pause: NDArray[np.bool_], sequence_lengths: NDArray[np.int32]) -> dict[int, int]:
+    """How many pauses stand together, and how many such runs there are; none goes on into the next sequence.
 
-    ``is_pause`` has shape ``[tokens]``, the sequences one after the other.
+    ``is_pause`` has shape ``[tokens]``, the sequences one after the other. Time grows with the longest run, which is a
+    few pauses, but each step only combines bytes.
     """
-    positions = np.flatnonzero(is_pause)
-    begins = np.ones(len(positions), dtype=bool)
-    np.not_equal(positions[1:], positions[:-1] + 1, out=begins[1:])
-    first_of_sequences = np.searchsorted(positions, np.cumsum(sequence_lengths, dtype=np.int64))
-    begins[first_of_sequences[first_of_sequences < len(positions)]] = True
-    return np.diff(np.flatnonzero(begins), append=len(positions))
+    at_least = [int(np.count_nonzero(is_pause))]  # positions where that many pauses and one more begin
+    together = is_pause[1:] & is_pause[:-1]
+    together[np.cumsum(sequence_lengths, dtype=np.int64)[:-1] - 1] = False
+    while longer := int(np.count_nonzero(together)):
+        at_least.append(longer)
+        together = together[1:] & together[:-1]
+    runs_of_at_least = -np.diff(at_least, append=0)
+    runs = -np.diff(runs_of_at_least, append=0)
+    return {length: int(count) for length, count in enumerate(runs, start=1) if count}
