@@ -16,7 +16,7 @@ from pause_megatron.errors import UserError
 from pause_megatron.preprocess.indexed_reader import SEQUENCES_AT_ONCE, spans
 from pause_megatron.preprocess.parts import Part
 
-TOKENS_AT_ONCE = 1 << 20
+TOKENS_AT_ONCE = 1 << 18
 """Bounds memory: a few tens of bytes for each of these tokens."""
 
 _HASHED_AT_ONCE = 1 << 22
