@@ -37,9 +37,9 @@ def _resolve(reference: str) -> Any:
 
 SUBCOMMANDS: dict[str, Command] = {
     "tokenizer": Command(
-        summary="train a SentencePiece model with <pause> and an end-of-document token",
+        summary="train a tokenizer with <pause>, or add <pause> to an existing one",
         config="pause_megatron.config.tokenizer:TokenizerConfig",
-        function="pause_megatron.tokenizer.training:train_tokenizer",
+        function="pause_megatron.tokenizer.command:make_tokenizer",
     ),
     "merge-datasets": Command(
         summary="join the shards of preprocessed datasets into one or a few pairs of files",

@@ -23,16 +23,14 @@ from collections.abc import Iterator
 from sentencepiece import SentencePieceTrainer
 
 from pause_megatron import log
-from pause_megatron.atomic import new_folder, write_json
+from pause_megatron.atomic import new_folder
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.corpus import ReadOptions, Source, find_sources
 from pause_megatron.errors import UserError
+from pause_megatron.tokenizer.manifest import write_manifest
 from pause_megatron.tokenizer.model_file import round_scores
 from pause_megatron.tokenizer.pause_tokenizer import MODEL_FILE, PAUSE_PIECE, PauseTokenizer
-from pause_megatron.versions import versions
-
-FORMAT = "pause_megatron/tokenizer/1"
 
 _REQUIRED_CHARACTERS = "\n" + "".join(sorted(set("<unk></s><pause><0x0123456789ABCDEF>")))
 """Always pieces of their own: the newline, and what special tokens are spelled with, so that their names in a text can
@@ -56,20 +54,8 @@ def train_tokenizer(config: TokenizerConfig) -> None:
         text = _TrainingText(sources, config.max_training_megabytes * 1_000_000)
         (folder / MODEL_FILE).write_bytes(_train(text, config))
         tokenizer = PauseTokenizer.load(folder)
-        write_json(
-            folder / "manifest.json",
-            {
-                "format": FORMAT,
-                "sha256": tokenizer.sha256,
-                "vocab_size": tokenizer.vocab_size,
-                "pause_id": tokenizer.pause_id,
-                "eod_id": tokenizer.eod_id,
-                "documents": text.documents,
-                "characters": text.characters,
-                "config": to_plain(config),
-                "versions": versions(),
-            },
-        )
+        origin = {"documents": text.documents, "characters": text.characters, "config": to_plain(config)}
+        write_manifest(folder, tokenizer, origin)
     log.info(
         f"{config.output}: {tokenizer.vocab_size} tokens from {text.documents} documents "
         f"({text.characters / 1e6:.2f} million characters) in {time.monotonic() - started:.1f} s"

@@ -4,7 +4,8 @@ from transformers import AutoTokenizer
 
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.tokenizer.huggingface import AWKWARD_TEXTS, prove_equal, to_huggingface
+from pause_megatron.tokenizer.awkward_texts import AWKWARD_TEXTS
+from pause_megatron.tokenizer.huggingface import prove_equal, to_huggingface
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +66,3 @@ def test_model_with_sentencepiece_default_normaliser_converts_too(tmp_path, sent
     tokenizer = PauseTokenizer.load(path)
     assert tokenizer.encode(" two  spaces\n") == tokenizer.encode("two spaces")
     prove_equal(tokenizer, to_huggingface(tokenizer), pydoc_texts)
-
-
-def test_bpe_model_is_refused(tmp_path, sentencepiece_model, pydoc_texts):
-    path = tmp_path / "tokenizer.model"
-    path.write_bytes(sentencepiece_model(pydoc_texts[:10], control_symbols=["<pause>"], model_type="bpe"))
-    with pytest.raises(UserError, match="only SentencePiece models of type unigram"):
-        to_huggingface(PauseTokenizer.load(path))

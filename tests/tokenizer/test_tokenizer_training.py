@@ -25,7 +25,7 @@ def test_same_text_gives_the_same_bytes(tokenizer_folder, pydoc_jsonl, tmp_path)
 
 def test_scores_are_multiples_of_the_step_and_nothing_is_normalised(tokenizer_folder):
     tokenizer = PauseTokenizer.load(tokenizer_folder)
-    scores = [tokenizer.processor.get_score(i) for i in range(tokenizer.vocab_size)]
+    scores = [tokenizer.backend.processor.get_score(i) for i in range(tokenizer.vocab_size)]
     assert min(scores) < -5
     assert all((score / SCORE_STEP).is_integer() for score in scores)
     settings = read_settings((tokenizer_folder / "tokenizer.model").read_bytes())
@@ -34,7 +34,7 @@ def test_scores_are_multiples_of_the_step_and_nothing_is_normalised(tokenizer_fo
 
 
 def test_no_piece_but_its_own_contains_a_newline(tokenizer_folder):
-    processor = PauseTokenizer.load(tokenizer_folder).processor
+    processor = PauseTokenizer.load(tokenizer_folder).backend.processor
     pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
     assert [piece for piece in pieces if "\n" in piece] == ["\n"]
 

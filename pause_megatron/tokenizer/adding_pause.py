@@ -1,0 +1,64 @@
+"""``<pause>`` added to an existing tokenizer (``pause-megatron tokenizer --from-tokenizer``).
+
+It gets the id after the last one, so that every text keeps its ids, and is no text: a control symbol of a SentencePiece
+model, a special token of a Hugging Face tokenizer.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pause_megatron import log
+from pause_megatron.atomic import new_folder
+from pause_megatron.errors import UserError
+from pause_megatron.tokenizer import tokenizer_json
+from pause_megatron.tokenizer.manifest import write_manifest
+from pause_megatron.tokenizer.model_file import append_control_piece
+from pause_megatron.tokenizer.pause_tokenizer import (
+    MODEL_FILE,
+    PAUSE_PIECE,
+    PauseTokenizer,
+    find_tokenizer_file,
+    open_backend,
+    read_tokenizer_file,
+)
+from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
+from pause_megatron.tokenizer.tokenizers_backend import CONFIG_FILE, TOKENIZER_FILE, parse_tokenizer
+
+
+def add_pause(source: Path, output: Path) -> None:
+    """Write the tokenizer at ``source``, with ``<pause>`` added, and ``manifest.json`` to the folder ``output``.
+
+    ``source`` is a SentencePiece ``.model`` file, a ``tokenizer.json`` with its ``tokenizer_config.json``, or a folder
+    with either.
+
+    Raises :class:`UserError` when there is no such tokenizer, when it has ``<pause>`` already, when it knows no end of
+    a document, and when ``output`` exists.
+    """
+    file = find_tokenizer_file(source)
+    content = read_tokenizer_file(file)
+    before = open_backend(file, content)
+    if before.special_id(PAUSE_PIECE) is not None:
+        raise UserError(f"--from-tokenizer {source}: it has a {PAUSE_PIECE} token already; use it as it is")
+    with new_folder(output) as folder:
+        if isinstance(before, SentencePieceBackend):
+            (folder / MODEL_FILE).write_bytes(append_control_piece(content, PAUSE_PIECE))
+        else:
+            _write_tokenizer_json(file, content, folder, before.vocab_size)
+        tokenizer = PauseTokenizer.load(folder)
+        if (tokenizer.pause_id, tokenizer.vocab_size) != (before.vocab_size, before.vocab_size + 1):
+            raise UserError(
+                f"--from-tokenizer {source}: its ids have gaps, so that {PAUSE_PIECE} got {tokenizer.pause_id}, not "
+                f"{before.vocab_size}, the one after the last; take another tokenizer"
+            )
+        write_manifest(folder, tokenizer, {"from_tokenizer": str(file)})
+    log.info(f"{output}: {file} with {PAUSE_PIECE} as token {tokenizer.pause_id} of {tokenizer.vocab_size}")
+
+
+def _write_tokenizer_json(file: Path, content: bytes, folder: Path, pause_id: int) -> None:
+    changed = tokenizer_json.add_special_token(parse_tokenizer(file, content), PAUSE_PIECE, pause_id)
+    (folder / TOKENIZER_FILE).write_text(json.dumps(changed, ensure_ascii=False, indent=2), encoding="utf-8")
+    config = file.with_name(CONFIG_FILE)
+    if config.exists():
+        (folder / CONFIG_FILE).write_bytes(config.read_bytes())

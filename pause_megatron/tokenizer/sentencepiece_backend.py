@@ -1,0 +1,119 @@
+"""SentencePiece ``.model`` files, read and run by SentencePiece itself.
+
+One of the two backends of :class:`~pause_megatron.tokenizer.pause_tokenizer.PauseTokenizer`.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pause_megatron.errors import UserError
+from pause_megatron.tokenizer.cutting import ASCII_NEIGHBOURS, WORD_NEIGHBOURS, Cuts, find_cuts
+from pause_megatron.tokenizer.model_file import PieceType, read_piece_types, read_settings, round_scores
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SPACE = "▁"
+"""SentencePiece's sign for a space (U+2581)."""
+_LOCAL_NORMALIZERS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf")
+"""SentencePiece's own rules, of which none has an ASCII letter or digit beside a space on its left-hand side."""
+
+
+class SentencePieceBackend:
+    """A SentencePiece model.
+
+    Attributes: ``processor`` (the SentencePiece object), ``settings``, ``pieces`` and ``types`` (in the order of ids),
+    ``vocab_size``, ``eod_id``, ``eos_name``, ``unk_id`` and ``unk_name`` (``None`` where there is none), ``cuts``.
+    """
+
+    library = "sentencepiece"
+
+    def __init__(self, path: Path, model: bytes) -> None:
+        from sentencepiece import SentencePieceProcessor
+
+        self.path = path
+        try:
+            self.settings = read_settings(model)
+            self.types = read_piece_types(model)
+            # As training does it, for the sake of models trained elsewhere.
+            self.processor = SentencePieceProcessor.from_proto(
+                round_scores(model) if self.settings.is_unigram else model
+            )
+        except (RuntimeError, LookupError, ValueError, struct.error) as error:
+            raise UserError(f"{path}: not a SentencePiece model; give a tokenizer folder or a .model file") from error
+        self.vocab_size: int = self.processor.vocab_size()
+        self.pieces: list[str] = self.processor.id_to_piece(list(range(self.vocab_size)))
+        self.unk_id: int | None = self.processor.unk_id()
+        self.unk_name: str | None = self.pieces[self.processor.unk_id()]
+        eos_id: int = self.processor.eos_id()
+        self.eod_id = eos_id if eos_id >= 0 else None
+        self.eos_name = self.pieces[eos_id] if eos_id >= 0 else None
+        places = self._places_to_cut()
+        self.cuts: Cuts | None = find_cuts(places, self.encode) if places else None
+
+    @property
+    def is_bpe(self) -> bool:
+        """Whether this is byte-pair encoding."""
+        return self.settings.is_bpe
+
+    @property
+    def control_names(self) -> list[str]:
+        """Names of all control symbols."""
+        return [piece for piece, kind in zip(self.pieces, self.types, strict=True) if kind is PieceType.CONTROL]
+
+    def no_end_of_document(self) -> str:
+        """What to do about a model without one."""
+        return (
+            "this SentencePiece model has no end-of-document token; train it with an eos token (--eos_id, piece </s>)"
+        )
+
+    def special_id(self, piece: str) -> int | None:
+        """Id of the control symbol ``piece``; ``None`` when the model has no such piece.
+
+        Raises :class:`UserError` when text can be encoded to it.
+        """
+        found: int = self.processor.piece_to_id(piece)
+        if self.pieces[found] != piece:
+            return None
+        if self.types[found] is not PieceType.CONTROL:
+            raise UserError(
+                f"{self.path}: {piece} is an ordinary piece of this model, so that text could be encoded to it; "
+                "it must be a control symbol; take a model without it and add it with "
+                "`pause-megatron tokenizer --from-tokenizer`"
+            )
+        return found
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of ``text``; nothing is added before or after."""
+        ids: list[int] = self.processor.encode(text)
+        return ids
+
+    def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+        """Ids of all ``texts`` in a row, and how many each has."""
+        if not texts:
+            return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
+        encoded = self.processor.encode(texts, return_type="numpy", num_threads=1)
+        return np.concatenate(encoded), np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of ``ids``; control symbols have none."""
+        text: str = self.processor.decode(ids)
+        return text
+
+    def _places_to_cut(self) -> str | None:
+        """Where every piece ends or begins, as a pattern; ``None`` when no such place is known."""
+        settings, pieces = self.settings, self.pieces
+        whole_words = all(space not in piece.lstrip(space) for piece in pieces for space in (SPACE, " "))
+        known = SPACE in pieces  # or neighbouring unknown characters would be one <unk>
+        if not (settings.marks_spaces_in_front and whole_words and known):
+            return None
+        if settings.precompiled_charsmap:
+            return ASCII_NEIGHBOURS if settings.normalizer in _LOCAL_NORMALIZERS else None
+        newline_alone = [piece for piece in pieces if "\n" in piece] == ["\n"]
+        unchanged = not (settings.add_dummy_prefix or settings.remove_extra_whitespaces)
+        return f"{WORD_NEIGHBOURS}|\n" if newline_alone and unchanged else WORD_NEIGHBOURS

@@ -1,0 +1,123 @@
+"""A SentencePiece model as a tokenizer of the ``tokenizers`` library, built from the model's own pieces and scores.
+
+The Hugging Face export and the fast encoder start from it. The classes of transformers that open a ``.model`` file
+themselves give other ids than SentencePiece does, and take names of special tokens in a text for the tokens.
+"""
+
+from __future__ import annotations
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+
+from pause_megatron.errors import UserError
+from pause_megatron.tokenizer.model_file import ModelSettings, PieceType
+from pause_megatron.tokenizer.sentencepiece_backend import SPACE, SentencePieceBackend
+from pause_megatron.tokenizer.tokenizer_json import split_names
+
+
+def convert_sentencepiece(backend: SentencePieceBackend) -> Tokenizer:
+    """The tokenizer that encodes as ``backend`` does, without any token that a text could name.
+
+    Raises :class:`UserError` for a model whose ways the library does not have.
+    """
+    _refuse_unsupported(backend)
+    if backend.settings.is_unigram:
+        tokenizer = _unigram(backend)
+    else:
+        vocabulary = {piece: index for index, piece in enumerate(backend.pieces)}
+        has_bytes = PieceType.BYTE in backend.types
+        model = models.BPE(
+            vocabulary, _merges(backend), unk_token=backend.unk_name, fuse_unk=True, byte_fallback=has_bytes
+        )
+        tokenizer = Tokenizer(model)
+    tokenizer.normalizer = _normalizer(backend.settings)
+    tokenizer.decoder = _decoder(backend.settings)
+    return tokenizer
+
+
+def _refuse_unsupported(backend: SentencePieceBackend) -> None:
+    settings, types = backend.settings, backend.types
+    characters = {character for index in _ordinary_ids(backend) for character in backend.pieces[index]}
+    reasons = (
+        (not (settings.is_unigram or settings.is_bpe), f"is of type {settings.model_type}, neither unigram nor BPE"),
+        (not settings.marks_spaces_in_front, "does not mark a space by U+2581 in front of a word"),
+        (PieceType.UNUSED in types, "has unused pieces"),
+        (PieceType.USER_DEFINED in types, "has user-defined symbols"),
+        (settings.is_bpe and not characters <= set(backend.pieces), "has pieces with characters that are no pieces"),
+    )
+    for unsupported, reason in reasons:
+        if unsupported:
+            raise UserError(f"{backend.path}: this SentencePiece model cannot become a Hugging Face one: it {reason}")
+
+
+def _ordinary_ids(backend: SentencePieceBackend) -> list[int]:
+    """Ids of the pieces that SentencePiece looks for in a text."""
+    return [index for index, kind in enumerate(backend.types) if kind is PieceType.NORMAL]
+
+
+def _unigram(backend: SentencePieceBackend) -> Tokenizer:
+    """SentencePiece never matches special and byte pieces in a text, `tokenizers` matches every piece.
+
+    Here these pieces get scores that lose to spelling them out. That takes all their characters being pieces, too;
+    otherwise a text is split where it has the name of such a piece.
+    """
+    ordinary = set(_ordinary_ids(backend))
+    scores = [backend.processor.get_score(index) for index in range(backend.vocab_size)]
+    names = [backend.pieces[index] for index in range(backend.vocab_size) if index not in ordinary]
+    spelled = {backend.pieces[index] for index in ordinary if len(backend.pieces[index]) == 1}
+    splits = None
+    if all(set(name) <= spelled for name in names):
+        lowest = min(scores[index] for index in ordinary)
+        scores = [
+            score if index in ordinary else lowest * len(backend.pieces[index]) - 1
+            for index, score in enumerate(scores)
+        ]
+    else:
+        splits = split_names(names, known=spelled)
+    tokenizer = Tokenizer(
+        models.Unigram(
+            list(zip(backend.pieces, scores, strict=True)),
+            unk_id=backend.unk_id,
+            byte_fallback=PieceType.BYTE in backend.types,
+        )
+    )
+    if splits:
+        pattern = Regex(splits["pattern"]["Regex"])
+        tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="merged_with_previous")
+    return tokenizer
+
+
+def _merges(backend: SentencePieceBackend) -> list[tuple[str, str]]:
+    """The merges of a BPE model, which SentencePiece does not keep.
+
+    It joins the neighbours that make the piece of the highest score, the leftmost first. So every way to make a piece
+    of two others is a merge, of that piece's rank; merges of one rank must be in some order here, and the one with the
+    longer left part comes first, as what is joined from the left has it.
+    """
+    vocabulary = {backend.pieces[index]: backend.processor.get_score(index) for index in _ordinary_ids(backend)}
+    merges = [
+        (-score, -split, piece[:split], piece[split:])
+        for piece, score in vocabulary.items()
+        for split in range(1, len(piece))
+        if piece[:split] in vocabulary and piece[split:] in vocabulary
+    ]
+    merges.sort(key=lambda merge: merge[:2])
+    return [(left, right) for _, _, left, right in merges]
+
+
+def _normalizer(settings: ModelSettings) -> normalizers.Normalizer:
+    steps: list[normalizers.Normalizer] = []
+    if settings.precompiled_charsmap:
+        steps.append(normalizers.Precompiled(settings.precompiled_charsmap))
+    if settings.remove_extra_whitespaces:
+        # Of spaces alone: normalizers.Strip takes other white space, too.
+        steps.append(normalizers.Replace(Regex(r"\A +| +\z| (?= )"), ""))
+    if settings.add_dummy_prefix:
+        steps.append(normalizers.Prepend(SPACE))
+    return normalizers.Sequence([*steps, normalizers.Replace(" ", SPACE)])
+
+
+def _decoder(settings: ModelSettings) -> decoders.Decoder:
+    steps = [decoders.Replace(SPACE, " "), decoders.ByteFallback(), decoders.Fuse()]
+    if settings.add_dummy_prefix:
+        steps.append(decoders.Strip(" ", left=1))
+    return decoders.Sequence(steps)

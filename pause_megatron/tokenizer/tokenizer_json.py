@@ -1,0 +1,150 @@
+"""``tokenizer.json``, the file of a Hugging Face fast tokenizer: what is read from it, and what is changed in it.
+
+:func:`prepare` makes of it the tokenizer that this project encodes with and exports; :func:`add_special_token` is how
+``<pause>`` gets in. Both work on the parsed JSON, which is :class:`tokenizers.Tokenizer`'s own format.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+MODEL_KINDS = ("BPE", "Unigram")
+BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
+_LOCAL_NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Precompiled", "Strip", "Lowercase")
+"""Rules that leave what stands before and after a space between ASCII letters or digits alone."""
+_SPACE_PATTERNS = ({"String": " "}, {"Regex": " {2,}"})
+WORD_PATTERNS = (
+    # Llama 3 (GPT-4), Qwen 2, GPT-4o, GPT-2 (which ByteLevel has built in), DeepSeek
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|"
+    r"\s+",
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+    r"\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+",
+    r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+",
+    r"""[!"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|"""
+    r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"
+    r"\s*[\r\n]+|\s+(?!\S)|\s+",
+)
+"""Patterns that put a boundary before every single space that stands between word characters: each takes a space only
+as the first character of a match, or with white space alone."""
+_SPACELESS_PATTERNS = (r"\p{N}{1,3}", r"\p{N}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+")
+"""Patterns that need neither a space nor what stands beyond one."""
+
+
+def all_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
+    """Every token, added ones included, and its id."""
+    vocabulary = tokenizer["model"]["vocab"]
+    if isinstance(vocabulary, list):
+        vocabulary = {piece: index for index, (piece, _) in enumerate(vocabulary)}
+    return {**vocabulary, **{token["content"]: token["id"] for token in tokenizer["added_tokens"]}}
+
+
+def special_tokens(tokenizer: dict[str, Any]) -> dict[str, int]:
+    """The added tokens that are special, and their ids."""
+    return {token["content"]: token["id"] for token in tokenizer["added_tokens"] if token["special"]}
+
+
+def add_special_token(tokenizer: dict[str, Any], content: str, token_id: int) -> dict[str, Any]:
+    """``tokenizer`` with ``content`` among its special tokens, under the id ``token_id``."""
+    token = {"id": token_id, "content": content, "special": True}
+    token |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    others = [other for other in tokenizer["added_tokens"] if other["content"] != content]
+    return {**tokenizer, "added_tokens": sorted([*others, token], key=lambda added: added["id"])}
+
+
+def prepare(tokenizer: dict[str, Any], end_of_document: str | None) -> dict[str, Any]:
+    """``tokenizer`` as this project uses it: nothing is added to a text or cut off it, and names of special tokens can
+    be spelled out in other tokens.
+
+    With ``encode_special_tokens`` such a name is text to the library, but the model's vocabulary may still have it as a
+    piece: merges that lead there are dropped, and for unigram models a text is split within such a name. The token
+    ``end_of_document`` is made special if it is not.
+    """
+    prepared = {**tokenizer, "truncation": None, "padding": None, "post_processor": None}
+    if end_of_document is not None:
+        prepared = add_special_token(prepared, end_of_document, all_ids(tokenizer)[end_of_document])
+    model = dict(prepared["model"])
+    pieces = all_ids({**prepared, "added_tokens": []})
+    never_text = {piece for piece in pieces if BYTE_PIECE.fullmatch(piece)} | special_tokens(prepared).keys()
+    if model["type"] == "BPE":
+        model |= {"dropout": None, "merges": [merge for merge in model["merges"] if _merged(merge) not in never_text]}
+    elif splits := split_names(never_text & pieces.keys(), known=pieces.keys()):
+        before = [prepared["pre_tokenizer"]] if prepared["pre_tokenizer"] else []
+        prepared["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*before, splits]}
+    return {**prepared, "model": model}
+
+
+def split_names(names: Iterable[str], known: Iterable[str]) -> dict[str, Any] | None:
+    """A pre-tokenizer that splits each of ``names`` in two, so that a unigram model cannot take it for one piece.
+
+    Where possible the split is beside a character that is not ``known``, across which no piece reaches anyway.
+    """
+    characters = {piece for piece in known if len(piece) == 1}
+    tails = defaultdict(list)
+    for name in sorted(names):
+        if len(name) > 1:
+            is_known = [character in characters for character in name]
+            split = next((i for i in range(1, len(name)) if is_known[i - 1] != is_known[i]), 1)
+            tails[name[:split]].append(re.escape(name[split:]))
+    if not tails:
+        return None
+    pattern = "|".join(f"{re.escape(head)}(?={'|'.join(tail)})" for head, tail in tails.items())
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "MergedWithPrevious", "invert": False}
+
+
+def is_plain(tokenizer: dict[str, Any]) -> bool | None:
+    """Whether text reaches the model as it is, but for the signs of spaces; ``None`` when it may change anywhere."""
+    plain = True
+    for step in flatten(tokenizer["normalizer"], "normalizers"):
+        if step["type"] in _LOCAL_NORMALIZERS:
+            plain = False
+        elif not (step["type"] == "Prepend" or (step["type"] == "Replace" and step["pattern"] in _SPACE_PATTERNS)):
+            return None
+    return plain
+
+
+def has_boundaries_at_spaces(tokenizer: dict[str, Any]) -> bool:
+    """Whether it is known that a token begins at every single space between word characters."""
+    if any(_reaches_over_spaces(token) for token in tokenizer["added_tokens"]):
+        return False
+    splits = False
+    for step in flatten(tokenizer["pre_tokenizer"], "pretokenizers"):
+        kind, pattern = step["type"], step.get("pattern", {}).get("Regex", "")
+        pattern = pattern.replace("\r", r"\r").replace("\n", r"\n")  # some files have the characters themselves
+        if kind == "Split" and not (
+            pattern in (*WORD_PATTERNS, *_SPACELESS_PATTERNS) and step["behavior"] == "Isolated"
+        ):
+            return False
+        if kind not in ("Split", "Metaspace", "WhitespaceSplit", "ByteLevel", "Digits", "Punctuation"):
+            return False
+        splits |= (
+            kind == "WhitespaceSplit"
+            or pattern in WORD_PATTERNS
+            or (kind == "Metaspace" and step.get("split", True))
+            or (kind == "ByteLevel" and step.get("use_regex", True))
+        )
+    signs = ("▁", " ", "Ġ")
+    return splits or all(sign not in piece.lstrip(sign) for piece in all_ids(tokenizer) for sign in signs)
+
+
+def flatten(step: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
+    """The steps of a normalizer or pre-tokenizer, those of sequences in their place."""
+    if step is None:
+        return []
+    if step["type"] == "Sequence":
+        return [inner for member in step[members] for inner in flatten(member, members)]
+    return [step]
+
+
+def _reaches_over_spaces(token: dict[str, Any]) -> bool:
+    takes_more = any(token[flag] for flag in ("lstrip", "rstrip", "single_word"))
+    return " " in token["content"].strip(" ") or (takes_more and not token["special"])
+
+
+def _merged(merge: str | list[str]) -> str:
+    """What a merge makes; older files have the pair as one string."""
+    return merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)
