@@ -29,13 +29,15 @@ class SampleOrder:
         self.num_samples = num_samples
         self.seed = seed
         self._epoch = -1
-        self._permutation = np.empty(0, dtype=np.int64)
+        self._permutation = np.arange(0)
 
     def __call__(self, position: int) -> int:
         """The sample at ``position`` of the walk."""
         epoch, offset = divmod(position, self.num_samples)
         if epoch != self._epoch:
-            self._permutation = np.random.default_rng([*self.seed, epoch]).permutation(self.num_samples)
+            # Every process holds it, so it is as narrow as can be: 4 bytes a sample.
+            self._permutation = np.arange(self.num_samples, dtype=np.min_scalar_type(self.num_samples))
+            np.random.default_rng([*self.seed, epoch]).shuffle(self._permutation)
             self._epoch = epoch
         return int(self._permutation[offset])
 

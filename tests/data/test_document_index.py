@@ -11,6 +11,7 @@ import torch.distributed as dist
 
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
+from pause_megatron.data import document_index
 from pause_megatron.data.document_index import CachedIndex, DocumentIndex
 from pause_megatron.data.folders import DataFolder
 from pause_megatron.data.opening import open_folders
@@ -24,7 +25,7 @@ PROCESSES_A_NODE = 2
 
 
 def open_everywhere(folders: list[DataFolder], caches: list[Path], seed: int) -> tuple[list[list[int]], bool]:
-    """Open the folders as process ``rank`` of several nodes, each with its cache; some samples, and whether built."""
+    """Open the folders as a process of several nodes, each process with its cache; some samples, and whether built."""
     launch = detect_launch()
     layout = resolve_layout(
         ParallelConfig(), world_size=launch.world_size, model=ModelConfig(), vocab_size=512, zero_stage=1
@@ -40,7 +41,7 @@ def open_everywhere(folders: list[DataFolder], caches: list[Path], seed: int) ->
     DocumentIndex.save = save_and_say  # type: ignore[method-assign]
     try:
         on_node = replace(launch, local_rank=launch.rank % PROCESSES_A_NODE)
-        cache = caches[launch.rank // PROCESSES_A_NODE]
+        cache = caches[launch.rank]
         datasets = open_folders(folders, seed=seed, cache=cache, launch=on_node)
         dist.barrier()
         return [dataset[3]["tokens"].tolist() for dataset in datasets], bool(built)
@@ -50,7 +51,7 @@ def open_everywhere(folders: list[DataFolder], caches: list[Path], seed: int) ->
 
 def test_one_process_builds_on_a_shared_disk_and_nobody_does_again(datasets: Datasets, tmp_path: Path) -> None:
     folders = [datasets.source("document"), datasets.source("none")]
-    shared = [tmp_path, tmp_path]
+    shared = [tmp_path] * 4
     first = run_distributed(open_everywhere, 4, folders, shared, 1)
     assert [built for _, built in first] == [True, False, False, False]
     again = run_distributed(open_everywhere, 4, folders, shared, 1)
@@ -60,7 +61,7 @@ def test_one_process_builds_on_a_shared_disk_and_nobody_does_again(datasets: Dat
 
 def test_first_process_of_each_node_builds_on_disks_of_their_own(datasets: Datasets, tmp_path: Path) -> None:
     folders = [datasets.source("document")]
-    caches = [tmp_path / "node0", tmp_path / "node1"]
+    caches = [tmp_path / node for node in ("node0", "node0", "node1", "node1")]
     found = run_distributed(open_everywhere, 4, folders, caches, 1)
     assert [built for _, built in found] == [True, False, True, False]
     assert len({str(samples) for samples, _ in found}) == 1
@@ -69,19 +70,29 @@ def test_first_process_of_each_node_builds_on_disks_of_their_own(datasets: Datas
     assert [built for _, built in found] == [False, False, True, False]
 
 
+def error_everywhere(folders: list[DataFolder], caches: list[Path]) -> str:
+    document_index._VISIBLE_WITHIN_SECONDS = 0.1
+    with pytest.raises(UserError) as raised:
+        open_everywhere(folders, caches, 1)
+    return str(raised.value)
+
+
 def test_cache_that_cannot_be_written_ends_every_process_with_the_reason(datasets: Datasets, tmp_path: Path) -> None:
     in_the_way = tmp_path / "node1"
     in_the_way.write_text("a file")
-    caches = [tmp_path / "node0", in_the_way]
+    caches = [tmp_path / node for node in ("node0", "node0", "node1", "node1")]
     found = run_distributed(error_everywhere, 4, [datasets.source("document")], caches)
     assert len(set(found)) == 1
     assert str(found[0]).startswith(f"--data-cache {in_the_way}: ")
 
 
-def error_everywhere(folders: list[DataFolder], caches: list[Path]) -> str:
-    with pytest.raises(UserError) as raised:
-        open_everywhere(folders, caches, 1)
-    return str(raised.value)
+def test_cache_that_the_processes_of_a_node_do_not_share_is_named(datasets: Datasets, tmp_path: Path) -> None:
+    caches = [tmp_path / "shared", tmp_path / "private"]
+    found = run_distributed(error_everywhere, 2, [datasets.source("document")], caches)
+    assert set(found) == {
+        f"--data-cache {tmp_path / 'private'}: rank 1 does not find what the first process of its node wrote; "
+        "give a folder that all processes of a node see"
+    }
 
 
 def test_changed_data_length_or_order_has_another_index_and_merging_has_not(datasets: Datasets, tmp_path: Path) -> None:
