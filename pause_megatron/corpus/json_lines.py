@@ -22,6 +22,7 @@ from pause_megatron.corpus.blocks import Block, ReadOptions
 from pause_megatron.corpus.gather import Gatherer, too_long
 from pause_megatron.corpus.lines import OverlongLine, line_blocks
 from pause_megatron.corpus.unpack import Unpacked
+from pause_megatron.errors import UserError
 
 JSON_SUFFIXES = (".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst", ".json", ".jsonl")
 
@@ -42,7 +43,7 @@ class JsonLinesSource:
     def read(self, options: ReadOptions) -> Iterator[Block]:
         """Yield the file's documents in order.
 
-        Raises :class:`~pause_megatron.errors.UserError` when the file cannot be opened and, unless errors are to be
+        Raises :class:`UserError` when the file cannot be opened and, unless errors are to be
         skipped, at the first line that is no JSON object with a string under ``text_key``, is not UTF-8 or is too long,
         and where gzip or Zstandard data is damaged or cut short.
         """
@@ -53,9 +54,10 @@ class JsonLinesSource:
         for block in line_blocks(unpacked, min(options.block_bytes, PARSED_BYTES), options.max_document_bytes):
             if isinstance(block, OverlongLine):
                 parser.reject_overlong(block)
-            elif not parser.parse(block):
-                parser.parse_each(block, cut=unpacked.damage is not None)
-            del block  # a long line must not be held any longer than its text
+            else:
+                if not parser.parse(block):
+                    parser.parse_each(block, cut=unpacked.damage is not None)
+                block.clear()  # a long line must not be there any longer than its text needs it
             yield from gathered.full_blocks()
         if unpacked.damage is not None:
             gathered.reject_rest(unpacked.damage)
@@ -70,7 +72,7 @@ class _LineParser:
         self._max_line_bytes = options.max_document_bytes
         self._gathered = gathered
 
-    def parse(self, block: bytes) -> bool:
+    def parse(self, block: bytearray) -> bool:
         """Read all lines of ``block`` at once; False, and nothing read, when they have to be looked at one by one."""
         newlines = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
         if len(block) > self._max_line_bytes and _longest_line(newlines, len(block)) > self._max_line_bytes:
@@ -87,7 +89,7 @@ class _LineParser:
         self._gathered.read_bytes += len(block)
         return True
 
-    def parse_each(self, block: bytes, *, cut: bool) -> None:
+    def parse_each(self, block: bytearray, *, cut: bool) -> None:
         """Read the lines of ``block`` one by one.
 
         ``cut``: the file is known to be damaged behind ``block``, which explains a last line without a newline.
@@ -105,7 +107,7 @@ class _LineParser:
             start = end + 1
         self._gathered.read_bytes += len(block)
 
-    def _parse_line(self, block: bytes, start: int, end: int) -> str | None:
+    def _parse_line(self, block: bytearray, start: int, end: int) -> str | None:
         """Take the document of one line, if it is not blank; returns what is wrong with it."""
         if end - start > self._max_line_bytes:
             return too_long(end - start, self._max_line_bytes)
@@ -135,7 +137,7 @@ def _longest_line(newlines: NDArray[np.int64], block_bytes: int) -> int:
     return int(np.diff(ends, prepend=-1).max()) - 1
 
 
-def _one_object_a_line(block: bytes, newlines: NDArray[np.int64]) -> bool:
+def _one_object_a_line(block: bytearray, newlines: NDArray[np.int64]) -> bool:
     """Whether each of the newlines stands between two objects, given that ``block`` could be parsed.
 
     It does where the characters beside it are ``}`` and ``{``, which never are neighbours within an object. The parser
@@ -148,4 +150,10 @@ def _one_object_a_line(block: bytes, newlines: NDArray[np.int64]) -> bool:
 
 @lru_cache(maxsize=8)
 def _decoder(text_key: str) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(msgspec.defstruct("Record", [("text", str)], gc=False, rename={"text": text_key}))
+    try:
+        record = msgspec.defstruct("Record", [("text", str)], gc=False, rename={"text": text_key})
+    except ValueError as error:
+        raise UserError(
+            f"--text-key {text_key!r}: keys with quotes, backslashes or control characters are not read; rename it"
+        ) from error
+    return msgspec.json.Decoder(record)

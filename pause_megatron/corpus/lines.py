@@ -20,15 +20,14 @@ class OverlongLine:
     """Its bytes, with the newline where it has one."""
 
 
-def line_blocks(pieces: Iterable[bytes], block_bytes: int, max_line_bytes: int) -> Iterator[bytes | OverlongLine]:
+def line_blocks(pieces: Iterable[bytes], block_bytes: int, max_line_bytes: int) -> Iterator[bytearray | OverlongLine]:
     """String ``pieces`` together and cut them after newlines, at least ``block_bytes`` bytes at a time.
 
     Only the last block may end without a newline. A line longer than ``max_line_bytes`` may still come through when it
-    is longer by less than a piece.
+    is longer by less than a piece. Whoever takes a block may clear it, to free its memory before asking for the next.
     """
-    whole: list[bytes] = []  # ends with a newline
-    begun: list[bytes] = []  # has none
-    whole_bytes = begun_bytes = 0
+    block = bytearray()  # grown in place, so that a long line is never there twice
+    whole = 0  # bytes of it that are whole lines
     overlong = 0
     for piece in pieces:
         if overlong:
@@ -39,28 +38,21 @@ def line_blocks(pieces: Iterable[bytes], block_bytes: int, max_line_bytes: int) 
             yield OverlongLine(overlong + end, overlong + end + 1)
             overlong = 0
             piece = piece[end + 1 :]
-        if end := piece.rfind(b"\n") + 1:
-            whole += [*begun, piece[:end]]
-            whole_bytes += begun_bytes + end
-            begun, begun_bytes = [], 0
-            piece = piece[end:]
-        begun.append(piece)
-        begun_bytes += len(piece)
-        if whole and (whole_bytes >= block_bytes or begun_bytes > max_line_bytes):
-            whole_bytes = 0
-            yield _take(whole)
-        if begun_bytes > max_line_bytes:
-            overlong, begun, begun_bytes = begun_bytes, [], 0
+        end = piece.rfind(b"\n") + 1
+        if end and len(block) + end >= block_bytes:
+            block += memoryview(piece)[:end]
+            yield block
+            block, whole = bytearray(memoryview(piece)[end:]), 0
+        else:
+            whole = len(block) + end if end else whole
+            block += piece
+        if len(block) - whole > max_line_bytes:
+            overlong = len(block) - whole
+            if whole:
+                del block[whole:]
+                yield block
+            block, whole = bytearray(), 0
     if overlong:
         yield OverlongLine(overlong, overlong)
-    elif whole_bytes + begun_bytes:
-        whole += begun
-        begun.clear()
-        yield _take(whole)
-
-
-def _take(pieces: list[bytes]) -> bytes:
-    """Join and forget: whoever waits at a ``yield`` must not hold a long line twice."""
-    joined = b"".join(pieces)
-    pieces.clear()
-    return joined
+    elif block:
+        yield block

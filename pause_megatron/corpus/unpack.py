@@ -80,7 +80,7 @@ def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
             try:
                 piece = member.decompress(data, PIECE_BYTES)
             except _INFLATE_ERRORS as error:
-                raise _DamagedError(f"the gzip data is damaged ({error})") from error
+                raise _DamagedError(f"the gzip data is damaged, here or before ({error})") from error
             if piece:
                 yield piece
             if member.eof:
@@ -101,6 +101,7 @@ def _check_magic(data: bytes, members: int) -> None:
 
 def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
     """Frames one after the other; pieces are strung together since each step gives little."""
+    unpacker = zstandard.ZstdDecompressor()
     frame = None
     frames = 0
     pieces: list[bytes] = []
@@ -108,7 +109,7 @@ def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
     try:
         while data := file.read(_ZSTD_STEP_BYTES):
             while data:
-                frame = frame or zstandard.ZstdDecompressor().decompressobj()
+                frame = frame or unpacker.decompressobj()
                 piece = frame.decompress(data)
                 pieces.append(piece)
                 unpacked += len(piece)
@@ -116,11 +117,17 @@ def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
                 if frame.eof:
                     frame, frames = None, frames + 1
             if unpacked >= PIECE_BYTES:
-                yield b"".join(pieces)
+                yield from _equal_pieces(pieces)
                 pieces, unpacked = [], 0
     except zstandard.ZstdError as error:
-        yield b"".join(pieces)
-        raise _DamagedError(f"the Zstandard data is damaged ({error})") from error
-    yield b"".join(pieces)
+        yield from _equal_pieces(pieces)
+        raise _DamagedError(f"the Zstandard data cannot be unpacked ({error})") from error
+    yield from _equal_pieces(pieces)
     if frame or not frames:
         raise _DamagedError("the Zstandard data ends too early")
+
+
+def _equal_pieces(pieces: list[bytes]) -> Iterator[bytes]:
+    joined = b"".join(pieces)
+    for start in range(0, len(joined), PIECE_BYTES):
+        yield joined[start : start + PIECE_BYTES]

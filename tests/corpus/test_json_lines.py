@@ -1,0 +1,167 @@
+import json
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pause_megatron.corpus import ReadOptions, json_lines, unpack
+from pause_megatron.errors import UserError
+from tests.corpus.reading import PACKINGS, read, skip
+
+GOOD = b'{"text": "good"}\n'
+BAD_LINES = [
+    (b'{"text": "cut', "not valid JSON"),
+    (b"\x0c", "not valid JSON"),
+    (b'{"text": "a"} {"text": "b"}', "not valid JSON"),
+    (b'{"text": "a"}, ', "not valid JSON"),
+    (b'{"text": "a\x01"}', "not valid JSON"),
+    (b'{"text": "\\ud800"}', "not valid JSON"),
+    (b'{"text": "\\udc00 low first"}', "surrogate"),
+    (b'{"text": 5}', "Expected `str`, got `int`"),
+    (b'{"text": null}', "Expected `str`, got `null`"),
+    (b'{"body": "x"}', "missing required field `text`"),
+    (b'["x"]', "Expected `object`, got `array`"),
+    (b'"x"', "Expected `object`, got `str`"),
+    (b'{"text": "\xff\xfe"}', "not valid UTF-8"),
+    (b'{"text": "\xed\xa0\x80"}', "not valid UTF-8"),
+    (b'\xef\xbb\xbf{"text": "after a byte order mark"}', "not valid JSON"),
+    (b'{"x": ' + b"[" * 5000 + b"]" * 5000 + b', "text": "y"}', "nested too deeply"),
+]
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+
+
+def line(text):
+    return json.dumps({"url": "u", "text": text}, ensure_ascii=False).encode()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("lines")
+
+
+@given(
+    lines=st.lists(
+        texts.map(line)
+        | st.sampled_from([b"", b" \t", b"\r", b"  " + GOOD[:-1] + b"\r", *(bad for bad, _ in BAD_LINES[:-1])])
+        | st.sampled_from([b'{"text":', b'"split over lines"}', GOOD[:-1] * 2])
+    ),
+    last_newline=st.booleans(),
+    sizes=st.tuples(*[st.integers(1, 200)] * 4),
+    packing=st.sampled_from(list(PACKINGS)),
+)
+def test_documents_and_errors_do_not_depend_on_block_sizes(folder, lines, last_newline, sizes, packing):
+    content = b"\n".join(lines) + b"\n" * last_newline
+    path = folder / f"a.jsonl{packing}"
+    path.write_bytes(PACKINGS[packing](content))
+    expected, wrong = [], []
+    for number, one in enumerate(content.split(b"\n"), start=1):
+        try:
+            if one.strip(b" \t\r"):
+                expected.append(json.loads(one.decode())["text"])
+                expected[-1].encode()
+                assert isinstance(expected[-1], str)
+        except (ValueError, LookupError, TypeError, AssertionError, AttributeError):
+            wrong.append(number)
+    block_bytes, unpack_bytes, read_bytes, parsed_bytes = sizes
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(unpack, "PIECE_BYTES", unpack_bytes)
+        patch.setattr(unpack, "READ_BYTES", read_bytes)
+        patch.setattr(json_lines, "PARSED_BYTES", parsed_bytes)
+        got = skip(path, block_bytes=block_bytes)
+        assert [number for number, _ in got.errors] == wrong
+        if wrong:
+            with pytest.raises(UserError, match=f"{re.escape(str(path))}, line {wrong[0]}: "):
+                read(path, block_bytes=block_bytes)
+        else:
+            assert read(path, block_bytes=block_bytes) == got
+    assert got.read_bytes == len(content)
+
+
+@pytest.mark.parametrize(("bad", "complaint"), BAD_LINES)
+@pytest.mark.parametrize("block_bytes", [20, 1 << 20])
+def test_bad_line_stops_by_name_or_is_skipped_and_counted(tmp_path, bad, complaint, block_bytes):
+    path = tmp_path / "bad.jsonl"
+    path.write_bytes(GOOD * 6 + bad + b"\n\n" + GOOD * 3 + bad)
+    with pytest.raises(UserError, match=re.escape(f"{path}, line 7: ") + ".*" + re.escape(complaint)) as stopped:
+        read(path, block_bytes=block_bytes)
+    assert "\n" not in str(stopped.value)
+    assert str(stopped.value).endswith('; expected one JSON object a line with a string "text"')
+    got = skip(path, block_bytes=block_bytes)
+    assert got.texts == ["good"] * 9
+    assert [number for number, _ in got.errors] == [7, 12]
+    assert all(complaint in reason for _, reason in got.errors)
+    assert got.read_bytes == path.stat().st_size
+
+
+def test_split_and_doubled_objects_do_not_make_up_for_each_other(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(GOOD + b'{"text":\n"split"}\n' + GOOD[:-1] * 2 + b"\n" + GOOD)
+    got = skip(path)
+    assert got.texts == ["good"] * 2
+    assert [number for number, _ in got.errors] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("key", ["content", "raw text", "ключ", "a.b", ""])
+def test_any_key_can_hold_the_text(tmp_path, key):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps({"text": 1, key: "wanted"}) + "\n")
+    assert read(path, text_key=key).texts == ["wanted"]
+    path.write_text('{"text": "other"}\n')
+    with pytest.raises(UserError, match="line 1: Object missing required field"):
+        read(path, text_key=key)
+
+
+@pytest.mark.parametrize("key", ['a"b', "a\\b", "text\n"])
+def test_key_that_cannot_be_read_is_refused(tmp_path, key):
+    (tmp_path / "a.jsonl").write_bytes(GOOD)
+    with pytest.raises(UserError, match=r"--text-key '.*': keys with quotes"):
+        read(tmp_path / "a.jsonl", text_key=key)
+
+
+def test_long_line_is_an_error_and_its_neighbours_are_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(unpack, "PIECE_BYTES", 64)
+    path = tmp_path / "a.jsonl"
+    longest = GOOD[:-1] + b" " * 84
+    for content in (longest, longest + b"x", longest + b"x" * 500):
+        path.write_bytes(GOOD * 2 + content + b"\n" + GOOD * 2 + content)
+        got = skip(path, max_document_bytes=100, block_bytes=1 << 20)
+        wrong = [] if content == longest else [3, 6]
+        assert [number for number, _ in got.errors] == wrong
+        assert got.texts == ["good"] * (6 - len(wrong))
+        assert got.read_bytes == path.stat().st_size
+        for _, reason in got.errors:
+            assert reason == f"{len(content)} bytes long, more than the 100 allowed"
+    with pytest.raises(UserError, match="line 3: 600 bytes long, more than the 100 allowed"):
+        read(path, max_document_bytes=100)
+
+
+@pytest.mark.parametrize("content", [b"", b"\n", b" \n\n\t\r\n "])
+def test_file_without_lines_has_no_documents(tmp_path, content):
+    (tmp_path / "a.jsonl").write_bytes(content)
+    assert read(tmp_path / "a.jsonl") == ([], [], len(content))
+
+
+def test_empty_documents_are_handed_on(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": ""}\n' * 2)
+    assert read(tmp_path / "a.jsonl").texts == ["", ""]
+
+
+def test_many_errors_come_in_many_blocks(tmp_path):
+    (source,) = json_source(tmp_path, b"x\n" * 300_000)
+    blocks = list(source.read(ReadOptions(on_error="skip")))
+    assert len(blocks) == 2
+    assert [error.line for block in blocks for error in block.errors] == list(range(1, 300_001))
+
+
+def test_blocks_are_about_as_large_as_asked(tmp_path):
+    (source,) = json_source(tmp_path, (line("word " * 400) + b"\n") * 3000)
+    sizes = [block.read_bytes for block in source.read(ReadOptions(block_bytes=1 << 20))]
+    assert len(sizes) > 4
+    assert all(1 << 20 <= size < 3 << 20 for size in sizes[:-1])
+
+
+def json_source(folder, content):
+    path = folder / "a.jsonl"
+    path.write_bytes(content)
+    return (json_lines.JsonLinesSource(name="a", location=str(path), size_bytes=len(content)),)
