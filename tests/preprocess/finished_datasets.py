@@ -13,13 +13,18 @@ import numpy as np
 from pause_megatron.preprocess.indexed_writer import index_bytes, token_dtype
 from pause_megatron.preprocess.manifest import (
     DATASET_FORMAT,
+    SHARD_FORMAT,
     DatasetManifest,
+    DatasetSettings,
     ShardManifest,
+    ShardRecord,
     load_dataset_manifest,
     write_manifest,
 )
 from pause_megatron.preprocess.run import preprocess
 
+PAUSE, EOD = 2, 1
+"""Ids in all datasets here."""
 KINDS = {
     "sequence": "sequence",
     "distinct": "sequence,gaps=distinct",
@@ -41,8 +46,8 @@ BY_HAND = {
     "text_key": "text",
     "tokenizer_sha256": "0" * 64,
     "encoder": "sentencepiece",
-    "pause_id": 2,
-    "eod_id": 1,
+    "pause_id": PAUSE,
+    "eod_id": EOD,
 }
 """Settings of datasets written by hand."""
 
@@ -61,19 +66,17 @@ def write_by_hand(folder, shards, *, vocab_size=1000, prefix="part", **settings)
     for number, lengths in enumerate(shards):
         lengths = np.array(lengths, dtype=np.int32)
         tokens = np.random.default_rng(number).integers(3, vocab_size, lengths.sum(), dtype=np.int64)
-        tokens[np.cumsum(lengths) - 1] = 1
+        tokens[np.cumsum(lengths) - 1] = EOD
         name = f"{prefix}-{number}"
         content = tokens.astype(token_dtype(vocab_size)).tobytes()
         index = index_bytes(lengths, token_dtype(vocab_size))
         (folder / f"{name}.bin").write_bytes(content)
         (folder / f"{name}.idx").write_bytes(index)
         entries.append(shard_entry(name, number, lengths, len(content), content, index))
-    manifest = DatasetManifest(
-        **{**BY_HAND, "vocab_size": vocab_size, **settings},
-        format=DATASET_FORMAT,
-        shards=tuple(entries),
-        versions={"python": "3"},
-    )
+    settings = DatasetSettings(**{**BY_HAND, "vocab_size": vocab_size, **settings})
+    for entry in entries:
+        write_manifest(folder / f"{entry.name}.json", ShardRecord(format=SHARD_FORMAT, settings=settings, shard=entry))
+    manifest = DatasetManifest(**vars(settings), format=DATASET_FORMAT, shards=tuple(entries), versions={"python": "3"})
     write_manifest(folder / "dataset.json", manifest)
     return folder
 
@@ -165,3 +168,9 @@ class Damaged:
         content = json.loads(path.read_text(encoding="utf-8"))
         change(content)
         path.write_text(json.dumps(content), encoding="utf-8")
+
+
+def real_place(copy, start):
+    """The first place from ``start`` on of a token that is neither a pause nor the end of a document."""
+    tokens = copy.tokens()[start:]
+    return start + int(np.flatnonzero((tokens != PAUSE) & (tokens != EOD))[0])

@@ -47,7 +47,8 @@ def verify_dataset(config: VerifyDatasetConfig) -> None:
             compared += verdict.compared_tokens
     if faults:
         print("\n".join(faults), flush=True)
-        raise UserError(f"{config.data}: {len(faults)} faults; do not train on it before it is written again")
+        count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
+        raise UserError(f"{config.data}: {count}; do not train on it before it is mended")
     for name, value in _summary(config, manifest, compared):
         print(f"{name:<12}{value}")
 

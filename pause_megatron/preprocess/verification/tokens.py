@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -27,6 +28,9 @@ class TokenScan:
         self._runs: Counter[int] = Counter()
         self._open_run = 0
         """Pauses at the very end of the last piece, if its last sequence goes on."""
+        self._open_run_at = ""
+        distinct = settings.gaps == "distinct" and settings.strategy in ("sequence", "document")
+        self._longest_run = 1 if distinct else math.inf
 
     def add(self, piece: Piece) -> None:
         """Check and count the next tokens."""
@@ -60,35 +64,40 @@ class TokenScan:
         pauses = piece.pauses
         begins = np.ones(len(pauses), dtype=bool)
         np.not_equal(pauses[1:], pauses[:-1] + 1, out=begins[1:])
-        at_starts = np.searchsorted(pauses, piece.starts_here[piece.is_pause[piece.starts_here]])
-        begins[at_starts] = True
-        places = np.flatnonzero(begins)
-        runs = np.diff(places, append=len(pauses))
-        if len(runs) and self._open_run and pauses[0] == 0 and piece.starts[0] < 0:
-            runs[0] += self._open_run
-        elif self._open_run:
-            self._runs[self._open_run] += 1
-        self._open_run = 0
-        self._check_runs(piece, runs, places)
-        if len(runs) and pauses[-1] == len(piece.tokens) - 1 and piece.finished < len(piece.ends):
-            self._open_run = int(runs[-1])
-            runs = runs[:-1]
+        starts = piece.starts_here
+        begins[np.searchsorted(pauses, starts[piece.is_pause[starts]])] = True
+        first = np.flatnonzero(begins)
+        runs, places = np.diff(first, append=len(pauses)), pauses[first]
+        goes_on = bool(len(runs)) and pauses[-1] == len(piece.tokens) - 1 and piece.finished < len(piece.ends)
+        if self._open_run:
+            if len(runs) and places[0] == 0 and piece.starts[0] < 0:
+                self._open_run += int(runs[0])
+                runs, places = runs[1:], places[1:]
+                if goes_on and not len(runs):
+                    return
+            self._close_run()
+        if goes_on:
+            self._open_run, self._open_run_at = int(runs[-1]), piece.where(int(places[-1]))
+            runs, places = runs[:-1], places[:-1]
         counts = np.bincount(runs)
         self._runs.update({int(length): int(counts[length]) for length in np.flatnonzero(counts)})
-
-    def _check_runs(self, piece: Piece, runs: NDArray[np.int64], places: NDArray[np.int64]) -> None:
-        if self._settings.gaps != "distinct" or self._settings.strategy not in ("sequence", "document"):
-            return
-        wrong = np.flatnonzero(runs > 1)
+        wrong = np.flatnonzero(runs > self._longest_run)
         if len(wrong):
-            run = int(wrong[0])
-            where = piece.where(int(piece.pauses[places[run]]))
-            self._faults.add("run", f"{where}: {runs[run]} pauses stand together, though gaps are distinct", len(wrong))
+            self._add_run(piece.where(int(places[wrong[0]])), int(runs[wrong[0]]), len(wrong))
+
+    def _close_run(self) -> None:
+        self._runs[self._open_run] += 1
+        if self._open_run > self._longest_run:
+            self._add_run(self._open_run_at, self._open_run, 1)
+        self._open_run = 0
+
+    def _add_run(self, where: str, length: int, count: int) -> None:
+        self._faults.add("run", f"{where}: {length} pauses stand together, though gaps are distinct", count)
 
     def finish(self) -> None:
         """Compare what was counted with the shard's entry."""
         if self._open_run:
-            self._runs[self._open_run] += 1
+            self._close_run()
         shard, label = self._part.shard, self._part.label
         self._faults.expect("pauses", f"{label}: pauses counted are", self._pauses, shard.pauses)
         if self._runs != Counter(shard.pause_runs):

@@ -1,0 +1,167 @@
+"""Damage to single tokens, found without the help of hashes, and named by its place."""
+
+import numpy as np
+import pytest
+
+from tests.preprocess.finished_datasets import EOD, PAUSE, real_place, write_by_hand
+
+
+def place_of(is_wanted, start=0):
+    """The first place from ``start`` on where a mask is true."""
+    return start + int(np.flatnonzero(is_wanted[start:])[0])
+
+
+@pytest.fixture
+def found(faults):
+    return lambda copy: faults(copy.folder, hashes=False)
+
+
+def at(copy, place):
+    """How a message names a place of a dataset of sequences of 64 tokens."""
+    return f"{copy.name}.bin: sequence {place // 64}, token {place % 64} (byte {2 * place}): "
+
+
+@pytest.mark.parametrize("token", [1024, 65535])
+def test_id_beyond_the_vocabulary(damaged, found, token):
+    copy = damaged("sequence")
+    places = real_place(copy, 1000), real_place(copy, 2000)
+    for place in places:
+        copy.put(place, token)
+    said = f"id {token}, expected one below the vocabulary size 1024 (1 more of this kind)"
+    assert found(copy) == [at(copy, places[0]) + said]
+
+
+def test_negative_id_of_wide_tokens(tmp_path, faults):
+    folder = write_by_hand(tmp_path / "data", [[5, 9]], vocab_size=70_000)
+    tokens = np.fromfile(folder / "part-0.bin", np.int32)
+    tokens[6] = -3
+    (folder / "part-0.bin").write_bytes(tokens.tobytes())
+    said = "sequence 1, token 1 (byte 24): id -3, expected one below the vocabulary size 70000"
+    assert faults(folder, hashes=False)[0] == f"part-0.bin: {said}"
+
+
+def test_real_token_that_became_a_pause(damaged, found):
+    copy = damaged("sequence")
+    rows = copy.tokens().reshape(-1, 64)
+    is_pause = rows == PAUSE
+    alone = ~is_pause & (rows != EOD) & ~np.roll(is_pause, 1) & ~np.roll(is_pause, -1)
+    few = is_pause.sum(axis=1, keepdims=True) < 6
+    copy.put(place_of((alone & few).reshape(-1), 500), PAUSE)
+    shard = copy.manifest.shards[0]
+    assert found(copy) == [
+        f"{copy.name}.bin: pauses counted are {shard.pauses + 1}, expected {shard.pauses}",
+        f"{copy.name}.bin: runs of 1 pauses counted are {shard.pause_runs[1] + 1}, expected {shard.pause_runs[1]}",
+    ]
+
+
+def test_more_pauses_than_a_sequence_was_given(damaged, found):
+    copy = damaged("sequence")
+    pauses = int((copy.tokens()[128:192] == PAUSE).sum())
+    for _ in range(7 - pauses):
+        copy.put(real_place(copy, 128), PAUSE)
+    assert f"{copy.name}.bin: sequence 2: 7 pauses, expected at most 6" in found(copy)
+
+
+@pytest.mark.parametrize(
+    ("rate", "said"),
+    [(0.2, "pauses in a sequence on average, expected 10.11 from a rate of 0.2"), (0.05, "pauses, expected at most 3")],
+)
+def test_settings_that_do_not_fit_the_pauses(damaged, found, rate, said):
+    copy = damaged("sequence")
+    copy.change_settings(pause_rate=rate)
+    assert len([line for line in found(copy) if said in line]) == len(copy.manifest.shards)
+
+
+def test_pauses_moved_together_though_gaps_are_distinct(damaged, found):
+    copy = damaged("distinct")
+    tokens = copy.tokens()
+    second = place_of((tokens[1:] == PAUSE) & (np.arange(len(tokens) - 1) % 64 > 50), 640) + 1
+    first = place_of(tokens == PAUSE, second // 64 * 64)
+    copy.put(first, 77)
+    copy.put(second + 1, PAUSE)
+    assert found(copy)[0] == at(copy, second) + "2 pauses stand together, though gaps are distinct"
+
+
+@pytest.mark.parametrize("name", ["distinct", "document", "document-distinct"])
+def test_pause_before_the_first_token(damaged, found, name):
+    copy = damaged(name)
+    copy.put(0, PAUSE)
+    assert f"{copy.name}.bin: sequence 0, token 0 (byte 0): a pause before the first token" in found(copy)
+
+
+def test_document_with_a_pause_too_many(damaged, found):
+    copy = damaged("document")
+    tokens = copy.tokens()
+    end = place_of(tokens == EOD)
+    place = place_of(tokens != PAUSE, 1)
+    assert place < end
+    copy.put(place, PAUSE)
+    pauses, real = int((tokens[:end] == PAUSE).sum()), int((tokens[:end] != PAUSE).sum())
+    due = int(0.1 * (real - 1) + 0.5)
+    said = f"sequence 0: {pauses + 1} pauses, expected {due} for a document of {real - 1} tokens"
+    assert found(copy)[0] == f"{copy.name}.bin: {said}"
+
+
+def test_ends_of_documents_in_wrong_places(damaged, found):
+    copy = damaged("document")
+    end = place_of(copy.tokens() == EOD)
+    place = place_of(copy.tokens() != PAUSE, 5)
+    assert place < end
+    copy.put(end, 77)
+    copy.put(place, EOD)
+    assert found(copy) == [
+        f"{copy.name}.bin: sequence 0, token {at} (byte {2 * at}): {said}"
+        for at, said in (
+            (place, "the end-of-document token inside a document"),
+            (end, "a document's last token is not the end-of-document token"),
+        )
+    ]
+
+
+def test_more_ends_of_documents_are_lost_than_text_was_left_over(damaged, found):
+    copy = damaged("every")
+    shard = copy.manifest.shards[0]
+    most, least = shard.documents - (shard.tail_tokens > 0), shard.documents - shard.tail_tokens
+    ends = np.flatnonzero(copy.tokens() == EOD)
+    for place in ends[: len(ends) - least]:
+        copy.put(place, 77)
+    assert found(copy) == []
+    copy.put(ends[-1], 77)
+    expected = f"{least} to {most}" if least < most else str(most)
+    assert found(copy) == [f"{copy.name}.bin: {least - 1} ends of documents counted, expected {expected}"]
+
+
+def test_more_ends_than_documents(damaged, found):
+    copy = damaged("none")
+    for place in range(3):
+        copy.put(place, EOD)
+    (line,) = found(copy)
+    assert line.startswith(f"{copy.name}.bin: {(copy.tokens() == EOD).sum()} ends of documents counted, expected ")
+
+
+def test_pause_in_a_standard_dataset(damaged, found):
+    copy = damaged("none")
+    copy.put(70, PAUSE)
+    assert found(copy)[0] == at(copy, 70) + "a pause, though the strategy is none"
+
+
+@pytest.mark.parametrize(
+    ("place", "token", "said"),
+    [
+        (132, PAUSE, "a pause where a real token is due, each token having its pauses behind it"),
+        (133, 77, "token 77 where a pause is due, each token having its pauses behind it"),
+    ],
+)
+def test_pauses_out_of_step(damaged, found, place, token, said):
+    copy = damaged("every")
+    copy.put(place, token)
+    assert found(copy)[0] == at(copy, place) + said
+
+
+def test_merged_shards_are_named(damaged, found):
+    copy = damaged("document-merged")
+    first, second = copy.manifest.shards[:2]
+    place = first.tokens + place_of(copy.tokens()[first.tokens :] != PAUSE, 3)
+    copy.put(place, 1024)
+    said = f"sequence {first.sequences}, token {place - first.tokens} (byte {2 * place}): id 1024, expected one below"
+    assert found(copy)[0].startswith(f"merged.bin, shard {second.name}: {said}")
