@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 from typing import Literal, Protocol
 
 import numpy as np
@@ -10,9 +11,11 @@ from numpy.typing import NDArray
 
 from pause_megatron import log
 from pause_megatron.errors import UserError
+from pause_megatron.tokenizer.awkward_texts import AWKWARD_TEXTS
+from pause_megatron.tokenizer.gigatoken_encoder import GigatokenEncoder
 from pause_megatron.tokenizer.pause_tokenizer import PauseTokenizer
 
-FAST_ENCODER = "gigatoken"
+_COMPARED_AT_ONCE = 256
 
 
 class Encoder(Protocol):
@@ -45,7 +48,11 @@ def open_encoder(tokenizer: PauseTokenizer, name: str) -> Encoder:
     """
     if name == tokenizer.encoder_name:
         return ReferenceEncoder(tokenizer)
-    raise UserError(f"encoder {name}: {tokenizer.path} can be used with {tokenizer.encoder_name} only")
+    if name == GigatokenEncoder.name:
+        return GigatokenEncoder(tokenizer)
+    raise UserError(
+        f"encoder {name}: {tokenizer.path} is encoded by {tokenizer.encoder_name}, or by {GigatokenEncoder.name}"
+    )
 
 
 def choose_encoder(
@@ -53,14 +60,36 @@ def choose_encoder(
 ) -> str:
     """The name of the encoder to use, for :func:`open_encoder`.
 
-    The fast one is chosen only after it gave the reference's ids for all ``texts``, the first documents of the run.
+    The fast one is chosen only after it gave the reference's ids for all ``texts``, the first documents of the run, and
+    for some awkward ones. Where it does not, or cannot be had, ``auto`` falls back with a warning, and ``gigatoken``
+    raises :class:`UserError`. ``auto`` is silent about a tokenizer that is no byte-pair encoding, which only the
+    reference can do.
     """
-    if wanted == "reference":
+    if wanted == "reference" or (wanted == "auto" and not tokenizer.backend.is_bpe):
         return tokenizer.encoder_name
     try:
-        return open_encoder(tokenizer, FAST_ENCODER).name
+        fast = GigatokenEncoder(tokenizer)
+        _compare(fast, ReferenceEncoder(tokenizer), texts)
     except UserError as error:
-        if wanted == FAST_ENCODER:
+        if wanted == "gigatoken":
             raise
-        log.warn(f"{error}")
+        log.warn(f"{error}; {tokenizer.encoder_name} is used")
         return tokenizer.encoder_name
+    return fast.name
+
+
+def _compare(fast: Encoder, reference: Encoder, texts: Iterable[str]) -> None:
+    """Raises :class:`UserError` that names the first text with other ids."""
+    remaining = iter(texts)
+    batch, number = list(AWKWARD_TEXTS), 1 - len(AWKWARD_TEXTS)
+    while batch:
+        (ids, lengths), (expected, expected_lengths) = (encoder.encode_batch(batch) for encoder in (fast, reference))
+        if not (np.array_equal(lengths, expected_lengths) and np.array_equal(ids, expected)):
+            ends, expected_ends = np.cumsum(lengths)[:-1], np.cumsum(expected_lengths)[:-1]
+            pairs = zip(np.split(ids, ends), np.split(expected, expected_ends), strict=True)
+            first = next(index for index, pair in enumerate(pairs) if not np.array_equal(*pair))
+            which = f"document {number + first} of the run" if number > 0 else "a text made to test it"
+            text = batch[first] if len(batch[first]) <= 60 else batch[first][:60] + "…"
+            raise UserError(f"encoder {fast.name}: it encodes {which} differently from {reference.name}: {text!r}")
+        number += len(batch)
+        batch = list(islice(remaining, _COMPARED_AT_ONCE))
