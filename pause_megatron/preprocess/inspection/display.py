@@ -5,7 +5,7 @@ Lines are :class:`rich.text.Text`: coloured on a terminal, plain elsewhere. Noth
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from rich.cells import cell_len
 from rich.text import Text
@@ -16,6 +16,8 @@ from pause_megatron.tokenizer import PauseTokenizer
 PAUSE = "<pause>"
 END_OF_DOCUMENT = "<eod>"
 NO_LOSS = "^"
+FURTHER_BYTE = "\u00b7"
+"""Stands for a token that is a further byte of a character shown before it."""
 LEGEND = (
     f"Pieces of text between bars, {PAUSE} and {END_OF_DOCUMENT} (end of a document) as such; numbers are positions; "
     f"{NO_LOSS} marks positions without loss, where the next token is {PAUSE} or unknown."
@@ -25,6 +27,9 @@ _PAUSE_STYLE = "black on #e69f00"
 _END_STYLE = "black on #56b4e9"
 _MARK_STYLE = "#d55e00"
 _BAR = "\u2502"
+_INCOMPLETE = "\ufffd"
+_LONGEST_CHARACTER = 4
+"""Bytes of a character in UTF-8."""
 _SHOWN = {"\n": "\u23ce", "\t": "\u21e5", "\r": "\u240d"}
 """Signs for characters that would break the lines."""
 
@@ -38,16 +43,37 @@ class Pieces:
         self._anchor_text = tokenizer.decode(self._anchor)
         self._known = {tokenizer.pause_id: PAUSE, tokenizer.eod_id: END_OF_DOCUMENT}
 
-    def text(self, token: int) -> str:
-        """The piece of ``token``, printable; its id where it stands for no text."""
+    def texts(self, tokens: Sequence[int]) -> list[str]:
+        """The pieces of ``tokens``, printable; a token that stands for no text is shown by its id.
+
+        A character that several tokens make up, byte by byte, is shown at the first of them.
+        """
+        texts: list[str] = []
+        while len(texts) < len(tokens):
+            rest = tokens[len(texts) : len(texts) + _LONGEST_CHARACTER]
+            texts += self._character(rest) or [self._text(rest[0])]
+        return texts
+
+    def _text(self, token: int) -> str:
         if token not in self._known:
-            decoded = self._tokenizer.decode([*self._anchor, token])
-            if decoded.startswith(self._anchor_text):
-                decoded = decoded.removeprefix(self._anchor_text)
-            else:
-                decoded = self._tokenizer.decode([token])
-            self._known[token] = "".join(map(_printable, decoded)) or f"<{token}>"
+            self._known[token] = "".join(map(_printable, self._decode([token]))) or f"<{token}>"
         return self._known[token]
+
+    def _character(self, tokens: Sequence[int]) -> list[str]:
+        """The pieces of as many of ``tokens`` as make up one character of several bytes; empty if they do not."""
+        if _INCOMPLETE not in self._text(tokens[0]):
+            return []
+        for count in range(2, len(tokens) + 1):
+            decoded = self._decode(tokens[:count])
+            if _INCOMPLETE not in decoded:
+                return ["".join(map(_printable, decoded)), *[FURTHER_BYTE] * (count - 1)]
+        return []
+
+    def _decode(self, tokens: Sequence[int]) -> str:
+        decoded = self._tokenizer.decode([*self._anchor, *tokens])
+        if decoded.startswith(self._anchor_text):
+            return decoded.removeprefix(self._anchor_text)
+        return self._tokenizer.decode([*tokens])
 
 
 def _printable(character: str) -> str:
@@ -61,9 +87,7 @@ def sample_lines(sample: StoredSample, pieces: Pieces, tokens: int, width: int) 
     shown = min(tokens or len(sample.tokens), len(sample.tokens))
     margin = len(str(shown)) + 2
     upper, lower = _new_lines(0, margin)
-    for position in range(shown):
-        token = int(sample.tokens[position])
-        text = pieces.text(token)
+    for position, text in enumerate(pieces.texts(sample.tokens[:shown].tolist())):
         cells = cell_len(text)
         if upper.cell_len + cells + 1 > width and upper.cell_len > margin + 1:
             yield from _filled(upper, lower)

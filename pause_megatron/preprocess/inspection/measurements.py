@@ -51,11 +51,11 @@ def measure(parts: Sequence[Part], manifest: DatasetManifest, tokens: int) -> Me
     found = Measurements(places=np.zeros(places, np.int64), pauses=np.zeros(places, np.int64))
     for part in parts:
         lengths = _lengths(part, manifest, share)
-        documents = _DocumentLengths(manifest)
+        documents, gaps = _DocumentLengths(manifest), _Gaps()
         for piece in read_pieces(part, lengths, token_dtype(manifest.vocab_size), manifest.pause_id, None):
             found.tokens += len(piece.tokens)
             _count_places(piece, manifest, found)
-            _count_gaps(piece, found)
+            found.gaps += np.bincount(gaps.of_piece(piece), minlength=LONGEST_GAP + 1)
             found.documents = _added(found.documents, np.bincount(documents.of_piece(piece)))
     return found
 
@@ -86,11 +86,29 @@ def _count_places(piece: Piece, manifest: DatasetManifest, found: Measurements) 
     found.pauses += np.bincount(places[piece.pauses], minlength=len(found.places))
 
 
-def _count_gaps(piece: Piece, found: Measurements) -> None:
-    """Gaps that no border of a sequence, nor of a piece, cuts; pieces are long."""
-    sequence = np.searchsorted(piece.starts, piece.pauses, side="right")
-    gaps = np.diff(piece.pauses)[np.diff(sequence) == 0] - 1
-    found.gaps += np.bincount(np.minimum(gaps, LONGEST_GAP), minlength=LONGEST_GAP + 1)
+class _Gaps:
+    """Finds the gaps between pauses of a shard that follow each other in one sequence."""
+
+    def __init__(self) -> None:
+        self._open: int | None = None
+        """Real tokens since the last pause of the sequence that goes on in the next piece; None if it has had none."""
+
+    def of_piece(self, piece: Piece) -> NDArray[np.int64]:
+        """Real tokens between a pause and the next one, for those whose second pause is in ``piece``."""
+        sequence = np.searchsorted(piece.starts, piece.pauses, side="right") - 1
+        gaps = np.diff(piece.pauses)[np.diff(sequence) == 0] - 1
+        if self._open is not None and len(sequence) and sequence[0] == 0 and piece.starts[0] < 0:
+            gaps = np.append(gaps, self._open + int(piece.pauses[0]))
+        last = len(piece.starts) - 1
+        if piece.finished > last:
+            self._open = None
+        elif len(sequence) and sequence[-1] == last:
+            self._open = len(piece.tokens) - 1 - int(piece.pauses[-1])
+        elif last or piece.starts[0] == 0:
+            self._open = None
+        elif self._open is not None:
+            self._open += len(piece.tokens)
+        return _capped(gaps, LONGEST_GAP)
 
 
 def _added(counts: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -120,15 +138,15 @@ class _DocumentLengths:
         lengths = np.diff(real_before, prepend=-1) - 1
         if self._dropped:
             sequence = np.searchsorted(piece.starts, ends, side="right")
-            return _capped(lengths[1:][np.diff(sequence) == 0])
+            return _capped(lengths[1:][np.diff(sequence) == 0], LONGEST_DOCUMENT)
         if len(lengths):
             lengths[0] += self._open
             self._open = 0
         real = len(piece.tokens) - len(piece.pauses)
         self._open += real - (int(real_before[-1]) + 1 if len(ends) else 0)
-        return _capped(lengths)
+        return _capped(lengths, LONGEST_DOCUMENT)
 
 
-def _capped(lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    capped: NDArray[np.int64] = np.minimum(lengths, LONGEST_DOCUMENT)
+def _capped(lengths: NDArray[np.int64], most: int) -> NDArray[np.int64]:
+    capped: NDArray[np.int64] = np.minimum(lengths, most)
     return capped

@@ -40,7 +40,8 @@ def choose_indices(wanted: Sequence[int], samples: int, sequences: int) -> Seque
     for index in wanted:
         if index >= sequences:
             raise UserError(f"--indices {index}: the dataset has {sequences} sequences, from 0 to {sequences - 1}")
-    return wanted or [sequences * place // samples for place in range(min(samples, sequences))]
+    count = min(samples, sequences)
+    return wanted or [sequences * place // count for place in range(count)]
 
 
 def read_sample(parts: Sequence[Part], manifest: DatasetManifest, index: int) -> StoredSample:
