@@ -122,32 +122,36 @@ class SequencePauses:
 
     def pack(self, stream: NDArray[np.integer], first_sequence: int) -> Packed:
         """Fill sequences with ``stream`` and pauses; see :class:`Strategy`."""
-        tokens = np.full((len(stream) // self._fewest_needed, self.seq_length), self.pause_id, dtype=stream.dtype)
+        at_most = len(stream) // self._fewest_needed
+        tokens = np.full(at_most * self.seq_length, self.pause_id, dtype=stream.dtype)
         consumed = count = 0
-        while True:
-            is_real, needed = self._next_patterns(len(stream) - consumed, first_sequence + count)
-            if not len(is_real):
-                return Packed(tokens[:count].reshape(-1), _equal_lengths(count, self.seq_length), consumed)
-            part = tokens[count : count + len(is_real)]
-            part[is_real] = self._kept_tokens(stream[consumed : consumed + needed], is_real)
-            consumed += needed
-            count += len(is_real)
+        while count < at_most:
+            available = len(stream) - consumed
+            kept, ends = self._kept_positions(min(_SEQUENCES_AT_ONCE, at_most - count), first_sequence + count)
+            needed = ends if self.trimmed == "carry" else np.arange(1, len(ends) + 1) * self.seq_length
+            fitting = int(np.searchsorted(needed, available, side="right"))
+            if not fitting:
+                break
+            text = stream[consumed : consumed + int(needed[fitting - 1])]
+            here = tokens[count * self.seq_length :]
+            here[kept[: ends[fitting - 1]]] = text if self.trimmed == "carry" else self._trim(text, ends[:fitting])
+            consumed += len(text)
+            count += fitting
+        return Packed(tokens[: count * self.seq_length], _equal_lengths(count, self.seq_length), consumed)
 
     @property
     def _fewest_needed(self) -> int:
         """Real tokens that a sequence needs at least."""
         return self.seq_length - self.num_pauses if self.trimmed == "carry" else self.seq_length
 
-    def _next_patterns(self, available: int, first_sequence: int) -> tuple[NDArray[np.bool_], int]:
-        """Where real tokens stand in the next sequences that ``available`` ones can fill, and how many that takes."""
-        count = min(_SEQUENCES_AT_ONCE, available // self._fewest_needed)
-        indices = np.arange(first_sequence, first_sequence + count)
-        is_real = self._lengthened(sequence_keys(self.seed, self.shard, indices))[:, : self.seq_length]
-        if self.trimmed == "drop":
-            return is_real, count * self.seq_length
-        ends = np.cumsum(np.count_nonzero(is_real, axis=1))
-        count = int(np.searchsorted(ends, available, side="right"))
-        return is_real[:count], int(ends[count - 1]) if count else 0
+    def _kept_positions(self, count: int, first_sequence: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Where real tokens stand in the next ``count`` sequences, and how many of them up to each sequence's end.
+
+        Positions are in all the sequences one after the other; shapes ``[kept real tokens]`` and ``[count]``.
+        """
+        keys = sequence_keys(self.seed, self.shard, np.arange(first_sequence, first_sequence + count))
+        kept = np.flatnonzero(self._lengthened(keys)[:, : self.seq_length])
+        return kept, np.searchsorted(kept, np.arange(1, count + 1) * self.seq_length)
 
     def _lengthened(self, keys: Words) -> NDArray[np.bool_]:
         """Where the real tokens of the lengthened sequences stand; shape ``[keys, seq_length + num_pauses]``."""
@@ -157,12 +161,10 @@ class SequencePauses:
         followed = sample_rows(keys, self.seq_length, self.num_pauses)
         return _behind_tokens(followed.reshape(-1)).reshape(len(keys), length)
 
-    def _kept_tokens(self, stream: NDArray[np.integer], is_real: NDArray[np.bool_]) -> NDArray[np.integer]:
-        """The real tokens of ``stream`` that stay after trimming, in order."""
-        if self.trimmed == "carry":
-            return stream
-        kept = np.count_nonzero(is_real, axis=1)
-        tokens: NDArray[np.integer] = stream.reshape(is_real.shape)[np.arange(self.seq_length) < kept[:, None]]
+    def _trim(self, text: NDArray[np.integer], ends: NDArray[np.int64]) -> NDArray[np.integer]:
+        """The real tokens that stay of whole sequences of ``text`` after trimming, in order."""
+        kept = np.diff(ends, prepend=0)
+        tokens: NDArray[np.integer] = text.reshape(-1, self.seq_length)[np.arange(self.seq_length) < kept[:, None]]
         return tokens
 
 
@@ -200,7 +202,7 @@ class DocumentPauses:
             starts = ends - text_lengths
             is_real = _behind_tokens(sample_spans(keys, starts, text_lengths, counts, consumed))
         tokens = np.full(is_real.shape, self.pause_id, dtype=stream.dtype)
-        tokens[is_real] = stream[:consumed]
+        tokens[np.flatnonzero(is_real)] = stream[:consumed]  # faster than by the mask
         return Packed(tokens, lengths.astype(np.int32), consumed)
 
 
