@@ -62,8 +62,8 @@ def test_merged_files_are_byte_for_byte_megatrons(tmp_path, datasets, name):
 
 
 def test_wide_tokens_and_empty_shards_are_byte_for_byte_megatrons(tmp_path):
-    folder = write_by_hand(tmp_path / "wide", SHARDS, vocab_size=70_000)
-    filled = [folder / f"part-{number}" for number, lengths in enumerate(SHARDS) if lengths]
+    folder = write_by_hand(tmp_path / "wide", SHARDS[1:4], vocab_size=70_000)
+    filled = [folder / "part-0", folder / "part-2"]
     merge(tmp_path / "merged", folder)
     theirs = megatrons_merge(tmp_path, filled, np.int32)
     assert theirs == tuple((tmp_path / f"merged/merged{suffix}").read_bytes() for suffix in (".bin", ".idx"))

@@ -49,8 +49,7 @@ def verify_dataset(config: VerifyDatasetConfig) -> None:
         print("\n".join(faults), flush=True)
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
         raise UserError(f"{config.data}: {count}; do not train on it before it is mended")
-    for name, value in _summary(config, manifest, compared):
-        print(f"{name:<12}{value}")
+    print("\n".join(f"{name:<12}{value}" for name, value in _summary(config, manifest, compared)))
 
 
 def _plan(config: VerifyDatasetConfig, manifest: DatasetManifest) -> list[Check]:
@@ -104,12 +103,10 @@ def _summary(config: VerifyDatasetConfig, manifest: DatasetManifest, compared: i
     stored, files = manifest.tokens, stored_files(manifest)
     gigabytes = sum(file.bin_bytes + file.idx_bytes for file in files) / 1e9
     yield "dataset", f"{config.data}: whole"
-    yield "pauses", f"{manifest.strategy}, {_pauses(manifest)}"
-    yield (
-        "files",
-        f"{len(files)} pairs, {len(manifest.shards)} shards, {gigabytes:.3f} GB; hashes "
-        + ("equal" if config.hashes else "not compared"),
-    )
+    yield "pauses", _pauses(manifest)
+    hashes = "equal" if config.hashes else "not compared"
+    pairs = "1 .bin and .idx pair" if len(files) == 1 else f"{len(files)} .bin and .idx pairs"
+    yield "files", f"{pairs}, {gigabytes:.3f} GB, shards: {len(manifest.shards)}; hashes {hashes}"
     documents = sum(shard.documents for shard in manifest.shards)
     skipped = sum(shard.skipped_records for shard in manifest.shards)
     yield "documents", f"{documents:,}" + (f", {skipped:,} records skipped" if skipped else "")
@@ -126,5 +123,10 @@ def _summary(config: VerifyDatasetConfig, manifest: DatasetManifest, compared: i
 
 
 def _pauses(manifest: DatasetManifest) -> str:
+    if manifest.strategy == "none":
+        return "none"
     realised = manifest.pauses / max(1, manifest.tokens)
-    return f"{manifest.pauses:,}, {realised:.3%} of the tokens; the settings ask for {expected_fraction(manifest):.3%}"
+    text = f"{manifest.strategy}: {manifest.pauses:,}, {realised:.3%} of the tokens; "
+    if manifest.strategy == "sequence":
+        return text + f"the settings ask for {expected_fraction(manifest):.3%}"
+    return text + f"in each {'document' if manifest.strategy == 'document' else 'sequence'} as many as asked for"
