@@ -5,7 +5,7 @@ Before the tool's own file runs, unchanged, as the main program,
 - the checkout is put first on the module path: the tools put it last, where an installed megatron-core of another
   version would win;
 - ``typing.override``, which Python has from 3.12 on, is taken from ``typing_extensions`` on Python 3.11;
-- what the tools import at their top is imported, and the processor time until then is written to the file that
+- what the tools import is imported, and the processor time until then is written to the file that
   ``IMPORT_SECONDS_FILE`` names. These five seconds vary by more than some of the differences to be measured.
 
 The interpreter needs what the tools import: torch, transformers, sentencepiece, triton (imported by Megatron-core, not
@@ -26,6 +26,7 @@ from pathlib import Path
 IMPORT_SECONDS_FILE = "MEGATRON_LAUNCHER_IMPORT_SECONDS_FILE"
 _IMPORTED = (
     "megatron.core.datasets.indexed_dataset",
+    "megatron.core.tokenizers.text.libraries",
     "megatron.core.tokenizers.utils.build_tokenizer",
     "megatron.training.arguments",
 )

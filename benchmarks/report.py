@@ -69,7 +69,7 @@ def _introduction(text: Path | None, megatron_lm: str) -> str:
     """Machine, versions, text, commands."""
     lines = [
         "Written by `report.py`. What is measured, and how, stands at the top of each script.\n",
-        f"- Machine: {_processor()}, {available_cores()} cores, {_memory_gigabytes():.0f} GB, shared with other work: see "
+        f"- Machine: {_processor()}, {available_cores()} cores, {_memory_gigabytes():.0f} GB, not alone: see "
         f"the load averages. Python {platform.python_version()}.",
         f"- Versions: {', '.join(f'{name} {_version(name)}' for name in _PACKAGES)}"
         + (f"; Megatron-LM {megatron_lm}." if megatron_lm else "."),
