@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Protocol
 
@@ -42,7 +43,7 @@ def verify_dataset(config: VerifyDatasetConfig) -> None:
     compared = 0
     if not faults:
         checks = _plan(config, manifest)
-        for verdict in _run(checks, config.workers):
+        for verdict in run_checks(checks, config.workers):
             faults += verdict.faults
             compared += verdict.compared_tokens
     if faults:
@@ -75,14 +76,20 @@ def _plan(config: VerifyDatasetConfig, manifest: DatasetManifest) -> list[Check]
     ]
 
 
-def _run(checks: Sequence[Check], workers: int) -> Iterator[Verdict]:
-    """The verdicts, in the order of ``checks``."""
+def run_checks(checks: Sequence[Check], workers: int) -> Iterator[Verdict]:
+    """The verdicts, in the order of ``checks``. Raises :class:`UserError` when a process is killed."""
     workers = min(workers or available_cores(), len(checks))
     if workers == 1:
         yield from _with_progress((check() for check in checks), len(checks))
         return
-    with new_process_pool(workers) as pool:
-        yield from _with_progress(pool.map(_call, checks), len(checks))
+    try:
+        with new_process_pool(workers) as pool:
+            yield from _with_progress(pool.map(_call, checks), len(checks))
+    except BrokenProcessPool as error:
+        raise UserError(
+            "a worker process was killed (out of memory?), so not everything was checked; run it again with fewer "
+            "--workers"
+        ) from error
 
 
 def _call(check: Check) -> Verdict:

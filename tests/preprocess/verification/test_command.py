@@ -1,4 +1,6 @@
 import json
+import os
+from functools import partial
 
 import numpy as np
 import pytest
@@ -9,7 +11,7 @@ from pause_megatron.config.dataset import VerifyDatasetConfig
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
-from pause_megatron.preprocess.verification.command import verify_dataset
+from pause_megatron.preprocess.verification.command import run_checks, verify_dataset
 from tests.preprocess.finished_datasets import EOD, KINDS, PAUSE, Damaged, real_place, write_by_hand
 
 
@@ -70,6 +72,11 @@ def test_processes_find_the_same(datasets, damaged, faults):
     alone = faults(copy.folder, standard=datasets / "none")
     assert len(alone) == 4
     assert faults(copy.folder, standard=datasets / "none", workers=2) == alone
+
+
+def test_a_killed_worker_is_not_taken_for_a_verdict():
+    with pytest.raises(UserError, match="a worker process was killed .*, so not everything was checked"):
+        list(run_checks([partial(os._exit, 1)] * 2, workers=2))
 
 
 @pytest.mark.parametrize("name", KINDS)
