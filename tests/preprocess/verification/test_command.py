@@ -75,7 +75,7 @@ def test_processes_find_the_same(datasets, damaged, faults):
 
 
 def test_a_killed_worker_is_not_taken_for_a_verdict():
-    with pytest.raises(UserError, match="a worker process was killed .*, so not everything was checked"):
+    with pytest.raises(UserError, match=r"a worker process was killed .*, so not everything was checked"):
         list(run_checks([partial(os._exit, 1)] * 2, workers=2))
 
 
