@@ -148,6 +148,8 @@ def _one_object_a_line(block: bytearray, newlines: NDArray[np.int64]) -> bool:
     It does where the characters beside it are ``}`` and ``{``, which never are neighbours within an object. The parser
     itself would take an object that goes on in the next line, or two in one; what is right must not depend on blocks.
     """
+    if block.startswith(b"\n"):
+        return False
     characters = np.frombuffer(block, dtype=np.uint8)
     inner = newlines[:-1] if block.endswith(b"\n") else newlines
     return bool((characters[newlines - 1] == ord("}")).all() and (characters[inner + 1] == ord("{")).all())
