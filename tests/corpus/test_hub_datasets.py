@@ -99,7 +99,7 @@ def test_dataset_that_was_divided_anew_is_noticed(tmp_path):
         (tmp_path / f"{name}.jsonl").write_text('{"text": "a"}\n')
     source, _ = find_sources([f"hf:{tmp_path}"])
     (tmp_path / "b.jsonl").unlink()
-    find_sources([f"hf:{tmp_path}"])
+    assert len(find_sources([f"hf:{tmp_path}"])) == 1
     with pytest.raises(UserError, match="the dataset has 1 shards now; start again"):
         read(source)
 

@@ -58,6 +58,14 @@ def test_bad_rows_stop_by_name_or_are_skipped_and_counted(tmp_path):
     assert [row for row, _ in got.errors] == [6 * i + j for i in range(300) for j in (2, 3, 4)]
 
 
+@pytest.mark.parametrize("bad", [None, b"\xff", b"x" * 101])
+def test_one_kind_of_bad_row_alone_is_noticed(tmp_path, bad):
+    path = write(tmp_path / "a.parquet", invalid_utf8([b"good", bad, b"good"]))
+    got = skip(path, max_document_bytes=100)
+    assert got.texts == ["good"] * 2
+    assert [row for row, _ in got.errors] == [2]
+
+
 def test_rows_that_are_not_text_are_errors(tmp_path):
     path = write(tmp_path / "a.parquet", pa.array([1, None, 3]))
     with pytest.raises(UserError, match=r"row 1: not text but int64; expected a string"):
