@@ -14,6 +14,7 @@ from pause_megatron.preprocess.pieces import equal_lengths, read_pieces, sha256_
 from pause_megatron.preprocess.verification.entries import check_entry
 from pause_megatron.preprocess.verification.faults import Faults, Verdict
 from pause_megatron.preprocess.verification.index import check_index, check_own_index
+from pause_megatron.preprocess.verification.positions import PositionCheck
 from pause_megatron.preprocess.verification.tokens import TokenScan
 from pause_megatron.preprocess.verification.twin import TwinCheck
 
@@ -67,9 +68,12 @@ def _check_tokens(check: ShardCheck, index: IndexFile | None, faults: Faults) ->
         lengths = stored_lengths(part, index)
     digest = hashlib.sha256() if check.hashes else None
     scan = TokenScan(part, settings, faults)
+    positions = PositionCheck(part, settings, faults) if settings.strategy in ("sequence", "document") else None
     twin = TwinCheck(part, check.standard, settings, faults) if check.standard else None
     for piece in read_pieces(part, lengths, token_dtype(settings.vocab_size), settings.pause_id, digest):
         scan.add(piece)
+        if positions:
+            positions.add(piece)
         if twin:
             twin.add(piece)
     scan.finish()

@@ -1,6 +1,7 @@
 """What each strategy of pause insertion promises of the stored sequences, checked piece by piece.
 
-Counts and places that the strategy fixes are checked for every sequence; of what is drawn at random, the mean is.
+Counts and places that the strategy fixes are checked for every sequence; of what is drawn at random, the mean is, and
+in :mod:`~pause_megatron.preprocess.verification.positions` the draws themselves.
 """
 
 from __future__ import annotations

@@ -46,12 +46,29 @@ def test_real_token_that_became_a_pause(damaged, found):
     is_pause = rows == PAUSE
     alone = ~is_pause & (rows != EOD) & ~np.roll(is_pause, 1) & ~np.roll(is_pause, -1)
     few = is_pause.sum(axis=1, keepdims=True) < 6
-    copy.put(place_of((alone & few).reshape(-1), 500), PAUSE)
+    place = place_of((alone & few).reshape(-1), 500)
+    copy.put(place, PAUSE)
     shard = copy.manifest.shards[0]
     assert found(copy) == [
+        at(copy, place) + "a pause where seed 1234 puts a real token",
         f"{copy.name}.bin: pauses counted are {shard.pauses + 1}, expected {shard.pauses}",
         f"{copy.name}.bin: runs of 1 pauses counted are {shard.pause_runs[1] + 1}, expected {shard.pause_runs[1]}",
     ]
+
+
+@pytest.mark.parametrize("name", ["sequence", "document", "document-distinct", "drop"])
+def test_pause_that_stands_where_the_seed_did_not_put_it(damaged, found, name):
+    copy = damaged(name)
+    tokens = copy.tokens()
+    is_pause, is_real = tokens == PAUSE, (tokens != PAUSE) & (tokens != EOD)
+    # real, real, pause, real, real: moved by one it is as lonely as before
+    lonely = is_pause & np.roll(is_real, 1) & np.roll(is_real, 2) & np.roll(is_real, -1) & np.roll(is_real, -2)
+    place = place_of(lonely & (np.arange(len(tokens)) % 64 > 4) & (np.arange(len(tokens)) % 64 < 60), 200)
+    before = int(tokens[place - 1])
+    copy.put(place, before)
+    copy.put(place - 1, PAUSE)
+    (line,) = found(copy)
+    assert f"(byte {2 * (place - 1)}): a pause where seed 1234 puts a real token (1 more of this kind)" in line
 
 
 def test_more_pauses_than_a_sequence_was_given(damaged, found):
