@@ -2,7 +2,8 @@
 
 A cut changes no id where no token and no rule of normalisation can reach across it. The backends say at loading whether
 their model is such that this holds *before a space between two word characters*, and which characters those are
-(:data:`WORD_NEIGHBOURS`, :data:`ASCII_NEIGHBOURS`); a model for which it cannot be shown encodes every text whole.
+(:data:`WORD_NEIGHBOURS`, :data:`ASCII_NEIGHBOURS`), or before a newline, too. A model for which it cannot be shown
+encodes every text whole, and so does every model what has no such place.
 """
 
 from __future__ import annotations
@@ -28,11 +29,13 @@ Few enough that the scores of a piece of ordinary text stay exact, see
 
 WORD_NEIGHBOURS = r"(?<=\w) (?=\w)"
 """Where to cut when the text reaches the model as it is."""
+NEWLINES_IN_WORDS = r"(?<=[^\W_])\n(?=\w)"
+"""Where to cut, too, when text is split into words first; behind punctuation a newline may belong to it."""
 ASCII_NEIGHBOURS = r"(?<=[A-Za-z0-9]) (?=[A-Za-z0-9])"
 """Where to cut when characters are normalised, which ASCII letters and digits do not take part in."""
 
 _PIECES_AT_ONCE = 16
-_PROBES = (("a", "b"), ("The", "end"), ("in", "2024"))
+_PROBES = ("a b", "The end", "in 2024", "a\nb", "Two\nlines")
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,28 @@ class Cuts:
 
 
 def find_cuts(places: str, encode: Callable[[str], list[int]]) -> Cuts | None:
-    """How to cut at a single space, found by trial; ``None`` when neither keeping nor dropping the space is right.
+    """How to cut at ``places``, before which the model is known to have a boundary.
 
-    ``places`` are those where the model is known to have a boundary.
+    It is found by trial whether the space is to be kept: a tokenizer may put one before every text itself. ``None``
+    when neither is right.
     """
+    pattern = re.compile(places)
+    if _is_joint(pattern, encode, drops_space=False):
+        return Cuts(pattern, drops_space=False)
+    pattern = re.compile(places.removesuffix(f"|{NEWLINES_IN_WORDS}"))
     for drops_space in (False, True):
-        if all(
-            encode(f"{before} {after}") == encode(before) + encode(after if drops_space else f" {after}")
-            for before, after in _PROBES
-        ):
-            return Cuts(re.compile(places), drops_space)
+        if _is_joint(pattern, encode, drops_space):
+            return Cuts(pattern, drops_space)
     return None
+
+
+def _is_joint(pattern: re.Pattern[str], encode: Callable[[str], list[int]], drops_space: bool) -> bool:
+    for text in _PROBES:
+        for place in pattern.finditer(text):
+            before, after = text[: place.start()], text[place.start() + drops_space :]
+            if encode(text) != encode(before) + encode(after):
+                return False
+    return True
 
 
 def encode_in_pieces(

@@ -61,10 +61,14 @@ class GigatokenEncoder:
     def __init__(self, tokenizer: PauseTokenizer) -> None:
         """Raises :class:`UserError` when gigatoken is not installed, or cannot be the equal of ``tokenizer``."""
         self._reference = tokenizer
-        self._vocabulary = json.dumps(_without_special_tokens(tokenizer))
+        content = _without_special_tokens(tokenizer)
+        self._content = json.dumps(content)
         self._tokenizer = self._open()
         self._tokens = 0
-        self._is_suspect = _suspect_tokens(self._tokenizer.vocab)
+        # Without classes of characters and normalisation, all characters are equal before the merges.
+        steps = flatten(content["pre_tokenizer"], "pretokenizers") + flatten(content["normalizer"], "normalizers")
+        by_merges_alone = {step["type"] for step in steps} <= {"Metaspace", "Prepend", "Replace"}
+        self._is_suspect = None if by_merges_alone else _suspect_tokens(self._tokenizer.vocab)
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Ids of all ``texts`` in a row, shape ``[tokens]``, and how many each has, shape ``[texts]``."""
@@ -78,7 +82,7 @@ class GigatokenEncoder:
                 "encoder gigatoken: it is not installed; pip install 'pause_megatron[fast]', or take the reference"
             ) from error
         try:
-            return Tokenizer.from_json(self._vocabulary)
+            return Tokenizer.from_json(self._content)
         except Exception as error:  # it raises nothing more precise
             raise UserError(f"encoder gigatoken: it cannot read {self._reference.path}: {error}") from error
 
@@ -92,7 +96,7 @@ class GigatokenEncoder:
         offsets, ids = np.asarray(encoded.offsets.data), np.asarray(encoded.content.data).view(np.int32)
         self._tokens += len(ids)
         lengths = np.diff(offsets)
-        suspects = np.flatnonzero(self._is_suspect[ids])
+        suspects = () if self._is_suspect is None else np.flatnonzero(self._is_suspect[ids])
         if not len(suspects):
             return ids, lengths
         documents = np.unique(np.searchsorted(offsets, suspects, side="right") - 1).tolist()

@@ -29,8 +29,8 @@ WORD_PATTERNS = (
     r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-"""Patterns that put a boundary before every single space that stands between word characters: each takes a space only
-as the first character of a match, or with white space alone."""
+"""Patterns that put a boundary before every single space or newline that stands between word characters: each takes
+white space only as the first character of a match, or with white space alone."""
 _SPACELESS_PATTERNS = (r"\p{N}{1,3}", r"\p{N}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+")
 """Patterns that need neither a space nor what stands beyond one."""
 
@@ -111,24 +111,29 @@ def has_boundaries_at_spaces(tokenizer: dict[str, Any]) -> bool:
     """Whether it is known that a token begins at every single space between word characters."""
     if any(_reaches_over_spaces(token) for token in tokenizer["added_tokens"]):
         return False
-    splits = False
-    for step in flatten(tokenizer["pre_tokenizer"], "pretokenizers"):
-        kind, pattern = step["type"], step.get("pattern", {}).get("Regex", "")
-        pattern = pattern.replace("\r", r"\r").replace("\n", r"\n")  # some files have the characters themselves
-        if kind == "Split" and not (
-            pattern in (*WORD_PATTERNS, *_SPACELESS_PATTERNS) and step["behavior"] == "Isolated"
-        ):
+    steps = flatten(tokenizer["pre_tokenizer"], "pretokenizers")
+    for step in steps:
+        if step["type"] == "Split":
+            known = _pattern(step) in (*WORD_PATTERNS, *_SPACELESS_PATTERNS) and step["behavior"] == "Isolated"
+        else:
+            known = step["type"] in ("Metaspace", "WhitespaceSplit", "ByteLevel", "Digits", "Punctuation")
+        if not known:
             return False
-        if kind not in ("Split", "Metaspace", "WhitespaceSplit", "ByteLevel", "Digits", "Punctuation"):
-            return False
-        splits |= (
-            kind == "WhitespaceSplit"
-            or pattern in WORD_PATTERNS
-            or (kind == "Metaspace" and step.get("split", True))
-            or (kind == "ByteLevel" and step.get("use_regex", True))
-        )
+    splits_at_spaces = any(
+        step["type"] == "WhitespaceSplit" or (step["type"] == "Metaspace" and step.get("split", True)) for step in steps
+    )
+    if splits_at_spaces or splits_into_words(tokenizer):
+        return True
     signs = ("▁", " ", "Ġ")
-    return splits or all(sign not in piece.lstrip(sign) for piece in all_ids(tokenizer) for sign in signs)
+    return all(sign not in piece.lstrip(sign) for piece in all_ids(tokenizer) for sign in signs)
+
+
+def splits_into_words(tokenizer: dict[str, Any]) -> bool:
+    """Whether one of :data:`WORD_PATTERNS` splits the text before the model sees it."""
+    return any(
+        _pattern(step) in WORD_PATTERNS or (step["type"] == "ByteLevel" and step.get("use_regex", True))
+        for step in flatten(tokenizer["pre_tokenizer"], "pretokenizers")
+    )
 
 
 def flatten(step: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
@@ -138,6 +143,11 @@ def flatten(step: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
     if step["type"] == "Sequence":
         return [inner for member in step[members] for inner in flatten(member, members)]
     return [step]
+
+
+def _pattern(step: dict[str, Any]) -> str:
+    pattern: str = step.get("pattern", {}).get("Regex", "")
+    return pattern.replace("\r", r"\r").replace("\n", r"\n")  # some files have the characters themselves
 
 
 def _reaches_over_spaces(token: dict[str, Any]) -> bool:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import tokenizer_json
-from pause_megatron.tokenizer.cutting import ASCII_NEIGHBOURS, WORD_NEIGHBOURS, Cuts, find_cuts
+from pause_megatron.tokenizer.cutting import ASCII_NEIGHBOURS, NEWLINES_IN_WORDS, WORD_NEIGHBOURS, Cuts, find_cuts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -155,4 +155,6 @@ def _places_to_cut(tokenizer: dict[str, Any]) -> str | None:
     plain = tokenizer_json.is_plain(tokenizer)
     if plain is None or not tokenizer_json.has_boundaries_at_spaces(tokenizer):
         return None
+    if plain and tokenizer_json.splits_into_words(tokenizer):
+        return f"{WORD_NEIGHBOURS}|{NEWLINES_IN_WORDS}"
     return WORD_NEIGHBOURS if plain else ASCII_NEIGHBOURS
