@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import glob
 import json
 import os
 import shutil
@@ -73,24 +74,43 @@ def _raise_if_disk_full(path: Path, error: BaseException) -> None:
 def _open_locked(path: Path, mode: str) -> IO[Any]:
     while True:
         file = open(path, mode, encoding=None if "b" in mode else "utf-8")  # noqa: SIM115 - the caller closes it
-        with suppress(OSError):  # some network file systems have no locks; nothing is swept there
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _lock(file.fileno())
         if path.exists():  # not swept between being opened and being locked
             return file
         file.close()
 
 
-def sweep(folder: Path) -> list[Path]:
-    """Remove the temporary files that killed processes left in ``folder``; return those still being written."""
+def _lock(descriptor: int) -> None:
+    with suppress(OSError):  # some network file systems have no locks; nothing is swept there
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def sweep(folder: Path, name: str | None = None) -> list[Path]:
+    """Remove the temporary files and folders that killed processes left in ``folder``; return those still in use.
+
+    ``name``: only those on their way to becoming ``folder / name``.
+    """
     alive = []
-    for path in sorted(folder.glob(f".*{TEMPORARY_SUFFIX}")):
-        with suppress(OSError), open(path, "rb+") as file:
+    pattern = f".*{TEMPORARY_SUFFIX}" if name is None else f".{glob.escape(name)}.*{TEMPORARY_SUFFIX}"
+    for path in sorted(folder.glob(pattern)):
+        with suppress(OSError), _opened(path) as descriptor:
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                path.unlink()
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 alive.append(path)
+            else:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
     return alive
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[int]:
+    """A descriptor of a file or a folder; writable where it can be, as locks on some network file systems ask for."""
+    descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -114,6 +134,8 @@ def _path_as_string(value: object) -> str:
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` when the block ends without an error, and vanishes otherwise.
 
+    The folder is locked meanwhile, so that :func:`sweep` can tell it from what a killed process left.
+
     Raises :class:`UserError` before anything is written when ``path`` exists already (no artefact is overwritten), and
     when the disk is full.
     """
@@ -123,11 +145,13 @@ def new_folder(path: Path) -> Iterator[Path]:
     temporary = temporary_name(path)
     temporary.mkdir()
     try:
-        yield temporary
-        for entry in temporary.rglob("*"):
-            fsync_path(entry)
-        fsync_path(temporary)
-        rename_into_place(temporary, path)
+        with _opened(temporary) as descriptor:
+            _lock(descriptor)
+            yield temporary
+            for entry in temporary.rglob("*"):
+                fsync_path(entry)
+            os.fsync(descriptor)
+            rename_into_place(temporary, path)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         _raise_if_disk_full(path, error)

@@ -64,6 +64,8 @@ with write_file(Path(sys.argv[1])):
 
 def test_sweep_spares_what_is_being_written(tmp_path: Path) -> None:
     temporary_name(tmp_path / "left by a killed run").touch()
+    temporary_name(tmp_path / "left with files").mkdir()
+    (next(tmp_path.glob(".left with files*")) / "file").touch()
     command = [sys.executable, "-c", WRITES_SLOWLY, str(tmp_path / "file")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
@@ -86,3 +88,13 @@ def test_full_disk_is_a_user_error(tmp_path: Path) -> None:
     ):
         full.write(b"x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_sweep_spares_folders_in_use_and_other_names(tmp_path: Path) -> None:
+    temporary_name(tmp_path / "folder").mkdir()
+    other = temporary_name(tmp_path / "folder2")
+    other.mkdir()
+    with new_folder(tmp_path / "folder") as folder:
+        assert sweep(tmp_path, "folder") == [folder]
+        assert sorted(tmp_path.iterdir()) == sorted([folder, other])
+    assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "folder"]

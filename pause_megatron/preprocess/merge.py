@@ -6,19 +6,14 @@ nothing is hashed again but the new indices. The folder appears under its name w
 
 from __future__ import annotations
 
-import fcntl
-import glob
-import os
-import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
 from pause_megatron import log
-from pause_megatron.atomic import TEMPORARY_SUFFIX, new_folder
+from pause_megatron.atomic import new_folder, sweep
 from pause_megatron.config.dataset import MergeDatasetsConfig
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.indexed_writer import token_dtype
@@ -47,8 +42,9 @@ def merge_datasets(config: MergeDatasetsConfig) -> None:
     ]
     _check_mergeable(config.input, manifests, parts)
     groups = cut_into_files(parts, config.files)
-    _sweep(config.output)
-    with new_folder(config.output) as folder, _locked(folder):
+    if alive := sweep(config.output.parent, config.output.name):
+        raise UserError(f"--output {config.output}: another merge is writing it, in {alive[0]}; wait for it")
+    with new_folder(config.output) as folder:
         # All indices first: they are small, and a shard that does not fit its manifest shows before the long copying.
         dtype = token_dtype(manifests[0].vocab_size)
         merged = [
@@ -120,30 +116,3 @@ def _joined(manifests: Sequence[DatasetManifest], merged: Sequence[MergedFile]) 
             for package in packages
         },
     )
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold a lock on ``folder``, so that :func:`_sweep` can tell it from what a killed merge left."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        with suppress(OSError):  # some network file systems have no locks; nothing is swept there
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        yield
-    finally:
-        os.close(descriptor)
-
-
-def _sweep(output: Path) -> None:
-    """Remove what killed merges to ``output`` left. Raises :class:`UserError` when another one is at work."""
-    for folder in output.parent.glob(f".{glob.escape(output.name)}.*{TEMPORARY_SUFFIX}"):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(folder)
-        except BlockingIOError as error:
-            raise UserError(f"--output {output}: another merge is writing it, in {folder}; wait for it") from error
-        except OSError:  # a file system without locks
-            log.warn(f"{folder} seems to be left from a merge that was killed; remove it")
-        finally:
-            os.close(descriptor)
