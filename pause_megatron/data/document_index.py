@@ -20,7 +20,7 @@ from megatron.core.datasets import helpers
 from numpy.typing import NDArray
 
 from pause_megatron import log
-from pause_megatron.atomic import new_folder
+from pause_megatron.atomic import new_folder, sweep
 from pause_megatron.data.folders import DataFolder
 from pause_megatron.data.stored import StoredSequences
 from pause_megatron.errors import UserError
@@ -60,6 +60,7 @@ class DocumentIndex:
 
     def save(self, path: Path) -> None:
         """Write the index to the folder ``path``, whole or not at all."""
+        sweep(path.parent, path.name)
         with new_folder(path) as folder:
             np.save(folder / _DOCUMENTS, self.documents)
             np.save(folder / _SAMPLES, self.samples)
