@@ -129,11 +129,12 @@ def test_key_that_cannot_be_read_is_refused(tmp_path, key):
         read(tmp_path / "a.jsonl", text_key=key)
 
 
-def test_long_line_is_an_error_and_its_neighbours_are_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(unpack, "PIECE_BYTES", 64)
+@pytest.mark.parametrize("unpack_bytes", [64, 512 << 10])
+def test_long_line_is_an_error_and_its_neighbours_are_not(tmp_path, monkeypatch, unpack_bytes):
+    monkeypatch.setattr(unpack, "PIECE_BYTES", unpack_bytes)
     path = tmp_path / "a.jsonl"
     longest = GOOD[:-1] + b" " * 84
-    for content in (longest, longest + b"x", longest + b"x" * 500):
+    for content in (longest, longest + b" ", longest + b" " * 500):
         path.write_bytes(GOOD * 2 + content + b"\n" + GOOD * 2 + content)
         got = skip(path, max_document_bytes=100, block_bytes=1 << 20)
         wrong = [] if content == longest else [3, 6]
@@ -169,6 +170,11 @@ def test_blocks_are_about_as_large_as_asked(tmp_path):
     sizes = [block.read_bytes for block in source.read(ReadOptions(block_bytes=1 << 20))]
     assert len(sizes) > 4
     assert all(1 << 20 <= size < 3 << 20 for size in sizes[:-1])
+
+
+def test_blocks_of_a_small_file_can_be_small(tmp_path):
+    (source,) = json_source(tmp_path, GOOD * 100)
+    assert len(list(source.read(ReadOptions(block_bytes=100)))) > 10
 
 
 def json_source(folder, content):
