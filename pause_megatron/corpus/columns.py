@@ -36,7 +36,7 @@ def read_columns(columns: Iterable[pyarrow.Array], location: str, options: ReadO
     try:
         for column in map(_plain, columns):
             lengths = _text_bytes(column)
-            for rows in _slices(lengths):
+            for rows in _slices(lengths, min(options.block_bytes, SLICE_BYTES)):
                 _gather(column[rows.start : rows.stop], lengths[rows], options.max_document_bytes, gathered)
                 yield from gathered.full_blocks()
     except (pyarrow.ArrowException, OSError) as error:
@@ -81,13 +81,13 @@ def _is_text(kind: pyarrow.DataType) -> bool:
     return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
 
 
-def _slices(lengths: NDArray[np.int64]) -> Iterator[slice]:
-    """Consecutive rows of at most :data:`SLICE_BYTES`, but at least one."""
+def _slices(lengths: NDArray[np.int64], slice_bytes: int) -> Iterator[slice]:
+    """Consecutive rows of at most ``slice_bytes`` bytes, but at least one."""
     ends = np.cumsum(lengths)
     start = 0
     while start < len(ends):
         before = ends[start - 1] if start else 0
-        stop = max(start + 1, int(np.searchsorted(ends, before + SLICE_BYTES, side="right")))
+        stop = max(start + 1, int(np.searchsorted(ends, before + slice_bytes, side="right")))
         yield slice(start, stop)
         start = stop
 

@@ -52,11 +52,12 @@ class JsonLinesSource:
         skipped, at the first line that is no JSON object with a string under ``text_key``, is not UTF-8 or is too long,
         and where gzip or Zstandard data is damaged or cut short.
         """
-        unpacked = Unpacked(Path(self.location))
+        parsed_bytes = min(options.block_bytes, PARSED_BYTES)
+        unpacked = Unpacked(Path(self.location), parsed_bytes)
         expected = f'one JSON object a line with a string "{options.text_key}"'
         gathered = Gatherer(self.location, "line", expected, options)
         parser = _LineParser(options, gathered)
-        for block in line_blocks(unpacked, min(options.block_bytes, PARSED_BYTES), options.max_document_bytes):
+        for block in line_blocks(unpacked, parsed_bytes, options.max_document_bytes):
             if isinstance(block, OverlongLine):
                 parser.reject_overlong(block)
             else:

@@ -23,8 +23,6 @@ except ImportError:  # isal has no wheel for some platforms
 _INFLATE_ERRORS: tuple[type[Exception], ...] = (standard_zlib.error, zlib.error)  # type: ignore[assignment]
 
 READ_BYTES = 128 << 10
-PIECE_BYTES = 512 << 10
-"""Unpacked bytes of a piece, about."""
 _ZSTD_STEP_BYTES = 1 << 10
 """Packed bytes given to Zstandard at a time: it unpacks them all at once, four of them to 128 KiB at the worst."""
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -36,7 +34,9 @@ class _DamagedError(Exception):
 
 
 class Unpacked:
-    """Iterates over the content of ``path``, which its suffix (``.gz``, ``.zst``) says how to unpack.
+    """Iterates over the content of ``path`` in pieces of at most ``piece_bytes`` bytes.
+
+    The suffix (``.gz``, ``.zst``) says how to unpack it.
 
     Iteration ends at damage (packed data that is cut short, fails its checksum or is of another kind) as it does at the
     end of the file, and :attr:`damage` then says what is wrong; until then it is None.
@@ -44,27 +44,28 @@ class Unpacked:
     Raises :class:`UserError` when the file cannot be opened, or the system cannot read it: repeating the run may help.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, piece_bytes: int) -> None:
         self._path = path
+        self._piece_bytes = piece_bytes
         self.damage: str | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         unpack = {".gz": _gunzip, ".zst": _unpack_zstd}.get(self._path.suffix, _plain)
         try:
             with open(self._path, "rb") as file:
-                yield from unpack(file)
+                yield from unpack(file, self._piece_bytes)
         except _DamagedError as error:
             self.damage = str(error)
         except OSError as error:
             raise UserError(f"{self._path}: cannot be read: {error.strerror or error}") from error
 
 
-def _plain(file: IO[bytes]) -> Iterator[bytes]:
-    while data := file.read(PIECE_BYTES):
+def _plain(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
+    while data := file.read(piece_bytes):
         yield data
 
 
-def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
+def _gunzip(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
     """Members one after the other, with the zeros that some tapes and tools pad them with."""
     member = None
     members = 0
@@ -78,7 +79,7 @@ def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
                 _check_magic(data, members)
                 member = zlib.decompressobj(_GZIP_WRAPPER)
             try:
-                piece = member.decompress(data, PIECE_BYTES)
+                piece = member.decompress(data, piece_bytes)
             except _INFLATE_ERRORS as error:
                 raise _DamagedError(f"the gzip data is damaged, here or before ({error})") from error
             if piece:
@@ -87,7 +88,7 @@ def _gunzip(file: IO[bytes]) -> Iterator[bytes]:
                 data, member, members = member.unused_data, None, members + 1
             else:
                 data = member.unconsumed_tail
-                if not data and len(piece) < PIECE_BYTES:
+                if not data and len(piece) < piece_bytes:
                     break
     if member or not members:
         raise _DamagedError("the gzip data ends too early")
@@ -99,7 +100,7 @@ def _check_magic(data: bytes, members: int) -> None:
         raise _DamagedError(f"cannot be read: {where} ({data[:4]!r})")
 
 
-def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
+def _unpack_zstd(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
     """Frames one after the other; pieces are strung together since each step gives little."""
     unpacker = zstandard.ZstdDecompressor()
     frame = None
@@ -116,18 +117,18 @@ def _unpack_zstd(file: IO[bytes]) -> Iterator[bytes]:
                 data = frame.unused_data if frame.eof else b""
                 if frame.eof:
                     frame, frames = None, frames + 1
-            if unpacked >= PIECE_BYTES:
-                yield from _equal_pieces(pieces)
+            if unpacked >= piece_bytes:
+                yield from _equal_pieces(pieces, piece_bytes)
                 pieces, unpacked = [], 0
     except zstandard.ZstdError as error:
-        yield from _equal_pieces(pieces)
+        yield from _equal_pieces(pieces, piece_bytes)
         raise _DamagedError(f"the Zstandard data cannot be unpacked ({error})") from error
-    yield from _equal_pieces(pieces)
+    yield from _equal_pieces(pieces, piece_bytes)
     if frame or not frames:
         raise _DamagedError("the Zstandard data ends too early")
 
 
-def _equal_pieces(pieces: list[bytes]) -> Iterator[bytes]:
+def _equal_pieces(pieces: list[bytes], piece_bytes: int) -> Iterator[bytes]:
     joined = b"".join(pieces)
-    for start in range(0, len(joined), PIECE_BYTES):
-        yield joined[start : start + PIECE_BYTES]
+    for start in range(0, len(joined), piece_bytes):
+        yield joined[start : start + piece_bytes]

@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
         | st.sampled_from([b'{"text":', b'"split over lines"}', GOOD[:-1] * 2])
     ),
     last_newline=st.booleans(),
-    sizes=st.tuples(*[st.integers(1, 200)] * 4),
+    sizes=st.tuples(*[st.integers(1, 200)] * 3),
     packing=st.sampled_from(list(PACKINGS)),
 )
 def test_documents_and_errors_do_not_depend_on_block_sizes(folder, lines, last_newline, sizes, packing):
@@ -64,9 +64,8 @@ def test_documents_and_errors_do_not_depend_on_block_sizes(folder, lines, last_n
                 assert isinstance(expected[-1], str)
         except (ValueError, LookupError, TypeError, AssertionError, AttributeError):
             wrong.append(number)
-    block_bytes, unpack_bytes, read_bytes, parsed_bytes = sizes
+    block_bytes, read_bytes, parsed_bytes = sizes
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(unpack, "PIECE_BYTES", unpack_bytes)
         patch.setattr(unpack, "READ_BYTES", read_bytes)
         patch.setattr(json_lines, "PARSED_BYTES", parsed_bytes)
         got = skip(path, block_bytes=block_bytes)
@@ -129,14 +128,13 @@ def test_key_that_cannot_be_read_is_refused(tmp_path, key):
         read(tmp_path / "a.jsonl", text_key=key)
 
 
-@pytest.mark.parametrize("unpack_bytes", [64, 512 << 10])
-def test_long_line_is_an_error_and_its_neighbours_are_not(tmp_path, monkeypatch, unpack_bytes):
-    monkeypatch.setattr(unpack, "PIECE_BYTES", unpack_bytes)
+@pytest.mark.parametrize("block_bytes", [64, 1 << 20])
+def test_long_line_is_an_error_and_its_neighbours_are_not(tmp_path, block_bytes):
     path = tmp_path / "a.jsonl"
     longest = GOOD[:-1] + b" " * 84
     for content in (longest, longest + b" ", longest + b" " * 500):
         path.write_bytes(GOOD * 2 + content + b"\n" + GOOD * 2 + content)
-        got = skip(path, max_document_bytes=100, block_bytes=1 << 20)
+        got = skip(path, max_document_bytes=100, block_bytes=block_bytes)
         wrong = [] if content == longest else [3, 6]
         assert [number for number, _ in got.errors] == wrong
         assert got.texts == ["good"] * (6 - len(wrong))

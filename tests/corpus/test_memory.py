@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(
 
 
 def measure(path, max_document_bytes=256 * MIB):
-    """Documents, bytes and errors read, the peak of memory and that while blocks are handed on, beside imports, in MiB."""
+    """Documents, bytes and errors read; the peaks of memory, and of that while blocks are handed on, in MiB."""
     command = [sys.executable, "-c", MEASURE, str(path), str(max_document_bytes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

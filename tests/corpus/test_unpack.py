@@ -35,7 +35,7 @@ def test_every_packing_is_read(tmp_path, name, suffix):
     assert read(path) == (TEXTS, [], len(CONTENT))
 
 
-@pytest.mark.parametrize("unpack_bytes", [7, 512 << 10])
+@pytest.mark.parametrize("block_bytes", [7, 4 << 20])
 @pytest.mark.parametrize(
     ("suffix", "content", "times"),
     [
@@ -48,12 +48,11 @@ def test_every_packing_is_read(tmp_path, name, suffix):
         (".zst", zstandard.ZstdCompressor().compress(b""), 0),
     ],
 )
-def test_members_and_frames_are_read_to_the_last(tmp_path, monkeypatch, unpack_bytes, suffix, content, times):
-    monkeypatch.setattr(unpack, "PIECE_BYTES", unpack_bytes)
-    monkeypatch.setattr(unpack, "READ_BYTES", unpack_bytes)
+def test_members_and_frames_are_read_to_the_last(tmp_path, monkeypatch, block_bytes, suffix, content, times):
+    monkeypatch.setattr(unpack, "READ_BYTES", min(block_bytes, unpack.READ_BYTES))
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(content)
-    assert read(path) == (TEXTS * times, [], len(CONTENT) * times)
+    assert read(path, block_bytes=block_bytes) == (TEXTS * times, [], len(CONTENT) * times)
 
 
 @pytest.mark.parametrize(("suffix", "packed"), [(".gz", GZIP), (".zst", ZSTD)])
