@@ -1,7 +1,7 @@
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pause_megatron.corpus import columns
@@ -32,6 +32,7 @@ def test_every_kind_of_text_column_is_read(tmp_path, kind, row_group_size):
     assert read(path) == (TEXTS, [], sum(len(text.encode()) for text in TEXTS))
 
 
+@settings(deadline=None)  # files on a busy disk
 @given(st.lists(st.none() | st.text(st.characters(exclude_categories=["Cs"]))), st.integers(1, 60), st.integers(1, 60))
 def test_rows_do_not_depend_on_block_sizes(tmp_path_factory, texts, block_bytes, slice_bytes):
     path = write(tmp_path_factory.mktemp("parquet") / "a.parquet", pa.array(texts, pa.string()))

@@ -77,6 +77,27 @@ def test_all_documents_before_a_cut_are_kept(tmp_path, suffix, packed):
     assert read(path).texts == TEXTS
 
 
+@pytest.mark.parametrize(("suffix", "packed"), [(".gz", GZIP), (".zst", ZSTD)])
+def test_cut_in_a_later_member_or_frame_is_noticed(tmp_path, suffix, packed):
+    path = tmp_path / f"a.jsonl{suffix}"
+    for end in (1, 5, len(packed) // 2, len(packed) - 1):
+        path.write_bytes(packed + packed[:end])
+        got = skip(path)
+        assert got.texts[:5000] == TEXTS
+        ((line, reason),) = got.errors
+        assert line == 0
+        assert f"data ends too early; nothing after line {len(got.texts)} can be read" in reason
+
+
+def test_what_a_cut_leaves_to_unpack_is_kept_in_small_pieces_too(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    packed = gzip.compress(b'{"text": "again and again"}\n' * 100)
+    for end in range(20, len(packed)):
+        path.write_bytes(packed[:end])
+        assert skip(path, block_bytes=7) == skip(path)
+        assert len(skip(path).texts) == unpacked_of(".gz", packed[:end]).count(b"}")
+
+
 def unpacked_of(suffix, cut):
     """All that can be got out of data that is cut short."""
     if suffix == ".gz":
