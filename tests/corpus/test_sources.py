@@ -1,3 +1,5 @@
+import gzip
+import json
 import pickle
 from pathlib import Path
 
@@ -102,8 +104,10 @@ def test_inputs_without_files_are_named(tmp_path):
 
 
 @pytest.mark.skipif(not C4.is_dir(), reason="real C4 text is not here; reading it was not checked")
-def test_real_c4_is_read_whole():
-    counts = {source.name: read(source) for source in find_sources([str(C4 / "c4-*.json.gz")])}
-    assert len(counts["c4-train"].texts) == 2000
-    assert len(counts["c4-validation"].texts) == 200
-    assert all(not got.errors for got in counts.values())
+def test_real_c4_is_read_as_the_standard_library_reads_it():
+    for source in find_sources([str(C4 / "c4-*.json.gz")]):
+        with gzip.open(source.location, "rt", encoding="utf-8") as file:
+            texts = [json.loads(line)["text"] for line in file]
+        got = read(source)
+        assert got.texts == texts
+        assert len(texts) >= 200
