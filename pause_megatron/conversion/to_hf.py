@@ -89,7 +89,7 @@ def write_model(folder: Path, reader: CheckpointReader, model: ModelConfig, toke
 
 
 def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[str]) -> int:
-    """Write the tokenizer to ``folder`` and compare it, as stock transformers loads it, with SentencePiece.
+    """Write the tokenizer to ``folder`` and compare it, as stock transformers loads it, with the one of preprocessing.
 
     They are compared on the text of the first folder of the run's ``data`` as far as that is still there, and on
     awkward texts anyway.

@@ -24,6 +24,7 @@ from pause_megatron.tokenizer.pause_tokenizer import (
     read_tokenizer_file,
 )
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
+from pause_megatron.tokenizer.sentencepiece_conversion import require_convertible
 from pause_megatron.tokenizer.tokenizers_backend import CONFIG_FILE, TOKENIZER_FILE, parse_tokenizer
 
 
@@ -34,24 +35,24 @@ def add_pause(source: Path, output: Path) -> None:
     with either.
 
     Raises :class:`UserError` when there is no such tokenizer, when it has ``<pause>`` already, when it knows no end of
-    a document, and when ``output`` exists.
+    a document, when it could not be exported to Hugging Face, and when ``output`` exists.
     """
     file = find_tokenizer_file(source)
     content = read_tokenizer_file(file)
     before = open_backend(file, content)
     if before.special_id(PAUSE_PIECE) is not None:
         raise UserError(f"--from-tokenizer {source}: it has a {PAUSE_PIECE} token already; use it as it is")
+    if before.eod_id is None:
+        raise UserError(f"{file}: {before.no_end_of_document()}")
+    if isinstance(before, SentencePieceBackend):
+        require_convertible(before)  # better known now than after training
     with new_folder(output) as folder:
         if isinstance(before, SentencePieceBackend):
             (folder / MODEL_FILE).write_bytes(append_control_piece(content, PAUSE_PIECE))
         else:
             _write_tokenizer_json(file, content, folder, before.vocab_size)
         tokenizer = PauseTokenizer.load(folder)
-        if (tokenizer.pause_id, tokenizer.vocab_size) != (before.vocab_size, before.vocab_size + 1):
-            raise UserError(
-                f"--from-tokenizer {source}: its ids have gaps, so that {PAUSE_PIECE} got {tokenizer.pause_id}, not "
-                f"{before.vocab_size}, the one after the last; take another tokenizer"
-            )
+        assert (tokenizer.pause_id, tokenizer.vocab_size) == (before.vocab_size, before.vocab_size + 1)
         write_manifest(folder, tokenizer, {"from_tokenizer": str(file)})
     log.info(f"{output}: {file} with {PAUSE_PIECE} as token {tokenizer.pause_id} of {tokenizer.vocab_size}")
 

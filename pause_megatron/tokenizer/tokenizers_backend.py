@@ -47,7 +47,7 @@ class TokenizersBackend:
         self._ids = ids
         self.prepared = tokenizer_json.prepare(original, self.eos_name if self.eod_id is not None else None)
         self.tokenizer = self.open_library()
-        self._refuse_reachable_names()
+        self._check_added_tokens()
         places = _places_to_cut(original)
         self.cuts: Cuts | None = find_cuts(places, self.encode) if places else None
 
@@ -96,9 +96,15 @@ class TokenizersBackend:
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
-    def _refuse_reachable_names(self) -> None:
-        for name, token_id in tokenizer_json.special_tokens(self.prepared).items():
-            if any(token_id in self.encode(text) for text in (name, f"x{name}y")):
+    def _check_added_tokens(self) -> None:
+        for token in self.prepared["added_tokens"]:
+            name, token_id = token["content"], token["id"]
+            if self.tokenizer.token_to_id(name) != token_id:
+                raise UserError(
+                    f"{self.path}: the added token {name} has the id {token_id} in the file, but "
+                    f"{self.tokenizer.token_to_id(name)} when it is loaded; the ids must have no gaps"
+                )
+            if token["special"] and any(token_id in self.encode(text) for text in (name, f"x{name}y")):
                 raise UserError(f"{self.path}: the text {name} is encoded to the special token of that name")
 
 

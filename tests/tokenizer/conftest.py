@@ -8,7 +8,10 @@ import pytest
 from sentencepiece import SentencePieceTrainer
 
 from pause_megatron.config.tokenizer import TokenizerConfig
+from pause_megatron.tokenizer import PauseTokenizer
+from pause_megatron.tokenizer.adding_pause import add_pause
 from pause_megatron.tokenizer.training import train_tokenizer
+from tests.tokenizer.foreign import KINDS, make_foreign
 
 C4 = Path(__file__).parents[3] / "shared" / "data" / "c4"
 
@@ -57,3 +60,22 @@ def sentencepiece_model():
         return model.getvalue()
 
     return train
+
+
+@pytest.fixture(scope="session")
+def foreign_files(tmp_path_factory, pydoc_texts):
+    """The file of a tokenizer of each kind in KINDS, without <pause>, by kind."""
+    folder = tmp_path_factory.mktemp("foreign")
+    return {kind: make_foreign(folder / kind, kind, pydoc_texts) for kind in KINDS}
+
+
+@pytest.fixture(scope="session")
+def tokenizers(tmp_path_factory, foreign_files, tokenizer_folder):
+    """A tokenizer of each kind in KINDS, with <pause> added, by kind, and the one trained here as 'trained'."""
+    folder = tmp_path_factory.mktemp("with_pause")
+    for kind, file in foreign_files.items():
+        add_pause(file, folder / kind)
+    return {
+        **{kind: PauseTokenizer.load(folder / kind) for kind in foreign_files},
+        "trained": PauseTokenizer.load(tokenizer_folder),
+    }

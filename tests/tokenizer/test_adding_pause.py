@@ -1,0 +1,164 @@
+import json
+import re
+import shutil
+
+import pytest
+
+from pause_megatron.cli.main import main
+from pause_megatron.errors import UserError
+from pause_megatron.tokenizer import PauseTokenizer
+from pause_megatron.tokenizer.adding_pause import add_pause
+from pause_megatron.tokenizer.pause_tokenizer import open_backend
+from tests.tokenizer.foreign import KINDS, sentencepiece_model, write
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_pause_follows_the_last_id_and_no_other_changes(kind, foreign_files, tokenizers, pydoc_texts):
+    before, tokenizer = open_backend(foreign_files[kind], foreign_files[kind].read_bytes()), tokenizers[kind]
+    assert tokenizer.pause_id == before.vocab_size
+    assert tokenizer.vocab_size == before.vocab_size + 1
+    assert tokenizer.eod_id == before.eod_id
+    for text in pydoc_texts[:5]:
+        assert tokenizer.encode(text) == before.encode(text)
+
+
+def test_added_tokens_count(tokenizers, foreign_files):
+    content = json.loads(foreign_files["qwen2"].read_text())
+    assert len(content["added_tokens"]) == 3
+    assert tokenizers["qwen2"].vocab_size == len(content["model"]["vocab"]) + 2 + 1  # the third is in the model's
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_manifest_describes_the_tokenizer(kind, tokenizers, foreign_files):
+    tokenizer = tokenizers[kind]
+    manifest = json.loads(tokenizer.path.with_name("manifest.json").read_text())
+    assert manifest["sha256"] == tokenizer.sha256
+    assert manifest["from_tokenizer"] == str(foreign_files[kind])
+    ids = [manifest[name] for name in ("vocab_size", "pause_id", "eod_id")]
+    assert ids == [tokenizer.vocab_size, tokenizer.pause_id, tokenizer.eod_id]
+
+
+def test_tokenizer_config_is_kept(tokenizers, foreign_files):
+    for kind in ("gpt2", "t5"):
+        kept = tokenizers[kind].path.with_name("tokenizer_config.json").read_bytes()
+        assert kept == foreign_files[kind].with_name("tokenizer_config.json").read_bytes()
+
+
+def test_command_line_adds_pause_to_a_folder(tmp_path, foreign_files, capsys):
+    flags = ["tokenizer", "--from-tokenizer", str(foreign_files["gpt2"].parent), "--output", str(tmp_path / "out")]
+    assert main(flags) == 0
+    assert "with <pause> as token 2000 of 2001" in capsys.readouterr().err
+    assert PauseTokenizer.load(tmp_path / "out").pause_id == 2000
+    assert main(flags) == 2
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "complaint"),
+    [
+        ([], "give either --input"),
+        (["--input", "a.jsonl", "--from-tokenizer", "b"], "give either --input"),
+        (["--from-tokenizer", "b", "--vocab-size", "1000"], "--vocab-size: for training with --input"),
+        (["--from-tokenizer", "b"], "tokenizer b: No such file"),
+    ],
+)
+def test_flags_that_do_not_go_together_are_refused(tmp_path, capsys, flags, complaint):
+    assert main(["tokenizer", "--output", str(tmp_path / "out"), *flags]) == 2
+    assert complaint in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def changed(foreign_files, folder, change, kind="gpt2"):
+    """A copy of a Hugging Face tokenizer with its tokenizer.json and tokenizer_config.json changed."""
+    shutil.copytree(foreign_files[kind].parent, folder)
+    tokenizer, config = (
+        json.loads((folder / name).read_text()) for name in ("tokenizer.json", "tokenizer_config.json")
+    )
+    change(tokenizer, config)
+    (folder / "tokenizer.json").write_text(json.dumps(tokenizer))
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    return folder
+
+
+def ordinary_pause(tokenizer, _):
+    tokenizer["model"]["vocab"]["<pause>"] = 2000
+
+
+def ordinary_added_pause(tokenizer, _):
+    tokenizer["added_tokens"].append(
+        {**tokenizer["added_tokens"][0], "id": 2000, "content": "<pause>", "special": False}
+    )
+
+
+def no_eos(_, config):
+    del config["eos_token"]
+
+
+def unknown_eos(_, config):
+    config["eos_token"] = "</s>"
+
+
+def word_piece(tokenizer, _):
+    tokenizer["model"] = {"type": "WordPiece", "vocab": {"a": 0}}
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        (ordinary_pause, "<pause> is an ordinary token here"),
+        (ordinary_added_pause, "<pause> is an ordinary token here"),
+        (no_eos, r"tokenizer_config\.json: \{\"eos_token\": \"</s>\"\}"),
+        (unknown_eos, "</s>, is no token of this tokenizer"),
+        (word_piece, "a tokenizer of type WordPiece; expected BPE or Unigram"),
+        (lambda tokenizer, _: tokenizer.pop("model"), "not the tokenizer.json of a Hugging Face fast tokenizer"),
+    ],
+)
+def test_unfit_hugging_face_tokenizers_are_refused(tmp_path, foreign_files, change, complaint):
+    folder = changed(foreign_files, tmp_path / "changed", change)
+    with pytest.raises(UserError, match=rf"{re.escape(str(folder))}.*{complaint}"):
+        add_pause(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_tokenizer_with_pause_is_to_be_used_as_it_is(tmp_path, tokenizers):
+    for tokenizer in tokenizers.values():
+        with pytest.raises(UserError, match="has a <pause> token already; use it as it is"):
+            add_pause(tokenizer.path, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "complaint"),
+    [
+        ({"user_defined_symbols": ["<pause>"]}, "<pause> is an ordinary piece of this model"),
+        ({"user_defined_symbols": ["<tag>"]}, "cannot become a Hugging Face one: it has user-defined symbols"),
+        ({"model_type": "char"}, "it is of type char, neither unigram nor BPE"),
+        ({"eos_id": -1}, "has no end-of-document token"),
+        (
+            {"normalization_rule_name": "nmt_nfkc"},
+            r"cannot become a Hugging Face one: 'first line.* would be encoded differently",
+        ),
+    ],
+)
+def test_unfit_sentencepiece_models_are_refused(tmp_path, pydoc_texts, settings, complaint):
+    model = sentencepiece_model("sentencepiece-llama", pydoc_texts[:10], vocab_size=500, **settings)
+    path = write(tmp_path / "spiece.model", model)
+    with pytest.raises(UserError, match=complaint):
+        add_pause(path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_ids_with_gaps_are_refused(tmp_path, tokenizers):
+    folder = tmp_path / "gap"
+    shutil.copytree(tokenizers["gpt2"].path.parent, folder)
+    content = json.loads((folder / "tokenizer.json").read_text())
+    content["added_tokens"][-1]["id"] += 5
+    (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match="<pause> has the id 2005 in the file, but 2000 when it is loaded"):
+        PauseTokenizer.load(folder)
+
+
+def test_both_kinds_in_one_folder_are_the_hugging_face_one(tmp_path, tokenizers, tokenizer_folder):
+    shutil.copytree(tokenizers["gpt2"].path.parent, tmp_path / "both")
+    shutil.copy(tokenizer_folder / "tokenizer.model", tmp_path / "both")
+    assert PauseTokenizer.load(tmp_path / "both").encoder_name == "tokenizers"
+    assert PauseTokenizer.load(tmp_path / "both" / "tokenizer.model").encoder_name == "sentencepiece"

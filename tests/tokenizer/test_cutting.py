@@ -1,0 +1,67 @@
+import subprocess
+import sys
+
+import pytest
+
+from pause_megatron.tokenizer import PauseTokenizer, cutting
+
+GROWTH = """
+import resource, sys
+from pause_megatron.tokenizer import PauseTokenizer
+tokenizer = PauseTokenizer.load(sys.argv[1])
+text = "the quick brown fox jumps over the lazy dog " * 400_000
+tokenizer.encode_batch([text[:10_000]])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+ids, lengths = tokenizer.encode_batch([text])
+assert lengths.tolist() == [len(ids)]
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / len(text), len(ids) / len(text))
+"""
+
+
+def test_memory_for_a_long_text_is_little_more_than_its_ids(tokenizer_folder):
+    child = [sys.executable, "-c", GROWTH, str(tokenizer_folder)]
+    done = subprocess.run(child, capture_output=True, text=True, check=True)
+    bytes_per_byte, tokens_per_byte = map(float, done.stdout.split())
+    # The ids of all pieces, and those of the whole text put together from them; encoded at once it is 24 bytes.
+    assert bytes_per_byte < 2 * 4 * tokens_per_byte + 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "is_cut"),
+    [
+        ({"normalization_rule_name": "identity"}, True),
+        ({"normalization_rule_name": "identity", "split_by_whitespace": False}, False),
+        ({"normalization_rule_tsv": "rules.tsv"}, False),
+        ({"treat_whitespace_as_suffix": True}, False),
+        ({"add_dummy_prefix": False}, False),
+        ({"add_dummy_prefix": False, "remove_extra_whitespaces": False}, True),
+    ],
+)
+def test_models_that_reach_over_spaces_encode_whole(
+    tmp_path, monkeypatch, sentencepiece_model, pydoc_texts, settings, is_cut
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rules.tsv").write_text("61 20 62\t63\n")  # "a b" becomes "c"
+    model = sentencepiece_model(pydoc_texts, control_symbols=["<pause>"], **settings)
+    (tmp_path / "tokenizer.model").write_bytes(model)
+    tokenizer = PauseTokenizer.load(tmp_path)
+    assert (tokenizer.backend.cuts is not None) == is_cut
+    whole = [tokenizer.encode(text) for text in pydoc_texts[:10]]
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 10)
+    assert [tokenizer.encode(text) for text in pydoc_texts[:10]] == whole
+
+
+def test_text_without_a_place_to_cut_is_one_piece(tokenizers, monkeypatch):
+    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 10)
+    assert list(tokenizers["trained"].backend.cuts.pieces("a" * 100)) == ["a" * 100]
+
+
+def test_short_and_long_texts_keep_their_order(tokenizers, monkeypatch):
+    texts = ["", "a b c d e f g h i", "x", "y z", "1 2 3 4 5 6 7 8 9", "a b c d e f g h i", ""]
+    for tokenizer in tokenizers.values():
+        expected = [tokenizer.encode(text) for text in texts]
+        with monkeypatch.context() as patch:
+            patch.setattr(cutting, "PIECE_CHARACTERS", 4)
+            ids, lengths = tokenizer.encode_batch(texts)
+        assert lengths.tolist() == [len(text_ids) for text_ids in expected]
+        assert ids.tolist() == [token for text_ids in expected for token in text_ids]

@@ -1,0 +1,128 @@
+import re
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pause_megatron.errors import UserError
+from pause_megatron.tokenizer import PauseTokenizer, gigatoken_encoder
+from pause_megatron.tokenizer.awkward_texts import AWKWARD_TEXTS
+from pause_megatron.tokenizer.encoders import choose_encoder, open_encoder
+from tests.tokenizer.foreign import BPE_KINDS, sentencepiece_model, write
+
+pytest.importorskip("gigatoken", reason="gigatoken is not installed; the fast encoder was not checked")
+
+NEWER = "a\u05ae\u1ac0 is put in another order by a newer Unicode"
+"""The reference (tokenizers 0.23) does not know that U+1AC0 is a combining mark."""
+FRAGMENTS = [
+    *("<pause>", "</s>", "<s>", "<unk>", "<0x0A>", "<|endoftext|>", "<|im_end|>", "<think>", "▁", "Ġ"),
+    *(" ", "  ", "\n", "\r\n", "\t", "\x00", "\x85", "\u00a0", "\u3000", "\u2028", "\u200b", "\u200d", "\ufeff"),
+    *("'s", "'S", "\u017f", "é", "e\u0301", "\u0301", "\u1ac0", "\u05ae", "ﬁ", "½", "١٢", "一", "あ", "한", "ก็", "👩‍👧"),
+    *("\u088f", "\U000323b0", "\U00011de0", "\U0010ffff", "\ue000", "_", "--", "...", "(", "1", "22", "4444", "word"),
+]
+
+
+@pytest.fixture(scope="module")
+def encoders(tokenizers):
+    """The fast and the reference encoder of every BPE tokenizer."""
+    names = [(tokenizers[kind], tokenizers[kind].encoder_name) for kind in BPE_KINDS]
+    return [(open_encoder(tokenizer, "gigatoken"), open_encoder(tokenizer, name)) for tokenizer, name in names]
+
+
+def assert_equal(encoders, texts):
+    for fast, reference in encoders:
+        (ids, lengths), (expected, expected_lengths) = fast.encode_batch(texts), reference.encode_batch(texts)
+        assert (ids.dtype, lengths.dtype) == (np.int32, np.int64)
+        assert lengths.tolist() == expected_lengths.tolist()
+        assert ids.tolist() == expected.tolist()
+
+
+def test_fast_encoder_is_the_reference_on_real_and_awkward_text(encoders, pydoc_texts, c4_texts):
+    assert_equal(encoders, [*AWKWARD_TEXTS, *FRAGMENTS, NEWER, *pydoc_texts, *c4_texts[:300]])
+    assert_equal(encoders, [])
+    assert_equal(encoders, [""])
+
+
+def test_fast_encoder_is_the_reference_on_few_letters(encoders):
+    letters = np.random.default_rng(1).choice(list("aab \n-"), size=(400, 50))
+    assert_equal(encoders, ["".join(row) for row in letters])
+
+
+@settings(deadline=None, max_examples=60)
+@given(texts=st.lists(st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5)).map("".join)))
+def test_fast_encoder_is_the_reference_on_any_text(encoders, texts):
+    assert_equal(encoders, texts)
+
+
+def test_characters_newer_than_the_reference_go_to_the_reference(tokenizers, monkeypatch):
+    fast = open_encoder(tokenizers["qwen2"], "gigatoken")
+    texts = ["first", NEWER, "between", NEWER, "last"]
+    expected = [tokenizers["qwen2"].encode(text) for text in texts]
+    ids, lengths = fast.encode_batch(texts)
+    assert ids.tolist() == [token for text_ids in expected for token in text_ids]
+    assert lengths.tolist() == [len(text_ids) for text_ids in expected]
+    monkeypatch.setattr(gigatoken_encoder, "NEWER_CHARACTERS", re.compile("(?!)"))
+    assert fast.encode_batch(texts)[0].tolist() != ids.tolist()
+
+
+def test_memory_of_words_is_given_up_after_some_tokens(tokenizers, pydoc_texts, monkeypatch):
+    monkeypatch.setattr(gigatoken_encoder, "TOKENS_A_TOKENIZER", 1000)
+    tokenizer = tokenizers["gpt2"]
+    fast = open_encoder(tokenizer, "gigatoken")
+    opened = []
+    for text in pydoc_texts[:10]:
+        assert fast.encode_batch([text])[0].tolist() == tokenizer.encode(text)
+        opened.append(fast._tokenizer)
+    assert 1 < len({id(each) for each in opened}) < 10
+
+
+def test_reference_is_chosen_when_asked_for_and_where_nothing_else_can_encode(tokenizers, capsys):
+    for tokenizer in tokenizers.values():
+        assert choose_encoder(tokenizer, "reference", ["text"]) == tokenizer.encoder_name
+    for kind in ("trained", "t5", "sentencepiece-t5"):
+        assert choose_encoder(tokenizers[kind], "auto", ["text"]) == tokenizers[kind].encoder_name
+        with pytest.raises(UserError, match="is no byte-pair encoding"):
+            choose_encoder(tokenizers[kind], "gigatoken", ["text"])
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("wanted", ["auto", "gigatoken"])
+def test_fast_encoder_is_chosen_after_it_equalled_the_reference(tokenizers, pydoc_texts, wanted):
+    for kind in BPE_KINDS:
+        assert choose_encoder(tokenizers[kind], wanted, iter([*pydoc_texts[:20], NEWER])) == "gigatoken"
+
+
+def test_first_differing_document_is_named(tokenizers, pydoc_texts, monkeypatch, capsys):
+    monkeypatch.setattr(gigatoken_encoder, "NEWER_CHARACTERS", re.compile("(?!)"))
+    texts = [*["short"] * 300, NEWER, "text", NEWER]
+    message = "encoder gigatoken: it encodes document 301 of the run differently from tokenizers: 'a"
+    with pytest.raises(UserError, match=re.escape(message)):
+        choose_encoder(tokenizers["qwen2"], "gigatoken", texts)
+    assert choose_encoder(tokenizers["qwen2"], "auto", texts) == "tokenizers"
+    err = capsys.readouterr().err
+    assert message in err
+    assert "warning" in err
+    assert err.endswith("; tokenizers is used\n")
+
+
+def test_missing_gigatoken_is_a_warning_or_a_user_error(tokenizers, monkeypatch, capsys):
+    monkeypatch.setitem(sys.modules, "gigatoken", None)
+    assert choose_encoder(tokenizers["gpt2"], "auto", ["text"]) == "tokenizers"
+    assert "pip install 'pause_megatron[fast]'" in capsys.readouterr().err
+    with pytest.raises(UserError, match="encoder gigatoken: it is not installed"):
+        open_encoder(tokenizers["gpt2"], "gigatoken")
+
+
+def test_unknown_encoder_is_a_user_error(tokenizers):
+    with pytest.raises(UserError, match=r"encoder tokenizers: .* is encoded by sentencepiece, or by gigatoken"):
+        open_encoder(tokenizers["trained"], "tokenizers")
+
+
+def test_normalising_models_are_left_to_the_reference(tmp_path, pydoc_texts):
+    settings = {"vocab_size": 500, "normalization_rule_name": "nfkc", "control_symbols": "<pause>"}
+    model = sentencepiece_model("sentencepiece-llama", pydoc_texts[:10], **settings)
+    tokenizer = PauseTokenizer.load(write(tmp_path / "tokenizer.model", model))
+    with pytest.raises(UserError, match=r"normalises texts \(Precompiled\)"):
+        open_encoder(tokenizer, "gigatoken")
