@@ -39,6 +39,7 @@ setup(
         "deepspeed==0.19.8",  # checkpoint/deepspeed_state.py reads private fields of its optimizers
         "datasets>=5.0",
         "sentencepiece>=0.2.3",
+        "tokenizers>=0.22",
         "mpi4py>=4.1",
         "safetensors",
         "numpy",
