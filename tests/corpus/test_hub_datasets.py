@@ -55,7 +55,9 @@ def test_parquet_and_packed_files_are_streamed(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "packed", [gzip.compress(b'{"text": "a"}\n' * 500)[:-20], b"plain", gzip.compress(b'{"text": ')]
+    "packed",
+    [gzip.compress(b'{"text": "a"}\n' * 500)[:-20], b"plain", gzip.compress(b'{"text": ')],
+    ids=["cut", "plain", "cut JSON"],
 )
 def test_damaged_file_is_named_or_reported(tmp_path, packed):
     for name in ("a", "b"):

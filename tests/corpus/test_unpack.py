@@ -47,6 +47,7 @@ def test_every_packing_is_read(tmp_path, name, suffix):
         (".zst", SKIPPABLE + ZSTD + SKIPPABLE + ZSTD + SKIPPABLE, 2),
         (".zst", zstandard.ZstdCompressor().compress(b""), 0),
     ],
+    ids=["members", "padded", "empty members", "empty", "frames", "skippable frames", "empty frame"],
 )
 def test_members_and_frames_are_read_to_the_last(tmp_path, monkeypatch, block_bytes, suffix, content, times):
     monkeypatch.setattr(unpack, "READ_BYTES", min(block_bytes, unpack.READ_BYTES))
