@@ -130,8 +130,8 @@ def _without_special_tokens(tokenizer: PauseTokenizer) -> dict[str, Any]:
     for step in flatten(converted["normalizer"], "normalizers"):
         if step["type"] not in _SHOWN_NORMALIZERS or step.get("pattern", _SPACE) != _SPACE:
             raise UserError(
-                f"encoder gigatoken: {tokenizer.path} normalises texts ({step['type']}), where it is not known to equal "
-                "the reference"
+                f"encoder gigatoken: {tokenizer.path} normalises texts ({step['type']}), where it is not known to be "
+                "equal to the reference"
             )
     return converted
 
