@@ -24,6 +24,7 @@ _MANUAL_PAGE = re.compile(r"\.\d\w*(\.gz)?$")
 _PLAIN = (".txt", ".md", ".rst")
 _HTML_PARAGRAPH = re.compile(r"<p[^>]*>(.*?)</p>", re.DOTALL)
 _HTML_TAG = re.compile(r"<[^>]+>")
+_BREAK = re.compile(r"<br\s*/?>")
 _ROFF_BREAK = re.compile(r"^[.'](PP|P|LP|TP|IP|SH|SS|sp|br|RS|RE|Pp|Sh|Ss|It|nf|fi).*$", re.MULTILINE)
 _ROFF_FONT_LINE = re.compile(r"^\.(?:[BIR]{1,2}|SM|SB) +", re.MULTILINE)
 _ROFF_REQUEST = re.compile(r"^[.'].*$", re.MULTILINE)
@@ -82,7 +83,7 @@ def _paragraphs(path: Path) -> Iterator[str]:
 
 def _plain_blocks(text: str) -> list[str]:
     """What blank lines separate; every line of a text that is not wrapped."""
-    blocks = re.split(r"\n\s*\n", text)
+    blocks = re.split(r"\n\s*\n", _BREAK.sub("\n", text))
     return [
         part for block in blocks for part in (block.split("\n") if max(map(len, block.split("\n"))) > 200 else [block])
     ]

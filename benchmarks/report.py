@@ -37,10 +37,8 @@ _COMMANDS = """```
 git clone https://github.com/NVIDIA/Megatron-LM
 python benchmarks/prepare_text.py --c4 'c4/*.json.gz' --records tasks --prose DOCS --shards 4 --output work/text
 run() { python benchmarks/"$@" --megatron-lm Megatron-LM --work work; }
-run preprocess.py --input 'work/text/*.json.gz' --name mixed --kinds llama bytes --repeats 5
-run preprocess.py --input 'work/text/*.json.gz' --name mixed-4x --kinds unigram t5 --copies 4
-run preprocess.py --input 'c4/*.json.gz' --name c4-20x --kinds unigram t5 --copies 20
-run preprocess.py --input 'c4/*.json.gz' --name c4 --kinds llama bytes --repeats 9 --small-share 0.5
+run preprocess.py --input 'work/text/*.json.gz' --name mixed --repeats 5
+run preprocess.py --input 'c4/*.json.gz' --name c4-20x --copies 20 --small-share 0.5
 run memory.py --input 'work/text/*.json.gz'
 python benchmarks/insertion.py --work work
 python benchmarks/merge.py --work work
@@ -54,18 +52,19 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="work folder of the benchmarks")
     parser.add_argument("--text", type=Path, help="text.json of prepare_text.py, if its text was used")
     parser.add_argument("--megatron-lm", default="", help="revision of the Megatron-LM checkout")
+    parser.add_argument("--note", default="", help="what else to say about the text")
     arguments = parser.parse_args()
     folder = arguments.work / sections.FOLDER
     found = {path.stem: sections.read_section(path) for path in sorted(folder.glob("*.json"))}
     require(bool(found), f"--work {arguments.work}: no results there; run the other benchmarks first")
     print("# Benchmark results\n")
-    print(_introduction(arguments.text, arguments.megatron_lm))
+    print(_introduction(arguments.text, arguments.note, arguments.megatron_lm))
     for section in found.values():
         print(section.markdown())
     print(_estimate({name: section.measurements for name, section in found.items() if name.startswith("1-")}))
 
 
-def _introduction(text: Path | None, megatron_lm: str) -> str:
+def _introduction(text: Path | None, note: str, megatron_lm: str) -> str:
     """Machine, versions, text, commands."""
     lines = [
         "Written by `report.py`. What is measured, and how, stands at the top of each script.\n",
@@ -81,7 +80,10 @@ def _introduction(text: Path | None, megatron_lm: str) -> str:
             f"{name} {group['megabytes']:.1f} MB ({group['megabytes'] / total:.0%}, {group['documents']} documents)"
             for name, group in groups.items()
         )
-        lines.append(f"- The text `mixed`: {shares}, every document once. The text `c4` is its C4 records alone.")
+        lines.append(
+            f"- The text `mixed`: {shares}, every document once. The text `c4-20x` is its C4 "
+            f"records alone, twenty copies. {note}".rstrip()
+        )
     return "\n".join([*lines, "\n" + _COMMANDS, ""])
 
 
@@ -91,8 +93,7 @@ def _estimate(classic: dict[str, Any]) -> str:
         "## All of C4, estimated\n",
         f"{C4_TOKENS / 1e9:.0f}B tokens and {C4_GZIP_BYTES / 1e9:.0f} GB of gzip in {C4_SHARDS} shards, on {CORES} "
         "cores as fast as each of these, at the rates of the first tables: a lower bound, since memory and disks are "
-        "shared. "
-        "Theirs cannot reach its figure with one partition, whose results all pass through one process.\n",
+        "shared. Theirs cannot reach its figure with one partition, whose results all pass through one process.\n",
         "| text, tokenizer | core-hours, ours | core-hours, theirs | minutes, ours | read + write, GB/s |",
         "| --- | --- | --- | --- | --- |",
     ]

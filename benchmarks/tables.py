@@ -42,7 +42,9 @@ class Setting:
     @property
     def text(self) -> str:
         """What was measured on."""
-        copies = f" ({self.copies} copies of the text)" if self.copies > 1 else ""
+        copies = ""
+        if self.copies > 1:
+            copies = f" ({self.copies} copies of the text: encoders that remember words look faster than they are)"
         return f"{self.json_megabytes[1]:.1f} MB of JSON{copies} in {self.shards} shards, {self.repeats} repeats"
 
 
