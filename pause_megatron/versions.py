@@ -15,6 +15,7 @@ REPORTED_PACKAGES = (
     "lm_eval",
     "sentencepiece",
     "tokenizers",
+    "gigatoken",
     "numpy",
 )
 

@@ -15,12 +15,15 @@ class TokenizerConfig:
     (--input), or add <pause> to an existing tokenizer (--from-tokenizer)."""
 
     input: tuple[str, ...] = ()
-    """C4 files (.json.gz, .jsonl) to train on, as paths or quoted globs."""
+    """Text to train on, as paths or quoted globs of .json.gz, .jsonl, .jsonl.zst or .parquet files, as folders of
+    datasets.save_to_disk, or as hf:NAME[:CONFIG[:SPLIT]]."""
     from_tokenizer: Path | None = None
     """Tokenizer to take over instead, all its ids unchanged: a SentencePiece .model file, a Hugging Face tokenizer.json
     with the tokenizer_config.json beside it, or a folder with either."""
     output: Path
     """Folder to write; it must not exist yet."""
+    text_key: str = "text"
+    """Field of a record that holds the document (training)."""
     vocab_size: int = 32_768
     """Number of tokens, special ones and the 256 byte tokens included (training)."""
     character_coverage: float = 0.9995

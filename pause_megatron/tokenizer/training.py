@@ -51,7 +51,7 @@ def train_tokenizer(config: TokenizerConfig) -> None:
     sources = find_sources(config.input)
     with new_folder(config.output) as folder:
         started = time.monotonic()
-        text = _TrainingText(sources, config.max_training_megabytes * 1_000_000)
+        text = _TrainingText(sources, ReadOptions(text_key=config.text_key), config.max_training_megabytes * 1_000_000)
         (folder / MODEL_FILE).write_bytes(_train(text, config))
         tokenizer = PauseTokenizer.load(folder)
         origin = {"documents": text.documents, "characters": text.characters, "config": to_plain(config)}
@@ -65,8 +65,9 @@ def train_tokenizer(config: TokenizerConfig) -> None:
 class _TrainingText:
     """Iterates over the lines to train on, and counts the documents and characters they came from."""
 
-    def __init__(self, sources: tuple[Source, ...], max_characters: int) -> None:
+    def __init__(self, sources: tuple[Source, ...], options: ReadOptions, max_characters: int) -> None:
         self._sources = sources
+        self._options = options
         self._characters_per_source = max_characters // len(sources)
         self.documents = 0
         self.characters = 0
@@ -74,7 +75,7 @@ class _TrainingText:
     def __iter__(self) -> Iterator[str]:
         for source in self._sources:
             left = self._characters_per_source
-            for document in (document for block in source.read(ReadOptions()) for document in block.texts):
+            for document in (document for block in source.read(self._options) for document in block.texts):
                 self.documents += 1
                 self.characters += len(document)
                 yield from document.replace(_TRAINER_SEPARATOR, " ").split("\n")

@@ -1,6 +1,6 @@
 import math
 from collections import Counter
-from itertools import combinations, combinations_with_replacement
+from itertools import combinations, combinations_with_replacement, pairwise
 
 import numpy as np
 import pytest
@@ -166,7 +166,7 @@ def test_every_token_is_followed_by_exactly_its_pauses(strategy, tokens):
 def test_distinct_gaps_hold_one_pause_each(strategy, lengths):
     packed = strategy.pack(documents_of(lengths), 0)
     for row in rows_of(packed):
-        together = any(a == b == PAUSE for a, b in zip(row, row[1:], strict=False))
+        together = any(a == b == PAUSE for a, b in pairwise(row))
         if strategy.gaps == "distinct":
             assert not together
             assert row[0] != PAUSE

@@ -23,6 +23,14 @@ def test_same_text_gives_the_same_bytes(tokenizer_folder, pydoc_jsonl, tmp_path)
     assert (tmp_path / "again/tokenizer.model").read_bytes() == (tokenizer_folder / "tokenizer.model").read_bytes()
 
 
+def test_text_key_selects_the_document(tokenizer_folder, pydoc_texts, tmp_path):
+    lines = [json.dumps({"text": "none of this", "content": text}) + "\n" for text in pydoc_texts]
+    (tmp_path / "pydoc.jsonl").write_text("".join(lines), encoding="utf-8")
+    inputs = (str(tmp_path / "pydoc.jsonl"),)
+    train_tokenizer(TokenizerConfig(input=inputs, text_key="content", output=tmp_path / "made", vocab_size=2048))
+    assert (tmp_path / "made/tokenizer.model").read_bytes() == (tokenizer_folder / "tokenizer.model").read_bytes()
+
+
 def test_scores_are_multiples_of_the_step_and_nothing_is_normalised(tokenizer_folder):
     tokenizer = PauseTokenizer.load(tokenizer_folder)
     scores = [tokenizer.backend.processor.get_score(i) for i in range(tokenizer.vocab_size)]
