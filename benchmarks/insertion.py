@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from arguments import new_parser, require
@@ -23,6 +23,7 @@ from sections import Section, load_now
 from pause_megatron.pauses.insertion import (
     DocumentPauses,
     EveryTokenPauses,
+    Gaps,
     NoPauses,
     SequencePauses,
     Strategy,
@@ -38,18 +39,25 @@ _SIGMA = 1.0
 """Standard deviation of the logarithm of a document's length; C4's is about that."""
 _SEED = 1234
 
-_SEQUENCE = {"seq_length": SEQ_LENGTH, "num_pauses": pauses_per_sequence(PAUSE_RATE, SEQ_LENGTH), "pause_id": PAUSE_ID}
-_DOCUMENT = {"pause_rate": PAUSE_RATE, "pause_id": PAUSE_ID, "eod_id": EOD_ID}
-_DRAWS = {"seed": _SEED, "shard": 0}
-STRATEGIES: dict[str, Callable[[], Strategy]] = {
-    "sequence": lambda: SequencePauses(**_SEQUENCE, **_DRAWS),
-    "sequence, --trimmed drop": lambda: SequencePauses(**_SEQUENCE, **_DRAWS, trimmed="drop"),
-    "sequence, --gaps distinct": lambda: SequencePauses(**_SEQUENCE, **_DRAWS, gaps="distinct"),
-    "document": lambda: DocumentPauses(**_DOCUMENT, **_DRAWS),
-    "document, --gaps distinct": lambda: DocumentPauses(**_DOCUMENT, **_DRAWS, gaps="distinct"),
-    "every, 1 pause": lambda: EveryTokenPauses(SEQ_LENGTH, 1, PAUSE_ID),
-    "every, 3 pauses": lambda: EveryTokenPauses(SEQ_LENGTH, 3, PAUSE_ID),
-    "none": lambda: NoPauses(SEQ_LENGTH),
+
+def _sequence(trimmed: Literal["carry", "drop"] = "carry", gaps: Gaps = "repeat") -> Strategy:
+    num_pauses = pauses_per_sequence(PAUSE_RATE, SEQ_LENGTH)
+    return SequencePauses(SEQ_LENGTH, num_pauses, PAUSE_ID, seed=_SEED, shard=0, trimmed=trimmed, gaps=gaps)
+
+
+def _document(gaps: Gaps = "repeat") -> Strategy:
+    return DocumentPauses(PAUSE_RATE, PAUSE_ID, EOD_ID, seed=_SEED, shard=0, gaps=gaps)
+
+
+STRATEGIES: dict[str, Strategy] = {
+    "sequence": _sequence(),
+    "sequence, --trimmed drop": _sequence(trimmed="drop"),
+    "sequence, --gaps distinct": _sequence(gaps="distinct"),
+    "document": _document(),
+    "document, --gaps distinct": _document(gaps="distinct"),
+    "every, 1 pause": EveryTokenPauses(SEQ_LENGTH, 1, PAUSE_ID),
+    "every, 3 pauses": EveryTokenPauses(SEQ_LENGTH, 3, PAUSE_ID),
+    "none": NoPauses(SEQ_LENGTH),
 }
 
 
@@ -68,8 +76,8 @@ def main() -> None:
     stored: dict[str, int] = {}
     for repeat in range(arguments.repeats):
         print(f"repeat {repeat + 1} of {arguments.repeats}", file=sys.stderr, flush=True)
-        for name, make_strategy in STRATEGIES.items():
-            taken, stored[name] = pack_all(make_strategy(), blocks)
+        for name, strategy in STRATEGIES.items():
+            taken, stored[name] = pack_all(strategy, blocks)
             seconds[name].append(taken)
     tokens = sum(map(len, blocks))
     nanoseconds = {name: Spread.of([taken / tokens * 1e9 for taken in values]) for name, values in seconds.items()}

@@ -34,11 +34,10 @@ _PACKAGES = (
 )
 
 _COMMANDS = """```
-git clone https://github.com/NVIDIA/Megatron-LM
 python benchmarks/prepare_text.py --c4 'c4/*.json.gz' --records tasks --prose DOCS --shards 4 --output work/text
 run() { python benchmarks/"$@" --megatron-lm Megatron-LM --work work; }
 run preprocess.py --input 'work/text/*.json.gz' --name mixed --repeats 5
-run preprocess.py --input 'c4/*.json.gz' --name c4-20x --copies 20 --small-share 0.5
+run preprocess.py --input 'c4/*.json.gz' --name c4-40x --copies 40
 run memory.py --input 'work/text/*.json.gz'
 python benchmarks/insertion.py --work work
 python benchmarks/merge.py --work work
@@ -81,8 +80,8 @@ def _introduction(text: Path | None, note: str, megatron_lm: str) -> str:
             for name, group in groups.items()
         )
         lines.append(
-            f"- The text `mixed`: {shares}, every document once. The text `c4-20x` is its C4 "
-            f"records alone, twenty copies. {note}".rstrip()
+            f"- The text `mixed`: {shares}, every document once. The text `c4-40x` is its C4 "
+            f"records alone, forty copies. {note}".rstrip()
         )
     return "\n".join([*lines, "\n" + _COMMANDS, ""])
 
