@@ -22,6 +22,10 @@ class TokenizerConfig:
     with the tokenizer_config.json beside it, or a folder with either."""
     output: Path
     """Folder to write; it must not exist yet."""
+    keep_scores: bool = False
+    """With --from-tokenizer, keep the scores of a SentencePiece unigram model, so that every text is encoded as by the
+    original. They are rounded otherwise: libraries can disagree on a text in thousands with scores as they are, and the
+    export, if it meets one, would be refused."""
     text_key: str = "text"
     """Field of a record that holds the document (training)."""
     vocab_size: int = 32_768
@@ -43,6 +47,6 @@ class TokenizerConfig:
     def _refuse_training_flags(self) -> None:
         for field in fields(self):
             changed = getattr(self, field.name) != field.default
-            if changed and field.name not in ("input", "from_tokenizer", "output"):
+            if changed and field.name not in ("input", "from_tokenizer", "output", "keep_scores"):
                 flag = "--" + field.name.replace("_", "-")
                 raise UserError(f"{flag}: for training with --input; --from-tokenizer keeps all tokens as they are")

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 
+from pause_megatron import log
 from pause_megatron.atomic import sweep
 from pause_megatron.config.preprocess import InsertionConfig, PreprocessConfig
 from pause_megatron.corpus.blocks import ReadOptions
@@ -58,6 +59,8 @@ def plan_run(config: PreprocessConfig) -> Plan:
     folders = [folder for folder, _ in config.outputs()]
     _refuse_input_folders(folders, sources)
     tokenizer = PauseTokenizer.load(config.tokenizer)
+    if tokenizer.caveat:
+        log.warn(tokenizer.caveat)
     options = ReadOptions(
         text_key=config.text_key,
         on_error=config.on_error,

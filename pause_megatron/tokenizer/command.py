@@ -10,7 +10,7 @@ def make_tokenizer(config: TokenizerConfig) -> None:
     """Write the tokenizer folder ``config.output``; see :func:`~pause_megatron.tokenizer.training.train_tokenizer` and
     :func:`~pause_megatron.tokenizer.adding_pause.add_pause`."""
     if config.from_tokenizer is not None:
-        add_pause(config.from_tokenizer, config.output)
+        add_pause(config.from_tokenizer, config.output, keep_scores=config.keep_scores)
     else:
         from pause_megatron.tokenizer.training import train_tokenizer
 

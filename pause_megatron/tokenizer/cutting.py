@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 PIECE_CHARACTERS = 1 << 16
 """Texts longer than this are cut, at the first place after so many characters.
 
-Few enough that the scores of a piece of ordinary text stay exact, see
-:data:`pause_megatron.tokenizer.model_file.SCORE_STEP`."""
+Few enough that rounded scores of a piece of ordinary text stay exact, see
+:data:`pause_megatron.tokenizer.model_file.SCORE_STEP`; with others, a cut may tip the scales between equals."""
 
 WORD_NEIGHBOURS = r"(?<=\w) (?=\w)"
 """Where to cut when the text reaches the model as it is."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import cutting
 from pause_megatron.tokenizer.cutting import encode_in_pieces
+from pause_megatron.tokenizer.model_file import SCORE_STEP
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
 from pause_megatron.tokenizer.tokenizers_backend import TOKENIZER_FILE, TokenizersBackend
 
@@ -64,6 +65,17 @@ class PauseTokenizer:
         """
         file = find_tokenizer_file(Path(path))
         return cls(file, read_tokenizer_file(file))
+
+    @property
+    def caveat(self) -> str | None:
+        """What to know before data is written with this tokenizer, if anything."""
+        if isinstance(self.backend, SentencePieceBackend) and not self.backend.scores_are_rounded:
+            return (
+                f"{self.path}: its scores are not multiples of {SCORE_STEP}, so the Hugging Face tokenizer can differ "
+                "on a text in thousands, and the export would then be refused; "
+                "`pause-megatron tokenizer --from-tokenizer` rounds them"
+            )
+        return None
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; nothing is added before or after."""

@@ -28,7 +28,8 @@ class SentencePieceBackend:
     """A SentencePiece model.
 
     Attributes: ``processor`` (the SentencePiece object), ``settings``, ``pieces`` and ``types`` (in the order of ids),
-    ``vocab_size``, ``eod_id``, ``eos_name``, ``unk_id`` and ``unk_name`` (``None`` where there is none), ``cuts``.
+    ``scores_are_rounded`` (so that no other library can disagree), ``vocab_size``, ``eod_id``, ``eos_name``, ``unk_id``
+    and ``unk_name`` (``None`` where there is none), ``cuts``.
     """
 
     library = "sentencepiece"
@@ -40,10 +41,8 @@ class SentencePieceBackend:
         try:
             self.settings = read_settings(model)
             self.types = read_piece_types(model)
-            # As training does it, for the sake of models trained elsewhere.
-            self.processor = SentencePieceProcessor.from_proto(
-                round_scores(model) if self.settings.is_unigram else model
-            )
+            self.scores_are_rounded = not self.settings.is_unigram or round_scores(model) == model
+            self.processor = SentencePieceProcessor.from_proto(model)
         except (RuntimeError, LookupError, ValueError, struct.error) as error:
             raise UserError(f"{path}: not a SentencePiece model; give a tokenizer folder or a .model file") from error
         self.vocab_size: int = self.processor.vocab_size()

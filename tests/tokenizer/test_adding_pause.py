@@ -3,6 +3,7 @@ import re
 import shutil
 
 import pytest
+from sentencepiece import SentencePieceProcessor
 
 from pause_megatron.cli.main import main
 from pause_megatron.errors import UserError
@@ -162,3 +163,27 @@ def test_both_kinds_in_one_folder_are_the_hugging_face_one(tmp_path, tokenizers,
     shutil.copy(tokenizer_folder / "tokenizer.model", tmp_path / "both")
     assert PauseTokenizer.load(tmp_path / "both").encoder_name == "tokenizers"
     assert PauseTokenizer.load(tmp_path / "both" / "tokenizer.model").encoder_name == "sentencepiece"
+
+
+def test_scores_are_rounded_unless_they_are_to_be_kept(tmp_path, foreign_files, pydoc_texts, capsys):
+    file = foreign_files["sentencepiece-t5"]
+    original = SentencePieceProcessor(model_file=str(file))
+    assert main(["tokenizer", "--from-tokenizer", str(file), "--output", str(tmp_path / "rounded")]) == 0
+    assert "scores rounded to multiples of 0.015625" in capsys.readouterr().err
+    assert main(["tokenizer", "--from-tokenizer", str(file), "--output", str(tmp_path / "kept"), "--keep-scores"]) == 0
+    assert "scores rounded" not in capsys.readouterr().err
+    rounded, kept = PauseTokenizer.load(tmp_path / "rounded"), PauseTokenizer.load(tmp_path / "kept")
+    assert [kept.encode(text) for text in pydoc_texts] == original.encode(pydoc_texts)
+    assert [rounded.encode(text) for text in pydoc_texts] != original.encode(pydoc_texts)
+    assert rounded.caveat is None
+    assert "its scores are not multiples of" in kept.caveat
+    # What is loaded is what the file says: SentencePiece alone agrees with it.
+    alone = SentencePieceProcessor(model_file=str(rounded.path))
+    assert [rounded.encode(text) for text in pydoc_texts] == alone.encode(pydoc_texts)
+
+
+def test_a_model_that_has_pause_can_be_taken_over_to_be_rounded(tmp_path, foreign_files, pydoc_texts):
+    add_pause(foreign_files["sentencepiece-t5"], tmp_path / "kept", keep_scores=True)
+    add_pause(tmp_path / "kept", tmp_path / "again")
+    add_pause(foreign_files["sentencepiece-t5"], tmp_path / "rounded")
+    assert (tmp_path / "again/tokenizer.model").read_bytes() == (tmp_path / "rounded/tokenizer.model").read_bytes()

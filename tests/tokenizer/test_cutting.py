@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from pause_megatron.tokenizer import PauseTokenizer, cutting
+from pause_megatron.tokenizer.model_file import round_scores
 
 GROWTH = """
 import resource, sys
@@ -42,7 +43,7 @@ def test_models_that_reach_over_spaces_encode_whole(
 ):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "rules.tsv").write_text("61 20 62\t63\n")  # "a b" becomes "c"
-    model = sentencepiece_model(pydoc_texts, control_symbols=["<pause>"], **settings)
+    model = round_scores(sentencepiece_model(pydoc_texts, control_symbols=["<pause>"], **settings))
     (tmp_path / "tokenizer.model").write_bytes(model)
     tokenizer = PauseTokenizer.load(tmp_path)
     assert (tokenizer.backend.cuts is not None) == is_cut
