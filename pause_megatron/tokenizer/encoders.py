@@ -67,6 +67,7 @@ def choose_encoder(
     """
     if wanted == "reference" or (wanted == "auto" and not tokenizer.backend.is_bpe):
         return tokenizer.encoder_name
+    texts = list(texts)  # here, since an error of reading them is none of the encoder's
     try:
         fast = GigatokenEncoder(tokenizer)
         _compare(fast, ReferenceEncoder(tokenizer), texts)

@@ -126,3 +126,13 @@ def test_normalising_models_are_left_to_the_reference(tmp_path, pydoc_texts):
     tokenizer = PauseTokenizer.load(write(tmp_path / "tokenizer.model", model))
     with pytest.raises(UserError, match=r"normalises texts \(Precompiled\)"):
         open_encoder(tokenizer, "gigatoken")
+
+
+def test_an_error_of_the_input_is_no_error_of_the_encoder(tokenizers):
+    def broken_input():
+        yield "text"
+        raise UserError("a.jsonl, line 2: not valid JSON")
+
+    for wanted in ("auto", "gigatoken"):
+        with pytest.raises(UserError, match=r"^a\.jsonl, line 2: not valid JSON$"):
+            choose_encoder(tokenizers["gpt2"], wanted, broken_input())
