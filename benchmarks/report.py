@@ -36,8 +36,8 @@ _PACKAGES = (
 _COMMANDS = """```
 python benchmarks/prepare_text.py --c4 'c4/*.json.gz' --records tasks --prose DOCS --shards 4 --output work/text
 run() { python benchmarks/"$@" --megatron-lm Megatron-LM --work work; }
-run preprocess.py --input 'work/text/*.json.gz' --name mixed --repeats 5
-run preprocess.py --input 'c4/*.json.gz' --name c4-40x --copies 40
+run preprocess.py --input 'work/text/*.json.gz' --name mixed --repeats 3
+run preprocess.py --input 'c4/*.json.gz' --name c4-40x --copies 40 --repeats 3
 run memory.py --input 'work/text/*.json.gz'
 python benchmarks/insertion.py --work work
 python benchmarks/merge.py --work work
