@@ -73,8 +73,8 @@ class SkippedRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardManifest:
-    """One shard: what it was made from, what it holds, and how its files can be checked."""
+class ShardInput:
+    """What a shard was made from."""
 
     name: str
     """Name of the shard; its files, unless merged, are named after it."""
@@ -92,6 +92,12 @@ class ShardManifest:
     """Records that could not be read and were left out."""
     skipped: tuple[SkippedRecord, ...]
     """The first of them; at most :data:`LISTED_SKIPS`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardManifest(ShardInput):
+    """One shard: what it was made from, what it holds, and how its files can be checked."""
+
     sequences: int
     """Stored sequences; for the strategy ``document`` these are the documents."""
     tokens: int

@@ -18,10 +18,10 @@ from pause_megatron.corpus.blocks import Block, ReadOptions
 from pause_megatron.corpus.sources import Source
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.indexed_writer import token_dtype
-from pause_megatron.preprocess.manifest import LISTED_SKIPS, DatasetSettings, SkippedRecord
+from pause_megatron.preprocess.manifest import LISTED_SKIPS, DatasetSettings, ShardInput, SkippedRecord
 from pause_megatron.preprocess.memory import keep_freed_memory
 from pause_megatron.preprocess.progress import ShardProgress
-from pause_megatron.preprocess.shard_writer import ShardInput, open_shard
+from pause_megatron.preprocess.shard_writer import open_shard
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.encoders import Encoder, open_encoder
 

@@ -9,7 +9,6 @@ import hashlib
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
@@ -30,25 +29,11 @@ from pause_megatron.preprocess.indexed_writer import index_bytes, token_dtype
 from pause_megatron.preprocess.manifest import (
     SHARD_FORMAT,
     DatasetSettings,
+    ShardInput,
     ShardManifest,
     ShardRecord,
-    SkippedRecord,
     write_manifest,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardInput:
-    """What is known of a shard's input once it has been read; the fields are those of :class:`ShardManifest`."""
-
-    name: str
-    index: int
-    input: str
-    input_bytes: int
-    documents: int
-    empty_documents: int
-    skipped_records: int
-    skipped: tuple[SkippedRecord, ...]
 
 
 class ShardWriter:
