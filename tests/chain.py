@@ -6,10 +6,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
+from pause_megatron.config.dataset import VerifyDatasetConfig
 from pause_megatron.config.preprocess import InsertionConfig, PreprocessConfig
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.corpus.pydoc import write_pydoc_corpus
+from pause_megatron.preprocess.manifest import DatasetManifest, load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
+from pause_megatron.preprocess.verification.command import verify_dataset
 from pause_megatron.tokenizer.training import train_tokenizer
 
 SEQ_LENGTH = 64
@@ -38,6 +41,12 @@ def preprocess_config(**settings: Any) -> PreprocessConfig:
     """A configuration from its fields and those of its insertion, side by side as on the command line."""
     insertion = {field.name: settings.pop(field.name) for field in fields(InsertionConfig) if field.name in settings}
     return PreprocessConfig(insertion=InsertionConfig(**insertion), **settings)
+
+
+def verified(folder: Path) -> DatasetManifest:
+    """The manifest of a dataset that has been checked in every way, hashes included."""
+    verify_dataset(VerifyDatasetConfig(data=folder, workers=1))
+    return load_dataset_manifest(folder)
 
 
 def texts(folder: Path, split: str) -> tuple[str]:

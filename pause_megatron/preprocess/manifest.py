@@ -9,7 +9,6 @@ every part can still be traced to its input and checked. The fields are those of
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -25,9 +24,6 @@ DATASET_FORMAT = "pause_megatron/dataset/2"
 SHARD_FORMAT = "pause_megatron/shard/2"
 LISTED_SKIPS = 1000
 """Skipped records listed for a shard; beyond them they are only counted."""
-
-_HOW_TO_MEND = "remove the shard's files and preprocess again"
-_HASHED_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,16 +228,16 @@ def shard_file(shard: ShardManifest) -> StoredFile:
     )
 
 
-def load_dataset_manifest(folder: Path, verify_hashes: bool = False) -> DatasetManifest:
-    """Read ``dataset.json`` of ``folder`` and check that its files are there in full.
+def load_dataset_manifest(folder: Path) -> DatasetManifest:
+    """Read ``dataset.json`` of ``folder`` and check that its files are there, by their sizes.
 
-    Sizes are always compared; ``verify_hashes`` reads all files and compares their SHA-256 too.
+    What is in them is :mod:`~pause_megatron.preprocess.verification`'s to check.
 
-    Raises :class:`UserError` when the folder is no dataset, is not finished, or a file is missing or has changed.
+    Raises :class:`UserError` when the folder is no dataset, is not finished, or a file is missing or of another size.
     """
     manifest = read_dataset_manifest(folder)
     for file in stored_files(manifest):
-        check_stored_file(folder, file, verify_hashes)
+        check_stored_file(folder, file)
     return manifest
 
 
@@ -269,31 +265,17 @@ def write_manifest(path: Path, manifest: DatasetManifest | ShardRecord) -> None:
     write_json(path, to_plain(manifest))
 
 
-def check_stored_file(folder: Path, file: StoredFile, verify_hashes: bool = False) -> None:
-    """Raise :class:`UserError` unless ``file`` in ``folder`` has the recorded sizes (and SHA-256)."""
+def check_stored_file(folder: Path, file: StoredFile) -> None:
+    """Raise :class:`UserError` unless ``file`` in ``folder`` has the recorded sizes."""
     for suffix, size in ((".bin", file.bin_bytes), (".idx", file.idx_bytes)):
         path = folder / (file.name + suffix)
         found = path.stat().st_size if path.is_file() else None
         if found is None:
             raise UserError(f"{path}: missing, though the dataset's manifest lists it")
         if found != size:
-            raise UserError(f"{path}: has {found} bytes, its manifest says {size}; {_HOW_TO_MEND}")
-    if verify_hashes:
-        _check_hashes(folder, file)
-
-
-def _check_hashes(folder: Path, file: StoredFile) -> None:
-    path = folder / f"{file.name}.idx"
-    if _sha256(path, 0, file.idx_bytes) != file.idx_sha256:
-        raise UserError(f"{path}: its content has changed since it was written; {_HOW_TO_MEND}")
-    path, start = folder / f"{file.name}.bin", 0
-    for shard in file.shards:
-        if _sha256(path, start, shard.bin_bytes) != shard.bin_sha256:
             raise UserError(
-                f"{path}: the content of shard {shard.name}, bytes {start} to {start + shard.bin_bytes}, has changed "
-                f"since it was written; {_HOW_TO_MEND}"
+                f"{path}: has {found} bytes, its manifest says {size}; remove the shard's files and preprocess again"
             )
-        start += shard.bin_bytes
 
 
 def differing_setting(settings: DatasetSettings, others: DatasetSettings) -> str | None:
@@ -320,14 +302,3 @@ def _read(path: Path, kind: type[_Manifest], expected_format: str) -> _Manifest:
 
 class _Tagged(msgspec.Struct):
     format: str
-
-
-def _sha256(path: Path, start: int, size: int) -> str:
-    """SHA-256 of ``size`` bytes of ``path`` from ``start`` on."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        file.seek(start)
-        while size and (content := file.read(min(size, _HASHED_AT_ONCE))):
-            digest.update(content)
-            size -= len(content)
-    return digest.hexdigest()

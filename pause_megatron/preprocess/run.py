@@ -6,6 +6,7 @@ Running the same command again resumes. A folder's own manifest comes last, from
 from __future__ import annotations
 
 import os
+from contextlib import nullcontext
 
 from pause_megatron import log
 from pause_megatron.children import available_cores
@@ -31,12 +32,9 @@ def preprocess(config: PreprocessConfig) -> None:
         plan = ranks.from_first(lambda: plan_run(config))
         log.info(_announcement(plan, ranks))
         jobs = share_out(plan.jobs, ranks.size)[ranks.rank]
-        if ranks.rank == 0 and plan.jobs:
-            sizes = {job.name: job.source.size_bytes for job in plan.jobs}
-            with report_progress(RunProgress(config.output / PROGRESS_FOLDER, sizes)):
-                run_shards(jobs, _workers(config, ranks))
-                ranks.wait()
-        else:
+        sizes = {job.name: job.source.size_bytes for job in plan.jobs}
+        progress = RunProgress(config.output / PROGRESS_FOLDER, sizes)
+        with report_progress(progress) if sizes and ranks.rank == 0 else nullcontext():
             run_shards(jobs, _workers(config, ranks))
             ranks.wait()
         if ranks.rank == 0:

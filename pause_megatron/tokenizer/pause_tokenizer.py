@@ -43,7 +43,7 @@ class PauseTokenizer:
         self.path = path
         self.sha256 = hashlib.sha256(content).hexdigest()
         self.backend = open_backend(path, content)
-        self.encoder_name: str = self.backend.library
+        self.encoder_name: str = self.backend.encoder_name
         self.vocab_size: int = self.backend.vocab_size
         pause_id, eod_id = self.backend.special_id(PAUSE_PIECE), self.backend.eod_id
         if pause_id is None:

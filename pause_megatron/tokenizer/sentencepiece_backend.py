@@ -32,7 +32,7 @@ class SentencePieceBackend:
     and ``unk_name`` (``None`` where there is none), ``cuts``.
     """
 
-    library = "sentencepiece"
+    encoder_name = "sentencepiece"
 
     def __init__(self, path: Path, model: bytes) -> None:
         from sentencepiece import SentencePieceProcessor

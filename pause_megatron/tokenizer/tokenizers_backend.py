@@ -32,7 +32,7 @@ class TokenizersBackend:
     (``None`` where there is none), ``cuts``.
     """
 
-    library = "tokenizers"
+    encoder_name = "tokenizers"
 
     def __init__(self, path: Path, content: bytes) -> None:
         self.path = path

@@ -8,11 +8,10 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.corpus.pydoc import write_pydoc_corpus
-from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.training import train_tokenizer
-from tests.chain import preprocess_config
+from tests.chain import preprocess_config, verified
 
 C4 = Path(__file__).parents[3] / "shared" / "data" / "c4"
 
@@ -70,7 +69,7 @@ def written(config_for):
 
     def run(output, **changes):
         preprocess(config_for(output, **changes))
-        manifest = load_dataset_manifest(output, verify_hashes=True)
+        manifest = verified(output)
         return manifest, [rows_of(output, shard, manifest.seq_length) for shard in manifest.shards]
 
     return run

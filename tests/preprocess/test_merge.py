@@ -19,6 +19,7 @@ from pause_megatron.preprocess.manifest import load_dataset_manifest, shard_file
 from pause_megatron.preprocess.merge import cut_into_files, merge_datasets
 from pause_megatron.preprocess.merged_files import append_range, write_merged_index
 from pause_megatron.preprocess.parts import Part
+from tests.chain import verified
 from tests.preprocess.conftest import contents
 from tests.preprocess.finished_datasets import Damaged, shard_entry, write_by_hand, write_datasets
 from tests.preprocess.test_preprocess_errors import small_disk
@@ -38,7 +39,7 @@ def by_hand(tmp_path):
 
 def merge(output, *folders, files=1):
     merge_datasets(MergeDatasetsConfig(input=folders, output=output, files=files))
-    return load_dataset_manifest(output, verify_hashes=True)
+    return verified(output)
 
 
 def megatrons_merge(folder, prefixes, dtype):
@@ -249,7 +250,7 @@ def test_two_merges_to_one_folder_do_not_disturb_each_other(tmp_path, by_hand):
         merge(tmp_path / "merged", by_hand)
     process.communicate("go on\n", timeout=60)
     assert process.returncode == 0
-    load_dataset_manifest(tmp_path / "merged", verify_hashes=True)
+    verified(tmp_path / "merged")
 
 
 def test_existing_output_is_not_touched(tmp_path, by_hand):

@@ -14,6 +14,7 @@ from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.preprocess.planning import plan_run
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.preprocess.shard import ShardJob
+from tests.chain import verified
 from tests.preprocess.conftest import contents, rows_of
 
 ROOT = Path(__file__).parents[2]
@@ -76,7 +77,7 @@ def test_standard_and_pause_dataset_of_real_c4_hold_the_same_text(tmp_path, writ
     pause, pause_shards = written(
         tmp_path / "pause", input=c4_inputs, seq_length=2048, also=(f"none:{tmp_path / 'standard'}",)
     )
-    standard = load_dataset_manifest(tmp_path / "standard", verify_hashes=True)
+    standard = verified(tmp_path / "standard")
     for shard, with_pauses in zip(standard.shards, pause_shards, strict=True):
         without = rows_of(tmp_path / "standard", shard, 2048)
         real = with_pauses[with_pauses != tokenizer.pause_id]

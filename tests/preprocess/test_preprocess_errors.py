@@ -14,6 +14,7 @@ from pause_megatron.cli.main import run_command
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
+from tests.chain import verified
 from tests.preprocess.conftest import contents
 
 ROOT = Path(__file__).parents[2]
@@ -59,7 +60,7 @@ def test_bad_input_is_skipped_counted_and_listed(tmp_path, tokenizer, capsys, na
     (tmp_path / "good.jsonl").write_bytes(GOOD * 500)
     flags = ["--input", tmp_path / name, tmp_path / "good.jsonl", "--output", tmp_path / "data", "--on-error", "skip"]
     assert run(tokenizer, *flags) == 0
-    bad, good = load_dataset_manifest(tmp_path / "data", verify_hashes=True).shards
+    bad, good = verified(tmp_path / "data").shards
     assert (good.documents, good.skipped_records) == (500, 0)
     assert bad.skipped_records == len(bad.skipped) == 1
     assert bad.documents == readable if readable is not None else 1000 < bad.documents < 5000
@@ -117,7 +118,7 @@ def test_full_disk_is_named_and_the_repeated_run_completes(tmp_path, tokenizer, 
         assert finished <= {"a"}
         subprocess.run(["mount", "-o", "remount,size=10m", str(tmp_path / "disk")], check=True)
         assert run(tokenizer, *flags) == 0
-        load_dataset_manifest(tmp_path / "disk/data", verify_hashes=True)
+        verified(tmp_path / "disk/data")
         again = contents(tmp_path / "disk/data")
     assert run(tokenizer, *flags[:-1], tmp_path / "fresh") == 0
     assert again == contents(tmp_path / "fresh")

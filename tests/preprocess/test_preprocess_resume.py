@@ -117,14 +117,6 @@ def test_dataset_is_checked_when_it_is_opened(tmp_path, config_for):
     path = tmp_path / f"{shard.name}.bin"
     content = bytearray(path.read_bytes())
 
-    content[100] ^= 1
-    path.write_bytes(content)
-    load_dataset_manifest(tmp_path)
-    with pytest.raises(
-        UserError, match=rf"\.bin: the content of shard {shard.name}, bytes 0 to {len(content)}, has changed"
-    ):
-        load_dataset_manifest(tmp_path, verify_hashes=True)
-
     os.truncate(path, len(content) - 2)
     with pytest.raises(UserError, match=rf"\.bin: has {len(content) - 2} bytes, its manifest says {len(content)}"):
         load_dataset_manifest(tmp_path)
