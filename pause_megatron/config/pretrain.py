@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pause_megatron.config.blend import BlendPart, parse_blend
+from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.config.faults import FaultsConfig
+from pause_megatron.config.logging import LoggingConfig
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
@@ -43,6 +46,9 @@ class PretrainConfig:
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     training: TrainingConfig
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    faults: FaultsConfig = field(default_factory=FaultsConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
 
     def __post_init__(self) -> None:
         if not self.data_parts:

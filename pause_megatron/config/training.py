@@ -1,4 +1,4 @@
-"""How a model is trained: optimizer, learning-rate schedule, batches, and how often the run is saved and validated."""
+"""How a model is trained: optimizer, learning-rate schedule, batches, and how often the run is validated."""
 
 from __future__ import annotations
 
@@ -51,21 +51,14 @@ class TrainingConfig:
     max_position_embeddings."""
     seed: int = 1234
     """Seed of the initial weights and of the data order; neither depends on the layout."""
-    log_interval: int = 10
-    """Steps between progress lines."""
-    save_interval: int = 1000
-    """Steps between checkpoints; the last step is always saved."""
-    keep_checkpoints: int = 2
-    """Newest checkpoints kept; older ones are removed."""
     validation_interval: int = 1000
     """Steps between validations; the last step is always validated."""
     validation_sequences: int = 1024
     """Sequences a validation reads from each dataset, at most."""
 
     def __post_init__(self) -> None:
-        require_at_least(1, train_iters=self.train_iters, log_interval=self.log_interval)
+        require_at_least(1, train_iters=self.train_iters)
         require_at_least(1, global_batch_size=self.global_batch_size, micro_batch_size=self.micro_batch_size)
-        require_at_least(1, save_interval=self.save_interval, keep_checkpoints=self.keep_checkpoints)
         require_at_least(1, validation_interval=self.validation_interval)
         require_at_least(1, validation_sequences=self.validation_sequences)
         require_at_least(0, seq_length=self.seq_length)

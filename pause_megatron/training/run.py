@@ -110,11 +110,11 @@ class PretrainRun:
             result = self.stepper.train(self._next_batch(), rate)
             self.iteration += 1
             self.metrics.count(result)
-            if self._is_due(training.log_interval):
+            if self._is_due(self.config.logging.log_interval):
                 self.metrics.log_training(self.iteration, self.consumed_samples, result, rate)
             if self._is_due(training.validation_interval):
                 self.validate()
-            if self._is_due(training.save_interval):
+            if self._is_due(self.config.checkpoint.save_interval):
                 self.save()
         self.metrics.close()
         log.info(f"done: {self.iteration} iterations, newest checkpoint {latest_checkpoint(self.config.output)}")
@@ -161,7 +161,7 @@ class PretrainRun:
             parameters=self.model.parameters,
             engine=self.engine,
             state=state,
-            keep=self.config.training.keep_checkpoints,
+            keep=self.config.checkpoint.keep_checkpoints,
         )
         log.info(f"iteration {self.iteration:>6}  saved {path}")
 

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 import sentencepiece
 
+from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.config.logging import LoggingConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.pretrain import PretrainConfig
@@ -51,11 +53,11 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
             train_iters=8,
             global_batch_size=8,
             micro_batch_size=2,
-            log_interval=1,
-            save_interval=4,
             validation_interval=4,
             validation_sequences=20,
         ),
+        checkpoint=CheckpointConfig(save_interval=4),
+        logging=LoggingConfig(log_interval=1),
     )
 
 
