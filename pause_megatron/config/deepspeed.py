@@ -25,6 +25,7 @@ OWNED_KEYS = {
 """Keys of DeepSpeed's configuration that belong to this project's flags, and the flags they belong to."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
+_HALVES: tuple[Precision, ...] = ("bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +40,12 @@ class DeepSpeedFile:
     """ZeRO stage, 0 to 3."""
     precision: Precision
     """What the model computes in."""
+    grad_dtype: Precision
+    """What gradients are accumulated in."""
+    offload_optimizer: bool
+    """Whether optimizer state lives in CPU memory, and is updated there."""
+    offload_parameters: bool
+    """Whether the weights of ZeRO-3 live in CPU memory too."""
 
 
 def read_deepspeed_file(path: Path) -> DeepSpeedFile:
@@ -57,13 +64,26 @@ def read_deepspeed_file(path: Path) -> DeepSpeedFile:
     for key, flag in OWNED_KEYS.items():
         if key in values:
             raise UserError(f"--deepspeed {path}: remove '{key}'; it is decided by {flag}")
-    bf16 = values.get("bf16", {}).get("enabled", False)
-    fp16 = values.get("fp16", {}).get("enabled", False)
-    if fp16:
-        raise UserError(f"--deepspeed {path}: fp16 needs loss scaling, which is not supported yet; use bf16")
+    return deepspeed_file(path, values)
+
+
+def deepspeed_file(path: Path, values: dict[str, Any]) -> DeepSpeedFile:
+    """What ``values``, the content of ``path``, mean. Raises :class:`UserError` when they contradict themselves."""
+    enabled: list[Precision] = [name for name in _HALVES if values.get(name, {}).get("enabled", False)]
+    if len(enabled) > 1:
+        raise UserError(f"--deepspeed {path}: bf16 and fp16 cannot both be enabled")
+    precision: Precision = enabled[0] if enabled else "fp32"
+    zero = values.get("zero_optimization", {})
     return DeepSpeedFile(
         path=path,
         values=values,
-        zero_stage=int(values.get("zero_optimization", {}).get("stage", 0)),
-        precision="bf16" if bf16 else "fp32",
+        zero_stage=int(zero.get("stage", 0)),
+        precision=precision,
+        grad_dtype=values.get("data_types", {}).get("grad_accum_dtype") or precision,
+        offload_optimizer=_offloads(zero, "offload_optimizer"),
+        offload_parameters=_offloads(zero, "offload_param"),
     )
+
+
+def _offloads(zero: dict[str, Any], what: str) -> bool:
+    return zero.get(what, {}).get("device", "none") != "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from pause_megatron.config.checks import require_at_least
 from pause_megatron.config.model import ModelConfig, padded_vocab_size
@@ -21,11 +22,17 @@ class ParallelConfig:
     """Model chunks a stage (interleaved 1F1B schedule)."""
     sequence_parallel: bool = False
     """Split the norms' activations over the tensor-parallel processes too."""
+    recompute_granularity: Literal["none", "selective", "full"] = "none"
+    """Activations computed again in the backward pass instead of being kept: selective recomputes the MLPs, full whole
+    layers from their inputs."""
+    recompute_num_layers: int = 1
+    """Layers a block of full recomputation; only the input of a block is kept."""
 
     def __post_init__(self) -> None:
         require_at_least(1, tensor_model_parallel_size=self.tensor_model_parallel_size)
         require_at_least(1, pipeline_model_parallel_size=self.pipeline_model_parallel_size)
         require_at_least(1, virtual_pipeline_model_parallel_size=self.virtual_pipeline_model_parallel_size)
+        require_at_least(1, recompute_num_layers=self.recompute_num_layers)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -42,6 +42,12 @@ class PretrainConfig:
     of the run's."""
     processes: int = 1
     """Processes to start on this machine; leave it at 1 under torchrun, srun or mpirun."""
+    dry_run: bool = False
+    """Print what would be trained, its memory and its time, and leave; nothing is allocated."""
+    num_gpus: tuple[int, ...] = ()
+    """Numbers of processes a dry run plans for; none: as many as were started."""
+    assumed_mfu: float = 0.4
+    """Utilisation of the devices a dry run reckons with, as a fraction of their peak."""
     model: ModelConfig = field(default_factory=ModelConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)

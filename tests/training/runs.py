@@ -12,7 +12,7 @@ from megatron.core import parallel_state
 from pause_megatron.checkpoint.deepspeed_state import optimizer_step
 from pause_megatron.checkpoint.load import load_checkpoint
 from pause_megatron.checkpoint.save import save_checkpoint
-from pause_megatron.config.deepspeed import DeepSpeedFile
+from pause_megatron.config.deepspeed import deepspeed_file
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.config.serialize import to_plain
@@ -95,13 +95,11 @@ def train(run: Run) -> list[tuple[float, float]]:
         zero_stage=run.zero_stage,
     )
     zero = {"stage": run.zero_stage, "reduce_bucket_size": 5_000_000, "allgather_bucket_size": 5_000_000}
-    deepspeed_file = DeepSpeedFile(
-        path=Path("test.json"), values={"zero_optimization": zero}, zero_stage=run.zero_stage, precision="fp32"
-    )
+    settings = deepspeed_file(Path("test.json"), {"zero_optimization": zero})
     initialize_process_groups(launch, layout, seed=run.seed)
     try:
         model = build_local_model(run.model, layout, vocab_size=VOCAB_SIZE, seed=run.seed)
-        engine = build_engine(model, deepspeed_file=deepspeed_file, optimizer=OPTIMIZER, training=TRAINING)
+        engine = build_engine(model, deepspeed_file=settings, optimizer=OPTIMIZER, training=TRAINING)
         stepper = Stepper(model, engine, layout, device())
         if run.load:
             load_checkpoint(run.load, parameters=model.parameters, engine=engine)
