@@ -20,6 +20,7 @@ from pause_megatron.checkpoint.deepspeed_state import (
 from pause_megatron.checkpoint.format import CheckpointReader
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import NamedParameter
+from pause_megatron.parallel.agreement import raise_together
 
 
 @torch.no_grad()
@@ -53,16 +54,12 @@ def load_checkpoint(
 
 def _verify_together(reader: CheckpointReader) -> None:
     """Check all files' checksums, shared among the processes; a fault one of them finds stops them all."""
-    fault = ""
+    fault = None
     try:
         reader.verify(part=dist.get_rank(), parts=dist.get_world_size())
     except UserError as error:
         fault = str(error)
-    faults: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(faults, fault)
-    found = next((fault for fault in faults if fault), None)
-    if found:
-        raise UserError(found)
+    raise_together(fault)
 
 
 def _check_same_parameter(reader: CheckpointReader, item: NamedParameter) -> None:

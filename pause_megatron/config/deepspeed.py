@@ -47,6 +47,11 @@ class DeepSpeedFile:
     offload_parameters: bool
     """Whether the weights of ZeRO-3 live in CPU memory too."""
 
+    @property
+    def gradients_stay_whole(self) -> bool:
+        """Whether a process keeps all gradients of its part of the model, on its own device, until the update."""
+        return self.zero_stage <= 1 and not self.offload_optimizer
+
 
 def read_deepspeed_file(path: Path) -> DeepSpeedFile:
     """Read and check a ``--deepspeed`` file.
@@ -86,4 +91,4 @@ def deepspeed_file(path: Path, values: dict[str, Any]) -> DeepSpeedFile:
 
 
 def _offloads(zero: dict[str, Any], what: str) -> bool:
-    return zero.get(what, {}).get("device", "none") != "none"
+    return bool(zero.get(what, {}).get("device", "none") != "none")

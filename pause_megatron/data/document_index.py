@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch.distributed as dist
 from megatron.core.datasets import helpers
 from numpy.typing import NDArray
 
@@ -24,6 +23,7 @@ from pause_megatron.atomic import new_folder, sweep
 from pause_megatron.data.folders import DataFolder
 from pause_megatron.data.stored import StoredSequences
 from pause_megatron.errors import UserError
+from pause_megatron.parallel.agreement import raise_together
 from pause_megatron.parallel.launcher import Launch
 
 _DOCUMENTS, _SAMPLES = "documents.npy", "samples.npy"
@@ -109,8 +109,8 @@ def ensure_indices(wanted: Sequence[CachedIndex], launch: Launch) -> None:
                 index.build_if_missing()
         except UserError as error:
             failure = str(error)
-        _agree(failure)
-    _agree(next((failure for index in wanted if (failure := _missing(index, launch))), None))
+        raise_together(failure)
+    raise_together(next((failure for index in wanted if (failure := _missing(index, launch))), None))
 
 
 def _missing(index: CachedIndex, launch: Launch) -> str | None:
@@ -124,11 +124,3 @@ def _missing(index: CachedIndex, launch: Launch) -> str | None:
             )
         time.sleep(0.5)
     return None
-
-
-def _agree(failure: str | None) -> None:
-    """Wait for all processes; raise the first one's failure in all of them."""
-    failures: list[str | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(failures, failure)
-    if found := next((failure for failure in failures if failure), None):
-        raise UserError(found)

@@ -15,6 +15,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from pause_megatron.config.model import ModelConfig, padded_vocab_size
 from pause_megatron.config.parallel import Layout
 from pause_megatron.model.attention import ScaledDotProductAttention
+from pause_megatron.model.cross_entropy import vocab_parallel_cross_entropy
 from pause_megatron.model.initialization import initialize_weights
 from pause_megatron.model.norm import Norm
 from pause_megatron.model.parameters import NamedParameter, named_parameters
@@ -54,6 +55,15 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
         gradient_accumulation_fusion=False,
         persist_layer_norm=False,
     )
+
+
+class PauseGPT(GPTModel):
+    """Megatron-core's GPT with our cross-entropy."""
+
+    def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        """Cross-entropy of ``labels`` ``[batch, sequence]``, same shape; ``logits`` are ``[sequence, batch, part]``."""
+        group = parallel_state.get_tensor_model_parallel_group()
+        return vocab_parallel_cross_entropy(logits, labels.t().contiguous(), group).t().contiguous()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +106,7 @@ def _build_chunk(
     layer.submodules.pre_mlp_layernorm = Norm
     layer.submodules.self_attention.submodules.core_attention = ScaledDotProductAttention
     block = TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=Norm)
-    return GPTModel(
+    return PauseGPT(
         config=config,
         transformer_layer_spec=block,
         vocab_size=padded_vocab_size(vocab_size),

@@ -1,4 +1,4 @@
-"""Process groups: PyTorch's, Megatron-core's, and DeepSpeed's view of Megatron's."""
+"""Process groups: PyTorch's and Megatron-core's."""
 
 from __future__ import annotations
 
@@ -55,39 +55,3 @@ def destroy_process_groups() -> None:
     parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()
-
-
-class DeepSpeedMpu:
-    """The "model parallel unit" DeepSpeed asks about groups, answered from Megatron-core's.
-
-    A process's *model-parallel* group holds all shards of one model replica (tensor times pipeline parallel); its rank
-    in it is pipeline-major, ``pp_rank * tp_size + tp_rank``, which names DeepSpeed's per-shard state.
-    """
-
-    get_tensor_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)
-    get_tensor_model_parallel_world_size = staticmethod(parallel_state.get_tensor_model_parallel_world_size)
-    get_tensor_model_parallel_group = staticmethod(parallel_state.get_tensor_model_parallel_group)
-    get_pipeline_model_parallel_rank = staticmethod(parallel_state.get_pipeline_model_parallel_rank)
-    get_pipeline_model_parallel_world_size = staticmethod(parallel_state.get_pipeline_model_parallel_world_size)
-    get_data_parallel_rank = staticmethod(parallel_state.get_data_parallel_rank)
-    get_data_parallel_world_size = staticmethod(parallel_state.get_data_parallel_world_size)
-    get_data_parallel_group = staticmethod(parallel_state.get_data_parallel_group)
-    get_model_parallel_group = staticmethod(parallel_state.get_model_parallel_group)
-
-    @staticmethod
-    def get_model_parallel_world_size() -> int:
-        """Processes that hold one replica of the model."""
-        size: int = (
-            parallel_state.get_tensor_model_parallel_world_size()
-            * parallel_state.get_pipeline_model_parallel_world_size()
-        )
-        return size
-
-    @staticmethod
-    def get_model_parallel_rank() -> int:
-        """This process's index in its replica, pipeline-major."""
-        rank: int = (
-            parallel_state.get_pipeline_model_parallel_rank() * parallel_state.get_tensor_model_parallel_world_size()
-            + parallel_state.get_tensor_model_parallel_rank()
-        )
-        return rank

@@ -12,18 +12,20 @@ from collections.abc import Sequence
 
 import deepspeed
 import torch
-import torch.distributed as dist
 from megatron.core import parallel_state
 
-from pause_megatron.config.deepspeed import DeepSpeedFile
+from pause_megatron.config.deepspeed import DeepSpeedFile, Precision
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
 from pause_megatron.model.gpt import LocalModel
 from pause_megatron.model.parameters import NamedParameter
 from pause_megatron.parallel.cpu import skip_deepspeed_cpu_kernels
-from pause_megatron.parallel.groups import DeepSpeedMpu
+from pause_megatron.parallel.mpu import DeepSpeedMpu
+from pause_megatron.training.flat_gradients import FlatGradients
+from pause_megatron.training.gradients import split_over_the_sequence, sum_over_tensor_parallel
 
 NO_WEIGHT_DECAY = "no_weight_decay"
 WEIGHT_DECAY = "weight_decay"
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_engine(
@@ -36,9 +38,13 @@ def build_engine(
     """Wrap this process's part of the model into a DeepSpeed engine with AdamW."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     skip_deepspeed_cpu_kernels()
-    for parameter in model.parameters:
-        if parameter.tied_copy:  # or the tied embeddings would count twice in the gradient norm
-            parameter.parameter.ds_pipe_replicated = True  # type: ignore[attr-defined]
+    for item in model.parameters:
+        if item.tied_copy:  # or the tied embeddings would count twice in the gradient norm
+            item.parameter.ds_pipe_replicated = True  # type: ignore[attr-defined]
+    if deepspeed_file.zero_stage >= 2:
+        # These stages take a gradient away as soon as it is there, so it has to be whole by then.
+        for item in split_over_the_sequence(model.parameters):
+            item.parameter.register_hook(sum_over_tensor_parallel)
     engine, *_ = deepspeed.initialize(
         model=model.chunks[0] if len(model.chunks) == 1 else torch.nn.ModuleList(model.chunks),
         optimizer=torch.optim.AdamW(
@@ -48,9 +54,14 @@ def build_engine(
             eps=optimizer.adam_eps,
         ),
         config=deepspeed_config(deepspeed_file, optimizer, training),
-        mpu=DeepSpeedMpu(),
+        mpu=DeepSpeedMpu(replicates_optimizer=deepspeed_file.zero_stage == 0),
         dist_init_required=False,
     )
+    if deepspeed_file.gradients_stay_whole:
+        group = parallel_state.get_data_parallel_group() if deepspeed_file.zero_stage == 0 else None
+        FlatGradients(engine.optimizer, DTYPES[deepspeed_file.grad_dtype], replicated_over=group)
+    for chunk in model.chunks:
+        chunk.config.grad_scale_func = engine.scale if deepspeed_file.precision == "fp16" else None
     return engine
 
 
@@ -58,8 +69,16 @@ def deepspeed_config(
     deepspeed_file: DeepSpeedFile, optimizer: OptimizerConfig, training: TrainingConfig
 ) -> dict[str, object]:
     """DeepSpeed's whole configuration: the user's file, and what this project's flags decide."""
-    return {
-        **deepspeed_file.values,
+    values = deepspeed_file.values
+    zero = dict(values.get("zero_optimization", {}))
+    if deepspeed_file.zero_stage == 0:
+        zero["stage"] = 1  # over groups of one process, see DeepSpeedMpu
+    if deepspeed_file.offload_optimizer:
+        # DeepSpeed's own Adam for the CPU is compiled on first use; PyTorch's is there already.
+        zero.setdefault("zero_force_ds_cpu_optimizer", False)
+    config: dict[str, object] = {
+        **values,
+        "zero_optimization": zero,
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
         # Megatron's schedule has divided by the number of microbatches already.
         "gradient_accumulation_steps": 1,
@@ -67,6 +86,11 @@ def deepspeed_config(
         "gradient_clipping": optimizer.clip_grad,
         "steps_per_print": 1_000_000_000,
     }
+    if deepspeed_file.gradients_stay_whole:
+        config.pop("data_types", None)  # FlatGradients sees to it
+    if deepspeed_file.precision == "bf16":
+        config["bf16"] = {**values["bf16"], "check_grad_overflow": True}  # or DeepSpeed would apply what is not finite
+    return config
 
 
 def parameter_groups(parameters: Sequence[NamedParameter], weight_decay: float) -> list[dict[str, object]]:
@@ -78,22 +102,6 @@ def parameter_groups(parameters: Sequence[NamedParameter], weight_decay: float) 
         {"params": vectors, "weight_decay": 0.0, "name": NO_WEIGHT_DECAY},
     ]
     return [group for group in groups if group["params"]]
-
-
-def reduce_shared_gradients(parameters: Sequence[NamedParameter]) -> None:
-    """Sum the gradients of parameters that several model-parallel processes hold and each saw in part.
-
-    Under sequence parallelism every process saw its slice of the sequence through the norms and through the biases
-    added after a reduce-scatter; tied word embeddings were used as input on the first stage and as output on the last.
-    """
-    if parallel_state.get_tensor_model_parallel_world_size() > 1:
-        for item in parameters:
-            if getattr(item.parameter, "sequence_parallel", False):
-                dist.all_reduce(item.parameter.grad, group=parallel_state.get_tensor_model_parallel_group())
-    if parallel_state.get_pipeline_model_parallel_world_size() > 1 and parallel_state.is_rank_in_embedding_group():
-        for item in parameters:
-            if getattr(item.parameter, "shared_embedding", False):
-                dist.all_reduce(item.parameter.grad, group=parallel_state.get_embedding_group())
 
 
 def set_learning_rate(engine: deepspeed.DeepSpeedEngine, value: float) -> None:

@@ -16,7 +16,8 @@ from pause_megatron.config.parallel import Layout
 from pause_megatron.data.batches import Microbatch
 from pause_megatron.errors import UserError
 from pause_megatron.model.gpt import LocalModel
-from pause_megatron.training.engine import reduce_shared_gradients, set_learning_rate
+from pause_megatron.training.engine import set_learning_rate
+from pause_megatron.training.gradients import reduce_shared_gradients
 from pause_megatron.training.loss import count_targets, masked_loss, reduce_loss_sum
 
 
