@@ -23,6 +23,7 @@ LAYERS = [
     ["preprocess", "parallel"],
     ["pauses", "tokenizer"],
     ["corpus"],
+    ["costs"],
     ["config"],
     ["errors", "log", "atomic", "versions", "children", "__init__"],
 ]

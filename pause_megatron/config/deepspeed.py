@@ -79,16 +79,25 @@ def deepspeed_file(path: Path, values: dict[str, Any]) -> DeepSpeedFile:
         raise UserError(f"--deepspeed {path}: bf16 and fp16 cannot both be enabled")
     precision: Precision = enabled[0] if enabled else "fp32"
     zero = values.get("zero_optimization", {})
+    grad_dtype: Precision = values.get("data_types", {}).get("grad_accum_dtype") or precision
+    if grad_dtype not in (precision, "fp32"):
+        raise UserError(
+            f"--deepspeed {path}: grad_accum_dtype '{grad_dtype}': gradients can be accumulated in {precision}, as"
+            " the model computes, or in 'fp32'"
+        )
     return DeepSpeedFile(
         path=path,
         values=values,
         zero_stage=int(zero.get("stage", 0)),
         precision=precision,
-        grad_dtype=values.get("data_types", {}).get("grad_accum_dtype") or precision,
-        offload_optimizer=_offloads(zero, "offload_optimizer"),
-        offload_parameters=_offloads(zero, "offload_param"),
+        grad_dtype=grad_dtype,
+        offload_optimizer=_offloads(path, zero, "offload_optimizer"),
+        offload_parameters=_offloads(path, zero, "offload_param"),
     )
 
 
-def _offloads(zero: dict[str, Any], what: str) -> bool:
-    return bool(zero.get(what, {}).get("device", "none") != "none")
+def _offloads(path: Path, zero: dict[str, Any], what: str) -> bool:
+    device = zero.get(what, {}).get("device", "none")
+    if device not in ("none", "cpu"):
+        raise UserError(f"--deepspeed {path}: {what} to '{device}': expected 'cpu' or 'none'")
+    return bool(device == "cpu")

@@ -94,9 +94,14 @@ class ModelConfig:
         return embeddings + self.max_position_embeddings * hidden + self.num_layers * layer + 2 * hidden
 
 
+_130M: dict[str, object] = {"num_layers": 12, "hidden_size": 768, "num_attention_heads": 12}
+_1B: dict[str, object] = {"num_layers": 24, "hidden_size": 2048, "num_attention_heads": 32}
 MODEL_PRESETS: dict[str, dict[str, object]] = {
     "tiny": {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": 256},
-    "130m": {"num_layers": 12, "hidden_size": 768, "num_attention_heads": 12},
-    "1b": {"num_layers": 24, "hidden_size": 2048, "num_attention_heads": 32},
+    "130m": _130M,
+    "1b": _1B,
+    "llama-130m": {"architecture": "llama", **_130M},
+    "llama-1b": {"architecture": "llama", **_1B},
 }
-"""Sizes by name; 130m and 1b are Table 5 of the paper (arXiv 2310.02226)."""
+"""Sizes by name; 130m and 1b are Table 5 of the paper (arXiv 2310.02226), and the llama ones have within 2 % as many
+parameters: the same depth, width and heads, and the MLP that keeps its matrices' size with three of them."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pause_megatron.data.samples import Sample
+from pause_megatron.pauses.runs import pause_runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,8 +23,8 @@ class Microbatch:
     """1.0 where the label carries loss, 0.0 where it is ``<pause>``; float32."""
     position_ids: torch.Tensor
     """0 to seq_length - 1, pauses counted as any token; int64."""
-    pauses: int
-    """Pauses among the tokens."""
+    pause_runs: torch.Tensor
+    """Consecutive pauses that end at each token, 0 where it is real; int64."""
 
 
 def microbatches(
@@ -50,5 +51,5 @@ def microbatches(
             labels=torch.stack([sample["labels"] for sample in samples]).to(device),
             loss_mask=torch.stack([sample["loss_mask"] for sample in samples]).to(device),
             position_ids=torch.stack([sample["position_ids"] for sample in samples]).to(device),
-            pauses=int((tokens == pause_id).sum()),
+            pause_runs=pause_runs(tokens, pause_id).to(device),
         )

@@ -24,6 +24,7 @@ from pause_megatron.model.parameters import NamedParameter, named_parameters
 def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = torch.float32) -> TransformerConfig:
     """Megatron-core's configuration for ``model`` under ``layout``; ``dtype`` is what the stages exchange."""
     llama = model.architecture == "llama"
+    recomputes_layers = layout.recompute_granularity == "full"
     return TransformerConfig(
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
@@ -48,6 +49,10 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
         # schedule pair up wrongly, silently: the losses of the chunks get mixed. Overlapped exchanges do not.
         overlap_p2p_comm=layout.vp > 1,
         batch_p2p_comm=layout.vp == 1,
+        recompute_granularity=None if layout.recompute_granularity == "none" else layout.recompute_granularity,
+        recompute_method="uniform" if recomputes_layers else None,
+        recompute_num_layers=layout.recompute_num_layers if recomputes_layers else None,
+        recompute_modules=["mlp"],  # the fused attention keeps no matrix that recomputing it would save
         use_cpu_initialization=True,
         bias_dropout_fusion=False,
         bias_activation_fusion=False,

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from pause_megatron import log
-from pause_megatron.training.step import StepResult
+from pause_megatron.training.loss import Losses
+from pause_megatron.training.step import Update
 
 METRICS_FILE = "metrics.jsonl"
 RUN_FILE = "run.json"
@@ -18,36 +19,39 @@ RUN_FORMAT = "pause_megatron/run/1"
 class Metrics:
     """Logs training and validation of a run. Only rank 0 writes; the others keep count."""
 
-    def __init__(self, run: Path, *, writes: bool, tokens_per_step: int, train_iters: int) -> None:
+    def __init__(self, run: Path, *, writes: bool, seq_length: int, train_iters: int) -> None:
         self.real_tokens = 0
         self.pause_tokens = 0
         self._lines = log.JsonLines(run / METRICS_FILE) if writes else None
-        self._tokens_per_step = tokens_per_step
+        self._seq_length = seq_length
         self._train_iters = train_iters
         self._since = time.monotonic()
-        self._steps_since = 0
+        self._tokens_since = 0
 
-    def count(self, result: StepResult) -> None:
+    def count(self, losses: Losses, batch_size: int) -> None:
         """Count the tokens of one step."""
-        self.real_tokens += self._tokens_per_step - result.pauses
-        self.pause_tokens += result.pauses
-        self._steps_since += 1
+        tokens = batch_size * self._seq_length
+        self.real_tokens += tokens - losses.pauses
+        self.pause_tokens += losses.pauses
+        self._tokens_since += tokens
 
-    def log_training(self, iteration: int, consumed_samples: int, result: StepResult, learning_rate: float) -> None:
+    def log_training(
+        self, iteration: int, consumed_samples: int, losses: Losses, update: Update, learning_rate: float
+    ) -> None:
         """Report the step ``iteration``; the rate is over the steps since the last report."""
         seconds = time.monotonic() - self._since
-        tokens_per_second = self._steps_since * self._tokens_per_step / seconds
-        self._since, self._steps_since = time.monotonic(), 0
+        tokens_per_second = self._tokens_since / seconds
+        self._since, self._tokens_since = time.monotonic(), 0
         log.info(
-            f"iteration {iteration:>6}/{self._train_iters}  loss {result.loss:.4f}  grad norm {result.grad_norm:.3f}"
+            f"iteration {iteration:>6}/{self._train_iters}  loss {losses.mean:.4f}  grad norm {update.grad_norm:.3f}"
             f"  lr {learning_rate:.2e}  {tokens_per_second:,.0f} tokens/s"
         )
         self._write(
             kind="train",
             iteration=iteration,
             consumed_samples=consumed_samples,
-            loss=result.loss,
-            grad_norm=result.grad_norm,
+            loss=losses.mean,
+            grad_norm=update.grad_norm,
             learning_rate=learning_rate,
             tokens_per_second=tokens_per_second,
             real_tokens=self.real_tokens,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pause_megatron.config.deepspeed import read_deepspeed_file
-from pause_megatron.config.parallel import resolve_layout
+from pause_megatron.config.parallel import check_batches, resolve_layout
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
 from pause_megatron.data.folders import check_training_folders, check_validation_folders
@@ -49,9 +49,15 @@ def pretrain(config: PretrainConfig) -> None:
         world_size=launch.world_size,
         model=config.model,
         vocab_size=tokenizer.vocab_size,
-        zero_stage=deepspeed_file.zero_stage,
+        deepspeed=deepspeed_file,
     )
-    config.training.num_microbatches(layout.dp)
+    for batch_size in config.training.batch_sizes():
+        check_batches(
+            layout,
+            deepspeed_file,
+            num_microbatches=config.training.num_microbatches(layout.dp, batch_size),
+            seq_length=training_data[0].seq_length,
+        )
     initialize_process_groups(launch, layout, seed=config.training.seed)
     try:
         run = PretrainRun(config, launch, layout, deepspeed_file, tokenizer, training_data, validation_data)

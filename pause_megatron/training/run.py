@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable, Sequence
 
-import torch
 from megatron.core import parallel_state
 
 from pause_megatron import log
@@ -24,20 +24,21 @@ from pause_megatron.data.blend import StoredOrder, TrainingData
 from pause_megatron.data.folders import DataFolder
 from pause_megatron.data.opening import open_folders
 from pause_megatron.data.samples import Sample
+from pause_megatron.errors import UserError
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import device
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.training.engine import build_engine
+from pause_megatron.training.engine import DTYPES, build_engine
+from pause_megatron.training.loss import Losses
 from pause_megatron.training.metrics import RUN_FILE, RUN_FORMAT, Metrics
-from pause_megatron.training.schedule import learning_rate
+from pause_megatron.training.schedule import BatchSchedule, learning_rate
 from pause_megatron.training.state import describe_data, refuse_another_run, run_state, strategy
 from pause_megatron.training.step import Stepper
 from pause_megatron.versions import versions
 
 WEIGHTED_MEAN = "weighted mean"
 """What results call the mean over all held-out datasets."""
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 class PretrainRun:
@@ -65,6 +66,7 @@ class PretrainRun:
             for dataset in open_folders(validation_data, seed=None, cache=config.index_cache, launch=launch)
         ]
         self.iteration = 0
+        self.batches = BatchSchedule(config.training)
         self.is_rank_0 = launch.rank == 0
         self.checkpoints = config.output / CHECKPOINTS
         self.model = build_local_model(
@@ -84,7 +86,7 @@ class PretrainRun:
         self.metrics = Metrics(
             config.output,
             writes=self.is_rank_0,
-            tokens_per_step=config.training.global_batch_size * self.data.seq_length,
+            seq_length=self.data.seq_length,
             train_iters=config.training.train_iters,
         )
 
@@ -107,11 +109,18 @@ class PretrainRun:
         training = self.config.training
         while self.iteration < training.train_iters:
             rate = learning_rate(self.iteration, training.train_iters, self.config.optimizer)
-            result = self.stepper.train(self._next_batch(), rate)
+            batch_size = self.batches.batch_size(self.iteration)
+            losses = self.stepper.accumulate(self._batch(self.data, self.consumed_samples, batch_size))
+            if not math.isfinite(losses.mean):
+                raise UserError(
+                    f"the loss is {losses.mean} at iteration {self.iteration + 1}; no weight was changed by it."
+                    " Continue from the last checkpoint with a lower --learning-rate"
+                )
+            update = self.stepper.update(rate)
             self.iteration += 1
-            self.metrics.count(result)
+            self.metrics.count(losses, batch_size)
             if self._is_due(self.config.logging.log_interval):
-                self.metrics.log_training(self.iteration, self.consumed_samples, result, rate)
+                self.metrics.log_training(self.iteration, self.consumed_samples, losses, update, rate)
             if self._is_due(training.validation_interval):
                 self.validate()
             if self._is_due(self.config.checkpoint.save_interval):
@@ -122,7 +131,7 @@ class PretrainRun:
     @property
     def consumed_samples(self) -> int:
         """Training sequences seen so far."""
-        return self.iteration * self.config.training.global_batch_size
+        return self.batches.consumed_samples(self.iteration)
 
     def validate(self) -> None:
         """Report the mean loss over the real targets of each held-out dataset, and of all by their weights."""
@@ -137,11 +146,10 @@ class PretrainRun:
 
     def _validate(self, dataset: StoredOrder) -> tuple[float, int]:
         """Mean loss (nats) over the real targets of ``dataset``, and how many they are."""
-        loss_sum, real_tokens = 0.0, 0
-        for start in range(0, len(dataset), self.config.training.global_batch_size):
-            batch_loss_sum, batch_tokens = self.stepper.validate(self._batch(dataset, start))
-            loss_sum, real_tokens = loss_sum + batch_loss_sum, real_tokens + batch_tokens
-        return loss_sum / max(real_tokens, 1), real_tokens
+        losses, batch_size = Losses(), self.config.training.global_batch_size
+        for start in range(0, len(dataset), batch_size):
+            losses += self.stepper.validate(self._batch(dataset, start, batch_size))
+        return losses.mean, losses.targets
 
     def save(self) -> None:
         """Write a checkpoint."""
@@ -151,6 +159,7 @@ class PretrainRun:
             data=self.data,
             layout=str(self.layout),
             iteration=self.iteration,
+            consumed_samples=self.consumed_samples,
             optimizer_step=optimizer_step(self.engine),
             real_tokens=self.metrics.real_tokens,
             pause_tokens=self.metrics.pause_tokens,
@@ -168,17 +177,14 @@ class PretrainRun:
     def _is_due(self, interval: int) -> bool:
         return self.iteration % interval == 0 or self.iteration == self.config.training.train_iters
 
-    def _next_batch(self) -> list[Microbatch]:
-        return self._batch(self.data, self.consumed_samples)
-
-    def _batch(self, sample_at: Callable[[int], Sample], start: int) -> list[Microbatch]:
+    def _batch(self, sample_at: Callable[[int], Sample], start: int, size: int) -> list[Microbatch]:
         training = self.config.training
         return list(
             microbatches(
                 sample_at,
                 pause_id=self.tokenizer.pause_id,
                 start=start,
-                num_microbatches=training.num_microbatches(self.layout.dp),
+                num_microbatches=training.num_microbatches(self.layout.dp, size),
                 micro_batch_size=training.micro_batch_size,
                 data_parallel_rank=parallel_state.get_data_parallel_rank(),
                 data_parallel_size=self.layout.dp,

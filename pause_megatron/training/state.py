@@ -15,7 +15,7 @@ from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.versions import versions
 
-FIXED_TRAINING_SETTINGS = ("seed", "global_batch_size")
+FIXED_TRAINING_SETTINGS = ("seed", "global_batch_size", "rampup_batch_size")
 """Training settings that decide which data comes next; a resumed run must keep them."""
 
 
@@ -58,6 +58,7 @@ def run_state(
     data: TrainingData,
     layout: str,
     iteration: int,
+    consumed_samples: int,
     optimizer_step: int,
     real_tokens: int,
     pause_tokens: int,
@@ -65,7 +66,7 @@ def run_state(
     """The ``state`` of a checkpoint's manifest: position in the data, configuration, provenance."""
     return {
         "iteration": iteration,
-        "consumed_samples": iteration * config.training.global_batch_size,
+        "consumed_samples": consumed_samples,
         "optimizer_step": optimizer_step,
         "real_tokens": real_tokens,
         "pause_tokens": pause_tokens,

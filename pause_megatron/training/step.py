@@ -1,8 +1,11 @@
-"""One training step and one validation pass, the same under every layout."""
+"""One training step and one validation pass, the same under every layout.
+
+A training step is two calls, so that the loop can judge the loss before the optimizer moves:
+:meth:`Stepper.accumulate`, then :meth:`Stepper.update` or :meth:`Stepper.discard`.
+"""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,22 +20,20 @@ from pause_megatron.data.batches import Microbatch
 from pause_megatron.errors import UserError
 from pause_megatron.model.gpt import LocalModel
 from pause_megatron.training.engine import set_learning_rate
-from pause_megatron.training.gradients import reduce_shared_gradients
-from pause_megatron.training.loss import count_targets, masked_loss, reduce_loss_sum
+from pause_megatron.training.gradients import discard_gradients, reduce_shared_gradients
+from pause_megatron.training.loss import Losses, count_targets, masked_loss, reduce_losses
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepResult:
-    """What a training step found; equal on every process."""
+class Update:
+    """What became of the accumulated gradients; equal on every process."""
 
-    loss: float
-    """Mean cross-entropy of the global batch's valid targets, nats."""
+    applied: bool
+    """False when they were not finite: no weight was changed. Under fp16 the loss scale was lowered instead."""
     grad_norm: float
-    """Global gradient norm before clipping."""
-    valid_targets: int
-    """Targets that carried loss."""
-    pauses: int
-    """Pauses among the tokens."""
+    """Global gradient norm before clipping; infinite when not applied."""
+    loss_scale: float
+    """What the loss was multiplied by; 1 except under fp16."""
 
 
 class Stepper:
@@ -47,40 +48,42 @@ class Stepper:
         self.device = device
         self._forward_backward = get_forward_backward_func()
 
-    def train(self, microbatches: Sequence[Microbatch], learning_rate: float) -> StepResult:
-        """Forward, backward and update on this process's ``microbatches`` of one global batch.
+    def accumulate(self, microbatches: Sequence[Microbatch]) -> Losses:
+        """Forward and backward on this process's ``microbatches`` of one global batch; no weight changes."""
+        return self._run(microbatches, forward_only=False)
 
-        Raises :class:`UserError` before the optimizer moves when the loss is not finite.
-        """
-        valid_targets, pauses = count_targets(microbatches)
-        loss = self._run(microbatches, valid_targets, forward_only=False) / valid_targets
-        if not math.isfinite(loss):
-            raise UserError(
-                f"the loss is {loss} at iteration {self.engine.global_steps + 1}; no weight was changed by it."
-                " Continue from the last checkpoint with a lower --learning-rate"
-            )
-        reduce_shared_gradients(self.model.parameters)
+    def update(self, learning_rate: float) -> Update:
+        """Reduce what was accumulated, clip it, and update the weights if it is finite."""
+        if not self.engine.zero_optimization_partition_gradients():
+            reduce_shared_gradients(self.model.parameters)
         set_learning_rate(self.engine, learning_rate)
-        self.engine.step()
-        return StepResult(
-            loss=loss,
-            grad_norm=float(self.engine.get_global_grad_norm()),
-            valid_targets=valid_targets,
-            pauses=pauses,
-        )
+        loss_scale = float(self.engine.optimizer.loss_scale)
+        try:
+            self.engine.step()
+        except Exception as error:
+            if "minimum" in str(error):  # DeepSpeed's words when the loss scale cannot be lowered any more
+                raise UserError(f"fp16: {error}; the gradients are not finite at any scale, train in bf16") from error
+            raise
+        applied = self.engine.was_step_applied()
+        norm = float(self.engine.get_global_grad_norm()) if applied else float("inf")
+        return Update(applied=applied, grad_norm=norm, loss_scale=loss_scale)
+
+    def discard(self) -> None:
+        """Drop what was accumulated."""
+        discard_gradients(self.engine)
 
     @torch.no_grad()
-    def validate(self, microbatches: Sequence[Microbatch]) -> tuple[float, int]:
-        """The summed loss (nats) and the number of valid targets of one global batch, without gradients."""
+    def validate(self, microbatches: Sequence[Microbatch]) -> Losses:
+        """The losses of one global batch, without gradients."""
         self.engine.eval()
-        valid_targets, _ = count_targets(microbatches)
-        loss_sum = self._run(microbatches, valid_targets, forward_only=True)
+        losses = self._run(microbatches, forward_only=True)
         self.engine.train()
-        return loss_sum, valid_targets
+        return losses
 
-    def _run(self, microbatches: Sequence[Microbatch], valid_targets: int, *, forward_only: bool) -> float:
-        """Run Megatron-core's schedule; returns the summed loss of the global batch."""
-        factor = len(microbatches) * self.layout.dp / valid_targets
+    def _run(self, microbatches: Sequence[Microbatch], *, forward_only: bool) -> Losses:
+        """Run Megatron-core's schedule over the microbatches of a global batch."""
+        counted = count_targets(microbatches)
+        factor = len(microbatches) * self.layout.dp / max(counted.targets, 1)
         iterators = [iter(microbatches) for _ in self.model.chunks]
         micro_batch_size, seq_length = microbatches[0].tokens.shape
         reported = self._forward_backward(
@@ -92,13 +95,13 @@ class Stepper:
             micro_batch_size=micro_batch_size,
             forward_only=forward_only,
         )
-        return reduce_loss_sum(reported, self.device)
+        return reduce_losses(reported, counted, self.device)
 
     def _forward_step(
         self, iterator: Iterator[Microbatch], chunk: torch.nn.Module, *, factor: float
     ) -> tuple[torch.Tensor, Any]:
         batch = next(iterator)
         # ZeRO-2 and -3 hang their hooks on the engine's forward; with one chunk it is the chunk's.
-        model = self.engine if self.engine.zero_optimization_stage() >= 2 else chunk
+        model = self.engine if self.engine.zero_optimization_partition_gradients() else chunk
         output = model(batch.tokens, batch.position_ids, None, labels=batch.labels)
-        return output, partial(masked_loss, loss_mask=batch.loss_mask, factor=factor)
+        return output, partial(masked_loss, loss_mask=batch.loss_mask, pause_runs=batch.pause_runs, factor=factor)

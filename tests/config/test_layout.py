@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pause_megatron.config.deepspeed import OWNED_KEYS, read_deepspeed_file
+from pause_megatron.config.deepspeed import OWNED_KEYS, DeepSpeedFile, deepspeed_file, read_deepspeed_file
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig, padded_vocab_size
-from pause_megatron.config.parallel import ParallelConfig, resolve_layout
+from pause_megatron.config.parallel import ParallelConfig, check_batches, resolve_layout
 from pause_megatron.config.training import TrainingConfig
 from pause_megatron.errors import UserError
 
@@ -18,37 +19,63 @@ MODEL = ModelConfig(num_layers=4, hidden_size=64, num_attention_heads=8, max_pos
 PP2 = ParallelConfig(pipeline_model_parallel_size=2)
 
 
+def deepspeed(stage: int, offload: str = "", **values: Any) -> DeepSpeedFile:
+    """A DeepSpeed file of one stage that offloads ``offload``, if that is given."""
+    zero = {"stage": stage, **({offload: {"device": "cpu"}} if offload else {})}
+    return deepspeed_file(Path("file.json"), {"zero_optimization": zero, **values})
+
+
+TP2_SP = ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True)
+PP2_VP2 = ParallelConfig(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2)
+FP32_SUMS = {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
+
+
 @pytest.mark.parametrize(
-    ("parallel", "world_size", "zero_stage", "model", "message"),
+    ("parallel", "world_size", "file", "model", "message"),
     [
-        (ParallelConfig(tensor_model_parallel_size=2), 3, 1, MODEL, "start a multiple of 2 processes"),
-        (ParallelConfig(), 1, 0, MODEL, "use a ZeRO-1 file"),
-        (PP2, 2, 2, MODEL, "or --pipeline-model-parallel-size 1"),
-        (PP2, 2, 3, MODEL, "or --pipeline-model-parallel-size 1"),
-        (ParallelConfig(), 1, 4, MODEL, "no such ZeRO stage"),
-        (ParallelConfig(virtual_pipeline_model_parallel_size=2), 1, 1, MODEL, "needs pipeline stages"),
-        (PP2, 2, 1, replace(MODEL, num_layers=3), "--num-layers 3 is not a multiple of 2"),
+        (ParallelConfig(tensor_model_parallel_size=2), 3, deepspeed(1), MODEL, "start a multiple of 2 processes"),
+        (PP2, 2, deepspeed(2), MODEL, "ZeRO-2 .*or --pipeline-model-parallel-size 1"),
+        (PP2, 2, deepspeed(3), MODEL, "gradients and weights .*or --pipeline-model-parallel-size 1"),
+        (ParallelConfig(), 1, deepspeed(4), MODEL, "no such stage; set 0, 1, 2 or 3 in file.json"),
+        (ParallelConfig(), 1, deepspeed(0, "offload_optimizer"), MODEL, "use ZeRO-1 or above"),
+        (ParallelConfig(), 1, deepspeed(2, "offload_param"), MODEL, "offload_param is ZeRO-3's"),
+        (ParallelConfig(), 1, deepspeed(2, "offload_optimizer", **FP32_SUMS), MODEL, "remove grad_accum_dtype"),
+        (ParallelConfig(virtual_pipeline_model_parallel_size=2), 1, deepspeed(1), MODEL, "needs pipeline stages"),
+        (PP2, 2, deepspeed(1), replace(MODEL, num_layers=3), "--num-layers 3 is not a multiple of 2"),
         (
             ParallelConfig(tensor_model_parallel_size=4),
             4,
-            1,
+            deepspeed(1),
             replace(MODEL, num_query_groups=2),
             "not a multiple of --tensor-model-parallel-size 4",
         ),
         (
-            ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True),
-            2,
-            2,
+            ParallelConfig(recompute_granularity="full", recompute_num_layers=3),
+            1,
+            deepspeed(1),
             MODEL,
-            "leave --sequence-parallel off",
+            "--recompute-num-layers 3 does not divide the 4 layers",
         ),
     ],
 )
 def test_impossible_layout_is_refused(
-    parallel: ParallelConfig, world_size: int, zero_stage: int, model: ModelConfig, message: str
+    parallel: ParallelConfig, world_size: int, file: DeepSpeedFile, model: ModelConfig, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
-        resolve_layout(parallel, world_size=world_size, model=model, vocab_size=250, zero_stage=zero_stage)
+        resolve_layout(parallel, world_size=world_size, model=model, vocab_size=250, deepspeed=file)
+
+
+@pytest.mark.parametrize(
+    ("parallel", "num_microbatches", "message"),
+    [(PP2_VP2, 3, "needs a multiple of 2 microbatches a step"), (TP2_SP, 2, "sequences of 63 tokens cannot be split")],
+)
+def test_layout_that_cannot_compute_the_batch_is_refused(
+    parallel: ParallelConfig, num_microbatches: int, message: str
+) -> None:
+    layout = resolve_layout(parallel, world_size=2, model=MODEL, vocab_size=250, deepspeed=deepspeed(1))
+    check_batches(layout, deepspeed(1), num_microbatches=2, seq_length=64)
+    with pytest.raises(UserError, match=message):
+        check_batches(layout, deepspeed(1), num_microbatches=num_microbatches, seq_length=63)
 
 
 def test_sizes_below_one_name_their_flag() -> None:
@@ -58,13 +85,19 @@ def test_sizes_below_one_name_their_flag() -> None:
 
 def test_data_parallelism_takes_the_processes_that_are_left() -> None:
     parallel = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
-    layout = resolve_layout(parallel, world_size=16, model=MODEL, vocab_size=250, zero_stage=1)
+    layout = resolve_layout(parallel, world_size=16, model=MODEL, vocab_size=250, deepspeed=deepspeed(1))
     assert (layout.tp, layout.pp, layout.dp, layout.world_size) == (2, 2, 4, 16)
 
 
 @pytest.mark.parametrize(("preset", "parameters"), [("130m", 136_237_056), ("1b", 1_345_085_440)])
 def test_presets_have_the_papers_parameter_counts(preset: str, parameters: int) -> None:
     assert ModelConfig(**MODEL_PRESETS[preset]).num_parameters(vocab_size=32_297) == parameters  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", ["130m", "1b"])
+def test_llama_presets_are_about_as_large(size: str) -> None:
+    gpt2, llama = (ModelConfig(**MODEL_PRESETS[name]) for name in (size, f"llama-{size}"))  # type: ignore[arg-type]
+    assert abs(llama.num_parameters(32_297) / gpt2.num_parameters(32_297) - 1) < 0.02
 
 
 def test_padded_vocabulary_does_not_depend_on_the_layout() -> None:
@@ -77,6 +110,30 @@ def test_batch_that_does_not_divide_is_refused() -> None:
     assert training.num_microbatches(3) == 1
     with pytest.raises(UserError, match="--global-batch-size 12 is not a multiple of --micro-batch-size 4 x 2"):
         training.num_microbatches(2)
+
+
+def test_ramp_up_that_does_not_divide_is_refused() -> None:
+    training = TrainingConfig(train_iters=1, global_batch_size=16, micro_batch_size=2, rampup_batch_size=(4, 4, 100))
+    assert training.batch_sizes() == [4, 8, 12, 16]
+    with pytest.raises(UserError, match=r"--rampup-batch-size: a batch of 4 is not a multiple of .* 2 x 4"):
+        training.num_microbatches(4, 4)
+    with pytest.raises(UserError, match="START 4 must reach --global-batch-size 16 in whole steps of INCREMENT 5"):
+        replace(training, rampup_batch_size=(4, 5, 100))
+    with pytest.raises(UserError, match="expected START INCREMENT SAMPLES"):
+        replace(training, rampup_batch_size=(4, 4))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, "cannot both be enabled"),
+        ({"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp16"}}, "in bf16, .* or in 'fp32'"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}, "'nvme': expected 'cpu' or 'none'"),
+    ],
+)
+def test_deepspeed_file_that_contradicts_itself_is_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        deepspeed_file(Path("file.json"), values)
 
 
 @pytest.mark.parametrize("key", OWNED_KEYS)

@@ -75,7 +75,7 @@ def single_rows(batches: list[Microbatch]) -> list[Microbatch]:
             labels=batch.labels[row : row + 1],
             loss_mask=batch.loss_mask[row : row + 1],
             position_ids=batch.position_ids[row : row + 1],
-            pauses=0,
+            pause_runs=batch.pause_runs[row : row + 1],
         )
         for batch in batches
         for row in range(len(batch.tokens))
@@ -88,7 +88,8 @@ def test_microbatch_is_its_samples(datasets: Datasets) -> None:
     for row, index in enumerate(range(8, 16)):
         for key, value in dataset[index].items():
             assert torch.equal(getattr(batch, key)[row], value)
-    assert batch.pauses == int((batch.tokens == 2).sum()) > 0
+    assert torch.equal(batch.pause_runs > 0, batch.tokens == 2)
+    assert batch.pause_runs.any()
 
 
 def test_positions_after_the_end_carry_no_loss(datasets: Datasets) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch.distributed as dist
 
+from pause_megatron.config.deepspeed import deepspeed_file
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.data import document_index
@@ -28,7 +29,11 @@ def open_everywhere(folders: list[DataFolder], caches: list[Path], seed: int) ->
     """Open the folders as a process of several nodes, each process with its cache; some samples, and whether built."""
     launch = detect_launch()
     layout = resolve_layout(
-        ParallelConfig(), world_size=launch.world_size, model=ModelConfig(), vocab_size=512, zero_stage=1
+        ParallelConfig(),
+        world_size=launch.world_size,
+        model=ModelConfig(),
+        vocab_size=512,
+        deepspeed=deepspeed_file(Path("test.json"), {}),
     )
     initialize_process_groups(launch, layout, seed=1)
     built = []

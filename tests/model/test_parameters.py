@@ -36,7 +36,11 @@ def initial_weights(run: Run) -> list[tuple[Shard, np.ndarray]]:
     """What this process starts with; arrays, which can be sent from a process that ends."""
     launch = detect_launch()
     layout = resolve_layout(
-        run.parallel, world_size=launch.world_size, model=run.model, vocab_size=VOCAB_SIZE, zero_stage=1
+        run.parallel,
+        world_size=launch.world_size,
+        model=run.model,
+        vocab_size=VOCAB_SIZE,
+        deepspeed=run.deepspeed_file,
     )
     initialize_process_groups(launch, layout, seed=0)
     try:

@@ -12,7 +12,7 @@ from megatron.core import parallel_state
 from pause_megatron.checkpoint.deepspeed_state import optimizer_step
 from pause_megatron.checkpoint.load import load_checkpoint
 from pause_megatron.checkpoint.save import save_checkpoint
-from pause_megatron.config.deepspeed import deepspeed_file
+from pause_megatron.config.deepspeed import DeepSpeedFile, deepspeed_file
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.config.serialize import to_plain
@@ -21,7 +21,8 @@ from pause_megatron.data.batches import Microbatch
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
-from pause_megatron.training.engine import build_engine
+from pause_megatron.pauses.runs import pause_runs
+from pause_megatron.training.engine import DTYPES, build_engine
 from pause_megatron.training.schedule import learning_rate
 from pause_megatron.training.step import Stepper
 
@@ -49,11 +50,20 @@ class Run:
     model: ModelConfig = GPT2
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     zero_stage: int = 1
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+    """More of DeepSpeed's settings; those of zero_optimization are added to the stage."""
     seed: int = 7
     first_step: int = 0
     last_step: int = STEPS
     load: Path | None = None
     save: Path | None = None
+
+    @property
+    def deepspeed_file(self) -> DeepSpeedFile:
+        """DeepSpeed's settings, as if read from a file."""
+        zero = {"stage": self.zero_stage, "reduce_bucket_size": 5_000_000, "allgather_bucket_size": 5_000_000}
+        zero |= self.deepspeed.get("zero_optimization", {})
+        return deepspeed_file(Path("test.json"), {**self.deepspeed, "zero_optimization": zero})
 
     def __str__(self) -> str:
         return f"{self.parallel} ZeRO-{self.zero_stage}"
@@ -78,7 +88,7 @@ def own_microbatches(step: int) -> list[Microbatch]:
             labels=tokens[sample : sample + 1, 1:],
             loss_mask=mask[sample : sample + 1],
             position_ids=torch.arange(SEQ_LENGTH)[None],
-            pauses=int((tokens[sample, :-1] == PAUSE_ID).sum()),
+            pause_runs=pause_runs(tokens[sample : sample + 1, :-1], PAUSE_ID),
         )
         for sample in range(rank, TRAINING.global_batch_size, size)
     ]
@@ -92,21 +102,21 @@ def train(run: Run) -> list[tuple[float, float]]:
         world_size=launch.world_size,
         model=run.model,
         vocab_size=VOCAB_SIZE,
-        zero_stage=run.zero_stage,
+        deepspeed=run.deepspeed_file,
     )
-    zero = {"stage": run.zero_stage, "reduce_bucket_size": 5_000_000, "allgather_bucket_size": 5_000_000}
-    settings = deepspeed_file(Path("test.json"), {"zero_optimization": zero})
     initialize_process_groups(launch, layout, seed=run.seed)
     try:
-        model = build_local_model(run.model, layout, vocab_size=VOCAB_SIZE, seed=run.seed)
-        engine = build_engine(model, deepspeed_file=settings, optimizer=OPTIMIZER, training=TRAINING)
+        dtype = DTYPES[run.deepspeed_file.precision]
+        model = build_local_model(run.model, layout, vocab_size=VOCAB_SIZE, seed=run.seed, dtype=dtype)
+        engine = build_engine(model, deepspeed_file=run.deepspeed_file, optimizer=OPTIMIZER, training=TRAINING)
         stepper = Stepper(model, engine, layout, device())
         if run.load:
             load_checkpoint(run.load, parameters=model.parameters, engine=engine)
         found = []
         for step in range(run.first_step, run.last_step):
-            result = stepper.train(own_microbatches(step), learning_rate(step, STEPS, OPTIMIZER))
-            found.append((result.loss, result.grad_norm))
+            losses = stepper.accumulate(own_microbatches(step))
+            update = stepper.update(learning_rate(step, STEPS, OPTIMIZER))
+            found.append((losses.mean, update.grad_norm))
         if run.save:
             state: dict[str, Any] = {
                 "iteration": run.last_step,

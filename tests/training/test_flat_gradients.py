@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 import torch.distributed as dist
 
-from pause_megatron.config.deepspeed import deepspeed_file
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
@@ -16,19 +13,19 @@ from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.training.engine import build_engine
 from pause_megatron.training.flat_gradients import FlatGradients, _sum_of_squares
 from tests.distributed import run_distributed
-from tests.training.runs import GPT2, OPTIMIZER, TRAINING, VOCAB_SIZE, own_microbatches
+from tests.training.runs import GPT2, OPTIMIZER, TRAINING, VOCAB_SIZE, Run, own_microbatches
 
 
-def reduce_and_step() -> dict[str, float]:
+def reduce_and_step(zero_stage: int) -> dict[str, float]:
     """What becomes of one microbatch's gradients, and what is there after the step."""
     launch = detect_launch()
+    settings = Run(zero_stage=zero_stage).deepspeed_file
     layout = resolve_layout(
-        ParallelConfig(), world_size=launch.world_size, model=GPT2, vocab_size=VOCAB_SIZE, zero_stage=1
+        ParallelConfig(), world_size=launch.world_size, model=GPT2, vocab_size=VOCAB_SIZE, deepspeed=settings
     )
     initialize_process_groups(launch, layout, seed=0)
     try:
         model = build_local_model(GPT2, layout, vocab_size=VOCAB_SIZE, seed=7)
-        settings = deepspeed_file(Path("test.json"), {"zero_optimization": {"stage": 1}})
         engine = build_engine(model, deepspeed_file=settings, optimizer=OPTIMIZER, training=TRAINING)
         zero = engine.optimizer
         flat = zero.reduce_gradients.__self__
@@ -57,9 +54,10 @@ def reduce_and_step() -> dict[str, float]:
         destroy_process_groups()
 
 
+@pytest.mark.parametrize("zero_stage", [0, 1])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_step_takes_the_average_of_all_processes_and_leaves_zeroed_views(world_size: int) -> None:
-    for found in run_distributed(reduce_and_step, world_size):
+def test_step_takes_the_average_of_all_processes_and_leaves_zeroed_views(world_size: int, zero_stage: int) -> None:
+    for found in run_distributed(reduce_and_step, world_size, zero_stage):
         assert found["relative error of the norm"] < 1e-6
         assert found["left in the buffers"] == 0
         assert found["views"]

@@ -14,6 +14,7 @@ from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.pauses.loss_mask import loss_mask
+from pause_megatron.pauses.runs import pause_runs
 from pause_megatron.training.loss import masked_loss
 from tests.distributed import run_distributed
 
@@ -50,14 +51,14 @@ def backward_through_megatron() -> Gradients:
         chunk.output_layer.register_forward_hook(keep)
         token_losses = chunk(tokens, torch.arange(len(SEQUENCE) - 1)[None], None, labels=labels)
         logits[0].retain_grad()
-        loss, reported = masked_loss(token_losses, mask, factor=1 / float(mask.sum()))
+        loss, reported = masked_loss(token_losses, mask, pause_runs(tokens, PAUSE), factor=1 / float(mask.sum()))
         loss.backward()
         by_position = values[0].transpose(0, 1)[0]  # [sequence, batch, vocabulary] to [sequence, vocabulary]
         kept = [i for i, is_pause in enumerate(TARGET_IS_PAUSE) if not is_pause]
         return Gradients(
             kept_losses=(token_losses * mask)[0].tolist(),
             logit_gradient_is_zero=[not gradient.any() for gradient in logits[0].grad.transpose(0, 1)[0]],
-            loss=float(reported["loss_sum"]) / len(kept),
+            loss=float(reported["loss_sums"].sum()) / len(kept),
             expected_loss=float(F.cross_entropy(by_position[kept], labels[0][kept])),
         )
     finally:
@@ -73,6 +74,6 @@ def test_loss_is_zero_exactly_where_the_target_is_pause() -> None:
 
 def test_reported_loss_does_not_share_memory_with_the_one_the_schedule_divides() -> None:
     losses = torch.ones(1, 4)
-    loss, reported = masked_loss(losses, torch.ones(1, 4), factor=1.0)
+    loss, reported = masked_loss(losses, torch.ones(1, 4), torch.zeros(1, 4, dtype=torch.int64), factor=1.0)
     loss /= 4
-    assert float(reported["loss_sum"]) == 4.0
+    assert float(reported["loss_sums"].sum()) == 4.0
