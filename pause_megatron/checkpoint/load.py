@@ -14,13 +14,35 @@ from pause_megatron.checkpoint.deepspeed_state import (
     STATE_KEYS,
     owned_range,
     owned_state,
-    prepare_optimizer_state,
     publish_master_weights,
+    reset_optimizer,
+    restore_loss_scaler,
 )
-from pause_megatron.checkpoint.format import CheckpointReader
+from pause_megatron.checkpoint.manifest import DamagedCheckpointError, ParameterRecord
+from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import NamedParameter
-from pause_megatron.parallel.agreement import raise_together
+from pause_megatron.parallel.agreement import everyones, raise_together
+
+
+def open_verified(folder: Path) -> CheckpointReader:
+    """Open the checkpoint in ``folder`` and verify it, the files shared out among the processes; all call this.
+
+    Raises :class:`DamagedCheckpointError` or :class:`UserError` on every process when one of them finds a fault.
+    """
+    reader, damage, failure = None, None, None
+    try:
+        reader = CheckpointReader(folder)
+        reader.verify(part=dist.get_rank(), parts=dist.get_world_size())
+    except DamagedCheckpointError as error:
+        damage = str(error)
+    except UserError as error:
+        failure = str(error)
+    raise_together(failure)
+    if found := next((damage for damage in everyones(damage) if damage), None):
+        raise DamagedCheckpointError(found)
+    assert reader is not None
+    return reader
 
 
 @torch.no_grad()
@@ -32,41 +54,34 @@ def load_checkpoint(
     Each process reads the pieces it needs of the parameters it holds, one parameter at a time.
 
     Returns:
-        The ``state`` given to :func:`~pause_megatron.checkpoint.save.save_checkpoint`.
+        The ``state`` given to :meth:`~pause_megatron.checkpoint.saver.CheckpointSaver.save`.
 
     Raises :class:`UserError` on every process when a file is missing or damaged, or when the checkpoint is of another
     model.
     """
-    reader = CheckpointReader(folder)
-    _verify_together(reader)
-    prepare_optimizer_state(engine, reader.state["optimizer_step"])
+    reader = open_verified(folder)
+    _refuse_another_model(reader, parameters)
+    reset_optimizer(engine, reader.optimizer["step"])
+    restore_loss_scaler(engine, reader.optimizer["loss_scaler"])
     for item in parameters:
-        _check_same_parameter(reader, item)
         start, length = owned_range(engine, item.parameter)
         if length == 0:
             continue
         for key in STATE_KEYS:
-            shard = item.shard.slice(reader.whole(item.name, key)).reshape(-1)
-            owned_state(engine, item.parameter, key).copy_(shard[start : start + length])
-    publish_master_weights(engine, [item.parameter for item in parameters])
+            owned_state(engine, item.parameter, key).copy_(reader.piece(item.shard, key, start, length))
+    publish_master_weights(engine)
     return reader.state
 
 
-def _verify_together(reader: CheckpointReader) -> None:
-    """Check all files' checksums, shared among the processes; a fault one of them finds stops them all."""
-    fault = None
-    try:
-        reader.verify(part=dist.get_rank(), parts=dist.get_world_size())
-    except UserError as error:
-        fault = str(error)
-    raise_together(fault)
-
-
-def _check_same_parameter(reader: CheckpointReader, item: NamedParameter) -> None:
-    record = reader.parameters.get(item.name)
-    if record is None or record.shape != item.shard.global_shape:
-        found = "is not in it" if record is None else f"has shape {list(record.shape)} in it"
-        raise UserError(
-            f"{reader.folder} is a checkpoint of another model: {item.name} {found}, this model's has"
-            f" {list(item.shard.global_shape)}; give the flags the run was started with"
-        )
+def _refuse_another_model(reader: CheckpointReader, parameters: Sequence[NamedParameter]) -> None:
+    """Raise :class:`UserError` on every process when one of them needs a parameter that the checkpoint has not got."""
+    failure = None
+    for item in parameters:
+        found, needed = reader.parameters.get(item.name), ParameterRecord.of(item.shard)
+        if found != needed:
+            failure = (
+                f"{reader.folder} is a checkpoint of another model: {item.name} has {found or 'no place'} in it and"
+                f" {needed} here; give the flags the run was started with"
+            )
+            break
+    raise_together(failure)

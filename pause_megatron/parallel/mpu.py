@@ -25,11 +25,18 @@ class DeepSpeedMpu:
     get_model_parallel_group = staticmethod(parallel_state.get_model_parallel_group)
 
     def __init__(self, *, replicates_optimizer: bool = False) -> None:
+        self._replicates_optimizer = replicates_optimizer
         self._partition_group: dist.ProcessGroup = (
             dist.new_group([dist.get_rank()], use_local_synchronization=True)
             if replicates_optimizer
             else parallel_state.get_data_parallel_group()
         )
+
+    @property
+    def optimizer_replica(self) -> int:
+        """Which of the equal copies of its optimizer state this process holds; 0 where there is one only."""
+        rank: int = parallel_state.get_data_parallel_rank() if self._replicates_optimizer else 0
+        return rank
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
         """The group optimizer state is partitioned over."""

@@ -1,0 +1,57 @@
+"""Finds the checkpoint a run continues from: the newest that is whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import deepspeed
+
+from pause_megatron import log
+from pause_megatron.checkpoint.folders import (
+    checkpoint_folders,
+    damaged_folders,
+    set_aside,
+    sweep_unfinished,
+)
+from pause_megatron.checkpoint.load import load_checkpoint
+from pause_megatron.checkpoint.manifest import DamagedCheckpointError
+from pause_megatron.checkpoint.names import CHECKPOINTS
+from pause_megatron.checkpoint.rank_0 import on_rank_0
+from pause_megatron.errors import UserError
+from pause_megatron.model.parameters import NamedParameter
+
+
+def resume_from_newest(
+    run: Path, *, parameters: Sequence[NamedParameter], engine: deepspeed.DeepSpeedEngine
+) -> tuple[Path, dict[str, Any]] | None:
+    """Load the newest whole checkpoint of the run folder ``run``; every process calls this, before the first save.
+
+    What an interrupted save left is swept. A checkpoint that turns out damaged is named in a warning and renamed, and
+    the one before it is tried.
+
+    Returns:
+        The checkpoint's folder and its ``state``; None when the run has no checkpoint yet.
+
+    Raises :class:`UserError` on every process when there are checkpoints but none is whole, or when the newest whole
+    one is of another model.
+    """
+    checkpoints = run / CHECKPOINTS
+    for folder in on_rank_0(lambda: _candidates(checkpoints)):
+        try:
+            return folder, load_checkpoint(folder, parameters=parameters, engine=engine)
+        except DamagedCheckpointError as error:
+            aside = on_rank_0(lambda: set_aside(folder))  # noqa: B023 - called at once
+            log.warn(f"{error}; the folder is now {aside.name}, and the checkpoint before it is tried")
+    if damaged := on_rank_0(lambda: damaged_folders(checkpoints)):
+        raise UserError(
+            f"{checkpoints}: no checkpoint is whole ({', '.join(folder.name for folder in damaged)}); restore one, or"
+            " remove them to start from the beginning"
+        )
+    return None
+
+
+def _candidates(checkpoints: Path) -> list[Path]:
+    sweep_unfinished(checkpoints)
+    return checkpoint_folders(checkpoints)
