@@ -31,10 +31,10 @@ from pause_megatron.parallel.launcher import Launch
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.training.engine import DTYPES, build_engine
 from pause_megatron.training.loss import Losses
-from pause_megatron.training.metrics import RUN_FILE, RUN_FORMAT, Metrics
 from pause_megatron.training.schedule import BatchSchedule, learning_rate
 from pause_megatron.training.state import describe_data, refuse_another_run, run_state, strategy
 from pause_megatron.training.step import Stepper
+from pause_megatron.training.watching.metrics import RUN_FILE, RUN_FORMAT, Metrics
 from pause_megatron.versions import versions
 
 WEIGHTED_MEAN = "weighted mean"
