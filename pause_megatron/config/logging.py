@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 
 from pause_megatron.config.checks import require_at_least
+from pause_megatron.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
-    """Progress lines and metrics.jsonl are always written; the rest can be switched on."""
+    """Progress lines and metrics.jsonl are always written; the rest can be switched on. docs/watching.md explains the
+    figures."""
 
     log_interval: int = 10
     """Steps between progress lines."""
@@ -24,3 +27,14 @@ class LoggingConfig:
     def __post_init__(self) -> None:
         require_at_least(1, log_interval=self.log_interval)
         require_at_least(0, peak_tflops=self.peak_tflops)
+        if self.tensorboard:
+            _require_package("tensorboard", "--tensorboard")
+        if self.wandb_project:
+            _require_package("wandb", f"--wandb-project {self.wandb_project}")
+
+
+def _require_package(name: str, flag: str) -> None:
+    """Raise :class:`UserError` when the package ``name``, which ``flag`` needs, is not installed."""
+    spec = find_spec(name)
+    if spec is None or spec.origin is None:  # a mere folder of that name, as both tools make, has no origin
+        raise UserError(f"{flag}: the package {name} is not installed; run 'pip install {name}', or leave the flag out")

@@ -35,6 +35,7 @@ from pause_megatron.training.schedule import BatchSchedule, learning_rate
 from pause_megatron.training.state import describe_data, refuse_another_run, run_state, strategy
 from pause_megatron.training.step import Stepper
 from pause_megatron.training.watching.metrics import RUN_FILE, RUN_FORMAT, Metrics
+from pause_megatron.training.watching.pause_embedding import PauseEmbedding
 from pause_megatron.versions import versions
 
 WEIGHTED_MEAN = "weighted mean"
@@ -84,10 +85,12 @@ class PretrainRun:
             self._write_run_file(launch)
             sweep_unfinished(self.checkpoints)
         self.metrics = Metrics(
-            config.output,
-            writes=self.is_rank_0,
+            config,
+            layout=layout,
             seq_length=self.data.seq_length,
-            train_iters=config.training.train_iters,
+            pause_embedding=PauseEmbedding(
+                self.model, self.engine, pause_id=tokenizer.pause_id, vocab_size=tokenizer.vocab_size
+            ),
         )
 
     def resume(self) -> None:
@@ -101,12 +104,12 @@ class PretrainRun:
         state = load_checkpoint(folder, parameters=self.model.parameters, engine=self.engine)
         refuse_another_run(state, self.config, self.tokenizer, self.data, folder)
         self.iteration = state["iteration"]
-        self.metrics.real_tokens, self.metrics.pause_tokens = state["real_tokens"], state["pause_tokens"]
-        log.info(f"continuing from {folder} (iteration {self.iteration}, written by {state['layout']})")
+        self.metrics.resume(folder, state)
 
     def train(self) -> None:
         """Step until ``train_iters``; log, validate and save on the way and at the end."""
         training = self.config.training
+        self.metrics.start()
         while self.iteration < training.train_iters:
             rate = learning_rate(self.iteration, training.train_iters, self.config.optimizer)
             batch_size = self.batches.batch_size(self.iteration)
@@ -118,13 +121,14 @@ class PretrainRun:
                 )
             update = self.stepper.update(rate)
             self.iteration += 1
-            self.metrics.count(losses, batch_size)
+            self.metrics.count(losses, update, batch_size)
             if self._is_due(self.config.logging.log_interval):
-                self.metrics.log_training(self.iteration, self.consumed_samples, losses, update, rate)
-            if self._is_due(training.validation_interval):
-                self.validate()
-            if self._is_due(self.config.checkpoint.save_interval):
-                self.save()
+                self.metrics.log_training(self.iteration, self.consumed_samples, rate)
+            with self.metrics.paused():
+                if self._is_due(training.validation_interval):
+                    self.validate()
+                if self._is_due(self.config.checkpoint.save_interval):
+                    self.save()
         self.metrics.close()
         log.info(f"done: {self.iteration} iterations, newest checkpoint {latest_checkpoint(self.config.output)}")
 
@@ -137,19 +141,19 @@ class PretrainRun:
         """Report the mean loss over the real targets of each held-out dataset, and of all by their weights."""
         sources = [dataset.source for dataset in self.validation]
         found = [self._validate(dataset) for dataset in self.validation]
-        for source, (loss, real_tokens) in zip(sources, found, strict=True):
-            self.metrics.log_validation(self.iteration, source.name, source.manifest.strategy, loss, real_tokens)
+        for source, losses in zip(sources, found, strict=True):
+            self.metrics.log_validation(self.iteration, source.name, source.manifest.strategy, losses)
         if weights := [source.weight for source in sources if source.weight is not None]:
-            losses, counts = zip(*found, strict=True)
-            mean = statistics.fmean(losses, weights=weights)
-            self.metrics.log_validation(self.iteration, WEIGHTED_MEAN, strategy(sources), mean, sum(counts))
+            mean = statistics.fmean((losses.mean for losses in found), weights=weights)
+            targets = sum(losses.targets for losses in found)
+            self.metrics.log_mean_validation(self.iteration, WEIGHTED_MEAN, strategy(sources), mean, targets)
 
-    def _validate(self, dataset: StoredOrder) -> tuple[float, int]:
-        """Mean loss (nats) over the real targets of ``dataset``, and how many they are."""
+    def _validate(self, dataset: StoredOrder) -> Losses:
+        """The losses over the real targets of ``dataset``."""
         losses, batch_size = Losses(), self.config.training.global_batch_size
         for start in range(0, len(dataset), batch_size):
             losses += self.stepper.validate(self._batch(dataset, start, batch_size))
-        return losses.mean, losses.targets
+        return losses
 
     def save(self) -> None:
         """Write a checkpoint."""

@@ -77,7 +77,11 @@ def interrupted_pretrain(config: PretrainConfig) -> None:
 def losses(run: Path) -> dict[tuple[str, int], float]:
     """Kind (and dataset) and iteration to loss, as the run logged them last."""
     records = read_json_lines(run / "metrics.jsonl")
-    return {(record["kind"] + record.get("dataset", ""), record["iteration"]): record["loss"] for record in records}
+    return {
+        (record["kind"] + record.get("dataset", ""), record["iteration"]): record["loss"]
+        for record in records
+        if "loss" in record
+    }
 
 
 def test_interrupted_run_ends_as_the_uninterrupted_one(config: PretrainConfig) -> None:

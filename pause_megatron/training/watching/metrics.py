@@ -1,83 +1,153 @@
-"""What a run reports about itself: progress lines for a person and ``metrics.jsonl`` for programs."""
+"""What a run reports about itself, from the losses of its steps to the records that sinks write."""
 
 from __future__ import annotations
 
-import math
-import time
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
-from pause_megatron import log
-from pause_megatron.training.loss import Losses
-from pause_megatron.training.step import Update
+import torch.distributed as dist
 
-METRICS_FILE = "metrics.jsonl"
+from pause_megatron import log
+from pause_megatron.config.parallel import Layout
+from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.errors import UserError
+from pause_megatron.parallel.agreement import largest, raise_together
+from pause_megatron.training.loss import Losses
+from pause_megatron.training.schedule import BatchSchedule
+from pause_megatron.training.step import Update
+from pause_megatron.training.watching.clock import TrainingClock
+from pause_megatron.training.watching.interval import Interval
+from pause_megatron.training.watching.memory import memory_used
+from pause_megatron.training.watching.pause_embedding import PauseEmbedding
+from pause_megatron.training.watching.records import Record, loss_figures, mean_figures
+from pause_megatron.training.watching.sinks import METRICS_FILE, Sink, open_sinks
+
 RUN_FILE = "run.json"
 RUN_FORMAT = "pause_megatron/run/1"
 
 
 class Metrics:
-    """Logs training and validation of a run. Only rank 0 writes; the others keep count."""
+    """Follows training and validation of a run. Every process makes one and calls it alike; only rank 0 writes.
 
-    def __init__(self, run: Path, *, writes: bool, seq_length: int, train_iters: int) -> None:
+    ``docs/watching.md`` explains the records.
+    """
+
+    def __init__(
+        self, config: PretrainConfig, *, layout: Layout, seq_length: int, pause_embedding: PauseEmbedding
+    ) -> None:
+        """Open the sinks. Raises :class:`UserError` on every process when one of them cannot be opened."""
         self.real_tokens = 0
         self.pause_tokens = 0
-        self._lines = log.JsonLines(run / METRICS_FILE) if writes else None
+        self._layout = layout
         self._seq_length = seq_length
-        self._train_iters = train_iters
-        self._since = time.monotonic()
-        self._tokens_since = 0
+        self._pause_embedding = pause_embedding
+        self._total_samples = BatchSchedule(config.training).consumed_samples(config.training.train_iters)
+        self._clock = TrainingClock()
+        self._samples_timed = 0
+        self._interval = Interval()
+        self._restarts = _count_restarts(config.output / METRICS_FILE) if dist.get_rank() == 0 else 0
+        self._sinks = _open_on_rank_0(config)
 
-    def count(self, losses: Losses, batch_size: int) -> None:
-        """Count the tokens of one step."""
-        tokens = batch_size * self._seq_length
-        self.real_tokens += tokens - losses.pauses
+    def resume(self, checkpoint: Path, state: dict[str, Any]) -> None:
+        """Go on from ``checkpoint`` and its ``state``, which have been loaded."""
+        self.real_tokens, self.pause_tokens = state["real_tokens"], state["pause_tokens"]
+        self._restarts += 1
+        self._write(
+            kind="resumed",
+            iteration=state["iteration"],
+            checkpoint=str(checkpoint),
+            checkpoint_layout=state["layout"],
+            layout=str(self._layout),
+            restarts=self._restarts,
+        )
+
+    def start(self) -> None:
+        """Training begins now: rates and the pause embedding's movement count from here."""
+        self._clock.restart()
+        self._pause_embedding.restart()
+
+    def paused(self) -> AbstractContextManager[None]:
+        """A block that is not training (validation, a checkpoint) and that rates leave out."""
+        return self._clock.paused()
+
+    def count(self, losses: Losses, update: Update | None, batch_size: int) -> None:
+        """Count one step of ``batch_size`` sequences; ``update`` is None when its batch was dropped."""
+        self._interval.add(losses, update, batch_size)
+        self._pause_embedding.end_step(update)
+        self._samples_timed += batch_size
+        self.real_tokens += batch_size * self._seq_length - losses.pauses
         self.pause_tokens += losses.pauses
-        self._tokens_since += tokens
 
-    def log_training(
-        self, iteration: int, consumed_samples: int, losses: Losses, update: Update, learning_rate: float
-    ) -> None:
-        """Report the step ``iteration``; the rate is over the steps since the last report."""
-        seconds = time.monotonic() - self._since
-        tokens_per_second = self._tokens_since / seconds
-        self._since, self._tokens_since = time.monotonic(), 0
-        log.info(
-            f"iteration {iteration:>6}/{self._train_iters}  loss {losses.mean:.4f}  grad norm {update.grad_norm:.3f}"
-            f"  lr {learning_rate:.2e}  {tokens_per_second:,.0f} tokens/s"
-        )
-        self._write(
-            kind="train",
-            iteration=iteration,
-            consumed_samples=consumed_samples,
-            loss=losses.mean,
-            grad_norm=update.grad_norm,
-            learning_rate=learning_rate,
-            tokens_per_second=tokens_per_second,
-            real_tokens=self.real_tokens,
-            pause_tokens=self.pause_tokens,
-        )
+    def log_training(self, iteration: int, consumed_samples: int, learning_rate: float) -> None:
+        """Report the steps since the last report, of which ``iteration`` is the last.
 
-    def log_validation(self, iteration: int, dataset: str, pauses: str, loss: float, real_tokens: int) -> None:
-        """Report the mean loss over the real targets of one held-out dataset; the time it took is no training time."""
-        perplexity = math.exp(loss)
-        log.info(f"iteration {iteration:>6}  validation on {dataset}: loss {loss:.4f}  perplexity {perplexity:.2f}")
-        self._write(
-            kind="validation",
-            iteration=iteration,
-            dataset=dataset,
-            pauses=pauses,
-            loss=loss,
-            perplexity=perplexity,
-            real_tokens=real_tokens,
-        )
-        self._since = time.monotonic()
+        When all their batches were dropped there is no loss to report, and the next report tells of them too.
+        """
+        done = self._interval
+        if not done.losses.targets:
+            return
+        embedding = self._pause_embedding.figures()
+        [memory] = largest([memory_used()])
+        seconds = self._clock.lap()
+        samples_left = self._total_samples - consumed_samples
+        record: Record = {"kind": "train", "iteration": iteration, "consumed_samples": consumed_samples}
+        record |= {"steps": done.steps, "skipped_steps": done.skipped_steps, "batch_size": done.batch_size}
+        record |= loss_figures(done.losses) | {"last_loss": done.last_loss}
+        if done.grad_norm is not None:
+            record["grad_norm"] = done.grad_norm
+        if done.loss_scale != 1:
+            record["loss_scale"] = done.loss_scale
+        record |= {
+            "learning_rate": learning_rate,
+            "seconds_per_step": seconds / done.steps,
+            "tokens_per_second": done.sequences * self._seq_length / seconds,
+            "seconds_left": self._clock.elapsed / self._samples_timed * samples_left,
+            "memory_bytes": memory,
+            "real_tokens": self.real_tokens,
+            "pause_tokens": self.pause_tokens,
+            "pause_embedding": embedding,
+        }
+        self._write(**record)
+        self._interval = Interval()
+
+    def log_validation(self, iteration: int, dataset: str, pauses: str, losses: Losses) -> None:
+        """Report the losses on one held-out dataset, whose pause strategy is ``pauses``."""
+        self._log_validation(iteration, dataset, pauses, loss_figures(losses), losses.targets)
+
+    def log_mean_validation(self, iteration: int, name: str, pauses: str, loss: float, real_tokens: int) -> None:
+        """Report a mean over held-out datasets under ``name``."""
+        self._log_validation(iteration, name, pauses, mean_figures(loss), real_tokens)
+
+    def _log_validation(self, iteration: int, dataset: str, pauses: str, figures: Record, real_tokens: int) -> None:
+        place = {"iteration": iteration, "dataset": dataset, "pauses": pauses}
+        self._write(kind="validation", **place, **figures, real_tokens=real_tokens)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._lines:
-            self._lines.close()
+        """Close the sinks."""
+        for sink in self._sinks:
+            sink.close()
 
     def _write(self, **record: Any) -> None:
-        if self._lines:
-            self._lines.write(record)
+        for sink in self._sinks:
+            try:
+                sink.write(record)
+            except Exception as error:  # a full disk, a lost network: no reason to end the training
+                log.warn(f"{type(sink).__name__} lost the record of iteration {record['iteration']}: {error}")
+
+
+def _open_on_rank_0(config: PretrainConfig) -> list[Sink]:
+    """The sinks; none on other processes than rank 0."""
+    sinks, failure = [], None
+    if dist.get_rank() == 0:
+        try:
+            sinks = open_sinks(config)
+        except UserError as error:
+            failure = str(error)
+    raise_together(failure)
+    return sinks
+
+
+def _count_restarts(file: Path) -> int:
+    """How often the run of the metrics ``file`` has been resumed so far."""
+    return sum(record["kind"] == "resumed" for record in log.read_json_lines(file)) if file.exists() else 0
