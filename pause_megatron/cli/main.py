@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,16 @@ import pause_megatron
 from pause_megatron.children import end_with_parent
 from pause_megatron.cli.commands import SUBCOMMANDS, TOOLS, Command
 from pause_megatron.config.serialize import flags_of_mapping, read_config_file
-from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
+from pause_megatron.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_REQUEUE,
+    EXIT_USER,
+    StoppedEarly,
+    UserError,
+)
 from pause_megatron.log import global_rank
+from pause_megatron.parallel.signals import stop_signals_held_back
 
 _OTHER_RANKS_WAIT_SECONDS = 5.0
 
@@ -40,20 +49,36 @@ def tool_main(script: str) -> int:
 
 
 def run_command(command: Command, program: str, arguments: list[str]) -> int:
-    """Parse ``arguments`` for ``command`` and run it; a :class:`UserError` becomes one line and exit code 2."""
+    """Parse ``arguments`` for ``command`` and run it; returns the exit code.
+
+    A :class:`UserError`, a :class:`StoppedEarly` and Ctrl-C become one line.
+    """
     end_with_parent()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # the libraries warn of what they lack at every import; `python -W` shows it
+    rank = global_rank() if command.distributed else 0
     try:
-        command.run(parse(command.config_class(), program, arguments))
+        with stop_signals_held_back() if command.distributed else nullcontext():
+            command.run(parse(command.config_class(), program, arguments))
     except UserError as error:
-        rank = global_rank() if command.distributed else 0
         if rank:
             # Most errors are every process's: rank 0 says it, and its launcher ends the others while they wait here.
             time.sleep(_OTHER_RANKS_WAIT_SECONDS)
-        print(f"error: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr, flush=True)
+        _say(f"error: {f'rank {rank}: ' if rank else ''}{error}")
         return EXIT_USER
+    except StoppedEarly as stopped:  # all processes stop together: rank 0 speaks for them
+        if not rank:
+            _say(f"{stopped} (exit code {EXIT_REQUEUE})")
+        return EXIT_REQUEUE
+    except KeyboardInterrupt:
+        if not rank:
+            _say("interrupted")
+        return EXIT_INTERRUPTED
     return EXIT_DONE
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def parse(config_class: type, program: str, arguments: list[str]) -> Any:

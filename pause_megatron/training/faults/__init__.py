@@ -1,0 +1,1 @@
+"""What a run does about faults: requests to stop, and batches that would spoil the weights."""

@@ -1,0 +1,104 @@
+"""How a command ends: the exit code, and one line where a person should know."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+
+import pytest
+
+from pause_megatron.cli.commands import Command
+from pause_megatron.cli.main import run_command
+from pause_megatron.errors import (
+    EXIT_DONE,
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    EXIT_REQUEUE,
+    EXIT_USER,
+    StoppedEarly,
+    UserError,
+    exit_code,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ending:
+    """How to end."""
+
+    how: str
+    """Name of it."""
+
+
+def end(config: Ending) -> None:
+    match config.how:
+        case "stopped":
+            raise StoppedEarly("stopped by SIGTERM after iteration 3; the same command continues from there")
+        case "wrong":
+            raise UserError("FILE: no such file; give another")
+        case "interrupted":
+            raise KeyboardInterrupt
+        case "signalled":
+            os.kill(os.getpid(), signal.SIGTERM)
+            print("not yet", flush=True)
+
+
+COMMAND = Command(summary="", config=f"{__name__}:Ending", function=f"{__name__}:end", distributed=True)
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "line"),
+    [
+        ("done", EXIT_DONE, ""),
+        ("stopped", EXIT_REQUEUE, "stopped by SIGTERM after iteration 3; the same command continues from there (exit "),
+        ("wrong", EXIT_USER, "error: FILE: no such file"),
+        ("interrupted", EXIT_INTERRUPTED, "interrupted\n"),
+    ],
+)
+def test_every_end_has_a_code_and_at_most_one_line(
+    how: str, code: int, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run_command(COMMAND, "end", ["--how", how]) == code
+    said = capsys.readouterr().err
+    assert said.startswith(line)
+    assert said.count("\n") == bool(line)
+
+
+@pytest.mark.parametrize(("how", "code"), [("stopped", EXIT_REQUEUE), ("interrupted", EXIT_INTERRUPTED)])
+def test_rank_0_speaks_for_all(
+    how: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert run_command(COMMAND, "end", ["--how", how]) == code
+    assert capsys.readouterr().err == ""
+
+
+def test_signal_before_the_loop_listens_waits_for_the_command() -> None:
+    program = f"from {__name__} import *; import sys; sys.exit(run_command(COMMAND, 'end', ['--how', 'signalled']))"
+    done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)
+    assert (done.returncode, done.stdout) == (-signal.SIGTERM, "not yet\n")
+
+
+def test_signals_do_what_they_did_before_when_the_command_is_over() -> None:
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    run_command(COMMAND, "end", ["--how", "done"])
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (None, EXIT_DONE),
+        (SystemExit(), EXIT_DONE),
+        (SystemExit(7), 7),
+        (SystemExit("why"), EXIT_INTERNAL),
+        (KeyboardInterrupt(), EXIT_INTERRUPTED),
+        (StoppedEarly(), EXIT_REQUEUE),
+        (UserError(), EXIT_USER),
+        (ValueError(), EXIT_INTERNAL),
+    ],
+)
+def test_exit_code_of_an_exception_is_the_interpreters_or_ours(error: BaseException | None, code: int) -> None:
+    assert exit_code(error) == code

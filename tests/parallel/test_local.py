@@ -1,0 +1,144 @@
+"""The local launcher: signals reach the processes, their end is waited for, and whoever failed is named."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from pause_megatron.errors import (
+    EXIT_DONE,
+    EXIT_INTERNAL,
+    EXIT_INTERRUPTED,
+    EXIT_LOST_PROCESS,
+    EXIT_REQUEUE,
+    EXIT_USER,
+)
+
+LAUNCHER = """
+import sys
+from pause_megatron.parallel.local import run_local_processes
+sys.exit(run_local_processes(sys.argv[2:], int(sys.argv[1]), program=(sys.executable, "-c")))
+"""
+SAVES_WHEN_ASKED = """
+import os, time
+from pathlib import Path
+from pause_megatron.children import end_with_parent
+from pause_megatron.training.faults.stopping import StopRequests
+end_with_parent()
+rank = os.environ["RANK"]
+with StopRequests(0) as stop:
+    Path("running." + rank).touch()
+    while not stop.request:
+        time.sleep(0.01)
+    Path("asked." + rank).write_text(stop.request.name)
+    time.sleep({saving})
+    Path("saved." + rank).touch()
+    os._exit(85)
+"""
+
+
+@contextmanager
+def launched(folder: Path, program: str, count: int = 2) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", LAUNCHER, str(count), program], stderr=subprocess.PIPE, text=True, cwd=folder
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, path
+        time.sleep(0.01)
+
+
+def run(folder: Path, program: str, count: int = 2) -> tuple[int, str]:
+    with launched(folder, program, count) as launcher:
+        _, said = launcher.communicate(timeout=60)
+        return launcher.returncode, said
+
+
+@pytest.mark.parametrize(
+    ("number", "received"), [("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGUSR1"), ("SIGINT", "SIGTERM")]
+)
+def test_signal_reaches_all_processes_and_their_saving_is_waited_for(
+    tmp_path: Path, number: str, received: str
+) -> None:
+    with launched(tmp_path, SAVES_WHEN_ASKED.format(saving=0.5)) as launcher:
+        for rank in range(2):
+            wait_for(tmp_path / f"running.{rank}")
+        launcher.send_signal(signal.Signals[number])
+        for rank in range(2):
+            wait_for(tmp_path / f"asked.{rank}")
+        launcher.terminate()  # again, while they save
+        _, said = launcher.communicate(timeout=60)
+        assert (launcher.returncode, said) == (EXIT_REQUEUE, "")
+    for rank in range(2):
+        assert (tmp_path / f"asked.{rank}").read_text() == received
+        assert (tmp_path / f"saved.{rank}").exists()
+
+
+def test_signal_that_comes_while_the_processes_start_is_not_lost(tmp_path: Path) -> None:
+    starting = "import pathlib, time; pathlib.Path('starting').touch(); time.sleep(1)\n"
+    with launched(tmp_path, starting + SAVES_WHEN_ASKED.format(saving=0), count=1) as launcher:
+        wait_for(tmp_path / "starting")
+        launcher.terminate()
+        _, said = launcher.communicate(timeout=60)
+        assert (launcher.returncode, said) == (EXIT_REQUEUE, "")
+    assert (tmp_path / "saved.0").exists()
+
+
+def test_ctrl_c_pressed_twice_ends_at_once(tmp_path: Path) -> None:
+    with launched(tmp_path, SAVES_WHEN_ASKED.format(saving=60)) as launcher:
+        for rank in range(2):
+            wait_for(tmp_path / f"running.{rank}")
+        launcher.send_signal(signal.SIGINT)
+        for rank in range(2):
+            wait_for(tmp_path / f"asked.{rank}")
+        launcher.send_signal(signal.SIGINT)
+        launcher.communicate(timeout=30)
+        assert launcher.returncode == EXIT_INTERRUPTED
+
+
+def test_process_ended_by_a_signal_is_named_and_the_others_are_ended(tmp_path: Path) -> None:
+    killed = "import os, signal, time; os.kill(os.getpid(), 9) if os.environ['RANK'] == '1' else time.sleep(600)"
+    assert run(tmp_path, killed, count=3) == (EXIT_LOST_PROCESS, "rank 1 was ended by SIGKILL\n")
+
+
+def test_frozen_process_does_not_keep_the_others_end_from_being_seen(tmp_path: Path) -> None:
+    program = "import os, sys; os.kill(os.getpid(), 19) if os.environ['RANK'] == '1' else sys.exit(86)"
+    assert run(tmp_path, program) == (EXIT_LOST_PROCESS, "")
+
+
+@pytest.mark.parametrize(
+    ("codes", "expected"),
+    [
+        ([0, 0], EXIT_DONE),
+        ([85, 85], EXIT_REQUEUE),
+        ([85, 0], EXIT_REQUEUE),
+        ([EXIT_USER, None], EXIT_USER),
+        ([EXIT_INTERNAL, EXIT_USER, EXIT_LOST_PROCESS], EXIT_USER),
+        ([EXIT_LOST_PROCESS, None, EXIT_INTERNAL], EXIT_INTERNAL),
+        ([85, 3], 3),
+    ],
+)
+def test_exit_code_is_the_one_that_says_most(tmp_path: Path, codes: list[int | None], expected: int) -> None:
+    """They leave together; one without a code sleeps until it is ended."""
+    program = (
+        "import os, sys, time; from pathlib import Path\n"
+        f"code = {codes}[int(os.environ['RANK'])]; Path(os.environ['RANK']).touch()\n"
+        f"while len(list(Path().iterdir())) < {len(codes)}: time.sleep(0.01)\n"
+        "time.sleep(600) if code is None else os._exit(code)"
+    )
+    assert run(tmp_path, program, len(codes)) == (expected, "")
