@@ -25,9 +25,11 @@ class FaultsConfig:
     max_bad_batches: int = 10
     """Bad batches in a row after which skipping stops too."""
     dead_rank_timeout: float = 60.0
-    """Seconds without a sign of life after which a process counts as dead and the run ends, naming it."""
+    """Seconds without a sign of life after which a process counts as dead and the run ends with exit code 86, naming
+    it. One that was killed or crashed is noticed at once."""
     collective_timeout: float = 30.0
-    """Minutes a process waits for the others in one exchange before the run ends."""
+    """Minutes a process waits for the others in one exchange, and bears with their silence before the first step,
+    until the run ends."""
 
     def __post_init__(self) -> None:
         require_at_least(0, exit_duration=self.exit_duration, spike_factor=self.spike_factor)

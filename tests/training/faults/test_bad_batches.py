@@ -1,0 +1,133 @@
+"""Bad batches are found by numbers alone, the same after a restart."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from statistics import median
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pause_megatron.config.faults import FaultsConfig
+from pause_megatron.errors import UserError
+from pause_megatron.training.faults.bad_batches import GOOD, BatchJudge, Verdict
+
+NOT_FINITE = (math.nan, math.inf, -math.inf)
+LOSSES = st.one_of(st.floats(0.5, 50.0), st.sampled_from(NOT_FINITE))
+NORMS = st.one_of(st.floats(0.0, 1e6), st.sampled_from((*NOT_FINITE, -1.0)))
+BATCHES = st.lists(st.tuples(LOSSES, NORMS), max_size=60)
+FAULTS = st.builds(
+    FaultsConfig,
+    spike_factor=st.sampled_from((0.0, 1.01, 1.5, 3.0)),
+    spike_window=st.integers(1, 8),
+    on_bad_batch=st.sampled_from(("stop", "skip")),
+    max_bad_batches=st.integers(1, 4),
+)
+
+
+def judge(judge: BatchJudge, loss: float, norm: float, *, is_scaled: bool = False) -> Verdict:
+    verdict = judge.of_loss(loss)
+    return verdict if verdict.is_bad else judge.of_gradient(loss, norm, is_scaled=is_scaled)
+
+
+def judge_all(judge_: BatchJudge, batches: Sequence[tuple[float, float]]) -> list[Verdict]:
+    return [judge(judge_, loss, norm) for loss, norm in batches]
+
+
+@given(FAULTS, BATCHES, st.booleans())
+def test_verdicts_are_those_of_the_definition(
+    faults: FaultsConfig, batches: list[tuple[float, float]], is_scaled: bool
+) -> None:
+    good: list[float] = []
+    in_a_row = 0
+    judged = BatchJudge(faults)
+    for loss, norm in batches:
+        verdict = judge(judged, loss, norm, is_scaled=is_scaled)
+        last = good[-faults.spike_window :]
+        is_spike = bool(faults.spike_factor) and len(last) == faults.spike_window
+        is_spike = is_spike and loss > faults.spike_factor * median(last)
+        bad_gradient = not is_scaled and (norm == -1.0 or not math.isfinite(norm))
+        is_bad = not math.isfinite(loss) or is_spike or bad_gradient
+        in_a_row = in_a_row + 1 if is_bad else 0
+        good += [] if is_bad else [loss]
+        assert verdict.is_bad == is_bad
+        ends = is_bad and (faults.on_bad_batch == "stop" or in_a_row >= faults.max_bad_batches)
+        assert verdict.ends_the_run == ends
+
+
+@given(FAULTS, BATCHES, st.integers(0, 60))
+def test_restarted_run_judges_as_the_undisturbed_one(
+    faults: FaultsConfig, batches: list[tuple[float, float]], restart: int
+) -> None:
+    whole = judge_all(BatchJudge(faults), batches)
+    first, second = BatchJudge(faults), BatchJudge(faults)
+    before = judge_all(first, batches[:restart])
+    second.restore(json.loads(json.dumps(first.to_plain(), allow_nan=False)))
+    assert before + judge_all(second, batches[restart:]) == whole
+
+
+@given(st.lists(st.floats(0.5, 5.0), min_size=8, max_size=20), st.integers(1, 8))
+def test_shorter_window_keeps_the_newest_losses(losses: list[float], window: int) -> None:
+    long, short, fresh = (BatchJudge(FaultsConfig(spike_window=size)) for size in (8, window, window))
+    judge_all(long, [(loss, 1.0) for loss in losses])
+    kept = long.to_plain()["losses"]
+    judge_all(fresh, [(loss, 1.0) for loss in kept[-window:]])
+    short.restore(long.to_plain())
+    assert short.to_plain()["losses"] == fresh.to_plain()["losses"] == kept[-window:]
+
+
+def test_looking_at_a_good_loss_changes_nothing() -> None:
+    judged = BatchJudge(FaultsConfig(spike_window=2))
+    before = judged.to_plain()
+    assert judged.of_loss(3.0) == GOOD
+    assert judged.to_plain() == before
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "reason"),
+    [
+        (math.nan, 1.0, "the loss is nan"),
+        (math.inf, 1.0, "the loss is inf"),
+        (9.5, 1.0, "the loss, 9.5, is 3.17 times the median of the last 3, 3 (--spike-factor 3)"),
+        (2.0, math.nan, "the gradient is not finite"),
+        (2.0, -1.0, "the gradient is not finite"),
+    ],
+)
+def test_reason_says_what_is_wrong(loss: float, norm: float, reason: str) -> None:
+    judged = BatchJudge(FaultsConfig(spike_window=3))
+    assert not any(verdict.is_bad for verdict in judge_all(judged, [(2.0, 1.0), (3.0, 1.0), (4.0, 1.0)]))
+    assert judge(judged, loss, norm) == Verdict(reason, ends_the_run=True)
+
+
+def test_skipping_ends_too_after_so_many_in_a_row() -> None:
+    judged = BatchJudge(FaultsConfig(on_bad_batch="skip", max_bad_batches=2))
+    bad, good = (math.nan, 1.0), (2.0, 1.0)
+    verdicts = judge_all(judged, [bad, good, bad, bad])
+    assert [verdict.ends_the_run for verdict in verdicts] == [False, False, False, True]
+    assert verdicts[-1].reason == "the loss is nan (2 in a row, --max-bad-batches 2)"
+
+
+def test_overflow_under_loss_scaling_is_no_fault_of_the_batch() -> None:
+    judged = BatchJudge(FaultsConfig())
+    assert judge(judged, 2.0, math.inf, is_scaled=True) == GOOD
+    assert judge(judged, math.inf, 1.0, is_scaled=True).is_bad
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"spike_factor": 0.5}, "--spike-factor 0.5: must be above 1, or 0"),
+        ({"spike_factor": -1.0}, "--spike-factor"),
+        ({"spike_window": 0}, "--spike-window"),
+        ({"max_bad_batches": 0}, "--max-bad-batches"),
+        ({"exit_duration": -1.0}, "--exit-duration"),
+        ({"dead_rank_timeout": 0.0}, "--dead-rank-timeout 0.0: must be positive"),
+        ({"collective_timeout": -1.0}, "--collective-timeout -1.0: must be positive"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(setting: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FaultsConfig(**setting)
