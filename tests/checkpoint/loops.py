@@ -1,0 +1,128 @@
+"""A small training loop that resumes, saves and polls as a run does; used by the tests of checkpoints."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import deepspeed
+import pytest
+from megatron.core import parallel_state
+
+from pause_megatron.checkpoint.deepspeed_state import loss_scaler_state, optimizer_step, reset_optimizer
+from pause_megatron.checkpoint.names import CHECKPOINTS, checkpoint_name
+from pause_megatron.checkpoint.resume import resume_from_newest
+from pause_megatron.checkpoint.saver import CheckpointSaver
+from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.config.parallel import resolve_layout
+from pause_megatron.errors import UserError
+from pause_megatron.log import LINE
+from pause_megatron.model.gpt import LocalModel, build_local_model
+from pause_megatron.parallel.agreement import largest
+from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
+from pause_megatron.parallel.launcher import detect_launch
+from pause_megatron.training.engine import DTYPES, build_engine
+from pause_megatron.training.schedule import learning_rate
+from pause_megatron.training.step import Stepper
+from tests.training.runs import OPTIMIZER, STEPS, TRAINING, VOCAB_SIZE, Run, own_microbatches
+
+Curve = list[tuple[float, float]]
+"""Loss and gradient norm of every step."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loop:
+    """A run that goes on from the newest checkpoint in ``folder``, if there is one, until ``run.last_step``."""
+
+    run: Run = field(default_factory=Run)
+    folder: Path
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    drop_moments: bool = False
+    """Forget Adam's moments after resuming: what a test has to notice."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """What a loop did, as one of its processes saw it."""
+
+    resumed: int
+    """The step it went on from; 0 when it began."""
+    curve: Curve
+    """Its own steps."""
+    busy: int
+    """Steps after which a checkpoint was still being written."""
+    loss_scaler: dict[str, float] | None
+    """Where fp16's loss scaler ended."""
+    warnings: list[str]
+    """What it warned a person of."""
+
+
+def iteration_folder(folder: Path, iteration: int) -> Path:
+    """The checkpoint of ``iteration`` of the run in ``folder``."""
+    return folder / CHECKPOINTS / checkpoint_name(iteration)
+
+
+def run_loops(loops: Sequence[Loop]) -> list[Outcome]:
+    """Run ``loops``, one after the other in the same processes; called in each of them."""
+    try:
+        return [run_loop(loop) for loop in loops]
+    finally:
+        destroy_process_groups()
+
+
+def errors_of(loops: Sequence[Loop]) -> list[str]:
+    """What each of ``loops`` is refused or stopped with; called in each of their processes."""
+    errors = []
+    for loop in loops:
+        with pytest.raises(UserError) as caught:
+            run_loop(loop)
+        errors.append(str(caught.value))
+    return errors
+
+
+def run_loop(loop: Loop) -> Outcome:
+    """Run ``loop``; called in each of its processes."""
+    said = io.StringIO()
+    with redirect_stderr(said), built(loop.run) as (model, engine, stepper):
+        saver = CheckpointSaver(loop.folder / CHECKPOINTS, loop.checkpoint, parameters=model.parameters, engine=engine)
+        resumed = resume_from_newest(loop.folder, parameters=model.parameters, engine=engine)
+        first = resumed[1]["iteration"] if resumed else 0
+        if loop.drop_moments:
+            reset_optimizer(engine, optimizer_step(engine))
+        curve, busy = [], 0
+        for step in range(first, loop.run.last_step):
+            losses = stepper.accumulate(own_microbatches(step))
+            update = stepper.update(learning_rate(step, STEPS, OPTIMIZER))
+            curve.append((losses.mean, update.grad_norm))
+            (unfinished,) = largest([saver.unfinished])
+            busy += unfinished
+            saver.poll(unfinished)
+            if (step + 1) % loop.checkpoint.save_interval == 0:
+                state = {"iteration": step + 1, "note": "é"}
+                saver.save(step + 1, state)
+                state.clear()  # a checkpoint on its way has its own
+        saver.wait()
+    warnings = [line for line in said.getvalue().splitlines() if LINE.match(line) and "warning: " in line]
+    return Outcome(resumed=first, curve=curve, busy=busy, loss_scaler=loss_scaler_state(engine), warnings=warnings)
+
+
+@contextmanager
+def built(run: Run) -> Iterator[tuple[LocalModel, deepspeed.DeepSpeedEngine, Stepper]]:
+    """The model, engine and stepper of ``run``; its process groups are there inside the block."""
+    launch, settings = detect_launch(), run.deepspeed_file
+    layout = resolve_layout(
+        run.parallel, world_size=launch.world_size, model=run.model, vocab_size=VOCAB_SIZE, deepspeed=settings
+    )
+    if settings.precision == "fp16":  # DeepSpeed wants fp16 instructions, PyTorch computes without
+        deepspeed.get_accelerator().is_fp16_supported = lambda: True
+    initialize_process_groups(launch, layout, seed=run.seed)
+    try:
+        dtype = DTYPES[settings.precision]
+        model = build_local_model(run.model, layout, vocab_size=VOCAB_SIZE, seed=run.seed, dtype=dtype)
+        engine = build_engine(model, deepspeed_file=settings, optimizer=OPTIMIZER, training=TRAINING)
+        yield model, engine, Stepper(model, engine, layout, device())
+    finally:
+        parallel_state.destroy_model_parallel()

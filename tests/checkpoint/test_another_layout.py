@@ -1,0 +1,119 @@
+"""A run saved under one layout continues under another, and back, as if nothing had happened."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+
+from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.config.model import ModelConfig
+from pause_megatron.config.parallel import ParallelConfig
+from tests.checkpoint.loops import Curve, Loop, Outcome, iteration_folder, run_loops
+from tests.distributed import run_distributed
+from tests.training.runs import GPT2, LLAMA, STEPS, Run, largest_differences
+
+SAVED, AGAIN = STEPS // 2, STEPS * 3 // 4
+TOLERANCE = 1e-5
+MODELS = {"tied gpt2": replace(GPT2, untie_embeddings_and_output_weights=False), "llama": LLAMA}
+TP2_PP2 = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
+SAVING = CheckpointConfig(save_interval=AGAIN - SAVED)
+LAYOUTS: dict[str, tuple[int, Run]] = {
+    "PP2": (2, Run(parallel=ParallelConfig(pipeline_model_parallel_size=2))),
+    "DP2 ZeRO-0": (2, Run(zero_stage=0)),
+    "DP2 ZeRO-2": (2, Run(zero_stage=2)),
+    "DP2 ZeRO-3": (2, Run(zero_stage=3)),
+    "one process": (1, Run()),
+}
+"""Processes and layout of each way there and back."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """All that was run of one model."""
+
+    alone: Curve
+    """One process from beginning to end."""
+    together: Curve
+    """TP 2, PP 2 from beginning to end."""
+    same: Curve
+    """TP 2, PP 2 from the middle to the end."""
+    there: dict[str, Curve]
+    """Another layout from the middle on."""
+    back: dict[str, Curve]
+    """TP 2, PP 2 from where that left off."""
+    without_moments: Curve
+    """One process from the middle on, Adam's moments dropped."""
+
+
+@pytest.fixture(scope="module")
+def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trial]:
+    """Save in the middle, go on under each layout, save there, and come back."""
+    folders = {name: tmp_path_factory.mktemp(name.replace(" ", "_")) for name in MODELS}
+    plans = {name: plan(model, folders[name]) for name, model in MODELS.items()}
+    together = run_all(4, [loop for loops in plans.values() for loop in loops["together"]])
+    for folder in folders.values():
+        for copy in ("same", "without moments", *LAYOUTS):
+            shutil.copytree(iteration_folder(folder / "together", SAVED), iteration_folder(folder / copy, SAVED))
+    two = run_all(2, [loop for loops in plans.values() for loop in loops["two"]])
+    one = run_all(1, [loop for loops in plans.values() for loop in loops["one"]])
+    back = run_all(4, [loop for loops in plans.values() for loop in loops["back"]])
+    there = two | one
+    return {
+        name: Trial(
+            alone=one[folder / "alone"],
+            together=together[folder / "together"],
+            same=back[folder / "same"],
+            there={layout: there[folder / layout] for layout in LAYOUTS},
+            back={layout: back[folder / layout] for layout in LAYOUTS},
+            without_moments=one[folder / "without moments"],
+        )
+        for name, folder in folders.items()
+    }
+
+
+def plan(model: ModelConfig, folder: Path) -> dict[str, list[Loop]]:
+    """The loops of one model in the order of :func:`trials`; those that resume begin with other weights."""
+    whole = Run(model=model, parallel=TP2_PP2)
+    resumed = replace(whole, seed=99)
+    there = {
+        size: [
+            Loop(run=replace(run, model=model, seed=99, last_step=AGAIN), folder=folder / name, checkpoint=SAVING)
+            for name, (processes, run) in LAYOUTS.items()
+            if processes == size
+        ]
+        for size in (1, 2)
+    }
+    control = Loop(run=Run(model=model, seed=99), folder=folder / "without moments", drop_moments=True)
+    return {
+        "together": [Loop(run=whole, folder=folder / "together", checkpoint=CheckpointConfig(save_interval=SAVED))],
+        "two": there[2],
+        "one": [Loop(run=Run(model=model), folder=folder / "alone"), control, *there[1]],
+        "back": [Loop(run=resumed, folder=folder / name) for name in ("same", *LAYOUTS)],
+    }
+
+
+def run_all(world_size: int, loops: list[Loop]) -> dict[Path, Curve]:
+    outcomes: list[Outcome] = run_distributed(run_loops, world_size, loops)[0]
+    return {loop.folder: outcome.curve for loop, outcome in zip(loops, outcomes, strict=True)}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("model", MODELS)
+def test_loss_curve_continues_there_and_back(trials: dict[str, Trial], model: str, layout: str) -> None:
+    trial = trials[model]
+    assert max(largest_differences(trial.alone[SAVED:AGAIN], trial.there[layout])) <= TOLERANCE
+    assert max(largest_differences(trial.alone[AGAIN:], trial.back[layout])) <= TOLERANCE
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_lost_moments_are_told_apart(trials: dict[str, Trial], model: str) -> None:
+    trial = trials[model]
+    assert largest_differences(trial.alone[SAVED:], trial.without_moments)[0] > 100 * TOLERANCE
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_resume_under_tensor_and_pipeline_parallelism_is_bit_exact(trials: dict[str, Trial], model: str) -> None:
+    assert trials[model].same == trials[model].together[SAVED:]
