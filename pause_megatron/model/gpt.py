@@ -19,6 +19,7 @@ from pause_megatron.model.cross_entropy import vocab_parallel_cross_entropy
 from pause_megatron.model.initialization import initialize_weights
 from pause_megatron.model.norm import Norm
 from pause_megatron.model.parameters import NamedParameter, named_parameters
+from pause_megatron.model.recomputation import recompute_mlps
 
 
 def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = torch.float32) -> TransformerConfig:
@@ -49,10 +50,9 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
         # schedule pair up wrongly, silently: the losses of the chunks get mixed. Overlapped exchanges do not.
         overlap_p2p_comm=layout.vp > 1,
         batch_p2p_comm=layout.vp == 1,
-        recompute_granularity=None if layout.recompute_granularity == "none" else layout.recompute_granularity,
+        recompute_granularity="full" if recomputes_layers else None,
         recompute_method="uniform" if recomputes_layers else None,
         recompute_num_layers=layout.recompute_num_layers if recomputes_layers else None,
-        recompute_modules=["mlp"],  # the fused attention keeps no matrix that recomputing it would save
         use_cpu_initialization=True,
         bias_dropout_fusion=False,
         bias_activation_fusion=False,
@@ -111,7 +111,7 @@ def _build_chunk(
     layer.submodules.pre_mlp_layernorm = Norm
     layer.submodules.self_attention.submodules.core_attention = ScaledDotProductAttention
     block = TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=Norm)
-    return PauseGPT(
+    chunk = PauseGPT(
         config=config,
         transformer_layer_spec=block,
         vocab_size=padded_vocab_size(vocab_size),
@@ -123,3 +123,6 @@ def _build_chunk(
         rotary_base=model.rotary_base,
         vp_stage=vp_stage,
     )
+    if layout.recompute_granularity == "selective":
+        recompute_mlps(chunk)
+    return chunk

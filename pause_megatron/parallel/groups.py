@@ -24,7 +24,7 @@ def device() -> torch.device:
 
 
 def initialize_process_groups(launch: Launch, layout: Layout, *, seed: int) -> None:
-    """Start PyTorch's default group (gloo for the CPU, NCCL for GPUs) and Megatron-core's groups for ``layout``.
+    """Start PyTorch's default group (gloo for the CPU, NCCL for GPUs), unless it is there, and Megatron-core's groups.
 
     Call :func:`destroy_process_groups` at the end.
     """
@@ -36,12 +36,13 @@ def initialize_process_groups(launch: Launch, layout: Layout, *, seed: int) -> N
     elif launch.single_node:
         # gloo looks the host's own name up to choose an interface, which fails on many laptops and containers.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
-    dist.init_process_group(
-        backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
-        rank=launch.rank,
-        world_size=launch.world_size,
-        timeout=GROUP_TIMEOUT,
-    )
+    if not dist.is_initialized():
+        dist.init_process_group(
+            backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            rank=launch.rank,
+            world_size=launch.world_size,
+            timeout=GROUP_TIMEOUT,
+        )
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,

@@ -18,7 +18,7 @@ from pause_megatron.config.deepspeed import DeepSpeedFile, Precision
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
 from pause_megatron.model.gpt import LocalModel
 from pause_megatron.model.parameters import NamedParameter
-from pause_megatron.parallel.cpu import skip_deepspeed_cpu_kernels
+from pause_megatron.parallel.cpu import let_deepspeed_use_any_cpu
 from pause_megatron.parallel.mpu import DeepSpeedMpu
 from pause_megatron.training.flat_gradients import FlatGradients
 from pause_megatron.training.gradients import split_over_the_sequence, sum_over_tensor_parallel
@@ -37,7 +37,7 @@ def build_engine(
 ) -> deepspeed.DeepSpeedEngine:
     """Wrap this process's part of the model into a DeepSpeed engine with AdamW."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    skip_deepspeed_cpu_kernels()
+    let_deepspeed_use_any_cpu()
     for item in model.parameters:
         if item.tied_copy:  # or the tied embeddings would count twice in the gradient norm
             item.parameter.ds_pipe_replicated = True  # type: ignore[attr-defined]
@@ -73,12 +73,11 @@ def deepspeed_config(
     zero = dict(values.get("zero_optimization", {}))
     if deepspeed_file.zero_stage == 0:
         zero["stage"] = 1  # over groups of one process, see DeepSpeedMpu
-    if deepspeed_file.offload_optimizer:
-        # DeepSpeed's own Adam for the CPU is compiled on first use; PyTorch's is there already.
-        zero.setdefault("zero_force_ds_cpu_optimizer", False)
     config: dict[str, object] = {
         **values,
         "zero_optimization": zero,
+        # DeepSpeed's own Adam for the CPU is compiled on first use; PyTorch's is there already.
+        "zero_force_ds_cpu_optimizer": values.get("zero_force_ds_cpu_optimizer", False),
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
         # Megatron's schedule has divided by the number of microbatches already.
         "gradient_accumulation_steps": 1,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,16 @@ def test_every_deepspeed_file_of_the_repository_is_valid() -> None:
     files = sorted((Path(__file__).parents[2] / "ds_configs").glob("*.json"))
     assert files
     for file in files:
-        stage, precision = file.stem.split("_")
+        stage, precision, *more = file.stem.split("_")
         found = read_deepspeed_file(file)
         assert f"zero{found.zero_stage}" == stage
         assert found.precision == precision
+        assert found.grad_dtype == ("fp32" if "gradients" in more else precision)
+        assert found.offload_optimizer == ("offload" in more)
+        assert found.offload_parameters == ("offload" in more and found.zero_stage == 3)
+
+
+def test_every_deepspeed_file_of_the_repository_is_described() -> None:
+    folder = Path(__file__).parents[2] / "ds_configs"
+    described = re.findall(r"`(\w+\.json)`", (folder / "README.md").read_text())
+    assert sorted(described) == sorted(file.name for file in folder.glob("*.json"))

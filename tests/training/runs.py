@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ LLAMA = ModelConfig(
     num_query_groups=4,
     max_position_embeddings=64,
 )
-TRAINING = TrainingConfig(train_iters=STEPS, global_batch_size=8, micro_batch_size=1)
+TRAINING = TrainingConfig(train_iters=STEPS, global_batch_size=8, micro_batch_size=2)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_fraction=0.2)
 
 
@@ -82,20 +83,37 @@ def own_microbatches(step: int) -> list[Microbatch]:
     """This data-parallel process's part of :func:`random_batch`."""
     tokens, mask = random_batch(step)
     rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
+    rows = TRAINING.micro_batch_size
     return [
         Microbatch(
-            tokens=tokens[sample : sample + 1, :-1],
-            labels=tokens[sample : sample + 1, 1:],
-            loss_mask=mask[sample : sample + 1],
-            position_ids=torch.arange(SEQ_LENGTH)[None],
-            pause_runs=pause_runs(tokens[sample : sample + 1, :-1], PAUSE_ID),
+            tokens=tokens[start : start + rows, :-1],
+            labels=tokens[start : start + rows, 1:],
+            loss_mask=mask[start : start + rows],
+            position_ids=torch.arange(SEQ_LENGTH).expand(rows, -1),
+            pause_runs=pause_runs(tokens[start : start + rows, :-1], PAUSE_ID),
         )
-        for sample in range(rank, TRAINING.global_batch_size, size)
+        for start in range(rank * rows, TRAINING.global_batch_size, size * rows)
     ]
 
 
 def train(run: Run) -> list[tuple[float, float]]:
     """Loss and gradient norm of every step of ``run``; called in each of its processes."""
+    return train_all([run])[0]
+
+
+def train_all(runs: Sequence[Run]) -> list[list[tuple[float, float]]]:
+    """The same for several runs, one after the other in the same processes."""
+    found = []
+    try:
+        for run in runs:
+            found.append(_train(run))
+            parallel_state.destroy_model_parallel()
+    finally:
+        destroy_process_groups()
+    return found
+
+
+def _train(run: Run) -> list[tuple[float, float]]:
     launch = detect_launch()
     layout = resolve_layout(
         run.parallel,
@@ -105,29 +123,26 @@ def train(run: Run) -> list[tuple[float, float]]:
         deepspeed=run.deepspeed_file,
     )
     initialize_process_groups(launch, layout, seed=run.seed)
-    try:
-        dtype = DTYPES[run.deepspeed_file.precision]
-        model = build_local_model(run.model, layout, vocab_size=VOCAB_SIZE, seed=run.seed, dtype=dtype)
-        engine = build_engine(model, deepspeed_file=run.deepspeed_file, optimizer=OPTIMIZER, training=TRAINING)
-        stepper = Stepper(model, engine, layout, device())
-        if run.load:
-            load_checkpoint(run.load, parameters=model.parameters, engine=engine)
-        found = []
-        for step in range(run.first_step, run.last_step):
-            losses = stepper.accumulate(own_microbatches(step))
-            update = stepper.update(learning_rate(step, STEPS, OPTIMIZER))
-            found.append((losses.mean, update.grad_norm))
-        if run.save:
-            state: dict[str, Any] = {
-                "iteration": run.last_step,
-                "optimizer_step": optimizer_step(engine),
-                "layout": str(layout),
-                "vocab_size": VOCAB_SIZE,
-                "config": {"model": to_plain(run.model)},
-            }
-            save_checkpoint(run.save, run.last_step, parameters=model.parameters, engine=engine, state=state, keep=2)
-    finally:
-        destroy_process_groups()
+    dtype = DTYPES[run.deepspeed_file.precision]
+    model = build_local_model(run.model, layout, vocab_size=VOCAB_SIZE, seed=run.seed, dtype=dtype)
+    engine = build_engine(model, deepspeed_file=run.deepspeed_file, optimizer=OPTIMIZER, training=TRAINING)
+    stepper = Stepper(model, engine, layout, device())
+    if run.load:
+        load_checkpoint(run.load, parameters=model.parameters, engine=engine)
+    found = []
+    for step in range(run.first_step, run.last_step):
+        losses = stepper.accumulate(own_microbatches(step))
+        update = stepper.update(learning_rate(step, STEPS, OPTIMIZER))
+        found.append((losses.mean, update.grad_norm))
+    if run.save:
+        state: dict[str, Any] = {
+            "iteration": run.last_step,
+            "optimizer_step": optimizer_step(engine),
+            "layout": str(layout),
+            "vocab_size": VOCAB_SIZE,
+            "config": {"model": to_plain(run.model)},
+        }
+        save_checkpoint(run.save, run.last_step, parameters=model.parameters, engine=engine, state=state, keep=2)
     return found
 
 

@@ -1,59 +1,61 @@
-"""Same computation, same loss: every layout against one process, from the same weights on the same global batches."""
+"""Same computation, same loss: layouts against one process, from the same weights on the same global batches.
+
+A few that contain every way to divide a model; ``make layouts`` runs all there are (docs/layouts.md).
+"""
 
 from __future__ import annotations
-
-from dataclasses import replace
 
 import pytest
 
 from pause_megatron.config.parallel import ParallelConfig
 from tests.distributed import run_distributed
-from tests.training.runs import GPT2, LLAMA, Run, largest_differences, train
-
-TOLERANCE = 1e-5
-"""Largest loss difference accepted over 20 steps; about 2e-7 is found."""
+from tests.training.layout_table import MODELS, TOLERANCE, WORLD_SIZES, candidates, trained_alone
+from tests.training.runs import Run, largest_differences, train_all
 
 TP2 = ParallelConfig(tensor_model_parallel_size=2)
 TP2_SP = ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True)
 PP2 = ParallelConfig(pipeline_model_parallel_size=2)
 PP2_VP2 = ParallelConfig(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=2)
+PP4 = ParallelConfig(pipeline_model_parallel_size=4)
 TP2_PP2_SP = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2, sequence_parallel=True)
 DP = ParallelConfig()
-TIED = replace(GPT2, untie_embeddings_and_output_weights=False)
+
+Curve = list[tuple[float, float]]
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[str, list[tuple[float, float]]]:
+def alone() -> dict[str, Curve]:
     """The trusted runs: one process."""
-    models = {"gpt2": GPT2, "gpt2 tied": TIED, "llama": LLAMA}
-    return {name: run_distributed(train, 1, Run(model=model))[0] for name, model in models.items()}
+    return {name: trained_alone(model) for name, model in MODELS.items()}
 
 
 @pytest.mark.parametrize(
-    ("name", "world_size", "run"),
+    ("name", "world_size", "layouts"),
     [
-        ("gpt2", 2, Run(parallel=TP2)),
-        ("gpt2", 2, Run(parallel=PP2)),
-        ("gpt2", 2, Run(parallel=DP)),
-        ("gpt2", 2, Run(parallel=TP2_SP)),
-        ("gpt2", 2, Run(parallel=PP2_VP2)),
-        ("gpt2", 2, Run(parallel=DP, zero_stage=2)),
-        ("gpt2", 2, Run(parallel=DP, zero_stage=3)),
-        ("gpt2", 4, Run(parallel=TP2_PP2_SP)),
-        ("gpt2 tied", 2, Run(model=TIED, parallel=PP2)),
-        ("llama", 4, Run(model=LLAMA, parallel=TP2_PP2_SP)),
+        ("gpt2", 2, [(DP, 0), (DP, 1), (DP, 2), (DP, 3), (PP2, 1), (PP2_VP2, 1)]),
+        ("gpt2", 2, [(TP2, 1), (TP2_SP, 1), (TP2_SP, 2), (TP2_SP, 3)]),
+        ("gpt2", 4, [(TP2_PP2_SP, 1), (PP2_VP2, 1), (PP2, 0), (TP2, 3), (PP4, 1)]),
+        ("gpt2 tied", 2, [(PP2, 1), (PP2_VP2, 0), (TP2, 3)]),
+        ("llama", 4, [(TP2_PP2_SP, 1), (TP2_SP, 2), (DP, 3)]),
     ],
-    ids=lambda value: str(value) if not isinstance(value, Run) else "",
+    ids=["gpt2 DP, PP", "gpt2 TP", "gpt2 on four", "gpt2 tied", "llama on four"],
 )
-def test_layout_gives_the_losses_and_gradient_norms_of_one_process(
-    alone: dict[str, list[tuple[float, float]]], name: str, world_size: int, run: Run
+def test_layouts_give_the_losses_and_gradient_norms_of_one_process(
+    alone: dict[str, Curve], name: str, world_size: int, layouts: list[tuple[ParallelConfig, int]]
 ) -> None:
-    for found in run_distributed(train, world_size, run):
-        loss_difference, norm_difference = largest_differences(alone[name], found)
-        assert loss_difference <= TOLERANCE
-        assert norm_difference <= TOLERANCE
+    runs = [Run(model=MODELS[name], parallel=parallel, zero_stage=stage) for parallel, stage in layouts]
+    for of_process in run_distributed(train_all, world_size, runs):
+        for run, curve in zip(runs, of_process, strict=True):
+            assert max(largest_differences(alone[name], curve)) <= TOLERANCE, run
 
 
-def test_a_different_start_is_told_apart(alone: dict[str, list[tuple[float, float]]]) -> None:
-    found = run_distributed(train, 1, Run(seed=8))[0]
+def test_a_different_start_is_told_apart(alone: dict[str, Curve]) -> None:
+    (found,) = run_distributed(train_all, 1, [Run(seed=8)])[0]
     assert largest_differences(alone["gpt2"], found)[0] > 100 * TOLERANCE
+
+
+def test_the_table_has_every_way_to_divide_a_model() -> None:
+    assert [len(list(candidates(world_size))) for world_size in WORLD_SIZES] == [1, 5, 13]
+    divided = [parallel for world_size in WORLD_SIZES for parallel in candidates(world_size)]
+    for parallel in (DP, TP2, TP2_SP, PP2, PP2_VP2, PP4, TP2_PP2_SP):
+        assert parallel in divided

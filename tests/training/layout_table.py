@@ -1,0 +1,137 @@
+"""Every layout of up to four processes, compared with one process or refused with its reason.
+
+The tests of layouts are made of this, and ``python -m tests.training.layout_table`` writes it as docs/layouts.md.
+"""
+
+from __future__ import annotations
+
+import itertools
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from pause_megatron.config.model import ModelConfig
+from pause_megatron.config.parallel import ParallelConfig, resolve_layout
+from pause_megatron.errors import UserError
+from pause_megatron.versions import versions
+from tests.distributed import run_distributed
+from tests.training.runs import GPT2, LLAMA, STEPS, VOCAB_SIZE, Run, largest_differences, train_all
+
+TOLERANCE = 1e-5
+"""Largest difference accepted over 20 steps: of losses, and of gradient norms relative to them."""
+MODELS = {
+    "gpt2": GPT2,
+    "gpt2 tied": replace(GPT2, untie_embeddings_and_output_weights=False),
+    "llama": LLAMA,
+}
+WORLD_SIZES = (1, 2, 4)
+DOCUMENT = Path(__file__).parents[2] / "docs" / "layouts.md"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """What came of one layout."""
+
+    layout: str
+    zero_stage: int
+    loss_difference: float = 0.0
+    """Largest absolute difference of a loss from that of one process, on any process."""
+    norm_difference: float = 0.0
+    """Largest relative difference of a gradient norm."""
+    refusal: str = ""
+    """Why the layout is refused; empty when it is not."""
+
+
+def candidates(world_size: int) -> Iterator[ParallelConfig]:
+    """Every way to divide a model over ``world_size`` processes, the data-parallel ones taking what is left."""
+    sizes = [size for size in (1, 2, 4) if world_size % size == 0]
+    for tp, pp, vp, sequence_parallel in itertools.product(sizes, sizes, (1, 2), (False, True)):
+        if world_size % (tp * pp) == 0 and (pp > 1 or vp == 1) and (tp > 1 or not sequence_parallel):
+            yield ParallelConfig(
+                tensor_model_parallel_size=tp,
+                pipeline_model_parallel_size=pp,
+                virtual_pipeline_model_parallel_size=vp,
+                sequence_parallel=sequence_parallel,
+            )
+
+
+def measure(model: ModelConfig, world_size: int, alone: list[tuple[float, float]]) -> list[Row]:
+    """The rows of all candidates, under ZeRO-0 to ZeRO-3, against the losses and norms of one process."""
+    refused, allowed = [], []
+    for parallel, zero_stage in itertools.product(candidates(world_size), range(4)):
+        run = Run(model=model, parallel=parallel, zero_stage=zero_stage)
+        try:
+            layout = resolve_layout(
+                parallel, world_size=world_size, model=model, vocab_size=VOCAB_SIZE, deepspeed=run.deepspeed_file
+            )
+        except UserError as error:
+            layout_name, _, reason = str(error).partition(f" with ZeRO-{zero_stage} (test.json): ")
+            refused.append(Row(layout=layout_name, zero_stage=zero_stage, refusal=reason))
+        else:
+            allowed.append((str(layout), run))
+    by_process = run_distributed(train_all, world_size, [run for _, run in allowed])
+    found = []
+    for (layout_name, run), *of_processes in zip(allowed, *by_process, strict=True):
+        losses, norms = zip(*(largest_differences(alone, curve) for curve in of_processes), strict=True)
+        row = Row(
+            layout=layout_name, zero_stage=run.zero_stage, loss_difference=max(losses), norm_difference=max(norms)
+        )
+        found.append(row)
+    return found + refused
+
+
+def trained_alone(model: ModelConfig) -> list[tuple[float, float]]:
+    """The trusted run: one process."""
+    losses: list[tuple[float, float]] = run_distributed(train_all, 1, [Run(model=model)])[0][0]
+    return losses
+
+
+def document(rows: dict[str, list[Row]]) -> str:
+    """The table as Markdown; ``rows`` by model."""
+    lines = [
+        "# Layouts",
+        "",
+        "Written by `python -m tests.training.layout_table`; the tests hold every line of it.",
+        "",
+        f"Each layout trained for {STEPS} steps on gloo, in fp32, from the same weights on the same global batches, in",
+        "which between none and 90 % of a sequence's tokens are pauses. *loss* and *norm* are the largest differences",
+        "from one process in any step on any process: of losses absolutely (one unit in the last place is 4.8e-7), of",
+        f"gradient norms relatively. Accepted are {TOLERANCE:g}.",
+        "",
+        ", ".join(f"{name} {version}" for name, version in versions().items()) + ".",
+        "",
+    ]
+    by_layout: dict[tuple[str, int], dict[str, Row]] = {}
+    for model, of_model in rows.items():
+        for row in of_model:
+            by_layout.setdefault((row.layout, row.zero_stage), {})[model] = row
+    heads = [f"{model}: loss | norm" for model in rows]
+    lines += ["| layout | ZeRO | " + " | ".join(heads) + " |", "|---|---" + "|---:|---:" * len(rows) + "|"]
+    reasons: dict[str, list[str]] = {}
+    for (layout, stage), of_models in by_layout.items():
+        first = next(iter(of_models.values()))
+        if first.refusal:
+            reasons.setdefault(first.refusal, []).append(f"{layout} with ZeRO-{stage}")
+            continue
+        cells = [f"{of_models[model].loss_difference:.1e} | {of_models[model].norm_difference:.1e}" for model in rows]
+        lines.append(f"| {layout} | {stage} | " + " | ".join(cells) + " |")
+    lines += ["", "Refused before any process group starts:", ""]
+    for reason, layouts in reasons.items():
+        lines.append(f"- {', '.join(layouts)}: {reason}.")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Measure everything and write the document."""
+    rows: dict[str, list[Row]] = {}
+    for name, model in MODELS.items():
+        alone = trained_alone(model)
+        rows[name] = [row for world_size in WORLD_SIZES for row in measure(model, world_size, alone)]
+    DOCUMENT.write_text(document(rows), encoding="utf-8")
+    worst = max(max(row.loss_difference, row.norm_difference) for of_model in rows.values() for row in of_model)
+    sys.exit(f"a difference of {worst:.1e} is above {TOLERANCE:g}: see {DOCUMENT}" if worst > TOLERANCE else 0)
+
+
+if __name__ == "__main__":
+    main()

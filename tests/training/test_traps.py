@@ -1,0 +1,144 @@
+"""The silent traps of Megatron-core under DeepSpeed: stepping into one must show in the comparison of layouts.
+
+Each trap is set by taking away what the code does about it. Nothing crashes then and the loss falls as ever; what gives
+it away is that losses or gradient norms are no longer those of one process. A comparison that a trap passes is none.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from pause_megatron.config.parallel import ParallelConfig
+from pause_megatron.model import gpt
+from pause_megatron.training import engine, step
+from pause_megatron.training.loss import Losses
+from tests.distributed import run_distributed
+from tests.training.layout_table import MODELS, TOLERANCE
+from tests.training.runs import GPT2, Run, largest_differences, train_all
+
+TP2 = ParallelConfig(tensor_model_parallel_size=2)
+TP2_SP = replace(TP2, sequence_parallel=True)
+PP2 = ParallelConfig(pipeline_model_parallel_size=2)
+PP2_VP2 = replace(PP2, virtual_pipeline_model_parallel_size=2)
+TIED = MODELS["gpt2 tied"]
+
+
+def accumulate_in_deepspeed_too() -> None:
+    """DeepSpeed divides by its accumulation steps what Megatron-core has divided by the microbatches."""
+    config = engine.deepspeed_config
+    engine.deepspeed_config = lambda *given: {**config(*given), "gradient_accumulation_steps": 4}
+
+
+def batch_the_exchanges_of_the_interleaved_schedule() -> None:
+    """With two stages, the previous and the next process are one, and batched exchanges pair up wrongly."""
+    config = gpt.transformer_config
+
+    def batched(*given: Any) -> Any:
+        found = config(*given)
+        found.overlap_p2p_comm, found.batch_p2p_comm = False, True
+        return found
+
+    gpt.transformer_config = batched
+
+
+def pad_the_vocabulary_by_the_layout() -> None:
+    """Padding rows take part in the softmax, so their number must not depend on the tensor-parallel size."""
+    gpt.padded_vocab_size = lambda size: 256 * int(os.environ["WORLD_SIZE"])
+
+
+def leave_parameters_unmarked() -> None:
+    """Without Megatron-core's initialisation no parameter says along which dimension it is cut."""
+    config = gpt.transformer_config
+
+    def uninitialised(*given: Any) -> Any:
+        found = config(*given)
+        found.perform_initialization = False
+        return found
+
+    gpt.transformer_config = uninitialised
+
+
+def leave_shared_gradients_in_parts() -> None:
+    """Tied embeddings, and norms under sequence parallelism, are seen in part by each process."""
+    step.reduce_shared_gradients = lambda parameters: None
+    engine.split_over_the_sequence = lambda parameters: []
+
+
+def count_tied_embeddings_twice() -> None:
+    """Both stages that hold the tied embeddings would add them to the gradient norm."""
+    build = engine.build_engine
+
+    def unmarked(model: Any, **given: Any) -> Any:
+        parameters = [replace(item, tied_copy=False) for item in model.parameters]
+        return build(replace(model, parameters=parameters), **given)
+
+    from tests.training import runs
+
+    runs.build_engine = unmarked
+
+
+def average_over_own_targets() -> None:
+    """A mean over each process's own targets weights those of a process with many pauses more."""
+    count = step.count_targets
+
+    def own(microbatches: Any) -> Losses:
+        mask = sum(int(batch.loss_mask.sum()) for batch in microbatches) * 2
+        return replace(count(microbatches), counts=(mask, *(0,) * 8))
+
+    step.count_targets = own
+
+
+@dataclass(frozen=True)
+class Trap:
+    """A trap, and a layout it lies in wait for."""
+
+    set_up: Callable[[], None]
+    run: Run
+    world_size: int = 2
+
+
+TRAPS = [
+    Trap(accumulate_in_deepspeed_too, Run(zero_stage=2), world_size=1),
+    Trap(batch_the_exchanges_of_the_interleaved_schedule, Run(parallel=PP2_VP2)),
+    Trap(pad_the_vocabulary_by_the_layout, Run(parallel=TP2)),
+    Trap(leave_parameters_unmarked, Run(parallel=TP2)),
+    Trap(leave_shared_gradients_in_parts, Run(model=TIED, parallel=PP2)),
+    Trap(leave_shared_gradients_in_parts, Run(parallel=TP2_SP)),
+    Trap(leave_shared_gradients_in_parts, Run(parallel=TP2_SP, zero_stage=2)),
+    Trap(count_tied_embeddings_twice, Run(model=TIED, parallel=PP2)),
+    Trap(average_over_own_targets, Run()),
+]
+
+
+def step_into(set_up: Callable[[], None], run: Run) -> list[tuple[float, float]]:
+    """Train with the trap set; in a process of its own, which ends with it."""
+    set_up()
+    return train_all([run])[0]
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, list[tuple[float, float]]]:
+    gpt2, tied = run_distributed(train_all, 1, [Run(model=GPT2, last_step=4), Run(model=TIED, last_step=4)])[0]
+    return {str(GPT2): gpt2, str(TIED): tied}
+
+
+@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: f"{trap.set_up.__name__} {trap.run}")
+def test_stepping_into_a_trap_shows(alone: dict[str, list[tuple[float, float]]], trap: Trap) -> None:
+    run = replace(trap.run, last_step=4)
+    curves = run_distributed(step_into, trap.world_size, trap.set_up, run)
+    differences = [largest_differences(alone[str(run.model)], curve) for curve in curves]
+    assert max(max(pair) for pair in differences) > 10 * TOLERANCE
+
+
+def train_without_compiler() -> list[tuple[float, float]]:
+    os.environ["PATH"] = ""
+    return train_all([Run(last_step=1)])[0]
+
+
+def test_deepspeed_needs_no_compiler_on_a_cpu(alone: dict[str, list[tuple[float, float]]]) -> None:
+    assert run_distributed(train_without_compiler, 1)[0] == alone[str(GPT2)][:1]
