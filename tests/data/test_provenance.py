@@ -1,0 +1,176 @@
+"""The documents named for a sample are those whose text it holds, found in the input files themselves."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from functools import lru_cache
+from pathlib import Path
+
+import pytest
+import torch.distributed as dist
+
+from pause_megatron.config.serialize import to_plain
+from pause_megatron.data import provenance
+from pause_megatron.data.blend import TrainingData
+from pause_megatron.data.folders import DataFolder
+from pause_megatron.data.provenance import Origin, origins, origins_by_all
+from pause_megatron.data.samples import Samples
+from pause_megatron.data.sequences import SequenceDataset
+from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.preprocess.run import preprocess
+from pause_megatron.tokenizer import PauseTokenizer
+from tests.chain import SEQ_LENGTH, preprocess_config
+from tests.data.datasets import SHARDS, Datasets
+from tests.distributed import run_distributed
+
+
+@lru_cache
+def documents_in(path: str, tokenizer: Path) -> list[list[int]]:
+    """The tokens of every document with text in an input file, each with its end."""
+    opened = PauseTokenizer.load(tokenizer)
+    lines = (gzip.decompress if path.endswith(".gz") else bytes)(Path(path).read_bytes()).splitlines()
+    records = []
+    for line in lines:
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            continue
+    texts = [record["text"] for record in records]
+    return [[*opened.encode(text), opened.eod_id] for text in texts if text and isinstance(text, str)]
+
+
+def real_tokens(dataset: Samples, sample: int) -> list[int]:
+    tokens = dataset[sample]["tokens"]
+    return [int(token) for token in tokens[tokens != dataset.source.manifest.pause_id]]
+
+
+def assert_holds(tokens: list[int], origin: Origin, tokenizer: Path) -> None:
+    """``tokens`` begin in the first document of ``origin``, go through all, and end in the last."""
+    documents = [
+        document for piece in origin for document in documents_in(piece.input, tokenizer)[piece.first : piece.last + 1]
+    ]
+    text = [token for document in documents for token in document]
+    behind_first, last = len(documents[0]), len(text) - len(documents[-1])
+    places = range(max(0, last - len(tokens) + 1), min(behind_first, len(text) - len(tokens) + 1))
+    assert any(text[place : place + len(tokens)] == tokens for place in places), origin
+
+
+@pytest.mark.parametrize("prefix", ["", "merged-"])
+@pytest.mark.parametrize("name", ["sequence", "every", "none", "document"])
+def test_sample_holds_the_text_of_the_documents_named(datasets: Datasets, cache: Path, name: str, prefix: str) -> None:
+    folder = f"{prefix}{name}"
+    dataset: Samples = (
+        datasets.documents(cache, folder) if name == "document" else SequenceDataset(datasets.source(folder))
+    )
+    found = origins([dataset], [(0, sample) for sample in range(len(dataset))])
+    files, shared = set(), 0
+    for sample, origin in enumerate(found):
+        assert_holds(real_tokens(dataset, sample), origin, datasets.folder / "tokenizer")
+        files |= {documents.input for documents in origin}
+        shared += sum(documents.last - documents.first + 1 for documents in origin) > 1
+        assert all(documents.left_out == 0 and not documents.at_least for documents in origin)
+    assert len(files) == SHARDS
+    assert 0 < shared < len(dataset)
+
+
+def test_ends_are_counted_the_same_in_pieces_of_any_size(datasets: Datasets, monkeypatch: pytest.MonkeyPatch) -> None:
+    dataset = SequenceDataset(datasets.source("merged-sequence"))
+    located = [(0, sample) for sample in range(0, len(dataset), 3)]
+    expected = origins([dataset], located)
+    monkeypatch.setattr(provenance, "_TOKENS_AT_ONCE", 7)
+    assert origins([dataset], located) == expected
+
+
+def test_positions_of_a_blend_lead_to_their_samples(datasets: Datasets, cache: Path) -> None:
+    parts = [SequenceDataset(datasets.source("merged-sequence", 0.5)), datasets.documents(cache)]
+    parts[1].source = datasets.source("document", 0.5)
+    data = TrainingData(parts, seed=3)
+    located = [data.locate(position) for position in range(100, 140)]
+    assert {dataset for dataset, _ in located} == {0, 1}
+    for position, origin in zip(range(100, 140), origins(parts, located), strict=True):
+        tokens = data(position)["tokens"]
+        assert_holds(tokens[tokens != data.pause_id].tolist(), origin, datasets.folder / "tokenizer")
+
+
+def test_where_ends_were_trimmed_off_the_numbers_are_the_lowest_possible(datasets: Datasets) -> None:
+    dataset = SequenceDataset(datasets.source("drop"))
+    later = 0
+    for sample, (documents,) in enumerate(origins([dataset], [(0, i) for i in range(len(dataset))])):
+        stream = documents_in(documents.input, datasets.folder / "tokenizer")
+        start = (documents.sequence - first_sequence(dataset.source, documents.input)) * SEQ_LENGTH
+        first = next(i for i in range(len(stream)) if sum(map(len, stream[: i + 1])) > start)
+        flat = [token for document in stream for token in document]
+        tokens = real_tokens(dataset, sample)
+        assert flat[start : start + len(tokens)] == tokens
+        assert documents.first <= first
+        assert documents.at_least
+        later += documents.first < first
+    assert later
+    assert ", or later ones (sequence" in str(documents)
+
+
+def first_sequence(source: DataFolder, path: str) -> int:
+    shards = source.manifest.shards
+    place = next(i for i, shard in enumerate(shards) if shard.input == path)
+    return sum(shard.sequences for shard in shards[:place])
+
+
+@pytest.fixture
+def awkward(datasets: Datasets, tmp_path: Path) -> SequenceDataset:
+    """A file with a broken record, a blank line, a document without text, and one as long as many sequences."""
+    texts = ["A first document.", "", "Long. " * 20 * SEQ_LENGTH, "A third one.", *["And more of them."] * 200]
+    lines = [json.dumps({"text": text}) for text in texts]
+    lines[1:1] = ['{"text": 7}', "   "]
+    path = tmp_path / "text" / "awkward.jsonl"
+    path.parent.mkdir()
+    path.write_text("\n".join(lines) + "\n")
+    config = preprocess_config(
+        input=(str(path),),
+        tokenizer=datasets.folder / "tokenizer",
+        output=tmp_path / "awkward",
+        seq_length=SEQ_LENGTH,
+        engine="serial",
+        on_error="skip",
+    )
+    preprocess(config)
+    manifest = load_dataset_manifest(config.output)
+    return SequenceDataset(
+        DataFolder(path=config.output, name="awkward", manifest=manifest, seq_length=SEQ_LENGTH, weight=None)
+    )
+
+
+def test_documents_left_out_are_not_counted_which_is_said(awkward: SequenceDataset, datasets: Datasets) -> None:
+    last = len(awkward) - 1
+    (documents,) = origins([awkward], [(0, last)])[0]
+    assert_holds(real_tokens(awkward, last), (documents,), datasets.folder / "tokenizer")
+    assert documents.left_out == 2
+    assert "not counting 2 left out (sequence" in str(documents)
+
+
+def test_long_document_is_the_only_one_of_many_sequences(awkward: SequenceDataset) -> None:
+    found = [documents for (documents,) in origins([awkward], [(0, i) for i in range(len(awkward))])]
+    alone = [documents for documents in found if (documents.first, documents.last) == (1, 1)]
+    assert len(alone) > 10
+    assert (found[0].first, found[0].last) == (0, 1)
+
+
+def test_text_and_json_say_file_documents_and_sequence(datasets: Datasets) -> None:
+    dataset = SequenceDataset(datasets.source("sequence"))
+    (documents,) = origins([dataset], [(0, 7)])[0]
+    name = Path(documents.input).name
+    numbers = f"documents {documents.first}-{documents.last}"
+    numbers = f"document {documents.first}" if documents.first == documents.last else numbers
+    assert str(documents) == f"{name} {numbers} (sequence 7 of {datasets.folder / 'sequence'})"
+    assert json.loads(json.dumps(to_plain(documents)))["sequence"] == 7
+
+
+def origins_in_a_group(datasets: Datasets, located: list[tuple[int, int]]) -> list[Origin]:
+    dist.init_process_group("gloo")
+    return origins_by_all([SequenceDataset(datasets.source(name)) for name in ("sequence", "none")], located)
+
+
+def test_processes_share_the_work_and_all_know_the_result(datasets: Datasets) -> None:
+    located = [(1, 5), (0, 9), (0, 3), (1, 70), (0, 9)]
+    parts = [SequenceDataset(datasets.source(name)) for name in ("sequence", "none")]
+    assert run_distributed(origins_in_a_group, 2, datasets, located) == [origins(parts, located)] * 2
