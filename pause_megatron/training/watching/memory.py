@@ -9,7 +9,7 @@ import torch
 
 
 def memory_used() -> int:
-    """Bytes: on a GPU the most that tensors took since the last call, else the process's largest resident set so far."""
+    """Bytes: on a GPU the most that tensors took since the last call, else the largest resident set until now."""
     if torch.cuda.is_available():
         peak: int = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,6 @@ from pause_megatron.training.watching.memory import memory_used
 from pause_megatron.training.watching.pause_embedding import PauseEmbedding
 from pause_megatron.training.watching.records import Record, loss_figures, mean_figures
 from pause_megatron.training.watching.sinks import METRICS_FILE, Sink, open_sinks
-
-RUN_FILE = "run.json"
-RUN_FORMAT = "pause_megatron/run/1"
 
 
 class Metrics:
@@ -110,6 +108,10 @@ class Metrics:
         }
         self._write(**record)
         self._interval = Interval()
+
+    def log_bad_batch(self, iteration: int, reason: str, documents: Sequence[str]) -> None:
+        """Report that the batch of step ``iteration`` changed no weight, why, and the documents it was made of."""
+        self._write(kind="bad_batch", iteration=iteration, reason=reason, documents=list(documents))
 
     def log_validation(self, iteration: int, dataset: str, pauses: str, losses: Losses) -> None:
         """Report the losses on one held-out dataset, whose pause strategy is ``pauses``."""
