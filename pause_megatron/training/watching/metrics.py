@@ -22,7 +22,7 @@ from pause_megatron.training.watching.interval import Interval
 from pause_megatron.training.watching.memory import memory_used
 from pause_megatron.training.watching.pause_embedding import PauseEmbedding
 from pause_megatron.training.watching.records import Record, loss_figures, mean_figures
-from pause_megatron.training.watching.sinks import METRICS_FILE, Sink, open_sinks
+from pause_megatron.training.watching.sinks import METRICS_FILE, Sinks, open_sinks
 
 
 class Metrics:
@@ -127,20 +127,15 @@ class Metrics:
 
     def close(self) -> None:
         """Close the sinks."""
-        for sink in self._sinks:
-            sink.close()
+        self._sinks.close()
 
     def _write(self, **record: Any) -> None:
-        for sink in self._sinks:
-            try:
-                sink.write(record)
-            except Exception as error:  # a full disk, a lost network: no reason to end the training
-                log.warn(f"{type(sink).__name__} lost the record of iteration {record['iteration']}: {error}")
+        self._sinks.write(record)
 
 
-def _open_on_rank_0(config: PretrainConfig) -> list[Sink]:
+def _open_on_rank_0(config: PretrainConfig) -> Sinks:
     """The sinks; none on other processes than rank 0."""
-    sinks, failure = [], None
+    sinks, failure = Sinks([]), None
     if dist.get_rank() == 0:
         try:
             sinks = open_sinks(config)

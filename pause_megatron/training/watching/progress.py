@@ -9,48 +9,49 @@ _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 
 class ProgressLines:
-    """Prints a line for every record."""
+    """Prints a line for every record but a bad batch's, of which the loop itself speaks."""
 
     def __init__(self, train_iters: int) -> None:
         self._train_iters = train_iters
 
     def write(self, record: Record) -> None:
-        """Print the line of ``record``."""
-        line = {"train": self._training, "validation": self._validation, "resumed": self._resumed}[record["kind"]]
-        log.info(f"iteration {record['iteration']:>6}/{self._train_iters}  {line(record)}")
+        """Print the line of ``record``, if it has one."""
+        lines = {"train": _training, "validation": _validation, "resumed": _resumed}
+        if line := lines.get(record["kind"]):
+            log.info(f"iteration {record['iteration']:>6}/{self._train_iters}  {line(record)}")
 
     def close(self) -> None:
         """Nothing is held back."""
 
-    @staticmethod
-    def _training(record: Record) -> str:
-        parts = [_loss(record)]
-        if "grad_norm" in record:
-            parts.append(f"grad norm {record['grad_norm']:.3f}")
-        parts.append(f"lr {record['learning_rate']:.2e}")
-        if "loss_scale" in record:
-            parts.append(f"loss scale {record['loss_scale']:g}")
-        if record["skipped_steps"]:
-            parts.append(f"{record['skipped_steps']} of {record['steps']} steps skipped")
-        parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
-        if "tflops_per_device" in record:
-            parts.append(f"{record['tflops_per_device']:.3g} TFLOP/s")
-        if "mfu" in record:
-            parts.append(f"MFU {record['mfu']:.1%}")
-        parts.append(_size(record["memory_bytes"]))
-        parts.append(f"{duration(record['seconds_left'])} left")
-        return "  ".join(parts)
 
-    @staticmethod
-    def _validation(record: Record) -> str:
-        return f"validation on {record['dataset']}: {_loss(record)}  perplexity {record['perplexity']:.2f}"
+def _training(record: Record) -> str:
+    parts = [_loss(record)]
+    if "grad_norm" in record:
+        parts.append(f"grad norm {record['grad_norm']:.3f}")
+    parts.append(f"lr {record['learning_rate']:.2e}")
+    if "loss_scale" in record:
+        parts.append(f"loss scale {record['loss_scale']:g}")
+    if record["skipped_steps"]:
+        parts.append(f"{record['skipped_steps']} of {record['steps']} steps skipped")
+    parts.append(f"{record['tokens_per_second']:,.0f} tokens/s")
+    if "tflops_per_device" in record:
+        parts.append(f"{record['tflops_per_device']:.3g} TFLOP/s")
+    if "mfu" in record:
+        parts.append(f"MFU {record['mfu']:.1%}")
+    parts.append(_size(record["memory_bytes"]))
+    parts.append(f"{duration(record['seconds_left'])} left")
+    return "  ".join(parts)
 
-    @staticmethod
-    def _resumed(record: Record) -> str:
-        return (
-            f"continuing from {record['checkpoint']}, written by {record['checkpoint_layout']}"
-            f" (restart {record['restarts']})"
-        )
+
+def _validation(record: Record) -> str:
+    return f"validation on {record['dataset']}: {_loss(record)}  perplexity {record['perplexity']:.2f}"
+
+
+def _resumed(record: Record) -> str:
+    return (
+        f"continuing from {record['checkpoint']}, written by {record['checkpoint_layout']}"
+        f" (restart {record['restarts']})"
+    )
 
 
 def _loss(record: Record) -> str:

@@ -9,8 +9,8 @@ from typing import Any
 from pause_megatron.training.loss import LONGEST_RUN, Losses
 
 Record = dict[str, Any]
-"""``kind`` (train, validation or resumed), ``iteration``, and figures; a group of figures is a mapping of its own.
-What does not exist in a run, such as a loss after pauses where there are none, is left out."""
+"""``kind`` (train, validation, resumed or bad_batch), ``iteration``, and figures; a group of figures is a mapping of
+its own. What does not exist in a run, such as a loss after pauses where there are none, is left out."""
 
 RUN_NAMES = (*(str(length) for length in range(LONGEST_RUN)), f"{LONGEST_RUN}+")
 """What runs of pauses are called, by length."""

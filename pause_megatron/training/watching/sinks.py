@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 from pause_megatron import log
@@ -24,7 +26,35 @@ class Sink(Protocol):
         """End; there will be no more records."""
 
 
-def open_sinks(config: PretrainConfig) -> list[Sink]:
+class Sinks:
+    """All the sinks of a run. What one of them cannot write is lost, and said to be: it is no reason to end a run."""
+
+    def __init__(self, sinks: Sequence[Sink]) -> None:
+        self._sinks = sinks
+
+    def write(self, record: Record) -> None:
+        """Give ``record`` to every sink."""
+        for sink in self._sinks:
+            with _lost(sink, f"the record of iteration {record['iteration']}"):
+                sink.write(record)
+
+    def close(self) -> None:
+        """Close every sink."""
+        for sink in self._sinks:
+            with _lost(sink, "its last records"):
+                sink.close()
+
+
+@contextmanager
+def _lost(sink: Sink, what: str) -> Iterator[None]:
+    """Turn an error of the block, such as a full disk or a network gone, into a warning that ``what`` is lost."""
+    try:
+        yield
+    except Exception as error:
+        log.warn(f"{type(sink).__name__} lost {what}: {' '.join(str(error).split())}")
+
+
+def open_sinks(config: PretrainConfig) -> Sinks:
     """The sinks that ``config.logging`` asks for, in the run's folder.
 
     Raises :class:`~pause_megatron.errors.UserError` when one of them cannot be opened.
@@ -39,4 +69,4 @@ def open_sinks(config: PretrainConfig) -> list[Sink]:
         from pause_megatron.training.watching.wandb import WeightsAndBiases
 
         sinks.append(WeightsAndBiases(config.output, project, to_plain(config)))
-    return sinks
+    return Sinks(sinks)
