@@ -88,7 +88,7 @@ class TrainingData:
         self.sources = tuple(dataset.source for dataset in datasets)
         self.seq_length = self.sources[0].seq_length
         self.pause_id = self.sources[0].manifest.pause_id
-        self._datasets = datasets
+        self.datasets = tuple(datasets)
         self._starts = [0, *accumulate(len(dataset) for dataset in datasets)]
         self._order = SampleOrder(len(self), seed)
         weights = [source.weight for source in self.sources if source.weight is not None]
@@ -101,7 +101,7 @@ class TrainingData:
     def __call__(self, position: int) -> Sample:
         """The sample at ``position`` of the walk."""
         dataset, index = self.locate(position)
-        return self._datasets[dataset][index]
+        return self.datasets[dataset][index]
 
     def locate(self, position: int) -> tuple[int, int]:
         """The dataset at ``position`` of the walk, and its sample."""

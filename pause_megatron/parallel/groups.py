@@ -14,8 +14,8 @@ from pause_megatron.config.parallel import Layout
 from pause_megatron.parallel.cpu import install_cpu_shims
 from pause_megatron.parallel.launcher import Launch, export_launch
 
-GROUP_TIMEOUT = timedelta(minutes=10)
-"""A collective that waits longer than this for a dead process fails."""
+GROUP_TIMEOUT = timedelta(minutes=30)
+"""How long a process waits for the others in one exchange, unless it is told otherwise."""
 
 
 def device() -> torch.device:
@@ -23,7 +23,7 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def initialize_process_groups(launch: Launch, layout: Layout, *, seed: int) -> None:
+def initialize_process_groups(launch: Launch, layout: Layout, *, seed: int, timeout: timedelta = GROUP_TIMEOUT) -> None:
     """Start PyTorch's default group (gloo for the CPU, NCCL for GPUs), unless it is there, and Megatron-core's groups.
 
     Call :func:`destroy_process_groups` at the end.
@@ -41,7 +41,7 @@ def initialize_process_groups(launch: Launch, layout: Layout, *, seed: int) -> N
             backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
             rank=launch.rank,
             world_size=launch.world_size,
-            timeout=GROUP_TIMEOUT,
+            timeout=timeout,
         )
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tp,

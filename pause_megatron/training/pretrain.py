@@ -2,66 +2,54 @@
 
 from __future__ import annotations
 
-from pause_megatron.config.deepspeed import read_deepspeed_file
-from pause_megatron.config.parallel import check_batches, resolve_layout
+from datetime import timedelta
+
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
-from pause_megatron.data.folders import check_training_folders, check_validation_folders
 from pause_megatron.errors import EXIT_DONE
-from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
-from pause_megatron.parallel.launcher import detect_launch
+from pause_megatron.parallel.launcher import Launch, detect_launch
 from pause_megatron.parallel.local import run_local_processes
-from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.training.run import PretrainRun
+from pause_megatron.training.inputs import PretrainInputs, check_inputs
 
 
 def pretrain(config: PretrainConfig) -> None:
     """Train until ``train_iters``, from the newest checkpoint in ``config.output`` or from the start.
 
     Raises :class:`UserError` before any process group exists for whatever can be told by then: paths, tokenizer,
-    datasets, layout, DeepSpeed file.
+    datasets, layout, DeepSpeed file. Raises :class:`StoppedEarly` when it was asked to stop and has saved.
     """
     launch = detect_launch()
-    if config.processes > 1 and launch.launcher == "none":
-        one_process = to_plain(config) | {"processes": 1}
-        flags = flags_of_mapping(one_process, PretrainConfig, source="pretrain")
-        code = run_local_processes(["pretrain", *flags], config.processes)
-        if code != EXIT_DONE:
-            raise SystemExit(code)
-        return
-    tokenizer = PauseTokenizer.load(config.tokenizer)
-    positions = config.model.max_position_embeddings
-    training_data = check_training_folders(
-        config.data_parts,
-        tokenizer,
-        seq_length=config.training.seq_length,
-        max_position_embeddings=positions,
+    starts_processes = config.processes > 1 and launch.launcher == "none"
+    inputs = check_inputs(config, world_size=config.processes if starts_processes else launch.world_size)
+    if starts_processes:
+        _run_on_this_machine(config)
+    else:
+        _run(config, launch, inputs)
+
+
+def _run_on_this_machine(config: PretrainConfig) -> None:
+    """The same command in ``config.processes`` processes; leaves with their exit code if they fail."""
+    one_process = to_plain(config) | {"processes": 1}
+    flags = flags_of_mapping(one_process, PretrainConfig, source="pretrain")
+    code = run_local_processes(["pretrain", *flags], config.processes)
+    if code != EXIT_DONE:
+        raise SystemExit(code)
+
+
+def _run(config: PretrainConfig, launch: Launch, inputs: PretrainInputs) -> None:
+    from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
+    from pause_megatron.parallel.heartbeat import Heartbeat
+    from pause_megatron.training.faults.stopping import StopRequests
+    from pause_megatron.training.run import PretrainRun
+
+    initialize_process_groups(
+        launch, inputs.layout, seed=config.training.seed, timeout=timedelta(minutes=config.faults.collective_timeout)
     )
-    validation_data = check_validation_folders(
-        config.validation_parts,
-        tokenizer,
-        seq_length=training_data[0].seq_length,
-        max_position_embeddings=positions,
-    )
-    deepspeed_file = read_deepspeed_file(config.deepspeed)
-    layout = resolve_layout(
-        config.parallel,
-        world_size=launch.world_size,
-        model=config.model,
-        vocab_size=tokenizer.vocab_size,
-        deepspeed=deepspeed_file,
-    )
-    for batch_size in config.training.batch_sizes():
-        check_batches(
-            layout,
-            deepspeed_file,
-            num_microbatches=config.training.num_microbatches(layout.dp, batch_size),
-            seq_length=training_data[0].seq_length,
-        )
-    initialize_process_groups(launch, layout, seed=config.training.seed)
     try:
-        run = PretrainRun(config, launch, layout, deepspeed_file, tokenizer, training_data, validation_data)
-        run.resume()
-        run.train()
+        with StopRequests(config.faults.exit_duration) as stop, Heartbeat(launch, config.faults) as heartbeat:
+            run = PretrainRun(config, launch, inputs, stop)
+            run.resume()
+            heartbeat.watch_closely()
+            run.train()
     finally:
         destroy_process_groups()

@@ -1,219 +1,251 @@
-"""One process's share of a pretraining run: next batch, step, log, validate, save."""
+"""One process's share of a pretraining run: next batch, step, log, validate, save, until the end or asked to stop.
+
+The processes of a run must do the same at the same step. What one of them alone knows (a signal, a checkpoint written
+in the background) it brings to one small exchange a step, :meth:`PretrainRun._meet`, and all act on the outcome.
+"""
 
 from __future__ import annotations
 
-import math
-import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from pathlib import Path
 
 from megatron.core import parallel_state
 
 from pause_megatron import log
-from pause_megatron.atomic import write_json
-from pause_megatron.checkpoint.deepspeed_state import optimizer_step
-from pause_megatron.checkpoint.format import latest_checkpoint
-from pause_megatron.checkpoint.load import load_checkpoint
-from pause_megatron.checkpoint.names import CHECKPOINTS
-from pause_megatron.checkpoint.save import save_checkpoint, sweep_unfinished
-from pause_megatron.config.deepspeed import DeepSpeedFile
-from pause_megatron.config.parallel import Layout
+from pause_megatron.checkpoint.names import CHECKPOINTS, checkpoint_name
+from pause_megatron.checkpoint.resume import resume_from_newest
+from pause_megatron.checkpoint.saver import CheckpointSaver
 from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.config.serialize import to_plain
 from pause_megatron.data.batches import Microbatch, microbatches
-from pause_megatron.data.blend import StoredOrder, TrainingData
-from pause_megatron.data.folders import DataFolder
+from pause_megatron.data.blend import TrainingData
 from pause_megatron.data.opening import open_folders
+from pause_megatron.data.provenance import origins_by_all
 from pause_megatron.data.samples import Sample
 from pause_megatron.errors import UserError
 from pause_megatron.model.gpt import build_local_model
+from pause_megatron.parallel.agreement import largest
 from pause_megatron.parallel.groups import device
 from pause_megatron.parallel.launcher import Launch
-from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.training.engine import DTYPES, build_engine
-from pause_megatron.training.loss import Losses
+from pause_megatron.training.faults.bad_batches import BatchJudge, Verdict
+from pause_megatron.training.faults.stopping import StopRequests, stopped_early
+from pause_megatron.training.inputs import PretrainInputs
+from pause_megatron.training.run_file import write_run_file
 from pause_megatron.training.schedule import BatchSchedule, learning_rate
-from pause_megatron.training.state import describe_data, refuse_another_run, run_state, strategy
+from pause_megatron.training.state import refuse_another_run, run_state
 from pause_megatron.training.step import Stepper
-from pause_megatron.training.watching.metrics import RUN_FILE, RUN_FORMAT, Metrics
+from pause_megatron.training.validation import Validation
+from pause_megatron.training.watching.metrics import Metrics
 from pause_megatron.training.watching.pause_embedding import PauseEmbedding
-from pause_megatron.versions import versions
 
-WEIGHTED_MEAN = "weighted mean"
-"""What results call the mean over all held-out datasets."""
+_DOCUMENTS_SHOWN = 5
 
 
 class PretrainRun:
     """One process's share of a pretraining run."""
 
-    def __init__(
-        self,
-        config: PretrainConfig,
-        launch: Launch,
-        layout: Layout,
-        deepspeed_file: DeepSpeedFile,
-        tokenizer: PauseTokenizer,
-        training_data: Sequence[DataFolder],
-        validation_data: Sequence[DataFolder],
-    ) -> None:
+    def __init__(self, config: PretrainConfig, launch: Launch, inputs: PretrainInputs, stop: StopRequests) -> None:
         self.config = config
-        self.layout = layout
-        self.tokenizer = tokenizer
-        self.data = TrainingData(
-            open_folders(training_data, seed=config.training.seed, cache=config.index_cache, launch=launch),
-            config.training.seed,
-        )
-        self.validation = [
-            StoredOrder(dataset, config.training.validation_sequences)
-            for dataset in open_folders(validation_data, seed=None, cache=config.index_cache, launch=launch)
-        ]
+        self.inputs = inputs
+        self.stop = stop
         self.iteration = 0
+        self.saved_iteration = 0
+        self.validated_iteration = 0
         self.batches = BatchSchedule(config.training)
-        self.is_rank_0 = launch.rank == 0
-        self.checkpoints = config.output / CHECKPOINTS
-        self.model = build_local_model(
+        self.judge = BatchJudge(config.faults)
+        self._open_data(launch)
+        self._leave_if_asked()
+        self._build(launch)
+        self._leave_if_asked()
+
+    def _open_data(self, launch: Launch) -> None:
+        training, cache = self.config.training, self.config.index_cache
+        self.data = TrainingData(
+            open_folders(self.inputs.training_data, seed=training.seed, cache=cache, launch=launch), training.seed
+        )
+        self.validation = Validation(
+            open_folders(self.inputs.validation_data, seed=None, cache=cache, launch=launch),
+            sequences=training.validation_sequences,
+            batch_size=training.global_batch_size,
+        )
+
+    def _build(self, launch: Launch) -> None:
+        config, tokenizer, layout, file = (
+            self.config,
+            self.inputs.tokenizer,
+            self.inputs.layout,
+            self.inputs.deepspeed_file,
+        )
+        model = build_local_model(
             config.model,
             layout,
             vocab_size=tokenizer.vocab_size,
             seed=config.training.seed,
-            dtype=DTYPES[deepspeed_file.precision],
+            dtype=DTYPES[file.precision],
         )
-        self.engine = build_engine(
-            self.model, deepspeed_file=deepspeed_file, optimizer=config.optimizer, training=config.training
+        engine = build_engine(model, deepspeed_file=file, optimizer=config.optimizer, training=config.training)
+        self.model, self.engine = model, engine
+        self.stepper = Stepper(model, engine, layout, device())
+        self.saver = CheckpointSaver(
+            config.output / CHECKPOINTS, config.checkpoint, parameters=model.parameters, engine=engine
         )
-        self.stepper = Stepper(self.model, self.engine, layout, device())
-        if self.is_rank_0:
-            self._write_run_file(launch)
-            sweep_unfinished(self.checkpoints)
+        if launch.rank == 0:
+            write_run_file(config, launch, self.inputs, self.data)
         self.metrics = Metrics(
             config,
             layout=layout,
             seq_length=self.data.seq_length,
-            pause_embedding=PauseEmbedding(
-                self.model, self.engine, pause_id=tokenizer.pause_id, vocab_size=tokenizer.vocab_size
-            ),
+            pause_embedding=PauseEmbedding(model, engine, pause_id=tokenizer.pause_id, vocab_size=tokenizer.vocab_size),
         )
 
     def resume(self) -> None:
-        """Continue from the newest checkpoint, if there is one.
+        """Continue from the newest whole checkpoint, if there is one.
 
-        Raises :class:`UserError` when it is damaged or of another run.
+        Raises :class:`UserError` when none is whole, or when it is of another run.
         """
-        folder = latest_checkpoint(self.config.output)
-        if folder is None:
+        config = self.config
+        found = resume_from_newest(config.output, parameters=self.model.parameters, engine=self.engine)
+        if found is None:
             return
-        state = load_checkpoint(folder, parameters=self.model.parameters, engine=self.engine)
-        refuse_another_run(state, self.config, self.tokenizer, self.data, folder)
-        self.iteration = state["iteration"]
+        folder, state = found
+        refuse_another_run(state, config, self.inputs.tokenizer, self.data, folder)
+        self.iteration = self.saved_iteration = state["iteration"]
+        self.validated_iteration = state["validated_iteration"]
+        self.judge.restore(state["bad_batches"])
         self.metrics.resume(folder, state)
+        self._leave_if_asked()
 
     def train(self) -> None:
-        """Step until ``train_iters``; log, validate and save on the way and at the end."""
-        training = self.config.training
+        """Step until ``train_iters``; log, validate and save on the way and at the end.
+
+        Raises :class:`StoppedEarly` after saving when asked to stop, and :class:`UserError` before the optimizer moves
+        when a batch is bad.
+        """
+        config = self.config
         self.metrics.start()
-        while self.iteration < training.train_iters:
-            rate = learning_rate(self.iteration, training.train_iters, self.config.optimizer)
-            batch_size = self.batches.batch_size(self.iteration)
-            losses = self.stepper.accumulate(self._batch(self.data, self.consumed_samples, batch_size))
-            if not math.isfinite(losses.mean):
-                raise UserError(
-                    f"the loss is {losses.mean} at iteration {self.iteration + 1}; no weight was changed by it."
-                    " Continue from the last checkpoint with a lower --learning-rate"
-                )
-            update = self.stepper.update(rate)
-            self.iteration += 1
-            self.metrics.count(losses, update, batch_size)
-            if self._is_due(self.config.logging.log_interval):
-                self.metrics.log_training(self.iteration, self.consumed_samples, rate)
+        with self.metrics.paused():
+            self._validate_if_due()  # an earlier process may have been asked to stop in the middle of it
+        while self.iteration < config.training.train_iters:
+            self._step()
             with self.metrics.paused():
-                if self._is_due(training.validation_interval):
-                    self.validate()
-                if self._is_due(self.config.checkpoint.save_interval):
-                    self.save()
+                self._validate_if_due()
+                if self._is_due(config.checkpoint.save_interval):
+                    self._save()
+                self._meet()
+        self.saver.wait()
         self.metrics.close()
-        log.info(f"done: {self.iteration} iterations, newest checkpoint {latest_checkpoint(self.config.output)}")
+        log.info(f"done: {self.iteration} iterations, newest checkpoint {self._newest_checkpoint}")
 
     @property
     def consumed_samples(self) -> int:
         """Training sequences seen so far."""
         return self.batches.consumed_samples(self.iteration)
 
-    def validate(self) -> None:
-        """Report the mean loss over the real targets of each held-out dataset, and of all by their weights."""
-        sources = [dataset.source for dataset in self.validation]
-        found = [self._validate(dataset) for dataset in self.validation]
-        for source, losses in zip(sources, found, strict=True):
-            self.metrics.log_validation(self.iteration, source.name, source.manifest.strategy, losses)
-        if weights := [source.weight for source in sources if source.weight is not None]:
-            mean = statistics.fmean((losses.mean for losses in found), weights=weights)
-            targets = sum(losses.targets for losses in found)
-            self.metrics.log_mean_validation(self.iteration, WEIGHTED_MEAN, strategy(sources), mean, targets)
+    def _step(self) -> None:
+        """Train on the next batch, or drop it if it is bad."""
+        rate = learning_rate(self.iteration, self.config.training.train_iters, self.config.optimizer)
+        start, size = self.consumed_samples, self.batches.batch_size(self.iteration)
+        losses = self.stepper.accumulate(self._batch(self.data, start, size))
+        verdict, update = self.judge.of_loss(losses.mean), None
+        if verdict.is_bad:
+            self.stepper.discard()
+        else:
+            update = self.stepper.update(rate)
+            is_scaled = self.inputs.deepspeed_file.precision == "fp16"
+            verdict = self.judge.of_gradient(losses.mean, update.grad_norm, is_scaled=is_scaled)
+        if verdict.is_bad:
+            self._report_bad_batch(verdict, start, size)
+        self.iteration += 1
+        self.metrics.count(losses, None if verdict.is_bad else update, size)
+        if self._is_due(self.config.logging.log_interval):
+            self.metrics.log_training(self.iteration, self.consumed_samples, rate)
 
-    def _validate(self, dataset: StoredOrder) -> Losses:
-        """The losses over the real targets of ``dataset``."""
-        losses, batch_size = Losses(), self.config.training.global_batch_size
-        for start in range(0, len(dataset), batch_size):
-            losses += self.stepper.validate(self._batch(dataset, start, batch_size))
-        return losses
+    def _report_bad_batch(self, verdict: Verdict, start: int, size: int) -> None:
+        """Say which documents it was made of; end the run, after saving what was good, if the verdict is to."""
+        located = [self.data.locate(position) for position in range(start, start + size)]
+        documents = [str(part) for origin in origins_by_all(self.data.datasets, located) for part in origin]
+        self.metrics.log_bad_batch(self.iteration + 1, verdict.reason, documents)
+        more = f" and {len(documents) - _DOCUMENTS_SHOWN} more" if len(documents) > _DOCUMENTS_SHOWN else ""
+        message = (
+            f"iteration {self.iteration + 1}: {verdict.reason}; no weight was changed by its batch, made of"
+            f" {', '.join(documents[:_DOCUMENTS_SHOWN])}{more}"
+        )
+        if not verdict.ends_the_run:
+            log.warn(message)
+            return
+        if self.iteration > self.saved_iteration:
+            self._save()
+        self.saver.wait()
+        raise UserError(
+            f"{message} (all in metrics.jsonl); continue with --on-bad-batch skip to drop such batches, or with a lower"
+            " --learning-rate"
+        )
 
-    def save(self) -> None:
-        """Write a checkpoint."""
+    def _validate_if_due(self) -> None:
+        due = self.iteration > self.validated_iteration and self._is_due(self.config.training.validation_interval)
+        if due:
+            found = self.validation.measure(self.stepper, self._batch, self._leave_if_asked)
+            self.validation.report(found, self.metrics, self.iteration)
+            self.validated_iteration = self.iteration
+
+    def _save(self) -> None:
+        """Write a checkpoint, or begin to."""
         state = run_state(
             self.config,
-            tokenizer=self.tokenizer,
+            tokenizer=self.inputs.tokenizer,
             data=self.data,
-            layout=str(self.layout),
+            layout=str(self.inputs.layout),
             iteration=self.iteration,
             consumed_samples=self.consumed_samples,
-            optimizer_step=optimizer_step(self.engine),
+            validated_iteration=self.validated_iteration,
+            bad_batches=self.judge.to_plain(),
             real_tokens=self.metrics.real_tokens,
             pause_tokens=self.metrics.pause_tokens,
         )
-        path = save_checkpoint(
-            self.checkpoints,
-            self.iteration,
-            parameters=self.model.parameters,
-            engine=self.engine,
-            state=state,
-            keep=self.config.checkpoint.keep_checkpoints,
-        )
-        log.info(f"iteration {self.iteration:>6}  saved {path}")
+        self.saver.save(self.iteration, state)
+        self.saved_iteration = self.iteration
+
+    def _meet(self) -> None:
+        """What all processes exchange after every step: whether one was asked to stop, whether one still writes."""
+        request, unfinished = largest([self.stop.request, self.saver.unfinished])
+        self.saver.poll(unfinished)
+        self._leave_on(request)
+
+    def _leave_if_asked(self) -> None:
+        """The same for where there is no step: while starting, and between the batches of a validation."""
+        [request] = largest([self.stop.request])
+        self._leave_on(request)
+
+    def _leave_on(self, request: int) -> None:
+        if not request or self.iteration == self.config.training.train_iters:
+            return
+        if self.iteration > self.saved_iteration:
+            self._save()
+        if self.saved_iteration:
+            self.saver.wait()
+        raise stopped_early(request, iteration=self.iteration, checkpoint=self._newest_checkpoint)
+
+    @property
+    def _newest_checkpoint(self) -> Path | None:
+        """What the run saved last or came from."""
+        name = checkpoint_name(self.saved_iteration)
+        return self.config.output / CHECKPOINTS / name if self.saved_iteration else None
 
     def _is_due(self, interval: int) -> bool:
         return self.iteration % interval == 0 or self.iteration == self.config.training.train_iters
 
     def _batch(self, sample_at: Callable[[int], Sample], start: int, size: int) -> list[Microbatch]:
+        """This process's microbatches of the ``size`` samples from ``start`` on."""
         training = self.config.training
         return list(
             microbatches(
                 sample_at,
-                pause_id=self.tokenizer.pause_id,
+                pause_id=self.inputs.tokenizer.pause_id,
                 start=start,
-                num_microbatches=training.num_microbatches(self.layout.dp, size),
+                num_microbatches=training.num_microbatches(self.inputs.layout.dp, size),
                 micro_batch_size=training.micro_batch_size,
                 data_parallel_rank=parallel_state.get_data_parallel_rank(),
-                data_parallel_size=self.layout.dp,
+                data_parallel_size=self.inputs.layout.dp,
                 device=self.stepper.device,
             )
-        )
-
-    def _write_run_file(self, launch: Launch) -> None:
-        parameters = self.config.model.num_parameters(self.tokenizer.vocab_size)
-        dataset = describe_data(self.data)
-        log.info(
-            f"{self.config.output.name}: {parameters:,} parameters, {self.layout},"
-            f" ZeRO-{self.engine.zero_optimization_stage()}, launched by {launch.launcher}"
-        )
-        log.info(f"{len(self.data):,} sequences of {self.data.seq_length} tokens, pauses: {dataset['strategy']}")
-        write_json(
-            self.config.output / RUN_FILE,
-            {
-                "format": RUN_FORMAT,
-                "name": self.config.output.name,
-                "config": to_plain(self.config),
-                "versions": versions(),
-                "dataset": dataset,
-                "parameters": parameters,
-                "world_size": launch.world_size,
-                "zero_stage": self.engine.zero_optimization_stage(),
-            },
         )

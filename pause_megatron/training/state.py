@@ -59,7 +59,8 @@ def run_state(
     layout: str,
     iteration: int,
     consumed_samples: int,
-    optimizer_step: int,
+    validated_iteration: int,
+    bad_batches: dict[str, Any],
     real_tokens: int,
     pause_tokens: int,
 ) -> dict[str, Any]:
@@ -67,7 +68,8 @@ def run_state(
     return {
         "iteration": iteration,
         "consumed_samples": consumed_samples,
-        "optimizer_step": optimizer_step,
+        "validated_iteration": validated_iteration,
+        "bad_batches": bad_batches,
         "real_tokens": real_tokens,
         "pause_tokens": pause_tokens,
         "layout": layout,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 import sentencepiece
+import torch.distributed as dist
 
 from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.deepspeed import read_deepspeed_file
@@ -19,7 +22,7 @@ from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
-from pause_megatron.errors import EXIT_USER, UserError
+from pause_megatron.errors import EXIT_USER, StoppedEarly, UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.training.pretrain import pretrain
 from pause_megatron.training.run import PretrainRun
@@ -27,10 +30,6 @@ from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 from tests.distributed import run_distributed
 
 DEEPSPEED = Path(__file__).parents[2] / "ds_configs" / "zero1_fp32.json"
-
-
-class InterruptionError(Exception):
-    """What stops a run in the middle."""
 
 
 @pytest.fixture(scope="module")
@@ -63,15 +62,16 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
 
 
 def interrupted_pretrain(config: PretrainConfig) -> None:
-    """Stop after the first checkpoint."""
-    save = PretrainRun.save
+    """Train until a signal reaches the last process during iteration 4."""
+    step = PretrainRun._step
 
-    def save_and_stop(run: PretrainRun) -> None:
-        save(run)
-        raise InterruptionError
+    def step_and_signal(run: PretrainRun) -> None:
+        step(run)
+        if run.iteration == 4 and dist.get_rank() == dist.get_world_size() - 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
-    PretrainRun.save = save_and_stop  # type: ignore[method-assign]
-    with pytest.raises(InterruptionError):
+    PretrainRun._step = step_and_signal  # type: ignore[method-assign]
+    with pytest.raises(StoppedEarly, match=r"stopped by SIGTERM after iteration 4; .* continues from .*iter_0000004"):
         pretrain(config)
 
 
@@ -85,9 +85,15 @@ def losses(run: Path) -> dict[tuple[str, int], float]:
     }
 
 
-def test_interrupted_run_ends_as_the_uninterrupted_one(config: PretrainConfig) -> None:
+@pytest.fixture(scope="module")
+def undisturbed_run(config: PretrainConfig) -> PretrainConfig:
+    """The run, done."""
     run_distributed(pretrain, 2, config)
-    undisturbed = losses(config.output)
+    return config
+
+
+def test_interrupted_run_ends_as_the_uninterrupted_one(config: PretrainConfig, undisturbed_run: PretrainConfig) -> None:
+    undisturbed = losses(undisturbed_run.output)
     assert len(undisturbed) == 8 + 2 * 2
     assert undisturbed["train", 8] < undisturbed["train", 1]
 
@@ -170,7 +176,9 @@ def test_resuming_with_other_data_is_refused(blend: PretrainConfig, data: tuple[
 
 
 @pytest.mark.parametrize("name", sorted(file.name for file in DEEPSPEED.parent.glob("*.json")))
-def test_every_deepspeed_file_of_the_repository_trains(config: PretrainConfig, name: str) -> None:
+def test_every_deepspeed_file_of_the_repository_trains(
+    config: PretrainConfig, undisturbed_run: PretrainConfig, name: str
+) -> None:
     output = config.output.with_name(name.removesuffix(".json"))
     file = DEEPSPEED.with_name(name)
     stages = 2 if read_deepspeed_file(file).zero_stage < 2 else 1
@@ -178,7 +186,7 @@ def test_every_deepspeed_file_of_the_repository_trains(config: PretrainConfig, n
     run_distributed(pretrain, 2, replace(config, output=output, deepspeed=file, parallel=parallel))
     found = losses(output)
     assert found["train", 8] < found["train", 1] - 0.05
-    assert found["train", 8] == pytest.approx(losses(config.output)["train", 8], abs=0.01)
+    assert found["train", 8] == pytest.approx(losses(undisturbed_run.output)["train", 8], abs=0.01)
 
 
 def test_run_records_what_it_was(config: PretrainConfig) -> None:

@@ -1,0 +1,70 @@
+"""What a run is given, checked as far as can be before any process group exists or anything is allocated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pause_megatron.config.deepspeed import DeepSpeedFile, read_deepspeed_file
+from pause_megatron.config.parallel import Layout, check_batches, resolve_layout
+from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.data.folders import DataFolder, check_training_folders, check_validation_folders
+from pause_megatron.tokenizer import PauseTokenizer
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainInputs:
+    """Everything a configuration names, read and found to fit together."""
+
+    tokenizer: PauseTokenizer
+    training_data: tuple[DataFolder, ...]
+    validation_data: tuple[DataFolder, ...]
+    deepspeed_file: DeepSpeedFile
+    layout: Layout
+
+    @property
+    def seq_length(self) -> int:
+        """Tokens of a training sequence."""
+        return self.training_data[0].seq_length
+
+
+def check_inputs(config: PretrainConfig, *, world_size: int) -> PretrainInputs:
+    """Read and check what ``config`` names, for a run of ``world_size`` processes.
+
+    Raises :class:`UserError` naming the path or flag that has to change.
+    """
+    tokenizer = PauseTokenizer.load(config.tokenizer)
+    positions = config.model.max_position_embeddings
+    training_data = check_training_folders(
+        config.data_parts,
+        tokenizer,
+        seq_length=config.training.seq_length,
+        max_position_embeddings=positions,
+    )
+    validation_data = check_validation_folders(
+        config.validation_parts,
+        tokenizer,
+        seq_length=training_data[0].seq_length,
+        max_position_embeddings=positions,
+    )
+    deepspeed_file = read_deepspeed_file(config.deepspeed)
+    layout = resolve_layout(
+        config.parallel,
+        world_size=world_size,
+        model=config.model,
+        vocab_size=tokenizer.vocab_size,
+        deepspeed=deepspeed_file,
+    )
+    for batch_size in config.training.batch_sizes():
+        check_batches(
+            layout,
+            deepspeed_file,
+            num_microbatches=config.training.num_microbatches(layout.dp, batch_size),
+            seq_length=training_data[0].seq_length,
+        )
+    return PretrainInputs(
+        tokenizer=tokenizer,
+        training_data=training_data,
+        validation_data=validation_data,
+        deepspeed_file=deepspeed_file,
+        layout=layout,
+    )

@@ -1,0 +1,56 @@
+"""Validation: the losses over the real targets of held-out datasets, read as they are stored."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+
+from pause_megatron.data.batches import Microbatch
+from pause_megatron.data.blend import StoredOrder
+from pause_megatron.data.samples import Samples
+from pause_megatron.training.loss import Losses
+from pause_megatron.training.state import strategy
+from pause_megatron.training.step import Stepper
+from pause_megatron.training.watching.metrics import Metrics
+
+WEIGHTED_MEAN = "weighted mean"
+"""What results call the mean over all held-out datasets."""
+
+
+class Validation:
+    """The held-out datasets of a run."""
+
+    def __init__(self, datasets: Sequence[Samples], *, sequences: int, batch_size: int) -> None:
+        """Of each of ``datasets`` the first ``sequences`` are read, ``batch_size`` at a time."""
+        self._datasets = [StoredOrder(dataset, sequences) for dataset in datasets]
+        self._batch_size = batch_size
+
+    def measure(
+        self,
+        stepper: Stepper,
+        batch: Callable[[StoredOrder, int, int], list[Microbatch]],
+        between_batches: Callable[[], None],
+    ) -> list[Losses]:
+        """The losses on each dataset.
+
+        ``batch`` makes a global batch of a dataset, from a position on, of a size; ``between_batches`` may raise to end
+        the validation.
+        """
+        found = []
+        for dataset in self._datasets:
+            losses = Losses()
+            for start in range(0, len(dataset), self._batch_size):
+                losses += stepper.validate(batch(dataset, start, self._batch_size))
+                between_batches()
+            found.append(losses)
+        return found
+
+    def report(self, found: Sequence[Losses], metrics: Metrics, iteration: int) -> None:
+        """Report what :meth:`measure` found: of each dataset, and the mean by their weights, if they have any."""
+        sources = [dataset.source for dataset in self._datasets]
+        for source, losses in zip(sources, found, strict=True):
+            metrics.log_validation(iteration, source.name, source.manifest.strategy, losses)
+        if weights := [source.weight for source in sources if source.weight is not None]:
+            mean = statistics.fmean((losses.mean for losses in found), weights=weights)
+            targets = sum(losses.targets for losses in found)
+            metrics.log_mean_validation(iteration, WEIGHTED_MEAN, strategy(sources), mean, targets)
