@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from pause_megatron.checkpoint.manifest import FileRecord, Manifest
 from pause_megatron.cli.commands import TOOLS
 from pause_megatron.cli.main import run_command
 from pause_megatron.errors import EXIT_USER
@@ -35,16 +36,11 @@ def test_half_written_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_missing_rank_file_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    manifest = {
-        "format": "pause_megatron/checkpoint/1",
-        "state": {},
-        "files": {"rank00000.safetensors": {"bytes": 4, "crc32": 1}},
-        "parameters": {},
-        "fragments": [],
-    }
+    files = {"rank00000.safetensors": FileRecord(bytes=4, crc32=1)}
+    manifest = Manifest(state={}, optimizer={}, files=files, parameters={}, fragments=[])
     checkpoint = tmp_path / "iter_0000100"
     checkpoint.mkdir()
-    (checkpoint / "manifest.json").write_text(json.dumps(manifest))
+    (checkpoint / "manifest.json").write_text(json.dumps(manifest.to_plain()))
     assert "rank00000.safetensors: missing" in convert(checkpoint, tmp_path / "hf", capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["iter_0000100"]
 
