@@ -30,7 +30,7 @@ class WeightsAndBiases:
             )
         except wandb.Error as error:
             raise UserError(
-                f"--wandb-project {project}: {' '.join(str(error).split())}; run 'wandb login', or set"
+                f"--wandb-project {project}: {' '.join(str(error).split()).rstrip('.')}; run 'wandb login', or set"
                 " WANDB_MODE=offline to keep the reports in the run folder"
             ) from error
         # W&B's own count of steps cannot go back, as a run does that continues from an older checkpoint.
