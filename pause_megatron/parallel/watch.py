@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 
 from pause_megatron.parallel.messages import Connection, Message
@@ -72,7 +73,8 @@ class Watch(threading.Thread):
     def leave(self, exit_code: int, last_words: str) -> None:
         """Say that this process leaves, and with what; rank 0 then stays until the others have left in order too."""
         self._farewell = {"exit_code": exit_code, "last_words": last_words[:_LONGEST_WORDS]}
-        self._waker.send(b"\0")
+        with suppress(OSError):  # the thread may have seen the farewell already, and be gone
+            self._waker.send(b"\0")
         self.join()
 
     def run(self) -> None:
