@@ -6,4 +6,9 @@ in which parameter each piece belongs, and renames the folder to its final name.
 damaged file is told by its checksum, and another tensor-parallel, pipeline, data-parallel or ZeRO layout reads the same
 pieces. DeepSpeed's own checkpoints cannot change layout and are pickles; Megatron-core's distributed checkpoints keep a
 pickled index and were four times slower to save.
+
+:class:`~pause_megatron.checkpoint.saver.CheckpointSaver` writes them, :func:`~pause_megatron.checkpoint.resume.
+resume_from_newest` goes on from the newest that is whole, and :class:`~pause_megatron.checkpoint.reader.
+CheckpointReader` reads them without any process group. ``manifest.py`` is the format, ``folders.py`` decides which
+folders count, and ``deepspeed_state.py`` holds all that is known of DeepSpeed's insides.
 """

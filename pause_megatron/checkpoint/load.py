@@ -45,21 +45,26 @@ def open_verified(folder: Path) -> CheckpointReader:
     return reader
 
 
-@torch.no_grad()
 def load_checkpoint(
     folder: Path, *, parameters: Sequence[NamedParameter], engine: deepspeed.DeepSpeedEngine
 ) -> dict[str, Any]:
-    """Load weights and optimizer state of the checkpoint in ``folder``; every process calls this.
+    """Verify the checkpoint in ``folder`` and load it; see :func:`open_verified` and :func:`load`."""
+    return load(open_verified(folder), parameters=parameters, engine=engine)
+
+
+@torch.no_grad()
+def load(
+    reader: CheckpointReader, *, parameters: Sequence[NamedParameter], engine: deepspeed.DeepSpeedEngine
+) -> dict[str, Any]:
+    """Load weights and optimizer state of a verified checkpoint; every process calls this.
 
     Each process reads the pieces it needs of the parameters it holds, one parameter at a time.
 
     Returns:
         The ``state`` given to :meth:`~pause_megatron.checkpoint.saver.CheckpointSaver.save`.
 
-    Raises :class:`UserError` on every process when a file is missing or damaged, or when the checkpoint is of another
-    model.
+    Raises :class:`UserError` on every process when the checkpoint is of another model.
     """
-    reader = open_verified(folder)
     _refuse_another_model(reader, parameters)
     reset_optimizer(engine, reader.optimizer["step"])
     restore_loss_scaler(engine, reader.optimizer["loss_scaler"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from pause_megatron.checkpoint.folders import (
     set_aside,
     sweep_unfinished,
 )
-from pause_megatron.checkpoint.load import load_checkpoint
+from pause_megatron.checkpoint.load import load, open_verified
 from pause_megatron.checkpoint.manifest import DamagedCheckpointError
 from pause_megatron.checkpoint.names import CHECKPOINTS
 from pause_megatron.checkpoint.rank_0 import on_rank_0
@@ -38,13 +39,15 @@ def resume_from_newest(
     one is of another model.
     """
     checkpoints = run / CHECKPOINTS
-    for folder in on_rank_0(lambda: _candidates(checkpoints)):
+    for folder in on_rank_0(partial(_candidates, checkpoints)):
         try:
-            return folder, load_checkpoint(folder, parameters=parameters, engine=engine)
+            reader = open_verified(folder)
         except DamagedCheckpointError as error:
-            aside = on_rank_0(lambda: set_aside(folder))  # noqa: B023 - called at once
+            aside = on_rank_0(partial(set_aside, folder))
             log.warn(f"{error}; the folder is now {aside.name}, and the checkpoint before it is tried")
-    if damaged := on_rank_0(lambda: damaged_folders(checkpoints)):
+            continue
+        return folder, load(reader, parameters=parameters, engine=engine)
+    if damaged := on_rank_0(partial(damaged_folders, checkpoints)):
         raise UserError(
             f"{checkpoints}: no checkpoint is whole ({', '.join(folder.name for folder in damaged)}); restore one, or"
             " remove them to start from the beginning"

@@ -140,7 +140,9 @@ class CheckpointSaver:
                     f"{path} could not be written ({failed.file}: {failed.error}); make room if the disk is full, and"
                     " run the same command again: it goes on from the checkpoint before"
                 )
-            write_json(save.temporary / MANIFEST, _manifest(save, written).to_plain())
+            manifest = _manifest(save, written)
+            manifest.check()  # what could not be read is not written
+            write_json(save.temporary / MANIFEST, manifest.to_plain())
         remove_old(self._checkpoints, self._config, newest=path)
 
 

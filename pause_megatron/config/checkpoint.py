@@ -14,11 +14,12 @@ class CheckpointConfig:
     save_interval: int = 1000
     """Steps between checkpoints; the last step is always saved."""
     keep_checkpoints: int = 2
-    """Newest checkpoints kept; older ones are removed."""
+    """Newest complete checkpoints kept; older ones are removed."""
     keep_every: int = 0
     """Checkpoints whose step is a multiple of this are never removed; 0: none is spared."""
     async_save: bool = False
-    """Write checkpoints while training goes on, from a copy of the state in CPU memory."""
+    """Write checkpoints while training goes on, from a copy of the optimizer's state in CPU memory (12 bytes for each
+    parameter a process updates)."""
 
     def __post_init__(self) -> None:
         require_at_least(1, save_interval=self.save_interval, keep_checkpoints=self.keep_checkpoints)
