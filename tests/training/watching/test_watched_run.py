@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -23,6 +24,7 @@ from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 from tests.distributed import run_distributed
 
 BATCH = 8
+DOCUMENTATION = (Path(__file__).parents[3] / "docs" / "watching.md").read_text(encoding="utf-8")
 Records = list[dict[str, Any]]
 
 
@@ -166,3 +168,23 @@ def test_pause_embedding_remembers_its_initial_value_after_a_restart(
     assert undisturbed["movement"] > 2 * undisturbed["movement_since_last"] > 0
     for name in undisturbed.keys() - {"movement_since_last"}:
         assert after_restart[name] == pytest.approx(undisturbed[name], rel=1e-6), name
+
+
+def keys(record: dict[str, Any]) -> set[str]:
+    """All names in ``record`` but those of runs of pauses."""
+    inner = [keys(value) for name, value in record.items() if isinstance(value, dict) and "pause_run" not in name]
+    return record.keys() | set().union(*inner)
+
+
+def test_every_key_is_documented(killed: PretrainConfig) -> None:
+    explained = set(re.findall(r"[`\"](\w+)[`\"]", DOCUMENTATION))
+    assert set().union(*map(keys, read_json_lines(killed.output / "metrics.jsonl"))) - explained == set()
+
+
+def test_documented_way_to_read_the_records_finds_those_that_count(
+    every_step: PretrainConfig, killed: PretrainConfig
+) -> None:
+    [program] = re.findall(r"```python\n(.*?)```", DOCUMENTATION, re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(program.replace("runs/pausept-1b", str(killed.output)), names)
+    assert [(iteration, record["steps"]) for iteration, record in names["train"].items()] == [(2, 2), (4, 1), (6, 2)]
