@@ -6,13 +6,16 @@ INSTALLED := $(VENV)/.installed
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?= -n auto --dist loadfile
 
-.PHONY: demo test lint format install clean
+.PHONY: demo test layouts lint format install clean
 
 demo: $(INSTALLED)  ## the whole chain, from raw text to a report, in about six minutes
 	$(BIN)/pause-megatron demo $(DEMO_FLAGS)
 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
+
+layouts: $(INSTALLED)  ## every layout on up to four processes against one, to docs/layouts.md; ten minutes on two cores
+	$(BIN)/python -m tests.training.layout_table
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .
