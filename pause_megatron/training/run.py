@@ -93,9 +93,8 @@ class PretrainRun:
             write_run_file(config, launch, self.inputs, self.data)
         self.metrics = Metrics(
             config,
-            layout=layout,
-            seq_length=self.data.seq_length,
-            pause_embedding=PauseEmbedding(model, engine, pause_id=tokenizer.pause_id, vocab_size=tokenizer.vocab_size),
+            self.inputs,
+            PauseEmbedding(model, engine, pause_id=tokenizer.pause_id, vocab_size=tokenizer.vocab_size),
         )
 
     def resume(self) -> None:

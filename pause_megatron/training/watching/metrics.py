@@ -10,10 +10,10 @@ from typing import Any
 import torch.distributed as dist
 
 from pause_megatron import log
-from pause_megatron.config.parallel import Layout
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.agreement import largest, raise_together
+from pause_megatron.training.inputs import PretrainInputs
 from pause_megatron.training.loss import Losses
 from pause_megatron.training.schedule import BatchSchedule
 from pause_megatron.training.step import Update
@@ -31,14 +31,11 @@ class Metrics:
     ``docs/watching.md`` explains the records.
     """
 
-    def __init__(
-        self, config: PretrainConfig, *, layout: Layout, seq_length: int, pause_embedding: PauseEmbedding
-    ) -> None:
+    def __init__(self, config: PretrainConfig, inputs: PretrainInputs, pause_embedding: PauseEmbedding) -> None:
         """Open the sinks. Raises :class:`UserError` on every process when one of them cannot be opened."""
         self.real_tokens = 0
         self.pause_tokens = 0
-        self._layout = layout
-        self._seq_length = seq_length
+        self._inputs = inputs
         self._pause_embedding = pause_embedding
         self._total_samples = BatchSchedule(config.training).consumed_samples(config.training.train_iters)
         self._clock = TrainingClock()
@@ -56,7 +53,7 @@ class Metrics:
             iteration=state["iteration"],
             checkpoint=str(checkpoint),
             checkpoint_layout=state["layout"],
-            layout=str(self._layout),
+            layout=str(self._inputs.layout),
             restarts=self._restarts,
         )
 
@@ -74,7 +71,7 @@ class Metrics:
         self._interval.add(losses, update, batch_size)
         self._pause_embedding.end_step(update)
         self._samples_timed += batch_size
-        self.real_tokens += batch_size * self._seq_length - losses.pauses
+        self.real_tokens += batch_size * self._inputs.seq_length - losses.pauses
         self.pause_tokens += losses.pauses
 
     def log_training(self, iteration: int, consumed_samples: int, learning_rate: float) -> None:
@@ -94,12 +91,12 @@ class Metrics:
         record |= loss_figures(done.losses) | {"last_loss": done.last_loss}
         if done.grad_norm is not None:
             record["grad_norm"] = done.grad_norm
-        if done.loss_scale != 1:
+        if self._inputs.deepspeed_file.precision == "fp16":
             record["loss_scale"] = done.loss_scale
         record |= {
             "learning_rate": learning_rate,
             "seconds_per_step": seconds / done.steps,
-            "tokens_per_second": done.sequences * self._seq_length / seconds,
+            "tokens_per_second": done.sequences * self._inputs.seq_length / seconds,
             "seconds_left": self._clock.elapsed / self._samples_timed * samples_left,
             "memory_bytes": memory,
             "real_tokens": self.real_tokens,
