@@ -9,7 +9,6 @@ from typing import Any
 
 import torch.distributed as dist
 
-from pause_megatron import log
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.agreement import largest, raise_together
@@ -20,9 +19,10 @@ from pause_megatron.training.step import Update
 from pause_megatron.training.watching.clock import TrainingClock
 from pause_megatron.training.watching.interval import Interval
 from pause_megatron.training.watching.memory import memory_used
+from pause_megatron.training.watching.metrics_file import count_restarts
 from pause_megatron.training.watching.pause_embedding import PauseEmbedding
 from pause_megatron.training.watching.records import Record, loss_figures, mean_figures
-from pause_megatron.training.watching.sinks import METRICS_FILE, Sinks, open_sinks
+from pause_megatron.training.watching.sinks import Sinks, open_sinks
 
 
 class Metrics:
@@ -41,7 +41,7 @@ class Metrics:
         self._clock = TrainingClock()
         self._samples_timed = 0
         self._interval = Interval()
-        self._restarts = _count_restarts(config.output / METRICS_FILE) if dist.get_rank() == 0 else 0
+        self._restarts = count_restarts(config.output) if dist.get_rank() == 0 else 0
         self._sinks = _open_on_rank_0(config)
 
     def resume(self, checkpoint: Path, state: dict[str, Any]) -> None:
@@ -140,8 +140,3 @@ def _open_on_rank_0(config: PretrainConfig) -> Sinks:
             failure = str(error)
     raise_together(failure)
     return sinks
-
-
-def _count_restarts(file: Path) -> int:
-    """How often the run of the metrics ``file`` has been resumed so far."""
-    return sum(record["kind"] == "resumed" for record in log.read_json_lines(file)) if file.exists() else 0

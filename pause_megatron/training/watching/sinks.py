@@ -9,10 +9,10 @@ from typing import Protocol
 from pause_megatron import log
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import to_plain
+from pause_megatron.training.watching.metrics_file import open_metrics_file
 from pause_megatron.training.watching.progress import ProgressLines
 from pause_megatron.training.watching.records import Record
 
-METRICS_FILE = "metrics.jsonl"
 TENSORBOARD_FOLDER = "tensorboard"
 
 
@@ -59,7 +59,7 @@ def open_sinks(config: PretrainConfig) -> Sinks:
 
     Raises :class:`~pause_megatron.errors.UserError` when one of them cannot be opened.
     """
-    sinks: list[Sink] = [ProgressLines(config.training.train_iters), log.JsonLines(config.output / METRICS_FILE)]
+    sinks: list[Sink] = [ProgressLines(config.training.train_iters), open_metrics_file(config.output)]
     # The packages of the other two are imported by runs that want them.
     if config.logging.tensorboard:
         from pause_megatron.training.watching.tensorboard import TensorBoard

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,6 +14,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from pause_megatron import log
 from pause_megatron.config.logging import LoggingConfig
 from pause_megatron.errors import UserError
+from pause_megatron.training.watching.metrics_file import METRICS_FILE, count_restarts, open_metrics_file
 from pause_megatron.training.watching.sinks import Sinks
 from pause_megatron.training.watching.tensorboard import TensorBoard
 
@@ -75,3 +77,20 @@ def test_full_disk_costs_a_record_and_not_the_run(tmp_path: Path, capsys: pytest
     warnings = capsys.readouterr().err
     for lost in ("the record of iteration 1", "the record of iteration 2", "its last records"):
         assert f"warning: JsonLines lost {lost}: [Errno 28] No space left on device" in warnings
+
+
+def test_line_cut_short_by_an_earlier_process_does_not_run_into_the_next(tmp_path: Path) -> None:
+    path = tmp_path / METRICS_FILE
+    whole = [train(1, 4.0), {"kind": "resumed", "iteration": 0}]
+    path.write_text("".join(json.dumps(record) + "\n" for record in whole) + '{"kind": "tra')
+    assert count_restarts(tmp_path) == 1
+    file = open_metrics_file(tmp_path)
+    file.write(train(2, 3.0))
+    file.close()
+    assert log.read_json_lines(path) == [*whole, train(2, 3.0)]
+
+
+def test_new_run_has_no_restarts(tmp_path: Path) -> None:
+    assert count_restarts(tmp_path) == 0
+    open_metrics_file(tmp_path).close()
+    assert log.read_json_lines(tmp_path / METRICS_FILE) == []
