@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -22,7 +23,6 @@ from pause_megatron.errors import (
     EXIT_REQUEUE,
     EXIT_USER,
 )
-from pause_megatron.parallel.launcher import free_port
 from pause_megatron.parallel.signals import stop_signals_held_back, stop_signals_to
 
 _POLL_SECONDS = 0.1
@@ -46,23 +46,35 @@ def run_local_processes(arguments: Sequence[str], count: int, program: Sequence[
         one; else the exit code of one that failed, a user's error first.
     """
     asked: list[int] = []
-    with stop_signals_held_back():  # from their birth, so that none is lost while they start
-        children = _start([*program, *arguments], count)
-    try:
-        with stop_signals_to(lambda number, _: asked.append(number)):
-            return _wait(children, asked)
-    finally:
-        for child in children:
-            child.kill()
-            child.wait()
+    with _reserved_port() as reserved:
+        with stop_signals_held_back():  # from their birth, so that none is lost while they start
+            children = _start([*program, *arguments], count, reserved.getsockname()[1])
+        try:
+            with stop_signals_to(lambda number, _: asked.append(number)):
+                return _wait(children, asked)
+        finally:
+            for child in children:
+                child.kill()
+                child.wait()
 
 
-def _start(command: Sequence[str], count: int) -> list[_Child]:
+def _reserved_port() -> socket.socket:
+    """A socket at a port that rank 0 may listen on, and that the system gives to nobody else as long as it is open.
+
+    Between now and then lie the children's imports, in which a port that was merely free has been taken by others.
+    """
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    return reserved
+
+
+def _start(command: Sequence[str], count: int, port: int) -> list[_Child]:
     common = {
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(free_port()),
+        "MASTER_PORT": str(port),
     }
     if "OMP_NUM_THREADS" not in os.environ:  # every process taking all cores slows all of them down
         common["OMP_NUM_THREADS"] = str(max(available_cores() // count, 1))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,10 +14,11 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
-from pause_megatron.errors import EXIT_INTERNAL, exit_code
-from pause_megatron.parallel.launcher import Launch, detect_launch, free_port
+from pause_megatron.errors import EXIT_DONE, EXIT_INTERNAL, exit_code
+from pause_megatron.parallel.launcher import free_port
 from tests.distributed import TIMEOUT_SECONDS
 
 _CONTEXT = multiprocessing.get_context("forkserver")
@@ -58,7 +60,10 @@ class Group:
 
 @contextmanager
 def run_group(folder: Path, world_size: int, function: Callable[..., None], *arguments: Any) -> Iterator[Group]:
-    """Run ``function(launch, *arguments)`` in ``world_size`` processes that form a gloo group, none left at the end."""
+    """Run ``function(*arguments)`` in ``world_size`` processes that are launched together; none is left at the end.
+
+    They end with the exit code the command line would give, after the error's line.
+    """
     environment = {
         "WORLD_SIZE": str(world_size),
         "LOCAL_WORLD_SIZE": str(world_size),
@@ -68,7 +73,10 @@ def run_group(folder: Path, world_size: int, function: Callable[..., None], *arg
     }
     folder.mkdir(exist_ok=True)
     processes = tuple(
-        _CONTEXT.Process(target=_member, args=(folder, {**environment, "RANK": str(rank)}, function, arguments))
+        _CONTEXT.Process(
+            target=_member,
+            args=(folder, {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)}, function, arguments),
+        )
         for rank in range(world_size)
     )
     for process in processes:
@@ -92,13 +100,11 @@ def _member(
     os.environ.update(environment)
     stderr = os.open(folder / f"stderr.{environment['RANK']}", os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     os.dup2(stderr, 2)
-    dist.init_process_group("gloo")
-    launch: Launch = detect_launch()
-    code = 0
+    torch.set_num_threads(1)
+    code = EXIT_DONE
     try:
-        function(launch, *arguments)
+        function(*arguments)
     except BaseException as error:
         code = exit_code(error)
-        if code == EXIT_INTERNAL:
-            traceback.print_exc()
+        traceback.print_exc() if code == EXIT_INTERNAL else print(error, file=sys.stderr, flush=True)
     os._exit(code)

@@ -6,8 +6,10 @@ import ctypes
 import signal
 import socket
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -32,6 +34,12 @@ WORLD_SIZE = 3
 TIMEOUT = 2.5
 
 
+def in_group(function: Callable[..., None], *arguments: Any) -> None:
+    """Call ``function(launch, *arguments)`` in a process of a gloo group."""
+    dist.init_process_group("gloo")
+    function(detect_launch(), *arguments)
+
+
 def exchange_for_ever(launch: Launch, folder: Path, faults: FaultsConfig) -> None:
     with Heartbeat(launch, faults) as heartbeat:
         heartbeat.watch_closely()
@@ -47,7 +55,7 @@ def named(group: Group, rank: int) -> str:
 @pytest.mark.parametrize("rank", [0, 2])
 def test_killed_process_ends_the_others_and_is_named(tmp_path: Path, rank: int) -> None:
     """Long before any timeout: a death shows by itself."""
-    with run_group(tmp_path, WORLD_SIZE, exchange_for_ever, tmp_path, FaultsConfig()) as group:
+    with run_group(tmp_path, WORLD_SIZE, in_group, exchange_for_ever, tmp_path, FaultsConfig()) as group:
         group.wait_for("training")
         group.send(rank, signal.SIGKILL)
         assert group.exit_codes(but=rank) == [EXIT_LOST_PROCESS] * (WORLD_SIZE - 1)
@@ -59,7 +67,7 @@ def test_killed_process_ends_the_others_and_is_named(tmp_path: Path, rank: int) 
 @pytest.mark.parametrize("rank", [0, 2])
 def test_frozen_process_ends_the_others_and_is_named(tmp_path: Path, rank: int) -> None:
     faults = FaultsConfig(dead_rank_timeout=TIMEOUT)
-    with run_group(tmp_path, WORLD_SIZE, exchange_for_ever, tmp_path, faults) as group:
+    with run_group(tmp_path, WORLD_SIZE, in_group, exchange_for_ever, tmp_path, faults) as group:
         group.wait_for("training")
         group.send(rank, signal.SIGSTOP)
         assert group.exit_codes(but=rank) == [EXIT_LOST_PROCESS] * (WORLD_SIZE - 1)
@@ -101,7 +109,7 @@ def compute_for(seconds: float) -> None:
 
 
 def test_busy_waiting_stopped_and_leaving_processes_are_not_taken_for_dead(tmp_path: Path) -> None:
-    with run_group(tmp_path, WORLD_SIZE, live_through_everything, tmp_path) as group:
+    with run_group(tmp_path, WORLD_SIZE, in_group, live_through_everything, tmp_path) as group:
         group.wait_for("stoppable")
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for rank in range(WORLD_SIZE):
@@ -122,7 +130,7 @@ def hold_the_lock(launch: Launch, folder: Path) -> None:
 
 def test_process_that_keeps_the_interpreter_lock_counts_as_frozen(tmp_path: Path) -> None:
     """What cannot be told apart from a frozen one, and why silence is borne with before the first step."""
-    with run_group(tmp_path, 2, hold_the_lock, tmp_path) as group:
+    with run_group(tmp_path, 2, in_group, hold_the_lock, tmp_path) as group:
         assert group.exit_codes(but=1) == [EXIT_LOST_PROCESS]
         assert group.said().startswith(f"{named(group, 1)} has given no sign of life")
 
@@ -151,7 +159,7 @@ def leave_with(launch: Launch, errors: dict[int, BaseException]) -> None:
 def test_error_of_one_process_ends_the_others_with_its_exit_code(
     tmp_path: Path, errors: dict[int, BaseException], codes: list[int], said: str
 ) -> None:
-    with run_group(tmp_path, WORLD_SIZE, leave_with, errors) as group:
+    with run_group(tmp_path, WORLD_SIZE, in_group, leave_with, errors) as group:
         assert group.exit_codes() == codes
         ours = [line for line in group.said().splitlines(keepends=True) if line.startswith("rank ")]
         assert "".join(ours) == said.format(*(named(group, rank) for rank in range(WORLD_SIZE)))
@@ -164,7 +172,7 @@ def connect_to_nobody(launch: Launch) -> None:
 
 
 def test_rank_0_that_cannot_be_reached_is_a_users_error_of_all(tmp_path: Path) -> None:
-    with run_group(tmp_path, 2, connect_to_nobody) as group:
+    with run_group(tmp_path, 2, in_group, connect_to_nobody) as group:
         assert group.exit_codes() == [EXIT_USER] * 2
 
 
@@ -176,7 +184,7 @@ def fail_in_an_exchange(launch: Launch) -> None:
 
 
 def test_exchange_that_fails_though_all_live_is_our_error(tmp_path: Path) -> None:
-    with run_group(tmp_path, 2, fail_in_an_exchange) as group:
+    with run_group(tmp_path, 2, in_group, fail_in_an_exchange) as group:
         assert group.exit_codes(but=1) == [EXIT_INTERNAL]
         assert "RuntimeError: [gloo] timed out" in group.said()
 

@@ -116,6 +116,17 @@ def test_process_ended_by_a_signal_is_named_and_the_others_are_ended(tmp_path: P
     assert run(tmp_path, killed, count=3) == (EXIT_LOST_PROCESS, "rank 1 was ended by SIGKILL\n")
 
 
+def test_rendezvous_port_is_kept_for_rank_0(tmp_path: Path) -> None:
+    program = (
+        "import os, socket, sys; port = int(os.environ['MASTER_PORT']); passer_by = socket.socket()\n"
+        "if passer_by.connect_ex(('127.0.0.1', port)) == 0: sys.exit(2)  # nobody listens yet\n"
+        "try: socket.socket().bind(('127.0.0.1', port)); sys.exit(3)  # as the system would for anybody\n"
+        "except OSError: pass\n"
+        "socket.create_server(('', port)).listen()  # as rank 0 does"
+    )
+    assert run(tmp_path, program, count=1) == (EXIT_DONE, "")
+
+
 def test_frozen_process_does_not_keep_the_others_end_from_being_seen(tmp_path: Path) -> None:
     program = "import os, sys; os.kill(os.getpid(), 19) if os.environ['RANK'] == '1' else sys.exit(86)"
     assert run(tmp_path, program) == (EXIT_LOST_PROCESS, "")
