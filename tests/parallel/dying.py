@@ -44,6 +44,10 @@ class Group:
                 process.join(0.02)
                 assert process.exitcode is None, self.said()
 
+    def has_ended(self) -> bool:
+        """Whether one of them has."""
+        return any(process.exitcode is not None for process in self.processes)
+
     def exit_codes(self, but: int | None = None) -> list[int | None]:
         """How the processes ended, all or all ``but`` one; None for one that still runs after a long time."""
         codes = []

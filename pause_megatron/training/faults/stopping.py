@@ -75,7 +75,9 @@ class StopRequests:
 def stopped_early(request: int, *, iteration: int, checkpoint: Path | None) -> StoppedEarly:
     """What to raise when all processes have agreed on ``request`` (not 0) and saved what there was to save.
 
-    ``iteration``: steps done; ``checkpoint``: the newest one.
+    ``iteration``: steps done; ``checkpoint``: the one that holds them, None when nothing was read or saved yet.
     """
-    goes_on = f"continues from {checkpoint}" if checkpoint else "starts from the beginning: there is no checkpoint yet"
-    return StoppedEarly(f"{StopRequest(request).reason} after iteration {iteration}; the same command {goes_on}")
+    reason = StopRequest(request).reason
+    if checkpoint is None:
+        return StoppedEarly(f"{reason} while starting; the same command starts again")
+    return StoppedEarly(f"{reason} after iteration {iteration}; the same command continues from {checkpoint}")

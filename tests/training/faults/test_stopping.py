@@ -125,7 +125,7 @@ with StopRequests(3 / 60) as stop:
             Path("run/iteration-7"),
             "stopped by SIGTERM after iteration 7; the same command continues from run/iterat",
         ),
-        (1, None, "--exit-duration is over after iteration 7; the same command starts from the beginning"),
+        (1, None, "--exit-duration is over while starting; the same command starts again"),
     ],
 )
 def test_message_says_why_and_where_it_goes_on(request_number: int, checkpoint: Path | None, line: str) -> None:
