@@ -93,12 +93,13 @@ def settle_replacements(checkpoints: Path) -> None:
             shutil.rmtree(old, ignore_errors=True)
 
 
-def remove_old(checkpoints: Path, config: CheckpointConfig, *, newest: Path) -> None:
-    """Remove the complete checkpoints that ``config`` does not keep; never ``newest``, which was just written.
+def retire_old(checkpoints: Path, config: CheckpointConfig, *, newest: Path) -> list[Path]:
+    """Take the names from the complete checkpoints that ``config`` does not keep; never from ``newest``, just written.
 
-    What is not complete is neither counted nor removed.
+    What is not complete is neither counted nor touched. Returns the nameless folders, which are for the caller to
+    remove: that takes as long as they are large.
     """
-    kept = 0
+    kept, retired = 0, []
     for folder in checkpoint_folders(checkpoints):
         iteration, _ = checkpoint_order(folder.name) or (0, False)
         spared = folder == newest or (config.keep_every and iteration % config.keep_every == 0)
@@ -107,14 +108,8 @@ def remove_old(checkpoints: Path, config: CheckpointConfig, *, newest: Path) -> 
         if kept < config.keep_checkpoints:
             kept += 1
         else:
-            _remove(folder)
-
-
-def _remove(folder: Path) -> None:
-    """Remove ``folder``; from the first moment on it has no name that counts."""
-    unnamed = temporary_name(folder)
-    folder.rename(unnamed)
-    shutil.rmtree(unnamed, ignore_errors=True)
+            retired.append(folder.rename(temporary_name(folder)))
+    return retired
 
 
 def sweep_unfinished(checkpoints: Path) -> None:

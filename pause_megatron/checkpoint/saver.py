@@ -10,6 +10,7 @@ step. The threads exchange nothing with each other: exchanges out of order would
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
@@ -25,7 +26,7 @@ from safetensors.torch import save_file
 from pause_megatron import log
 from pause_megatron.atomic import fsync_path, write_json
 from pause_megatron.checkpoint.deepspeed_state import loss_scaler_state, optimizer_step
-from pause_megatron.checkpoint.folders import new_checkpoint, remove_old
+from pause_megatron.checkpoint.folders import new_checkpoint, retire_old
 from pause_megatron.checkpoint.manifest import FileRecord, Manifest, ParameterRecord
 from pause_megatron.checkpoint.names import MANIFEST, checkpoint_name, shard_file
 from pause_megatron.checkpoint.pieces import Contents, HostCopies, own_pieces
@@ -77,8 +78,9 @@ class CheckpointSaver:
         self._parameters = parameters
         self._engine = engine
         self._copies = HostCopies()
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._on_its_way: _Save | None = None
+        self._removal: Future[None] | None = None
 
     def save(self, iteration: int, state: dict[str, Any]) -> None:
         """Save weights, optimizer state and ``state`` (JSON) as ``iter_NNNNNNN``, or begin to; all processes call this.
@@ -99,7 +101,7 @@ class CheckpointSaver:
             optimizer={"step": optimizer_step(self._engine), "loss_scaler": loss_scaler_state(self._engine)},
             folder=folder,
             temporary=temporary,
-            written=self._writer.submit(_write, temporary / file, on_cpu, contents),
+            written=self._thread.submit(_write, temporary / file, on_cpu, contents),
         )
         if not self._config.async_save:
             self.wait()
@@ -115,13 +117,19 @@ class CheckpointSaver:
         All processes call this with the largest :attr:`unfinished` of all. Raises as :meth:`save` does.
         """
         if not unfinished:
-            self.wait()
+            self._finish()
 
     def wait(self) -> None:
         """Complete the checkpoint on its way, if there is one, however long that takes; all processes call this.
 
         Raises as :meth:`save` does.
         """
+        self._finish()
+        if self._removal is not None:
+            self._removal.result()
+
+    def _finish(self) -> None:
+        """Wait for this process's file, then complete the checkpoint together with all the others."""
         if self._on_its_way is None:
             return
         save, self._on_its_way = self._on_its_way, None
@@ -132,7 +140,7 @@ class CheckpointSaver:
         log.info(f"iteration {save.iteration:>6}  saved {self._checkpoints / checkpoint_name(save.iteration)}")
 
     def _complete(self, save: _Save, written: Sequence[_Written]) -> None:
-        """Write the manifest, give the folder its name and remove what is not kept; on rank 0."""
+        """Write the manifest, give the folder its name and have the thread remove what is not kept; on rank 0."""
         path = self._checkpoints / checkpoint_name(save.iteration)
         with save.folder:
             if failed := next((item for item in written if item.error), None):
@@ -143,7 +151,8 @@ class CheckpointSaver:
             manifest = _manifest(save, written)
             manifest.check()  # what could not be read is not written
             write_json(save.temporary / MANIFEST, manifest.to_plain())
-        remove_old(self._checkpoints, self._config, newest=path)
+        for old in retire_old(self._checkpoints, self._config, newest=path):
+            self._removal = self._thread.submit(shutil.rmtree, old, ignore_errors=True)
 
 
 def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -19,7 +19,7 @@ from pause_megatron.checkpoint.folders import (
     is_complete,
     latest_checkpoint,
     new_checkpoint,
-    remove_old,
+    retire_old,
     set_aside,
     sweep_unfinished,
 )
@@ -41,6 +41,11 @@ def names(run: Path) -> list[str]:
     return sorted(path.name for path in (run / CHECKPOINTS).iterdir())
 
 
+def remove_old(run: Path, config: CheckpointConfig, newest: Path) -> None:
+    for folder in retire_old(run / CHECKPOINTS, config, newest=newest):
+        shutil.rmtree(folder)
+
+
 @pytest.mark.parametrize(
     ("keep", "every", "left"),
     [
@@ -55,7 +60,7 @@ def names(run: Path) -> list[str]:
 def test_newest_and_every_nth_are_kept(tmp_path: Path, keep: int, every: int, left: list[int]) -> None:
     *_, newest = write_iterations(tmp_path, 10, 20, 30, 40, 50)
     config = CheckpointConfig(keep_checkpoints=keep, keep_every=every)
-    remove_old(tmp_path / CHECKPOINTS, config, newest=newest)
+    remove_old(tmp_path, config, newest)
     assert names(tmp_path) == [checkpoint_name(iteration) for iteration in left]
 
 
@@ -65,14 +70,14 @@ def test_what_is_not_whole_is_neither_counted_nor_removed(tmp_path: Path) -> Non
     (folders[4] / "rank00001.safetensors").unlink()
     cut_short(folders[2] / "rank00000.safetensors")
     set_aside(folders[1])
-    remove_old(tmp_path / CHECKPOINTS, CheckpointConfig(keep_checkpoints=1), newest=folders[3])
+    remove_old(tmp_path, CheckpointConfig(keep_checkpoints=1), folders[3])
     damaged = f"{checkpoint_name(20)}.damaged"
     assert names(tmp_path) == sorted([damaged, *(checkpoint_name(iteration) for iteration in (30, 40, 50, 60))])
 
 
 def test_what_was_just_written_is_kept_even_beside_later_ones(tmp_path: Path) -> None:
     folders = write_iterations(tmp_path, 10, 20, 30, 40)
-    remove_old(tmp_path / CHECKPOINTS, CheckpointConfig(keep_checkpoints=2), newest=folders[0])
+    remove_old(tmp_path, CheckpointConfig(keep_checkpoints=2), folders[0])
     assert names(tmp_path) == [checkpoint_name(iteration) for iteration in (10, 30, 40)]
 
 
@@ -184,7 +189,7 @@ def test_removing_old_ones_leaves_no_moment_with_half_of_one(tmp_path: Path, mon
     while not done:
         run = tmp_path / f"run{calls}"
         *_, newest = write_iterations(run, 10, 20, 30)
-        action = partial(remove_old, run / CHECKPOINTS, CheckpointConfig(keep_checkpoints=1), newest=newest)
+        action = partial(remove_old, run, CheckpointConfig(keep_checkpoints=1), newest)
         done = until_the_plug_is_pulled(monkeypatch, calls, action)
         folders = checkpoint_folders(run / CHECKPOINTS)
         assert folders[0] == newest
