@@ -91,8 +91,9 @@ def _wait(children: Sequence[_Child], asked: Sequence[int]) -> int:
         if asked.count(signal.SIGINT) > 1:
             return EXIT_INTERRUPTED
         codes = [child.poll() for child in children]
-        if any(code is not None and _is_failure(code) for code in codes):
-            time.sleep(_SETTLE_SECONDS)
+        if failed := [code for code in codes if code is not None and _is_failure(code)]:
+            if min(failed) > 0:  # else a signal ended one of them, which needs no other cause
+                time.sleep(_SETTLE_SECONDS)
             return _failure(child.poll() for child in children)
         if None not in codes:
             return EXIT_REQUEUE if EXIT_REQUEUE in codes else EXIT_DONE
