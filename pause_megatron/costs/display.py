@@ -1,0 +1,146 @@
+"""A plan as text for a terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from pause_megatron.config.model import padded_vocab_size
+from pause_megatron.config.parallel import Layout
+from pause_megatron.costs.parameters import stage_parameters
+from pause_megatron.costs.plan import USABLE, Refused, Run, Scale, advice
+
+GIB = 2**30
+_UNKNOWN = "?"
+_HOURS_A_DAY = 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Hardware:
+    """The devices that are planned for."""
+
+    name: str
+    """What they are, and how that is known."""
+    peak_tflops: float | None
+    """Peak rate of one in the run's precision; None where it is not known."""
+    memory_bytes: int | None
+    """Memory of one; None where it is not known."""
+
+
+def plan_lines(run: Run, scales: dict[int, Scale | Refused], hardware: Hardware, *, mfu: float) -> Iterator[str]:
+    """Everything about ``run`` that does not need its data, on each number of devices that ``scales`` maps."""
+    possible = {number: scale for number, scale in scales.items() if isinstance(scale, Scale)}
+    yield from _run_lines(run, hardware)
+    if possible:
+        yield from ("", *_parameter_lines(run, next(iter(possible.values())).layout))
+        yield from ("", *_memory_lines(possible, hardware))
+    yield from ("", f"time at {mfu:.0%} of the devices' peak")
+    yield from _time_lines(scales, hardware, mfu)
+    for number, scale in possible.items():
+        if hardware.memory_bytes and not scale.fits(hardware.memory_bytes):
+            yield from ("", _warning(number, scale, hardware.memory_bytes))
+
+
+def _run_lines(run: Run, hardware: Hardware) -> Iterator[str]:
+    model, training, flops = run.model, run.training, run.flops_of_a_sequence
+    parameters = model.num_parameters(run.vocab_size)
+    tied = "untied" if model.untie_embeddings_and_output_weights else "tied"
+    groups = f" ({model.query_groups} key/value heads)" if model.num_query_groups else ""
+    step = training.global_batch_size * run.seq_length
+    peak = f"{hardware.peak_tflops:,g} TFLOP/s in {run.deepspeed.precision}" if hardware.peak_tflops else "peak unknown"
+    memory = f"{hardware.memory_bytes / GIB:,.0f} GiB" if hardware.memory_bytes else "memory unknown"
+    yield (
+        f"model       {model.architecture}, {model.num_layers} layers of width {model.hidden_size:,}, MLP"
+        f" {model.ffn_size:,}, {model.num_attention_heads} heads{groups}"
+    )
+    yield (
+        f"            {parameters:,} parameters with a vocabulary of {run.vocab_size:,}, computed as"
+        f" {padded_vocab_size(run.vocab_size):,}; embeddings {tied}"
+    )
+    yield f"optimizer   ZeRO-{run.deepspeed.zero_stage}, {run.deepspeed.precision} ({run.deepspeed.path.name})"
+    yield (
+        f"run         {training.train_iters:,} steps of {training.global_batch_size:,} x {run.seq_length:,} ="
+        f" {step:,} tokens: {_large(run.tokens)} tokens"
+    )
+    yield (
+        f"operations  {_large(flops.model // run.seq_length)} a token, forward and backward: {run.flops:.3g} in all"
+        f" (6 x parameters x tokens: {6 * parameters * run.tokens:.3g})"
+    )
+    yield (
+        f"            {3 * flops.forward.causal * run.samples:.3g} with half of the attention, which is causal;"
+        f" {flops.hardware * run.samples:.3g} with what is computed twice"
+    )
+    yield f"device      {hardware.name}: {peak}, {memory}"
+
+
+def _parameter_lines(run: Run, layout: Layout) -> Iterator[str]:
+    held = [
+        stage_parameters(run.model, layout, vocab_size=run.vocab_size, stage=stage).total for stage in range(layout.pp)
+    ]
+    if layout.pp == 1:
+        yield f"parameters  {held[0]:,} on every process"
+        return
+    most, least = max(held), min(held)
+    yield f"parameters  {most:,} at most, on processes of pipeline stage {held.index(most) + 1} of {layout.pp}"
+    yield f"            {least:,} at least, on stage {held.index(least) + 1}"
+
+
+def _memory_lines(scales: dict[int, Scale], hardware: Hardware) -> Iterator[str]:
+    stages = {scale.worst.stage for scale in scales.values()}
+    worst = [scale.worst for scale in scales.values()]
+    pp = next(iter(scales.values())).layout.pp
+    which = f" on stage {stages.pop() + 1} of {pp}, which needs most" if pp > 1 and len(stages) == 1 else ""
+    rows = [
+        ("weights", [memory.states.weights for memory in worst]),
+        ("gradients", [memory.states.gradients for memory in worst]),
+        ("optimizer state", [memory.states.optimizer for memory in worst]),
+        ("communication", [memory.states.communication for memory in worst]),
+        ("activations", [memory.activations for memory in worst]),
+        ("or the update", [memory.states.update for memory in worst]),
+        ("together", [memory.total for memory in worst]),
+        ("CPU memory", [memory.states.host for memory in worst]),
+    ]
+    yield f"GiB a GPU{which}"
+    yield _row("", [f"{number:,} GPUs" for number in scales])
+    for name, values in rows:
+        if any(values):
+            yield _row(name, [f"{value / GIB:,.2f}" for value in values])
+    if hardware.memory_bytes:
+        usable = USABLE * hardware.memory_bytes
+        yield _row(f"of {usable / GIB:,.0f} usable", [f"{memory.total / usable:.0%}" for memory in worst])
+
+
+def _time_lines(scales: dict[int, Scale | Refused], hardware: Hardware, mfu: float) -> Iterator[str]:
+    yield "      GPUs  data-parallel  microbatches  pipeline waits     tokens/s       days    GPU-hours"
+    for number, scale in scales.items():
+        if isinstance(scale, Refused):
+            yield f"{number:>10,}  no: {scale.reason}"
+            continue
+        divided = f"{number:>10,}{scale.layout.dp:>15,}{scale.num_microbatches:>14,}{scale.bubble:>16.1%}"
+        if not hardware.peak_tflops:
+            yield divided + f"{_UNKNOWN:>13}{_UNKNOWN:>11}{_UNKNOWN:>13}"
+            continue
+        seconds = scale.seconds(peak_tflops=hardware.peak_tflops, mfu=mfu)
+        hours = seconds / 3600
+        yield divided + f"{scale.run.tokens / seconds:>13,.0f}{hours / _HOURS_A_DAY:>11,.2f}{hours * number:>13,.0f}"
+
+
+def _warning(number: int, scale: Scale, memory_bytes: int) -> str:
+    stage = f" on stage {scale.worst.stage + 1}" if scale.layout.pp > 1 else ""
+    return (
+        f"warning: {number:,} GPUs: {scale.worst.total / GIB:,.1f} GiB are needed{stage}, and of a device's"
+        f" {memory_bytes / GIB:,.0f} GiB about {USABLE * memory_bytes / GIB:,.0f} can be used; what would help:"
+        f" {', '.join(advice(scale))}"
+    )
+
+
+def _row(name: str, cells: Sequence[str]) -> str:
+    return f"  {name:<16}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _large(number: float) -> str:
+    """Three digits and a word: 200 billion."""
+    for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
+        if number >= size:
+            return f"{number / size:.3g} {name}"
+    return f"{number:,.0f}"

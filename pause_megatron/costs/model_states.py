@@ -1,0 +1,124 @@
+"""Bytes of weights, gradients and optimizer state of one process, as DeepSpeed and this project lay them out.
+
+The optimizer is AdamW on an fp32 copy of the weights, kept in fp32 training too: 12 bytes a parameter. ZeRO-0 keeps all
+of it; the other stages divide it over the data-parallel processes. Gradients of ZeRO-0 and -1 are one flat buffer a
+parameter group (``training/flat_gradients.py``), with no buckets beside it; DeepSpeed's own paths have those.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pause_megatron.config.deepspeed import DeepSpeedFile, Precision
+from pause_megatron.costs.parameters import StageParameters
+
+ELEMENT: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""Bytes of one number."""
+_FP32 = 4
+_MASTER_AND_MOMENTS = 3 * _FP32
+_DEFAULTS = {
+    "reduce_bucket_size": 500_000_000,
+    "stage3_prefetch_bucket_size": 50_000_000,
+    "stage3_max_live_parameters": 1_000_000_000,
+    "stage3_max_reuse_distance": 1_000_000_000,
+}
+"""DeepSpeed's, in numbers of elements."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelStates:
+    """Bytes of one process."""
+
+    weights: int
+    """What the model computes with; under ZeRO-3 also what is gathered of it at once."""
+    gradients: int
+    """What is accumulated, and the largest single gradient on its way there."""
+    optimizer: int
+    """fp32 weights and both moments."""
+    communication: int
+    """Buckets in which DeepSpeed reduces gradients and gathers weights."""
+    update: int
+    """What the update needs for a moment, when the activations are gone: gradients in fp32, intermediate values."""
+    host: int
+    """In CPU memory, under offloading."""
+
+    @property
+    def resident(self) -> int:
+        """Bytes on the device while forward and backward run."""
+        return self.weights + self.gradients + self.optimizer + self.communication
+
+
+def model_states(
+    parameters: StageParameters, deepspeed: DeepSpeedFile, *, dp: int, num_microbatches: int, on_cpu: bool = False
+) -> ModelStates:
+    """Weights, gradients and optimizer state of a process.
+
+    Args:
+        parameters: what its pipeline stage holds.
+        deepspeed: ZeRO stage, precision, offloading.
+        dp: data-parallel processes.
+        num_microbatches: microbatches of a step.
+        on_cpu: AdamW works tensor by tensor, as PyTorch's does on a CPU, with one intermediate tensor more.
+    """
+    total, element, offloads = parameters.total, ELEMENT[deepspeed.precision], deepspeed.offload_optimizer
+    part = total if deepspeed.zero_stage == 0 else -(-total // dp)
+    gradients = _gradients(parameters, deepspeed, part, num_microbatches)
+    copies = 0 if deepspeed.grad_dtype == "fp32" or offloads else _FP32
+    update = part * (copies + (2 if on_cpu else 1) * _FP32)
+    weights = (part if deepspeed.zero_stage == 3 else total) * element
+    return ModelStates(
+        weights=(0 if deepspeed.offload_parameters else weights) + _gathered(parameters, deepspeed) * element,
+        gradients=gradients + parameters.largest * element,
+        optimizer=0 if offloads else part * _MASTER_AND_MOMENTS,
+        communication=_buckets(parameters, deepspeed) * element,
+        update=0 if offloads else update,
+        host=_host(parameters, deepspeed, part, num_microbatches) + (weights if deepspeed.offload_parameters else 0),
+    )
+
+
+def _gradients(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, num_microbatches: int) -> int:
+    """Accumulated gradients on the device."""
+    accumulated = ELEMENT[deepspeed.grad_dtype]
+    if deepspeed.zero_stage < 2:  # offloading changes when they are taken away, not that they are all there
+        return parameters.total * accumulated
+    if deepspeed.offload_optimizer:
+        return 0
+    # ZeRO-2 adds a microbatch's part to the sum when it has all of it, unless the sum is of higher precision.
+    twice = deepspeed.zero_stage == 2 and num_microbatches > 1 and deepspeed.grad_dtype == deepspeed.precision
+    return part * accumulated * (2 if twice else 1)
+
+
+def _gathered(parameters: StageParameters, deepspeed: DeepSpeedFile) -> int:
+    """Weights of ZeRO-3 that are whole at once, at most: those in use, or soon to be used again."""
+    if deepspeed.zero_stage < 3:
+        return 0
+    kept = max(_setting(deepspeed, "stage3_max_live_parameters"), _setting(deepspeed, "stage3_max_reuse_distance"))
+    return min(parameters.total, max(kept, 2 * parameters.largest))
+
+
+def _buckets(parameters: StageParameters, deepspeed: DeepSpeedFile) -> int:
+    """Elements of the buffers in which DeepSpeed communicates."""
+    if deepspeed.gradients_stay_whole:
+        return 0
+    reduced = _setting(deepspeed, "reduce_bucket_size")
+    if deepspeed.zero_stage == 3:
+        return reduced + min(parameters.total, _setting(deepspeed, "stage3_prefetch_bucket_size"))
+    both = 2 if deepspeed.values.get("zero_optimization", {}).get("overlap_comm") else 1
+    return both * reduced + (parameters.largest if deepspeed.offload_optimizer else 0)
+
+
+def _host(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, num_microbatches: int) -> int:
+    """CPU memory of an offloaded optimizer: its state, gradients in fp32 and as they arrive."""
+    if not deepspeed.offload_optimizer:
+        return 0
+    element = ELEMENT[deepspeed.precision]
+    state = part * (_MASTER_AND_MOMENTS + _FP32)
+    if deepspeed.zero_stage == 3:
+        return state + part * ELEMENT[deepspeed.grad_dtype]
+    sums = part * element if deepspeed.zero_stage == 2 and num_microbatches > 1 else 0
+    return state + sums + (part + parameters.largest) * element
+
+
+def _setting(deepspeed: DeepSpeedFile, name: str) -> int:
+    """A size from the DeepSpeed file, which may write it as 5e8; DeepSpeed's own if it is not there."""
+    return int(deepspeed.values.get("zero_optimization", {}).get(name, _DEFAULTS[name]))

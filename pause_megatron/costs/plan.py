@@ -1,0 +1,148 @@
+"""A whole run, before it runs: how it is divided over numbers of devices, what each needs, and how long it takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pause_megatron.config.deepspeed import DeepSpeedFile
+from pause_megatron.config.model import ModelConfig
+from pause_megatron.config.parallel import Layout, ParallelConfig, check_batches, resolve_layout
+from pause_megatron.config.training import TrainingConfig
+from pause_megatron.costs.flops import TrainingFlops, training_flops
+from pause_megatron.costs.memory import StageMemory, stage_memory
+from pause_megatron.errors import UserError
+
+USABLE = 0.9
+"""Share of a device's memory that a plan may fill: contexts, NCCL, workspaces and gaps take the rest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """What is to be trained, however many devices there are."""
+
+    model: ModelConfig
+    """Sizes."""
+    parallel: ParallelConfig
+    """How the model is divided."""
+    training: TrainingConfig
+    """Batches."""
+    deepspeed: DeepSpeedFile
+    """ZeRO stage, precision, offloading."""
+    vocab_size: int
+    """The tokenizer's."""
+    seq_length: int
+    """Tokens of a sequence."""
+    samples: int
+    """Sequences of the whole run."""
+
+    @property
+    def tokens(self) -> int:
+        """Tokens of the whole run, pauses included."""
+        return self.samples * self.seq_length
+
+    @property
+    def flops_of_a_sequence(self) -> TrainingFlops:
+        """Operations of training on a sequence."""
+        return training_flops(
+            self.model,
+            vocab_size=self.vocab_size,
+            seq_length=self.seq_length,
+            recompute_granularity=self.parallel.recompute_granularity,
+        )
+
+    @property
+    def flops(self) -> int:
+        """Operations of the whole run that the mathematics asks for, without what is computed twice."""
+        return self.samples * self.flops_of_a_sequence.model
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """A run on one number of devices, which it can be divided over."""
+
+    run: Run
+    """What is trained."""
+    layout: Layout
+    """How it is divided."""
+    num_microbatches: int
+    """Microbatches a process computes in a step of the full batch."""
+    stages: tuple[StageMemory, ...]
+    """Memory of a process of each pipeline stage."""
+
+    @property
+    def worst(self) -> StageMemory:
+        """The stage that needs most memory."""
+        return max(self.stages, key=lambda stage: stage.total)
+
+    @property
+    def bubble(self) -> float:
+        """Share of a step in which a device waits for the others of its pipeline, at equally long stages."""
+        waiting = self.layout.pp - 1
+        return waiting / (self.layout.vp * self.num_microbatches + waiting)
+
+    def fits(self, memory_bytes: int) -> bool:
+        """Whether a device of ``memory_bytes`` is large enough."""
+        return self.worst.total <= USABLE * memory_bytes
+
+    def seconds(self, *, peak_tflops: float, mfu: float) -> float:
+        """Duration of the run on devices of that peak, at that utilisation."""
+        return self.run.flops / (self.layout.world_size * peak_tflops * 1e12 * mfu)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused:
+    """A number of devices that the run cannot be divided over."""
+
+    reason: str
+    """Why, and what to change."""
+
+
+def plan_scale(run: Run, num_gpus: int) -> Scale | Refused:
+    """The run on ``num_gpus`` devices, or why that cannot be."""
+    try:
+        return _scale(run, num_gpus)
+    except UserError as error:
+        return Refused(reason=str(error))
+
+
+def _scale(run: Run, num_gpus: int) -> Scale:
+    layout = resolve_layout(
+        run.parallel, world_size=num_gpus, model=run.model, vocab_size=run.vocab_size, deepspeed=run.deepspeed
+    )
+    for batch_size in run.training.batch_sizes():
+        num_microbatches = run.training.num_microbatches(layout.dp, batch_size)
+        check_batches(layout, run.deepspeed, num_microbatches=num_microbatches, seq_length=run.seq_length)
+    stages = (
+        stage_memory(
+            run.model,
+            layout,
+            run.deepspeed,
+            vocab_size=run.vocab_size,
+            seq_length=run.seq_length,
+            micro_batch_size=run.training.micro_batch_size,
+            num_microbatches=num_microbatches,
+            stage=stage,
+        )
+        for stage in range(layout.pp)
+    )
+    return Scale(run=run, layout=layout, num_microbatches=num_microbatches, stages=tuple(stages))
+
+
+def advice(scale: Scale) -> list[str]:
+    """Flags that would lower the memory of the stage that needs most, those of its largest part first."""
+    memory, layout, deepspeed = scale.worst, scale.layout, scale.run.deepspeed
+    for_activations = [
+        (scale.run.training.micro_batch_size > 1, "a smaller --micro-batch-size"),
+        (layout.tp > 1 and not layout.sequence_parallel, "--sequence-parallel"),
+        (layout.recompute_granularity == "none", "--recompute-granularity selective"),
+        (layout.recompute_granularity != "full", "--recompute-granularity full"),
+    ]
+    for_states = [
+        (deepspeed.zero_stage == 0 and layout.dp > 1, "a ZeRO-1 file for --deepspeed"),
+        (deepspeed.zero_stage in (1, 2) and layout.dp > 1 and layout.pp == 1, "a ZeRO-3 file for --deepspeed"),
+        (not deepspeed.offload_optimizer, "a --deepspeed file that offloads the optimizer"),
+        (True, "a larger --tensor-model-parallel-size or --pipeline-model-parallel-size"),
+    ]
+    activations_first = memory.activations > memory.states.resident
+    ordered = for_activations + for_states if activations_first else for_states + for_activations
+    return [flag for applies, flag in ordered if applies]

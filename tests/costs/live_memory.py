@@ -1,0 +1,59 @@
+"""Counts the bytes of all tensors of a process, from the inside: on a CPU nothing else can."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from typing import Any
+
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+
+class LiveMemory(TorchDispatchMode):
+    """Follows every storage that an operation makes inside the block until it is freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = 0
+        self.peak = 0
+        self._storages: dict[int, weakref.ref[Any]] = {}
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        results = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(results):
+            if isinstance(tensor, torch.Tensor) and not tensor.is_meta:
+                self._follow(tensor.untyped_storage())
+        return results
+
+    def _follow(self, storage: torch.UntypedStorage) -> None:
+        key, size = storage._cdata, storage.nbytes()
+        if key not in self._storages:
+            self._storages[key] = weakref.ref(storage, lambda _: self._freed(key, size))
+            self.now += size
+            self.peak = max(self.peak, self.now)
+
+    def _freed(self, key: int, size: int) -> None:
+        del self._storages[key]
+        self.now -= size
+
+    def forget_peak(self) -> None:
+        """Let the peak begin anew."""
+        gc.collect()
+        self.peak = self.now
+
+
+def kept_for_backward(model: torch.nn.Module, *inputs: Any, **keywords: Any) -> int:
+    """Bytes of the distinct storages that autograd keeps of ``model``'s forward pass, its parameters not counted."""
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    kept: dict[int, torch.Tensor] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.untyped_storage().data_ptr() not in parameters:
+            kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        model(*inputs, **keywords)
+    return sum(tensor.untyped_storage().nbytes() for tensor in kept.values())

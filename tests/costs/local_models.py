@@ -1,0 +1,60 @@
+"""The real model of this process, for the tests that compare formulas with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import torch
+from megatron.core import parallel_state
+
+from pause_megatron.config.model import ModelConfig
+from pause_megatron.config.parallel import Layout
+from pause_megatron.model.gpt import LocalModel, build_local_model
+from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
+from pause_megatron.parallel.launcher import detect_launch
+
+VOCAB_SIZE = 250
+GPT2 = ModelConfig(num_layers=4, hidden_size=64, num_attention_heads=8, max_position_embeddings=64)
+LLAMA = replace(GPT2, architecture="llama", num_query_groups=4, ffn_hidden_size=192)
+MODELS = {
+    "gpt2": GPT2,
+    "gpt2, tied": replace(GPT2, untie_embeddings_and_output_weights=False),
+    "gpt2, grouped queries": replace(GPT2, num_query_groups=2),
+    "llama": LLAMA,
+    "llama, tied, no groups": replace(LLAMA, untie_embeddings_and_output_weights=False, num_query_groups=0),
+}
+
+
+def layout(*, tp: int = 1, pp: int = 1, vp: int = 1, dp: int = 1, **others: object) -> Layout:
+    """A layout of the given sizes; sequence parallelism is off unless asked for."""
+    return Layout(**{"tp": tp, "pp": pp, "vp": vp, "dp": dp, "sequence_parallel": False, **others})  # type: ignore[arg-type]
+
+
+@contextmanager
+def local_model(model: ModelConfig, layout: Layout, dtype: torch.dtype = torch.float32) -> Iterator[LocalModel]:
+    """This process's part of ``model``, in ``dtype``; several may be built one after the other."""
+    initialize_process_groups(detect_launch(), layout, seed=0)
+    try:
+        built = build_local_model(model, layout, vocab_size=VOCAB_SIZE, seed=0, dtype=dtype)
+        for chunk in built.chunks:
+            chunk.to(dtype)
+        yield built
+    finally:
+        parallel_state.destroy_model_parallel()
+
+
+@contextmanager
+def left_at_the_end() -> Iterator[None]:
+    """Leave PyTorch's process group behind the block."""
+    try:
+        yield
+    finally:
+        destroy_process_groups()
+
+
+def random_tokens(sequences: int, seq_length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Tokens, their positions and labels, each ``[sequences, seq_length]``."""
+    tokens = torch.randint(0, VOCAB_SIZE, (sequences, seq_length))
+    return tokens, torch.arange(seq_length).expand(sequences, -1).contiguous(), tokens.roll(-1, 1).contiguous()

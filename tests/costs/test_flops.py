@@ -1,0 +1,93 @@
+"""Operations by formula are those PyTorch counts in the real model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
+
+from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
+from pause_megatron.config.parallel import Layout
+from pause_megatron.costs.flops import forward_flops, paper_layer_flops, training_flops
+from tests.costs.local_models import MODELS, VOCAB_SIZE, layout, left_at_the_end, local_model, random_tokens
+from tests.distributed import run_distributed
+
+SEQ_LENGTH = 48
+RECOMPUTATIONS = [
+    layout(),
+    layout(recompute_granularity="selective"),
+    layout(recompute_granularity="full"),
+    layout(recompute_granularity="full", recompute_num_layers=2),
+]
+FUSED_ON_CPU: dict[Any, Any] = {
+    # The counter knows the fused attention of GPUs by these two formulas, and not the CPU's, which does the same.
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop.__wrapped__,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop.__wrapped__,
+}
+
+
+def counted(models: list[ModelConfig], layouts: list[Layout], fused: bool) -> list[tuple[int, int]]:
+    """Operations of the forward pass over a sequence, and of forward and backward, as PyTorch counts them."""
+    found = []
+    backend = SDPBackend.FLASH_ATTENTION if fused else SDPBackend.MATH
+    with left_at_the_end(), sdpa_kernel(backend):
+        for model in models:
+            for each in layouts:
+                with local_model(model, each) as built:
+                    tokens, positions, labels = random_tokens(1, SEQ_LENGTH)
+                    with FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
+                        loss = built.chunks[0](tokens, positions, None, labels=labels).sum()
+                        forward = counter.get_total_flops()
+                        loss.backward()
+                    found.append((forward, counter.get_total_flops()))
+    return found
+
+
+def test_model_operations_are_those_of_attention_that_keeps_its_scores() -> None:
+    models = list(MODELS.values())
+    [found] = run_distributed(counted, 1, models, [layout()], False)
+    for model, (forward, both) in zip(models, found, strict=True):
+        expected = training_flops(model, vocab_size=VOCAB_SIZE, seq_length=SEQ_LENGTH)
+        assert (expected.forward.total, expected.model) == (forward, both), model
+
+
+def test_hardware_operations_are_those_of_the_fused_attention_and_recomputation() -> None:
+    models = list(MODELS.values())
+    [found] = run_distributed(counted, 1, models, RECOMPUTATIONS, True)
+    cases = [(model, each) for model in models for each in RECOMPUTATIONS]
+    for (model, each), (forward, both) in zip(cases, found, strict=True):
+        expected = training_flops(
+            model, vocab_size=VOCAB_SIZE, seq_length=SEQ_LENGTH, recompute_granularity=each.recompute_granularity
+        )
+        assert (expected.forward.total, expected.hardware) == (forward, both), (model, each)
+
+
+def test_the_paper_counts_half_as_many_operations_a_layer() -> None:
+    model = ModelConfig(**MODEL_PRESETS["1b"])  # type: ignore[arg-type]
+    forward = forward_flops(model, vocab_size=32_000, seq_length=100)
+    paper = paper_layer_flops(num_tokens=100, num_heads=32, head_dim=64, hidden_size=2048)
+    assert 2 * model.num_layers * paper == forward.total - forward.output
+
+
+def test_ten_pauses_on_a_prefix_of_100_tokens_cost_about_two_layers_of_the_1b_model() -> None:
+    """The paper's own figure (appendix I)."""
+    layers = 24
+    without, with_pauses = (
+        layers * paper_layer_flops(num_tokens=tokens, num_heads=32, head_dim=64, hidden_size=2048)
+        for tokens in (100, 110)
+    )
+    assert 2 < (with_pauses - without) / (without / layers) < 3
+
+
+@pytest.mark.parametrize("preset", ["130m", "1b", "llama-1b"])
+def test_short_sequences_cost_six_operations_a_parameter_and_token(preset: str) -> None:
+    """The rule of thumb, of which the input embedding is no part and attention becomes none."""
+    model = ModelConfig(**MODEL_PRESETS[preset])  # type: ignore[arg-type]
+    vocab_size = 32_000
+    embeddings = vocab_size * model.hidden_size
+    embeddings += model.max_position_embeddings * model.hidden_size if model.architecture == "gpt2" else 0
+    flops = training_flops(model, vocab_size=vocab_size, seq_length=1)
+    assert flops.model == pytest.approx(6 * (model.num_parameters(vocab_size) - embeddings), rel=1e-3)
