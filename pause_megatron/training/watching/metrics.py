@@ -23,6 +23,7 @@ from pause_megatron.training.watching.metrics_file import count_restarts
 from pause_megatron.training.watching.pause_embedding import PauseEmbedding
 from pause_megatron.training.watching.records import Record, loss_figures, mean_figures
 from pause_megatron.training.watching.sinks import Sinks, open_sinks
+from pause_megatron.training.watching.speed import Speed
 
 
 class Metrics:
@@ -38,6 +39,7 @@ class Metrics:
         self._inputs = inputs
         self._pause_embedding = pause_embedding
         self._total_samples = BatchSchedule(config.training).consumed_samples(config.training.train_iters)
+        self._speed = Speed(config, inputs)
         self._clock = TrainingClock()
         self._samples_timed = 0
         self._interval = Interval()
@@ -96,7 +98,7 @@ class Metrics:
         record |= {
             "learning_rate": learning_rate,
             "seconds_per_step": seconds / done.steps,
-            "tokens_per_second": done.sequences * self._inputs.seq_length / seconds,
+            **self._speed.figures(done.sequences, seconds),
             "seconds_left": self._clock.elapsed / self._samples_timed * samples_left,
             "memory_bytes": memory,
             "real_tokens": self.real_tokens,

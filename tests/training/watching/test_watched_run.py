@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from pause_megatron.config.checkpoint import CheckpointConfig
@@ -20,10 +21,11 @@ from pause_megatron.config.training import OptimizerConfig, TrainingConfig
 from pause_megatron.log import read_json_lines
 from pause_megatron.training.pretrain import pretrain
 from pause_megatron.training.watching.metrics import Metrics
-from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
+from tests.chain import SEQ_LENGTH, VOCAB_SIZE, write_dataset, write_text_and_tokenizer
 from tests.distributed import run_distributed
 
 BATCH = 8
+PEAK_TFLOPS = 0.5
 DOCUMENTATION = (Path(__file__).parents[3] / "docs" / "watching.md").read_text(encoding="utf-8")
 Records = list[dict[str, Any]]
 
@@ -70,7 +72,7 @@ def every_step(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
             validation_sequences=BATCH,
         ),
         checkpoint=CheckpointConfig(save_interval=3),
-        logging=LoggingConfig(log_interval=1, tensorboard=True),
+        logging=LoggingConfig(log_interval=1, tensorboard=True, peak_tflops=PEAK_TFLOPS),
     )
     run_distributed(pretrain, 2, config)
     return config
@@ -112,6 +114,18 @@ def test_every_step_is_recorded_once(every_step: PretrainConfig) -> None:
         assert record["tokens_per_second"] == pytest.approx(BATCH * SEQ_LENGTH / record["seconds_per_step"])
         assert record["memory_bytes"] > 50_000_000
     assert [record["seconds_left"] > 0 for record in train] == [True] * 5 + [False]
+
+
+def test_operations_are_those_of_the_model(every_step: PretrainConfig, killed: PretrainConfig) -> None:
+    layers, hidden, vocab, processes = 2, 32, VOCAB_SIZE, 2
+    matrices = layers * 12 * hidden**2 + hidden * vocab
+    flops_per_token = 6 * matrices + 12 * layers * hidden * SEQ_LENGTH
+    for record in records(every_step, "train"):
+        tflops = record["tokens_per_second"] * flops_per_token / processes / 1e12
+        assert record["tflops_per_device"] == pytest.approx(tflops)
+        assert record["mfu"] == pytest.approx(tflops / PEAK_TFLOPS)
+    if not torch.cuda.is_available():  # whose peak nobody knows
+        assert not any("mfu" in record for record in records(killed, "train"))
 
 
 def test_validation_with_and_without_pauses_is_recorded(every_step: PretrainConfig) -> None:
