@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
@@ -47,7 +48,11 @@ with StopRequests(0) as stop:
 @contextmanager
 def launched(folder: Path, program: str, count: int = 2) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
-        [sys.executable, "-c", LAUNCHER, str(count), program], stderr=subprocess.PIPE, text=True, cwd=folder
+        [sys.executable, "-c", LAUNCHER, str(count), program],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        start_new_session=True,
     )
     try:
         yield process
@@ -86,6 +91,18 @@ def test_signal_reaches_all_processes_and_their_saving_is_waited_for(
         assert (launcher.returncode, said) == (EXIT_REQUEUE, "")
     for rank in range(2):
         assert (tmp_path / f"asked.{rank}").read_text() == received
+        assert (tmp_path / f"saved.{rank}").exists()
+
+
+def test_ctrl_c_in_a_terminal_reaches_everybody_at_once_and_is_one_request(tmp_path: Path) -> None:
+    with launched(tmp_path, SAVES_WHEN_ASKED.format(saving=1)) as launcher:
+        for rank in range(2):
+            wait_for(tmp_path / f"running.{rank}")
+        os.killpg(launcher.pid, signal.SIGINT)
+        _, said = launcher.communicate(timeout=60)
+        assert (launcher.returncode, said) == (EXIT_REQUEUE, "")
+    for rank in range(2):
+        assert (tmp_path / f"asked.{rank}").read_text() == "SIGINT"
         assert (tmp_path / f"saved.{rank}").exists()
 
 
