@@ -38,10 +38,15 @@ def warn(message: str) -> None:
 
 
 class JsonLines:
-    """Appends one JSON object a line to ``path``; a reader may follow the file while it grows."""
+    """Appends one JSON object a line to ``path``; a reader may follow the file while it grows.
+
+    A last line that a full disk or a crash cut short is removed, or it would run into the first new one.
+    """
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        if path.exists():
+            os.truncate(path, path.read_bytes().rfind(b"\n") + 1)
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the life of the run
 
     def write(self, record: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from datetime import timedelta
 
 from pause_megatron.config.pretrain import PretrainConfig
@@ -48,8 +49,9 @@ def _run(config: PretrainConfig, launch: Launch, inputs: PretrainInputs) -> None
     try:
         with StopRequests(config.faults.exit_duration) as stop, Heartbeat(launch, config.faults) as heartbeat:
             run = PretrainRun(config, launch, inputs, stop)
-            run.resume()
-            heartbeat.watch_closely()
-            run.train()
+            with closing(run.metrics):
+                run.resume()
+                heartbeat.watch_closely()
+                run.train()
     finally:
         destroy_process_groups()

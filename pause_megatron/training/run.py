@@ -132,7 +132,6 @@ class PretrainRun:
                     self._save()
                 self._meet()
         self.saver.wait()
-        self.metrics.close()
         log.info(f"done: {self.iteration} iterations, newest checkpoint {self._newest_checkpoint}")
 
     @property

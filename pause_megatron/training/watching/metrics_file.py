@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from pause_megatron import log
@@ -11,15 +10,8 @@ METRICS_FILE = "metrics.jsonl"
 
 
 def open_metrics_file(run: Path) -> log.JsonLines:
-    """The metrics file of the folder ``run``, to append to.
-
-    A last line that a full disk or a crash cut short is removed, or it would run into the first new one.
-    """
-    path = run / METRICS_FILE
-    if path.exists():
-        content = path.read_bytes()
-        os.truncate(path, content.rfind(b"\n") + 1)
-    return log.JsonLines(path)
+    """The metrics file of the folder ``run``, to append to."""
+    return log.JsonLines(run / METRICS_FILE)
 
 
 def count_restarts(run: Path) -> int:
