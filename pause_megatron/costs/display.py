@@ -34,7 +34,7 @@ def plan_lines(run: Run, scales: dict[int, Scale | Refused], hardware: Hardware,
     if possible:
         yield from ("", *_parameter_lines(run, next(iter(possible.values())).layout))
         yield from ("", *_memory_lines(possible, hardware))
-    yield from ("", f"time at {mfu:.0%} of the devices' peak")
+    yield from ("", f"time at {mfu:.0%} of the devices' peak while they do not wait")
     yield from _time_lines(scales, hardware, mfu)
     for number, scale in possible.items():
         if hardware.memory_bytes and not scale.fits(hardware.memory_bytes):
@@ -46,6 +46,9 @@ def _run_lines(run: Run, hardware: Hardware) -> Iterator[str]:
     parameters = model.num_parameters(run.vocab_size)
     tied = "untied" if model.untie_embeddings_and_output_weights else "tied"
     groups = f" ({model.query_groups} key/value heads)" if model.num_query_groups else ""
+    padded = padded_vocab_size(run.vocab_size)
+    padding = f" (computed as {padded:,})" if padded != run.vocab_size else ""
+    ramp = f", after a ramp-up from {training.rampup_batch_size[0]:,}" if training.rampup_batch_size else ""
     step = training.global_batch_size * run.seq_length
     peak = f"{hardware.peak_tflops:,g} TFLOP/s in {run.deepspeed.precision}" if hardware.peak_tflops else "peak unknown"
     memory = f"{hardware.memory_bytes / GIB:,.0f} GiB" if hardware.memory_bytes else "memory unknown"
@@ -53,14 +56,11 @@ def _run_lines(run: Run, hardware: Hardware) -> Iterator[str]:
         f"model       {model.architecture}, {model.num_layers} layers of width {model.hidden_size:,}, MLP"
         f" {model.ffn_size:,}, {model.num_attention_heads} heads{groups}"
     )
-    yield (
-        f"            {parameters:,} parameters with a vocabulary of {run.vocab_size:,}, computed as"
-        f" {padded_vocab_size(run.vocab_size):,}; embeddings {tied}"
-    )
+    yield (f"            {parameters:,} parameters; vocabulary {run.vocab_size:,}{padding}, embeddings {tied}")
     yield f"optimizer   ZeRO-{run.deepspeed.zero_stage}, {run.deepspeed.precision} ({run.deepspeed.path.name})"
     yield (
-        f"run         {training.train_iters:,} steps of {training.global_batch_size:,} x {run.seq_length:,} ="
-        f" {step:,} tokens: {_large(run.tokens)} tokens"
+        f"run         {_large(run.tokens)} tokens, in {training.train_iters:,} steps of"
+        f" {training.global_batch_size:,} x {run.seq_length:,} = {step:,}{ramp}"
     )
     yield (
         f"operations  {_large(flops.model // run.seq_length)} a token, forward and backward: {run.flops:.3g} in all"
@@ -86,10 +86,8 @@ def _parameter_lines(run: Run, layout: Layout) -> Iterator[str]:
 
 
 def _memory_lines(scales: dict[int, Scale], hardware: Hardware) -> Iterator[str]:
-    stages = {scale.worst.stage for scale in scales.values()}
     worst = [scale.worst for scale in scales.values()]
-    pp = next(iter(scales.values())).layout.pp
-    which = f" on stage {stages.pop() + 1} of {pp}, which needs most" if pp > 1 and len(stages) == 1 else ""
+    pipelined = next(iter(scales.values())).layout.pp > 1
     rows = [
         ("weights", [memory.states.weights for memory in worst]),
         ("gradients", [memory.states.gradients for memory in worst]),
@@ -100,8 +98,10 @@ def _memory_lines(scales: dict[int, Scale], hardware: Hardware) -> Iterator[str]
         ("together", [memory.total for memory in worst]),
         ("CPU memory", [memory.states.host for memory in worst]),
     ]
-    yield f"GiB a GPU{which}"
+    yield "GiB a GPU" + (", on the pipeline stage that needs most" if pipelined else "")
     yield _row("", [f"{number:,} GPUs" for number in scales])
+    if pipelined:
+        yield _row("stage", [f"{memory.stage + 1}" for memory in worst])
     for name, values in rows:
         if any(values):
             yield _row(name, [f"{value / GIB:,.2f}" for value in values])
@@ -116,7 +116,7 @@ def _time_lines(scales: dict[int, Scale | Refused], hardware: Hardware, mfu: flo
         if isinstance(scale, Refused):
             yield f"{number:>10,}  no: {scale.reason}"
             continue
-        divided = f"{number:>10,}{scale.layout.dp:>15,}{scale.num_microbatches:>14,}{scale.bubble:>16.1%}"
+        divided = f"{number:>10,}{scale.layout.dp:>15,}{scale.num_microbatches:>14,}{scale.waiting:>16.1%}"
         if not hardware.peak_tflops:
             yield divided + f"{_UNKNOWN:>13}{_UNKNOWN:>11}{_UNKNOWN:>13}"
             continue

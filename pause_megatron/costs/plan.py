@@ -75,18 +75,18 @@ class Scale:
         return max(self.stages, key=lambda stage: stage.total)
 
     @property
-    def bubble(self) -> float:
-        """Share of a step in which a device waits for the others of its pipeline, at equally long stages."""
-        waiting = self.layout.pp - 1
-        return waiting / (self.layout.vp * self.num_microbatches + waiting)
+    def waiting(self) -> float:
+        """Share of a step in which a device waits for the others of its pipeline, all stages taking equally long."""
+        filling = self.layout.pp - 1
+        return filling / (self.layout.vp * self.num_microbatches + filling)
 
     def fits(self, memory_bytes: int) -> bool:
         """Whether a device of ``memory_bytes`` is large enough."""
         return self.worst.total <= USABLE * memory_bytes
 
     def seconds(self, *, peak_tflops: float, mfu: float) -> float:
-        """Duration of the run on devices of that peak, at that utilisation."""
-        return self.run.flops / (self.layout.world_size * peak_tflops * 1e12 * mfu)
+        """Duration of the run on devices of that peak, of which ``mfu`` is reached while a device does not wait."""
+        return self.run.flops / (self.layout.world_size * peak_tflops * 1e12 * mfu * (1 - self.waiting))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -82,6 +82,18 @@ def test_ten_pauses_on_a_prefix_of_100_tokens_cost_about_two_layers_of_the_1b_mo
     assert 2 < (with_pauses - without) / (without / layers) < 3
 
 
+def test_gpt3_costs_what_megatrons_paper_says() -> None:
+    """Narayanan et al. 2021 (arXiv 2104.04473), appendix: layers are computed twice, and attention keeps its scores."""
+    layers, hidden, seq_length, vocab_size = 96, 12_288, 2048, 51_200
+    gpt3 = ModelConfig(
+        num_layers=layers, hidden_size=hidden, num_attention_heads=96, max_position_embeddings=seq_length
+    )
+    flops = training_flops(gpt3, vocab_size=vocab_size, seq_length=seq_length, recompute_granularity="full")
+    published = 96 * seq_length * layers * hidden**2
+    published *= 1 + seq_length / (6 * hidden) + vocab_size / (16 * layers * hidden)
+    assert flops.hardware - flops.forward.attention // 2 == pytest.approx(published, rel=1e-12)
+
+
 @pytest.mark.parametrize("preset", ["130m", "1b", "llama-1b"])
 def test_short_sequences_cost_six_operations_a_parameter_and_token(preset: str) -> None:
     """The rule of thumb, of which the input embedding is no part and attention becomes none."""

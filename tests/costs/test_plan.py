@@ -1,0 +1,137 @@
+"""Plans: what a number of devices changes, and what is said where it cannot work."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pause_megatron.config.deepspeed import deepspeed_file
+from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
+from pause_megatron.config.parallel import ParallelConfig
+from pause_megatron.config.training import TrainingConfig
+from pause_megatron.costs.display import GIB, Hardware, plan_lines
+from pause_megatron.costs.plan import Refused, Run, Scale, advice, plan_scale
+
+REFUSED = "--global-batch-size 256 is not a multiple of --micro-batch-size 2 x 512 data-parallel processes"
+TP2_PP2 = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
+
+
+def bf16(**zero: Any) -> Any:
+    return deepspeed_file(Path("test.json"), {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1, **zero}})
+
+
+RUN = Run(
+    model=ModelConfig(**MODEL_PRESETS["1b"]),  # type: ignore[arg-type]
+    parallel=ParallelConfig(),
+    training=TrainingConfig(train_iters=1000, micro_batch_size=2),
+    deepspeed=bf16(),
+    vocab_size=32_256,
+    seq_length=2048,
+    samples=256_000,
+)
+
+
+def planned(run: Run, num_gpus: int) -> Scale:
+    scale = plan_scale(run, num_gpus)
+    assert isinstance(scale, Scale), scale
+    return scale
+
+
+def test_twice_the_devices_take_half_the_time_and_half_of_the_optimizer_state() -> None:
+    eight, sixteen = planned(RUN, 8), planned(RUN, 16)
+    times = [scale.seconds(peak_tflops=989, mfu=0.4) for scale in (eight, sixteen)]
+    assert times[0] == pytest.approx(2 * times[1])
+    states = [scale.worst.states for scale in (eight, sixteen)]
+    assert states[0].optimizer == 2 * states[1].optimizer
+    assert states[0].weights == states[1].weights
+
+
+def test_a_pipeline_waits_while_it_fills_and_empties() -> None:
+    alone, staged = planned(RUN, 64), planned(replace(RUN, parallel=TP2_PP2), 64)
+    assert (staged.layout.dp, staged.num_microbatches) == (16, 8)
+    assert staged.waiting == pytest.approx(1 / 9)
+    chunks = ParallelConfig(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=4)
+    assert planned(replace(RUN, parallel=chunks), 32).waiting == pytest.approx(1 / 33)
+    ratio = staged.seconds(peak_tflops=989, mfu=0.4) / alone.seconds(peak_tflops=989, mfu=0.4)
+    assert ratio == pytest.approx(9 / 8)
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "run", "reason"),
+    [
+        (6, replace(RUN, parallel=TP2_PP2), "start a multiple of 4 processes"),
+        (512, RUN, REFUSED),
+        (8, replace(RUN, parallel=TP2_PP2, deepspeed=bf16(stage=3)), "or --pipeline-model-parallel-size 1"),
+    ],
+)
+def test_numbers_that_cannot_work_say_why(num_gpus: int, run: Run, reason: str) -> None:
+    scale = plan_scale(run, num_gpus)
+    assert isinstance(scale, Refused)
+    assert reason in scale.reason
+
+
+def test_every_batch_of_a_ramp_up_must_divide() -> None:
+    training = TrainingConfig(train_iters=10, micro_batch_size=2, rampup_batch_size=(32, 32, 1000))
+    assert isinstance(plan_scale(replace(RUN, training=training), 16), Scale)
+    refused = plan_scale(replace(RUN, training=training), 32)
+    assert isinstance(refused, Refused)
+    assert "--rampup-batch-size: a batch of 32" in refused.reason
+
+
+def test_advice_begins_with_what_needs_most() -> None:
+    wide = planned(replace(RUN, training=replace(RUN.training, micro_batch_size=32)), 8)
+    assert advice(wide)[:2] == ["a smaller --micro-batch-size", "--recompute-granularity selective"]
+    narrow = planned(replace(RUN, training=replace(RUN.training, micro_batch_size=1), deepspeed=bf16(stage=0)), 8)
+    assert advice(narrow)[0] == "a ZeRO-1 file for --deepspeed"
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"recompute_granularity": "selective"},
+        {"recompute_granularity": "full"},
+        {"tensor_model_parallel_size": 2},
+        {"tensor_model_parallel_size": 2, "sequence_parallel": True},
+        {"pipeline_model_parallel_size": 2},
+    ],
+)
+def test_what_is_advised_lowers_memory(flags: dict[str, Any]) -> None:
+    wide = replace(RUN, training=replace(RUN.training, micro_batch_size=8))
+    assert planned(replace(wide, parallel=ParallelConfig(**flags)), 8).worst.total < planned(wide, 8).worst.total
+
+
+def lines(run: Run, numbers: list[int], hardware: Hardware) -> list[str]:
+    return list(plan_lines(run, {number: plan_scale(run, number) for number in numbers}, hardware, mfu=0.4))
+
+
+def time_rows(run: Run, numbers: list[int], hardware: Hardware) -> list[list[str]]:
+    """The cells of the table of times."""
+    shown = lines(run, numbers, hardware)
+    heading = next(index for index, line in enumerate(shown) if "tokens/s" in line)
+    return [line.split() for line in shown[heading + 1 :] if line]
+
+
+def test_a_plan_that_does_not_fit_warns_and_says_what_would_help() -> None:
+    wide = replace(RUN, training=replace(RUN.training, micro_batch_size=16))
+    fitting = Hardware(name="large", peak_tflops=989, memory_bytes=141 * GIB)
+    small = Hardware(name="small", peak_tflops=312, memory_bytes=40 * GIB)
+    assert not any("warning" in line for line in lines(wide, [8], fitting))
+    [warning] = [line for line in lines(wide, [8], small) if "warning" in line]
+    assert "8 GPUs: 57.6 GiB are needed, and of a device's 40 GiB about 36 can be used" in warning
+    assert "--recompute-granularity selective" in warning
+
+
+def test_a_refused_number_has_a_row_beside_the_others() -> None:
+    hardware = Hardware(name="H100 SXM", peak_tflops=989, memory_bytes=80 * GIB)
+    assert time_rows(RUN, [8, 512], hardware) == [
+        ["8", "8", "16", "0.0%", "357,521", "0.02", "3"],
+        ["512", "no:", *REFUSED.split()],
+    ]
+
+
+def test_an_unknown_device_gives_no_time() -> None:
+    unknown = Hardware(name="a GPU of next year", peak_tflops=None, memory_bytes=None)
+    assert time_rows(RUN, [8], unknown) == [["8", "8", "16", "0.0%", "?", "?", "?"]]

@@ -1,0 +1,115 @@
+"""`pause-megatron pretrain --dry-run` says what a run would be, where its data is and where it is not."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pause_megatron.config.model import ModelConfig
+from pause_megatron.config.parallel import ParallelConfig
+from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.config.training import TrainingConfig
+from pause_megatron.errors import UserError
+from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.training.dry_run import find_hardware, print_plan
+from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
+
+DEEPSPEED = Path(__file__).parents[2] / "ds_configs" / "zero1_bf16.json"
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
+    """A small run on two pipeline stages, and a dataset for it."""
+    folder = tmp_path_factory.mktemp("dry-run")
+    write_text_and_tokenizer(folder)
+    return PretrainConfig(
+        data=(str(write_dataset(folder, "pause")),),
+        tokenizer=folder / "tokenizer",
+        deepspeed=DEEPSPEED,
+        output=folder / "run",
+        model=ModelConfig(num_layers=2, hidden_size=32, num_attention_heads=4, max_position_embeddings=SEQ_LENGTH),
+        parallel=ParallelConfig(pipeline_model_parallel_size=2),
+        training=TrainingConfig(train_iters=100, global_batch_size=8, micro_batch_size=2),
+        num_gpus=(2, 3, 4),
+    )
+
+
+def printed(config: PretrainConfig, capsys: pytest.CaptureFixture[str], num_processes: int = 1) -> str:
+    print_plan(config, num_processes=num_processes)
+    return capsys.readouterr().out
+
+
+def test_every_number_of_gpus_is_answered_and_nothing_is_made(
+    config: PretrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(config, capsys)
+    assert "3  no: 3 processes cannot be divided" in text
+    assert "4              2             2           33.3%" in text
+    assert not config.output.exists()
+
+
+def test_epochs_and_pauses_are_counted_from_the_data(
+    config: PretrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = printed(config, capsys)
+    manifest = load_dataset_manifest(Path(config.data[0]))
+    pauses = 800 * SEQ_LENGTH * manifest.pauses / manifest.tokens
+    assert f"{manifest.sequences:,} sequences of {SEQ_LENGTH} tokens" in text
+    assert f"{800 / manifest.sequences:.2f} epochs" in text
+    assert f"about {pauses:,.0f} tokens of the run are pauses" in text
+
+
+def test_a_blend_is_read_by_its_weights(config: PretrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    [folder] = config.data
+    text = printed(replace(config, data=("3", folder, "1", folder)), capsys)
+    sequences = load_dataset_manifest(Path(folder)).sequences
+    assert [f"{share * 800 / sequences:.2f} epochs" in text for share in (0.75, 0.25)] == [True, True]
+
+
+def test_a_ramp_up_has_fewer_tokens(config: PretrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    training = TrainingConfig(train_iters=100, global_batch_size=8, micro_batch_size=2, rampup_batch_size=(4, 4, 40))
+    text = printed(replace(config, training=training), capsys)
+    assert f"{760 * SEQ_LENGTH:,} tokens, in 100 steps of 8 x {SEQ_LENGTH} = 512, after a ramp-up from 4" in text
+
+
+def test_data_may_be_elsewhere_and_everything_else_is_checked(
+    config: PretrainConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    elsewhere = replace(config, data=("0.5", "on-the-cluster/pause", "0.5", config.data[0]))
+    text = printed(elsewhere, capsys)
+    assert "on-the-cluster/pause is not on this machine, and was not checked" in text
+    assert f"sequences are taken to have {SEQ_LENGTH} tokens" in text
+    with pytest.raises(UserError, match=r"dataset\.json"):
+        print_plan(replace(config, data=(str(tmp_path),)), num_processes=1)
+    with pytest.raises(UserError, match="--deepspeed"):
+        print_plan(replace(elsewhere, deepspeed=tmp_path / "missing.json"), num_processes=1)
+
+
+def test_a_layout_that_no_number_of_gpus_can_have_is_refused_after_the_plan(
+    config: PretrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match="cannot be divided"):
+        print_plan(replace(config, num_gpus=(3, 5)), num_processes=1)
+    assert "5  no: 5 processes cannot be divided" in capsys.readouterr().out
+
+
+def test_without_num_gpus_the_processes_that_were_started_are_planned_for(
+    config: PretrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert "6              3" in printed(
+        replace(config, num_gpus=(), training=replace(config.training, global_batch_size=12)), capsys, num_processes=6
+    )
+
+
+def test_only_rank_0_speaks(
+    config: PretrainConfig, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    assert printed(config, capsys) == ""
+
+
+def test_a_given_peak_goes_before_the_datasheets() -> None:
+    assert find_hardware("bf16", 700.0).peak_tflops == 700.0
+    assert find_hardware("bf16", 0.0).peak_tflops != 700.0
