@@ -8,7 +8,6 @@ from typing import Any
 
 import deepspeed
 
-from pause_megatron.checkpoint.folders import sweep_unfinished  # noqa: F401 - where it was
 from pause_megatron.checkpoint.names import checkpoint_name
 from pause_megatron.checkpoint.saver import CheckpointSaver
 from pause_megatron.config.checkpoint import CheckpointConfig
