@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import signal
 import socket
 import time
@@ -155,6 +156,7 @@ def leave_with(launch: Launch, errors: dict[int, BaseException]) -> None:
         (dict.fromkeys(range(3), UserError("bad")), [EXIT_USER] * 3, ""),
         (dict.fromkeys(range(3), StoppedEarly("time is up")), [EXIT_REQUEUE] * 3, ""),
     ],
+    ids=["a user's, of one", "ours, of rank 0", "a user's, of all", "none, all were asked to stop"],
 )
 def test_error_of_one_process_ends_the_others_with_its_exit_code(
     tmp_path: Path, errors: dict[int, BaseException], codes: list[int], said: str
@@ -176,15 +178,25 @@ def test_rank_0_that_cannot_be_reached_is_a_users_error_of_all(tmp_path: Path) -
         assert group.exit_codes() == [EXIT_USER] * 2
 
 
-def fail_in_an_exchange(launch: Launch) -> None:
-    with Heartbeat(launch, FaultsConfig(dead_rank_timeout=0.5)) as heartbeat:
+def fail_in_an_exchange(launch: Launch, freezes: bool) -> None:
+    with Heartbeat(launch, FaultsConfig(dead_rank_timeout=1)) as heartbeat:
         heartbeat.watch_closely()
+        dist.barrier()
         if launch.rank == 0:
             raise RuntimeError("[gloo] timed out")
+        if freezes:
+            os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def test_failed_exchange_waits_for_the_name_of_the_missing_process(tmp_path: Path) -> None:
+    with run_group(tmp_path, 2, in_group, fail_in_an_exchange, True) as group:
+        assert group.exit_codes(but=1) == [EXIT_LOST_PROCESS]
+        assert group.said().startswith(f"{named(group, 1)} has given no sign of life")
+        assert "gloo" not in group.said()
 
 
 def test_exchange_that_fails_though_all_live_is_our_error(tmp_path: Path) -> None:
-    with run_group(tmp_path, 2, in_group, fail_in_an_exchange) as group:
+    with run_group(tmp_path, 2, in_group, fail_in_an_exchange, False) as group:
         assert group.exit_codes(but=1) == [EXIT_INTERNAL]
         assert "RuntimeError: [gloo] timed out" in group.said()
 
