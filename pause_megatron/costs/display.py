@@ -34,7 +34,7 @@ def plan_lines(run: Run, scales: dict[int, Scale | Refused], hardware: Hardware,
     if possible:
         yield from ("", *_parameter_lines(run, next(iter(possible.values())).layout))
         yield from ("", *_memory_lines(possible, hardware))
-    yield from ("", f"time at {mfu:.0%} of the devices' peak while they do not wait")
+    yield from ("", f"time at {mfu:.0%} of the devices' peak, waiting and recomputation apart")
     yield from _time_lines(scales, hardware, mfu)
     for number, scale in possible.items():
         if hardware.memory_bytes and not scale.fits(hardware.memory_bytes):

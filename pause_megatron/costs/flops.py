@@ -50,9 +50,10 @@ class TrainingFlops:
 
     forward: ForwardFlops
     """The forward pass."""
+    scores: int
+    """Attention scores, which the fused kernels do not keep and compute again in the backward pass."""
     recomputed: int
-    """What is computed a second time in the backward pass: the attention scores, which the fused kernels do not keep,
-    and what ``--recompute-granularity`` says."""
+    """What ``--recompute-granularity`` computes again."""
 
     @property
     def model(self) -> int:
@@ -61,8 +62,8 @@ class TrainingFlops:
 
     @property
     def hardware(self) -> int:
-        """What is performed: with recomputation."""
-        return self.model + self.recomputed
+        """What is performed: with all that is computed twice."""
+        return self.model + self.scores + self.recomputed
 
 
 def forward_flops(model: ModelConfig, *, vocab_size: int, seq_length: int) -> ForwardFlops:
@@ -72,7 +73,7 @@ def forward_flops(model: ModelConfig, *, vocab_size: int, seq_length: int) -> Fo
     matrices = 3 if model.architecture == "llama" else 2
     return ForwardFlops(
         projections=layers * 2 * seq_length * hidden * (2 * hidden + 2 * key_value),
-        attention=layers * _attention(model, seq_length),
+        attention=layers * 2 * 2 * seq_length * seq_length * hidden,  # scores, and values weighted by them
         mlp=layers * 2 * seq_length * hidden * model.ffn_size * matrices,
         output=2 * seq_length * hidden * padded_vocab_size(vocab_size),
     )
@@ -83,14 +84,8 @@ def training_flops(
 ) -> TrainingFlops:
     """Operations of training on a sequence of ``seq_length`` tokens; ``vocab_size`` is the tokenizer's."""
     forward = forward_flops(model, vocab_size=vocab_size, seq_length=seq_length)
-    checkpointed = {"none": 0, "selective": forward.mlp, "full": forward.total - forward.output}
-    scores = model.num_layers * _attention(model, seq_length) // 2
-    return TrainingFlops(forward=forward, recomputed=checkpointed[recompute_granularity] + scores)
-
-
-def _attention(model: ModelConfig, seq_length: int) -> int:
-    """One layer's scores and weighted values: two products with ``sequence * sequence * head_dim`` terms a head."""
-    return 2 * 2 * seq_length * seq_length * model.hidden_size
+    recomputed = {"none": 0, "selective": forward.mlp, "full": forward.total - forward.output}
+    return TrainingFlops(forward=forward, scores=forward.attention // 2, recomputed=recomputed[recompute_granularity])
 
 
 def paper_layer_flops(*, num_tokens: int, num_heads: int, head_dim: int, hidden_size: int) -> int:

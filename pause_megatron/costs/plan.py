@@ -85,8 +85,12 @@ class Scale:
         return self.worst.total <= USABLE * memory_bytes
 
     def seconds(self, *, peak_tflops: float, mfu: float) -> float:
-        """Duration of the run on devices of that peak, of which ``mfu`` is reached while a device does not wait."""
-        return self.run.flops / (self.layout.world_size * peak_tflops * 1e12 * mfu * (1 - self.waiting))
+        """Duration of the run on devices of that peak.
+
+        ``mfu`` is reached while a device neither waits for its pipeline nor computes again what was not kept.
+        """
+        flops = self.run.flops + self.run.samples * self.run.flops_of_a_sequence.recomputed
+        return flops / (self.layout.world_size * peak_tflops * 1e12 * mfu * (1 - self.waiting))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,13 @@ def test_a_pipeline_waits_while_it_fills_and_empties() -> None:
     assert ratio == pytest.approx(9 / 8)
 
 
+def test_recomputing_layers_costs_up_to_a_third_more_time() -> None:
+    full = ParallelConfig(recompute_granularity="full")
+    plain, recomputing = (planned(replace(RUN, parallel=each), 8) for each in (ParallelConfig(), full))
+    ratio = recomputing.seconds(peak_tflops=989, mfu=0.4) / plain.seconds(peak_tflops=989, mfu=0.4)
+    assert 1.3 < ratio < 4 / 3
+
+
 @pytest.mark.parametrize(
     ("num_gpus", "run", "reason"),
     [

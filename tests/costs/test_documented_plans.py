@@ -1,0 +1,48 @@
+"""The plans that docs/costs.md shows are the ones that are made."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pause_megatron.config.deepspeed import read_deepspeed_file
+from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
+from pause_megatron.config.parallel import ParallelConfig
+from pause_megatron.config.training import TrainingConfig
+from pause_megatron.costs.devices import H100_SXM
+from pause_megatron.costs.display import GIB, Hardware, plan_lines
+from pause_megatron.costs.plan import Run, plan_scale
+
+REPOSITORY = Path(__file__).parents[2]
+DOCUMENT = (REPOSITORY / "docs" / "costs.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("flags", "micro_batch_size", "first_line"),
+    [
+        ({"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}, 2, "model "),
+        ({}, 4, "parameters "),
+    ],
+)
+def test_plan_is_shown_as_it_is(flags: dict[str, Any], micro_batch_size: int, first_line: str) -> None:
+    steps = 381_470
+    training = TrainingConfig(train_iters=steps, micro_batch_size=micro_batch_size)
+    run = Run(
+        model=ModelConfig(**MODEL_PRESETS["1b"]),  # type: ignore[arg-type]
+        parallel=ParallelConfig(**flags),
+        training=training,
+        deepspeed=read_deepspeed_file(REPOSITORY / "ds_configs" / "zero1_bf16.json"),
+        vocab_size=32_256,
+        seq_length=2048,
+        samples=steps * training.global_batch_size,
+    )
+    hardware = Hardware(
+        name=f"{H100_SXM.name} (assumed, there is no GPU here)",
+        peak_tflops=H100_SXM.peak_tflops("bf16"),
+        memory_bytes=H100_SXM.memory_gib * GIB,
+    )
+    lines = list(plan_lines(run, {number: plan_scale(run, number) for number in (8, 64, 512)}, hardware, mfu=0.4))
+    begin = next(index for index, line in enumerate(lines) if line.startswith(first_line))
+    assert "\n".join(lines[begin:]) in DOCUMENT
