@@ -10,18 +10,23 @@ from pause_megatron.config.serialize import flags_of_mapping, to_plain
 from pause_megatron.errors import EXIT_DONE
 from pause_megatron.parallel.launcher import Launch, detect_launch
 from pause_megatron.parallel.local import run_local_processes
+from pause_megatron.training.dry_run import print_plan
 from pause_megatron.training.inputs import PretrainInputs, check_inputs
 
 
 def pretrain(config: PretrainConfig) -> None:
-    """Train until ``train_iters``, from the newest checkpoint in ``config.output`` or from the start.
+    """Train until ``train_iters``, from the newest checkpoint in ``config.output`` or from the start; or only plan it.
 
     Raises :class:`UserError` before any process group exists for whatever can be told by then: paths, tokenizer,
     datasets, layout, DeepSpeed file. Raises :class:`StoppedEarly` when it was asked to stop and has saved.
     """
     launch = detect_launch()
     starts_processes = config.processes > 1 and launch.launcher == "none"
-    inputs = check_inputs(config, world_size=config.processes if starts_processes else launch.world_size)
+    world_size = config.processes if starts_processes else launch.world_size
+    if config.dry_run:
+        print_plan(config, num_processes=world_size)
+        return
+    inputs = check_inputs(config, world_size=world_size)
     if starts_processes:
         _run_on_this_machine(config)
     else:
