@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from statistics import median
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pause_megatron.config.faults import FaultsConfig
@@ -37,6 +37,7 @@ def judge_all(judge_: BatchJudge, batches: Sequence[tuple[float, float]]) -> lis
     return [judge(judge_, loss, norm) for loss, norm in batches]
 
 
+@settings(deadline=None)
 @given(FAULTS, BATCHES, st.booleans())
 def test_verdicts_are_those_of_the_definition(
     faults: FaultsConfig, batches: list[tuple[float, float]], is_scaled: bool
@@ -58,6 +59,7 @@ def test_verdicts_are_those_of_the_definition(
         assert verdict.ends_the_run == ends
 
 
+@settings(deadline=None)
 @given(FAULTS, BATCHES, st.integers(0, 60))
 def test_restarted_run_judges_as_the_undisturbed_one(
     faults: FaultsConfig, batches: list[tuple[float, float]], restart: int
@@ -69,6 +71,7 @@ def test_restarted_run_judges_as_the_undisturbed_one(
     assert before + judge_all(second, batches[restart:]) == whole
 
 
+@settings(deadline=None)
 @given(st.lists(st.floats(0.5, 5.0), min_size=8, max_size=20), st.integers(1, 8))
 def test_shorter_window_keeps_the_newest_losses(losses: list[float], window: int) -> None:
     long, short, fresh = (BatchJudge(FaultsConfig(spike_window=size)) for size in (8, window, window))
