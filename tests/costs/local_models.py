@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 
 import torch
@@ -32,26 +31,23 @@ def layout(*, tp: int = 1, pp: int = 1, vp: int = 1, dp: int = 1, **others: obje
     return Layout(**{"tp": tp, "pp": pp, "vp": vp, "dp": dp, "sequence_parallel": False, **others})  # type: ignore[arg-type]
 
 
-@contextmanager
-def local_model(model: ModelConfig, layout: Layout, dtype: torch.dtype = torch.float32) -> Iterator[LocalModel]:
-    """This process's part of ``model``, in ``dtype``; several may be built one after the other."""
-    initialize_process_groups(detect_launch(), layout, seed=0)
+def of_layouts(layouts: Iterable[Layout]) -> Iterator[Layout]:
+    """Each of ``layouts`` with its process groups, which are the ones that count until the next; left at the end."""
     try:
-        built = build_local_model(model, layout, vocab_size=VOCAB_SIZE, seed=0, dtype=dtype)
-        for chunk in built.chunks:
-            chunk.to(dtype)
-        yield built
-    finally:
-        parallel_state.destroy_model_parallel()
-
-
-@contextmanager
-def left_at_the_end() -> Iterator[None]:
-    """Leave PyTorch's process group behind the block."""
-    try:
-        yield
+        for each in layouts:
+            initialize_process_groups(detect_launch(), each, seed=0)
+            yield each
+            parallel_state.destroy_model_parallel()
     finally:
         destroy_process_groups()
+
+
+def local_model(model: ModelConfig, layout: Layout, dtype: torch.dtype = torch.float32) -> LocalModel:
+    """This process's part of ``model``, in ``dtype``. Needs the process groups of ``layout``."""
+    built = build_local_model(model, layout, vocab_size=VOCAB_SIZE, seed=0, dtype=dtype)
+    for chunk in built.chunks:
+        chunk.to(dtype)
+    return built
 
 
 def random_tokens(sequences: int, seq_length: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

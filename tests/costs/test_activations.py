@@ -9,7 +9,7 @@ from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import Layout
 from pause_megatron.costs.activations import Activations
 from tests.costs.live_memory import kept_for_backward
-from tests.costs.local_models import MODELS, VOCAB_SIZE, layout, left_at_the_end, local_model, random_tokens
+from tests.costs.local_models import MODELS, VOCAB_SIZE, layout, local_model, of_layouts, random_tokens
 from tests.distributed import run_distributed
 
 SEQUENCES, SEQ_LENGTH = 2, 32
@@ -30,20 +30,19 @@ DTYPES = {torch.float32: 0.0, torch.bfloat16: 0.01}
 def counted(models: list[ModelConfig], layouts: list[Layout]) -> list[int]:
     """Bytes that this process keeps of one microbatch."""
     found = []
-    with left_at_the_end():
+    tokens, positions, labels = random_tokens(SEQUENCES, SEQ_LENGTH)
+    for each in of_layouts(layouts):
         for model in models:
-            for each in layouts:
-                for dtype in DTYPES:
-                    with local_model(model, each, dtype) as built:
-                        tokens, positions, labels = random_tokens(SEQUENCES, SEQ_LENGTH)
-                        found.append(kept_for_backward(built.chunks[0], tokens, positions, None, labels=labels))
+            for dtype in DTYPES:
+                [chunk] = local_model(model, each, dtype).chunks
+                found.append(kept_for_backward(chunk, tokens, positions, None, labels=labels))
     return found
 
 
 @pytest.mark.parametrize("world_size", LAYOUTS)
 def test_a_process_keeps_what_is_predicted(world_size: int) -> None:
     models, layouts = list(MODELS.values()), LAYOUTS[world_size]
-    cases = [(model, each, dtype) for model in models for each in layouts for dtype in DTYPES]
+    cases = [(model, each, dtype) for each in layouts for model in models for dtype in DTYPES]
     for of_process in run_distributed(counted, world_size, models, layouts):
         for (model, each, dtype), found in zip(cases, of_process, strict=True):
             kept = Activations(

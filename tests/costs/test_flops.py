@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_f
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.config.parallel import Layout
 from pause_megatron.costs.flops import forward_flops, paper_layer_flops, training_flops
-from tests.costs.local_models import MODELS, VOCAB_SIZE, layout, left_at_the_end, local_model, random_tokens
+from tests.costs.local_models import MODELS, VOCAB_SIZE, layout, local_model, of_layouts, random_tokens
 from tests.distributed import run_distributed
 
 SEQ_LENGTH = 48
@@ -33,16 +33,15 @@ def counted(models: list[ModelConfig], layouts: list[Layout], fused: bool) -> li
     """Operations of the forward pass over a sequence, and of forward and backward, as PyTorch counts them."""
     found = []
     backend = SDPBackend.FLASH_ATTENTION if fused else SDPBackend.MATH
-    with left_at_the_end(), sdpa_kernel(backend):
+    tokens, positions, labels = random_tokens(1, SEQ_LENGTH)
+    for each in of_layouts(layouts):
         for model in models:
-            for each in layouts:
-                with local_model(model, each) as built:
-                    tokens, positions, labels = random_tokens(1, SEQ_LENGTH)
-                    with FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
-                        loss = built.chunks[0](tokens, positions, None, labels=labels).sum()
-                        forward = counter.get_total_flops()
-                        loss.backward()
-                    found.append((forward, counter.get_total_flops()))
+            [chunk] = local_model(model, each).chunks
+            with sdpa_kernel(backend), FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
+                loss = chunk(tokens, positions, None, labels=labels).sum()
+                forward = counter.get_total_flops()
+                loss.backward()
+            found.append((forward, counter.get_total_flops()))
     return found
 
 
@@ -57,7 +56,7 @@ def test_model_operations_are_those_of_attention_that_keeps_its_scores() -> None
 def test_hardware_operations_are_those_of_the_fused_attention_and_recomputation() -> None:
     models = list(MODELS.values())
     [found] = run_distributed(counted, 1, models, RECOMPUTATIONS, True)
-    cases = [(model, each) for model in models for each in RECOMPUTATIONS]
+    cases = [(model, each) for each in RECOMPUTATIONS for model in models]
     for (model, each), (forward, both) in zip(cases, found, strict=True):
         expected = training_flops(
             model, vocab_size=VOCAB_SIZE, seq_length=SEQ_LENGTH, recompute_granularity=each.recompute_granularity

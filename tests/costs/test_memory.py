@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from megatron.core import parallel_state
 
 from pause_megatron.config.deepspeed import DeepSpeedFile, deepspeed_file
 from pause_megatron.config.model import ModelConfig
@@ -19,7 +20,7 @@ from pause_megatron.parallel.groups import device
 from pause_megatron.training.engine import build_engine
 from pause_megatron.training.step import Stepper
 from tests.costs.live_memory import LiveMemory
-from tests.costs.local_models import VOCAB_SIZE, layout, left_at_the_end, local_model, random_tokens
+from tests.costs.local_models import VOCAB_SIZE, layout, local_model, of_layouts, random_tokens
 from tests.distributed import run_distributed
 
 SEQ_LENGTH = 256
@@ -111,18 +112,16 @@ ACTIVATIONS_OF_FOUR = [
 
 def counted(cases: list[Case]) -> list[tuple[int, int, int]]:
     """This process's stage, and its peaks in bytes over forward and backward, and over the update, of a later step."""
-    with left_at_the_end():
-        return [_counted(case) for case in cases]
+    return [_counted(case) for case, _ in zip(cases, of_layouts(case.layout for case in cases), strict=True)]
 
 
 def _counted(case: Case) -> tuple[int, int, int]:
-    from megatron.core import parallel_state
-
     memory = LiveMemory()
     dtype = {"fp32": torch.float32, "bf16": torch.bfloat16}[case.file.precision]
     batch_size = 2 * case.num_microbatches * case.layout.dp
     training = TrainingConfig(train_iters=2, global_batch_size=batch_size, micro_batch_size=2)
-    with memory, local_model(case.model, case.layout, dtype) as built:
+    with memory:
+        built = local_model(case.model, case.layout, dtype)
         engine = build_engine(built, deepspeed_file=case.file, optimizer=OptimizerConfig(), training=training)
         stepper = Stepper(built, engine, case.layout, device())
         tokens, positions, labels = random_tokens(2, SEQ_LENGTH)

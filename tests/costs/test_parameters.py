@@ -8,7 +8,7 @@ from megatron.core import parallel_state
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.config.parallel import Layout
 from pause_megatron.costs.parameters import stage_parameters
-from tests.costs.local_models import MODELS, VOCAB_SIZE, layout, left_at_the_end, local_model
+from tests.costs.local_models import MODELS, VOCAB_SIZE, layout, local_model, of_layouts
 from tests.distributed import run_distributed
 
 LAYOUTS = {
@@ -24,19 +24,17 @@ Counts = tuple[int, int, int]
 def counted(models: list[ModelConfig], layouts: list[Layout]) -> list[Counts]:
     """What this process really holds of every model under every layout."""
     found = []
-    with left_at_the_end():
+    for each in of_layouts(layouts):
         for model in models:
-            for each in layouts:
-                with local_model(model, each) as built:
-                    sizes = [item.parameter.numel() for item in built.parameters]
-                    found.append((parallel_state.get_pipeline_model_parallel_rank(), sum(sizes), max(sizes)))
+            sizes = [item.parameter.numel() for item in local_model(model, each).parameters]
+            found.append((parallel_state.get_pipeline_model_parallel_rank(), sum(sizes), max(sizes)))
     return found
 
 
 @pytest.mark.parametrize("world_size", LAYOUTS)
 def test_every_process_holds_what_is_predicted(world_size: int) -> None:
     models, layouts = list(MODELS.values()), LAYOUTS[world_size]
-    cases = [(model, each) for model in models for each in layouts]
+    cases = [(model, each) for each in layouts for model in models]
     for of_process in run_distributed(counted, world_size, models, layouts):
         for (model, each), (stage, total, largest) in zip(cases, of_process, strict=True):
             expected = stage_parameters(model, each, vocab_size=VOCAB_SIZE, stage=stage)

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 from megatron.core import parallel_state
+from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from pause_megatron.config.parallel import Layout
 from pause_megatron.costs.schedule import passes_in_flight
-from tests.costs.local_models import GPT2, layout, left_at_the_end, local_model, random_tokens
+from tests.costs.local_models import GPT2, layout, local_model, of_layouts, random_tokens
 from tests.distributed import run_distributed
 
 SEQ_LENGTH = 16
@@ -26,31 +27,31 @@ BACKWARD = -1
 
 def passes_made(cases: list[tuple[Layout, int]]) -> list[tuple[int, list[int]]]:
     """This process's stage, and its passes in order: the chunk of each forward pass, -1 for a backward pass."""
-    with left_at_the_end():
-        return [_passes_made(*case) for case in cases]
+    layouts = of_layouts(each for each, _ in cases)
+    return [_passes_made(each, num_microbatches) for each, (_, num_microbatches) in zip(layouts, cases, strict=True)]
 
 
 def _passes_made(each: Layout, num_microbatches: int) -> tuple[int, list[int]]:
     made: list[int] = []
     tokens, positions, labels = random_tokens(1, SEQ_LENGTH)
-    with local_model(GPT2, each) as built:
+    chunks = local_model(GPT2, each).chunks
 
-        def forward_step(_: Any, chunk: torch.nn.Module) -> tuple[torch.Tensor, Any]:
-            made.append(built.chunks.index(chunk))
-            output = chunk(tokens, positions, None, labels=labels)
-            output.register_hook(lambda gradient: made.append(BACKWARD))
-            return output, lambda losses: (losses.mean(), {})
+    def forward_step(_: Any, chunk: GPTModel) -> tuple[torch.Tensor, Any]:
+        made.append(chunks.index(chunk))
+        output = chunk(tokens, positions, None, labels=labels)
+        output.register_hook(lambda gradient: made.append(BACKWARD))
+        return output, lambda losses: (losses.mean(), {})
 
-        get_forward_backward_func()(
-            forward_step_func=forward_step,
-            data_iterator=[iter(())] * each.vp if each.vp > 1 else iter(()),
-            model=built.chunks,
-            num_microbatches=num_microbatches,
-            seq_length=SEQ_LENGTH,
-            micro_batch_size=1,
-            forward_only=False,
-        )
-        return parallel_state.get_pipeline_model_parallel_rank(), made
+    get_forward_backward_func()(
+        forward_step_func=forward_step,
+        data_iterator=[iter(())] * each.vp if each.vp > 1 else iter(()),
+        model=chunks,
+        num_microbatches=num_microbatches,
+        seq_length=SEQ_LENGTH,
+        micro_batch_size=1,
+        forward_only=False,
+    )
+    return parallel_state.get_pipeline_model_parallel_rank(), made
 
 
 @pytest.mark.parametrize("world_size", CASES)
