@@ -4,7 +4,6 @@ import re
 import signal
 import subprocess
 import sys
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from pause_megatron.errors import UserError
 from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
 from tests.chain import verified
+from tests.disk import small_disk
 from tests.preprocess.conftest import contents
 
 ROOT = Path(__file__).parents[2]
@@ -91,32 +91,18 @@ def test_good_shards_of_a_failed_run_are_kept(tmp_path, tokenizer):
     assert (tmp_path / "data/dataset.json").is_file()
 
 
-@contextmanager
-def small_disk(path, size):
-    """A file system of ``size`` bytes mounted at ``path``."""
-    path.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
-    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
-    if mounted.returncode:
-        pytest.skip(f"no file system can be mounted here; a full disk was not checked ({mounted.stderr.strip()})")
-    try:
-        yield
-    finally:
-        subprocess.run(["umount", str(path)], check=True)
-
-
 @pytest.mark.parametrize("kilobytes", [16, 240, 252, 256])
 def test_full_disk_is_named_and_the_repeated_run_completes(tmp_path, tokenizer, capsys, kilobytes):
     for name in ("a", "b"):  # either makes 230 kB
         (tmp_path / f"{name}.jsonl").write_bytes(LONG * 500)
     flags = ["--input", tmp_path / "*.jsonl", "--output", tmp_path / "disk/data"]
-    with small_disk(tmp_path / "disk", f"{kilobytes}k"):
+    with small_disk(tmp_path / "disk", f"{kilobytes}k") as resize:
         assert run(tokenizer, *flags) == 2
         said = capsys.readouterr().err.splitlines()[-1]
         assert re.match(r"error: .*/disk/.*: No space left on device; make room", said)
         finished = {path.stem for path in (tmp_path / "disk/data").glob("*.json")}
         assert finished <= {"a"}
-        subprocess.run(["mount", "-o", "remount,size=10m", str(tmp_path / "disk")], check=True)
+        resize("10m")
         assert run(tokenizer, *flags) == 0
         verified(tmp_path / "disk/data")
         again = contents(tmp_path / "disk/data")
