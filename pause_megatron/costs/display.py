@@ -122,7 +122,10 @@ def _time_lines(scales: dict[int, Scale | Refused], hardware: Hardware, mfu: flo
             continue
         seconds = scale.seconds(peak_tflops=hardware.peak_tflops, mfu=mfu)
         hours = seconds / 3600
-        yield divided + f"{scale.run.tokens / seconds:>13,.0f}{hours / _HOURS_A_DAY:>11,.2f}{hours * number:>13,.0f}"
+        yield (
+            divided
+            + f"{scale.run.tokens / seconds:>13,.0f}{_amount(hours / _HOURS_A_DAY):>11}{_amount(hours * number):>13}"
+        )
 
 
 def _warning(number: int, scale: Scale, memory_bytes: int) -> str:
@@ -136,6 +139,11 @@ def _warning(number: int, scale: Scale, memory_bytes: int) -> str:
 
 def _row(name: str, cells: Sequence[str]) -> str:
     return f"  {name:<16}" + "".join(f"{cell:>12}" for cell in cells)
+
+
+def _amount(number: float) -> str:
+    """Three digits, or all before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _large(number: float) -> str:

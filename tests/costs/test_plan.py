@@ -134,7 +134,7 @@ def test_a_plan_that_does_not_fit_warns_and_says_what_would_help() -> None:
 def test_a_refused_number_has_a_row_beside_the_others() -> None:
     hardware = Hardware(name="H100 SXM", peak_tflops=989, memory_bytes=80 * GIB)
     assert time_rows(RUN, [8, 512], hardware) == [
-        ["8", "8", "16", "0.0%", "357,521", "0.02", "3"],
+        ["8", "8", "16", "0.0%", "357,521", "0.017", "3.26"],
         ["512", "no:", *REFUSED.split()],
     ]
 

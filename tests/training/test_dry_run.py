@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,6 +102,12 @@ def test_without_num_gpus_the_processes_that_were_started_are_planned_for(
     assert "6              3" in printed(
         replace(config, num_gpus=(), training=replace(config.training, global_batch_size=12)), capsys, num_processes=6
     )
+
+
+@pytest.mark.parametrize("flags", [{"num_gpus": (8, 0)}, {"assumed_mfu": 0.0}, {"assumed_mfu": 40.0}])
+def test_flags_of_the_plan_itself_are_checked(config: PretrainConfig, flags: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"--num-gpus 0: must be at least 1|--assumed-mfu .*: must be above 0"):
+        print_plan(replace(config, **flags), num_processes=1)
 
 
 def test_only_rank_0_speaks(
