@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 
 from pause_megatron.config.blend import BlendPart, parse_blend
 from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.config.checks import require_at_least
 from pause_megatron.config.faults import FaultsConfig
 from pause_megatron.config.logging import LoggingConfig
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
@@ -60,6 +61,9 @@ class PretrainConfig:
         if not self.data_parts:
             raise UserError("--data: give a dataset folder, or several as WEIGHT FOLDER WEIGHT FOLDER")
         parse_blend("--validation-data", self.validation_data)  # so that a mistake shows before anything is loaded
+        require_at_least(1, processes=self.processes, num_gpus=min(self.num_gpus, default=1))
+        if not 0 < self.assumed_mfu <= 1:
+            raise UserError(f"--assumed-mfu {self.assumed_mfu}: must be above 0 and at most 1, as 0.4 for 40 %")
 
     @property
     def data_parts(self) -> tuple[BlendPart, ...]:

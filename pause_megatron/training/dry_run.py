@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 from pause_megatron import log
 from pause_megatron.config.blend import BlendPart
-from pause_megatron.config.checks import require_at_least
 from pause_megatron.config.deepspeed import Precision, read_deepspeed_file
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.costs.devices import H100_SXM, find_device
@@ -49,9 +48,6 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
     """
     if log.global_rank() != 0:
         return
-    require_at_least(1, num_gpus=min(config.num_gpus, default=1))
-    if not 0 < config.assumed_mfu <= 1:
-        raise UserError(f"--assumed-mfu {config.assumed_mfu}: must be above 0 and at most 1, as 0.4 for 40 %")
     tokenizer = PauseTokenizer.load(config.tokenizer)
     deepspeed = read_deepspeed_file(config.deepspeed)
     data = find_data(config, tokenizer)
