@@ -30,8 +30,8 @@ from pause_megatron.errors import UserError
 
 def checkpoint_folders(checkpoints: Path) -> list[Path]:
     """Every folder with a checkpoint's name, the newest first; whether it is whole has to be seen."""
-    found = [path for path in checkpoints.glob("*") if checkpoint_order(path.name) is not None]
-    return sorted(found, key=lambda path: checkpoint_order(path.name) or (), reverse=True)
+    named = ((checkpoint_order(path.name), path) for path in checkpoints.glob("*"))
+    return [path for _, path in sorted(((order, path) for order, path in named if order), reverse=True)]
 
 
 def is_complete(folder: Path) -> bool:
@@ -101,8 +101,9 @@ def retire_old(checkpoints: Path, config: CheckpointConfig, *, newest: Path) -> 
     """
     kept, retired = 0, []
     for folder in checkpoint_folders(checkpoints):
-        iteration, _ = checkpoint_order(folder.name) or (0, False)
-        spared = folder == newest or (config.keep_every and iteration % config.keep_every == 0)
+        order = checkpoint_order(folder.name)
+        assert order is not None
+        spared = folder == newest or (config.keep_every and order[0] % config.keep_every == 0)
         if (kept >= config.keep_checkpoints and spared) or not is_complete(folder):
             continue
         if kept < config.keep_checkpoints:
