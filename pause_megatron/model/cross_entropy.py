@@ -104,7 +104,7 @@ def _exponentials_over_logits(
     """Replace ``logits`` by ``exp(logits - largest)``; returns each row's largest, sum, and ``label - largest``."""
     largest = logits.amax(1).float()
     targets = logits.gather(1, columns[:, None]).squeeze(1).float() - largest
-    exponentials = logits.float().sub_(largest[:, None]).exp_()
+    exponentials = (logits.float() - largest[:, None]).exp_()
     logits.copy_(exponentials)
     return largest, exponentials.sum(1), targets
 
