@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json
-from pause_megatron.checkpoint.format import CheckpointReader, find_checkpoint
+from pause_megatron.checkpoint.folders import find_checkpoint
+from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.blend import parse_blend
 from pause_megatron.config.conversion import ConvertToHfConfig
 from pause_megatron.config.model import ModelConfig

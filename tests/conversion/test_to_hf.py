@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pause_megatron.checkpoint.format import CheckpointReader, latest_checkpoint
+from pause_megatron.checkpoint.folders import latest_checkpoint
+from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.conversion.proof import proof_sequences, prove_export

@@ -10,9 +10,9 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 
-from pause_megatron.checkpoint.deepspeed_state import optimizer_step
 from pause_megatron.checkpoint.load import load_checkpoint
-from pause_megatron.checkpoint.save import save_checkpoint
+from pause_megatron.checkpoint.saver import CheckpointSaver
+from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.deepspeed import DeepSpeedFile, deepspeed_file
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
@@ -137,12 +137,12 @@ def _train(run: Run) -> list[tuple[float, float]]:
     if run.save:
         state: dict[str, Any] = {
             "iteration": run.last_step,
-            "optimizer_step": optimizer_step(engine),
             "layout": str(layout),
             "vocab_size": VOCAB_SIZE,
             "config": {"model": to_plain(run.model)},
         }
-        save_checkpoint(run.save, run.last_step, parameters=model.parameters, engine=engine, state=state, keep=2)
+        saver = CheckpointSaver(run.save, CheckpointConfig(), parameters=model.parameters, engine=engine)
+        saver.save(run.last_step, state)
     return found
 
 
