@@ -55,7 +55,7 @@ def stage_memory(
         micro_batch_size: sequences of a microbatch.
         num_microbatches: microbatches of a step.
         stage: pipeline stage.
-        on_cpu: whether the process computes on a CPU, where PyTorch's RMSNorm and AdamW keep more.
+        on_cpu: whether the process computes on a CPU, where PyTorch's RMSNorm keeps more and gloo copies.
     """
     parameters = stage_parameters(model, layout, vocab_size=vocab_size, stage=stage)
     activations = Activations(

@@ -1,8 +1,9 @@
 """Bytes of weights, gradients and optimizer state of one process, as DeepSpeed and this project lay them out.
 
-The optimizer is AdamW on an fp32 copy of the weights, kept in fp32 training too: 12 bytes a parameter. ZeRO-0 keeps all
-of it; the other stages divide it over the data-parallel processes. Gradients of ZeRO-0 and -1 are one flat buffer a
-parameter group (``training/flat_gradients.py``), with no buckets beside it; DeepSpeed's own paths have those.
+The optimizer is AdamW on an fp32 copy of the weights: 12 bytes a parameter. ZeRO-0 keeps all of it; the other stages
+divide it over the data-parallel processes. Under ZeRO-0 and -1 gradients are one flat buffer a parameter group, with no
+buckets beside it (``training/flat_gradients.py``), and in fp32 the weights themselves are what is updated
+(``training/flat_weights.py``); DeepSpeed's own paths have buckets, and a second copy of the weights in fp32 too.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pause_megatron.costs.parameters import StageParameters
 ELEMENT: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of one number."""
 _FP32 = 4
+_MOMENTS = 2 * _FP32
 _MASTER_AND_MOMENTS = 3 * _FP32
 _DEFAULTS = {
     "reduce_bucket_size": 500_000_000,
@@ -34,11 +36,11 @@ class ModelStates:
     gradients: int
     """What is accumulated, and the largest single gradient on its way there."""
     optimizer: int
-    """fp32 weights and both moments."""
+    """Both moments, and the fp32 weights where they are not the model's own."""
     communication: int
     """Buckets in which DeepSpeed reduces gradients and gathers weights."""
     update: int
-    """What the update needs for a moment, when the activations are gone: gradients in fp32, intermediate values."""
+    """What the update needs for a moment, when the activations are gone: gradients in fp32, or gloo's copy of them."""
     host: int
     """In CPU memory, under offloading."""
 
@@ -58,20 +60,19 @@ def model_states(
         deepspeed: ZeRO stage, precision, offloading.
         dp: data-parallel processes.
         num_microbatches: microbatches of a step.
-        on_cpu: AdamW works tensor by tensor, as PyTorch's does on a CPU, with one intermediate tensor more.
+        on_cpu: whether gloo reduces the gradients.
     """
     total, element, offloads = parameters.total, ELEMENT[deepspeed.precision], deepspeed.offload_optimizer
     part = total if deepspeed.zero_stage == 0 else -(-total // dp)
     gradients = _gradients(parameters, deepspeed, part, num_microbatches)
-    copies = 0 if deepspeed.grad_dtype == "fp32" or offloads else _FP32
-    update = part * (copies + (2 if on_cpu else 1) * _FP32)
+    shared = deepspeed.precision == "fp32" and deepspeed.gradients_stay_whole
     weights = (part if deepspeed.zero_stage == 3 else total) * element
     return ModelStates(
         weights=(0 if deepspeed.offload_parameters else weights) + _gathered(parameters, deepspeed) * element,
         gradients=gradients + parameters.largest * element,
-        optimizer=0 if offloads else part * _MASTER_AND_MOMENTS,
+        optimizer=0 if offloads else part * (_MOMENTS if shared else _MASTER_AND_MOMENTS),
         communication=_buckets(parameters, deepspeed) * element,
-        update=0 if offloads else update,
+        update=_update(parameters, deepspeed, part, by_gloo=on_cpu and dp > 1),
         host=_host(parameters, deepspeed, part, num_microbatches) + (weights if deepspeed.offload_parameters else 0),
     )
 
@@ -86,6 +87,16 @@ def _gradients(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int,
     # ZeRO-2 adds a microbatch's part to the sum when it has all of it, unless the sum is of higher precision.
     twice = deepspeed.zero_stage == 2 and num_microbatches > 1 and deepspeed.grad_dtype == deepspeed.precision
     return part * accumulated * (2 if twice else 1)
+
+
+def _update(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, *, by_gloo: bool) -> int:
+    """What the update takes on the device and gives back."""
+    if deepspeed.offload_optimizer:
+        return 0
+    in_fp32 = 0 if deepspeed.grad_dtype == "fp32" else part * _FP32
+    # Its reduce-scatter is an all-reduce of a copy.
+    copied = parameters.total * ELEMENT[deepspeed.grad_dtype] if by_gloo and deepspeed.zero_stage == 1 else 0
+    return max(in_fp32, copied)
 
 
 def _gathered(parameters: StageParameters, deepspeed: DeepSpeedFile) -> int:

@@ -42,6 +42,7 @@ def vocab_parallel_cross_entropy(
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
+        logits = logits.detach()  # or autograd takes what becomes of a view for another function's result
         rows = logits.flatten(0, -2)
         columns, here = _own_columns(labels.flatten(), rows.shape[1], group)
         parts = [_exponentials_over_logits(*chunk) for chunk in _chunks(rows, columns)]
@@ -104,7 +105,7 @@ def _exponentials_over_logits(
     """Replace ``logits`` by ``exp(logits - largest)``; returns each row's largest, sum, and ``label - largest``."""
     largest = logits.amax(1).float()
     targets = logits.gather(1, columns[:, None]).squeeze(1).float() - largest
-    exponentials = (logits.float() - largest[:, None]).exp_()
+    exponentials = logits.float().sub_(largest[:, None]).exp_()
     logits.copy_(exponentials)
     return largest, exponentials.sum(1), targets
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +18,7 @@ from pause_megatron.config.parallel import Layout
 from pause_megatron.model.attention import ScaledDotProductAttention
 from pause_megatron.model.cross_entropy import vocab_parallel_cross_entropy
 from pause_megatron.model.initialization import initialize_weights
+from pause_megatron.model.linear import ColumnLinear, RowLinear
 from pause_megatron.model.norm import Norm
 from pause_megatron.model.parameters import NamedParameter, named_parameters
 from pause_megatron.model.recomputation import recompute_mlps
@@ -63,7 +65,12 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
 
 
 class PauseGPT(GPTModel):
-    """Megatron-core's GPT with our cross-entropy."""
+    """Megatron-core's GPT with our output layer and cross-entropy."""
+
+    def __init__(self, *, post_process: bool, **settings: Any) -> None:
+        super().__init__(post_process=post_process, **settings)
+        if post_process:
+            self.output_layer.__class__ = ColumnLinear  # no specification says what it is made of
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Cross-entropy of ``labels`` ``[batch, sequence]``, same shape; ``logits`` are ``[sequence, batch, part]``."""
@@ -109,7 +116,10 @@ def _build_chunk(
     layer = get_gpt_layer_local_spec(normalization=config.normalization)
     layer.submodules.input_layernorm = Norm
     layer.submodules.pre_mlp_layernorm = Norm
-    layer.submodules.self_attention.submodules.core_attention = ScaledDotProductAttention
+    attention, mlp = layer.submodules.self_attention.submodules, layer.submodules.mlp.submodules
+    attention.core_attention = ScaledDotProductAttention
+    attention.linear_qkv, attention.linear_proj = ColumnLinear, RowLinear
+    mlp.linear_fc1, mlp.linear_fc2 = ColumnLinear, RowLinear
     block = TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=Norm)
     chunk = PauseGPT(
         config=config,

@@ -21,6 +21,7 @@ from pause_megatron.model.parameters import NamedParameter
 from pause_megatron.parallel.cpu import let_deepspeed_use_any_cpu
 from pause_megatron.parallel.mpu import DeepSpeedMpu
 from pause_megatron.training.flat_gradients import FlatGradients
+from pause_megatron.training.flat_weights import share_weights
 from pause_megatron.training.gradients import split_over_the_sequence, sum_over_tensor_parallel
 
 NO_WEIGHT_DECAY = "no_weight_decay"
@@ -52,6 +53,7 @@ def build_engine(
             lr=optimizer.learning_rate,
             betas=(optimizer.adam_beta1, optimizer.adam_beta2),
             eps=optimizer.adam_eps,
+            fused=True,
         ),
         config=deepspeed_config(deepspeed_file, optimizer, training),
         mpu=DeepSpeedMpu(replicates_optimizer=deepspeed_file.zero_stage == 0),
@@ -60,6 +62,8 @@ def build_engine(
     if deepspeed_file.gradients_stay_whole:
         group = parallel_state.get_data_parallel_group() if deepspeed_file.zero_stage == 0 else None
         FlatGradients(engine.optimizer, DTYPES[deepspeed_file.grad_dtype], replicated_over=group)
+        if deepspeed_file.precision == "fp32":
+            share_weights(engine.optimizer)
     for chunk in model.chunks:
         chunk.config.grad_scale_func = engine.scale if deepspeed_file.precision == "fp16" else None
     return engine

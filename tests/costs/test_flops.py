@@ -22,7 +22,15 @@ RECOMPUTATIONS = [
     layout(recompute_granularity="full"),
     layout(recompute_granularity="full", recompute_num_layers=2),
 ]
-FUSED_ON_CPU: dict[Any, Any] = {
+
+
+def product_flop(rows: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
+    """Of ``rows @ weight.t()``."""
+    return 2 * rows.numel() * weight[0]
+
+
+CPU_KERNELS: dict[Any, Any] = {
+    torch.ops.mkldnn._linear_pointwise: product_flop,
     # The counter knows the fused attention of GPUs by these two formulas, and not the CPU's, which does the same.
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop.__wrapped__,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop.__wrapped__,
@@ -37,7 +45,7 @@ def counted(models: list[ModelConfig], layouts: list[Layout], fused: bool) -> li
     for each in of_layouts(layouts):
         for model in models:
             [chunk] = local_model(model, each).chunks
-            with sdpa_kernel(backend), FlopCounterMode(display=False, custom_mapping=FUSED_ON_CPU) as counter:
+            with sdpa_kernel(backend), FlopCounterMode(display=False, custom_mapping=CPU_KERNELS) as counter:
                 loss = chunk(tokens, positions, None, labels=labels).sum()
                 forward = counter.get_total_flops()
                 loss.backward()

@@ -31,8 +31,9 @@ FP32_SUMS = {**BF16, "data_types": {"grad_accum_dtype": "fp32"}}
 CPU = {"device": "cpu"}
 COMPUTING = (0.95, 1.08)
 """Bounds of the estimate divided by what is found, for forward and backward."""
-UPDATING = (0.9, 1.1)
-"""The same for the update, which in runs worth planning needs less."""
+UPDATING = (0.87, 1.1)
+"""The same for the update, which in runs worth planning needs less: some activations that pipeline stages exchange, and
+some gradients that ZeRO-3 takes the norm of in fp64, are not counted."""
 
 
 @dataclass(frozen=True, kw_only=True)

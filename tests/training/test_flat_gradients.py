@@ -1,23 +1,31 @@
-"""Gradients of ZeRO-1 accumulate in place, are averaged and partitioned once, and have an exact norm."""
+"""Gradients of ZeRO-1 accumulate in place, are averaged, partitioned, clipped and applied once; weights too are one."""
 
 from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
 import torch.distributed as dist
 
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
-from pause_megatron.model.gpt import build_local_model
+from pause_megatron.model.gpt import LocalModel, build_local_model
 from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
-from pause_megatron.training.engine import build_engine
+from pause_megatron.training.engine import build_engine, parameter_groups
 from pause_megatron.training.flat_gradients import FlatGradients, _sum_of_squares
 from tests.distributed import run_distributed
 from tests.training.runs import GPT2, OPTIMIZER, TRAINING, VOCAB_SIZE, Run, own_microbatches
 
+CLIPPING = replace(OPTIMIZER, clip_grad=0.1)
+"""A tenth of the norm or less, so that clipping shows."""
 
-def reduce_and_step(zero_stage: int) -> dict[str, float]:
-    """What becomes of one microbatch's gradients, and what is there after the step."""
+
+def reduce_and_step(zero_stage: int) -> dict[str, Any]:
+    """What becomes of one microbatch's gradients and of the weights, and what is there after the step."""
     launch = detect_launch()
     settings = Run(zero_stage=zero_stage).deepspeed_file
     layout = resolve_layout(
@@ -26,41 +34,106 @@ def reduce_and_step(zero_stage: int) -> dict[str, float]:
     initialize_process_groups(launch, layout, seed=0)
     try:
         model = build_local_model(GPT2, layout, vocab_size=VOCAB_SIZE, seed=7)
-        engine = build_engine(model, deepspeed_file=settings, optimizer=OPTIMIZER, training=TRAINING)
-        zero = engine.optimizer
-        flat = zero.reduce_gradients.__self__
+        expected = [torch.nn.Parameter(item.parameter.detach().clone()) for item in model.parameters]
+        engine = build_engine(model, deepspeed_file=settings, optimizer=CLIPPING, training=TRAINING)
+        flat = engine.optimizer.reduce_gradients.__self__
         assert isinstance(flat, FlatGradients)
         batch = own_microbatches(0)[0]
         model.chunks[0](batch.tokens, batch.position_ids, None, labels=batch.labels).mean().backward()
-
-        averages = [parameter.grad.clone() for group in zero.bit16_groups for parameter in group]
-        for average in averages:
-            dist.all_reduce(average)
-            average /= launch.world_size
+        for weights, item in zip(expected, model.parameters, strict=True):
+            weights.grad = item.parameter.grad.clone()
+            dist.all_reduce(weights.grad)
+            weights.grad /= launch.world_size
         engine.step()
-        offered = sum(float(buffer.abs().sum()) for buffer in flat._buffers)
-        norm = torch.cat([average.flatten() for average in averages]).double().norm()
-        within = all(
-            parameter.grad.untyped_storage().data_ptr() == flat._buffers[group].untyped_storage().data_ptr()
-            for group, parameters in enumerate(zero.bit16_groups)
-            for parameter in parameters
-        )
+        norm = apply_by_hand(model, expected)
         return {
-            "relative error of the norm": abs(float(engine.get_global_grad_norm()) / norm.item() - 1),
-            "left in the buffers": offered,
-            "views": within,
+            "relative error of the norm": abs(float(engine.get_global_grad_norm()) / norm - 1),
+            "largest error of a weight": max(
+                float((item.parameter - weights).abs().max())
+                for weights, item in zip(expected, model.parameters, strict=True)
+            ),
+            "left in the buffers": sum(float(buffer.abs().sum()) for buffer in flat._buffers),
+            "gradients are views": all(
+                within(parameter.grad, buffer)
+                for buffer, parameters in zip(flat._buffers, engine.optimizer.bit16_groups, strict=True)
+                for parameter in parameters
+            ),
+            "weights are shared": all(
+                within(master, weights) and within(master, item.parameter._hp_mapping.hp_fragment)
+                for master, weights, item in masters(engine, model)
+            ),
         }
     finally:
         destroy_process_groups()
 
 
+def apply_by_hand(model: LocalModel, weights: list[torch.nn.Parameter]) -> float:
+    """The same step by PyTorch alone; returns the norm of the gradients that ``weights`` have."""
+    norm = torch.cat([each.grad.flatten() for each in weights]).double().norm()
+    torch.nn.utils.clip_grad_norm_(weights, CLIPPING.clip_grad)
+    copies = [replace(item, parameter=copy) for item, copy in zip(model.parameters, weights, strict=True)]
+    torch.optim.AdamW(
+        parameter_groups(copies, CLIPPING.weight_decay),
+        lr=CLIPPING.learning_rate,
+        betas=(CLIPPING.adam_beta1, CLIPPING.adam_beta2),
+        eps=CLIPPING.adam_eps,
+    ).step()
+    return norm.item()
+
+
+def within(part: torch.Tensor, whole: torch.Tensor) -> bool:
+    return part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+
+
+def masters(engine: Any, model: LocalModel) -> Iterator[tuple[torch.Tensor, torch.Tensor, Any]]:
+    """The optimizer's weights, the model's, and a parameter that this process updates a piece of, for each group."""
+    zero = engine.optimizer
+    for group, (master, weights) in enumerate(
+        zip(zero.single_partition_of_fp32_groups, zero.bit16_groups_flat, strict=True)
+    ):
+        found = [
+            item for item in model.parameters if (own := item.parameter._hp_mapping) and own.param_group_index == group
+        ]
+        yield from ((master, weights, item) for item in found)
+
+
 @pytest.mark.parametrize("zero_stage", [0, 1])
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_step_takes_the_average_of_all_processes_and_leaves_zeroed_views(world_size: int, zero_stage: int) -> None:
+def test_step_applies_the_average_of_all_processes_and_leaves_zeroed_views(world_size: int, zero_stage: int) -> None:
     for found in run_distributed(reduce_and_step, world_size, zero_stage):
         assert found["relative error of the norm"] < 1e-6
+        assert found["largest error of a weight"] < 1e-6
         assert found["left in the buffers"] == 0
-        assert found["views"]
+        assert found["gradients are views"]
+        assert found["weights are shared"]
+
+
+def step_with_a_gradient_that_is_not_finite(precision: str) -> tuple[bool, bool, float]:
+    """Whether the step was applied, whether a weight moved, and what is left in the buffers."""
+    run = Run(deepspeed={precision: {"enabled": True}} if precision != "fp32" else {})
+    layout = resolve_layout(
+        ParallelConfig(), world_size=1, model=GPT2, vocab_size=VOCAB_SIZE, deepspeed=run.deepspeed_file
+    )
+    initialize_process_groups(detect_launch(), layout, seed=0)
+    try:
+        model = build_local_model(GPT2, layout, vocab_size=VOCAB_SIZE, seed=7)
+        engine = build_engine(model, deepspeed_file=run.deepspeed_file, optimizer=OPTIMIZER, training=TRAINING)
+        before = [item.parameter.detach().clone() for item in model.parameters]
+        model.parameters[-1].parameter.main_grad.view(-1)[0] = math.inf
+        engine.step()
+        buffers = engine.optimizer.reduce_gradients.__self__._buffers
+        return (
+            engine.was_step_applied(),
+            any(bool((old != new.parameter).any()) for old, new in zip(before, model.parameters, strict=True)),
+            sum(float(buffer.abs().sum()) for buffer in buffers),
+        )
+    finally:
+        destroy_process_groups()
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_gradients_that_are_not_finite_are_dropped(precision: str) -> None:
+    assert run_distributed(step_with_a_gradient_that_is_not_finite, 1, precision) == [(False, False, 0.0)]
 
 
 def test_norm_of_many_values_is_exact_to_single_precision() -> None:

@@ -45,12 +45,12 @@ def backward_through_megatron() -> Gradients:
         logits, values = [], []
 
         def keep(_: Any, __: Any, output: Any) -> None:
+            output[0].retain_grad()
             logits.append(output[0])
             values.append(output[0].detach().clone())  # the cross-entropy works in place
 
         chunk.output_layer.register_forward_hook(keep)
         token_losses = chunk(tokens, torch.arange(len(SEQUENCE) - 1)[None], None, labels=labels)
-        logits[0].retain_grad()
         loss, reported = masked_loss(token_losses, mask, pause_runs(tokens, PAUSE), factor=1 / float(mask.sum()))
         loss.backward()
         by_position = values[0].transpose(0, 1)[0]  # [sequence, batch, vocabulary] to [sequence, vocabulary]
