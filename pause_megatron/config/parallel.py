@@ -12,6 +12,7 @@ from pause_megatron.config.model import ModelConfig, padded_vocab_size
 from pause_megatron.errors import UserError
 
 Recomputation = Literal["none", "selective", "full"]
+CompileLayers = Literal["auto", "always", "never"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,6 +32,8 @@ class ParallelConfig:
     layers from their inputs."""
     recompute_num_layers: int = 1
     """Layers a block of full recomputation; only the input of a block is kept."""
+    compile_layers: CompileLayers = "auto"
+    """Compile each layer with torch.compile; auto: on GPUs, where there is a compiler, and not under ZeRO-3."""
 
     def __post_init__(self) -> None:
         require_at_least(1, tensor_model_parallel_size=self.tensor_model_parallel_size)
@@ -57,6 +60,8 @@ class Layout:
     """What is computed again in the backward pass."""
     recompute_num_layers: int = 1
     """Layers a block of full recomputation."""
+    compile_layers: CompileLayers = "auto"
+    """Whether layers are compiled; auto leaves it to the device."""
 
     @property
     def world_size(self) -> int:
@@ -95,11 +100,16 @@ def resolve_layout(
         sequence_parallel=parallel.sequence_parallel and tp > 1,
         recompute_granularity=parallel.recompute_granularity,
         recompute_num_layers=parallel.recompute_num_layers,
+        compile_layers=_compile_layers(parallel, deepspeed),
     )
     _refuse(layout, deepspeed, [*_impossible_with_deepspeed(layout, deepspeed), *_impossible_sizes(layout, model)])
     padded = padded_vocab_size(vocab_size)
     _refuse(layout, deepspeed, [(padded % tp != 0, f"the padded vocabulary {padded} is not a multiple of {tp}")])
     return layout
+
+
+def _compile_layers(parallel: ParallelConfig, deepspeed: DeepSpeedFile) -> CompileLayers:
+    return "never" if parallel.compile_layers == "auto" and deepspeed.zero_stage == 3 else parallel.compile_layers
 
 
 def check_batches(layout: Layout, deepspeed: DeepSpeedFile, *, num_microbatches: int, seq_length: int) -> None:
@@ -142,6 +152,11 @@ def _impossible_with_deepspeed(layout: Layout, deepspeed: DeepSpeedFile) -> list
             f"ZeRO-{stage} takes gradients{' and weights' if stage == 3 else ''} away after every backward pass, which"
             " pipeline schedules interleave with other microbatches; use a ZeRO-1 file of ds_configs/, or"
             " --pipeline-model-parallel-size 1",
+        ),
+        (
+            stage == 3 and layout.compile_layers == "always",
+            "ZeRO-3 gathers weights in hooks that a compiler cannot see, and leaves it scraps of a layer; leave"
+            " --compile-layers at auto, or use ZeRO-2 or below",
         ),
         (
             stage == 0 and deepspeed.offload_optimizer,

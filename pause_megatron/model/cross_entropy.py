@@ -15,6 +15,8 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
+from pause_megatron.model.compilation import has_compiler
+
 _CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**27}
 """Logits worked on at a time: on a CPU what its caches hold in fp32, on a GPU what leaves its memory alone."""
 
@@ -95,7 +97,7 @@ def _chunks(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch
 
 def _compiled_on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
     """One kernel instead of one for each operation; on a CPU the chunks stay in the cache between operations."""
-    return torch.compile(function, dynamic=True) if torch.cuda.is_available() else function
+    return torch.compile(function, dynamic=True) if torch.cuda.is_available() and has_compiler() else function
 
 
 @_compiled_on_gpu

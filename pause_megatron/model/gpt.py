@@ -16,6 +16,7 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 from pause_megatron.config.model import ModelConfig, padded_vocab_size
 from pause_megatron.config.parallel import Layout
 from pause_megatron.model.attention import ScaledDotProductAttention
+from pause_megatron.model.compilation import compile_layers, compiles
 from pause_megatron.model.cross_entropy import vocab_parallel_cross_entropy
 from pause_megatron.model.initialization import initialize_weights
 from pause_megatron.model.linear import ColumnLinear, RowLinear
@@ -135,4 +136,6 @@ def _build_chunk(
     )
     if layout.recompute_granularity == "selective":
         recompute_mlps(chunk)
+    if compiles(layout.compile_layers):
+        compile_layers(chunk)
     return chunk

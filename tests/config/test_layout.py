@@ -40,6 +40,7 @@ FP32_SUMS = {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32
         (ParallelConfig(), 1, deepspeed(4), MODEL, "no such stage; set 0, 1, 2 or 3 in file.json"),
         (ParallelConfig(), 1, deepspeed(0, "offload_optimizer"), MODEL, "use ZeRO-1 or above"),
         (ParallelConfig(), 1, deepspeed(2, "offload_param"), MODEL, "offload_param is ZeRO-3's"),
+        (ParallelConfig(compile_layers="always"), 1, deepspeed(3), MODEL, "leave --compile-layers at auto"),
         (ParallelConfig(), 1, deepspeed(2, "offload_optimizer", **FP32_SUMS), MODEL, "remove grad_accum_dtype"),
         (ParallelConfig(virtual_pipeline_model_parallel_size=2), 1, deepspeed(1), MODEL, "needs pipeline stages"),
         (PP2, 2, deepspeed(1), replace(MODEL, num_layers=3), "--num-layers 3 is not a multiple of 2"),
