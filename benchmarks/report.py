@@ -31,6 +31,7 @@ _PACKAGES = (
     "transformers",
     "torch",
     "megatron-core",
+    "deepspeed",
 )
 
 _COMMANDS = """```
@@ -41,6 +42,7 @@ run preprocess.py --input 'c4/*.json.gz' --name c4-40x --copies 40 --repeats 3
 run memory.py --input 'work/text/*.json.gz'
 python benchmarks/insertion.py --work work
 python benchmarks/merge.py --work work
+python benchmarks/train_step.py --work work --repeats 30
 python benchmarks/report.py --work work --text work/text/text.json > benchmarks/RESULTS.md
 ```"""
 

@@ -14,7 +14,7 @@ import pytest
 from pause_megatron.corpus.pydoc import write_pydoc_corpus
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ["prepare_text", "preprocess", "memory", "insertion", "merge", "report"]
+SCRIPTS = ["prepare_text", "preprocess", "memory", "insertion", "merge", "train_step", "report"]
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:

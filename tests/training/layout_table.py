@@ -9,6 +9,7 @@ import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from pause_megatron.config.model import ModelConfig
@@ -57,35 +58,47 @@ def candidates(world_size: int) -> Iterator[ParallelConfig]:
             )
 
 
-def measure(model: ModelConfig, world_size: int, alone: list[tuple[float, float]]) -> list[Row]:
+Curve = list[tuple[float, float]]
+"""Loss and gradient norm of every step."""
+
+
+def measure(model: ModelConfig, world_size: int) -> list[Row]:
     """The rows of all candidates, under ZeRO-0 to ZeRO-3, against the losses and norms of one process."""
     refused, allowed = [], []
     for parallel, zero_stage in itertools.product(candidates(world_size), range(4)):
-        run = Run(model=model, parallel=parallel, zero_stage=zero_stage)
+        run = Run(model=_with_a_layer_a_chunk(model, parallel), parallel=parallel, zero_stage=zero_stage)
         try:
             layout = resolve_layout(
-                parallel, world_size=world_size, model=model, vocab_size=VOCAB_SIZE, deepspeed=run.deepspeed_file
+                parallel, world_size=world_size, model=run.model, vocab_size=VOCAB_SIZE, deepspeed=run.deepspeed_file
             )
         except UserError as error:
             layout_name, _, reason = str(error).partition(f" with ZeRO-{zero_stage} (test.json): ")
             refused.append(Row(layout=layout_name, zero_stage=zero_stage, refusal=reason))
         else:
             allowed.append((str(layout), run))
-    return [*_compare(allowed, world_size, alone), *refused]
+    return [*_compare(allowed, world_size), *refused]
 
 
-def _compare(named: list[tuple[str, Run]], world_size: int, alone: list[tuple[float, float]]) -> Iterator[Row]:
+def _with_a_layer_a_chunk(model: ModelConfig, parallel: ParallelConfig) -> ModelConfig:
+    """``model``, with more layers if it has too few for ``parallel``."""
+    chunks = parallel.pipeline_model_parallel_size * parallel.virtual_pipeline_model_parallel_size
+    return replace(model, num_layers=max(model.num_layers, chunks))
+
+
+def _compare(named: list[tuple[str, Run]], world_size: int) -> Iterator[Row]:
     for start in range(0, len(named), _RUNS_AT_ONCE):
         some = named[start : start + _RUNS_AT_ONCE]
         by_process = run_distributed(train_all, world_size, [run for _, run in some])
         for (layout, run), *curves in zip(some, *by_process, strict=True):
+            alone = trained_alone(run.model)
             losses, norms = zip(*(largest_differences(alone, curve) for curve in curves), strict=True)
             yield Row(layout=layout, zero_stage=run.zero_stage, loss_difference=max(losses), norm_difference=max(norms))
 
 
-def trained_alone(model: ModelConfig) -> list[tuple[float, float]]:
+@cache
+def trained_alone(model: ModelConfig) -> Curve:
     """The trusted run: one process."""
-    losses: list[tuple[float, float]] = run_distributed(train_all, 1, [Run(model=model)])[0][0]
+    losses: Curve = run_distributed(train_all, 1, [Run(model=model)])[0][0]
     return losses
 
 
@@ -128,8 +141,7 @@ def main() -> None:
     """Measure everything and write the document."""
     rows: dict[str, list[Row]] = {}
     for name, model in MODELS.items():
-        alone = trained_alone(model)
-        rows[name] = [row for world_size in WORLD_SIZES for row in measure(model, world_size, alone)]
+        rows[name] = [row for world_size in WORLD_SIZES for row in measure(model, world_size)]
     DOCUMENT.write_text(document(rows), encoding="utf-8")
     worst = max(max(row.loss_difference, row.norm_difference) for of_model in rows.values() for row in of_model)
     sys.exit(f"a difference of {worst:.1e} is above {TOLERANCE:g}: see {DOCUMENT}" if worst > TOLERANCE else 0)

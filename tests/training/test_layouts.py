@@ -9,7 +9,7 @@ import pytest
 
 from pause_megatron.config.parallel import ParallelConfig
 from tests.distributed import run_distributed
-from tests.training.layout_table import MODELS, TOLERANCE, WORLD_SIZES, candidates, trained_alone
+from tests.training.layout_table import MODELS, TOLERANCE, WORLD_SIZES, Curve, candidates, trained_alone
 from tests.training.runs import Run, largest_differences, train_all
 
 TP2 = ParallelConfig(tensor_model_parallel_size=2)
@@ -19,8 +19,6 @@ PP2_VP2 = ParallelConfig(pipeline_model_parallel_size=2, virtual_pipeline_model_
 PP4 = ParallelConfig(pipeline_model_parallel_size=4)
 TP2_PP2_SP = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2, sequence_parallel=True)
 DP = ParallelConfig()
-
-Curve = list[tuple[float, float]]
 
 
 @pytest.fixture(scope="module")
