@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from pause_megatron.corpus.pydoc import write_pydoc_corpus
 
@@ -118,3 +119,16 @@ def test_leftover_processes_count(tmp_path):
     alone = "import time; t = time.process_time()\nfor i in range(10**7): pass\nprint(time.process_time() - t)"
     loop = subprocess.run([sys.executable, "-c", alone], capture_output=True, text=True, check=True)
     assert float(done.stdout) > 0.5 * float(loop.stdout)
+
+
+def test_sides_of_a_training_step_train_the_same_model(tmp_path):
+    done = run("train_step", "--work", tmp_path, "--cases", "tiny", "--repeats", 1, "--no-compile")
+    assert done.returncode == 0, done.stderr
+    measurements = section(tmp_path, "5-train-step-cpu")["measurements"]
+    assert len(measurements) == 2
+    for sides in measurements.values():
+        ours, theirs = sides["ours"]["losses"], sides["transformers"]["losses"]
+        assert ours == pytest.approx(theirs, rel=1e-4)
+        assert ours[-1] < ours[0]
+    if not torch.cuda.is_available():
+        assert set(section(tmp_path, "6-train-step-gpu")["measurements"].values()) == {"not measured"}
