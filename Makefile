@@ -14,7 +14,7 @@ demo: $(INSTALLED)  ## the whole chain, from raw text to a report, in about six 
 test: $(INSTALLED)  ## all tests
 	$(BIN)/python -m pytest $(PYTEST_FLAGS)
 
-layouts: $(INSTALLED)  ## every layout on up to four processes against one, to docs/layouts.md; ten minutes on two cores
+layouts: $(INSTALLED)  ## every layout on up to four processes against one, to docs/layouts.md; a quarter of an hour on two cores
 	$(BIN)/python -m tests.training.layout_table
 
 lint: $(INSTALLED)  ## style and types
