@@ -9,14 +9,12 @@ for each stage.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Any
 
 import deepspeed
 import torch
 
-StateKey = Literal["master", "exp_avg", "exp_avg_sq"]
-STATE_KEYS: tuple[StateKey, ...] = ("master", "exp_avg", "exp_avg_sq")
-"""What is kept of a parameter: the fp32 weight and Adam's two moments."""
+from pause_megatron.checkpoint.manifest import StateKey
 
 _LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """What changes in a dynamic loss scaler while it works; the rest is configuration."""

@@ -48,8 +48,8 @@ def latest_checkpoint(run: Path) -> Path | None:
     return next(filter(is_complete, checkpoint_folders(run / CHECKPOINTS)), None)
 
 
-def find_checkpoint(path: Path) -> Path:
-    """Resolve what a user named: a checkpoint's folder, or a run's, whose newest checkpoint is taken.
+def find_checkpoint(path: Path, flag: str = "--checkpoint") -> Path:
+    """Resolve what a user named by ``flag``: a checkpoint's folder, or a run's, whose newest checkpoint is taken.
 
     Raises :class:`UserError` when there is none.
     """
@@ -59,10 +59,10 @@ def find_checkpoint(path: Path) -> Path:
     if found is not None:
         return found
     if not path.exists():
-        raise UserError(f"--checkpoint {path}: no such folder")
+        raise UserError(f"{flag} {path}: no such folder")
     half_written = path.name.endswith(TEMPORARY_SUFFIX) or path.parent.name == CHECKPOINTS
     reason = f"it has no {MANIFEST}, so it is half-written" if half_written else "it holds no complete checkpoint"
-    raise UserError(f"--checkpoint {path}: {reason}; give a run folder or one of its {CHECKPOINTS}/iter_* folders")
+    raise UserError(f"{flag} {path}: {reason}; give a run folder or one of its {CHECKPOINTS}/iter_* folders")
 
 
 @contextmanager

@@ -11,14 +11,13 @@ import torch
 import torch.distributed as dist
 
 from pause_megatron.checkpoint.deepspeed_state import (
-    STATE_KEYS,
     owned_range,
     owned_state,
     publish_master_weights,
     reset_optimizer,
     restore_loss_scaler,
 )
-from pause_megatron.checkpoint.manifest import DamagedCheckpointError, ParameterRecord
+from pause_megatron.checkpoint.manifest import STATE_KEYS, WEIGHTS, DamagedCheckpointError, ParameterRecord, StateKey
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import NamedParameter
@@ -68,14 +67,35 @@ def load(
     _refuse_another_model(reader, parameters)
     reset_optimizer(engine, reader.optimizer["step"])
     restore_loss_scaler(engine, reader.optimizer["loss_scaler"])
+    _copy(reader, STATE_KEYS, parameters, engine)
+    return reader.state
+
+
+@torch.no_grad()
+def load_weights(folder: Path, *, parameters: Sequence[NamedParameter], engine: deepspeed.DeepSpeedEngine) -> None:
+    """Verify the checkpoint in ``folder`` and start from its weights, with a new optimizer; every process calls this.
+
+    Raises as :func:`open_verified` and :func:`load` do.
+    """
+    reader = open_verified(folder)
+    _refuse_another_model(reader, parameters)
+    reset_optimizer(engine, 0)
+    _copy(reader, (WEIGHTS,), parameters, engine)
+
+
+def _copy(
+    reader: CheckpointReader,
+    keys: Sequence[StateKey],
+    parameters: Sequence[NamedParameter],
+    engine: deepspeed.DeepSpeedEngine,
+) -> None:
     for item in parameters:
         start, length = owned_range(engine, item.parameter)
         if length == 0:
             continue
-        for key in STATE_KEYS:
+        for key in keys:
             owned_state(engine, item.parameter, key).copy_(reader.piece(item.shard, key, start, length))
     publish_master_weights(engine)
-    return reader.state
 
 
 def _refuse_another_model(reader: CheckpointReader, parameters: Sequence[NamedParameter]) -> None:

@@ -4,7 +4,7 @@
 
     {"format": "pause_megatron/checkpoint/2",
      "state":      {"iteration": ..., "config": ..., ...},              what the run needs to go on
-     "optimizer":  {"step": ..., "loss_scaler": {...} or null},
+     "optimizer":  {"step": ..., "loss_scaler": {...} or null},         empty where there are weights only
      "files":      {"rank00000.safetensors": {"bytes": ..., "crc32": ...}},
      "parameters": {name: {"shape": [...], "dim": ..., "blocks": ...}}, the whole model's parameters
      "fragments":  [{"file", "name", "tp_rank", "tp_size", "start", "length"}, ...],
@@ -23,13 +23,18 @@ import re
 import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pause_megatron.checkpoint.names import MANIFEST
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import Shard
 
 FORMAT = "pause_megatron/checkpoint/2"
+
+StateKey = Literal["master", "exp_avg", "exp_avg_sq"]
+WEIGHTS: StateKey = "master"
+STATE_KEYS: tuple[StateKey, ...] = (WEIGHTS, "exp_avg", "exp_avg_sq")
+"""What is kept of a parameter: the fp32 weight and Adam's two moments."""
 
 _FILE_NAME = re.compile(r"\w[\w.-]*")
 
@@ -104,6 +109,11 @@ class Manifest:
     files: dict[str, FileRecord]
     parameters: dict[str, ParameterRecord]
     fragments: list[Fragment]
+
+    @property
+    def state_keys(self) -> tuple[StateKey, ...]:
+        """What is there of every parameter."""
+        return STATE_KEYS if self.optimizer else (WEIGHTS,)
 
     def to_plain(self) -> dict[str, Any]:
         """JSON-ready, with format and checksum. Raises :class:`TypeError` when ``state`` is no JSON."""

@@ -8,14 +8,8 @@ from dataclasses import dataclass
 import deepspeed
 import torch
 
-from pause_megatron.checkpoint.deepspeed_state import (
-    STATE_KEYS,
-    optimizer_step,
-    owned_range,
-    owned_state,
-    reset_optimizer,
-)
-from pause_megatron.checkpoint.manifest import Fragment, ParameterRecord
+from pause_megatron.checkpoint.deepspeed_state import optimizer_step, owned_range, owned_state, reset_optimizer
+from pause_megatron.checkpoint.manifest import STATE_KEYS, Fragment, ParameterRecord
 from pause_megatron.checkpoint.reader import tensor_key
 from pause_megatron.model.parameters import NamedParameter
 

@@ -12,8 +12,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pause_megatron.checkpoint.deepspeed_state import STATE_KEYS, StateKey
-from pause_megatron.checkpoint.manifest import DamagedCheckpointError, FileRecord, Fragment, read_manifest
+from pause_megatron.checkpoint.manifest import DamagedCheckpointError, FileRecord, Fragment, StateKey, read_manifest
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import Shard, join_shards
 
@@ -50,6 +49,7 @@ class CheckpointReader:
         self.optimizer: dict[str, Any] = manifest.optimizer
         self.files = manifest.files
         self.parameters = manifest.parameters
+        self.state_keys = manifest.state_keys
         self._by_name: dict[str, list[Fragment]] = defaultdict(list)
         self._by_file: dict[str, list[Fragment]] = defaultdict(list)
         for fragment in manifest.fragments:
@@ -74,7 +74,7 @@ class CheckpointReader:
             if found != self.files[name]:
                 raise DamagedCheckpointError(f"{path}: damaged (found {found}; written {self.files[name]})")
             for fragment in self._by_file[name]:
-                for key in STATE_KEYS:
+                for key in self.state_keys:
                     self._stored(fragment, key)
 
     def whole(self, name: str, key: StateKey = "master") -> torch.Tensor:
@@ -95,10 +95,18 @@ class CheckpointReader:
             return self._range(shard.name, key, shard.tp_rank, start, length)
         return shard.slice(self.whole(shard.name, key)).reshape(-1)[start : start + length]
 
+    def release(self) -> None:
+        """Close the files that were read from, whose pages count as this process's memory while they are mapped."""
+        self._open_files.clear()
+
     def _range(self, name: str, key: StateKey, tp_rank: int, start: int, length: int) -> torch.Tensor:
         """A range of the flattened shard ``tp_rank`` of parameter ``name``, put together from its fragments."""
+        fragments = list(self._fragments(name, tp_rank))
+        if len(fragments) == 1:
+            only: torch.Tensor = self._stored(fragments[0], key)[start : start + length]
+            return only
         values = torch.empty(length, dtype=torch.float32)
-        for fragment in self._fragments(name, tp_rank):
+        for fragment in fragments:
             first, last = max(start, fragment.start), min(start + length, fragment.end)
             if first < last:
                 stored = self._stored(fragment, key)[first - fragment.start : last - fragment.start]

@@ -100,4 +100,9 @@ TOOLS: dict[str, Command] = {
         config="pause_megatron.config.conversion:ConvertToHfConfig",
         function="pause_megatron.conversion.to_hf:convert_to_hf",
     ),
+    "convert_from_hf.py": Command(
+        summary="a Hugging Face model to a checkpoint to pretrain from, with <pause> added, verified by logits",
+        config="pause_megatron.config.conversion:ConvertFromHfConfig",
+        function="pause_megatron.conversion.from_hf:convert_from_hf",
+    ),
 }

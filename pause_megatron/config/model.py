@@ -47,6 +47,8 @@ class ModelConfig:
     """Standard deviation of initial weights; projections back to the residual use std / sqrt(2 * num_layers)."""
     rotary_base: int = 10000
     """Base of the rotary frequencies (llama only)."""
+    gelu: Literal["exact", "tanh"] = "exact"
+    """GELU (gpt2 only): exact, or the approximation by tanh that OpenAI's GPT-2 was trained with."""
 
     def __post_init__(self) -> None:
         require_at_least(1, num_layers=self.num_layers, hidden_size=self.hidden_size)

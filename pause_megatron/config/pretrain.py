@@ -35,6 +35,9 @@ class PretrainConfig:
     """Tokenizer folder or SentencePiece .model; must be the one the datasets were written with."""
     deepspeed: Path
     """DeepSpeed JSON file: ZeRO stage, precision, offload (see ds_configs/)."""
+    initial_checkpoint: Path | None = None
+    """Checkpoint whose weights the run begins with, of tools/convert_from_hf.py or of another run of the same model;
+    its optimizer state is left there. Once the run has a checkpoint of its own, it goes on from that."""
     validation_data: tuple[str, ...] = ()
     """Held-out datasets, written as --data; loss and perplexity are reported for each, on real tokens only, and with
     weights for their weighted mean too."""

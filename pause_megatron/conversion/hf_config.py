@@ -1,10 +1,17 @@
-"""Hugging Face's configuration of the same model."""
+"""Hugging Face's configuration of the same model, and back."""
 
 from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
 
 from transformers import GenerationConfig, GPT2Config, LlamaConfig, PretrainedConfig
 
 from pause_megatron.config.model import ModelConfig
+from pause_megatron.errors import UserError
+
+GELU_NAMES = {"exact": "gelu", "tanh": "gelu_new"}
+"""Hugging Face's names of GPT-2's activation."""
 
 
 def hf_model_config(model: ModelConfig, *, vocab_size: int, eod_id: int) -> PretrainedConfig:
@@ -25,7 +32,7 @@ def hf_model_config(model: ModelConfig, *, vocab_size: int, eod_id: int) -> Pret
             n_layer=model.num_layers,
             n_head=model.num_attention_heads,
             n_inner=model.ffn_size,
-            activation_function="gelu",  # the exact one; "gelu_new" is the tanh approximation
+            activation_function=GELU_NAMES[model.gelu],
             layer_norm_epsilon=model.layernorm_epsilon,
             resid_pdrop=0.0,
             embd_pdrop=0.0,
@@ -50,3 +57,77 @@ def hf_model_config(model: ModelConfig, *, vocab_size: int, eod_id: int) -> Pret
 def hf_generation_config(*, pause_id: int, eod_id: int) -> GenerationConfig:
     """Generation ends at the end of a document and never emits ``<pause>``."""
     return GenerationConfig(bos_token_id=eod_id, eos_token_id=eod_id, pad_token_id=eod_id, suppress_tokens=[pause_id])
+
+
+def model_config_of(config: PretrainedConfig, path: Path) -> ModelConfig:
+    """The model that ``config``, read from the folder ``path``, describes.
+
+    Raises :class:`UserError` that says what of it this project's blocks do not have.
+    """
+    if config.model_type == "gpt2":
+        return _gpt2(config, path)
+    if config.model_type == "llama":
+        return _llama(config, path)
+    reason = f"its model_type is {config.model_type!r}; GPT-2 and Llama are converted"
+    if config.model_type == "gpt_neox":
+        reason += ", and GPT-NeoX (Pythia) cannot be: its blocks compute attention and MLP side by side, from one input"
+    raise UserError(f"--model {path}: {reason}")
+
+
+def _gpt2(config: Any, path: Path) -> ModelConfig:
+    gelus = {name: gelu for gelu, name in GELU_NAMES.items()} | {"gelu_pytorch_tanh": "tanh"}
+    _require(
+        path,
+        (config.activation_function in gelus, f"activation_function {config.activation_function!r}"),
+        (config.scale_attn_weights, "scale_attn_weights false"),
+        (not config.scale_attn_by_inverse_layer_idx, "scale_attn_by_inverse_layer_idx"),
+        (not config.add_cross_attention, "add_cross_attention"),
+    )
+    return ModelConfig(
+        architecture="gpt2",
+        num_layers=config.n_layer,
+        hidden_size=config.n_embd,
+        num_attention_heads=config.n_head,
+        ffn_hidden_size=config.n_inner or 4 * config.n_embd,
+        max_position_embeddings=config.n_positions,
+        untie_embeddings_and_output_weights=not config.tie_word_embeddings,
+        layernorm_epsilon=config.layer_norm_epsilon,
+        init_method_std=config.initializer_range,
+        gelu=gelus[config.activation_function],  # type: ignore[arg-type]
+    )
+
+
+def _llama(config: Any, path: Path) -> ModelConfig:
+    rope = config.rope_parameters
+    head_dim = config.hidden_size // config.num_attention_heads
+    _require(
+        path,
+        (config.hidden_act == "silu", f"hidden_act {config.hidden_act!r}"),
+        (not config.attention_bias, "attention_bias"),
+        (not config.mlp_bias, "mlp_bias"),
+        (config.head_dim in (None, head_dim), f"head_dim {config.head_dim}, not {head_dim}"),
+        (rope.get("rope_type", "default") == "default", f"rotary embeddings of type {rope.get('rope_type')!r}"),
+        (float(rope["rope_theta"]).is_integer(), f"rope_theta {rope['rope_theta']}"),
+    )
+    return ModelConfig(
+        architecture="llama",
+        num_layers=config.num_hidden_layers,
+        hidden_size=config.hidden_size,
+        num_attention_heads=config.num_attention_heads,
+        num_query_groups=config.num_key_value_heads,
+        ffn_hidden_size=config.intermediate_size,
+        max_position_embeddings=config.max_position_embeddings,
+        untie_embeddings_and_output_weights=not config.tie_word_embeddings,
+        layernorm_epsilon=config.rms_norm_eps,
+        init_method_std=config.initializer_range,
+        rotary_base=int(rope["rope_theta"]),
+    )
+
+
+def _require(path: Path, *conditions: tuple[bool, str]) -> None:
+    """Raise :class:`UserError` with what of the model is not supported."""
+    missing = [what for holds, what in conditions if not holds]
+    if missing:
+        raise UserError(
+            f"--model {path}: its config.json has {', '.join(missing)}, which this project's blocks have not"
+        )

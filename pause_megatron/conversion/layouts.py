@@ -87,17 +87,27 @@ class SplitQkv:
 
 @dataclass(frozen=True)
 class FusedQkv:
-    """As :class:`SplitQkv` here; there queries, keys and values follow each other in one tensor, transposed if 2-D."""
+    """As :class:`SplitQkv` here; there queries, keys and values follow each other in one tensor, transposed if 2-D.
+
+    GPT-2 has no grouped queries: it gets a copy of its group's key and value for every query head, which computes the
+    same.
+    """
 
     def to_hf(self, tensor: torch.Tensor, model: ModelConfig, vocab_size: int) -> list[torch.Tensor]:
-        """Gather, concatenate, transpose a matrix."""
-        fused = torch.cat(SplitQkv().to_hf(tensor, model, vocab_size))
+        """Gather, repeat, concatenate, transpose a matrix."""
+        queries, *keys_values = SplitQkv().to_hf(tensor, model, vocab_size)
+        per_group = model.num_attention_heads // model.query_groups
+        repeated = [_heads(part, model).repeat_interleave(per_group, 0).reshape(queries.shape) for part in keys_values]
+        fused = torch.cat([queries, *repeated])
         return [fused.t() if fused.dim() == 2 else fused]
 
     def from_hf(self, tensors: list[torch.Tensor], model: ModelConfig, vocab_size: int) -> torch.Tensor:
-        """Transpose a matrix, split, interleave."""
+        """Transpose a matrix, split, keep one key and value of each group, interleave."""
         fused = tensors[0].t() if tensors[0].dim() == 2 else tensors[0]
-        return SplitQkv().from_hf(list(fused.chunk(3)), model, vocab_size)
+        queries, *keys_values = fused.chunk(3)
+        per_group = model.num_attention_heads // model.query_groups
+        kept = [_heads(part, model)[::per_group].flatten(0, 1) for part in keys_values]
+        return SplitQkv().from_hf([queries, *kept], model, vocab_size)
 
 
 @dataclass(frozen=True)
@@ -111,3 +121,8 @@ class GateAndUp:
     def from_hf(self, tensors: list[torch.Tensor], model: ModelConfig, vocab_size: int) -> torch.Tensor:
         """Stack gate on up."""
         return torch.cat(tensors)
+
+
+def _heads(part: torch.Tensor, model: ModelConfig) -> torch.Tensor:
+    """``[heads * d, ...]`` as ``[heads, d, ...]``."""
+    return part.reshape(-1, model.head_dim, *part.shape[1:])

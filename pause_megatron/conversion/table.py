@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -81,12 +82,13 @@ ROWS = {"gpt2": GPT2_ROWS, "llama": LLAMA_ROWS}
 
 def rows_of(model: ModelConfig) -> Iterator[Row]:
     """The table for ``model``, layer by layer, without the output layer where it is tied to the embeddings."""
-    for row in ROWS[model.architecture]:
-        if row.megatron == OUTPUT_LAYER and not model.untie_embeddings_and_output_weights:
-            continue
-        layers = range(model.num_layers) if "{layer}" in row.megatron else (0,)
-        for layer in layers:
-            yield Row(row.megatron.format(layer=layer), tuple(name.format(layer=layer) for name in row.hf), row.layout)
+    for repeated, rows in itertools.groupby(ROWS[model.architecture], lambda row: "{layer}" in row.megatron):
+        once = list(rows)
+        for layer in range(model.num_layers if repeated else 1):
+            for row in once:
+                if row.megatron != OUTPUT_LAYER or model.untie_embeddings_and_output_weights:
+                    names = tuple(name.format(layer=layer) for name in row.hf)
+                    yield Row(row.megatron.format(layer=layer), names, row.layout)
 
 
 def to_hf_state(

@@ -1,11 +1,12 @@
 """``tools/convert_to_hf.py``: a checkpoint to a Hugging Face folder that stock transformers loads.
 
-Written beside its final name, proven against the checkpoint, and only then renamed: a folder that exists is proven.
+Written beside its final name, proven against the checkpoint, and only then renamed: a folder that exists is proven. The
+weights pass through memory one tensor at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,30 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pause_megatron import log
-from pause_megatron.atomic import new_folder, write_json
+from pause_megatron.atomic import new_folder, write_json, write_text
 from pause_megatron.checkpoint.folders import find_checkpoint
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.blend import parse_blend
 from pause_megatron.config.conversion import ConvertToHfConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.hf_config import hf_generation_config, hf_model_config
+from pause_megatron.conversion.model_card import model_card
 from pause_megatron.conversion.proof import Verdict, prove_export
+from pause_megatron.conversion.safetensors_writer import divide, write_tensors
 from pause_megatron.conversion.table import to_hf_state
 from pause_megatron.data.stored import StoredSequences
 from pause_megatron.errors import UserError
+from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.huggingface import prove_equal, to_huggingface
-from pause_megatron.versions import versions
+from pause_megatron.versions import commit, versions
 
 REPORT_FILE = "conversion_report.json"
 REPORT_FORMAT = "pause_megatron/conversion/1"
+INDEX_FILE = "model.safetensors.index.json"
+TOKENIZER_FOLDER = "tokenizer"
+"""In a checkpoint that brings its tokenizer with it, as those of ``tools/convert_from_hf.py`` do."""
 TOKENIZER_TEXTS = 1000
 """Sequences of training text that the exported tokenizer is compared on, at most."""
 
@@ -47,19 +54,23 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         reader.verify()
         model = ModelConfig(**reader.state["config"]["model"])
         tokenizer = _tokenizer_of_run(reader, config.tokenizer)
+        dtype = DTYPES[config.dtype]
         log.info(f"converting {checkpoint} ({reader.state['layout']}, iteration {reader.state['iteration']})")
-        write_model(folder, reader, model, tokenizer)
+        write_model(folder, reader, model, tokenizer, dtype=dtype, max_shard_bytes=int(config.max_shard_gb * 1e9))
         texts_compared = write_tokenizer(folder, tokenizer, reader.state["config"]["data"])
         verdict = prove_export(
             folder,
-            reader,
+            lambda name: reader.whole(name).to(dtype),
             model,
             vocab_size=tokenizer.vocab_size,
+            num_tokens=tokenizer.vocab_size,
             pause_id=tokenizer.pause_id,
             sequences=config.proof_sequences,
             tolerance=config.tolerance,
         )
-        write_json(folder / REPORT_FILE, _report(checkpoint, reader, tokenizer, texts_compared, verdict))
+        report = _report(checkpoint, reader, tokenizer, config.dtype, texts_compared, verdict)
+        write_json(folder / REPORT_FILE, report)
+        write_text(folder / "README.md", model_card(config.output.name, report, model))
     log.info(
         f"wrote {config.output}: logits differ by at most {verdict.max_abs_logit_difference:.1e}"
         f" over {verdict.positions} positions, {verdict.pauses} of them pauses"
@@ -67,26 +78,60 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
 
 
 def _tokenizer_of_run(reader: CheckpointReader, path: Path | None) -> PauseTokenizer:
-    tokenizer = PauseTokenizer.load(path or Path(reader.state["config"]["tokenizer"]))
+    beside = reader.folder / TOKENIZER_FOLDER
+    tokenizer = PauseTokenizer.load(path or (beside if beside.exists() else Path(reader.state["config"]["tokenizer"])))
     if tokenizer.sha256 != reader.state["tokenizer_sha256"]:
         raise UserError(f"--tokenizer {tokenizer.path} is not the one {reader.folder} was trained with")
     return tokenizer
 
 
-def write_model(folder: Path, reader: CheckpointReader, model: ModelConfig, tokenizer: PauseTokenizer) -> None:
-    """Write the checkpoint's model to ``folder``: ``model.safetensors`` (fp32), ``config.json`` and
-    ``generation_config.json``, which never emits ``<pause>``."""
+def write_model(
+    folder: Path,
+    reader: CheckpointReader,
+    model: ModelConfig,
+    tokenizer: PauseTokenizer,
+    *,
+    dtype: torch.dtype = torch.float32,
+    max_shard_bytes: int = 2_000_000_000,
+) -> None:
+    """Write the checkpoint's model to ``folder``: weights in safetensors files of at most ``max_shard_bytes``,
+    ``config.json``, and ``generation_config.json``, which never emits ``<pause>``."""
     hf_config = hf_model_config(model, vocab_size=tokenizer.vocab_size, eod_id=tokenizer.eod_id)
+    hf_config.dtype = dtype
+    shapes = _shapes(reader, model, tokenizer.vocab_size)
     with torch.device("meta"):
-        hf_model = AutoModelForCausalLM.from_config(hf_config, dtype=torch.float32)
-    state = dict(to_hf_state(reader.whole, model, tokenizer.vocab_size))
-    _, unexpected = hf_model.load_state_dict(state, assign=True, strict=False)
-    hf_model.tie_weights()
-    unset = [name for name, parameter in hf_model.named_parameters() if parameter.is_meta]
-    assert not unexpected, f"transformers has no {unexpected}"
-    assert not unset, f"the conversion table gives no {unset}"
-    hf_model.generation_config = hf_generation_config(pause_id=tokenizer.pause_id, eod_id=tokenizer.eod_id)
-    hf_model.save_pretrained(folder)
+        hf_model = AutoModelForCausalLM.from_config(hf_config)
+    expected = {
+        name: tuple(parameter.shape) for name, parameter in hf_model.named_parameters()
+    }  # of tied ones the first
+    assert shapes == expected, "the conversion table does not give what transformers has"
+    hf_config.architectures = [type(hf_model).__name__]
+    hf_config.save_pretrained(folder)
+    hf_generation_config(pause_id=tokenizer.pause_id, eod_id=tokenizer.eod_id).save_pretrained(folder)
+    files = divide(shapes, element=dtype.itemsize, max_bytes=max_shard_bytes, stem="model")
+    write_tensors(folder, files, _released(to_hf_state(reader.whole, model, tokenizer.vocab_size), reader), dtype)
+    if len(files) > 1:
+        total = sum(hf_model.get_parameter(name).numel() for name in shapes) * dtype.itemsize
+        weight_map = {name: file.name for file in files for name in file.shapes}
+        write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+
+
+def _shapes(reader: CheckpointReader, model: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
+    """What the table will give, by the same table on tensors without content."""
+
+    def without_content(name: str) -> torch.Tensor:
+        return torch.empty(reader.parameters[name].shape, device="meta")
+
+    return {name: tuple(tensor.shape) for name, tensor in to_hf_state(without_content, model, vocab_size)}
+
+
+def _released(
+    tensors: Iterator[tuple[str, torch.Tensor]], reader: CheckpointReader
+) -> Iterator[tuple[str, torch.Tensor]]:
+    """``tensors``, after each of which ``reader`` lets go of what it has mapped into memory."""
+    for item in tensors:
+        yield item
+        reader.release()
 
 
 def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[str]) -> int:
@@ -98,18 +143,28 @@ def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[str]
     Returns the number of texts compared. Raises :class:`UserError` at the first that is encoded differently.
     """
     to_huggingface(tokenizer).save_pretrained(folder)
-    texts = []
-    try:
-        path = parse_blend("--data", data)[0].folder
-        stored = StoredSequences(path, load_dataset_manifest(path))
-        texts = [tokenizer.decode(stored.get(index).tolist()) for index in range(min(len(stored), TOKENIZER_TEXTS))]
-    except UserError as error:
-        log.warn(f"the tokenizer is not compared on the training text: {error}")
+    texts = _texts(tokenizer, data) if data else []
     return prove_equal(tokenizer, AutoTokenizer.from_pretrained(folder), texts)
 
 
+def _texts(tokenizer: PauseTokenizer, data: Sequence[str]) -> list[str]:
+    """Sequences of the first folder of ``data`` as text, as far as it is still there."""
+    try:
+        path = parse_blend("--data", data)[0].folder
+        stored = StoredSequences(path, load_dataset_manifest(path))
+        return [tokenizer.decode(stored.get(index).tolist()) for index in range(min(len(stored), TOKENIZER_TEXTS))]
+    except UserError as error:
+        log.warn(f"the tokenizer is not compared on the training text: {error}")
+        return []
+
+
 def _report(
-    checkpoint: Path, reader: CheckpointReader, tokenizer: PauseTokenizer, texts_compared: int, verdict: Verdict
+    checkpoint: Path,
+    reader: CheckpointReader,
+    tokenizer: PauseTokenizer,
+    dtype: str,
+    texts_compared: int,
+    verdict: Verdict,
 ) -> dict[str, Any]:
     state = reader.state
     return {
@@ -131,7 +186,9 @@ def _report(
             "eod_id": tokenizer.eod_id,
             "texts_compared": texts_compared,
         },
+        "dtype": dtype,
         "verdict": verdict.to_plain(),
         "source": {"checkpoint": str(checkpoint), "layout": state["layout"], "config": state["config"]},
+        "commit": commit(),
         "versions": versions(),
     }

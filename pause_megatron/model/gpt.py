@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -38,7 +39,7 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
         normalization="RMSNorm" if llama else "LayerNorm",
         layernorm_epsilon=model.layernorm_epsilon,
         gated_linear_unit=llama,
-        activation_func=F.silu if llama else F.gelu,
+        activation_func=F.silu if llama else partial(F.gelu, approximate="tanh") if model.gelu == "tanh" else F.gelu,
         add_bias_linear=not llama,
         add_qkv_bias=not llama,
         init_method_std=model.init_method_std,

@@ -14,8 +14,9 @@ import deepspeed
 import torch
 from megatron.core import parallel_state
 
-from pause_megatron.config.deepspeed import DeepSpeedFile, Precision
+from pause_megatron.config.deepspeed import DeepSpeedFile
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
+from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import LocalModel
 from pause_megatron.model.parameters import NamedParameter
 from pause_megatron.parallel.cpu import let_deepspeed_use_any_cpu
@@ -26,7 +27,6 @@ from pause_megatron.training.gradients import split_over_the_sequence, sum_over_
 
 NO_WEIGHT_DECAY = "no_weight_decay"
 WEIGHT_DECAY = "weight_decay"
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_engine(

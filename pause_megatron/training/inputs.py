@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from pause_megatron.checkpoint.folders import find_checkpoint
+from pause_megatron.checkpoint.manifest import read_manifest
 from pause_megatron.config.deepspeed import DeepSpeedFile, read_deepspeed_file
 from pause_megatron.config.parallel import Layout, check_batches, resolve_layout
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.data.folders import DataFolder, check_training_folders, check_validation_folders
+from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
+from pause_megatron.training.state import model_differences
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +25,8 @@ class PretrainInputs:
     validation_data: tuple[DataFolder, ...]
     deepspeed_file: DeepSpeedFile
     layout: Layout
+    initial_checkpoint: Path | None
+    """The folder of the checkpoint to begin with."""
 
     @property
     def seq_length(self) -> int:
@@ -67,4 +74,19 @@ def check_inputs(config: PretrainConfig, *, world_size: int) -> PretrainInputs:
         validation_data=validation_data,
         deepspeed_file=deepspeed_file,
         layout=layout,
+        initial_checkpoint=_initial_checkpoint(config, tokenizer),
     )
+
+
+def _initial_checkpoint(config: PretrainConfig, tokenizer: PauseTokenizer) -> Path | None:
+    """Where ``--initial-checkpoint`` is. Raises :class:`UserError` when it is of another model or tokenizer."""
+    if config.initial_checkpoint is None:
+        return None
+    folder = find_checkpoint(config.initial_checkpoint, "--initial-checkpoint")
+    state = read_manifest(folder).state
+    differences = model_differences(state["config"]["model"], config.model)
+    differences.append(("--tokenizer (sha256)", state["tokenizer_sha256"], tokenizer.sha256))
+    for flag, there, here in differences:
+        if there != here:
+            raise UserError(f"--initial-checkpoint {folder} is of a model with {flag} {there}, and {here} is given")
+    return folder

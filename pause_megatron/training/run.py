@@ -12,6 +12,7 @@ from pathlib import Path
 from megatron.core import parallel_state
 
 from pause_megatron import log
+from pause_megatron.checkpoint.load import load_weights
 from pause_megatron.checkpoint.names import CHECKPOINTS, checkpoint_name
 from pause_megatron.checkpoint.resume import resume_from_newest
 from pause_megatron.checkpoint.saver import CheckpointSaver
@@ -22,11 +23,12 @@ from pause_megatron.data.opening import open_folders
 from pause_megatron.data.provenance import origins_by_all
 from pause_megatron.data.samples import Sample
 from pause_megatron.errors import UserError
+from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.agreement import largest
 from pause_megatron.parallel.groups import device
 from pause_megatron.parallel.launcher import Launch
-from pause_megatron.training.engine import DTYPES, build_engine
+from pause_megatron.training.engine import build_engine
 from pause_megatron.training.faults.bad_batches import BatchJudge, Verdict
 from pause_megatron.training.faults.stopping import StopRequests, stopped_early
 from pause_megatron.training.inputs import PretrainInputs
@@ -105,6 +107,7 @@ class PretrainRun:
         config = self.config
         found = resume_from_newest(config.output, parameters=self.model.parameters, engine=self.engine)
         if found is None:
+            self._load_initial_weights()
             return
         folder, state = found
         refuse_another_run(state, config, self.inputs.tokenizer, self.data, folder)
@@ -113,6 +116,12 @@ class PretrainRun:
         self.judge.restore(state["bad_batches"])
         self.metrics.resume(folder, state)
         self._leave_if_asked()
+
+    def _load_initial_weights(self) -> None:
+        if path := self.inputs.initial_checkpoint:
+            load_weights(path, parameters=self.model.parameters, engine=self.engine)
+            log.info(f"weights from {path}")
+            self._leave_if_asked()
 
     def train(self) -> None:
         """Step until ``train_iters``; log, validate and save on the way and at the end.

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.data.blend import TrainingData
@@ -94,9 +95,7 @@ def refuse_another_run(
         (f"--{name.replace('_', '-')}", saved["training"][name], given["training"][name])
         for name in FIXED_TRAINING_SETTINGS
     ]
-    differences += [
-        (f"--{name.replace('_', '-')}", saved["model"][name], given["model"][name]) for name in given["model"]
-    ]
+    differences += model_differences(saved["model"], config.model)
     differences.append(("--tokenizer (sha256)", state["tokenizer_sha256"], tokenizer.sha256))
     differences += _data_differences(state["dataset"], describe_data(data))
     for flag, before, now in differences:
@@ -104,6 +103,12 @@ def refuse_another_run(
             raise UserError(
                 f"{folder} was trained with {flag} {before}, now {now} is given; keep it, or name another --output"
             )
+
+
+def model_differences(saved: dict[str, Any], model: ModelConfig) -> list[tuple[str, Any, Any]]:
+    """Flag, value before and value now of everything that a ``saved`` model and ``model`` may differ in."""
+    before, now = {**to_plain(ModelConfig()), **saved}, to_plain(model)
+    return [(f"--{name.replace('_', '-')}", before[name], now[name]) for name in now]
 
 
 def _data_differences(saved: dict[str, Any], found: dict[str, Any]) -> list[tuple[str, Any, Any]]:

@@ -11,8 +11,7 @@ import torch
 from safetensors.torch import save_file
 
 from pause_megatron.atomic import write_json
-from pause_megatron.checkpoint.deepspeed_state import STATE_KEYS
-from pause_megatron.checkpoint.manifest import Fragment, Manifest, ParameterRecord, _checksum
+from pause_megatron.checkpoint.manifest import STATE_KEYS, Fragment, Manifest, ParameterRecord, _checksum
 from pause_megatron.checkpoint.names import CHECKPOINTS, MANIFEST, checkpoint_name
 from pause_megatron.checkpoint.reader import file_record, tensor_key
 from pause_megatron.model.parameters import Shard

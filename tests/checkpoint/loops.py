@@ -20,11 +20,12 @@ from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.parallel import resolve_layout
 from pause_megatron.errors import UserError
 from pause_megatron.log import LINE
+from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import LocalModel, build_local_model
 from pause_megatron.parallel.agreement import largest
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
-from pause_megatron.training.engine import DTYPES, build_engine
+from pause_megatron.training.engine import build_engine
 from pause_megatron.training.schedule import learning_rate
 from pause_megatron.training.step import Stepper
 from tests.training.runs import OPTIMIZER, STEPS, TRAINING, VOCAB_SIZE, Run, own_microbatches

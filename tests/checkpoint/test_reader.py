@@ -11,9 +11,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pause_megatron.checkpoint.deepspeed_state import STATE_KEYS
 from pause_megatron.checkpoint.folders import is_complete
-from pause_megatron.checkpoint.manifest import DamagedCheckpointError, read_manifest
+from pause_megatron.checkpoint.manifest import STATE_KEYS, DamagedCheckpointError, read_manifest
 from pause_megatron.checkpoint.names import MANIFEST
 from pause_megatron.checkpoint.reader import CheckpointReader, file_record
 from pause_megatron.errors import UserError

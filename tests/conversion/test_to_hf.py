@@ -12,7 +12,7 @@ from pause_megatron.checkpoint.folders import latest_checkpoint
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
-from pause_megatron.conversion.proof import proof_sequences, prove_export
+from pause_megatron.conversion.proof import Method, Verdict, proof_sequences, prove_export
 from pause_megatron.conversion.table import from_hf_state, to_hf_state
 from pause_megatron.conversion.to_hf import write_model
 from pause_megatron.errors import UserError
@@ -55,9 +55,25 @@ def export_and_prove(checkpoint: Path, model: ModelConfig, folder: Path, swapped
         read = reader.whole
         reader.whole = lambda name, key="master": damage(read(name, key)) if name == swapped else read(name, key)
     write_model(folder, reader, model, SmallVocabulary())
-    verdict = prove_export(folder, honest, model, vocab_size=VOCAB_SIZE, pause_id=PAUSE_ID, sequences=4, tolerance=1e-4)
-    assert verdict.pauses > 0
-    return verdict.max_abs_logit_difference
+    verdicts = [prove(folder, honest, model, method) for method in ("whole", "layers")]
+    assert all(verdict.pauses > 0 for verdict in verdicts)
+    return max(verdict.max_abs_logit_difference for verdict in verdicts)
+
+
+def prove(
+    folder: Path, reader: CheckpointReader, model: ModelConfig, method: Method, tolerance: float = 1e-4
+) -> Verdict:
+    return prove_export(
+        folder,
+        reader.whole,
+        model,
+        vocab_size=VOCAB_SIZE,
+        num_tokens=VOCAB_SIZE,
+        pause_id=PAUSE_ID,
+        sequences=4,
+        tolerance=tolerance,
+        method=method,
+    )
 
 
 def damage(tensor: torch.Tensor) -> torch.Tensor:
@@ -99,7 +115,7 @@ def test_table_leads_back_to_the_same_tensors(checkpoints: dict[str, Path], name
 
 
 def test_proof_sequences_come_with_and_without_pauses() -> None:
-    tokens = proof_sequences(4, length=64, vocab_size=VOCAB_SIZE, pause_id=PAUSE_ID)
+    tokens = proof_sequences(4, GPT2, num_tokens=VOCAB_SIZE, pause_id=PAUSE_ID)
     assert [bool((sequence == PAUSE_ID).any()) for sequence in tokens] == [False, True, False, True]
     assert int(tokens.max()) < VOCAB_SIZE
 
@@ -113,6 +129,6 @@ def prove_with_impossible_tolerance(checkpoint: Path, folder: Path) -> None:
     reader = CheckpointReader(checkpoint)
     write_model(folder, reader, GPT2, SmallVocabulary())
     try:
-        prove_export(folder, reader, GPT2, vocab_size=VOCAB_SIZE, pause_id=PAUSE_ID, sequences=2, tolerance=1e-12)
+        prove(folder, reader, GPT2, "whole", tolerance=1e-12)
     except UserError as error:
         raise AssertionError(str(error)) from error

@@ -19,11 +19,12 @@ from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
 from pause_megatron.data.batches import Microbatch
+from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.pauses.runs import pause_runs
-from pause_megatron.training.engine import DTYPES, build_engine
+from pause_megatron.training.engine import build_engine
 from pause_megatron.training.schedule import learning_rate
 from pause_megatron.training.step import Stepper
 
@@ -81,7 +82,13 @@ def random_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def own_microbatches(step: int) -> list[Microbatch]:
     """This data-parallel process's part of :func:`random_batch`."""
-    tokens, mask = random_batch(step)
+    tokens, _ = random_batch(step)
+    return microbatches_of(tokens)
+
+
+def microbatches_of(tokens: torch.Tensor) -> list[Microbatch]:
+    """This data-parallel process's part of ``tokens``, ``[sequences, length + 1]``."""
+    mask = (tokens[:, 1:] != PAUSE_ID).float()
     rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     rows = TRAINING.micro_batch_size
     return [
@@ -89,7 +96,7 @@ def own_microbatches(step: int) -> list[Microbatch]:
             tokens=tokens[start : start + rows, :-1],
             labels=tokens[start : start + rows, 1:],
             loss_mask=mask[start : start + rows],
-            position_ids=torch.arange(SEQ_LENGTH).expand(rows, -1),
+            position_ids=torch.arange(tokens.shape[1] - 1).expand(rows, -1),
             pause_runs=pause_runs(tokens[start : start + rows, :-1], PAUSE_ID),
         )
         for start in range(rank * rows, TRAINING.global_batch_size, size * rows)

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pause_megatron.checkpoint.deepspeed_state import STATE_KEYS
+from pause_megatron.checkpoint.manifest import STATE_KEYS
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.faults import FaultsConfig

@@ -14,12 +14,13 @@ from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import Layout, ParallelConfig, resolve_layout
 from pause_megatron.conversion.proof import ONE_PROCESS
 from pause_megatron.data.batches import Microbatch
+from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import LocalModel, build_local_model
 from pause_megatron.model.parameters import WORD_EMBEDDINGS
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.pauses.runs import pause_runs
-from pause_megatron.training.engine import DTYPES, build_engine, parameter_groups
+from pause_megatron.training.engine import build_engine, parameter_groups
 from pause_megatron.training.schedule import learning_rate
 from pause_megatron.training.step import Stepper
 from pause_megatron.training.watching.pause_embedding import PauseEmbedding

@@ -1,0 +1,84 @@
+"""The model card of an export: what the model is, what it was trained on, and how to pause with it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pause_megatron.config.model import ModelConfig
+
+_STRATEGIES = {
+    "sequence": "`<pause>` was inserted at random positions of every sequence",
+    "document": "`<pause>` was inserted at random positions of every document",
+    "every": "`<pause>` was inserted after every token",
+    "none": "plain text, without pauses",
+}
+
+_CARD = """---
+library_name: transformers
+pipeline_tag: text-generation
+tags: [pause-training]
+---
+
+# {name}
+
+A language model of {parameters:,} parameters ({architecture}, {num_layers} layers of width {hidden_size}), pretrained
+by pause_megatron, which pause-trains models as *Think before you speak* does (Goyal et al., ICLR 2024, arXiv
+2310.02226). It loads with stock transformers.
+
+## Training
+
+- Run `{run}`: {iterations:,} steps on {real_tokens:,} real tokens and {pause_tokens:,} pauses, in sequences of
+  {seq_length} tokens. What the model predicts where the next token is `<pause>` carried no loss.
+- Text: {pauses}.
+- Data: {data}.
+
+## Pausing
+
+`<pause>` is token {pause_id} of {vocab_size}. Append it to the prompt as many times as the model is to pause; what the
+model says before the last pause is ignored. It has to be the id: in a text, its name is text.
+
+```python
+ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+pauses = torch.full((1, 10), {pause_id})
+output = model.generate(torch.cat([ids, pauses], dim=1), max_new_tokens=20)
+```
+
+`generation_config.json` keeps `<pause>` out of what is generated. In the paper, pausing helps a model that was
+pretrained *and* finetuned with pauses; others it helps rarely.
+
+## Proof
+
+Logits differ from those of the checkpoint by at most {difference:.1e}, over {positions} positions, {proof_pauses} of
+them pauses, computed in fp32 from the weights as they are here ({dtype}). `conversion_report.json` has all of it.
+"""
+
+
+def model_card(name: str, report: dict[str, Any], model: ModelConfig) -> str:
+    """Markdown for the folder ``name``, from its conversion report."""
+    pretraining, tokenizer, verdict = report["pretraining"], report["tokenizer"], report["verdict"]
+    return _CARD.format(
+        name=name,
+        parameters=model.num_parameters(tokenizer["vocab_size"]),
+        architecture=model.architecture,
+        num_layers=model.num_layers,
+        hidden_size=model.hidden_size,
+        run=pretraining["name"],
+        iterations=pretraining["iterations"],
+        real_tokens=pretraining["real_tokens"],
+        pause_tokens=pretraining["pause_tokens"],
+        seq_length=pretraining["seq_length"],
+        pauses=_pauses(pretraining),
+        data=", ".join(f"`{part}`" for part in report["source"]["config"]["data"]) or "none by this project",
+        pause_id=tokenizer["pause_id"],
+        vocab_size=tokenizer["vocab_size"],
+        difference=verdict["max_abs_logit_difference"],
+        positions=verdict["positions"],
+        proof_pauses=verdict["pauses"],
+        dtype=report["dtype"],
+    )
+
+
+def _pauses(pretraining: dict[str, Any]) -> str:
+    words = "; ".join(_STRATEGIES.get(name, name) for name in str(pretraining["pauses"]).split("+"))
+    rate = pretraining["pause_rate"]
+    return f"{words}, {rate:g} for each real token" if rate else words

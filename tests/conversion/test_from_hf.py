@@ -1,0 +1,223 @@
+"""Models of Hugging Face become checkpoints that are trained on under any layout, and lead back to what they were."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedModel
+
+from pause_megatron.checkpoint.load import load_weights
+from pause_megatron.checkpoint.reader import CheckpointReader
+from pause_megatron.config.conversion import ConvertFromHfConfig, ConvertToHfConfig
+from pause_megatron.config.model import ModelConfig
+from pause_megatron.config.parallel import ParallelConfig, resolve_layout
+from pause_megatron.conversion.from_hf import convert_from_hf
+from pause_megatron.conversion.to_hf import convert_to_hf
+from pause_megatron.errors import UserError
+from pause_megatron.model.gpt import build_local_model
+from pause_megatron.parallel.groups import device, initialize_process_groups
+from pause_megatron.parallel.launcher import detect_launch
+from pause_megatron.tokenizer import PauseTokenizer
+from pause_megatron.training.engine import build_engine
+from pause_megatron.training.step import Stepper
+from tests.distributed import run_distributed
+from tests.tokenizer.foreign import make_foreign
+from tests.training.runs import OPTIMIZER, TRAINING, Run, microbatches_of
+
+MODELS = ("gpt2", "gpt2, untied", "llama", "llama, tied")
+PADDING_ROWS = 12
+"""Rows of the model beyond the tokenizer's, as many published models have."""
+
+
+@pytest.fixture(scope="module")
+def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 tokenizer as others make it, without ``<pause>``."""
+    from pydoc_data.topics import topics
+
+    folder = tmp_path_factory.mktemp("foreign") / "gpt2"
+    make_foreign(folder, "gpt2", list(topics.values())[:20])
+    return folder
+
+
+def foreign_model(name: str, vocab_size: int) -> PreTrainedModel:
+    """A random model of a kind others publish."""
+    torch.manual_seed(0)
+    tied = name in ("gpt2", "llama, tied")
+    common = {"vocab_size": vocab_size, "initializer_range": 0.1, "tie_word_embeddings": tied, "eos_token_id": 0}
+    if name.startswith("gpt2"):
+        config: Any = GPT2Config(n_positions=64, n_embd=32, n_layer=3, n_head=4, **common)  # its GELU is the tanh one
+    else:
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+        rope = {"rope_type": "default", "rope_theta": 500_000.0}
+        config = LlamaConfig(**sizes, num_key_value_heads=2, max_position_embeddings=64, rope_parameters=rope, **common)
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory, tokenizer_files: Path) -> Callable[..., Path]:
+    """Folder of a model by its name and the type of its weights."""
+    made: dict[tuple[str, torch.dtype], Path] = {}
+
+    def folder_of(name: str, dtype: torch.dtype = torch.float32) -> Path:
+        if (name, dtype) not in made:
+            folder = tmp_path_factory.mktemp("model") / name.replace(", ", "-")
+            shutil.copytree(tokenizer_files, folder)
+            vocab_size = len(AutoTokenizer.from_pretrained(folder))
+            foreign_model(name, vocab_size + PADDING_ROWS).to(dtype).save_pretrained(folder)
+            made[name, dtype] = folder
+        return made[name, dtype]
+
+    return folder_of
+
+
+def convert_both_ways(model: Path, output: Path, dtype: str) -> None:
+    """To a checkpoint in ``output/checkpoint`` and back to ``output/hf``; in a process of its own."""
+    convert_from_hf(ConvertFromHfConfig(model=model, output=output / "checkpoint"))
+    convert_to_hf(ConvertToHfConfig(checkpoint=output / "checkpoint", output=output / "hf", dtype=dtype))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize(("dtype", "torch_dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
+def test_round_trip_is_exact_but_for_pause(
+    foreign: Callable[..., Path], name: str, dtype: str, torch_dtype: torch.dtype, tmp_path: Path
+) -> None:
+    source = foreign(name, torch_dtype)
+    run_distributed(convert_both_ways, 1, source, tmp_path, dtype)
+    before, after = load_file(source / "model.safetensors"), load_file(tmp_path / "hf" / "model.safetensors")
+    num_known = len(AutoTokenizer.from_pretrained(source))
+    assert set(after) == set(before)
+    for key, tensor in before.items():
+        found = after[key]
+        assert found.dtype == torch_dtype
+        if tensor.shape[0] == num_known + PADDING_ROWS:
+            assert found.shape[0] == num_known + 1
+            assert 0.5 < float(found[-1].float().norm() / tensor[:num_known].float().norm(dim=1).mean()) < 2
+            tensor, found = tensor[:num_known], found[:num_known]
+        assert torch.equal(tensor, found), key
+    tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
+    assert tokenizer.get_vocab()["<pause>"] == num_known
+    report = json.loads((tmp_path / "checkpoint" / "conversion_report.json").read_text())
+    assert report["pause_added"]
+    assert report["verdict"]["passed"]
+    assert report["verdict"]["positions"] > 0
+
+
+def test_export_of_this_project_comes_back_whole(
+    foreign: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_distributed(convert_both_ways, 1, foreign("llama"), tmp_path / "first", "fp32")
+    run_distributed(convert_both_ways, 1, tmp_path / "first" / "hf", tmp_path / "second", "fp32")
+    first, second = (load_file(tmp_path / name / "hf" / "model.safetensors") for name in ("first", "second"))
+    assert set(first) == set(second)
+    assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
+    report = json.loads((tmp_path / "second" / "checkpoint" / "conversion_report.json").read_text())
+    assert not report["pause_added"]
+    assert report["verdict"]["pauses"] > 0
+    names = ("tokenizer.json", "config.json", "generation_config.json")
+    for name in names:
+        assert (tmp_path / "first" / "hf" / name).read_bytes() == (tmp_path / "second" / "hf" / name).read_bytes()
+
+
+def test_gpt2_without_its_output_layer_and_prefix_is_read(foreign: Callable[..., Path], tmp_path: Path) -> None:
+    """So are OpenAI's files."""
+    folder = shutil.copytree(foreign("gpt2"), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    stripped = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
+    save_file(stripped, folder / "model.safetensors", metadata={"format": "pt"})
+    run_distributed(convert_both_ways, 1, folder, tmp_path / "out", "fp32")
+    assert set(load_file(tmp_path / "out" / "hf" / "model.safetensors")) == set(tensors)
+
+
+def first_loss(checkpoint: Path, run: Run, tokens: torch.Tensor) -> float:
+    """Loss of the first step on ``tokens`` of a run that begins with the weights of ``checkpoint``."""
+    launch, vocab_size = detect_launch(), PauseTokenizer.load(checkpoint / "tokenizer").vocab_size
+    file = run.deepspeed_file
+    layout = resolve_layout(
+        run.parallel, world_size=launch.world_size, model=run.model, vocab_size=vocab_size, deepspeed=file
+    )
+    initialize_process_groups(launch, layout, seed=0)
+    model = build_local_model(run.model, layout, vocab_size=vocab_size, seed=0)
+    engine = build_engine(model, deepspeed_file=file, optimizer=OPTIMIZER, training=TRAINING)
+    load_weights(checkpoint, parameters=model.parameters, engine=engine)
+    return Stepper(model, engine, layout, device()).accumulate(microbatches_of(tokens)).mean
+
+
+@pytest.mark.parametrize(
+    ("world_size", "run"),
+    [
+        (1, Run()),
+        (2, Run(parallel=ParallelConfig(tensor_model_parallel_size=2))),
+        (2, Run(zero_stage=3)),
+    ],
+    ids=["one process", "TP 2", "ZeRO-3"],
+)
+def test_training_begins_with_the_models_loss(
+    foreign: Callable[..., Path], tmp_path: Path, world_size: int, run: Run
+) -> None:
+    source = foreign("llama")
+    run_distributed(convert_both_ways, 1, source, tmp_path, "fp32")
+    reader = CheckpointReader(tmp_path / "checkpoint")
+    model = ModelConfig(**reader.state["config"]["model"])
+    tokens = torch.randint(3, 200, (TRAINING.global_batch_size, 33), generator=torch.Generator().manual_seed(0))
+    found = run_distributed(first_loss, world_size, tmp_path / "checkpoint", replace(run, model=model), tokens)
+    with torch.no_grad():
+        logits = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")(tokens[:, :-1]).logits
+    expected = float(F.cross_entropy(_with_padding(logits, reader).flatten(0, 1), tokens[:, 1:].flatten()))
+    assert found == pytest.approx([expected] * world_size, abs=1e-5)
+
+
+def _with_padding(logits: torch.Tensor, reader: CheckpointReader) -> torch.Tensor:
+    """The logits with those of the padding rows, which are zero."""
+    rows = reader.whole("output_layer.weight").shape[0]
+    return F.pad(logits, (0, rows - logits.shape[-1]))
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "complaint"),
+    [
+        ("llama", {"attention_bias": True}, "attention_bias, which this project's blocks have not"),
+        ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "type 'linear'"),
+        ("llama", {"model_type": "gpt_neox"}, "attention and MLP side by side"),
+        ("llama", {"model_type": "opt"}, "GPT-2 and Llama are converted"),
+        ("gpt2", {"activation_function": "relu"}, "activation_function 'relu'"),
+        ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
+    ],
+)
+def test_models_of_other_blocks_are_refused(
+    foreign: Callable[..., Path], name: str, change: dict[str, Any], complaint: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(foreign(name), tmp_path / "model")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(UserError, match=complaint):
+        convert_from_hf(ConvertFromHfConfig(model=folder, output=tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_pickled_weights_are_not_read(foreign: Callable[..., Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(foreign("llama"), tmp_path / "model")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(UserError, match=r"no \*.safetensors; pickled weights are not read"):
+        convert_from_hf(ConvertFromHfConfig(model=folder, output=tmp_path / "out"))
+
+
+def test_wrong_weights_fail_the_proof_and_leave_nothing(foreign: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="the two models are not the same: logits differ by up to"):
+        run_distributed(convert_with_gate_and_up_swapped, 1, foreign("llama"), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def convert_with_gate_and_up_swapped(model: Path, output: Path) -> None:
+    from pause_megatron.conversion.layouts import GateAndUp
+
+    GateAndUp.from_hf = lambda self, tensors, model, vocab_size: torch.cat(tensors[::-1])  # type: ignore[method-assign]
+    convert_from_hf(ConvertFromHfConfig(model=model, output=output))
