@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pause_megatron.checkpoint.load import load_weights
 from pause_megatron.checkpoint.reader import CheckpointReader
@@ -29,54 +29,11 @@ from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.training.engine import build_engine
 from pause_megatron.training.step import Stepper
+from tests.conversion.conftest import PADDING_ROWS
 from tests.distributed import run_distributed
-from tests.tokenizer.foreign import make_foreign
 from tests.training.runs import OPTIMIZER, TRAINING, Run, microbatches_of
 
 MODELS = ("gpt2", "gpt2, untied", "llama", "llama, tied")
-PADDING_ROWS = 12
-"""Rows of the model beyond the tokenizer's, as many published models have."""
-
-
-@pytest.fixture(scope="module")
-def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-2 tokenizer as others make it, without ``<pause>``."""
-    from pydoc_data.topics import topics
-
-    folder = tmp_path_factory.mktemp("foreign") / "gpt2"
-    make_foreign(folder, "gpt2", list(topics.values())[:20])
-    return folder
-
-
-def foreign_model(name: str, vocab_size: int) -> PreTrainedModel:
-    """A random model of a kind others publish."""
-    torch.manual_seed(0)
-    tied = name in ("gpt2", "llama, tied")
-    common = {"vocab_size": vocab_size, "initializer_range": 0.1, "tie_word_embeddings": tied, "eos_token_id": 0}
-    if name.startswith("gpt2"):
-        config: Any = GPT2Config(n_positions=64, n_embd=32, n_layer=3, n_head=4, **common)  # its GELU is the tanh one
-    else:
-        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
-        rope = {"rope_type": "default", "rope_theta": 500_000.0}
-        config = LlamaConfig(**sizes, num_key_value_heads=2, max_position_embeddings=64, rope_parameters=rope, **common)
-    return AutoModelForCausalLM.from_config(config)
-
-
-@pytest.fixture(scope="module")
-def foreign(tmp_path_factory: pytest.TempPathFactory, tokenizer_files: Path) -> Callable[..., Path]:
-    """Folder of a model by its name and the type of its weights."""
-    made: dict[tuple[str, torch.dtype], Path] = {}
-
-    def folder_of(name: str, dtype: torch.dtype = torch.float32) -> Path:
-        if (name, dtype) not in made:
-            folder = tmp_path_factory.mktemp("model") / name.replace(", ", "-")
-            shutil.copytree(tokenizer_files, folder)
-            vocab_size = len(AutoTokenizer.from_pretrained(folder))
-            foreign_model(name, vocab_size + PADDING_ROWS).to(dtype).save_pretrained(folder)
-            made[name, dtype] = folder
-        return made[name, dtype]
-
-    return folder_of
 
 
 def convert_both_ways(model: Path, output: Path, dtype: str) -> None:

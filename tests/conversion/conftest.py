@@ -1,0 +1,57 @@
+"""Models as others publish them: random weights, padding rows, a tokenizer without ``<pause>``."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from pydoc_data.topics import topics
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedModel
+
+from tests.tokenizer.foreign import make_foreign
+
+PADDING_ROWS = 12
+"""Rows of the model beyond the tokenizer's, as many published models have."""
+
+
+@pytest.fixture(scope="package")
+def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A GPT-2 tokenizer as others make it, without ``<pause>``."""
+    folder = tmp_path_factory.mktemp("foreign") / "gpt2"
+    make_foreign(folder, "gpt2", list(topics.values())[:20])
+    return folder
+
+
+def foreign_model(name: str, vocab_size: int) -> PreTrainedModel:
+    """A random model of a kind others publish."""
+    torch.manual_seed(0)
+    tied = name in ("gpt2", "llama, tied")
+    common = {"vocab_size": vocab_size, "initializer_range": 0.1, "tie_word_embeddings": tied, "eos_token_id": 0}
+    if name.startswith("gpt2"):
+        config: Any = GPT2Config(n_positions=64, n_embd=32, n_layer=3, n_head=4, **common)  # its GELU is the tanh one
+    else:
+        sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
+        rope = {"rope_type": "default", "rope_theta": 500_000.0}
+        config = LlamaConfig(**sizes, num_key_value_heads=2, max_position_embeddings=64, rope_parameters=rope, **common)
+    return AutoModelForCausalLM.from_config(config)
+
+
+@pytest.fixture(scope="package")
+def foreign(tmp_path_factory: pytest.TempPathFactory, tokenizer_files: Path) -> Callable[..., Path]:
+    """Folder of a model by its name and the type of its weights."""
+    made: dict[tuple[str, torch.dtype], Path] = {}
+
+    def folder_of(name: str, dtype: torch.dtype = torch.float32) -> Path:
+        if (name, dtype) not in made:
+            folder = tmp_path_factory.mktemp("model") / name.replace(", ", "-")
+            shutil.copytree(tokenizer_files, folder)
+            vocab_size = len(AutoTokenizer.from_pretrained(folder))
+            foreign_model(name, vocab_size + PADDING_ROWS).to(dtype).save_pretrained(folder)
+            made[name, dtype] = folder
+        return made[name, dtype]
+
+    return folder_of

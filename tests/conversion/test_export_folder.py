@@ -1,0 +1,114 @@
+"""What an export's folder holds: weights of the asked type in files of the asked size, a report, a model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+from pause_megatron.config.conversion import ConvertFromHfConfig, ConvertToHfConfig
+from pause_megatron.conversion.from_hf import convert_from_hf
+from pause_megatron.conversion.layouts import GateAndUp, SplitQkv
+from pause_megatron.conversion.safetensors_writer import divide
+from pause_megatron.conversion.to_hf import convert_to_hf
+from tests.distributed import run_distributed
+
+GIGABYTE = 1e9
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(foreign: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "run"
+    run_distributed(convert_from_hf, 1, ConvertFromHfConfig(model=foreign("llama"), output=folder))
+    return folder
+
+
+def exported(checkpoint: Path, output: Path, **settings: Any) -> dict[str, Any]:
+    """Export, in a process of its own; returns the report."""
+    run_distributed(convert_to_hf, 1, ConvertToHfConfig(checkpoint=checkpoint, output=output, **settings))
+    report: dict[str, Any] = json.loads((output / "conversion_report.json").read_text(encoding="utf-8"))
+    return report
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_are_of_the_asked_type_and_proven_in_it(checkpoint: Path, dtype: str, tmp_path: Path) -> None:
+    report = exported(checkpoint, tmp_path / "hf", dtype=dtype)
+    assert report["dtype"] == dtype
+    assert report["verdict"]["passed"]
+    assert report["verdict"]["max_abs_logit_difference"] <= 1e-4
+    assert {"commit", "source", "versions"} <= set(report)
+    assert report["source"]["layout"] == "from Hugging Face"
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    assert model.dtype == DTYPES[dtype]
+
+
+def test_small_files_are_one_model(checkpoint: Path, tmp_path: Path) -> None:
+    largest = 100_000
+    exported(checkpoint, tmp_path / "one")
+    exported(checkpoint, tmp_path / "many", max_shard_gb=largest / GIGABYTE)
+    files = sorted((tmp_path / "many").glob("model-*.safetensors"))
+    assert len(files) > 2
+    assert [path.name[-20:] for path in files] == [f"-of-{len(files):05d}.safetensors"[-20:]] * len(files)
+    sizes = {path.name: _sizes(path) for path in files}
+    assert all(sum(of_file.values()) <= largest or len(of_file) == 1 for of_file in sizes.values())
+    index = json.loads((tmp_path / "many" / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert index["weight_map"] == {name: file for file, of_file in sizes.items() for name in of_file}
+    assert index["metadata"]["total_size"] == sum(sum(of_file.values()) for of_file in sizes.values())
+    one, many = (AutoModelForCausalLM.from_pretrained(tmp_path / name).state_dict() for name in ("one", "many"))
+    assert set(one) == set(many)
+    assert all(torch.equal(tensor, many[name]) for name, tensor in one.items())
+
+
+def _sizes(path: Path) -> dict[str, int]:
+    with safe_open(path, framework="pt") as file:
+        return {name: file.get_tensor(name).nbytes for name in file.keys()}  # noqa: SIM118 - it is no mapping
+
+
+def test_a_tensor_larger_than_a_file_has_one_to_itself() -> None:
+    files = divide({"a": (10,), "b": (100,), "c": (10,), "d": (10,)}, element=4, max_bytes=100, stem="model")
+    assert [list(file.shapes) for file in files] == [["a"], ["b"], ["c", "d"]]
+
+
+def test_pause_is_known_and_never_generated(checkpoint: Path, tmp_path: Path) -> None:
+    report = exported(checkpoint, tmp_path / "hf")
+    pause_id = report["tokenizer"]["pause_id"]
+    assert AutoTokenizer.from_pretrained(tmp_path / "hf").convert_tokens_to_ids("<pause>") == pause_id
+    assert GenerationConfig.from_pretrained(tmp_path / "hf").suppress_tokens == [pause_id]
+    card = (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
+    assert f"`<pause>` is token {pause_id} of {report['tokenizer']['vocab_size']}" in card
+    assert f"{report['verdict']['max_abs_logit_difference']:.1e}" in card
+
+
+def swap_two_heads(self: SplitQkv, tensor: torch.Tensor, model: Any, vocab_size: int) -> list[torch.Tensor]:
+    queries, keys, values = _SPLIT(self, tensor, model, vocab_size)
+    heads = queries.reshape(model.num_attention_heads, model.head_dim, -1)
+    return [heads[[1, 0, *range(2, len(heads))]].reshape(queries.shape), keys, values]
+
+
+def swap_gate_and_up(self: GateAndUp, tensor: torch.Tensor, model: Any, vocab_size: int) -> list[torch.Tensor]:
+    return list(tensor.chunk(2))[::-1]
+
+
+_SPLIT = SplitQkv.to_hf
+WRONG = {"heads": (SplitQkv, swap_two_heads), "gate and up": (GateAndUp, swap_gate_and_up)}
+
+
+def export_wrongly(checkpoint: Path, output: Path, what: str) -> None:
+    """Export by a table that is wrong in one place; called in a process of its own."""
+    layout, wrong = WRONG[what]
+    layout.to_hf = wrong  # type: ignore[method-assign]
+    convert_to_hf(ConvertToHfConfig(checkpoint=checkpoint, output=output))
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_a_wrong_table_fails_the_proof_and_leaves_no_folder(checkpoint: Path, what: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="the two models are not the same: logits differ by up to"):
+        run_distributed(export_wrongly, 1, checkpoint, tmp_path / "hf", what)
+    assert list(tmp_path.iterdir()) == []
