@@ -109,6 +109,34 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(config: PretrainConfig, u
     assert losses(one_process.output) == pytest.approx(undisturbed, abs=1e-5)
 
 
+def test_a_run_begins_with_the_weights_of_another(config: PretrainConfig, undisturbed_run: PretrainConfig) -> None:
+    begun = replace(
+        config,
+        initial_checkpoint=undisturbed_run.output,
+        output=config.output.with_name("begun"),
+        parallel=ParallelConfig(),
+        training=replace(config.training, train_iters=2),
+    )
+    run_distributed(pretrain, 2, begun)
+    found, before = losses(begun.output), losses(undisturbed_run.output)
+    assert found["train", 1] == pytest.approx(before["train", 8], abs=0.2)
+    assert found["train", 1] < before["train", 1] - 0.2, "the first batch is better known now"
+    run_distributed(pretrain, 1, replace(begun, training=replace(begun.training, train_iters=3)))
+    assert set(losses(begun.output)) > set(found), "it goes on from its own checkpoint"
+
+
+def test_weights_of_another_model_are_refused(config: PretrainConfig, undisturbed_run: PretrainConfig) -> None:
+    model = replace(config.model, num_layers=4)
+    output = config.output.with_name("other-model")
+    wrong = replace(config, model=model, initial_checkpoint=undisturbed_run.output, output=output)
+    with pytest.raises(AssertionError, match="is of a model with --num-layers 2, and 4 is given"):
+        run_distributed(pretrain, 2, wrong)
+    missing = replace(config, initial_checkpoint=output / "nowhere", output=output)
+    with pytest.raises(AssertionError, match=r"--initial-checkpoint .*nowhere: no such folder"):
+        run_distributed(pretrain, 2, missing)
+    assert not output.exists()
+
+
 @pytest.fixture(scope="module")
 def blend(config: PretrainConfig) -> PretrainConfig:
     """The same run on packed documents and standard text, with weights, data-parallel."""
