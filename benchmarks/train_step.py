@@ -101,8 +101,8 @@ def main() -> None:
     require(bool(cases), f"--cases {' '.join(wanted)}: there are {', '.join(case.name for case in _cpu_cases())}")
     sides = SIDES[:2] if arguments.no_compile else SIDES
     if not torch.cuda.is_available():  # the worker would compute on the GPU
-        _cpu_section(cases, sides, arguments.repeats).save(arguments.work, "5-train-step-cpu")
-    _gpu_section(sides).save(arguments.work, "6-train-step-gpu")
+        _cpu_section(cases, sides, arguments.repeats).save(arguments.work, "6-train-step-cpu")
+    _gpu_section(sides).save(arguments.work, "7-train-step-gpu")
 
 
 def _cpu_section(cases: list[Case], sides: tuple[str, ...], repeats: int) -> Section:

@@ -99,6 +99,12 @@ class CheckpointReader:
         """Close the files that were read from, whose pages count as this process's memory while they are mapped."""
         self._open_files.clear()
 
+    def whole_and_release(self, name: str) -> torch.Tensor:
+        """The weights of parameter ``name`` as :meth:`whole` gives them, with no file kept open behind it."""
+        tensor = self.whole(name)
+        self.release()
+        return tensor
+
     def _range(self, name: str, key: StateKey, tp_rank: int, start: int, length: int) -> torch.Tensor:
         """A range of the flattened shard ``tp_rank`` of parameter ``name``, put together from its fragments."""
         fragments = list(self._fragments(name, tp_rank))

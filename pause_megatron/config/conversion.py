@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from pause_megatron.config.checks import require_at_least
 from pause_megatron.config.deepspeed import Precision
 from pause_megatron.errors import UserError
+
+ProofMethod = Literal["auto", "whole", "layers"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +31,9 @@ class ConvertToHfConfig:
     """Largest absolute logit difference (computed in fp32 from the exported weights) for the export to be accepted."""
     proof_sequences: int = 4
     """Sequences the logits are compared on, at least 2; every second one has pauses in it."""
+    proof: ProofMethod = "auto"
+    """Compare the models as a whole, the export as transformers loads it, or with one layer in memory at a time; auto:
+    layers above 500 million parameters."""
 
     def __post_init__(self) -> None:
         _check_tolerance(self.tolerance)
@@ -51,6 +57,9 @@ class ConvertFromHfConfig:
     """Largest absolute logit difference (fp32) for the conversion to be accepted."""
     proof_sequences: int = 4
     """Sequences the logits are compared on, at least 2."""
+    proof: ProofMethod = "auto"
+    """Compare the models as a whole, or with one layer in memory at a time; auto: layers above 500 million
+    parameters."""
 
     def __post_init__(self) -> None:
         _check_tolerance(self.tolerance)

@@ -64,13 +64,14 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
         _write_checkpoint(folder, source, model, tokenizer, config)
         verdict = prove_export(
             config.model,
-            CheckpointReader(folder).whole,
+            CheckpointReader(folder).whole_and_release,
             model,
             vocab_size=tokenizer.vocab_size,
             num_tokens=num_known,
             pause_id=tokenizer.pause_id,
             sequences=config.proof_sequences,
             tolerance=config.tolerance,
+            method=config.proof,
         )
         report = {
             "format": REPORT_FORMAT,

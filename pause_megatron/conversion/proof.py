@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
+from pause_megatron.config.conversion import ProofMethod
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.one_layer import (
     Read,
@@ -119,8 +120,7 @@ def compare_logits(
     )
 
 
-def proof_method(model: ModelConfig, vocab_size: int) -> Method:
-    """How a model of this size is compared."""
+def _by_size(model: ModelConfig, vocab_size: int) -> Method:
     return "whole" if model.num_parameters(vocab_size) <= LARGEST_WHOLE_PARAMETERS else "layers"
 
 
@@ -134,7 +134,7 @@ def prove_export(
     pause_id: int,
     sequences: int,
     tolerance: float,
-    method: Method | None = None,
+    method: ProofMethod = "auto",
 ) -> Verdict:
     """Compare the Hugging Face model in ``folder`` with the Megatron-core model whose weights ``read`` gives.
 
@@ -147,20 +147,20 @@ def prove_export(
         pause_id: where sequences are to have it; only if it is among these.
         sequences: how many are compared, see :func:`proof_sequences`.
         tolerance: largest difference of a logit.
-        method: by the model's size if it is not given.
+        method: as a whole or by layers, or auto: by the model's size.
 
     Raises :class:`UserError` when a logit differs by more.
     """
-    method = method or proof_method(model, vocab_size)
-    in_megatron = megatron_logits if method == "whole" else megatron_logits_by_layer
-    in_hf = hf_logits if method == "whole" else hf_logits_by_layer
+    chosen: Method = _by_size(model, vocab_size) if method == "auto" else method
+    in_megatron = megatron_logits if chosen == "whole" else megatron_logits_by_layer
+    in_hf = hf_logits if chosen == "whole" else hf_logits_by_layer
     tokens = proof_sequences(sequences, model, num_tokens=num_tokens, pause_id=pause_id)
     verdict = compare_logits(
         in_megatron(read, model, vocab_size, tokens)[..., :num_tokens],
         in_hf(folder, tokens)[..., :num_tokens],
         tolerance=tolerance,
         pauses=int((tokens == pause_id).sum()),
-        method=method,
+        method=chosen,
     )
     if not verdict.passed:
         raise UserError(

@@ -6,7 +6,7 @@ weights pass through memory one tensor at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,13 +60,14 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         texts_compared = write_tokenizer(folder, tokenizer, reader.state["config"]["data"])
         verdict = prove_export(
             folder,
-            lambda name: reader.whole(name).to(dtype),
+            lambda name: reader.whole_and_release(name).to(dtype),
             model,
             vocab_size=tokenizer.vocab_size,
             num_tokens=tokenizer.vocab_size,
             pause_id=tokenizer.pause_id,
             sequences=config.proof_sequences,
             tolerance=config.tolerance,
+            method=config.proof,
         )
         report = _report(checkpoint, reader, tokenizer, config.dtype, texts_compared, verdict)
         write_json(folder / REPORT_FILE, report)
@@ -109,7 +110,7 @@ def write_model(
     hf_config.save_pretrained(folder)
     hf_generation_config(pause_id=tokenizer.pause_id, eod_id=tokenizer.eod_id).save_pretrained(folder)
     files = divide(shapes, element=dtype.itemsize, max_bytes=max_shard_bytes, stem="model")
-    write_tensors(folder, files, _released(to_hf_state(reader.whole, model, tokenizer.vocab_size), reader), dtype)
+    write_tensors(folder, files, to_hf_state(reader.whole_and_release, model, tokenizer.vocab_size), dtype)
     if len(files) > 1:
         total = sum(hf_model.get_parameter(name).numel() for name in shapes) * dtype.itemsize
         weight_map = {name: file.name for file in files for name in file.shapes}
@@ -123,15 +124,6 @@ def _shapes(reader: CheckpointReader, model: ModelConfig, vocab_size: int) -> di
         return torch.empty(reader.parameters[name].shape, device="meta")
 
     return {name: tuple(tensor.shape) for name, tensor in to_hf_state(without_content, model, vocab_size)}
-
-
-def _released(
-    tensors: Iterator[tuple[str, torch.Tensor]], reader: CheckpointReader
-) -> Iterator[tuple[str, torch.Tensor]]:
-    """``tensors``, after each of which ``reader`` lets go of what it has mapped into memory."""
-    for item in tensors:
-        yield item
-        reader.release()
 
 
 def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[str]) -> int:

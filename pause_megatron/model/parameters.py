@@ -47,7 +47,7 @@ class Shard:
 
 def join_shards(parts: Sequence[torch.Tensor], *, dim: int | None, blocks: int) -> torch.Tensor:
     """The inverse of :meth:`Shard.slice`: ``parts`` of all tensor-parallel processes, in order, to the whole."""
-    if dim is None:
+    if dim is None or len(parts) == 1:
         return parts[0]
     pieces = [part.chunk(blocks, dim) for part in parts]
     return torch.cat([piece[block] for block in range(blocks) for piece in pieces], dim)

@@ -15,7 +15,7 @@ import torch
 from pause_megatron.corpus.pydoc import write_pydoc_corpus
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ["prepare_text", "preprocess", "memory", "insertion", "merge", "train_step", "report"]
+SCRIPTS = ["prepare_text", "preprocess", "memory", "insertion", "merge", "train_step", "conversion", "report"]
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -124,11 +124,11 @@ def test_leftover_processes_count(tmp_path):
 def test_sides_of_a_training_step_train_the_same_model(tmp_path):
     done = run("train_step", "--work", tmp_path, "--cases", "tiny", "--repeats", 1, "--no-compile")
     assert done.returncode == 0, done.stderr
-    measurements = section(tmp_path, "5-train-step-cpu")["measurements"]
+    measurements = section(tmp_path, "6-train-step-cpu")["measurements"]
     assert len(measurements) == 2
     for sides in measurements.values():
         ours, theirs = sides["ours"]["losses"], sides["transformers"]["losses"]
         assert ours == pytest.approx(theirs, rel=1e-4)
         assert ours[-1] < ours[0]
     if not torch.cuda.is_available():
-        assert set(section(tmp_path, "6-train-step-gpu")["measurements"].values()) == {"not measured"}
+        assert set(section(tmp_path, "7-train-step-gpu")["measurements"].values()) == {"not measured"}
