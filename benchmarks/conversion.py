@@ -65,8 +65,8 @@ def main() -> None:
     section = Section(
         title="Conversion",
         text=f"Weights of {sizes[0] / 1e6:.0f} and {sizes[1] / 1e6:.0f} MB in fp32, {arguments.repeats} repeats, in "
-        "turn. Rates of the further bytes: median (lowest-highest). Most memory of the process in MB, on the small and on "
-        "the large model, mapped files included.",
+        "turn. Rates of the further bytes: median (lowest-highest). Most memory of the process in MB, on the small and "
+        "on the large model, mapped files included.",
         header=("", "MB/s", "of copying", "small, MB", "large, MB"),
         rows=tuple(_row(who, runs, sizes[1] - sizes[0]) for who in CANDIDATES),
         load=(load, load_now()),
