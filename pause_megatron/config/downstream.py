@@ -11,6 +11,8 @@ from pause_megatron.errors import UserError
 
 PrefixAttention = Literal["bidirectional", "causal"]
 """How prompt and pauses attend to each other; the target is always causal."""
+PausePlacement = Literal["append", "prepend", "before-marker"]
+"""Where a prompt's pauses stand: after it, before it, or in it, before the last occurrence of a marker."""
 Precision = Literal["fp32", "bf16"]
 Schedule = Literal["linear", "cosine", "constant"]
 
@@ -128,27 +130,53 @@ class EvaluateConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateConfig:
-    """Continue a prompt after a number of pauses and print the continuation."""
+    """Continue prompts after a number of pauses and print the continuations: the text of one, JSON lines of several."""
 
     model: Path
     """Hugging Face folder, finetuned or not."""
-    prompt: str
-    """Text to continue; may be empty."""
+    prompt: tuple[str, ...]
+    """Text to continue, which may be empty; several are continued as one batch."""
     num_pauses_inf: int | None = None
-    """Pauses appended to the prompt (tokens); as many as in finetuning by default, none without finetuning."""
+    """Pauses put into every prompt (tokens); as many as in finetuning by default, none without finetuning."""
+    pause_placement: PausePlacement = "append"
+    """Where the pauses stand: after the prompt, before it, or before the last --pause-marker in it."""
+    pause_marker: str | None = None
+    """Text the pauses are put in front of, such as 'Answer:'; with --pause-placement before-marker."""
     prefix_attention: PrefixAttention | None = None
     """How the prefix is attended; as in finetuning by default, causal without finetuning."""
     max_new_tokens: int = 64
     """Tokens to generate at most."""
     temperature: float = 0.0
     """Sampling temperature; 0 always takes the likeliest token."""
+    top_k: int = 0
+    """Sample from this many of the likeliest tokens; 0 does not limit them."""
+    top_p: float = 1.0
+    """Sample from the likeliest tokens whose probabilities add up to this; 1 does not limit them."""
+    num_beams: int = 1
+    """Continuations that beam search keeps; 1 does not search."""
     seed: int = 0
     """Seed of sampling."""
     precision: Precision = "fp32"
     """Arithmetic and weights."""
 
     def __post_init__(self) -> None:
-        require_at_least(1, max_new_tokens=self.max_new_tokens)
-        require_at_least(0, temperature=self.temperature, seed=self.seed)
+        if not self.prompt:
+            raise UserError("--prompt: expected at least one text; '' continues nothing")
+        require_at_least(1, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams)
+        require_at_least(0, temperature=self.temperature, top_k=self.top_k, seed=self.seed)
         if self.num_pauses_inf is not None:
             require_at_least(0, num_pauses_inf=self.num_pauses_inf)
+        if not 0 < self.top_p <= 1:
+            raise UserError(f"--top-p {self.top_p}: expected a number above 0 and up to 1")
+        if self.temperature == 0 and (self.top_k or self.top_p < 1):
+            flag = f"--top-k {self.top_k}" if self.top_k else f"--top-p {self.top_p}"
+            raise UserError(f"{flag} limits sampling, which --temperature 0 does not do; give a temperature above 0")
+        check_marker(self.pause_placement, self.pause_marker)
+
+
+def check_marker(placement: PausePlacement, marker: str | None) -> None:
+    """Raise :class:`UserError` unless there is a marker exactly where pauses are placed by one."""
+    if placement == "before-marker" and not marker:
+        raise UserError("--pause-placement before-marker: say before which text, with --pause-marker")
+    if placement != "before-marker" and marker is not None:
+        raise UserError(f"--pause-marker {marker!r} is for --pause-placement before-marker, not {placement}")

@@ -1,47 +1,126 @@
 """Decoding after pauses: the prefix is read once, as it is attended in finetuning, and stock ``generate`` goes on.
 
-What the model says before the last pause is ignored, and ``<pause>`` itself can never be emitted. The harness model and
-the ``generate`` command both come through here.
+What the model says before the last pause is ignored, and ``<pause>`` itself can never be emitted. :func:`generate_texts`
+is for whoever has texts, the ``generate`` command among them; the harness model has ids and comes in further down.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from transformers import DynamicCache, PreTrainedModel, set_seed
 
-from pause_megatron.config.downstream import GenerateConfig
+from pause_megatron.config.downstream import GenerateConfig, PausePlacement, PrefixAttention, check_marker
 from pause_megatron.downstream.batching import BorderBatch, line_up
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
-from pause_megatron.pauses.prompts import TokenIds, pause_prefix
+from pause_megatron.pauses.prompts import TokenIds, pause_prefix, split_at_marker
 
 
 def generate_command(config: GenerateConfig) -> None:
-    """Print the continuation of ``config.prompt`` after ``config.num_pauses_inf`` pauses.
+    """Print the continuation of ``config.prompt``: the text of a single one, a JSON object a line of several.
 
-    Raises :class:`UserError` for what is no model folder, pauses the model does not know, and more of them than fit.
+    Raises :class:`UserError` for what is no model folder, pauses the model does not know, more of them than fit, and a
+    prompt without the marker.
     """
-    folder = load_model_folder(config.model, config.precision)
-    prefix = pause_prefix(
-        folder.tokenizer.encode(config.prompt, add_special_tokens=False),
-        folder.pauses_for_inference(config.num_pauses_inf),
-        pause_id=folder.pause_id,
-        eod_id=folder.eod_id,
-        room=folder.context_length - config.max_new_tokens,
-    )
-    set_seed(config.seed)
-    sampling: dict[str, Any] = {"do_sample": False}
-    if config.temperature > 0:
-        sampling = {"do_sample": True, "temperature": config.temperature, "top_k": 0}
-    [continuation] = generate_after(
-        folder,
-        [prefix],
-        bidirectional=folder.prefix_attention(config.prefix_attention) == "bidirectional",
+    texts = generate_texts(
+        load_model_folder(config.model, config.precision),
+        config.prompt,
+        num_pauses=config.num_pauses_inf,
+        placement=config.pause_placement,
+        marker=config.pause_marker,
+        prefix_attention=config.prefix_attention,
         max_new_tokens=config.max_new_tokens,
-        **sampling,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        num_beams=config.num_beams,
+        seed=config.seed,
     )
-    print(folder.tokenizer.decode(continuation, skip_special_tokens=True))
+    if len(config.prompt) == 1:
+        print(texts[0])
+        return
+    for prompt, text in zip(config.prompt, texts, strict=True):
+        print(json.dumps({"prompt": prompt, "continuation": text}, ensure_ascii=False))
+
+
+def generate_texts(
+    folder: ModelFolder,
+    prompts: Sequence[str],
+    *,
+    num_pauses: int | None = None,
+    placement: PausePlacement = "append",
+    marker: str | None = None,
+    prefix_attention: PrefixAttention | None = None,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    num_beams: int = 1,
+    seed: int | None = None,
+    **settings: Any,
+) -> list[str]:
+    """The continuation of every prompt after its pauses, all decoded as one batch.
+
+        folder = load_model_folder(Path("ft/pausept_pauseft"))
+        [answer] = generate_texts(folder, ["Question: 2 + 2? Answer:"], num_pauses=10)
+
+    ``num_pauses`` and ``prefix_attention`` are those of finetuning when left out; a model that is not finetuned then
+    gets no pauses and attends causally. ``placement`` appends the pauses to the prompt, prepends them, or puts them
+    ``before-marker``: before the last occurrence of ``marker`` in it. A prompt that is too long loses its beginning.
+
+    Temperature 0 takes the likeliest token or, with ``num_beams``, the likeliest continuation that beam search finds;
+    above 0 it samples, from the ``top_k`` likeliest tokens and from ``top_p`` of the probability where these are given.
+    ``seed`` sets PyTorch's, for the same samples again. ``settings`` are further ones of stock ``generate``, such as
+    ``repetition_penalty``; with ``num_return_sequences`` every prompt has that many texts in a row.
+
+    Raises :class:`UserError` for pauses the model does not know, more of them than fit, and a prompt without the marker.
+    """
+    check_marker(placement, marker)
+    if not prompts:
+        return []
+    pauses = folder.pauses_for_inference(num_pauses)
+    room = folder.context_length - max_new_tokens
+    prefixes = [prompt_prefix(folder, prompt, pauses, placement, marker, room) for prompt in prompts]
+    sampling: dict[str, Any] = {"do_sample": False}
+    if temperature > 0:
+        sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    if seed is not None:
+        set_seed(seed)
+    continuations = generate_after(
+        folder,
+        prefixes,
+        bidirectional=folder.prefix_attention(prefix_attention) == "bidirectional",
+        max_new_tokens=max_new_tokens,
+        num_beams=num_beams,
+        **sampling,
+        **settings,
+    )
+    return [folder.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in continuations]
+
+
+def prompt_prefix(
+    folder: ModelFolder, prompt: str, num_pauses: int, placement: PausePlacement, marker: str | None, room: int
+) -> TokenIds:
+    """The ids of ``prompt`` with its pauses, in at most ``room`` positions; nothing else that a tokenizer may add.
+
+    The prompt is text throughout: what reads ``<pause>`` in it is no pause.
+    """
+    context, at = _encode(folder, prompt), None
+    if placement == "prepend":
+        at = 0
+    elif placement == "before-marker":
+        assert marker, "check_marker comes first"
+        before, after = (_encode(folder, half) for half in split_at_marker(prompt, marker))
+        context, at = before + after, len(before)
+    return pause_prefix(context, num_pauses, pause_id=folder.pause_id, eod_id=folder.eod_id, room=room, at=at)
+
+
+def _encode(folder: ModelFolder, text: str) -> list[int]:
+    ids: list[int] = folder.tokenizer.encode(text, add_special_tokens=False)
+    return ids
 
 
 def generate_after(
@@ -52,30 +131,44 @@ def generate_after(
     ``settings`` are ``generate``'s own, such as ``max_new_tokens`` and ``do_sample``.
     """
     batch = line_up(prefixes, [[]] * len(prefixes), folder.eod_id).to(folder.model.device)
-    arguments = generation_arguments(folder.model, batch, folder.pause_id, bidirectional=bidirectional)
+    arguments = generation_arguments(
+        folder.model, batch, folder.pause_id, bidirectional=bidirectional, settings=settings
+    )
     ended = {"eos_token_id": folder.eod_id, "pad_token_id": folder.eod_id}
-    output = folder.model.generate(batch.input_ids, **arguments, **ended, **settings)
+    output = folder.model.generate(batch.input_ids, **{**ended, **settings, **arguments})
     continuations: list[list[int]] = output[:, batch.border :].tolist()
     return [tokens[: tokens.index(folder.eod_id)] if folder.eod_id in tokens else tokens for tokens in continuations]
 
 
 @torch.no_grad()
 def generation_arguments(
-    model: PreTrainedModel, batch: BorderBatch, pause_id: int | None, *, bidirectional: bool
+    model: PreTrainedModel,
+    batch: BorderBatch,
+    pause_id: int | None,
+    *,
+    bidirectional: bool,
+    settings: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """What ``model.generate(batch.input_ids, ...)`` needs beside its own settings; ``batch`` holds prefixes only.
+    """What ``model.generate(batch.input_ids, ...)`` needs beside ``settings``, its own; ``batch`` holds prefixes only.
 
     A bidirectional prefix is read here, into a cache, because ``generate`` by itself reads prompts causally. The cache
-    is handed over one position short: ``generate`` then reads the last pause again, over keys that have seen the whole
-    prefix, and so passes the first target token through the same sampling and suppression as every other.
+    is handed over one position short: ``generate`` then reads the prefix's last position again, over keys that have
+    seen the whole prefix, and so passes the first target token through the same sampling and suppression as every
+    other. Where it searches with beams or returns several sequences it repeats ids and masks for them, but no cache it
+    is given: that is done here.
     """
+
+    def setting(name: str) -> Any:
+        return settings[name] if name in settings else getattr(model.generation_config, name, None)
+
     arguments: dict[str, Any] = {"attention_mask": batch.real.long()}
     if pause_id is not None:
-        arguments["suppress_tokens"] = [pause_id]
+        arguments["suppress_tokens"] = sorted({*(setting("suppress_tokens") or ()), pause_id})
     if bidirectional and batch.border > 1:
         cache = DynamicCache(config=model.config)
         inputs = batch.model_inputs(bidirectional=True, dtype=model.dtype)
         model(**inputs, past_key_values=cache, use_cache=True)
         cache.crop(-1)
+        cache.batch_repeat_interleave(max(setting("num_beams") or 1, setting("num_return_sequences") or 1))
         arguments["past_key_values"] = cache
     return arguments

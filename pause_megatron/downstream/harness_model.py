@@ -96,8 +96,10 @@ class PauseLM(HFLM):
         """Continue the prefixes ``context``, [batch, sequence]; returns them with what follows."""
         real = generation_kwargs.pop("attention_mask").bool()
         batch = BorderBatch(context, real, border=context.shape[1])
-        arguments = generation_arguments(self.model, batch, self._folder.pause_id, bidirectional=self._bidirectional)
-        arguments |= {"eos_token_id": self._folder.eod_id, **generation_kwargs}
+        arguments = generation_arguments(
+            self.model, batch, self._folder.pause_id, bidirectional=self._bidirectional, settings=generation_kwargs
+        )
+        arguments = {"eos_token_id": self._folder.eod_id, **generation_kwargs, **arguments}
         output: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
         return output
 

@@ -1,8 +1,9 @@
 """Where pauses go downstream: between the context and the target. Finetuning, evaluation and generation all ask here.
 
 A prompt is ``context, M pauses``: the prefix. The last pause predicts the first target token, and what the model says
-at any earlier position is ignored (Goyal et al. 2024, section 3.2). Pauses are ids, never text, so no wording of a
-prompt can produce or break one. Where a prompt is too long its oldest context goes; pauses and target never do.
+at any earlier position is ignored (Goyal et al. 2024, section 3.2). At inference the pauses may also stand before the
+context, which is the paper's ablation, or inside it. Pauses are ids, never text, so no wording of a prompt can produce
+or break one. Where a prompt is too long its oldest context goes; pauses and target never do.
 """
 
 from __future__ import annotations
@@ -51,12 +52,19 @@ class PausedExample:
 
 
 def pause_prefix(
-    context: Sequence[int] | TokenIds, num_pauses: int, *, pause_id: int | None, eod_id: int, room: int
+    context: Sequence[int] | TokenIds,
+    num_pauses: int,
+    *,
+    pause_id: int | None,
+    eod_id: int,
+    room: int,
+    at: int | None = None,
 ) -> TokenIds:
-    """Append ``num_pauses`` pauses to ``context``, keeping the newest context that fits into ``room`` positions.
+    """Put ``num_pauses`` pauses into ``context``, keeping the newest context that fits into ``room`` positions.
 
-    An empty context becomes one end-of-document token: something has to predict the first target token even without
-    a pause, and it is what stood before every document in pretraining.
+    They stand before the context's token ``at``: 0 prepends them, ``None`` appends them. An empty context becomes one
+    end-of-document token: something has to predict the first target token even without a pause, and it is what stood
+    before every document in pretraining.
 
     Returns the prefix, shape [at most ``room``]. Raises :class:`UserError` where the pauses leave no room for a single
     context token. ``pause_id`` may be ``None`` only without pauses.
@@ -73,7 +81,21 @@ def pause_prefix(
         assert pause_id is not None, "a model without <pause> cannot pause"
         pauses = np.full(num_pauses, pause_id, dtype=np.int64)
     tokens = np.asarray(context if len(context) else [eod_id], dtype=np.int64)
-    return np.concatenate([tokens[-room_for_context:], pauses])
+    kept = tokens[-room_for_context:]
+    border = len(kept) if at is None else max(0, at - (len(tokens) - len(kept)))
+    return np.concatenate([kept[:border], pauses, kept[border:]])
+
+
+def split_at_marker(prompt: str, marker: str) -> tuple[str, str]:
+    """The text before the last occurrence of ``marker``, and the text from there on.
+
+    The halves have to be encoded one by one: a token across the border would leave no place for a pause. Raises
+    :class:`UserError` for a prompt without the marker.
+    """
+    before, found, after = prompt.rpartition(marker)
+    if not found:
+        raise UserError(f"--pause-marker {marker!r}: not in the prompt {prompt!r}")
+    return before, found + after
 
 
 def pause_example(

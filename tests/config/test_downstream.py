@@ -23,11 +23,29 @@ def test_finetuning_settings_that_cannot_work_name_their_flag(setting, message):
         FinetuneConfig(model=Path("m"), task="parity", output=Path("o"), **setting)
 
 
-def test_evaluation_and_generation_settings_that_cannot_work_name_their_flag():
+def test_evaluation_settings_that_cannot_work_name_their_flag():
     with pytest.raises(UserError, match="--limit 0: must be at least 1"):
         EvaluateConfig(model=Path("m"), task="parity", output=Path("o"), limit=0)
-    with pytest.raises(UserError, match="--temperature -1: must be at least 0"):
-        GenerateConfig(model=Path("m"), prompt="", temperature=-1)
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"prompt": ()}, "--prompt: expected at least one text"),
+        ({"temperature": -1}, "--temperature -1: must be at least 0"),
+        ({"num_beams": 0}, "--num-beams 0: must be at least 1"),
+        ({"top_k": -1}, "--top-k -1: must be at least 0"),
+        ({"top_p": 0.0, "temperature": 1.0}, "--top-p 0.0: expected a number above 0 and up to 1"),
+        ({"top_p": 1.5, "temperature": 1.0}, "--top-p 1.5: expected a number above 0 and up to 1"),
+        ({"top_k": 5}, "--top-k 5 limits sampling, which --temperature 0 does not do"),
+        ({"top_p": 0.9}, "--top-p 0.9 limits sampling, which --temperature 0 does not do"),
+        ({"pause_placement": "before-marker"}, "before-marker: say before which text, with --pause-marker"),
+        ({"pause_placement": "prepend", "pause_marker": "A:"}, "--pause-marker 'A:' is for --pause-placement before-m"),
+    ],
+)
+def test_generation_settings_that_cannot_work_name_their_flag(setting, message):
+    with pytest.raises(UserError, match=message):
+        GenerateConfig(**{"model": Path("m"), "prompt": ("",), **setting})
 
 
 def test_presets_are_settings_of_finetuning():

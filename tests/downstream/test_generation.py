@@ -1,10 +1,19 @@
+import json
+
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from pause_megatron.config.downstream import GenerateConfig
 from pause_megatron.downstream.attention import prefix_lm_mask
 from pause_megatron.downstream.batching import line_up
-from pause_megatron.downstream.generation import generate_after, generate_command, generation_arguments
+from pause_megatron.downstream.generation import (
+    generate_after,
+    generate_command,
+    generate_texts,
+    generation_arguments,
+    prompt_prefix,
+)
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import pause_prefix
@@ -56,7 +65,7 @@ def test_first_token_scores_are_those_of_the_prefix_attended_both_ways(folder):
     """Sampling must see the first token's scores, and they must be the bidirectional ones."""
     prefixes = prefixes_with(folder, 3)
     batch = line_up(prefixes, [[]] * len(prefixes), folder.eod_id)
-    arguments = generation_arguments(folder.model, batch, folder.pause_id, bidirectional=True)
+    arguments = generation_arguments(folder.model, batch, folder.pause_id, bidirectional=True, settings={})
     output = folder.model.generate(
         batch.input_ids, **arguments, max_new_tokens=1, return_dict_in_generate=True, output_logits=True
     )
@@ -92,14 +101,14 @@ def test_pause_is_never_emitted_however_hot_the_sampling(folder, bidirectional):
 def test_what_is_said_before_the_last_pause_does_not_come_out(folder, capsys):
     """The command prints what follows the pauses, and nothing of the prompt."""
     prompt = "The import statement"
-    generate_command(GenerateConfig(model=folder.path, prompt=prompt, num_pauses_inf=4, max_new_tokens=NEW_TOKENS))
+    generate_command(GenerateConfig(model=folder.path, prompt=(prompt,), num_pauses_inf=4, max_new_tokens=NEW_TOKENS))
     context = folder.tokenizer.encode(prompt, add_special_tokens=False)
     prefix = pause_prefix(context, 4, pause_id=folder.pause_id, eod_id=folder.eod_id, room=CONTEXT_LENGTH)
     assert capsys.readouterr().out == folder.tokenizer.decode(recomputed(folder, prefix, bidirectional=False)) + "\n"
 
 
 def test_same_seed_samples_the_same_text(folder, capsys):
-    settings = {"model": folder.path, "prompt": "", "temperature": 1.0, "max_new_tokens": 20}
+    settings = {"model": folder.path, "prompt": ("",), "temperature": 1.0, "max_new_tokens": 20}
     texts = []
     for seed in (3, 3, 4):
         generate_command(GenerateConfig(**settings, seed=seed))
@@ -111,4 +120,188 @@ def test_same_seed_samples_the_same_text(folder, capsys):
 
 def test_more_pauses_than_the_context_holds_are_refused(folder):
     with pytest.raises(UserError, match="no room for the prompt: 60 pauses in the 60 positions"):
-        generate_command(GenerateConfig(model=folder.path, prompt="x", num_pauses_inf=60, max_new_tokens=4))
+        generate_command(GenerateConfig(model=folder.path, prompt=("x",), num_pauses_inf=60, max_new_tokens=4))
+
+
+PROMPTS = ["The import statement. Answer: a name", "Answer: x", "a class. Answer: is Answer: a", "Answer:"]
+PLACEMENTS = [("append", None), ("prepend", None), ("before-marker", "Answer:")]
+
+
+def ids_by_hand(folder: ModelFolder, prompt: str, num_pauses: int, placement: str) -> list[int]:
+    """The prompt's ids and pauses, written down for each placement."""
+    pauses = [folder.pause_id] * num_pauses
+
+    def encode(text: str) -> list[int]:
+        return folder.tokenizer.encode(text, add_special_tokens=False)
+
+    if placement == "append":
+        return [*encode(prompt), *pauses]
+    if placement == "prepend":
+        return [*pauses, *encode(prompt)]
+    border = prompt.rindex("Answer:")
+    return [*encode(prompt[:border]), *pauses, *encode(prompt[border:])]
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+@pytest.mark.parametrize("num_pauses", [0, 3])
+@pytest.mark.parametrize(("placement", "marker"), PLACEMENTS)
+def test_texts_after_pauses_wherever_they_stand_equal_recomputing_every_step(
+    folder, placement, marker, num_pauses, attention
+):
+    texts = generate_texts(
+        folder,
+        PROMPTS,
+        num_pauses=num_pauses,
+        placement=placement,
+        marker=marker,
+        prefix_attention=attention,
+        max_new_tokens=NEW_TOKENS,
+    )
+    prefixes = [ids_by_hand(folder, prompt, num_pauses, placement) for prompt in PROMPTS]
+    expected = [recomputed(folder, prefix, attention == "bidirectional") for prefix in prefixes]
+    assert len({len(prefix) for prefix in prefixes}) > 1
+    assert texts == [folder.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in expected]
+
+
+def test_pauses_of_the_three_placements_change_what_is_said(folder):
+    """Otherwise the equalities above would say little."""
+    texts = {
+        placement: generate_texts(folder, PROMPTS, num_pauses=3, placement=placement, marker=marker, max_new_tokens=20)
+        for placement, marker in PLACEMENTS
+    }
+    texts["none"] = generate_texts(folder, PROMPTS, num_pauses=0, max_new_tokens=20)
+    assert len(set(map(tuple, texts.values()))) == 4
+
+
+def test_pause_in_a_prompts_text_is_text(folder):
+    prefix = prompt_prefix(folder, "a <pause> b", 2, "append", None, CONTEXT_LENGTH).tolist()
+    assert prefix.count(folder.pause_id) == 2
+    assert prefix[-2:] == [folder.pause_id] * 2
+    assert folder.tokenizer.decode(prefix, skip_special_tokens=True) == "a <pause> b"
+
+
+def beams_by_hand(folder: ModelFolder, prefix: list[int], num_beams: int, bidirectional: bool) -> list[list[int]]:
+    """The continuations beam search keeps when none may end early, best first; no cache, no padding, one at a time."""
+    beams = [(0.0, list(prefix))]
+    for _ in range(NEW_TOKENS):
+        grown = []
+        for total, ids in beams:
+            scores = log_probabilities(folder.model, ids, len(prefix), bidirectional)[-1]
+            scores[[folder.pause_id, folder.eod_id]] = -torch.inf
+            top = scores.topk(num_beams)
+            grown += [
+                (total + score, [*ids, token])
+                for score, token in zip(top.values.tolist(), top.indices.tolist(), strict=True)
+            ]
+        beams = sorted(grown, key=lambda beam: -beam[0])[:num_beams]
+    return [ids[len(prefix) :] for _, ids in beams]
+
+
+@torch.no_grad()
+def log_probabilities(model: PreTrainedModel, ids: list[int], prefix_length: int, bidirectional: bool) -> torch.Tensor:
+    """Of every next token at every position of one row: [sequence, vocabulary]."""
+    real = torch.ones(1, len(ids), dtype=torch.bool)
+    mask = prefix_lm_mask(real, real & (torch.arange(len(ids)) < prefix_length) & bidirectional, model.dtype)
+    return model(torch.tensor([ids]), attention_mask=mask).logits[0].log_softmax(dim=-1)
+
+
+BEAMS = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "num_beams": 4}
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("num_pauses", [0, 3])
+def test_beam_search_of_a_batch_equals_searching_by_hand(folder, num_pauses, bidirectional):
+    prefixes = prefixes_with(folder, num_pauses)
+    settings = {**BEAMS, "min_new_tokens": NEW_TOKENS, "num_return_sequences": 2}
+    found = generate_after(folder, prefixes, bidirectional=bidirectional, **settings)
+    expected = [beams_by_hand(folder, prefix.tolist(), BEAMS["num_beams"], bidirectional)[:2] for prefix in prefixes]
+    assert found == [tokens for best in expected for tokens in best]
+    greedy = generate_after(folder, prefixes, bidirectional=bidirectional, **{**BEAMS, "num_beams": 1})
+    assert greedy == [recomputed(folder, prefix, bidirectional) for prefix in prefixes]
+    assert found[::2] != greedy
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+def test_beams_that_may_end_score_what_recomputing_says_and_a_batch_equals_each_alone(folder, bidirectional):
+    prefixes = prefixes_with(folder, 3)
+    batch = line_up(prefixes, [[]] * len(prefixes), folder.eod_id)
+    arguments = generation_arguments(folder.model, batch, folder.pause_id, bidirectional=bidirectional, settings=BEAMS)
+    output = folder.model.generate(
+        batch.input_ids,
+        **arguments,
+        **BEAMS,
+        pad_token_id=folder.eod_id,
+        eos_token_id=folder.eod_id,
+        output_scores=True,
+        return_dict_in_generate=True,
+    )
+    together = generate_after(folder, prefixes, bidirectional=bidirectional, **BEAMS)
+    for prefix, found, score, row in zip(
+        prefixes, together, output.sequences_scores.tolist(), output.sequences[:, batch.border :].tolist(), strict=True
+    ):
+        assert generate_after(folder, [prefix], bidirectional=bidirectional, **BEAMS) == [found]
+        said = row[: len(found) + (folder.eod_id in row)]  # the end of the document is judged too
+        assert said[: len(found)] == found
+        scores = log_probabilities(folder.model, [*prefix, *said], len(prefix), bidirectional)[len(prefix) - 1 : -1]
+        judged = scores.gather(1, torch.tensor(said)[:, None])
+        assert float(judged.mean()) == pytest.approx(score, abs=1e-4)
+
+
+def test_causal_beams_without_pauses_are_those_of_stock_generate(folder):
+    prefixes = prefixes_with(folder, 0)
+    ours = generate_after(folder, prefixes, bidirectional=False, **BEAMS)
+    for prefix, continuation in zip(prefixes, ours, strict=True):
+        stock = folder.model.generate(
+            torch.tensor(prefix)[None], **BEAMS, suppress_tokens=[folder.pause_id], pad_token_id=folder.eod_id
+        )
+        assert stock[0, len(prefix) : len(prefix) + len(continuation)].tolist() == continuation
+
+
+@pytest.mark.parametrize("attention", ["bidirectional", "causal"])
+def test_several_samples_of_a_prompt_come_in_a_row_and_again_with_the_same_seed(folder, attention):
+    def sampled(seed: int, prompts: list[str], **limits: float) -> list[str]:
+        common = {"num_pauses": 2, "prefix_attention": attention, "max_new_tokens": 8, "num_return_sequences": 3}
+        return generate_texts(folder, prompts, temperature=1.0, seed=seed, **common, **limits)
+
+    texts = sampled(5, PROMPTS)
+    assert texts == sampled(5, PROMPTS)
+    assert texts != sampled(6, PROMPTS)
+    assert len(texts) == 3 * len(PROMPTS)
+    assert len(set(texts)) > len(PROMPTS)
+    greedy = generate_texts(folder, PROMPTS, num_pauses=2, prefix_attention=attention, max_new_tokens=8)
+    in_a_row = [text for text in greedy for _ in range(3)]
+    assert texts != in_a_row
+    assert sampled(5, PROMPTS, top_k=1) == in_a_row
+    assert sampled(5, PROMPTS, top_p=1e-6) == in_a_row
+
+
+def test_tokens_suppressed_by_settings_and_pauses_are_suppressed_together(folder):
+    prefixes = prefixes_with(folder, 2)
+    common = {"bidirectional": True, "max_new_tokens": 1, "do_sample": False}
+    likeliest = generate_after(folder, prefixes, **common)
+    forbidden = sorted({token for tokens in likeliest for token in tokens})
+    others = generate_after(folder, prefixes, **common, suppress_tokens=forbidden)
+    assert not {folder.pause_id, *forbidden} & {token for tokens in others for token in tokens}
+
+
+def test_one_prompt_is_printed_as_text_and_several_as_json_lines(folder, capsys):
+    settings = {"model": folder.path, "num_pauses_inf": 3, "max_new_tokens": NEW_TOKENS}
+    marked = {"pause_placement": "before-marker", "pause_marker": "Answer:"}
+    generate_command(GenerateConfig(**settings, **marked, prompt=tuple(PROMPTS), num_beams=2))
+    records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    asked = {"num_pauses": 3, "max_new_tokens": NEW_TOKENS, "num_beams": 2}
+    texts = generate_texts(folder, PROMPTS, **asked, placement="before-marker", marker="Answer:")
+    assert records == [{"prompt": prompt, "continuation": text} for prompt, text in zip(PROMPTS, texts, strict=True)]
+    generate_command(GenerateConfig(**settings, **marked, prompt=(PROMPTS[1],), num_beams=2))
+    assert capsys.readouterr().out == texts[1] + "\n"
+
+
+def test_prompt_without_the_marker_is_refused(folder):
+    with pytest.raises(UserError, match="--pause-marker 'Answer:': not in the prompt 'no such thing'"):
+        generate_texts(folder, ["Answer: x", "no such thing"], placement="before-marker", marker="Answer:")
+    with pytest.raises(UserError, match="--pause-placement before-marker: say before which text"):
+        generate_texts(folder, ["Answer: x"], placement="before-marker")
+
+
+def test_no_prompts_have_no_continuations(folder):
+    assert generate_texts(folder, []) == []

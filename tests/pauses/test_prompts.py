@@ -2,13 +2,13 @@ import numpy as np
 import pytest
 
 from pause_megatron.errors import UserError
-from pause_megatron.pauses.prompts import IGNORE_INDEX, pause_example, pause_prefix
+from pause_megatron.pauses.prompts import IGNORE_INDEX, pause_example, pause_prefix, split_at_marker
 
 PAUSE, EOD = 2, 1
 
 
-def prefix(context: list[int], num_pauses: int, room: int) -> list[int]:
-    return pause_prefix(context, num_pauses, pause_id=PAUSE, eod_id=EOD, room=room).tolist()
+def prefix(context: list[int], num_pauses: int, room: int, at: int | None = None) -> list[int]:
+    return pause_prefix(context, num_pauses, pause_id=PAUSE, eod_id=EOD, room=room, at=at).tolist()
 
 
 def test_pauses_stand_between_context_and_target_and_only_the_target_is_labelled():
@@ -55,3 +55,28 @@ def test_pauses_that_leave_no_room_for_the_context_are_refused():
         prefix([10, 11], 4, room=4)
     with pytest.raises(UserError, match="2 pauses in the 1 positions"):
         pause_example([10], [20] * 7, 2, pause_id=PAUSE, eod_id=EOD, context_length=8)
+
+
+def test_pauses_stand_before_the_token_they_are_put_at():
+    assert prefix([10, 11, 12], 2, room=8, at=0) == [PAUSE, PAUSE, 10, 11, 12]
+    assert prefix([10, 11, 12], 2, room=8, at=2) == [10, 11, PAUSE, PAUSE, 12]
+    assert prefix([10, 11, 12], 2, room=8, at=3) == prefix([10, 11, 12], 2, room=8)
+    assert prefix([10, 11, 12], 0, room=8, at=1) == [10, 11, 12]
+
+
+def test_pauses_before_an_empty_context_come_before_its_end_of_document():
+    assert prefix([], 2, room=4, at=0) == [PAUSE, PAUSE, EOD]
+
+
+def test_truncation_leaves_pauses_before_the_same_token_as_long_as_that_is_there():
+    assert prefix([10, 11, 12, 13], 1, room=4, at=2) == [11, PAUSE, 12, 13]
+    assert prefix([10, 11, 12, 13], 1, room=3, at=2) == [PAUSE, 12, 13]
+    assert prefix([10, 11, 12, 13], 1, room=2, at=2) == [PAUSE, 13]
+    assert prefix([10, 11, 12, 13], 1, room=3, at=0) == [PAUSE, 12, 13]
+
+
+def test_the_last_marker_splits_a_prompt():
+    assert split_at_marker("Q: A: 1 A: 2", "A:") == ("Q: A: 1 ", "A: 2")
+    assert split_at_marker("A:", "A:") == ("", "A:")
+    with pytest.raises(UserError, match="--pause-marker 'B:': not in the prompt 'Q: A:'"):
+        split_at_marker("Q: A:", "B:")
