@@ -34,6 +34,8 @@ class ConvertToHfConfig:
     proof: ProofMethod = "auto"
     """Compare the models as a whole, the export as transformers loads it, or with one layer in memory at a time; auto:
     layers above 500 million parameters."""
+    bake_pauses: int = 0
+    """Pauses the exported tokenizer itself appends to every prompt (tokens), for programs that know nothing of them."""
 
     def __post_init__(self) -> None:
         _check_tolerance(self.tolerance)
@@ -70,3 +72,4 @@ class ConvertFromHfConfig:
 def _check_tolerance(tolerance: float) -> None:
     if tolerance <= 0:
         raise UserError(f"--tolerance {tolerance}: must be positive")
+        require_at_least(0, bake_pauses=self.bake_pauses)

@@ -1,7 +1,7 @@
 """Decoding after pauses: the prefix is read once, as it is attended in finetuning, and stock ``generate`` goes on.
 
-What the model says before the last pause is ignored, and ``<pause>`` itself can never be emitted. :func:`generate_texts`
-is for whoever has texts, the ``generate`` command among them; the harness model has ids and comes in further down.
+What the model says before the last pause is ignored, and ``<pause>`` itself can never be emitted. Whoever has texts
+calls :func:`generate_texts`, as the ``generate`` command does; the harness model has ids and comes in further down.
 """
 
 from __future__ import annotations
@@ -76,7 +76,7 @@ def generate_texts(
     ``seed`` sets PyTorch's, for the same samples again. ``settings`` are further ones of stock ``generate``, such as
     ``repetition_penalty``; with ``num_return_sequences`` every prompt has that many texts in a row.
 
-    Raises :class:`UserError` for pauses the model does not know, more of them than fit, and a prompt without the marker.
+    Raises :class:`UserError` for pauses the model does not know, more of them than fit, and a prompt without marker.
     """
     check_marker(placement, marker)
     if not prompts:

@@ -35,6 +35,7 @@ class PauseLM(HFLM):
             tokenizer=folder.tokenizer,
             batch_size=batch_size,
             max_length=folder.context_length,
+            add_bos_token=False,  # as in finetuning: no token the tokenizer adds by itself, baked pauses among them
         )
         self._folder = folder
         self._num_pauses = num_pauses
