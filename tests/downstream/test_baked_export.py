@@ -1,0 +1,92 @@
+"""A baked export in programs that know nothing of pauses, beside this project's own generation."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
+
+from pause_megatron.conversion.hf_config import hf_generation_config
+from pause_megatron.downstream.generation import generate_texts
+from pause_megatron.downstream.harness_model import PauseLM
+from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
+from pause_megatron.tokenizer.baking import bake_pauses
+from tests.downstream.test_harness_model import generated, scored
+
+NUM_PAUSES = 3
+NEW_TOKENS = 8
+PROMPTS = ["The import statement", "a class is a <pause>", "x"]
+SETTINGS = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
+
+
+@dataclass(frozen=True)
+class Exports:
+    """One random model saved with a plain tokenizer, and with one that pauses."""
+
+    plain: ModelFolder
+    baked: ModelFolder
+
+
+@pytest.fixture
+def exports(folder, tmp_path) -> Exports:
+    folder.model.generation_config = hf_generation_config(pause_id=folder.pause_id, eod_id=folder.eod_id)
+    for name, num_pauses in (("plain", 0), ("baked", NUM_PAUSES)):
+        folder.model.save_pretrained(tmp_path / name)
+        bake_pauses(folder.tokenizer, num_pauses).save_pretrained(tmp_path / name)
+    return Exports(load_model_folder(tmp_path / "plain"), load_model_folder(tmp_path / "baked"))
+
+
+def ours(folder: ModelFolder, prompts: list[str], num_pauses: int) -> list[str]:
+    return generate_texts(folder, prompts, num_pauses=num_pauses, prefix_attention="causal", max_new_tokens=NEW_TOKENS)
+
+
+def stock(folder: ModelFolder, prompts: list, **settings) -> list[str]:
+    """What transformers' pipeline adds to each prompt."""
+    pipe = pipeline("text-generation", model=str(folder.path), device="cpu")
+    answers = pipe(prompts, return_full_text=False, **SETTINGS, **settings)
+    return [answer["generated_text"] for [answer] in answers]
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_stock_pipeline_pauses_on_a_baked_export_and_only_there(exports, batch_size):
+    paused, unpaused = (ours(exports.plain, PROMPTS, count) for count in (NUM_PAUSES, 0))
+    assert stock(exports.baked, PROMPTS, batch_size=batch_size) == paused
+    assert stock(exports.plain, PROMPTS) == unpaused
+    assert paused != unpaused
+
+
+def test_stock_generate_on_a_padded_batch_gives_the_same_tokens(exports):
+    tokenizer = AutoTokenizer.from_pretrained(exports.baked.path)
+    model = AutoModelForCausalLM.from_pretrained(exports.baked.path)
+    batch = tokenizer(PROMPTS, padding=True, return_tensors="pt")
+    assert (batch["input_ids"][:, -NUM_PAUSES:] == exports.plain.pause_id).all()
+    assert not batch["attention_mask"].all()
+    output = model.generate(**batch, **SETTINGS)[:, batch["input_ids"].shape[1] :]
+    assert tokenizer.batch_decode(output, skip_special_tokens=True) == ours(exports.plain, PROMPTS, NUM_PAUSES)
+
+
+def test_stock_chat_pauses_before_its_answer(exports):
+    chats = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    asked = exports.baked.tokenizer.apply_chat_template(chats[0], add_generation_prompt=True)["input_ids"]
+    assert asked[-NUM_PAUSES:] == [exports.plain.pause_id] * NUM_PAUSES
+    answers = [answer[-1]["content"] if isinstance(answer, list) else answer for answer in stock(exports.baked, chats)]
+    assert answers == ours(exports.plain, PROMPTS, NUM_PAUSES)
+
+
+def test_stock_sampling_never_emits_a_pause(exports):
+    model = AutoModelForCausalLM.from_pretrained(exports.baked.path)
+    assert GenerationConfig.from_pretrained(exports.baked.path).suppress_tokens == [exports.plain.pause_id]
+    batch = exports.baked.tokenizer(["x"] * 400, return_tensors="pt")
+    torch.manual_seed(0)
+    sampling = {"do_sample": True, "temperature": 50.0, "top_k": 0, "max_new_tokens": 50, "min_new_tokens": 50}
+    drawn = model.generate(**batch, **sampling)[:, batch["input_ids"].shape[1] :]
+    assert (drawn != exports.plain.pause_id).all()
+    assert len(drawn.unique()) > 500
+
+
+def test_our_own_generation_and_evaluation_do_not_pause_twice(exports):
+    for count in (0, 2):
+        assert ours(exports.baked, PROMPTS, count) == ours(exports.plain, PROMPTS, count)
+    plain, baked = (PauseLM(folder, 2, "causal", batch_size=4) for folder in (exports.plain, exports.baked))
+    assert generated(baked) == generated(plain)
+    assert scored(baked) == scored(plain)
