@@ -15,7 +15,7 @@ import torch
 from pause_megatron.corpus.pydoc import write_pydoc_corpus
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ["prepare_text", "preprocess", "memory", "insertion", "merge", "train_step", "conversion", "report"]
+SCRIPTS = ["prepare_text", "preprocess", "memory", "insertion", "merge", "train_step", "conversion", "generation", "report"]
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -132,3 +132,36 @@ def test_sides_of_a_training_step_train_the_same_model(tmp_path):
         assert ours[-1] < ours[0]
     if not torch.cuda.is_available():
         assert set(section(tmp_path, "7-train-step-gpu")["measurements"].values()) == {"not measured"}
+
+
+def test_sides_of_generation_are_measured_after_every_number_of_pauses(tmp_path):
+    flags = [
+        "--pauses",
+        0,
+        2,
+        "--prompt-tokens",
+        8,
+        "--batch-size",
+        2,
+        "--new-tokens",
+        4,
+        "--layers",
+        1,
+        "--repeats",
+        2,
+    ]
+    done = run("generation", "--work", tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    measurements = section(tmp_path, "9-generation")["measurements"]
+    assert set(measurements) == {"gpt2, 0", "gpt2, 2", "llama, 0", "llama, 2"}
+    for sides in measurements.values():
+        assert set(sides) == {"ours, causal", "ours, bidirectional", "transformers"}
+        for taken in sides.values():
+            assert len(taken["first"]) == len(taken["whole"]) == 2
+            assert 0 < min(taken["first"]) < max(taken["whole"])
+
+
+def test_generation_beyond_the_context_is_refused_in_one_line(tmp_path):
+    done = run("generation", "--work", tmp_path, "--pauses", 1000)
+    assert done.returncode == 1
+    assert done.stderr == "--prompt-tokens, --pauses and --new-tokens: 1192 positions of 1024\n"
