@@ -77,7 +77,7 @@ def main() -> None:
         f"{arguments.repeats} repeats, in turn. Median (lowest-highest). First token: prefill, pauses included, in "
         "milliseconds of wall time. Decoding: tokens of all prompts a second, after the first. Time of ours divided by "
         "that of stock `generate` on the same ids, repeat by repeat: of the first token, of decoding, and the "
-        "processor time of both.",
+        "processor time of the whole.",
         header=("model", "pauses", "side", "first token, ms", "decoding, tokens/s", "first", "decoding", "processor"),
         rows=tuple(rows),
         load=(load, load_now()),

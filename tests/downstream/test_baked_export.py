@@ -1,11 +1,17 @@
-"""A baked export in programs that know nothing of pauses, beside this project's own generation."""
+"""A baked export in programs that know nothing of pauses, beside our own generation; and docs/inference.md."""
 
+import re
+import shlex
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
+from pause_megatron.cli.commands import SUBCOMMANDS
+from pause_megatron.cli.main import parse
 from pause_megatron.conversion.hf_config import hf_generation_config
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.harness_model import PauseLM
@@ -16,6 +22,7 @@ from tests.downstream.test_harness_model import generated, scored
 NUM_PAUSES = 3
 NEW_TOKENS = 8
 PROMPTS = ["The import statement", "a class is a <pause>", "x"]
+DOCUMENT = (Path(__file__).parents[2] / "docs" / "inference.md").read_text(encoding="utf-8")
 SETTINGS = {"max_new_tokens": NEW_TOKENS, "do_sample": False}
 
 
@@ -90,3 +97,31 @@ def test_our_own_generation_and_evaluation_do_not_pause_twice(exports):
     plain, baked = (PauseLM(folder, 2, "causal", batch_size=4) for folder in (exports.plain, exports.baked))
     assert generated(baked) == generated(plain)
     assert scored(baked) == scored(plain)
+
+
+def shown(language: str) -> list[str]:
+    """The document's code blocks in ``language``."""
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```$", DOCUMENT, re.DOTALL | re.MULTILINE)
+    return [block for name, block in blocks if name == language]
+
+
+def test_documented_python_runs(exports, tmp_path, monkeypatch):
+    for source, shown_path in ((exports.plain, "ft/pausept_pauseft"), (exports.baked, "hf/pausept-1b-baked")):
+        shutil.copytree(source.path, tmp_path / shown_path)
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in shown("python"):
+        exec(block, names)
+    assert names["answers"] == generate_texts(
+        exports.plain, ["0110100110010110:", "01101:"], num_pauses=10, max_new_tokens=4
+    )
+    assert len(names["samples"]) == 3
+
+
+def test_documented_commands_parse():
+    lines = [line for block in shown("") for line in block.replace("\\\n", " ").splitlines()]
+    assert len(lines) == 3
+    for line in lines:
+        program, name, *arguments = shlex.split(line)
+        assert program == "pause-megatron"
+        assert parse(SUBCOMMANDS[name].config_class(), name, arguments) is not None
