@@ -49,15 +49,23 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, default=4, help="prompts in a batch, of unequal length (default 4)")
     parser.add_argument("--new-tokens", type=int, default=64, help="tokens to generate for each (default 64)")
     parser.add_argument("--layers", type=int, default=6, help="layers of the models (default 6)")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="threads (default: one for each core)")
     parser.add_argument("--repeats", type=int, default=15, help="measurements of each side (default 15)")
     arguments = parser.parse_args()
     require(min(arguments.pauses) >= 0, f"--pauses {' '.join(map(str, arguments.pauses))}: must be at least 0")
-    for name, least in (("prompt_tokens", 4), ("batch_size", 1), ("new_tokens", 2), ("layers", 1), ("repeats", 1)):
+    for name, least in (
+        ("prompt_tokens", 4),
+        ("batch_size", 1),
+        ("new_tokens", 2),
+        ("layers", 1),
+        ("threads", 1),
+        ("repeats", 1),
+    ):
         value = getattr(arguments, name)
         require(value >= least, f"--{name.replace('_', '-')} {value}: must be at least {least}")
     needed = arguments.prompt_tokens + max(arguments.pauses) + arguments.new_tokens
-    require(needed <= CONTEXT_LENGTH, f"--prompt-tokens, --pauses and --new-tokens: {needed} positions of 1024")
-    torch.set_num_threads(available_cores())
+    require(needed <= CONTEXT_LENGTH, f"--prompt-tokens, --pauses and --new-tokens: {needed} positions of {CONTEXT_LENGTH}")
+    torch.set_num_threads(arguments.threads)
     load = load_now()
     prompts = random_prompts(arguments.batch_size, arguments.prompt_tokens)
     found, rows = {}, []
@@ -184,7 +192,7 @@ def _decoding(taken: dict[str, list[float]]) -> list[float]:
 def _device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU, {available_cores()} threads"
+    return f"CPU, {torch.get_num_threads()} threads"
 
 
 if __name__ == "__main__":
