@@ -64,7 +64,9 @@ def main() -> None:
         value = getattr(arguments, name)
         require(value >= least, f"--{name.replace('_', '-')} {value}: must be at least {least}")
     needed = arguments.prompt_tokens + max(arguments.pauses) + arguments.new_tokens
-    require(needed <= CONTEXT_LENGTH, f"--prompt-tokens, --pauses and --new-tokens: {needed} positions of {CONTEXT_LENGTH}")
+    require(
+        needed <= CONTEXT_LENGTH, f"--prompt-tokens, --pauses and --new-tokens: {needed} positions of {CONTEXT_LENGTH}"
+    )
     torch.set_num_threads(arguments.threads)
     load = load_now()
     prompts = random_prompts(arguments.batch_size, arguments.prompt_tokens)
@@ -91,7 +93,7 @@ def main() -> None:
         load=(load, load_now()),
         measurements=found,
     )
-    section.save(arguments.work, "8-generation")
+    section.save(arguments.work, "9-generation")
 
 
 def random_model(architecture: str, num_layers: int) -> PreTrainedModel:

@@ -40,6 +40,7 @@ class ConvertToHfConfig:
     def __post_init__(self) -> None:
         _check_tolerance(self.tolerance)
         require_at_least(1, proof_sequences=self.proof_sequences)
+        require_at_least(0, bake_pauses=self.bake_pauses)
         if self.max_shard_gb <= 0:
             raise UserError(f"--max-shard-gb {self.max_shard_gb}: must be positive")
 
@@ -72,4 +73,3 @@ class ConvertFromHfConfig:
 def _check_tolerance(tolerance: float) -> None:
     if tolerance <= 0:
         raise UserError(f"--tolerance {tolerance}: must be positive")
-        require_at_least(0, bake_pauses=self.bake_pauses)

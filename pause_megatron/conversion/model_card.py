@@ -34,14 +34,7 @@ by pause_megatron, which pause-trains models as *Think before you speak* does (G
 
 ## Pausing
 
-`<pause>` is token {pause_id} of {vocab_size}. Append it to the prompt as many times as the model is to pause; what the
-model says before the last pause is ignored. It has to be the id: in a text, its name is text.
-
-```python
-ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
-pauses = torch.full((1, 10), {pause_id})
-output = model.generate(torch.cat([ids, pauses], dim=1), max_new_tokens=20)
-```
+{pausing}
 
 `generation_config.json` keeps `<pause>` out of what is generated. In the paper, pausing helps a model that was
 pretrained *and* finetuned with pauses; others it helps rarely.
@@ -51,6 +44,17 @@ pretrained *and* finetuned with pauses; others it helps rarely.
 Logits differ from those of the checkpoint by at most {difference:.1e}, over {positions} positions, {proof_pauses} of
 them pauses, computed in fp32 from the weights as they are here ({dtype}). `conversion_report.json` has all of it.
 """
+
+_BY_HAND = """`<pause>` is token {pause_id} of {vocab_size}. Append it to the prompt as many times as the model is to
+pause; what the model says before the last pause is ignored. It has to be the id: in a text, its name is text.
+
+```python
+ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
+pauses = torch.full((1, 10), {pause_id})
+output = model.generate(torch.cat([ids, pauses], dim=1), max_new_tokens=20)
+```"""
+_BAKED = """`<pause>` is token {pause_id} of {vocab_size}. The tokenizer appends {baked} of them to every prompt it
+encodes with special tokens, and the chat template ends in as many, so pipelines and servers pause as they are."""
 
 
 def model_card(name: str, report: dict[str, Any], model: ModelConfig) -> str:
@@ -69,8 +73,9 @@ def model_card(name: str, report: dict[str, Any], model: ModelConfig) -> str:
         seq_length=pretraining["seq_length"],
         pauses=_pauses(pretraining),
         data=", ".join(f"`{part}`" for part in report["source"]["config"]["data"]) or "none by this project",
-        pause_id=tokenizer["pause_id"],
-        vocab_size=tokenizer["vocab_size"],
+        pausing=(_BAKED if tokenizer["baked_pauses"] else _BY_HAND).format(
+            pause_id=tokenizer["pause_id"], vocab_size=tokenizer["vocab_size"], baked=tokenizer["baked_pauses"]
+        ),
         difference=verdict["max_abs_logit_difference"],
         positions=verdict["positions"],
         proof_pauses=verdict["pauses"],

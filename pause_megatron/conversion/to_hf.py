@@ -30,6 +30,7 @@ from pause_megatron.errors import UserError
 from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.tokenizer import PauseTokenizer
+from pause_megatron.tokenizer.baking import bake_pauses
 from pause_megatron.tokenizer.huggingface import prove_equal, to_huggingface
 from pause_megatron.versions import commit, versions
 
@@ -58,6 +59,8 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         log.info(f"converting {checkpoint} ({reader.state['layout']}, iteration {reader.state['iteration']})")
         write_model(folder, reader, model, tokenizer, dtype=dtype, max_shard_bytes=int(config.max_shard_gb * 1e9))
         texts_compared = write_tokenizer(folder, tokenizer, reader.state["config"]["data"])
+        if config.bake_pauses:
+            bake_pauses(AutoTokenizer.from_pretrained(folder), config.bake_pauses).save_pretrained(folder)
         verdict = prove_export(
             folder,
             lambda name: reader.whole_and_release(name).to(dtype),
@@ -69,7 +72,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
             tolerance=config.tolerance,
             method=config.proof,
         )
-        report = _report(checkpoint, reader, tokenizer, config.dtype, texts_compared, verdict)
+        report = _report(config, reader, tokenizer, texts_compared, verdict)
         write_json(folder / REPORT_FILE, report)
         write_text(folder / "README.md", model_card(config.output.name, report, model))
     log.info(
@@ -151,10 +154,9 @@ def _texts(tokenizer: PauseTokenizer, data: Sequence[str]) -> list[str]:
 
 
 def _report(
-    checkpoint: Path,
+    config: ConvertToHfConfig,
     reader: CheckpointReader,
     tokenizer: PauseTokenizer,
-    dtype: str,
     texts_compared: int,
     verdict: Verdict,
 ) -> dict[str, Any]:
@@ -177,10 +179,11 @@ def _report(
             "pause_id": tokenizer.pause_id,
             "eod_id": tokenizer.eod_id,
             "texts_compared": texts_compared,
+            "baked_pauses": config.bake_pauses,
         },
-        "dtype": dtype,
+        "dtype": config.dtype,
         "verdict": verdict.to_plain(),
-        "source": {"checkpoint": str(checkpoint), "layout": state["layout"], "config": state["config"]},
+        "source": {"checkpoint": str(reader.folder), "layout": state["layout"], "config": state["config"]},
         "commit": commit(),
         "versions": versions(),
     }

@@ -15,7 +15,17 @@ import torch
 from pause_megatron.corpus.pydoc import write_pydoc_corpus
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = ["prepare_text", "preprocess", "memory", "insertion", "merge", "train_step", "conversion", "generation", "report"]
+SCRIPTS = [
+    "prepare_text",
+    "preprocess",
+    "memory",
+    "insertion",
+    "merge",
+    "train_step",
+    "conversion",
+    "generation",
+    "report",
+]
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:

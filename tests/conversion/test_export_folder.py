@@ -10,13 +10,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
 from pause_megatron.config.conversion import ConvertFromHfConfig, ConvertToHfConfig
 from pause_megatron.conversion.from_hf import convert_from_hf
 from pause_megatron.conversion.layouts import GateAndUp, SplitQkv
 from pause_megatron.conversion.safetensors_writer import divide
 from pause_megatron.conversion.to_hf import convert_to_hf
+from pause_megatron.downstream.generation import generate_texts
+from pause_megatron.downstream.model_folder import load_model_folder
 from tests.distributed import run_distributed
 
 GIGABYTE = 1e9
@@ -84,6 +86,25 @@ def test_pause_is_known_and_never_generated(checkpoint: Path, tmp_path: Path) ->
     card = (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
     assert f"`<pause>` is token {pause_id} of {report['tokenizer']['vocab_size']}" in card
     assert f"{report['verdict']['max_abs_logit_difference']:.1e}" in card
+
+
+def test_baked_pauses_end_every_prompt(checkpoint: Path, tmp_path: Path) -> None:
+    report = exported(checkpoint, tmp_path / "hf", bake_pauses=3)
+    exported(checkpoint, tmp_path / "plain")
+    baked, plain = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("hf", "plain"))
+    assert baked.encode("a word") == plain.encode("a word") + [report["tokenizer"]["pause_id"]] * 3
+    assert report["tokenizer"]["baked_pauses"] == 3
+    assert "appends 3 of them to every prompt" in (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
+    pipelines = [pipeline("text-generation", model=str(tmp_path / name)) for name in ("hf", "plain")]
+    settings = {"max_new_tokens": 8, "do_sample": False, "return_full_text": False}
+    [with_pauses], [without] = (each("a word", **settings) for each in pipelines)
+    folder = load_model_folder(tmp_path / "plain")
+    for found, num_pauses in ((with_pauses, 3), (without, 0)):
+        [expected] = generate_texts(
+            folder, ["a word"], num_pauses=num_pauses, max_new_tokens=8, prefix_attention="causal"
+        )
+        assert found["generated_text"] == expected
+    assert with_pauses != without
 
 
 def swap_two_heads(self: SplitQkv, tensor: torch.Tensor, model: Any, vocab_size: int) -> list[torch.Tensor]:

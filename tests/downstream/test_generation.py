@@ -298,7 +298,9 @@ def test_one_prompt_is_printed_as_text_and_several_as_json_lines(folder, capsys)
 
 def test_prompt_without_the_marker_is_refused(folder):
     with pytest.raises(UserError, match="--pause-marker 'Answer:': not in the prompt 'no such thing'"):
-        generate_texts(folder, ["Answer: x", "no such thing"], placement="before-marker", marker="Answer:")
+        generate_texts(
+            folder, ["Answer: x", "no such thing"], placement="before-marker", marker="Answer:", max_new_tokens=4
+        )
     with pytest.raises(UserError, match="--pause-placement before-marker: say before which text"):
         generate_texts(folder, ["Answer: x"], placement="before-marker")
 
