@@ -194,7 +194,7 @@ def _decoding(taken: dict[str, list[float]]) -> list[float]:
 def _device() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} threads"
+    return f"CPU, {torch.get_num_threads()} of {available_cores()} cores"
 
 
 if __name__ == "__main__":
