@@ -17,12 +17,32 @@ Precision = Literal["fp32", "bf16"]
 Schedule = Literal["linear", "cosine", "constant"]
 
 
+_PAPER_RECIPES: dict[str, tuple[tuple[float, int, int, int], tuple[float, int, int, int]]] = {
+    "squad": ((1e-4, 100, 10_000, 256), (1e-4, 400, 40_000, 16)),
+    "gsm8k": ((1e-4, 200, 20_000, 16), (1e-4, 75, 7_500, 16)),
+    "hellaswag": ((5e-6, 100, 1_000, 16), (1e-6, 100, 1_000, 16)),
+    "piqa": ((1e-6, 50, 600, 32), (1e-6, 50, 600, 32)),
+    "coqa": ((5e-5, 75, 3_500, 16), (1e-4, 75, 3_500, 16)),
+    "commonsense_qa": ((5e-5, 100, 4_000, 16), (5e-5, 100, 6_000, 16)),
+    "lambada": ((5e-5, 40, 2_800, 16), (5e-5, 40, 1_400, 16)),
+    "web_questions": ((5e-4, 200, 2_000, 16), (5e-4, 200, 2_000, 16)),
+    "natural_questions": ((1e-4, 100, 5_000, 256), (5e-4, 100, 5_000, 256)),
+}
+"""Tables 3 and 4 of Goyal et al. 2024: learning rate, warm-up steps, steps and batch, of the 1B and the 130M model."""
+_PAPER_PRESETS: dict[str, dict[str, Any]] = {
+    f"{task}-{size}": dict(zip(("learning_rate", "warmup_steps", "steps", "batch_size"), recipe, strict=True))
+    for task, recipes in _PAPER_RECIPES.items()
+    for size, recipe in zip(("1b", "130m"), recipes, strict=True)
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinetuneConfig:
     """Finetune every weight of an exported model on a task, with pauses between prompt and target.
 
-    The defaults are the values that recur in Table 4 of Goyal et al. 2024 (130M); where the paper is silent (optimizer
-    constants, decay) they are what Hugging Face's Trainer uses.
+    The presets TASK-1b and TASK-130m are the paper's recipes. The defaults are the values that recur in Table 4 of
+    Goyal et al. 2024 (130M); where the paper is silent (optimizer constants, decay) they are what Hugging Face's
+    Trainer uses.
     """
 
     model: Path
@@ -33,6 +53,9 @@ class FinetuneConfig:
     """Folder to create."""
     data: Path | None = None
     """Folder with the task's own data, train.jsonl among it."""
+    halve_evaluation: bool = False
+    """Finetune on every second document of the evaluation split, and evaluate on the others: for data without a
+    training split. LAMBADA has none anywhere, so there it is always done."""
     num_pauses_ft: int = 10
     """Pauses appended to every prompt (tokens); 0 finetunes the standard way. The paper uses 10 or 50, by task."""
     prefix_attention: PrefixAttention = "bidirectional"
@@ -67,6 +90,7 @@ class FinetuneConfig:
     """Steps between two states an interrupted run can continue from."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
+        **_PAPER_PRESETS,
         # A model of some 100,000 parameters learning a generated task from scratch in about a minute on one core.
         "tiny": {
             "learning_rate": 2e-3,
@@ -108,7 +132,10 @@ class EvaluateConfig:
     output: Path
     """Result file to create (JSON)."""
     data: Path | None = None
-    """Folder with the task's own data, test.jsonl among it."""
+    """Folder with the task's own data, its evaluation split (test.jsonl or validation.jsonl) among it."""
+    halve_evaluation: bool | None = None
+    """Evaluate only the documents that are not finetuned on when there is no training split; as in finetuning by
+    default."""
     num_pauses_inf: int | None = None
     """Pauses appended to every prompt (tokens); as many as in finetuning by default, none without finetuning."""
     prefix_attention: PrefixAttention | None = None

@@ -32,8 +32,8 @@ def evaluate(config: EvaluateConfig) -> None:
     if config.output.exists():
         raise UserError(f"--output {config.output} exists already; name another file or remove it first")
     started = time.monotonic()
-    task = load_task(config.task, config.data)
     folder = load_model_folder(config.model, config.precision)
+    task = load_task(config.task, config.data, halve=folder.halve_evaluation(config.task, config.halve_evaluation))
     num_pauses = folder.pauses_for_inference(config.num_pauses_inf)
     prefix_attention = folder.prefix_attention(config.prefix_attention)
     harness_model = PauseLM(folder, num_pauses, prefix_attention, config.batch_size)
@@ -48,6 +48,7 @@ def evaluate(config: EvaluateConfig) -> None:
         "num_pauses_ft": folder.num_pauses_ft,
         "num_pauses_inf": num_pauses,
         "prefix_attention": prefix_attention,
+        "halved": task.halved,
         "seed": finetuning.get("seed"),
         "primary_metric": task.primary_metric,
         "metrics": metrics,
@@ -80,12 +81,24 @@ def sample_records(task: Task, samples: list[dict[str, Any]], num_pauses: int) -
         {
             "prompt": sample["arguments"][0][0],
             "pauses": num_pauses,
-            "output": sample["filtered_resps"][0],
-            "target": sample["target"],
+            "output": _output(task, sample),
+            "target": task.target(sample["doc"]),
             "correct": float(sample[task.primary_metric]),
         }
         for sample in samples
     ]
+
+
+def _output(task: Task, sample: dict[str, Any]) -> str:
+    """What the model said, or as good as said."""
+    answers = sample["filtered_resps"]
+    if task.harness.OUTPUT_TYPE == "generate_until":
+        return str(answers[0])
+    if task.harness.OUTPUT_TYPE == "multiple_choice":
+        scores = [float(score) for score, _ in answers]
+        return str(task.harness.doc_to_choice(sample["doc"])[scores.index(max(scores))])
+    _, is_greedy = answers[0]
+    return task.target(sample["doc"]) if is_greedy else ""  # what else it would have said was not asked
 
 
 def _number(value: Any) -> float | None:

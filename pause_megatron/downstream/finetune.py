@@ -43,12 +43,17 @@ def finetune(config: FinetuneConfig) -> None:
     if config.output.exists():
         raise UserError(f"--output {config.output} exists already; name another folder or remove it first")
     started = time.monotonic()
-    pairs = load_task(config.task, config.data).training_pairs()
+    task = load_task(config.task, config.data, halve=config.halve_evaluation)
+    pairs = task.training_pairs()
     base = load_model_folder(config.model)
     base.require_pause(config.num_pauses_ft, "--num-pauses-ft")
     examples = encode_examples(pairs, base, config.num_pauses_ft)
     work = WorkFolder.open(config)
-    log.info(f"finetuning {config.model} on {len(examples)} examples of {config.task}, {config.num_pauses_ft} pauses")
+    origin = ", every second document of what is evaluated," if task.halved else ""
+    log.info(
+        f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with"
+        f" {config.num_pauses_ft} pauses"
+    )
     train(base, examples, config, work)
     write_finetuned_folder(base, config, work, seconds=time.monotonic() - started)
     work.remove()
@@ -127,6 +132,7 @@ def finetune_record(base: ModelFolder, config: FinetuneConfig, final_loss: float
         "task": config.task,
         "num_pauses_ft": config.num_pauses_ft,
         "prefix_attention": config.prefix_attention,
+        "halve_evaluation": config.halve_evaluation,
         "seed": config.seed,
         "steps": config.steps,
         "final_loss": final_loss,

@@ -59,6 +59,15 @@ class ModelFolder:
         known: PrefixAttention = "causal" if self.finetuning is None else self.finetuning["prefix_attention"]
         return known
 
+    def halve_evaluation(self, task: str, asked: bool | None) -> bool:
+        """Whether what is evaluated leaves out what is finetuned on, for want of a training split: ``asked``, or as in
+        finetuning on ``task``. Raises :class:`UserError` when the model would be evaluated on what it learned."""
+        finetuning = self.finetuning or {}
+        halved = bool(finetuning.get("halve_evaluation")) and finetuning.get("task") == task
+        if halved and asked is False:
+            raise UserError(f"--no-halve-evaluation: {self.path} was finetuned on half of what is evaluated")
+        return halved if asked is None else asked
+
     def require_pause(self, num_pauses: int, flag: str) -> None:
         """Raise :class:`UserError` when ``flag`` asks for pauses that the model does not know."""
         if num_pauses and self.pause_id is None:

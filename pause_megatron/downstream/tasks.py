@@ -4,12 +4,13 @@ A definition is a file ``tasks/NAME.yaml`` in the harness's own format. Evaluati
 finetuning renders the task's training split through the very same ``doc_to_text`` and ``doc_to_target``. Adding a
 benchmark means adding its definition there. The data come from a local folder of ``SPLIT.jsonl`` files where one is
 given, and otherwise from where the definition says.
+
+In a definition's ``metadata``: ``fields`` and ``optional_fields`` say what a local record must and may have
+(:data:`~pause_megatron.downstream.task_data.Fields`), and ``halved`` that the task has no training split.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import datasets
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from pause_megatron.downstream.task_data import HalvedSplits, JsonLinesSplits, Splits
 from pause_megatron.errors import UserError
 
 DEFINITIONS = Path(__file__).parent / "tasks"
@@ -39,6 +41,8 @@ class Task:
     name: str
     harness: ConfigurableTask
     """What the harness evaluates."""
+    halved: bool
+    """Whether half of the evaluation split is for finetuning, and not evaluated."""
 
     @property
     def primary_metric(self) -> str:
@@ -50,9 +54,18 @@ class Task:
         """Every training document, worded exactly as evaluation words its prompts. No few-shot examples."""
         delimiter = self.harness.config.target_delimiter
         return [
-            TextPair(self.harness.doc_to_text(document), delimiter + self.harness.doc_to_target(document))
+            TextPair(self.harness.doc_to_text(document), delimiter + self.target(document))
             for document in self.harness.training_docs()
         ]
+
+    def target(self, document: dict[str, Any]) -> str:
+        """The text that answers ``document``: the right choice, or the first of several answers."""
+        target = self.harness.doc_to_target(document)
+        if self.harness.OUTPUT_TYPE == "multiple_choice":
+            choices: list[str] = self.harness.doc_to_choice(document)
+            first = target[0] if isinstance(target, list) else target
+            return str(choices[first] if isinstance(first, int) else first)
+        return str(target[0] if isinstance(target, list) else target)
 
 
 def task_names() -> list[str]:
@@ -60,59 +73,33 @@ def task_names() -> list[str]:
     return sorted(path.stem for path in DEFINITIONS.glob("[!_]*.yaml"))
 
 
-def load_task(name: str, data_folder: Path | None) -> Task:
+def load_task(name: str, data_folder: Path | None, *, halve: bool = False) -> Task:
     """Load the definition ``name``, with its data from ``data_folder`` if one is given.
+
+    With ``halve``, or for a task that has no training split, half of the evaluation split takes its place.
 
     Raises :class:`UserError` for an unknown task, an absent folder or split file, and a record that is not one.
     """
     if name not in task_names():
         raise UserError(f"--task {name}: unknown; tasks: {', '.join(task_names())}")
     definition = load_yaml(DEFINITIONS / f"{name}.yaml")
-    if data_folder is not None:
-        if not data_folder.is_dir():
-            raise UserError(f"--data {data_folder}: no such folder")
-        splits = JsonLinesSplits(data_folder, definition["metadata"]["fields"])
+    halved = halve or definition["metadata"].get("halved", False)
+    if data_folder is None and definition["dataset_path"] == "json":
+        raise UserError(f"--task {name} has no data of its own; give --data FOLDER with its .jsonl files")
+    if data_folder is not None or halved:
+        splits = _splits(definition, data_folder)
+        if halved:
+            splits = HalvedSplits(splits, definition.get("test_split") or definition["validation_split"])
         definition.pop("dataset_kwargs", None)
         definition["custom_dataset"] = lambda **_: splits
-    elif definition["dataset_path"] == "json":
-        raise UserError(f"--task {name} has no data of its own; give --data FOLDER with its .jsonl files")
-    return Task(name, ConfigurableTask(config=definition))
+    return Task(name, ConfigurableTask(config=definition), halved)
 
 
-class JsonLinesSplits(Mapping[str, datasets.Dataset]):
-    """A folder's ``SPLIT.jsonl`` files, each read and checked when it is first asked for."""
-
-    def __init__(self, folder: Path, fields: list[str]) -> None:
-        self._folder = folder
-        self._fields = fields
-        self._loaded: dict[str, datasets.Dataset] = {}
-
-    def __getitem__(self, split: str) -> datasets.Dataset:
-        if split not in self._loaded:
-            self._loaded[split] = datasets.Dataset.from_list(self._read(self._folder / f"{split}.jsonl"))
-        return self._loaded[split]
-
-    def __iter__(self) -> Iterator[str]:
-        return (path.stem for path in sorted(self._folder.glob("*.jsonl")))
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def _read(self, path: Path) -> list[dict[str, Any]]:
-        if not path.is_file():
-            raise UserError(f"{path}: no such file; this task needs its '{path.stem}' split there")
-        with open(path, encoding="utf-8") as file:
-            records = [self._record(line, f"{path}:{number}") for number, line in enumerate(file, start=1)]
-        if not records:
-            raise UserError(f"{path}: holds no records")
-        return records
-
-    def _record(self, line: str, where: str) -> dict[str, Any]:
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where}: not JSON: {error}") from error
-        for field in self._fields:
-            if not isinstance(record, dict) or not isinstance(record.get(field), str):
-                raise UserError(f'{where}: expected an object with the text field "{field}"')
-        return {field: record[field] for field in self._fields}
+def _splits(definition: dict[str, Any], data_folder: Path | None) -> Splits:
+    if data_folder is None:
+        hub: Splits = datasets.load_dataset(definition["dataset_path"], definition.get("dataset_name"))
+        return hub
+    if not data_folder.is_dir():
+        raise UserError(f"--data {data_folder}: no such folder")
+    metadata = definition["metadata"]
+    return JsonLinesSplits(data_folder, metadata["fields"], metadata.get("optional_fields", {}))

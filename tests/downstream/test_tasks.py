@@ -15,10 +15,11 @@ def folder_with(tmp_path: Path, **splits: str) -> Path:
 
 
 def test_definitions_to_include_are_no_tasks():
-    assert task_names() == ["lookup", "parity"]
+    assert not [name for name in task_names() if name.startswith("_")]
+    assert {"parity", "gsm8k", "lambada"} < set(task_names())
 
 
-@pytest.mark.parametrize("name", task_names())
+@pytest.mark.parametrize("name", ["lookup", "parity"])
 def test_training_pairs_are_worded_as_the_harness_words_its_prompts(name, tmp_path):
     data = folder_with(tmp_path, train=GOOD, test=GOOD)
     task = load_task(name, data)
@@ -33,12 +34,12 @@ def test_training_pairs_are_worded_as_the_harness_words_its_prompts(name, tmp_pa
 def test_evaluation_does_not_need_the_training_split(tmp_path):
     task = load_task("parity", folder_with(tmp_path, test=GOOD))
     assert len(task.harness.eval_docs) == 1
-    with pytest.raises(UserError, match=r"train.jsonl: no such file"):
+    with pytest.raises(UserError, match=r"train.jsonl: no such file; .* or give --halve-evaluation"):
         task.training_pairs()
 
 
 def test_unknown_task_is_refused_with_the_known_names():
-    with pytest.raises(UserError, match="--task sudoku: unknown; tasks: lookup, parity"):
+    with pytest.raises(UserError, match=r"--task sudoku: unknown; tasks: .*lookup, natural_questions, parity"):
         load_task("sudoku", None)
 
 
@@ -52,8 +53,8 @@ def test_task_without_data_of_its_own_asks_for_a_folder(tmp_path):
 @pytest.mark.parametrize(
     ("bad_line", "message"),
     [
-        ('{"question": "01:"}\n', 'test.jsonl:2: expected an object with the text field "answer"'),
-        ('{"question": 3, "answer": "1"}\n', 'test.jsonl:2: expected an object with the text field "question"'),
+        ('{"question": "01:"}\n', 'test.jsonl:2: expected an object with "answer", a text'),
+        ('{"question": 3, "answer": "1"}\n', 'test.jsonl:2: expected an object with "question", a text'),
         ('["01:", "1"]\n', "test.jsonl:2: expected an object"),
         ('{"question": \n', "test.jsonl:2: not JSON"),
     ],

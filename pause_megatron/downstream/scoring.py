@@ -1,0 +1,117 @@
+"""How answers are judged: the rules of each benchmark, for the task definitions in ``tasks/``.
+
+The functions that definitions name take a document and the harness's results for it, and return the document's
+metrics. GSM8K's numbers are found and compared by the harness's own filters and exact match.
+"""
+
+from __future__ import annotations
+
+import re
+import string
+from collections import Counter
+from functools import cache
+from typing import Any
+
+from lm_eval.api.metrics import exact_match_hf_evaluate
+from lm_eval.filters.extraction import RegexFilter
+from rouge_score.rouge_scorer import RougeScorer
+
+Document = dict[str, Any]
+
+_ARTICLES = re.compile(r"\b(a|an|the)\b")
+_PUNCTUATION = str.maketrans("", "", string.punctuation)
+
+_AFTER_HASHES = RegexFilter(regex_pattern=r"#### (\-?[0-9\.\,]+)")
+_LAST_NUMBER = RegexFilter(regex_pattern=r"(-?[$0-9.,]{2,})|(-?[0-9]+)", group_select=-1)
+_GSM8K_IGNORES = [",", "\\$", "(?s).*#### ", "\\.$"]
+"""The harness's ``gsm8k`` task, 0.4.13."""
+
+
+def normalize_answer(text: str) -> str:
+    """Lower case, no punctuation, no articles, single spaces: SQuAD's rule, which CoQA and open-domain QA share."""
+    return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
+
+
+def squad_exact_match(prediction: str, answer: str) -> float:
+    """SQuAD v1.1's official exact match of one answer."""
+    return float(normalize_answer(prediction) == normalize_answer(answer))
+
+
+def squad_f1(prediction: str, answer: str) -> float:
+    """SQuAD v1.1's official F1 of the bags of words of one answer; 0 where there is no word in common."""
+    predicted, expected = normalize_answer(prediction).split(), normalize_answer(answer).split()
+    common = sum((Counter(predicted) & Counter(expected)).values())
+    if not common:
+        return 0.0
+    precision, recall = common / len(predicted), common / len(expected)
+    return 2 * precision * recall / (precision + recall)
+
+
+def coqa_f1(prediction: str, answer: str) -> float:
+    """CoQA's official F1 of one answer: SQuAD's, but two texts without words are equal."""
+    if not normalize_answer(prediction) or not normalize_answer(answer):
+        return squad_exact_match(prediction, answer)
+    return squad_f1(prediction, answer)
+
+
+def squad(document: Document, results: list[str]) -> dict[str, float]:
+    """The best of all reference answers."""
+    answers = document["answers"]["text"]
+    return {
+        "em": max(squad_exact_match(results[0], answer) for answer in answers),
+        "f1": max(squad_f1(results[0], answer) for answer in answers),
+    }
+
+
+def coqa(document: Document, results: list[str]) -> dict[str, float]:
+    """CoQA's official scores of a turn: each reference answer is left out once, and the best of the others counts."""
+    answers = document["answers"]
+    rounds = [answers[:i] + answers[i + 1 :] for i in range(len(answers))] if len(answers) > 1 else [answers]
+    return {
+        "f1": sum(max(coqa_f1(results[0], answer) for answer in each) for each in rounds) / len(rounds),
+        "em": sum(max(squad_exact_match(results[0], answer) for answer in each) for each in rounds) / len(rounds),
+    }
+
+
+def gsm8k(document: Document, results: list[str]) -> dict[str, float]:
+    """Whether the number after ``####`` is right, whether the last number is, and Rouge-1 of the whole solution."""
+    answer = document["answer"]
+    return {
+        "accuracy": _same_number(_AFTER_HASHES, results[0], answer),
+        "last_number": _same_number(_LAST_NUMBER, results[0], answer),
+        "rouge1": _rouge1().score(answer, results[0])["rouge1"].fmeasure,
+    }
+
+
+def _same_number(number: RegexFilter, output: str, answer: str) -> float:
+    [[found]] = number.apply([[output]], [{}])
+    match = exact_match_hf_evaluate(
+        predictions=[found], references=[answer], regexes_to_ignore=_GSM8K_IGNORES, ignore_case=True
+    )
+    return float(match["exact_match"])
+
+
+@cache
+def _rouge1() -> RougeScorer:
+    return RougeScorer(["rouge1"])
+
+
+def any_answer(document: Document, results: list[str]) -> dict[str, float]:
+    """Exact match of any accepted answer, normalised as in SQuAD, and the best F1."""
+    answers = document["answers" if "answers" in document else "answer"]
+    return {
+        "em": max(squad_exact_match(results[0], answer) for answer in answers),
+        "f1": max(squad_f1(results[0], answer) for answer in answers),
+    }
+
+
+def decoded_choice(document: Document, results: list[str]) -> dict[str, float]:
+    """Exact match of the right choice's text, normalised as in SQuAD."""
+    right = document["choices"]["text"][document["choices"]["label"].index(document["answerKey"])]
+    return {"em": squad_exact_match(results[0], right)}
+
+
+def last_word(document: Document, results: list[tuple[float, bool]]) -> dict[str, float]:
+    """Whether greedy decoding gives the last word, and its log-probability for the perplexity."""
+    log_probability, is_greedy = results[0]
+    return {"em": float(is_greedy), "perplexity": log_probability}
