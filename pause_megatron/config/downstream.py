@@ -57,7 +57,13 @@ class FinetuneConfig:
     """Finetune on every second document of the evaluation split, and evaluate on the others: for data without a
     training split. LAMBADA has none anywhere, so there it is always done."""
     num_pauses_ft: int = 10
-    """Pauses appended to every prompt (tokens); 0 finetunes the standard way. The paper uses 10 or 50, by task."""
+    """Pauses in every prompt (tokens); 0 finetunes the standard way. The paper uses 10 or 50, by task."""
+    min_num_pauses_ft: int | None = None
+    """Draw the number of pauses for each example, uniformly from this to num_pauses_ft; None: always that."""
+    pause_placement: PausePlacement = "append"
+    """Where the pauses stand: after the prompt, before it, or before the last --pause-marker in it."""
+    pause_marker: str | None = None
+    """Text the pauses are put in front of, such as 'Answer:'; with --pause-placement before-marker."""
     prefix_attention: PrefixAttention = "bidirectional"
     """Whether prompt and pauses see each other both ways, as in the paper, or only backwards."""
     learning_rate: float = 1e-4
@@ -105,6 +111,12 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         require_at_least(0, num_pauses_ft=self.num_pauses_ft, warmup_steps=self.warmup_steps, seed=self.seed)
+        check_marker(self.pause_placement, self.pause_marker)
+        if self.min_num_pauses_ft is not None and not 0 <= self.min_num_pauses_ft <= self.num_pauses_ft:
+            raise UserError(
+                f"--min-num-pauses-ft {self.min_num_pauses_ft}: must be between 0 and --num-pauses-ft"
+                f" {self.num_pauses_ft}"
+            )
         require_at_least(0, weight_decay=self.weight_decay, clip_grad=self.clip_grad)
         require_at_least(1, steps=self.steps, batch_size=self.batch_size)
         require_at_least(1, log_interval=self.log_interval, save_interval=self.save_interval)
@@ -137,7 +149,14 @@ class EvaluateConfig:
     """Evaluate only the documents that are not finetuned on when there is no training split; as in finetuning by
     default."""
     num_pauses_inf: int | None = None
-    """Pauses appended to every prompt (tokens); as many as in finetuning by default, none without finetuning."""
+    """Pauses in every prompt (tokens); as many as in finetuning by default, none without finetuning."""
+    pause_placement: PausePlacement | None = None
+    """Where the pauses stand: after the prompt, before it, or before the last --pause-marker in it; as in finetuning by
+    default, after it without finetuning."""
+    pause_marker: str | None = None
+    """Text the pauses are put in front of; with --pause-placement before-marker."""
+    filler: str | None = None
+    """Put this token where <pause> would stand, such as '.': a text that is one token, or a token's number."""
     prefix_attention: PrefixAttention | None = None
     """How the prefix is attended; as in finetuning by default, causal without finetuning."""
     batch_size: int = 64
@@ -149,6 +168,8 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require_at_least(1, batch_size=self.batch_size)
+        if self.pause_placement or self.pause_marker:
+            check_marker(self.pause_placement or "append", self.pause_marker)
         if self.num_pauses_inf is not None:
             require_at_least(0, num_pauses_inf=self.num_pauses_inf)
         if self.limit is not None:

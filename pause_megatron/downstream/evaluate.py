@@ -15,7 +15,8 @@ from pause_megatron.atomic import write_json
 from pause_megatron.config.downstream import EvaluateConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.downstream.harness_model import PauseLM
-from pause_megatron.downstream.model_folder import load_model_folder
+from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
+from pause_megatron.downstream.pausing import Pausing, filler_id
 from pause_megatron.downstream.tasks import Task, load_task
 from pause_megatron.errors import UserError
 from pause_megatron.versions import versions
@@ -34,9 +35,10 @@ def evaluate(config: EvaluateConfig) -> None:
     started = time.monotonic()
     folder = load_model_folder(config.model, config.precision)
     task = load_task(config.task, config.data, halve=folder.halve_evaluation(config.task, config.halve_evaluation))
-    num_pauses = folder.pauses_for_inference(config.num_pauses_inf)
+    pausing = _pausing(folder, config)
+    num_pauses = pausing.num_pauses
     prefix_attention = folder.prefix_attention(config.prefix_attention)
-    harness_model = PauseLM(folder, num_pauses, prefix_attention, config.batch_size)
+    harness_model = PauseLM(folder, pausing, prefix_attention, config.batch_size)
     results = evaluator.evaluate(harness_model, {task.name: task.harness}, limit=config.limit)
     finetuning = {key: value for key, value in (folder.finetuning or {}).items() if key != "config"}
     samples = sample_records(task, results["samples"][task.name], num_pauses)
@@ -47,6 +49,9 @@ def evaluate(config: EvaluateConfig) -> None:
         "variant": finetuning.get("variant"),
         "num_pauses_ft": folder.num_pauses_ft,
         "num_pauses_inf": num_pauses,
+        "pause_placement": pausing.placement,
+        "pause_marker": pausing.marker,
+        "filler": config.filler,
         "prefix_attention": prefix_attention,
         "halved": task.halved,
         "seed": finetuning.get("seed"),
@@ -63,6 +68,20 @@ def evaluate(config: EvaluateConfig) -> None:
     write_json(config.output, record)
     value = metrics[task.primary_metric]["value"]
     log.info(f"wrote {config.output}: {task.primary_metric} {value:.4f} on {len(samples)} samples")
+
+
+def _pausing(folder: ModelFolder, config: EvaluateConfig) -> Pausing:
+    """What ``config`` asks for; what it leaves open is as in finetuning."""
+    finetuning = folder.finetuning or {}
+    placement, marker = config.pause_placement, config.pause_marker
+    if placement is None:
+        placement, marker = finetuning.get("pause_placement", "append"), finetuning.get("pause_marker")
+    filler = filler_id(folder, config.filler)
+    if filler is None:
+        num_pauses = folder.pauses_for_inference(config.num_pauses_inf)
+    else:
+        num_pauses = (folder.num_pauses_ft or 0) if config.num_pauses_inf is None else config.num_pauses_inf
+    return Pausing(num_pauses=num_pauses, placement=placement, marker=marker, filler_id=filler)
 
 
 def metric_values(results: dict[str, Any]) -> dict[str, dict[str, float | None]]:

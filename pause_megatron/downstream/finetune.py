@@ -26,6 +26,7 @@ from pause_megatron.downstream.model_folder import (
     ModelFolder,
     load_model_folder,
 )
+from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import load_task
 from pause_megatron.downstream.training_examples import PauseCollator, encode_examples
 from pause_megatron.downstream.work_folder import METRICS, MetricsWriter, WorkFolder
@@ -47,17 +48,22 @@ def finetune(config: FinetuneConfig) -> None:
     pairs = task.training_pairs()
     base = load_model_folder(config.model)
     base.require_pause(config.num_pauses_ft, "--num-pauses-ft")
-    examples = encode_examples(pairs, base, config.num_pauses_ft)
+    pausing = Pausing(num_pauses=config.num_pauses_ft, placement=config.pause_placement, marker=config.pause_marker)
+    examples = encode_examples(pairs, base, pausing, fewest=config.min_num_pauses_ft, seed=config.seed)
     work = WorkFolder.open(config)
     origin = ", every second document of what is evaluated," if task.halved else ""
     log.info(
-        f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with"
-        f" {config.num_pauses_ft} pauses"
+        f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with {_numbers(config)} pauses"
     )
     train(base, examples, config, work)
     write_finetuned_folder(base, config, work, seconds=time.monotonic() - started)
     work.remove()
     log.info(f"wrote {config.output}")
+
+
+def _numbers(config: FinetuneConfig) -> str:
+    fewest = config.min_num_pauses_ft
+    return str(config.num_pauses_ft) if fewest is None else f"{fewest} to {config.num_pauses_ft}"
 
 
 def train(base: ModelFolder, examples: list[PausedExample], config: FinetuneConfig, work: WorkFolder) -> None:
@@ -131,6 +137,9 @@ def finetune_record(base: ModelFolder, config: FinetuneConfig, final_loss: float
         "format": FINETUNE_FORMAT,
         "task": config.task,
         "num_pauses_ft": config.num_pauses_ft,
+        "min_num_pauses_ft": config.min_num_pauses_ft,
+        "pause_placement": config.pause_placement,
+        "pause_marker": config.pause_marker,
         "prefix_attention": config.prefix_attention,
         "halve_evaluation": config.halve_evaluation,
         "seed": config.seed,

@@ -16,7 +16,8 @@ from transformers import DynamicCache, PreTrainedModel, set_seed
 from pause_megatron.config.downstream import GenerateConfig, PausePlacement, PrefixAttention, check_marker
 from pause_megatron.downstream.batching import BorderBatch, line_up
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
-from pause_megatron.pauses.prompts import TokenIds, pause_prefix, split_at_marker
+from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.pauses.prompts import TokenIds
 
 
 def generate_command(config: GenerateConfig) -> None:
@@ -83,7 +84,9 @@ def generate_texts(
         return []
     pauses = folder.pauses_for_inference(num_pauses)
     room = folder.context_length - max_new_tokens
-    prefixes = [prompt_prefix(folder, prompt, pauses, placement, marker, room) for prompt in prompts]
+    pausing = Pausing(num_pauses=pauses, placement=placement, marker=marker)
+    encoded = [folder.tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
+    prefixes = [pausing.prefix(folder, prompt, ids, room) for prompt, ids in zip(prompts, encoded, strict=True)]
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -99,28 +102,6 @@ def generate_texts(
         **settings,
     )
     return [folder.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in continuations]
-
-
-def prompt_prefix(
-    folder: ModelFolder, prompt: str, num_pauses: int, placement: PausePlacement, marker: str | None, room: int
-) -> TokenIds:
-    """The ids of ``prompt`` with its pauses, in at most ``room`` positions; nothing else that a tokenizer may add.
-
-    The prompt is text throughout: what reads ``<pause>`` in it is no pause.
-    """
-    context, at = _encode(folder, prompt), None
-    if placement == "prepend":
-        at = 0
-    elif placement == "before-marker":
-        assert marker, "check_marker comes first"
-        before, after = (_encode(folder, half) for half in split_at_marker(prompt, marker))
-        context, at = before + after, len(before)
-    return pause_prefix(context, num_pauses, pause_id=folder.pause_id, eod_id=folder.eod_id, room=room, at=at)
-
-
-def _encode(folder: ModelFolder, text: str) -> list[int]:
-    ids: list[int] = folder.tokenizer.encode(text, add_special_tokens=False)
-    return ids
 
 
 def generate_after(

@@ -1,7 +1,7 @@
 """The model as lm-evaluation-harness sees it: its own ``hf`` model, with pauses put in as ids.
 
-The harness words and tokenizes the prompts and judges the answers; this places the pauses between context and
-continuation, and attends the prefix as in finetuning. Without pauses and causally it gives what ``hf`` gives.
+The harness words and tokenizes the prompts and judges the answers; this puts the pauses into the context, and attends
+the prefix as in finetuning. Without pauses and causally it gives what ``hf`` gives.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from pause_megatron.config.downstream import PrefixAttention
 from pause_megatron.downstream.batching import BorderBatch, line_up
 from pause_megatron.downstream.generation import generation_arguments
 from pause_megatron.downstream.model_folder import ModelFolder
+from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.errors import UserError
-from pause_megatron.pauses.prompts import TokenIds, pause_prefix
 
 TokenizedRequest = tuple[tuple[str, str], list[int], list[int]]
 """Texts of context and continuation, and the ids of each."""
 
 
 class PauseLM(HFLM):
-    """``hf`` with ``num_pauses`` pauses after every context."""
+    """``hf`` with pauses in every context."""
 
     def __init__(
-        self, folder: ModelFolder, num_pauses: int, prefix_attention: PrefixAttention, batch_size: int
+        self, folder: ModelFolder, pausing: Pausing, prefix_attention: PrefixAttention, batch_size: int
     ) -> None:
         super().__init__(
             folder.model,
@@ -38,13 +38,8 @@ class PauseLM(HFLM):
             add_bos_token=False,  # as in finetuning: no token the tokenizer adds by itself, baked pauses among them
         )
         self._folder = folder
-        self._num_pauses = num_pauses
+        self._pausing = pausing
         self._bidirectional = prefix_attention == "bidirectional"
-
-    def _prefix(self, context: list[int], room: int) -> TokenIds:
-        return pause_prefix(
-            context, self._num_pauses, pause_id=self._folder.pause_id, eod_id=self._folder.eod_id, room=room
-        )
 
     @torch.no_grad()
     def _loglikelihood_tokens(
@@ -63,8 +58,8 @@ class PauseLM(HFLM):
         # The last token of a continuation is judged but never read, so it needs no position.
         read = [continuation[:-1] for _, _, continuation in requests]
         prefixes = [
-            self._prefix(context, self.max_length - len(tokens))
-            for (_, context, _), tokens in zip(requests, read, strict=True)
+            self._pausing.prefix(self._folder, text, context, self.max_length - len(tokens))
+            for ((text, _), context, _), tokens in zip(requests, read, strict=True)
         ]
         batch = line_up(prefixes, read, self._folder.eod_id).to(self.device)
         inputs = batch.model_inputs(bidirectional=self._bidirectional, dtype=self.model.dtype)
@@ -87,7 +82,7 @@ class PauseLM(HFLM):
         """
         assert padding_side == "left"
         room = left_truncate_len or self.max_length
-        prefixes = [self._prefix(self.tok_encode(string), room) for string in strings]
+        prefixes = [self._pausing.prefix(self._folder, text, self.tok_encode(text), room) for text in strings]
         batch = line_up(prefixes, [[]] * len(prefixes), self._folder.eod_id)
         return batch.input_ids, batch.real.long()
 

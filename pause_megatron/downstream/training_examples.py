@@ -5,38 +5,42 @@ Between the task's text and the Trainer; where the pauses go is decided in ``pau
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import random
+from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from pause_megatron.downstream.batching import line_up
 from pause_megatron.downstream.model_folder import ModelFolder
+from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import TextPair
-from pause_megatron.pauses.prompts import IGNORE_INDEX, PausedExample, pause_example
+from pause_megatron.pauses.prompts import IGNORE_INDEX, PausedExample
 
 
-def encode_examples(pairs: list[TextPair], base: ModelFolder, num_pauses: int) -> list[PausedExample]:
-    """Tokenize the pairs and place the pauses.
+def encode_examples(
+    pairs: list[TextPair], base: ModelFolder, pausing: Pausing, *, fewest: int | None = None, seed: int = 0
+) -> list[PausedExample]:
+    """Tokenize the pairs and place the pauses: as many as ``pausing`` says, or for each pair a number drawn uniformly
+    from ``fewest`` to that, the same for the same ``seed``.
 
     Context and target are encoded together, as the harness does it, so the target's first token is the one that
     follows this context in running text; where that would change the context's own tokens, they are encoded apart.
     """
+    most = pausing.num_pauses
     contexts = base.tokenizer([pair.context for pair in pairs], add_special_tokens=False)["input_ids"]
     wholes = base.tokenizer([pair.context + pair.target for pair in pairs], add_special_tokens=False)["input_ids"]
+    numbers = random.Random(seed)
     examples = []
     for pair, context, whole in zip(pairs, contexts, wholes, strict=True):
+        if fewest is not None:
+            pausing = replace(pausing, num_pauses=numbers.randint(fewest, most))
         together = whole[: len(context)] == context
         target = whole[len(context) :] if together else base.tokenizer.encode(pair.target, add_special_tokens=False)
-        example = pause_example(
-            context,
-            [*target, base.eod_id],
-            num_pauses,
-            pause_id=base.pause_id,
-            eod_id=base.eod_id,
-            context_length=base.context_length,
-        )
-        examples.append(example)
+        learned = np.array([*target, base.eod_id], dtype=np.int64)
+        prefix = pausing.prefix(base, pair.context, context, base.context_length - len(learned))
+        examples.append(PausedExample(prefix, learned))
     return examples
 
 

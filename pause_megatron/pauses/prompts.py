@@ -96,23 +96,3 @@ def split_at_marker(prompt: str, marker: str) -> tuple[str, str]:
     if not found:
         raise UserError(f"--pause-marker {marker!r}: not in the prompt {prompt!r}")
     return before, found + after
-
-
-def pause_example(
-    context: Sequence[int] | TokenIds,
-    target: Sequence[int] | TokenIds,
-    num_pauses: int,
-    *,
-    pause_id: int | None,
-    eod_id: int,
-    context_length: int,
-) -> PausedExample:
-    """Place ``num_pauses`` pauses between ``context`` and ``target``, all within ``context_length`` positions.
-
-    Raises :class:`UserError` where target and pauses leave no room for a single context token.
-    """
-    target = np.asarray(target, dtype=np.int64)
-    assert len(target), "a target needs at least one token"
-    room = context_length - len(target)
-    prefix = pause_prefix(context, num_pauses, pause_id=pause_id, eod_id=eod_id, room=room)
-    return PausedExample(prefix, target)

@@ -16,6 +16,7 @@ from pause_megatron.conversion.hf_config import hf_generation_config
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
+from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.tokenizer.baking import bake_pauses
 from tests.downstream.test_harness_model import generated, scored
 
@@ -94,7 +95,9 @@ def test_stock_sampling_never_emits_a_pause(exports):
 def test_our_own_generation_and_evaluation_do_not_pause_twice(exports):
     for count in (0, 2):
         assert ours(exports.baked, PROMPTS, count) == ours(exports.plain, PROMPTS, count)
-    plain, baked = (PauseLM(folder, 2, "causal", batch_size=4) for folder in (exports.plain, exports.baked))
+    plain, baked = (
+        PauseLM(folder, Pausing(num_pauses=2), "causal", batch_size=4) for folder in (exports.plain, exports.baked)
+    )
     assert generated(baked) == generated(plain)
     assert scored(baked) == scored(plain)
 

@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.downstream.finetune import finetune, training_arguments
 from pause_megatron.downstream.model_folder import load_model_folder
+from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import TextPair
 from pause_megatron.downstream.training_examples import PauseCollator, encode_examples
 from pause_megatron.downstream.work_folder import WorkFolder
@@ -40,7 +41,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_target_is_learned_with_its_end_and_nothing_else_is(folder):
     pairs = [TextPair("0110:", "0"), TextPair("1:", "1")]
-    examples = encode_examples(pairs, folder, num_pauses=2)
+    examples = encode_examples(pairs, folder, Pausing(num_pauses=2))
     batch = PauseCollator(folder.eod_id, bidirectional=True, dtype=torch.float32)(examples)
     word = folder.tokenizer.convert_tokens_to_ids
     pause, eod = folder.pause_id, folder.eod_id
@@ -53,7 +54,7 @@ def test_target_is_learned_with_its_end_and_nothing_else_is(folder):
 
 
 def test_targets_of_unequal_length_are_padded_without_labels(folder):
-    examples = encode_examples([TextPair("x:", " 12 13"), TextPair("y:", " 1")], folder, num_pauses=1)
+    examples = encode_examples([TextPair("x:", " 12 13"), TextPair("y:", " 1")], folder, Pausing(num_pauses=1))
     labels = PauseCollator(folder.eod_id, bidirectional=True, dtype=torch.float32)(examples)["labels"]
     assert (labels[0] == IGNORE_INDEX).tolist() == [True] + [False] * (labels.shape[1] - 1)
     assert (labels[1] != IGNORE_INDEX).sum() == len(examples[1].target)
@@ -62,7 +63,7 @@ def test_targets_of_unequal_length_are_padded_without_labels(folder):
 def test_loss_is_the_mean_over_target_tokens_of_the_rows_by_themselves(folder):
     """Padding, border alignment and the slice of logits change nothing: each row alone, judged in full, agrees."""
     pairs = [TextPair("0110:", "0"), TextPair("x = y", " + 12 or 13"), TextPair("", "1")]
-    examples = encode_examples(pairs, folder, num_pauses=2)
+    examples = encode_examples(pairs, folder, Pausing(num_pauses=2))
     collate = PauseCollator(folder.eod_id, bidirectional=True, dtype=torch.float32)
     with torch.no_grad():
         together = folder.model(**collate(examples)).loss
@@ -76,7 +77,7 @@ def test_loss_is_the_mean_over_target_tokens_of_the_rows_by_themselves(folder):
 
 
 def test_context_and_target_are_encoded_as_the_text_they_make(folder):
-    [example] = encode_examples([TextPair("The import", " statement")], folder, num_pauses=0)
+    [example] = encode_examples([TextPair("The import", " statement")], folder, Pausing(num_pauses=0))
     ids = folder.tokenizer.encode("The import statement", add_special_tokens=False)
     assert example.input_ids.tolist() == [*ids, folder.eod_id]
     context = folder.tokenizer.encode("The import", add_special_tokens=False)
@@ -86,7 +87,7 @@ def test_context_and_target_are_encoded_as_the_text_they_make(folder):
 def test_context_keeps_its_tokens_where_the_target_would_run_into_it(folder):
     """Generation starts from the context's own tokens, so training must too."""
     assert len(folder.tokenizer.encode(" the", add_special_tokens=False)) == 1
-    [example] = encode_examples([TextPair(" t", "he")], folder, num_pauses=0)
+    [example] = encode_examples([TextPair(" t", "he")], folder, Pausing(num_pauses=0))
     assert example.prefix.tolist() == folder.tokenizer.encode(" t", add_special_tokens=False)
     assert folder.tokenizer.decode(example.target[:-1]) == "he"
 
@@ -260,3 +261,24 @@ def test_folder_that_is_no_model_is_refused(config, tmp_path):
     (tmp_path / "tokenizer_config.json").write_text("{}")
     with pytest.raises(UserError, match="not a Hugging Face causal language model"):
         finetune(replace(config, model=tmp_path))
+
+
+def test_number_of_pauses_is_drawn_for_every_example(folder):
+    pairs = [TextPair("x:", " 1")] * 60
+    drawn, again, others = (
+        [int((example.prefix == folder.pause_id).sum()) for example in examples]
+        for examples in (
+            encode_examples(pairs, folder, Pausing(num_pauses=5), fewest=1, seed=seed) for seed in (3, 3, 4)
+        )
+    )
+    assert set(drawn) == {1, 2, 3, 4, 5}
+    assert drawn == again != others
+
+
+def test_pauses_stand_where_they_are_placed_in_finetuning(folder):
+    [example] = encode_examples(
+        [TextPair("a class is a", " thing")], folder, Pausing(num_pauses=2, placement="prepend")
+    )
+    context = folder.tokenizer.encode("a class is a")
+    assert example.prefix.tolist() == [folder.pause_id] * 2 + context
+    assert example.target[-1] == folder.eod_id

@@ -12,9 +12,9 @@ from pause_megatron.downstream.generation import (
     generate_command,
     generate_texts,
     generation_arguments,
-    prompt_prefix,
 )
 from pause_megatron.downstream.model_folder import ModelFolder
+from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import pause_prefix
 from tests.downstream.random_models import CONTEXT_LENGTH
@@ -174,7 +174,8 @@ def test_pauses_of_the_three_placements_change_what_is_said(folder):
 
 
 def test_pause_in_a_prompts_text_is_text(folder):
-    prefix = prompt_prefix(folder, "a <pause> b", 2, "append", None, CONTEXT_LENGTH).tolist()
+    ids = folder.tokenizer.encode("a <pause> b")
+    prefix = Pausing(num_pauses=2).prefix(folder, "a <pause> b", ids, CONTEXT_LENGTH).tolist()
     assert prefix.count(folder.pause_id) == 2
     assert prefix[-2:] == [folder.pause_id] * 2
     assert folder.tokenizer.decode(prefix, skip_special_tokens=True) == "a <pause> b"

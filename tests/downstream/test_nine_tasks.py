@@ -17,6 +17,7 @@ from pause_megatron.downstream.evaluate import evaluate
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import load_model_folder
+from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import load_task
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer.huggingface import to_huggingface
@@ -147,7 +148,7 @@ def _metrics(task):
 @pytest.mark.parametrize("name", [*FOLDERS, *COMPARED])
 def test_without_pauses_every_sample_scores_as_with_hf(long_models, few, name, architecture):
     folder = load_model_folder(long_models / architecture)
-    ours = PauseLM(folder, 0, "causal", batch_size=3)
+    ours = PauseLM(folder, Pausing(num_pauses=0), "causal", batch_size=3)
     theirs = HFLM(folder.model, backend="causal", tokenizer=folder.tokenizer, batch_size=3, max_length=CONTEXT_LENGTH)
     found, expected = (results_of(model, task_of(name, few)) for model in (ours, theirs))
     assert len(found) == len(expected) >= 4

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from pause_megatron.errors import UserError
-from pause_megatron.pauses.prompts import IGNORE_INDEX, pause_example, pause_prefix, split_at_marker
+from pause_megatron.pauses.prompts import IGNORE_INDEX, PausedExample, pause_prefix, split_at_marker
 
 PAUSE, EOD = 2, 1
 
@@ -11,22 +11,30 @@ def prefix(context: list[int], num_pauses: int, room: int, at: int | None = None
     return pause_prefix(context, num_pauses, pause_id=PAUSE, eod_id=EOD, room=room, at=at).tolist()
 
 
+def pause_example(context: list[int], target: list[int], num_pauses: int, context_length: int) -> PausedExample:
+    room = context_length - len(target)
+    return PausedExample(
+        pause_prefix(context, num_pauses, pause_id=PAUSE if num_pauses else None, eod_id=EOD, room=room),
+        np.array(target),
+    )
+
+
 def test_pauses_stand_between_context_and_target_and_only_the_target_is_labelled():
-    example = pause_example([10, 11, 12], [20, 21], 2, pause_id=PAUSE, eod_id=EOD, context_length=16)
+    example = pause_example([10, 11, 12], [20, 21], 2, context_length=16)
     assert example.input_ids.tolist() == [10, 11, 12, PAUSE, PAUSE, 20, 21]
     assert example.labels.tolist() == [IGNORE_INDEX] * 5 + [20, 21]
     assert example.prefix_length == 5
 
 
 def test_the_last_pause_predicts_the_first_target_token():
-    example = pause_example([10], [20, 21], 3, pause_id=PAUSE, eod_id=EOD, context_length=16)
+    example = pause_example([10], [20, 21], 3, context_length=16)
     first_labelled = int(np.flatnonzero(example.labels != IGNORE_INDEX)[0])
     assert example.input_ids[first_labelled - 1] == PAUSE
     assert example.labels[first_labelled] == 20
 
 
 def test_without_pauses_the_last_context_token_predicts_the_first_target_token():
-    example = pause_example([10, 11], [20], 0, pause_id=None, eod_id=EOD, context_length=16)
+    example = pause_example([10, 11], [20], 0, context_length=16)
     assert example.input_ids.tolist() == [10, 11, 20]
     assert example.labels.tolist() == [IGNORE_INDEX, IGNORE_INDEX, 20]
 
@@ -41,7 +49,7 @@ def test_a_one_token_context_is_kept_as_it_is():
 
 
 def test_truncation_takes_the_oldest_context_and_never_pauses_or_target():
-    example = pause_example([10, 11, 12, 13], [20, 21, 22], 3, pause_id=PAUSE, eod_id=EOD, context_length=8)
+    example = pause_example([10, 11, 12, 13], [20, 21, 22], 3, context_length=8)
     assert example.input_ids.tolist() == [12, 13, PAUSE, PAUSE, PAUSE, 20, 21, 22]
 
 
@@ -54,7 +62,7 @@ def test_pauses_that_leave_no_room_for_the_context_are_refused():
     with pytest.raises(UserError, match="no room for the prompt: 4 pauses in the 4 positions"):
         prefix([10, 11], 4, room=4)
     with pytest.raises(UserError, match="2 pauses in the 1 positions"):
-        pause_example([10], [20] * 7, 2, pause_id=PAUSE, eod_id=EOD, context_length=8)
+        pause_example([10], [20] * 7, 2, context_length=8)
 
 
 def test_pauses_stand_before_the_token_they_are_put_at():
