@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 from pause_megatron.config.model import ModelConfig
-from pause_megatron.conversion.proof import ONE_PROCESS
+from pause_megatron.conversion.one_layer import ONE_PROCESS
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch

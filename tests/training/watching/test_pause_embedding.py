@@ -12,7 +12,7 @@ from megatron.core import parallel_state
 
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import Layout, ParallelConfig, resolve_layout
-from pause_megatron.conversion.proof import ONE_PROCESS
+from pause_megatron.conversion.one_layer import ONE_PROCESS
 from pause_megatron.data.batches import Microbatch
 from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import LocalModel, build_local_model
