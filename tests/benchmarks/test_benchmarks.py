@@ -24,6 +24,7 @@ SCRIPTS = [
     "train_step",
     "conversion",
     "generation",
+    "evaluation",
     "report",
 ]
 

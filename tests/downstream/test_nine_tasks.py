@@ -20,6 +20,7 @@ from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import load_task
 from pause_megatron.errors import UserError
+from pause_megatron.tokenizer.baking import bake_pauses
 from pause_megatron.tokenizer.huggingface import to_huggingface
 from tests.downstream.random_models import ARCHITECTURES, random_model
 
@@ -163,6 +164,26 @@ def test_without_pauses_every_sample_scores_as_with_hf(long_models, few, name, a
             for (score, greedy), (expected_score, expected_greedy) in zip(answers, expected_answers, strict=True):
                 assert score == pytest.approx(expected_score, abs=1e-4)
                 assert greedy == expected_greedy
+
+
+DECODED = ("gsm8k", "squad", "coqa", "commonsense_qa", "web_questions", "natural_questions")
+
+
+@pytest.mark.parametrize("name", DECODED)
+def test_stock_hf_decodes_a_baked_export_by_its_chat_template_as_we_decode_the_plain_one(
+    long_models, few, name, tmp_path
+):
+    plain = load_model_folder(long_models / "llama")
+    plain.model.save_pretrained(tmp_path)
+    bake_pauses(plain.tokenizer, 3).save_pretrained(tmp_path)
+    stock = HFLM(str(tmp_path), device="cpu", batch_size=3, max_length=CONTEXT_LENGTH, add_bos_token=False)
+    ours = PauseLM(plain, Pausing(num_pauses=3), "causal", batch_size=3)
+    limit = 3
+    found = evaluator.evaluate(stock, {name: task_of(name, few).harness}, limit=limit, apply_chat_template=True)
+    answers = [sample["filtered_resps"] for sample in found["samples"][name]]
+    assert answers == [response for _, response, *_ in results_of(ours, task_of(name, few), limit)]
+    unpaused = results_of(PauseLM(plain, Pausing(num_pauses=0), "causal", batch_size=3), task_of(name, few), limit)
+    assert answers != [response for _, response, *_ in unpaused]
 
 
 @pytest.mark.parametrize("name", FOLDERS)
