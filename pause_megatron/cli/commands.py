@@ -72,6 +72,11 @@ SUBCOMMANDS: dict[str, Command] = {
         config="pause_megatron.config.downstream:GenerateConfig",
         function="pause_megatron.downstream.generation:generate_command",
     ),
+    "grid": Command(
+        summary="finetune and evaluate models on many tasks, with many numbers of pauses and seeds",
+        config="pause_megatron.config.grid:GridConfig",
+        function="pause_megatron.experiments.grid:run_grid",
+    ),
     "report": Command(
         summary="write report.html and report.md from training runs and evaluation results",
         config="pause_megatron.config.report:ReportConfig",

@@ -20,9 +20,8 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from pause_megatron.downstream.task_data import HalvedSplits, JsonLinesSplits, Splits
+from pause_megatron.downstream.task_names import DEFINITIONS, task_names
 from pause_megatron.errors import UserError
-
-DEFINITIONS = Path(__file__).parent / "tasks"
 
 
 @dataclass(frozen=True)
@@ -66,11 +65,6 @@ class Task:
             first = target[0] if isinstance(target, list) else target
             return str(choices[first] if isinstance(first, int) else first)
         return str(target[0] if isinstance(target, list) else target)
-
-
-def task_names() -> list[str]:
-    """The names ``--task`` takes. A file whose name begins with an underscore is only there to be included."""
-    return sorted(path.stem for path in DEFINITIONS.glob("[!_]*.yaml"))
 
 
 def load_task(name: str, data_folder: Path | None, *, halve: bool = False) -> Task:

@@ -20,6 +20,8 @@ from pause_megatron import log
 from pause_megatron.children import start_child
 from pause_megatron.errors import EXIT_USER, UserError
 
+QUIET_CHILD = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
+"""Environment of a command whose output goes to a log as it comes."""
 _ERROR_LINES = 12
 
 
@@ -90,8 +92,9 @@ class StageRunner:
         self._say(f"    $ {shlex.join(['python', *step.action]).replace(f'{Path.cwd()}/', '')}")
         self.logs.mkdir(parents=True, exist_ok=True)
         log_file = self.logs / f"{step.name}.log"
-        environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
-        child = start_child(command, environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        child = start_child(
+            command, {**QUIET_CHILD, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
         assert child.stdout is not None
         with open(log_file, "w", encoding="utf-8") as file:
             for line in child.stdout:
