@@ -33,6 +33,8 @@ class ForkedCommands:
     def __init__(self, threads: int) -> None:
         """Import the libraries. Each fork computes on ``threads`` cores, unless the environment says otherwise."""
         os.environ.setdefault("OMP_NUM_THREADS", str(threads))  # read when PyTorch is imported
+        # Threads that wait by spinning make a small model many times slower where other work shares their cores.
+        os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
         # CUDA cannot be used in a fork once the parent has started it, as asking whether there is a GPU else would.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         os.environ.update(QUIET_CHILD)

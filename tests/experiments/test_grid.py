@@ -191,17 +191,24 @@ def test_what_is_not_there_is_named(tmp_path: Path) -> None:
 # A small grid, run
 
 
+ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
+"""So small a model is slower on several threads, and much slower where they have to share a core."""
+
+
 def grid_command(file: Path, output: Path, *flags: str) -> list[str]:
     return [sys.executable, "-m", "pause_megatron", "grid", "--grid", str(file), "--output", str(output), *flags]
 
 
 def run(file: Path, output: Path, *flags: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(grid_command(file, output, *flags), capture_output=True, text=True, check=False)
+    return subprocess.run(
+        grid_command(file, output, *flags), env=ONE_THREAD, capture_output=True, text=True, check=False
+    )
 
 
 def interrupt_while_finetuning(file: Path, output: Path, run_name: str, send: Callable[[int], None]) -> int:
     """Start the grid, ``send`` its process id somewhere once a run has saved a state, and return the exit code."""
-    process = subprocess.Popen(grid_command(file, output), start_new_session=True, stderr=subprocess.DEVNULL)
+    command = grid_command(file, output)
+    process = subprocess.Popen(command, env=ONE_THREAD, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not list((output / "finetune" / "parity").glob(f".{run_name}.work/*/trainer_state.json")):
         assert process.poll() is None, "ended before it was interrupted"
@@ -226,7 +233,7 @@ def undisturbed(grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     keys = yaml.safe_load(grid_file.read_text())
     broken = folder / "lookup"
     broken.mkdir()
-    (broken / "test.jsonl").write_text('{"prompt": "1:", "answer": "1"}\n')
+    (broken / "test.jsonl").write_text('{"question": "1:", "answer": "1"}\n')
     file = write_grid(folder, **{**keys, "tasks": {"lookup": str(broken), **keys["tasks"]}})
     done = run(file, folder / "out", "--jobs", "2")
     assert done.returncode == EXIT_USER, done.stderr

@@ -1,0 +1,123 @@
+"""The grid's jobs through submitit: run for real by its local executor, and as they are handed to ``sbatch``."""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pause_megatron.config.grid import GridConfig
+from pause_megatron.errors import UserError
+from pause_megatron.experiments.grid import run_grid
+
+SBATCH = """#!/bin/sh
+n=$(($(cat "$0.count" 2>/dev/null || echo 100) + 1))
+echo $n > "$0.count"
+for file; do :; done
+cp "$file" "$0.$n"
+echo "Submitted batch job $n"
+"""
+"""Stands in for Slurm's: keeps the batch file it is given."""
+SACCT = """#!/bin/sh
+echo "JobID|State|NodeList"
+for n in 101 102 103; do echo "$n|$(cat "$0.state")|"; done
+"""
+
+
+def options(executor: str = "slurm", *slurm: str) -> dict[str, object]:
+    return {"executor": executor, "slurm": slurm}
+
+
+@pytest.fixture
+def grid_file(model_path: Callable[[str], Path], parity_data: Path, tmp_path: Path) -> Path:
+    keys = {
+        "models": {"tiny": str(model_path("gpt2"))},
+        "tasks": {"parity": str(parity_data)},
+        "num_pauses_ft": [2],
+        "num_pauses_inf": ["same", 0],
+        "finetune": {"steps": 2, "batch_size": 4, "warmup_steps": 0},
+        "evaluate": {"limit": 4},
+    }
+    path = tmp_path / "grid.yaml"
+    path.write_text(yaml.safe_dump(keys, sort_keys=False), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def submitit() -> None:
+    pytest.importorskip("submitit", reason="submitit is not installed: --executor slurm is not checked")
+
+
+def test_missing_package_is_named(grid_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UserError, match=r"needs the package submitit: pip install 'pause_megatron\[slurm\]'"):
+        run_grid(GridConfig(grid=str(grid_file), output=tmp_path / "out", **options()))
+
+
+def test_options_of_slurm_need_slurm(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--slurm: options of Slurm jobs"):
+        GridConfig(grid="smoke", output=tmp_path, **options("local", "timeout_min=1"))
+    with pytest.raises(UserError, match="--jobs 2: Slurm decides"):
+        GridConfig(grid="smoke", output=tmp_path, jobs=2, **options())
+
+
+@pytest.mark.usefixtures("submitit")
+def test_jobs_run_through_submitit(grid_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    config = GridConfig(grid=str(grid_file), output=output, **options("slurm", "cluster=local", "timeout_min=5"))
+    run_grid(config)
+    assert "3 of 3 jobs queued" in capsys.readouterr().err
+    for pauses in (0, 2):
+        result = json.loads((output / "evaluate" / "parity" / f"tiny-ft2-inf{pauses}-seed0.json").read_text())
+        assert (result["num_samples"], result["num_pauses_ft"]) == (4, 2)
+    run_grid(config)
+    assert "0 of 3 jobs queued, 3 done before" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("submitit")
+def test_unknown_option_is_refused(grid_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--executor slurm: .*colour"):
+        run_grid(
+            GridConfig(grid=str(grid_file), output=tmp_path / "o", **options("slurm", "cluster=local", "colour=1"))
+        )
+
+
+@pytest.mark.usefixtures("submitit")
+def test_slurm_jobs_wait_for_what_they_need_and_are_queued_once(
+    grid_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, text in (("sbatch", SBATCH), ("srun", SBATCH), ("sacct", SACCT)):
+        (programs / name).write_text(text)
+        (programs / name).chmod(0o755)
+    (programs / "sacct.state").write_text("PENDING")
+    monkeypatch.setenv("PATH", str(programs), prepend=":")
+    config = GridConfig(
+        grid=str(grid_file), output=tmp_path / "out", **options("slurm", "slurm_partition=gpu", "timeout_min=90")
+    )
+    run_grid(config)
+    assert "3 of 3 jobs queued" in capsys.readouterr().err
+    batches = {number: (programs / f"sbatch.{number}").read_text() for number in (101, 102, 103)}
+    assert all("#SBATCH --partition=gpu" in batch and "#SBATCH --time=90" in batch for batch in batches.values())
+    assert "dependency" not in batches[101]
+    for number in (102, 103):
+        assert "#SBATCH --dependency=afterok:101\n" in batches[number]
+        assert "#SBATCH --kill-on-invalid-dep=yes\n" in batches[number]
+    names = [re.findall(r"#SBATCH --job-name=(\S+)", batch)[0] for batch in batches.values()]
+    assert names == [f"{name}-seed0" for name in _names()]
+    run_grid(config)
+    assert "0 of 3 jobs queued" in capsys.readouterr().err
+    (programs / "sacct.state").write_text("FAILED")
+    run_grid(config)
+    assert "3 of 3 jobs queued" in capsys.readouterr().err
+    assert "--dependency=afterok:104\n" in (programs / "sbatch.106").read_text()
+
+
+def _names() -> list[str]:
+    return ["finetune-parity-tiny-ft2", "evaluate-parity-tiny-ft2-inf2", "evaluate-parity-tiny-ft2-inf0"]
