@@ -34,6 +34,8 @@ class GridConfig:
     """Print the jobs and their state, and run nothing."""
     jobs: int = 1
     """Jobs that run at a time on this machine; they share its cores and its GPU."""
+    fork: bool = True
+    """Import the libraries once and run every job of this machine as a fork; --no-fork starts each anew."""
     executor: Executor = "local"
     """Run the jobs on this machine, or queue one Slurm job for each (pip install '.[slurm]')."""
     slurm: tuple[str, ...] = ()

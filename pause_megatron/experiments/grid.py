@@ -23,6 +23,8 @@ from pause_megatron.experiments.grid_slurm import queue_slurm
 
 SETTINGS_FILE = "grid.json"
 _LOCK_FILE = ".lock"
+_CONTENTS = {SETTINGS_FILE, _LOCK_FILE, "finetune", "evaluate", "logs", "slurm"}
+"""All that lies in a grid's folder; the commands of ``--list`` may have been run by hand before."""
 _LOCK_SECONDS = 10.0
 """How long to wait for the last processes of a grid that was killed."""
 
@@ -46,7 +48,7 @@ def run_grid(config: GridConfig) -> None:
         if config.executor == "slurm":
             queue_slurm(jobs, states, output, config.slurm)
         else:
-            run_local(jobs, states, config.jobs)
+            run_local(jobs, states, config.jobs, fork=config.fork)
     if config.executor == "local":
         say(f"\nresults: {config.output / 'evaluate'}/*/*.json, for 'pause-megatron report --evaluations'")
 
@@ -65,7 +67,7 @@ def owned_folder(folder: Path) -> Iterator[None]:
 
     Raises :class:`UserError` when another grid works there, or the folder holds something else than a grid.
     """
-    if folder.exists() and any(folder.iterdir()) and not (folder / _LOCK_FILE).exists():
+    if folder.exists() and {entry.name for entry in folder.iterdir()} - _CONTENTS:
         raise UserError(f"--output {folder} holds something else than a grid; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / _LOCK_FILE, "w", encoding="utf-8") as file:

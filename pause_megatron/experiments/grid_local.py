@@ -14,7 +14,7 @@ from pathlib import Path
 from pause_megatron.atomic import sweep
 from pause_megatron.children import available_cores
 from pause_megatron.errors import StoppedEarly, UserError
-from pause_megatron.experiments.forked import ForkedCommands
+from pause_megatron.experiments.forked import Commands, ForkedCommands, StartedCommands
 from pause_megatron.experiments.grid_jobs import Job, State
 from pause_megatron.parallel.signals import stop_signals_to
 
@@ -23,8 +23,8 @@ _STOP_SECONDS = 10.0
 """How long a job may take to end when it is asked to."""
 
 
-def run_local(jobs: Sequence[Job], states: Mapping[str, State], at_once: int) -> None:
-    """Run what is not done of ``jobs``, ``at_once`` at a time, and say at the end what failed.
+def run_local(jobs: Sequence[Job], states: Mapping[str, State], at_once: int, *, fork: bool) -> None:
+    """Run what is not done of ``jobs``, ``at_once`` at a time, as forks or anew, and say at the end what failed.
 
     Raises :class:`UserError` when a job failed, and :class:`StoppedEarly` when this process is asked to stop: its
     children are ended first.
@@ -36,7 +36,8 @@ def run_local(jobs: Sequence[Job], states: Mapping[str, State], at_once: int) ->
     say(f"{len(to_do)} of {len(jobs)} jobs to do, {at_once} at a time")
     scheduler = _Scheduler(waiting=to_do, done={job.name for job in jobs if states[job.name] == "done"})
     with stop_signals_to(scheduler.ask_to_stop):
-        scheduler.run(at_once)
+        threads = max(1, available_cores() // at_once)
+        scheduler.run(at_once, ForkedCommands(threads) if fork else StartedCommands(threads))
     scheduler.report(len(jobs))
 
 
@@ -55,8 +56,7 @@ class _Scheduler:
     def ask_to_stop(self, *_: object) -> None:
         self.stop_asked = True
 
-    def run(self, at_once: int) -> None:
-        commands = ForkedCommands(threads=max(1, available_cores() // at_once))
+    def run(self, at_once: int, commands: Commands) -> None:
         while (self.waiting or self.running) and not self.stop_asked:
             job = self._next() if len(self.running) < at_once else None
             if job is not None:
@@ -79,7 +79,7 @@ class _Scheduler:
                 return job
         return None
 
-    def _start(self, job: Job, commands: ForkedCommands) -> None:
+    def _start(self, job: Job, commands: Commands) -> None:
         sweep(job.product.parent, job.product.name)  # what a killed process left half-written
         say(f"    $ {shown_command(job)}")
         self.running[commands.start(job.action, job.log)] = (job, time.monotonic())

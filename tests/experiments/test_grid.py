@@ -300,6 +300,16 @@ def test_interrupted_grid_ends_with_the_results_of_an_undisturbed_one(
     assert results(interrupted) == expected
 
 
+def test_forks_give_the_results_of_commands_started_anew(
+    grid_file: Path, undisturbed: tuple[Path, str], tmp_path: Path
+) -> None:
+    keys = {**yaml.safe_load(grid_file.read_text()), "seeds": [1], "num_pauses_inf": "same"}
+    done = run(write_grid(tmp_path, **keys), tmp_path / "out", "--no-fork")
+    assert done.returncode == EXIT_DONE, done.stderr
+    name = "tiny-ft3-inf3-seed1.json"
+    assert results(tmp_path / "out") == {name: results(undisturbed[0])[name]}
+
+
 def test_finished_grid_does_nothing_twice(grid_file: Path, interrupted: Path) -> None:
     def made() -> dict[Path, int]:
         return {
