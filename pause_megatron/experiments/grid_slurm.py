@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,13 @@ class QueuedJob:
         sweep(job.product.parent, job.product.name)
         job.log.parent.mkdir(parents=True, exist_ok=True)
         with open(job.log, "w", encoding="utf-8") as log:
-            child = start_child([sys.executable, *job.action], QUIET_CHILD, stdout=log, stderr=subprocess.STDOUT)
+            child = start_child(
+                [sys.executable, *job.action],
+                QUIET_CHILD,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                preexec_fn=_leave_warnings_to_submitit,
+            )
             code = child.wait()
         if code or not job.product.exists():
             raise RuntimeError(f"{job.name}: {failure(job, code)}")
@@ -47,6 +54,12 @@ class QueuedJob:
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
+
+
+def _leave_warnings_to_submitit() -> None:
+    """Slurm warns every process of a job, and the command must not die of it: that would be a failure."""
+    for number in (signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def queue_slurm(jobs: Sequence[Job], states: Mapping[str, State], output: Path, options: Sequence[str]) -> None:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import sys
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 
@@ -40,7 +44,7 @@ def grid_file(model_path: Callable[[str], Path], parity_data: Path, tmp_path: Pa
         "tasks": {"parity": str(parity_data)},
         "num_pauses_ft": [2],
         "num_pauses_inf": ["same", 0],
-        "finetune": {"steps": 2, "batch_size": 4, "warmup_steps": 0},
+        "finetune": {"steps": 200, "batch_size": 4, "warmup_steps": 0, "save_interval": 10},
         "evaluate": {"limit": 4},
     }
     path = tmp_path / "grid.yaml"
@@ -66,13 +70,31 @@ def test_options_of_slurm_need_slurm(tmp_path: Path) -> None:
         GridConfig(grid="smoke", output=tmp_path, jobs=2, **options())
 
 
+def warn_all_processes(folder: Path) -> None:
+    """Once the finetuning has saved a state, send the job's processes what Slurm sends before the end of the time."""
+    deadline = time.monotonic() + 120
+    while not list(folder.glob(".*.work/*/trainer_state.json")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    [controller] = [child for child in psutil.Process().children() if "submitit" in " ".join(child.cmdline())]
+    for process in controller.children(recursive=True):
+        process.send_signal(signal.SIGUSR2)
+
+
 @pytest.mark.usefixtures("submitit")
-def test_jobs_run_through_submitit(grid_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_jobs_run_through_submitit_and_continue_when_their_time_is_over(
+    grid_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
     output = tmp_path / "out"
     grid_file.write_text(grid_file.read_text().replace("- 0\n", ""))  # one evaluation is enough
     config = GridConfig(grid=str(grid_file), output=output, **options("slurm", "cluster=local", "timeout_min=5"))
+    warned = threading.Thread(target=warn_all_processes, args=(output / "finetune" / "parity",))
+    warned.start()
     run_grid(config)
+    warned.join()
     assert "2 of 2 jobs queued" in capsys.readouterr().err
+    log = (output / "logs" / "finetune-parity-tiny-ft2-seed0.log").read_text()
+    assert "continuing the interrupted run at step" in log
     result = json.loads((output / "evaluate" / "parity" / "tiny-ft2-inf2-seed0.json").read_text())
     assert (result["num_samples"], result["num_pauses_ft"], result["num_pauses_inf"]) == (4, 2, 2)
     run_grid(config)
