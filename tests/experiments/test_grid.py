@@ -45,7 +45,7 @@ RUN: dict[str, Any] = {
     "num_pauses_ft": [3],
     "num_pauses_inf": ["same", 0],
     "seeds": [0, 1],
-    "finetune": {"steps": 60, "batch_size": 8, "warmup_steps": 2, "learning_rate": 1e-3, "save_interval": 10},
+    "finetune": {"steps": 200, "batch_size": 8, "warmup_steps": 2, "learning_rate": 1e-3, "save_interval": 10},
     "evaluate": {"batch_size": 8},
 }
 """A grid of two finetunings and four evaluations."""
@@ -344,8 +344,8 @@ def test_list_prints_states_and_runs_nothing(
     ("change", "message"),
     [
         (
-            {"finetune": {**RUN["finetune"], "steps": 61}},
-            r"seed0/finetune.json was made with steps 60, .* says 61 \(and",
+            {"finetune": {**RUN["finetune"], "steps": 201}},
+            r"seed0/finetune.json was made with steps 200, .* says 201 \(and",
         ),
         ({"evaluate": {"batch_size": 9}}, r"evaluate/parity/.*\.json was made with batch_size 8, the grid says 9"),
         ({"models": {"tiny": "elsewhere"}}, r"seed0/finetune.json was made with model .*gpt2.*says .*elsewhere"),

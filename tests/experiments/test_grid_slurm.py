@@ -76,8 +76,9 @@ def warn_all_processes(folder: Path) -> None:
     while not list(folder.glob(".*.work/*/trainer_state.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     [controller] = [child for child in psutil.Process().children() if "submitit" in " ".join(child.cmdline())]
-    for process in controller.children(recursive=True):
+    for process in reversed(controller.children(recursive=True)):  # the command before submitit: the worse order
         process.send_signal(signal.SIGUSR2)
+        time.sleep(0.2)
 
 
 @pytest.mark.usefixtures("submitit")
