@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -67,7 +68,7 @@ def queue_slurm(jobs: Sequence[Job], states: Mapping[str, State], output: Path, 
 
     Raises :class:`UserError` without submitit, or without Slurm, or for an option submitit does not know.
     """
-    settings = {key: yaml.safe_load(value) for key, value in (option.split("=", 1) for option in options)}
+    settings = dict(_setting(option) for option in options)
     executor = _executor(output / _FOLDER, settings)
     on_slurm = executor.cluster == "slurm"
     queued = _Queue(output / _FOLDER / _QUEUED, executor)
@@ -94,6 +95,15 @@ def queue_slurm(jobs: Sequence[Job], states: Mapping[str, State], output: Path, 
         failed = [str(job.exception()).splitlines()[-1] for job in submitted.values() if job.exception()]
         if failed:
             raise UserError(f"{len(failed)} of {len(submitted)} jobs failed, the first with: {failed[0]}")
+
+
+def _setting(option: str) -> tuple[str, Any]:
+    """``KEY=VALUE``; the value is read as YAML is, save for a time such as 10:00:00, which to YAML is a number."""
+    key, _, value = option.partition("=")
+    try:
+        return key, value if re.fullmatch(r"[\d:-]*:[\d:]*", value) else yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise UserError(f"--slurm {option}: not YAML: {' '.join(str(error).split())}") from error
 
 
 class _Queue:

@@ -104,6 +104,8 @@ def test_jobs_run_through_submitit_and_continue_when_their_time_is_over(
 
 @pytest.mark.usefixtures("submitit")
 def test_unknown_option_is_refused(grid_file: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--slurm setup=\[: not YAML"):
+        run_grid(GridConfig(grid=str(grid_file), output=tmp_path / "o", **options("slurm", "setup=[")))
     with pytest.raises(UserError, match=r"--executor slurm: .*colour"):
         run_grid(
             GridConfig(grid=str(grid_file), output=tmp_path / "o", **options("slurm", "cluster=local", "colour=1"))
@@ -122,12 +124,12 @@ def test_slurm_jobs_wait_for_what_they_need_and_are_queued_once(
     (programs / "sacct.state").write_text("PENDING")
     monkeypatch.setenv("PATH", str(programs), prepend=":")
     config = GridConfig(
-        grid=str(grid_file), output=tmp_path / "out", **options("slurm", "slurm_partition=gpu", "timeout_min=90")
+        grid=str(grid_file), output=tmp_path / "out", **options("slurm", "slurm_partition=gpu", "slurm_time=1:30:00")
     )
     run_grid(config)
     assert "3 of 3 jobs queued" in capsys.readouterr().err
     batches = {number: (programs / f"sbatch.{number}").read_text() for number in (101, 102, 103)}
-    assert all("#SBATCH --partition=gpu" in batch and "#SBATCH --time=90" in batch for batch in batches.values())
+    assert all("#SBATCH --partition=gpu" in batch and "#SBATCH --time=1:30:00\n" in batch for batch in batches.values())
     assert "dependency" not in batches[101]
     for number in (102, 103):
         assert "#SBATCH --dependency=afterok:101\n" in batches[number]
