@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -135,7 +136,10 @@ def _difference(job: Job) -> str | None:
         raise UserError(f"{job.record}: not what 'pause-megatron {job.action[2]}' writes: {error}") from error
     if not isinstance(recorded, dict):
         raise UserError(f"{job.record}: not what 'pause-megatron {job.action[2]}' writes: it holds no 'config'")
+    # A setting that was not known yet when the product was made had what is now its default.
+    defaults = {field.name: to_plain(field.default) for field in dataclasses.fields(job.config)}
     for key, value in to_plain(job.config).items():
-        if key not in job.placed and recorded.get(key, value) != value:
-            return f"{key} {recorded[key]}, the grid says {value}"
+        made_with = recorded.get(key, defaults[key])
+        if key not in job.placed and made_with != value:
+            return f"{key} {made_with}, the grid says {value}"
     return None

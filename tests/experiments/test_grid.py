@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -15,14 +16,16 @@ from typing import Any
 import pytest
 import yaml
 
+from pause_megatron.atomic import write_json
 from pause_megatron.cli.commands import SUBCOMMANDS
 from pause_megatron.cli.main import parse
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.grid import GridConfig
+from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, UserError
 from pause_megatron.experiments.grid import run_grid
 from pause_megatron.experiments.grid_file import preset_names, read_grid
-from pause_megatron.experiments.grid_jobs import Job, grid_jobs
+from pause_megatron.experiments.grid_jobs import Job, grid_jobs, job_states
 
 NINE_TASKS = {
     "gsm8k": "gsm8k",
@@ -358,6 +361,18 @@ def test_results_of_another_configuration_are_refused(
     config = GridConfig(grid=str(write_grid(tmp_path, **keys)), output=interrupted, list=True)
     with pytest.raises(UserError, match=message):
         run_grid(config)
+
+
+def test_setting_newer_than_a_result_counts_as_its_default(grid_file: Path, tmp_path: Path) -> None:
+    config = GridConfig(grid=str(grid_file), output=tmp_path / "out", list=True)
+    job = jobs_of(config)[0]
+    recorded = to_plain(job.config)
+    del recorded["clip_grad"]
+    write_json(job.record, {"config": recorded})
+    assert job_states([job]) == {job.name: "done"}
+    job = dataclasses.replace(job, config=dataclasses.replace(job.config, clip_grad=0.5))
+    with pytest.raises(UserError, match=r"finetune\.json was made with clip_grad 1\.0, the grid says 0\.5"):
+        job_states([job])
 
 
 def test_grown_file_only_adds_jobs(
