@@ -45,7 +45,7 @@ python benchmarks/merge.py --work work
 python benchmarks/train_step.py --work work --repeats 30
 python benchmarks/conversion.py --work work
 python benchmarks/generation.py --work work --threads 1
-python benchmarks/evaluation.py --data tasks --work work --documents 48 --repeats 3
+python benchmarks/evaluation.py --data tasks --work work --documents 48
 python benchmarks/report.py --work work --text work/text/text.json > benchmarks/RESULTS.md
 ```"""
 
