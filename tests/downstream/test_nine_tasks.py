@@ -6,7 +6,6 @@ Where the samples are not at hand this skips and says so.
 import json
 import shutil
 from itertools import islice
-from pathlib import Path
 
 import pytest
 from lm_eval import evaluator
@@ -23,19 +22,8 @@ from pause_megatron.errors import UserError
 from pause_megatron.tokenizer.baking import bake_pauses
 from pause_megatron.tokenizer.huggingface import to_huggingface
 from tests.downstream.random_models import ARCHITECTURES, random_model
+from tests.downstream.real_samples import FOLDERS, SAMPLES
 
-SAMPLES = Path(__file__).parents[3] / "shared" / "data" / "tasks"
-FOLDERS = {
-    "gsm8k": "gsm8k",
-    "squad": "squad",
-    "coqa": "coqa",
-    "commonsense_qa": "commonsense_qa",
-    "piqa": "piqa",
-    "hellaswag": "hellaswag",
-    "lambada": "lambada_openai",
-    "web_questions": "webqs",
-    "natural_questions": "nq_open",
-}
 COMPARED = {"commonsense_qa_choices": "commonsense_qa", "web_questions_choices": "webqs"}
 CONTEXT_LENGTH = 768
 """Positions of the models; some conversations are longer, and lose their beginning."""

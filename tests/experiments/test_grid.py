@@ -26,19 +26,8 @@ from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, UserError
 from pause_megatron.experiments.grid import run_grid
 from pause_megatron.experiments.grid_file import preset_names, read_grid
 from pause_megatron.experiments.grid_jobs import Job, grid_jobs, job_states
+from tests.downstream.real_samples import FOLDERS
 
-NINE_TASKS = {
-    "gsm8k": "gsm8k",
-    "squad": "squad",
-    "coqa": "coqa",
-    "commonsense_qa": "commonsense_qa",
-    "piqa": "piqa",
-    "hellaswag": "hellaswag",
-    "lambada": "lambada_openai",
-    "web_questions": "webqs",
-    "natural_questions": "nq_open",
-}
-"""Task to its folder's name where it is not the task's own."""
 SMALL: dict[str, Any] = {
     "models": {"stdpt": "hf/stdpt", "pausept": "hf/pausept"},
     "tasks": {"parity": "tasks/parity"},
@@ -107,14 +96,14 @@ def test_command_lines_say_what_the_configurations_say(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", preset_names())
 def test_preset_is_the_nine_tasks(name: str, tmp_path: Path) -> None:
-    for folder in NINE_TASKS.values():
+    for folder in FOLDERS.values():
         (tmp_path / folder).mkdir()
     models = ("stdpt=hf/stdpt", "pausept=hf/pausept")
     config = GridConfig(grid=name, models=models, data=tmp_path, output=tmp_path / "out")
     jobs = jobs_of(config)
     finetunings = [job.config for job in jobs if isinstance(job.config, FinetuneConfig)]
     assert {config.task: config.data for config in finetunings} == {
-        task: tmp_path / folder for task, folder in NINE_TASKS.items()
+        task: tmp_path / folder for task, folder in FOLDERS.items()
     }
     assert len(jobs) == 2 * len(finetunings)  # as many pauses at inference as in finetuning
     runs = {(config.num_pauses_ft, config.seed) for config in finetunings}
