@@ -12,7 +12,7 @@ from pause_megatron.checkpoint.folders import latest_checkpoint
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
-from pause_megatron.conversion.proof import Method, Verdict, proof_sequences, prove_export
+from pause_megatron.conversion.proof import Method, Verdict, compare_logits, proof_sequences, prove_export
 from pause_megatron.conversion.table import from_hf_state, to_hf_state
 from pause_megatron.conversion.to_hf import write_model
 from pause_megatron.errors import UserError
@@ -123,6 +123,15 @@ def test_proof_sequences_come_with_and_without_pauses() -> None:
 def test_difference_is_held_to_the_tolerance(checkpoints: dict[str, Path], tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="more than --tolerance"):
         run_distributed(prove_with_impossible_tolerance, 1, checkpoints["gpt2"], tmp_path)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_logit_that_is_not_finite_is_no_proof(value: float) -> None:
+    expected = torch.zeros(2, 3, 5)
+    found = expected.clone()
+    assert compare_logits(expected, found, tolerance=1e-4, pauses=0).passed
+    found[0, 1, 2] = value
+    assert not compare_logits(expected, found, tolerance=1e-4, pauses=0).passed
 
 
 def prove_with_impossible_tolerance(checkpoint: Path, folder: Path) -> None:
