@@ -58,7 +58,9 @@ def evaluate(config: EvaluateConfig) -> None:
         "primary_metric": task.primary_metric,
         "metrics": metrics,
         "num_samples": len(samples),
+        "prompt_tokens": mean_prompt_tokens(folder, samples),
         "samples": samples,
+        "architecture": architecture(folder),
         "finetuning": finetuning or None,
         "pretraining": folder.pretraining,
         "config": to_plain(config),
@@ -68,6 +70,25 @@ def evaluate(config: EvaluateConfig) -> None:
     write_json(config.output, record)
     value = metrics[task.primary_metric]["value"]
     log.info(f"wrote {config.output}: {task.primary_metric} {value:.4f} on {len(samples)} samples")
+
+
+def architecture(folder: ModelFolder) -> dict[str, int]:
+    """The model's shape: what a pass over a prompt costs follows from it."""
+    config = folder.model.config
+    heads, width = config.num_attention_heads, config.hidden_size
+    return {
+        "parameters": folder.model.num_parameters(),
+        "num_layers": config.num_hidden_layers,
+        "num_attention_heads": heads,
+        "head_dim": getattr(config, "head_dim", None) or width // heads,
+        "hidden_size": width,
+    }
+
+
+def mean_prompt_tokens(folder: ModelFolder, samples: list[dict[str, Any]]) -> float:
+    """Mean length of the samples' prompts, without pauses and before any truncation (tokens)."""
+    encoded = folder.tokenizer([sample["prompt"] for sample in samples], add_special_tokens=False)
+    return sum(len(ids) for ids in encoded["input_ids"]) / len(samples)
 
 
 def _pausing(folder: ModelFolder, config: EvaluateConfig) -> Pausing:
