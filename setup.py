@@ -18,7 +18,7 @@ EXTRAS = {
     "fast": ["gigatoken"],  # encodes BPE vocabularies 5 to 60 times as fast
     "slurm": ["submitit>=1.5"],  # pause-megatron grid --executor slurm
     "tensorboard": ["tensorboard>=2.20"],
-    "test": ["pytest", "pytest-xdist", "hypothesis", "ruff", "mypy", "types-PyYAML"],
+    "test": ["pytest", "pytest-xdist", "hypothesis", "playwright", "ruff", "mypy", "types-PyYAML"],
 }
 EXTRAS["test"] += EXTRAS["tensorboard"]
 EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"] + EXTRAS["fast"] + EXTRAS["slurm"] + EXTRAS["tensorboard"]
@@ -33,7 +33,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["pause_megatron", "pause_megatron.*"]),
     package_data={
-        "pause_megatron.report": ["templates/*"],
+        "pause_megatron.report": ["templates/*", "published.csv"],
         "pause_megatron.downstream": ["tasks/*.yaml"],
         "pause_megatron.experiments": ["grids/*.yaml"],
     },

@@ -11,17 +11,19 @@ from pause_megatron.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Write report.html (one file that needs nothing else), report.md, report.json and the figures."""
+    """Write report.html (one file that needs nothing else), report.md, report.json, and the figures as PNG and SVG with
+    their data as CSV.
+    """
 
     output: Path
     """Folder of the report; an earlier report there is replaced."""
     evaluations: tuple[Path, ...] = ()
-    """Results written by 'pause-megatron evaluate' (JSON files)."""
+    """Results written by 'pause-megatron evaluate': JSON files, or folders of them such as GRID/evaluate."""
     pretrain: tuple[Path, ...] = ()
     """Run folders of 'pause-megatron pretrain', standard and paused."""
     title: str = "Does pausing help?"
     """Title of the report."""
-    samples_per_task: int = 4
+    samples_per_task: int = 20
     """Questions shown for each task, with every variant's answer."""
 
     def __post_init__(self) -> None:

@@ -38,6 +38,7 @@ def caveats(collected: Collected, tasks: Sequence[TaskResult]) -> list[str]:
         *_tasks(tasks),
         *(text for task in tasks for text in _one_task(task)),
         *_seeds(tasks),
+        *(text for task in tasks for text in _uneven_seeds(task)),
         *_many_comparisons(tasks),
         *_missing(tasks),
     ]
@@ -141,8 +142,15 @@ def _seeds(tasks: Sequence[TaskResult]) -> Iterator[str]:
         )
 
 
+def _uneven_seeds(task: TaskResult) -> Iterator[str]:
+    seeds = {cell.seeds for cell in task.cells if cell.setting.num_pauses_ft is not None}
+    if len(seeds) > 1:
+        numbers = listed([str(number) for number in sorted(seeds)])
+        yield f"On {task.name} not every setting has results of the same number of finetuning seeds ({numbers})."
+
+
 def _many_comparisons(tasks: Sequence[TaskResult]) -> Iterator[str]:
-    number = sum(len(task.differences()) for task in tasks)
+    number = sum(len(task.compared) for task in tasks)
     if number > 1:
         yield (
             f"There are {number} differences: were all variants equally good, about {0.05 * number:.1g} of them would"

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import math
 import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from pause_megatron.report.records import Evaluation
 
 VARIANTS = ("stdpt_stdft", "stdpt_pauseft", "pausept_stdft", "pausept_pauseft")
 """The paper's four variants; the first is what the others are compared with."""
+Item = tuple[int, str]
+"""A test item: its place among those of the result, and its prompt."""
 MODELS = (*VARIANTS, "stdpt", "pausept")
 """The order of a report's rows: the variants, then models that were not finetuned."""
 
@@ -26,17 +29,33 @@ class Setting:
     num_pauses_ft: int | None
     num_pauses_inf: int
     prefix_attention: str
+    fewest_pauses_ft: int | None = None
+    """The smallest M_ft where it was drawn for each example; None where it was fixed."""
+    placement_ft: str = "append"
+    """Where the pauses stood in finetuning; "append" where there were none."""
+    placement: str = "append"
+    """Where the pauses stand at inference; as in finetuning where there are none."""
+    filler: str | None = None
+    """What stood in the place of the pauses at inference, if not the pause token."""
 
     @property
     def is_matched(self) -> bool:
-        """Whether inference pauses as often as finetuning did: M_inf = M_ft."""
-        return self.num_pauses_inf == (self.num_pauses_ft or 0)
+        """Whether inference pauses as finetuning did: M_inf = M_ft, in the same place, and no fillers."""
+        return self == self.finetuned
 
     @property
-    def order(self) -> tuple[int, str, int, int, str]:
-        """Sorts settings of a task: by :data:`MODELS`, then by M_ft and M_inf."""
+    def finetuned(self) -> Setting:
+        """The same, paused at inference as in finetuning: what a setting with another M_inf or filler varies."""
+        return replace(self, num_pauses_inf=self.num_pauses_ft or 0, placement=self.placement_ft, filler=None)
+
+    @property
+    def order(self) -> tuple[int, str, int, int, int, str, str, str, str]:
+        """Sorts settings of a task: by :data:`MODELS`, then by M_ft and M_inf, then the rest."""
         place = MODELS.index(self.model) if self.model in MODELS else len(MODELS)
-        return place, self.model, self.num_pauses_ft or 0, self.num_pauses_inf, self.prefix_attention
+        fewest = -1 if self.fewest_pauses_ft is None else self.fewest_pauses_ft
+        pauses = self.num_pauses_ft or 0, fewest, self.num_pauses_inf
+        rest = self.placement_ft, self.placement, self.filler or "", self.prefix_attention
+        return place, self.model, *pauses, *rest
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,10 +123,10 @@ class Cell:
         """
         return _combined(self.item_error, self.seed_error)
 
-    @property
-    def item_scores(self) -> dict[tuple[int, str], float] | None:
-        """Each test item's score, a mean over seeds, by place and prompt; None unless every result lists all items."""
-        scores: dict[tuple[int, str], list[float]] = {}
+    @cached_property
+    def seed_scores(self) -> dict[Item, list[float]] | None:
+        """Each test item's score by every seed; None unless every result lists all items, and the same."""
+        scores: dict[Item, list[float]] = {}
         for evaluation in self.evaluations:
             listed = [sample.correct for sample in evaluation.samples]
             if (
@@ -118,9 +137,14 @@ class Cell:
                 return None
             for place, sample in enumerate(evaluation.samples):
                 scores.setdefault((place, sample.prompt), []).append(sample.correct)
-        if any(len(found) != self.seeds for found in scores.values()):
+        return scores if all(len(found) == self.seeds for found in scores.values()) else None
+
+    @cached_property
+    def item_scores(self) -> dict[Item, float] | None:
+        """Each test item's score, a mean over seeds; None where :attr:`seed_scores` is."""
+        if self.seed_scores is None:
             return None
-        return {item: statistics.fmean(found) for item, found in scores.items()}
+        return {item: statistics.fmean(found) for item, found in self.seed_scores.items()}
 
     def minus(self, baseline: Cell) -> Difference:
         """The difference of the means.
@@ -143,9 +167,7 @@ def _combined(*errors: float | None) -> float | None:
     return math.hypot(*known) if known else None
 
 
-def _paired_error(
-    scores: dict[tuple[int, str], float] | None, others: dict[tuple[int, str], float] | None
-) -> float | None:
+def _paired_error(scores: dict[Item, float] | None, others: dict[Item, float] | None) -> float | None:
     """Standard error of the mean difference of two variants on the same items; None where the items differ."""
     if scores is None or others is None or scores.keys() != others.keys() or len(scores) < 2:
         return None

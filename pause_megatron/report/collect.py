@@ -28,13 +28,23 @@ Record = TypeVar("Record")
 
 
 def collect(evaluations: Sequence[Path], runs: Sequence[Path]) -> Collected:
-    """Read evaluation results and run folders.
+    """Read evaluation results, of a folder all JSON files in it and below, and run folders.
 
-    Raises :class:`UserError` for a file that is missing, half-written or of another format.
+    Raises :class:`UserError` for a file that is missing, half-written or of another format, and a folder without any.
     """
+    files = [file for path in evaluations for file in _result_files(path)]
     return Collected(
-        evaluations=tuple(read_evaluation(path) for path in evaluations), runs=tuple(read_run(path) for path in runs)
+        evaluations=tuple(read_evaluation(file) for file in files), runs=tuple(read_run(path) for path in runs)
     )
+
+
+def _result_files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*.json") if not file.name.startswith("."))
+    if not files:
+        raise UserError(f"{path}: no results of 'pause-megatron evaluate' (.json) in this folder")
+    return files
 
 
 def read_evaluation(path: Path) -> Evaluation:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 
 from pause_megatron.errors import UserError
 from pause_megatron.report.cells import VARIANTS, Cell, Difference, Setting
@@ -37,7 +38,7 @@ class TaskResult:
         """Whether a larger value is the better one."""
         return not any(word in self.metric for word in LOWER_IS_BETTER)
 
-    @property
+    @cached_property
     def matched(self) -> tuple[Cell, ...]:
         """The cells with M_inf = M_ft, which the four-variant table shows."""
         return tuple(cell for cell in self.cells if cell.setting.is_matched)
@@ -50,10 +51,15 @@ class TaskResult:
                 return None if other is cell else other
         return None
 
-    def differences(self) -> list[tuple[Cell, Difference]]:
-        """Every matched cell that has a baseline, with its difference from it."""
+    def finetuned_of(self, cell: Cell) -> Cell | None:
+        """The same finetuned models with the pauses they were finetuned with; None where that was not measured."""
+        return next((other for other in self.matched if other.setting == cell.setting.finetuned), None)
+
+    @cached_property
+    def compared(self) -> tuple[tuple[Cell, Cell, Difference], ...]:
+        """Every matched cell that has a baseline, with that and its difference from it."""
         pairs = [(cell, self.baseline_of(cell)) for cell in self.matched]
-        return [(cell, cell.minus(baseline)) for cell, baseline in pairs if baseline is not None]
+        return tuple((cell, baseline, cell.minus(baseline)) for cell, baseline in pairs if baseline is not None)
 
 
 def compare(evaluations: Iterable[Evaluation]) -> tuple[TaskResult, ...]:
@@ -71,12 +77,17 @@ def compare(evaluations: Iterable[Evaluation]) -> tuple[TaskResult, ...]:
 
 
 def _setting(evaluation: Evaluation) -> Setting:
+    placement_ft = evaluation.placement_ft
     return Setting(
         task=evaluation.task,
         model=evaluation.model,
         num_pauses_ft=evaluation.num_pauses_ft,
         num_pauses_inf=evaluation.num_pauses_inf,
         prefix_attention=evaluation.prefix_attention,
+        fewest_pauses_ft=evaluation.fewest_pauses_ft,
+        placement_ft=placement_ft,
+        placement=evaluation.pause_placement if evaluation.num_pauses_inf else placement_ft,
+        filler=evaluation.filler if evaluation.num_pauses_inf else None,
     )
 
 

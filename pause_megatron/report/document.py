@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pause_megatron.report import curves, figures, pretraining, provenance, tables
+from pause_megatron.report import ablations, comparisons, cost, curves, figures, pretraining, provenance, sweeps, tables
 from pause_megatron.report.caveats import caveats
 from pause_megatron.report.compare import TaskResult, compare
 from pause_megatron.report.figures import Figure
@@ -60,7 +60,16 @@ def build_document(collected: Collected, *, title: str, samples_per_task: int) -
     Raises :class:`~pause_megatron.errors.UserError` when results cannot stand in one report (see ``compare``).
     """
     tasks = compare(collected.evaluations)
-    sections = [_variants(tasks), _inference(tasks), *_pretraining(collected), _finetuning(tasks)]
+    sections = [
+        _variants(tasks),
+        _paper(tasks),
+        _inference(tasks),
+        _finetuning_pauses(tasks),
+        _placements(tasks),
+        _cost(tasks),
+        *_pretraining(collected),
+        _finetuning(tasks),
+    ]
     return Document(
         title=title,
         summary=tuple(summary(collected, tasks)),
@@ -76,18 +85,47 @@ def build_document(collected: Collected, *, title: str, samples_per_task: int) -
 def _variants(tasks: tuple[TaskResult, ...]) -> Section:
     if not tasks:
         return Section(anchor="variants", heading="The variants")
-    others = tables.metrics_table(tasks)
+    significance, others = comparisons.significance_table(tasks), tables.metrics_table(tasks)
     return Section(
         anchor="variants",
         heading="The variants",
-        tables=(tables.variants_table(tasks),),
+        tables=_present(tables.variants_table(tasks), significance),
         figures=tuple(figures.bar_figures(tasks)),
-        folded=(tables.settings_table(tasks), *([others] if others else [])),
+        folded=_present(tables.settings_table(tasks), others),
     )
 
 
+def _paper(tasks: tuple[TaskResult, ...]) -> Section:
+    table = comparisons.paper_table(tasks)
+    return Section(anchor="paper", heading="Beside the published numbers", tables=_present(table))
+
+
 def _inference(tasks: tuple[TaskResult, ...]) -> Section:
-    return Section(anchor="inference", heading="Pauses at inference", figures=tuple(figures.sweep_figures(tasks)))
+    return Section(
+        anchor="inference",
+        heading="Pauses at inference",
+        tables=_present(ablations.robustness_table(tasks)),
+        figures=(*sweeps.inference_figures(tasks), *sweeps.heat_maps(tasks)),
+    )
+
+
+def _finetuning_pauses(tasks: tuple[TaskResult, ...]) -> Section:
+    charts = tuple(sweeps.finetuning_pauses_figures(tasks))
+    return Section(anchor="finetuning-pauses", heading="Pauses in finetuning", figures=charts)
+
+
+def _placements(tasks: tuple[TaskResult, ...]) -> Section:
+    found = _present(ablations.placement_table(tasks), ablations.filler_table(tasks))
+    return Section(anchor="placements", heading="Placement and fillers", tables=found)
+
+
+def _cost(tasks: tuple[TaskResult, ...]) -> Section:
+    table, charts = _present(cost.cost_table(tasks)), tuple(sweeps.cost_figures(tasks))
+    return Section(anchor="cost", heading="At equal cost", tables=table, figures=charts)
+
+
+def _present(*found: Table | None) -> tuple[Table, ...]:
+    return tuple(table for table in found if table is not None)
 
 
 def _pretraining(collected: Collected) -> list[Section]:
@@ -95,12 +133,11 @@ def _pretraining(collected: Collected) -> list[Section]:
         return []
     validation = pretraining.validation_table(collected.runs)
     charts = (*curves.training_figures(collected.runs), *curves.validation_figures(collected.runs))
-    held_out = (validation,) if validation else ()
     return [
         Section(
             anchor="pretraining",
             heading="Pretraining",
-            tables=(*held_out, pretraining.pretraining_table(collected.runs)),
+            tables=_present(validation, pretraining.pretraining_table(collected.runs)),
             figures=charts,
         )
     ]

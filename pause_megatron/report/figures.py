@@ -1,7 +1,8 @@
-"""The figures of evaluation results, and what every figure is made of. ``curves`` has the others, ``drawing`` draws."""
+"""The variants as bars, and what every figure is made of. Others: ``sweeps`` and ``curves``; ``drawing`` draws all."""
 
 from __future__ import annotations
 
+import base64
 import csv
 import io
 import re
@@ -10,8 +11,8 @@ from dataclasses import dataclass
 
 from pause_megatron.report.cells import Cell
 from pause_megatron.report.compare import TaskResult
-from pause_megatron.report.drawing import Bar, Line, Picture, draw_bars, draw_lines
-from pause_megatron.report.labels import model_label, setting_label, unit, with_error
+from pause_megatron.report.drawing import Bar, Level, Line, Picture, draw_bars, draw_lines
+from pause_megatron.report.labels import pauses_label, setting_label, unit, with_error
 
 MODEL_COLORS = {
     "stdpt_stdft": "#56b4e9",
@@ -23,6 +24,10 @@ MODEL_COLORS = {
 }
 """Okabe and Ito's palette: cool after standard, warm after pause pretraining; deeper after finetuning with pauses."""
 OTHER_COLORS = ("#009e73", "#cc79a7", "#999999")
+CELL_COLUMNS = [
+    *("task", "metric", "variant", "num_pauses_ft", "num_pauses_inf", "pause_placement", "filler", "prefix_attention"),
+    *("seeds", "samples", "mean", "standard_error", "deviation_over_seeds"),
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,19 +41,24 @@ class Figure:
     picture: Picture
     data: str
 
+    @property
+    def downloads(self) -> dict[str, str]:
+        """File name to a ``data:`` address that holds the file, so that a page can offer it and needs no other file."""
+        files = {"svg": ("image/svg+xml", self.picture.svg), "csv": ("text/csv", self.data.encode())}
+        return {
+            f"{self.name}.{suffix}": f"data:{kind};base64,{base64.b64encode(content).decode()}"
+            for suffix, (kind, content) in files.items()
+        }
+
 
 def bar_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
-    """The variants of each task as bars, with M_inf = M_ft."""
+    """The variants of each task as bars, with M_inf = M_ft; pauses that stand elsewhere only if none are appended."""
     return [_bars(task, tasks) for task in tasks if task.matched]
 
 
-def sweep_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
-    """Score against the number of pauses at inference, for each task that was measured at several."""
-    return [_sweep(task) for task in tasks if any(len(cells) > 1 for cells in _by_model(task).values())]
-
-
 def _bars(task: TaskResult, tasks: Sequence[TaskResult]) -> Figure:
-    scale = 100.0 if task.is_percentage else 1.0
+    scale = scale_of(task)
+    cells = [cell for cell in task.matched if cell.setting.placement == "append"] or task.matched
     bars = [
         Bar(
             label=setting_label(cell.setting, tasks),
@@ -57,12 +67,11 @@ def _bars(task: TaskResult, tasks: Sequence[TaskResult]) -> Figure:
             stderr=None if cell.stderr is None else scale * cell.stderr,
             text=with_error(cell, task),
         )
-        for cell in task.matched
+        for cell in cells
     ]
-    name, metric = f"variants-{slug(task.name)}", _axis(task)
+    name, metric = f"variants-{slug(task.name)}", axis_label(task)
     alt = f"Bar chart of {task.metric} on {task.name}: " + "; ".join(f"{bar.label} {bar.text}" for bar in bars)
     chance = None if task.chance is None else scale * task.chance
-    rows = [[bar.label, bar.length, bar.stderr] for bar in bars]
     return Figure(
         name=name,
         title=task.name,
@@ -70,47 +79,22 @@ def _bars(task: TaskResult, tasks: Sequence[TaskResult]) -> Figure:
         + ("" if chance is None else " The dashed line is what guessing scores."),
         alt=alt,
         picture=draw_bars(name, alt, bars, metric, chance),
-        data=_csv(["variant", metric, "standard_error"], rows),
+        data=cells_csv(task, cells),
     )
 
 
-def _sweep(task: TaskResult) -> Figure:
-    scale = 100.0 if task.is_percentage else 1.0
-    lines = [
-        Line(
-            label=label,
-            color=color_of(cells[0]),
-            x=tuple(float(cell.setting.num_pauses_inf) for cell in cells),
-            y=tuple(scale * cell.mean for cell in cells),
-            stderr=tuple(None if cell.stderr is None else scale * cell.stderr for cell in cells),
-        )
-        for label, cells in _by_model(task).items()
-    ]
-    return line_figure(
-        name=f"inference-{slug(task.name)}",
-        title=task.name,
-        caption="Finetuned models given more or fewer pauses; whiskers are one standard error.",
-        lines=lines,
-        x_label="M_inf, pauses at inference",
-        y_label=_axis(task),
-    )
-
-
-def _by_model(task: TaskResult) -> dict[str, list[Cell]]:
-    """Cells that differ in M_inf alone, by a label that names their M_ft."""
-    models: dict[str, list[Cell]] = {}
-    for cell in task.cells:
-        label = model_label(cell.setting.model)
-        if cell.setting.num_pauses_ft:
-            label += f", M_ft {cell.setting.num_pauses_ft}"
-        if cell.setting.prefix_attention != "bidirectional":
-            label += f", {cell.setting.prefix_attention} prefix"
-        models.setdefault(label, []).append(cell)
-    return models
-
-
-def line_figure(*, name: str, title: str, caption: str, lines: Sequence[Line], x_label: str, y_label: str) -> Figure:
-    """A line chart with its data, and the ends of its lines as text alternative."""
+def line_figure(
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    levels: Sequence[Level] = (),
+    data: str | None = None,
+) -> Figure:
+    """A line chart with its data (the points themselves by default), and the ends of its lines as text alternative."""
     ends = [f"{line.label} from {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in lines]
     alt = f"Line chart, {y_label} against {x_label}: {'; '.join(ends)}"
     rows = [[line.label, x, y] for line in lines for x, y in zip(line.x, line.y, strict=True)]
@@ -119,13 +103,42 @@ def line_figure(*, name: str, title: str, caption: str, lines: Sequence[Line], x
         title=title,
         caption=caption,
         alt=alt,
-        picture=draw_lines(name, alt, lines, x_label, y_label),
-        data=_csv(["series", x_label, y_label], rows),
+        picture=draw_lines(name, alt, lines, x_label, y_label, levels),
+        data=data or _csv(["series", x_label, y_label], rows),
     )
 
 
-def _axis(task: TaskResult) -> str:
+def cells_csv(task: TaskResult, cells: Iterable[Cell]) -> str:
+    """Cells as CSV: what they measured, and in the metric's own unit mean, standard error and deviation over seeds."""
+    rows = [
+        [
+            task.name,
+            task.metric,
+            cell.setting.model,
+            pauses_label(cell.setting),
+            cell.setting.num_pauses_inf,
+            cell.setting.placement,
+            cell.setting.filler or "",
+            cell.setting.prefix_attention,
+            cell.seeds,
+            cell.num_samples,
+            cell.mean,
+            cell.stderr,
+            cell.deviation,
+        ]
+        for cell in cells
+    ]
+    return _csv(CELL_COLUMNS, rows)
+
+
+def axis_label(task: TaskResult) -> str:
+    """A task's metric with its unit, as in "em (%)"."""
     return f"{task.metric} ({unit(task)})" if unit(task) else task.metric
+
+
+def scale_of(task: TaskResult) -> float:
+    """What a value is multiplied by to be drawn: 100 for a share."""
+    return 100.0 if task.is_percentage else 1.0
 
 
 def color_of(cell: Cell) -> str:

@@ -18,8 +18,11 @@ MODEL_LABELS = {
     "other": "other model",
 }
 
+PLACEMENT_LABELS = {"append": "appended", "prepend": "prepended", "before-marker": "before a marker"}
+
 NOTHING = "–"  # noqa: RUF001 - a dash is meant
 """Stands in a table where there is nothing to show."""
+MINUS = "−"  # noqa: RUF001 - a minus sign, as wide as the plus
 
 
 def model_label(model: str) -> str:
@@ -37,13 +40,45 @@ def run_label(run: PretrainRun, runs: tuple[PretrainRun, ...]) -> str:
     return f"{kind} {run.name if len(namesakes) == 1 else run.source}"
 
 
+def pauses_label(setting: Setting) -> str:
+    """M_ft as in "10", or "0 to 50" where it was drawn for each example; a dash without finetuning."""
+    if setting.num_pauses_ft is None:
+        return NOTHING
+    fewest = "" if setting.fewest_pauses_ft is None else f"{setting.fewest_pauses_ft} to "
+    return f"{fewest}{setting.num_pauses_ft}"
+
+
+def pauses_kind(setting: Setting) -> str:
+    """Where a setting's pauses stand and what stands for them, as in "appended" and "appended, filler '.'"."""
+    if not (setting.num_pauses_ft or setting.num_pauses_inf):
+        return NOTHING
+    return PLACEMENT_LABELS[setting.placement] + (f", filler '{setting.filler}'" if setting.filler else "")
+
+
 def setting_label(setting: Setting, tasks: Sequence[TaskResult]) -> str:
-    """A setting's model, with M_ft and the attention only where some task holds several of that model."""
+    """A setting's model, with M_ft, attention and a placement other than the paper's only where some task holds several
+    of that model.
+    """
     alike = [[cell.setting for cell in task.matched if cell.setting.model == setting.model] for task in tasks]
     label = model_label(setting.model)
-    if any(len({other.num_pauses_ft for other in settings}) > 1 for settings in alike):
-        label += f", M_ft {setting.num_pauses_ft or 0}"
-    if any(len({other.prefix_attention for other in settings}) > 1 for settings in alike):
+    for words in (
+        lambda one: f", M_ft {pauses_label(one)}",
+        lambda one: "" if one.placement == "append" else f", {PLACEMENT_LABELS[one.placement]}",
+        lambda one: f", {one.prefix_attention} prefix",
+    ):
+        if any(len({words(other) for other in settings}) > 1 for settings in alike):
+            label += words(setting)
+    return label
+
+
+def series_label(setting: Setting) -> str:
+    """The finetuned model of a setting, in full: its variant, M_ft if it paused, and what is not as in the paper."""
+    label = model_label(setting.model)
+    if setting.num_pauses_ft:
+        label += f", M_ft {pauses_label(setting)}"
+    if setting.placement != "append":
+        label += f", {PLACEMENT_LABELS[setting.placement]}"
+    if setting.prefix_attention != "bidirectional":
         label += f", {setting.prefix_attention} prefix"
     return label
 
@@ -51,6 +86,11 @@ def setting_label(setting: Setting, tasks: Sequence[TaskResult]) -> str:
 def unit(task: TaskResult) -> str:
     """What a task's metric is written in: percent, or nothing."""
     return "%" if task.is_percentage else ""
+
+
+def metric_label(task: TaskResult) -> str:
+    """A task's metric with its unit, as in "em, %"."""
+    return f"{task.metric}, {unit(task)}" if unit(task) else task.metric
 
 
 def value(number: float | None, task: TaskResult) -> str:
@@ -67,7 +107,7 @@ def with_error(cell: Cell, task: TaskResult) -> str:
 
 def signed(difference: Difference, task: TaskResult) -> str:
     """A difference with its standard error, as in "+9.8 ± 3.0"."""
-    sign = "−" if difference.value < 0 else "+"  # noqa: RUF001 - a minus sign, as wide as the plus
+    sign = MINUS if difference.value < 0 else "+"
     text = sign + value(abs(difference.value), task)
     return text if difference.stderr is None else f"{text} ± {value(difference.stderr, task)}"
 
@@ -79,6 +119,13 @@ def verdict(difference: Difference) -> str:
     if not difference.is_distinguishable:
         return "not distinguishable"
     return f"more than 2 s.e. {'higher' if difference.value > 0 else 'lower'}"
+
+
+def interval(ends: tuple[float, float] | None, task: TaskResult) -> str:
+    """An interval of differences, as in "+2.1 to +9.8"."""
+    if ends is None:
+        return NOTHING
+    return " to ".join(signed(Difference(value=end, stderr=None), task) for end in ends)
 
 
 def whole(number: int | None) -> str:

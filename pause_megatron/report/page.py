@@ -15,7 +15,9 @@ SUBSCRIPTS = re.compile(r"\bM_(ft|inf)\b")
 
 
 def render_html(document: Document) -> str:
-    """The report as a page: no script, no network, light and dark."""
+    """The report as a page: no network, light and dark; its one script filters the samples, which are all there without
+    it.
+    """
     return _render("report.html", document, autoescape=True)
 
 

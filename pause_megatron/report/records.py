@@ -42,6 +42,17 @@ class Pretraining:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """The shape of the evaluated model."""
+
+    parameters: int
+    num_layers: int
+    num_attention_heads: int
+    head_dim: int
+    hidden_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class FinetuneStep:
     """One logged step of finetuning."""
 
@@ -61,9 +72,14 @@ class Evaluation:
     variant: str | None = None
     num_pauses_ft: int | None = None
     prefix_attention: str = "bidirectional"
+    pause_placement: str = "append"
+    filler: str | None = None
     seed: int | None = None
     chance: float | None = None
     samples: tuple[Sample, ...] = ()
+    architecture: Architecture | None = None
+    prompt_tokens: float | None = None
+    """Mean length of the prompts without their pauses (tokens)."""
     finetuning: dict[str, Any] | None = None
     pretraining: Pretraining | None = None
     config: dict[str, Any] = field(default_factory=dict)
@@ -75,6 +91,16 @@ class Evaluation:
     def primary(self) -> Metric:
         """The metric the variants are compared by."""
         return self.metrics[self.primary_metric]
+
+    @property
+    def fewest_pauses_ft(self) -> int | None:
+        """The smallest M_ft where it was drawn for each example, up to ``num_pauses_ft``; None where it was fixed."""
+        return (self.finetuning or {}).get("min_num_pauses_ft")
+
+    @property
+    def placement_ft(self) -> str:
+        """Where the pauses stood in finetuning; "append" where there were none."""
+        return (self.finetuning or {}).get("pause_placement", "append") if self.num_pauses_ft else "append"
 
     @property
     def model(self) -> str:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from pause_megatron.report.cells import VARIANTS
 from pause_megatron.report.compare import TaskResult
-from pause_megatron.report.labels import setting_label
+from pause_megatron.report.labels import PLACEMENT_LABELS, setting_label
 from pause_megatron.report.records import Sample
 
 LONGEST_TEXT = 1500
@@ -20,6 +21,8 @@ class Answer:
     label: str
     model: str
     pauses: int
+    placement: str
+    """Where the pauses stand, in words."""
     output: str
     verdict: str
 
@@ -32,6 +35,20 @@ class Question:
     prompt: str
     target: str
     answers: tuple[Answer, ...]
+
+    @property
+    def kinds(self) -> list[str]:
+        """What may be asked for: "differ" where the verdicts do, "helps" and "hurts" where a variant with pauses alone,
+        in pretraining and finetuning, is right against the standard one, or wrong."""
+        verdicts = {answer.verdict for answer in self.answers}
+        kinds = ["differ"] if len(verdicts) > 1 else []
+        of_model = {model: [answer.verdict for answer in self.answers if answer.model == model] for model in VARIANTS}
+        standard, paused = of_model[VARIANTS[0]], of_model[VARIANTS[-1]]
+        if "wrong" in standard and "correct" in paused:
+            kinds.append("helps")
+        if "correct" in standard and "wrong" in paused:
+            kinds.append("hurts")
+        return kinds
 
     @property
     def preview(self) -> str:
@@ -57,6 +74,7 @@ def _questions(task: TaskResult, tasks: Sequence[TaskResult]) -> list[Question]:
                     label=setting_label(cell.setting, tasks),
                     model=cell.setting.model,
                     pauses=sample.pauses,
+                    placement=PLACEMENT_LABELS[cell.setting.placement],
                     output=_cut(sample.output),
                     verdict=_verdict(sample),
                 )

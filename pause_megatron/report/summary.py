@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from pause_megatron.report.ablations import removals
 from pause_megatron.report.cells import VARIANTS, Cell, Difference
 from pause_megatron.report.compare import TaskResult
 from pause_megatron.report.labels import (
@@ -12,6 +13,7 @@ from pause_megatron.report.labels import (
     model_label,
     rounded,
     run_label,
+    series_label,
     setting_label,
     signed,
     verdict,
@@ -26,6 +28,7 @@ def summary(collected: Collected, tasks: Sequence[TaskResult]) -> list[str]:
     paragraphs = [overall(tasks)] if tasks else []
     paragraphs.append(what_was_compared(collected, tasks))
     paragraphs += [task_sentence(task, tasks) for task in tasks]
+    paragraphs += removal_sentence(tasks)
     if collected.runs:
         paragraphs.append(pretraining_sentence(collected.runs))
     return paragraphs
@@ -52,7 +55,7 @@ def what_was_compared(collected: Collected, tasks: Sequence[TaskResult]) -> str:
 
 def overall(tasks: Sequence[TaskResult]) -> str:
     """How many differences from StdPT_StdFT there are and which can be told from chance."""
-    pairs = [(task, cell, difference) for task in tasks for cell, difference in task.differences()]
+    pairs = [(task, cell, difference) for task in tasks for cell, _, difference in task.compared]
     baseline = model_label(VARIANTS[0])
     if not pairs:
         return f"Without another variant beside {baseline} on the same task, there is no difference to report."
@@ -82,9 +85,30 @@ def task_sentence(task: TaskResult, tasks: Sequence[TaskResult]) -> str:
         f"{task.name} ({task.metric}{direction}; {counted(baseline.num_samples, 'test item')},"
         f" {counted(baseline.seeds, 'finetuning seed')}): {model_label(VARIANTS[0])} reached {_amount(baseline, task)}."
     )
-    for cell, difference in task.differences():
+    for cell, _, difference in task.compared:
         sentence += f" {setting_label(cell.setting, tasks)}: {_amount(difference, task)}, {verdict(difference)}."
     return sentence
+
+
+def removal_sentence(tasks: Sequence[TaskResult]) -> list[str]:
+    """Which models finetuned with pauses collapse without them; nothing where none was measured so."""
+    measured = [(task, removal) for task in tasks for removal in removals(task)]
+    collapsed = [(task, removal) for task, removal in measured if removal.is_collapse]
+    if not measured:
+        return []
+    if not collapsed:
+        ending = "the one model finetuned with pauses does not collapse" if len(measured) == 1 else (
+            f"none of the {len(measured)} models finetuned with pauses collapses")  # fmt: skip
+        return [f"Given no pause at inference, {ending}."]
+    named = [
+        f"{series_label(removal.finetuned.setting)} on {task.name} (from {_amount(removal.finetuned, task)} to"
+        f" {_amount(removal.without, task)})"
+        for task, removal in collapsed
+    ]
+    return [
+        f"Given no pause at inference, {len(collapsed)} of {counted(len(measured), 'model')} finetuned with pauses"
+        f" {'collapses' if len(collapsed) == 1 else 'collapse'}: {listed(named)}."
+    ]
 
 
 def pretraining_sentence(runs: tuple[PretrainRun, ...]) -> str:

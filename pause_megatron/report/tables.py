@@ -11,10 +11,12 @@ from pause_megatron.report.compare import TaskResult
 from pause_megatron.report.labels import (
     NOTHING,
     counted,
+    metric_label,
     model_label,
+    pauses_kind,
+    pauses_label,
     setting_label,
     signed,
-    unit,
     value,
     verdict,
     whole,
@@ -58,7 +60,7 @@ def variants_table(tasks: Sequence[TaskResult]) -> Table:
         name="variants",
         caption="Mean ± standard error, M_inf = M_ft. The standard error covers the choice of test items and, with"
         " several seeds, the scatter of finetuning (s.d.: standard deviation over seeds).",
-        columns=("Variant", *(f"{task.name} ({_metric(task)})" for task in tasks)),
+        columns=("Variant", *(f"{task.name} ({metric_label(task)})" for task in tasks)),
         rows=tuple(rows),
     )
 
@@ -70,8 +72,8 @@ def settings_table(tasks: Sequence[TaskResult]) -> Table:
         caption="Every setting measured; differences are from StdPT_StdFT on the same task. Those within two"
         " standard errors (s.e.) are called not distinguishable. Where results list all test items, the error of a"
         " difference is taken item by item.",
-        columns=("Variant", "Task", "M_ft", "M_inf", "Prefix", "Seeds", "Samples", "Value", "Difference"),
-        words=("Task", "Prefix"),
+        columns=("Variant", "Task", "M_ft", "M_inf", "Pauses", "Prefix", "Seeds", "Samples", "Value", "Difference"),
+        words=("Task", "Pauses", "Prefix"),
         rows=tuple(_settings_row(task, cell) for task in tasks for cell in task.cells),
     )
 
@@ -94,7 +96,7 @@ def _variant_entry(task: TaskResult, label: str, tasks: Sequence[TaskResult]) ->
     cell = next((cell for cell in task.matched if setting_label(cell.setting, tasks) == label), None)
     if cell is None:
         return Entry(text=NOTHING)
-    facts = [f"M_ft {cell.setting.num_pauses_ft}"] if cell.setting.num_pauses_ft else []
+    facts = [f"M_ft {pauses_label(cell.setting)}"] if cell.setting.num_pauses_ft and "M_ft" not in label else []
     facts += [f"n {cell.num_samples:,}", counted(cell.seeds, "seed")]
     if cell.deviation is not None:
         facts.append(f"s.d. {value(cell.deviation, task)}")
@@ -107,11 +109,12 @@ def _settings_row(task: TaskResult, cell: Cell) -> tuple[Entry, ...]:
     setting = cell.setting
     scatter = "" if cell.deviation is None else f"s.d. {value(cell.deviation, task)}"
     return (
-        _model_entry(cell),
-        Entry(text=task.name, note=_metric(task)),
+        model_entry(cell),
+        Entry(text=task.name, note=metric_label(task)),
         *entries(
-            _pauses(setting.num_pauses_ft),
+            pauses_label(setting),
             str(setting.num_pauses_inf),
+            pauses_kind(setting),
             setting.prefix_attention,
             str(cell.seeds),
             whole(cell.num_samples),
@@ -127,20 +130,13 @@ def _metrics_rows(task: TaskResult, cell: Cell) -> Iterator[tuple[Entry, ...]]:
     for name in sorted(names):
         values = [evaluation.metrics[name].value for evaluation in cell.evaluations if name in evaluation.metrics]
         scatter = f"s.d. {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-        texts = (task.name, _pauses(setting.num_pauses_ft), str(setting.num_pauses_inf), str(len(values)), name)
-        yield _model_entry(cell), *entries(*texts), Entry(text=f"{statistics.fmean(values):.4g}", note=scatter)
+        texts = (task.name, pauses_label(setting), str(setting.num_pauses_inf), str(len(values)), name)
+        yield model_entry(cell), *entries(*texts), Entry(text=f"{statistics.fmean(values):.4g}", note=scatter)
 
 
-def _model_entry(cell: Cell) -> Entry:
-    return Entry(text=model_label(cell.setting.model), model=cell.setting.model)
-
-
-def _metric(task: TaskResult) -> str:
-    return f"{task.metric}, {unit(task)}" if unit(task) else task.metric
-
-
-def _pauses(number: int | None) -> str:
-    return NOTHING if number is None else str(number)
+def model_entry(cell: Cell, label: str | None = None) -> Entry:
+    """A row's name: the cell's model, or ``label``, with the model's colour."""
+    return Entry(text=label or model_label(cell.setting.model), model=cell.setting.model)
 
 
 def entries(*texts: str) -> tuple[Entry, ...]:

@@ -50,6 +50,7 @@ def render_files(document: Document, collected: Collected) -> dict[str, bytes]:
     files: dict[str, bytes] = {}
     for figure in document.figures:
         files[f"figures/{figure.name}.png"] = figure.picture.png
+        files[f"figures/{figure.name}.svg"] = figure.picture.svg
         files[f"figures/{figure.name}.csv"] = figure.data.encode()
     names = [*files, "report.json", "report.md", "report.html"]
     values = {"format": REPORT_FORMAT, **_values(document, collected), "versions": versions(), "files": names}

@@ -11,7 +11,7 @@ import pytest
 from pause_megatron.config.report import ReportConfig
 from pause_megatron.report.write import write_report
 
-from .inputs import write_finetuned, write_run, write_sweep, write_variants
+from .inputs import write_ablations, write_finetuned, write_run, write_sweep, write_variants
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ def full_report(tmp_path_factory: pytest.TempPathFactory) -> WrittenReport:
         write_finetuned(base / "finetune" / path.parent.name / path.stem, values)
         path.write_text(json.dumps(values))
     config = ReportConfig(
-        evaluations=(*evaluations, *write_sweep(base / "sweep")),
+        evaluations=(*evaluations, *write_sweep(base / "sweep"), *write_ablations(base / "ablations")),
         pretrain=(write_run(base / "stdpt"), write_run(base / "pausept", paused=True)),
         output=base / "report",
         title="Test <data> & nothing else",

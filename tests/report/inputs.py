@@ -122,6 +122,47 @@ def write_sweep(folder: Path) -> list[Path]:
     ]
 
 
+PAPER_1B = {
+    "parameters": 1_349_000_000,
+    "num_layers": 24,
+    "num_attention_heads": 32,
+    "head_dim": 64,
+    "hidden_size": 2048,
+}
+
+
+def scored(variant: str, share: float, *, task: str = "squad", seed: int = 1, **others: Any) -> dict[str, Any]:
+    """A result that lists all of its 40 items, of which about ``share`` are answered rightly."""
+    generator = random.Random(f"{variant} {seed} {others}")
+    scores = [float((item * 7919 % 40) / 40 < share + generator.gauss(0, 0.08)) for item in range(40)]
+    values = evaluation(task, variant, seed=seed, value=sum(scores) / 40, num_samples=40, **others)
+    values["samples"] = [
+        values["samples"][0] | {"prompt": f"Question {item}?", "correct": score} for item, score in enumerate(scores)
+    ]
+    values["metrics"] = {"em": values["metrics"]["exact_match"]}
+    return values | {"primary_metric": "em", "architecture": PAPER_1B, "prompt_tokens": 100.0}
+
+
+def write_ablations(folder: Path, seeds: tuple[int, ...] = (1, 2)) -> list[Path]:
+    """SQuAD by a model of the paper's larger size: M_ft and M_inf of 0, 10 and 50, prepended pauses, fillers."""
+    paths = []
+    for seed in seeds:
+        for pretrained, gain in (("stdpt", 0.0), ("pausept", 0.3)):
+            for most in (0, 10, 50):
+                variant = f"{pretrained}_{'pauseft' if most else 'stdft'}"
+                for inference in (0, 10, 50):
+                    lost = gain * 1.9 if most and not inference else abs(most - inference) / 400
+                    share = 0.35 + gain * bool(most) - lost
+                    values = scored(variant, share, seed=seed, num_pauses_ft=most, num_pauses_inf=inference)
+                    paths.append(write_evaluation(folder, f"{variant}-{most}-{inference}-{seed}", values))
+            prepended = scored(f"{pretrained}_pauseft", 0.4, seed=seed, num_pauses_ft=10, pause_placement="prepend")
+            prepended["finetuning"]["pause_placement"] = "prepend"
+            paths.append(write_evaluation(folder, f"{pretrained}-prepended-{seed}", prepended))
+        filler = scored("stdpt_stdft", 0.3, seed=seed, num_pauses_inf=10, filler=".")
+        paths.append(write_evaluation(folder, f"filler-{seed}", filler))
+    return paths
+
+
 def write_finetuned(folder: Path, values: dict[str, Any]) -> None:
     """The finetuned model that ``values`` speak of: its marker and its loss curve, and the path in the result."""
     folder.mkdir(parents=True, exist_ok=True)

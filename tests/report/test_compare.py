@@ -43,7 +43,7 @@ def test_a_difference_within_two_standard_errors_is_not_distinguishable(tmp_path
         evaluation(variant="pausept_pauseft", value=0.61, stderr=0.04),
         evaluation(variant="pausept_stdft", value=0.39, stderr=0.04),
     )
-    found = {cell.setting.model: difference for cell, difference in task.differences()}
+    found = {cell.setting.model: difference for cell, _, difference in task.compared}
     assert {model: round(difference.value, 6) for model, difference in found.items()} == {
         "stdpt_pauseft": 0.09,
         "pausept_stdft": -0.11,
@@ -58,7 +58,7 @@ def test_a_difference_within_two_standard_errors_is_not_distinguishable(tmp_path
 
 def test_without_a_standard_error_nothing_is_distinguishable(tmp_path: Path) -> None:
     (task,) = compared(tmp_path, evaluation(value=0.1), evaluation(variant="pausept_pauseft", value=0.9, stderr=None))
-    ((_, difference),) = task.differences()
+    ((_, _, difference),) = task.compared
     assert difference.stderr is None
     assert not difference.is_distinguishable
 
@@ -86,7 +86,7 @@ def test_the_error_of_a_difference_is_taken_item_by_item_where_all_items_are_lis
     }
     for scores, value, stderr in differences.values():
         (task,) = compared(tmp_path, baseline, scored("pausept_stdft", scores))
-        ((_, difference),) = task.differences()
+        ((_, _, difference),) = task.compared
         assert (difference.value, difference.stderr) == (pytest.approx(value), pytest.approx(stderr))
 
 
@@ -97,7 +97,7 @@ def test_item_by_item_errors_count_the_scatter_of_seeds_too(tmp_path: Path) -> N
         scored("pausept_stdft", [1, 1, 1, 1], seed=1),
         scored("pausept_stdft", [1, 0, 1, 0], seed=2),
     )
-    ((_, difference),) = task.differences()
+    ((_, _, difference),) = task.compared
     items = statistics.stdev([0, 0.5, 0, 0.5]) / 2
     seeds = statistics.stdev([1.0, 0.5]) / 2**0.5
     assert difference.stderr == pytest.approx(math.hypot(items, seeds))
@@ -107,7 +107,7 @@ def test_different_items_are_compared_as_independent(tmp_path: Path) -> None:
     other = scored("pausept_stdft", [1, 1, 0, 0])
     other["samples"][0]["prompt"] = "another question"
     (task,) = compared(tmp_path, scored("stdpt_stdft", [1, 0, 1, 0]), other)
-    ((cell, difference),) = task.differences()
+    ((cell, _, difference),) = task.compared
     assert difference.stderr == pytest.approx(math.hypot(cell.stderr or 0, task.cells[0].stderr or 0))
 
 
@@ -128,7 +128,7 @@ def test_results_with_other_inference_pauses_stay_out_of_the_variants(tmp_path: 
 
 def test_a_baseline_attends_the_prefix_as_what_is_compared_with_it(tmp_path: Path) -> None:
     (task,) = compared(tmp_path, evaluation(), evaluation(variant="pausept_pauseft") | {"prefix_attention": "causal"})
-    assert task.differences() == []
+    assert task.compared == ()
 
 
 def test_results_that_cannot_stand_together_are_refused(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ def test_a_report_is_the_page_markdown_json_and_figures(full_report: WrittenRepo
     assert sorted(values["files"]) == sorted(files(full_report.folder))
     assert {"report.html", "report.md", "report.json", "figures/variants-parity.png"} <= set(values["files"])
     assert values["format"] == "pause_megatron/report/1"
-    assert len(values["evaluations"]) == 27
+    assert len(values["evaluations"]) == 27 + 42
     assert [run["dataset"]["strategy"] for run in values["pretrain"].values()] == ["none", "sequence"]
 
 
