@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pause_megatron.config.checks import require_at_least
+from pause_megatron.config.downstream import PausePlacement
 from pause_megatron.errors import UserError
 
 SAME: Literal["same"] = "same"
@@ -23,7 +24,8 @@ class GridConfig:
     """
 
     grid: str
-    """Grid file (YAML), or the name of one that comes with the program: paper-130m, paper-1b, smoke."""
+    """Grid file (YAML), or the name of one that comes with the program: paper-130m, paper-1b, paper-1b-pauses,
+    paper-1b-placement, smoke."""
     output: Path
     """Folder for everything the grid makes."""
     models: tuple[str, ...] = ()
@@ -81,6 +83,10 @@ class Grid:
     """Pauses in finetuning (tokens); 0 is finetuning the standard way."""
     num_pauses_inf: tuple[int | Literal["same"], ...] = (SAME,)
     """Pauses at inference (tokens), for every finetuned model; ``same`` is as many as in finetuning."""
+    pause_placements: tuple[PausePlacement, ...] = ("append",)
+    """Where the pauses stand in finetuning and at inference; before-marker needs ``pause_marker`` in ``finetune``."""
+    fillers: tuple[str, ...] = ()
+    """Tokens to evaluate models finetuned without pauses with, in the place of the pauses of ``num_pauses_inf``."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of finetuning."""
     finetune: dict[str, Any] = field(default_factory=dict)

@@ -27,8 +27,11 @@ OTHER_NAMES = {
 }
 """What else a task's folder in ``--data`` may be called."""
 _SET_BY_GRID = {
-    FinetuneConfig: ("model", "task", "output", "data", "halve_evaluation", "num_pauses_ft", "seed"),
-    EvaluateConfig: ("model", "task", "output", "data", "halve_evaluation", "num_pauses_inf"),
+    FinetuneConfig: ("model", "task", "output", "data", "halve_evaluation", "num_pauses_ft", "pause_placement", "seed"),
+    EvaluateConfig: (
+        *("model", "task", "output", "data", "halve_evaluation", "num_pauses_inf", "pause_placement", "pause_marker"),
+        "filler",
+    ),
 }
 """Fields that other keys of a grid decide."""
 
@@ -103,7 +106,7 @@ def _convert_grid(values: dict[str, Any], source: str) -> Grid:
         grid = msgspec.convert(values, Grid, dec_hook=_path)
     except msgspec.ValidationError as error:
         raise UserError(f"{source}: {error}") from error
-    for key in ("num_pauses_inf", "seeds"):
+    for key in ("num_pauses_inf", "pause_placements", "seeds"):
         if not getattr(grid, key):
             raise UserError(f"{source}: '{key}' is empty")
     tasks = {name: _convert_settings(task, f"{source}: tasks: {name}: ") for name, task in grid.tasks.items()}
@@ -127,7 +130,7 @@ def _settings(values: dict[str, Any], config_class: type, where: str) -> dict[st
     taken = _SET_BY_GRID[config_class]
     for key in values:
         if key in taken:
-            raise UserError(f"{where}: {key}: the grid itself sets it, by its models, tasks, num_pauses_* and seeds")
+            raise UserError(f"{where}: {key}: the grid itself sets it, by its models, tasks, num_pauses_* and the like")
     free = [name for name in _field_names(config_class) if name not in taken]
     _require_known(values, [*free, *([PRESET] if presets else [])], where)
     hints = typing.get_type_hints(config_class)

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import quote
 
-from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig
+from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, PausePlacement
 from pause_megatron.config.grid import SAME, Grid
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
 from pause_megatron.errors import UserError
@@ -18,6 +19,8 @@ from pause_megatron.experiments.grid_file import PRESET
 from pause_megatron.experiments.steps import Step
 
 LOGS = "logs"
+USUAL_PLACEMENT: PausePlacement = "append"
+"""What a job's name does not mention: the usual place of pauses."""
 State = Literal["done", "unfinished", "to do"]
 
 
@@ -48,23 +51,29 @@ def grid_jobs(grid: Grid, output: Path, source: str) -> list[Job]:
     cells = product(grid.seeds, grid.tasks, grid.models, dict.fromkeys(grid.num_pauses_ft))
     for seed, task, model, num_pauses_ft in dict.fromkeys(cells):
         try:
-            finetune = _finetune_job(grid, output, task, model, num_pauses_ft, seed)
-            jobs.append(finetune)
-            inference = [num_pauses_ft if number == SAME else number for number in grid.num_pauses_inf]
-            jobs += [_evaluate_job(grid, output, finetune, model, number) for number in dict.fromkeys(inference)]
+            for placement in dict.fromkeys(grid.pause_placements) if num_pauses_ft else (USUAL_PLACEMENT,):
+                finetune = _finetune_job(grid, output, task, model, num_pauses_ft, placement, seed)
+                jobs += [finetune, *_evaluate_jobs(grid, output, finetune)]
         except UserError as error:
             raise UserError(f"{source}: tasks: {task}: {error}") from error
     return jobs
 
 
-def _finetune_job(grid: Grid, output: Path, task: str, model: str, num_pauses_ft: int, seed: int) -> Job:
-    name = f"{model}-ft{num_pauses_ft}-seed{seed}"
+def _finetune_job(
+    grid: Grid, output: Path, task: str, model: str, num_pauses_ft: int, placement: PausePlacement, seed: int
+) -> Job:
+    placed_so = "" if placement == USUAL_PLACEMENT else f"-{placement}"
+    name = f"{model}-ft{num_pauses_ft}{placed_so}-seed{seed}"
     described = grid.tasks[task]
     settings = {**grid.finetune, **described.finetune}
     preset = settings.pop(PRESET, None)
+    if placement != "before-marker":
+        settings.pop("pause_marker", None)
     folder = output / "finetune" / task / name
     placed: dict[str, Any] = {"model": grid.models[model], "task": task, "data": described.data, "output": folder}
     placed |= {"halve_evaluation": described.halve_evaluation, "num_pauses_ft": num_pauses_ft, "seed": seed}
+    if placement != USUAL_PLACEMENT:
+        placed["pause_placement"] = placement
     return Job(
         name=f"finetune-{task}-{name}",
         action=_command("finetune", FinetuneConfig, {**_given(placed), **settings}, preset),
@@ -76,15 +85,30 @@ def _finetune_job(grid: Grid, output: Path, task: str, model: str, num_pauses_ft
     )
 
 
-def _evaluate_job(grid: Grid, output: Path, finetune: Job, model: str, num_pauses_inf: int) -> Job:
+def _evaluate_jobs(grid: Grid, output: Path, finetune: Job) -> list[Job]:
+    """The evaluations of a finetuned model, each number of pauses at inference once."""
     config = finetune.config
     assert isinstance(config, FinetuneConfig)
-    task = config.task
-    name = f"{model}-ft{config.num_pauses_ft}-inf{num_pauses_inf}-seed{config.seed}"
+    same = config.num_pauses_ft
+    numbers = list(dict.fromkeys(same if number == SAME else number for number in grid.num_pauses_inf))
+    jobs = [_evaluate_job(grid, output, finetune, config, number) for number in numbers]
+    if not config.num_pauses_ft:
+        fillers = product(dict.fromkeys(grid.fillers), filter(None, numbers))
+        jobs += [_evaluate_job(grid, output, finetune, config, number, filler) for filler, number in fillers]
+    return jobs
+
+
+def _evaluate_job(
+    grid: Grid, output: Path, finetune: Job, finetuning: FinetuneConfig, num_pauses_inf: int, filler: str | None = None
+) -> Job:
+    task = finetuning.task
+    filled = "" if filler is None else f"-filler{quote(filler, safe='')}"
+    model, _, seed = finetune.product.name.rpartition("-")
+    name = f"{model}-inf{num_pauses_inf}{filled}-{seed}"
     settings = {**grid.evaluate, **grid.tasks[task].evaluate}
     file = output / "evaluate" / task / f"{name}.json"
-    placed: dict[str, Any] = {"model": finetune.product, "task": task, "data": config.data, "output": file}
-    placed["num_pauses_inf"] = num_pauses_inf
+    placed: dict[str, Any] = {"model": finetune.product, "task": task, "data": finetuning.data, "output": file}
+    placed |= {"num_pauses_inf": num_pauses_inf, "filler": filler}
     return Job(
         name=f"evaluate-{task}-{name}",
         action=_command("evaluate", EvaluateConfig, {**_given(placed), **settings}),

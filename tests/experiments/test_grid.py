@@ -24,7 +24,7 @@ from pause_megatron.config.grid import GridConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, UserError
 from pause_megatron.experiments.grid import run_grid
-from pause_megatron.experiments.grid_file import preset_names, read_grid
+from pause_megatron.experiments.grid_file import read_grid
 from pause_megatron.experiments.grid_jobs import Job, grid_jobs, job_states
 from tests.downstream.real_samples import FOLDERS
 
@@ -94,7 +94,55 @@ def test_command_lines_say_what_the_configurations_say(tmp_path: Path) -> None:
     assert evaluate.model == finetune.output
 
 
-@pytest.mark.parametrize("name", preset_names())
+def test_placements_and_fillers_are_jobs_of_their_own(tmp_path: Path) -> None:
+    keys = {
+        **SMALL,
+        "tasks": {"parity": None},
+        "models": {"stdpt": "hf/stdpt"},
+        "num_pauses_ft": [0, 10],
+        "num_pauses_inf": ["same", 4],
+        "pause_placements": ["append", "prepend", "before-marker"],
+        "fillers": [".", "a/b"],
+        "finetune": {"pause_marker": "Answer:"},
+    }
+    jobs = jobs_of(GridConfig(grid=str(write_grid(tmp_path, **keys)), output=tmp_path / "out"))
+    assert names_of(jobs) == [
+        "finetune-parity-stdpt-ft0-seed0",
+        *(f"evaluate-parity-stdpt-ft0-{end}-seed0" for end in ("inf0", "inf4", "inf4-filler.", "inf4-fillera%2Fb")),
+        "finetune-parity-stdpt-ft10-seed0",
+        *(f"evaluate-parity-stdpt-ft10-{end}-seed0" for end in ("inf10", "inf4")),
+        "finetune-parity-stdpt-ft10-prepend-seed0",
+        *(f"evaluate-parity-stdpt-ft10-prepend-{end}-seed0" for end in ("inf10", "inf4")),
+        "finetune-parity-stdpt-ft10-before-marker-seed0",
+        *(f"evaluate-parity-stdpt-ft10-before-marker-{end}-seed0" for end in ("inf10", "inf4")),
+    ]
+    assert len({job.product for job in jobs}) == len(jobs)
+    for job in jobs:
+        command, *flags = job.action[2:]
+        assert parse(SUBCOMMANDS[command].config_class(), command, flags) == job.config
+    finetunings = [job.config for job in jobs if isinstance(job.config, FinetuneConfig)]
+    assert [(config.pause_placement, config.pause_marker) for config in finetunings] == [
+        *(("append", None), ("append", None), ("prepend", None), ("before-marker", "Answer:"))
+    ]
+
+
+def test_ablations_go_with_the_papers_grid_in_one_folder(tmp_path: Path) -> None:
+    for folder in FOLDERS.values():
+        (tmp_path / folder).mkdir()
+    grids = {
+        name: jobs_of(GridConfig(grid=name, models=("stdpt=hf/stdpt",), data=tmp_path, output=tmp_path / "out"))
+        for name in ("paper-1b", "paper-1b-pauses", "paper-1b-placement")
+    }
+    main, pauses, placement = ({job.product: job for job in jobs} for jobs in grids.values())
+    shared = main.keys() & pauses.keys()
+    assert len(shared) == 2 * 3 * 3 * 5  # three tasks without pauses, with 10 and with 50
+    assert all(main[product].config == pauses[product].config for product in shared)
+    assert len(pauses) == 3 * 5 * ((1 + 6 + 5) + 4 * (1 + 6))  # 5 fillers without pauses in finetuning
+    assert not placement.keys() & (main.keys() | pauses.keys())
+    assert len(placement) == 6 * 5 * 2 * 2
+
+
+@pytest.mark.parametrize("name", ["paper-130m", "paper-1b", "smoke"])
 def test_preset_is_the_nine_tasks(name: str, tmp_path: Path) -> None:
     for folder in FOLDERS.values():
         (tmp_path / folder).mkdir()
