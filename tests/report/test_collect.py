@@ -23,6 +23,21 @@ def test_an_evaluation_is_read_with_its_metrics_and_samples(tmp_path: Path) -> N
     assert [sample.pauses for sample in result.samples] == [10] * 6
 
 
+def test_a_folder_stands_for_the_results_in_it(tmp_path: Path) -> None:
+    for name in ("parity/b", "gsm8k/a", ".parity/half-written"):
+        write_evaluation(tmp_path, name, evaluation(name.partition("/")[0]))
+    (tmp_path / ".parity" / "half-written.json").rename(tmp_path / "parity" / ".half-written.json")
+    (tmp_path / "parity" / "notes.txt").write_text("mine")
+    found = collect([tmp_path], []).evaluations
+    assert [evaluation.source.relative_to(tmp_path).as_posix() for evaluation in found] == [
+        "gsm8k/a.json",
+        "parity/b.json",
+    ]
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: no results of 'pause-megatron evaluate' \(\.json\) in this folder"):
+        collect([tmp_path / "empty"], [])
+
+
 def test_a_model_that_was_not_finetuned_goes_by_its_pretraining(tmp_path: Path) -> None:
     values = evaluation(variant=None, num_pauses_inf=0)
     assert read_evaluation(write_evaluation(tmp_path, "standard", values)).model == "stdpt"

@@ -46,6 +46,31 @@ def test_a_lone_variant_is_not_compared(tmp_path: Path) -> None:
     assert "StdPT_StdFT, StdPT_PauseFT and PausePT_StdFT were not measured" in limits
 
 
+def test_the_summary_names_who_collapses_without_pauses(tmp_path: Path) -> None:
+    without = {
+        variant: evaluation("parity", variant, value=value, num_pauses_inf=0)
+        for variant, value in (("stdpt_pauseft", 0.54), ("pausept_pauseft", 0.5))
+    }
+    finetuned = [evaluation("parity", variant) for variant in without]
+    words, _ = said_of(tmp_path, *finetuned, *without.values())
+    assert (
+        "Given no pause at inference, 1 of 2 models finetuned with pauses collapses: PausePT_PauseFT, M_ft 10 on parity"
+        " (from 83.0 ± 2.1% to 50.0 ± 2.1%)."
+    ) in words
+    words, _ = said_of(tmp_path, finetuned[0], without["stdpt_pauseft"])
+    assert "Given no pause at inference, the one model finetuned with pauses does not collapse." in words
+    words, _ = said_of(tmp_path, *finetuned)
+    assert "Given no pause" not in words
+
+
+def test_unequal_numbers_of_seeds_are_named(tmp_path: Path) -> None:
+    results = [evaluation(seed=seed) for seed in (1, 2, 3)]
+    _, limits = said_of(tmp_path, *results, evaluation(variant="pausept_pauseft"))
+    assert "On parity not every setting has results of the same number of finetuning seeds (1 and 3)." in limits
+    _, limits = said_of(tmp_path, *results)
+    assert "not every setting has" not in limits
+
+
 def test_validation_losses_are_in_the_summary(tmp_path: Path) -> None:
     words, _ = said(collect([], [write_run(tmp_path / "a"), write_run(tmp_path / "b", paused=True)]))
     assert "On held-out standard text (validation-standard), StdPT has loss 4.216 (perplexity 67.8)" in words
