@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -53,7 +53,11 @@ def read_evaluation(path: Path) -> Evaluation:
     evaluation = _convert(values, Evaluation, path)
     if evaluation.primary_metric not in evaluation.metrics:
         raise UserError(f"{path}: the primary metric '{evaluation.primary_metric}' is not among its metrics")
-    return replace(evaluation, source=path, finetuning_curve=_finetuning_curve(evaluation))
+    samples = tuple(
+        replace(sample, prompt=sys.intern(sample.prompt), target=sys.intern(sample.target))
+        for sample in evaluation.samples
+    )  # hundreds of results ask the same questions: each text is kept once
+    return replace(evaluation, samples=samples, source=path, finetuning_curve=_finetuning_curve(evaluation))
 
 
 def read_run(folder: Path) -> PretrainRun:
@@ -115,10 +119,10 @@ def _read_object(path: Path, expected_format: str, what: str) -> dict[str, Any]:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return msgspec.json.decode(path.read_bytes())
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except (ValueError, msgspec.DecodeError) as error:
         raise UserError(f"{path}: not whole JSON, perhaps half-written ({error}); write it again") from error
 
 

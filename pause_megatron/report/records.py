@@ -18,7 +18,7 @@ class Metric:
     stderr: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Sample:
     """One answered test item; ``correct`` is its score, 0 to 1."""
 
