@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Iterator
 
 import pytest
 
 from .conftest import WrittenReport
 
-playwright = pytest.importorskip("playwright.sync_api", reason="the package playwright is not installed")
+pytest.importorskip("playwright", reason="the package playwright is not installed")
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+from playwright.sync_api import Browser, Page
+
+from .browser import CHROMIUM, DESKTOP, PHONE, open_browser
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
-
-PHONE, DESKTOP = 390, 1280
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[playwright.Browser]:
-    with playwright.sync_playwright() as driver:
-        opened = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+def browser() -> Iterator[Browser]:
+    with open_browser() as opened:
         yield opened
-        opened.close()
 
 
 @pytest.fixture(params=[(PHONE, "light"), (DESKTOP, "light"), (DESKTOP, "dark")], ids=str)
-def page(
-    browser: playwright.Browser, full_report: WrittenReport, request: pytest.FixtureRequest
-) -> Iterator[playwright.Page]:
+def page(browser: Browser, full_report: WrittenReport, request: pytest.FixtureRequest) -> Iterator[Page]:
     """The report, opened; the test fails if the page has anything to complain of."""
     width, scheme = request.param
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
@@ -45,7 +41,7 @@ def page(
     assert complaints == []
 
 
-def test_the_page_is_no_wider_than_the_window(page: playwright.Page) -> None:
+def test_the_page_is_no_wider_than_the_window(page: Page) -> None:
     assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
     narrow = page.evaluate(
         "[...document.querySelectorAll('.chart svg')].map(chart => chart.getBoundingClientRect().width)"
@@ -54,7 +50,7 @@ def test_the_page_is_no_wider_than_the_window(page: playwright.Page) -> None:
     assert min(narrow) >= 340  # the letters of a chart stay readable
 
 
-def test_every_link_works(page: playwright.Page) -> None:
+def test_every_link_works(page: Page) -> None:
     links = page.evaluate("[...document.querySelectorAll('a')].map(link => link.getAttribute('href'))")
     inner = [link for link in links if link.startswith("#")]
     assert len(inner) > 10
@@ -69,7 +65,7 @@ def test_every_link_works(page: playwright.Page) -> None:
         assert size > 100
 
 
-def test_text_stands_out_from_its_ground(page: playwright.Page) -> None:
+def test_text_stands_out_from_its_ground(page: Page) -> None:
     """WCAG's contrast of at least 4.5 for all kinds of text."""
     for selector in ("p", "td", ".name small, td small", "nav a", "figcaption", ".verdict.correct", ".verdict.wrong"):
         ink = page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).color")
@@ -85,7 +81,7 @@ def luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_samples_are_browsed_by_task_and_verdict(page: playwright.Page) -> None:
+def test_samples_are_browsed_by_task_and_verdict(page: Page) -> None:
     def shown() -> int:
         return page.locator(".question:visible").count()
 
@@ -104,7 +100,7 @@ def test_samples_are_browsed_by_task_and_verdict(page: playwright.Page) -> None:
     assert any("PausePT_PauseFT" in verdict and "correct" in verdict for verdict in verdicts)
 
 
-def test_without_scripts_every_sample_is_there(browser: playwright.Browser, full_report: WrittenReport) -> None:
+def test_without_scripts_every_sample_is_there(browser: Browser, full_report: WrittenReport) -> None:
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto((full_report.folder / "report.html").as_uri())
     assert page.locator(".question:visible").count() == 32

@@ -1,0 +1,33 @@
+"""Pictures of a report for the README: ``python -m tests.report.screenshots REPORT_FOLDER docs/images``."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from tests.report.browser import DESKTOP, PHONE, open_browser
+
+PICTURES = {
+    "report": (DESKTOP, ("header", "#summary", "#variants .table"), 1600),
+    "report-pauses": (DESKTOP, ("#inference",), 1400),
+    "report-samples": (DESKTOP, ("#samples",), 900),
+    "report-phone": (PHONE, ("header", "#summary", "#variants"), 1900),
+}
+"""Name to the window's width, the parts of the page shown, and the most that is shown of them (CSS pixels)."""
+
+
+def main(report: Path, output: Path) -> None:
+    """Write one PNG file for each of :data:`PICTURES`."""
+    with open_browser() as browser:
+        for name, (width, parts, most) in PICTURES.items():
+            page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
+            page.goto((report / "report.html").resolve().as_uri())
+            boxes = [box for part in parts if (box := page.locator(part).first.bounding_box())]
+            top = min(box["y"] for box in boxes)
+            height = min(most, max(box["y"] + box["height"] for box in boxes) - top)
+            clip = {"x": 0, "y": max(0, top - 12), "width": width, "height": height + 12}
+            page.screenshot(path=output / f"{name}.png", clip=clip, full_page=True)
+
+
+if __name__ == "__main__":
+    main(*map(Path, sys.argv[1:]))
