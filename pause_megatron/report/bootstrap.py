@@ -11,10 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from pause_megatron.report.cells import Cell
+from pause_megatron.report.cells import LEVEL, Cell
 
 RESAMPLES = 2000
-LEVEL = 0.95
 SEED = 1234
 BLOCK_ELEMENTS = 2**22
 """Counts drawn at a time: resamples times items."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from pause_megatron.report.cells import VARIANTS
+from pause_megatron.report.cells import VARIANTS, Uncertainty
 from pause_megatron.report.compare import TaskResult
 from pause_megatron.report.labels import counted, listed, model_label, rounded, value
 from pause_megatron.report.records import Collected, PretrainRun
@@ -105,11 +105,12 @@ def _tasks(tasks: Sequence[TaskResult]) -> Iterator[str]:
 def _one_task(task: TaskResult) -> Iterator[str]:
     sizes = {evaluation.num_samples for cell in task.cells for evaluation in cell.evaluations}
     baseline = next((cell for cell in task.matched if cell.setting.model == VARIANTS[0]), None)
-    if baseline is not None and baseline.stderr:
+    if baseline is not None and baseline.uncertainty and baseline.stderr:
+        seen = Uncertainty.of(baseline.uncertainty, baseline.uncertainty) or baseline.uncertainty
         points = " points" if task.is_percentage else ""
         yield (
             f"{task.name} was measured on {counted(min(sizes), 'test item')}: only a difference of about"
-            f" {value(2 * 2**0.5 * baseline.stderr, task)}{points} or more could have been told from none."
+            f" {value(seen.margin, task)}{points} or more could have been told from none."
         )
     if len(sizes) > 1:
         numbers = listed([f"{size:,}" for size in sorted(sizes)])
@@ -123,7 +124,8 @@ def _one_task(task: TaskResult) -> Iterator[str]:
 def _all_guess(task: TaskResult) -> bool:
     if task.chance is None or not task.matched:
         return False
-    return all(abs(cell.mean - task.chance) <= 2 * (cell.stderr or 0.0) for cell in task.matched)
+    errors = [(cell, cell.uncertainty) for cell in task.matched]
+    return all(abs(cell.mean - task.chance) <= (error.margin if error else 0.0) for cell, error in errors)
 
 
 def _seeds(tasks: Sequence[TaskResult]) -> Iterator[str]:
@@ -154,7 +156,7 @@ def _many_comparisons(tasks: Sequence[TaskResult]) -> Iterator[str]:
     if number > 1:
         yield (
             f"There are {number} differences: were all variants equally good, about {0.05 * number:.1g} of them would"
-            " still be expected to exceed two standard errors."
+            " still be expected to be called higher or lower."
         )
 
 

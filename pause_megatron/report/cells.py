@@ -10,10 +10,14 @@ import statistics
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from scipy.special import stdtrit
+
 from pause_megatron.report.records import Evaluation
 
 VARIANTS = ("stdpt_stdft", "stdpt_pauseft", "pausept_stdft", "pausept_pauseft")
 """The paper's four variants; the first is what the others are compared with."""
+LEVEL = 0.95
+"""Of all intervals, and so of what is called distinguishable."""
 Item = tuple[int, str]
 """A test item: its place among those of the result, and its prompt."""
 MODELS = (*VARIANTS, "stdpt", "pausept")
@@ -59,16 +63,45 @@ class Setting:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Uncertainty:
+    """A standard error, and how well it is known."""
+
+    stderr: float
+    freedom: float = math.inf
+    """Degrees of freedom: few where the scatter of few seeds makes up most of it."""
+
+    @property
+    def margin(self) -> float:
+        """Half of the 95 % interval, by Student's t: 1.96 standard errors, and more where few seeds stand behind it."""
+        return self.stderr * float(stdtrit(self.freedom, (1 + LEVEL) / 2))
+
+    @staticmethod
+    def of(*parts: Uncertainty | None) -> Uncertainty | None:
+        """Independent parts together (Welch 1947 and Satterthwaite 1946); None where no part is known."""
+        known = [part for part in parts if part is not None]
+        if not known:
+            return None
+        variance = sum(part.stderr**2 for part in known)
+        spread = sum(part.stderr**4 / part.freedom for part in known)
+        return Uncertainty(stderr=math.sqrt(variance), freedom=variance**2 / spread if spread else math.inf)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Difference:
-    """A cell's mean minus StdPT_StdFT's, in the metric's unit."""
+    """A cell's mean minus another's, in the metric's unit."""
 
     value: float
-    stderr: float | None
+    uncertainty: Uncertainty | None
+
+    @property
+    def stderr(self) -> float | None:
+        """Standard error; None where it is not known."""
+        return None if self.uncertainty is None else self.uncertainty.stderr
 
     @property
     def is_distinguishable(self) -> bool:
-        """Whether it is larger than two standard errors; never so where no standard error is known."""
-        return self.stderr is not None and abs(self.value) > 2 * self.stderr
+        """Whether its 95 % interval leaves out zero; never so where no standard error is known."""
+        return self.uncertainty is not None and abs(self.value) > self.uncertainty.margin
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,27 +134,34 @@ class Cell:
         return statistics.stdev(evaluation.primary.value for evaluation in self.evaluations)
 
     @property
-    def item_error(self) -> float | None:
-        """Standard error from the choice of test items; None where a result does not state its own.
+    def item_error(self) -> Uncertainty | None:
+        """From the choice of test items; None where a result does not state its standard error.
 
         All seeds answer the same items, so it does not shrink with their number.
         """
         errors = [evaluation.primary.stderr for evaluation in self.evaluations]
         stated = [error for error in errors if error is not None]
-        return math.sqrt(statistics.fmean(error**2 for error in stated)) if len(stated) == len(errors) else None
+        if len(stated) < len(errors):
+            return None
+        return Uncertainty(stderr=math.sqrt(statistics.fmean(error**2 for error in stated)))
 
     @property
-    def seed_error(self) -> float | None:
-        """Standard error from the randomness of finetuning; None for a single seed."""
-        return None if self.deviation is None else self.deviation / math.sqrt(self.seeds)
+    def seed_error(self) -> Uncertainty | None:
+        """From the randomness of finetuning; None for a single seed."""
+        return _uncertainty_of_mean([evaluation.primary.value for evaluation in self.evaluations])
 
     @property
-    def stderr(self) -> float | None:
-        """Standard error of the mean, from test items and from finetuning as far as each is known.
+    def uncertainty(self) -> Uncertainty | None:
+        """Of the mean, from test items and from finetuning as far as each is known.
 
         The part of the seeds' scatter that is due to items counts twice: the error is, if anything, stated too large.
         """
-        return _combined(self.item_error, self.seed_error)
+        return Uncertainty.of(self.item_error, self.seed_error)
+
+    @property
+    def stderr(self) -> float | None:
+        """Standard error of the mean; None where none is known."""
+        return None if self.uncertainty is None else self.uncertainty.stderr
 
     @cached_property
     def seed_scores(self) -> dict[Item, list[float]] | None:
@@ -146,29 +186,39 @@ class Cell:
             return None
         return {item: statistics.fmean(found) for item, found in self.seed_scores.items()}
 
-    def minus(self, baseline: Cell) -> Difference:
+    def minus(self, other: Cell) -> Difference:
         """The difference of the means.
 
-        Where both list the same test items, its error is that of the items' differences: what is hard for one variant
-        is often hard for the other. Otherwise the two are taken as independent.
+        Where both list the same test items, the items' part of its error is that of the items' differences: what is
+        hard for one variant is often hard for the other. Where both are the same finetuned models, the seeds' part is
+        that of the seeds' differences. Otherwise the two are taken as independent.
         """
-        items = _paired_error(self.item_scores, baseline.item_scores)
-        if items is not None:
-            stderr = _combined(items, self.seed_error, baseline.seed_error)
-        elif self.stderr is not None and baseline.stderr is not None:
-            stderr = _combined(self.stderr, baseline.stderr)
-        else:
-            stderr = None
-        return Difference(value=self.mean - baseline.mean, stderr=stderr)
+        items = self._paired_items(other)
+        seeds = self._paired_seeds(other) or Uncertainty.of(self.seed_error, other.seed_error)
+        if items is None and self.uncertainty is not None and other.uncertainty is not None:
+            items = Uncertainty.of(self.item_error, other.item_error)
+        elif items is None:
+            seeds = None
+        return Difference(value=self.mean - other.mean, uncertainty=Uncertainty.of(items, seeds))
+
+    def _paired_items(self, other: Cell) -> Uncertainty | None:
+        """Of the difference over the same test items; None where the items are not the same."""
+        ours, theirs = self.item_scores, other.item_scores
+        if ours is None or theirs is None or ours.keys() != theirs.keys():
+            return None
+        spread = _uncertainty_of_mean([ours[item] - theirs[item] for item in ours])
+        return None if spread is None else replace(spread, freedom=math.inf)
+
+    def _paired_seeds(self, other: Cell) -> Uncertainty | None:
+        """Of the difference over the same finetuned models; None where the models are not the same."""
+        ours, theirs = ({one.seed: one.primary.value for one in cell.evaluations} for cell in (self, other))
+        if self.setting.finetuned != other.setting.finetuned or ours.keys() != theirs.keys():
+            return None
+        return _uncertainty_of_mean([ours[seed] - theirs[seed] for seed in ours])
 
 
-def _combined(*errors: float | None) -> float | None:
-    known = [error for error in errors if error is not None]
-    return math.hypot(*known) if known else None
-
-
-def _paired_error(scores: dict[Item, float] | None, others: dict[Item, float] | None) -> float | None:
-    """Standard error of the mean difference of two variants on the same items; None where the items differ."""
-    if scores is None or others is None or scores.keys() != others.keys() or len(scores) < 2:
+def _uncertainty_of_mean(values: list[float]) -> Uncertainty | None:
+    """Of the mean of independent values; None for fewer than two."""
+    if len(values) < 2:
         return None
-    return statistics.stdev(scores[item] - others[item] for item in scores) / math.sqrt(len(scores))
+    return Uncertainty(stderr=statistics.stdev(values) / math.sqrt(len(values)), freedom=len(values) - 1)

@@ -39,10 +39,10 @@ def significance_table(tasks: Sequence[TaskResult]) -> Table | None:
         return None
     return Table(
         name="significance",
-        caption="Differences from StdPT_StdFT with M_inf = M_ft, ± standard error; 95 % intervals and p by paired"
-        f" bootstrap ({RESAMPLES:,} resamples): over test items alone, for these very models, and over finetuning seeds"
-        " too. A bootstrap over a few seeds is rather too narrow, so the verdict stays with the standard errors. No p"
-        " is corrected for the number of comparisons.",
+        caption="Differences from StdPT_StdFT with M_inf = M_ft, ± standard error, called higher or lower where the"
+        " 95 % interval by Student's t leaves out zero. Beside it 95 % intervals and p by paired bootstrap"
+        f" ({RESAMPLES:,} resamples): over test items alone, for these very models, and over finetuning seeds too,"
+        " which is rather too narrow for few seeds. Nothing is corrected for the number of comparisons.",
         columns=("Variant", "Task", "Difference", "95 % over items", "95 % over items and seeds", "p"),
         words=("Task",),
         rows=tuple(rows),

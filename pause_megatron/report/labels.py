@@ -118,14 +118,14 @@ def verdict(difference: Difference) -> str:
         return "no standard error known"
     if not difference.is_distinguishable:
         return "not distinguishable"
-    return f"more than 2 s.e. {'higher' if difference.value > 0 else 'lower'}"
+    return "higher" if difference.value > 0 else "lower"
 
 
 def interval(ends: tuple[float, float] | None, task: TaskResult) -> str:
     """An interval of differences, as in "+2.1 to +9.8"."""
     if ends is None:
         return NOTHING
-    return " to ".join(signed(Difference(value=end, stderr=None), task) for end in ends)
+    return " to ".join(signed(Difference(value=end, uncertainty=None), task) for end in ends)
 
 
 def whole(number: int | None) -> str:

@@ -62,15 +62,15 @@ def overall(tasks: Sequence[TaskResult]) -> str:
     clear = [pair for pair in pairs if pair[2].is_distinguishable]
     if not clear:
         only = "The one difference" if len(pairs) == 1 else f"None of the {len(pairs)} differences"
-        negation = "is not" if len(pairs) == 1 else "is"
-        return f"{only} from {baseline} {negation} larger than two standard errors: not distinguishable."
+        negation = "cannot" if len(pairs) == 1 else "can"
+        return f"{only} from {baseline} {negation} be told from chance (95 %)."
     named = [f"{setting_label(cell.setting, tasks)} on {task.name} ({_amount(difference, task)})"
              for task, cell, difference in clear]  # fmt: skip
     rest = len(pairs) - len(clear)
     ending = f"; the other {rest} {'is' if rest == 1 else 'are'} not distinguishable" if rest else ""
     return (
-        f"Of {counted(len(pairs), 'difference')} from {baseline}, {len(clear)}"
-        f" {'is' if len(clear) == 1 else 'are'} larger than two standard errors: {listed(named)}{ending}."
+        f"Of {counted(len(pairs), 'difference')} from {baseline}, {len(clear)} can be told from chance (95 %):"
+        f" {listed(named)}{ending}."
     )
 
 

@@ -69,8 +69,8 @@ def settings_table(tasks: Sequence[TaskResult]) -> Table:
     """Every setting that was measured, M_inf other than M_ft included, with its difference from StdPT_StdFT."""
     return Table(
         name="settings",
-        caption="Every setting measured; differences are from StdPT_StdFT on the same task. Those within two"
-        " standard errors (s.e.) are called not distinguishable. Where results list all test items, the error of a"
+        caption="Every setting measured; differences ± standard error are from StdPT_StdFT on the same task, called"
+        " higher or lower where their 95 % interval leaves out zero. Where results list all test items, the error of a"
         " difference is taken item by item.",
         columns=("Variant", "Task", "M_ft", "M_inf", "Pauses", "Prefix", "Seeds", "Samples", "Value", "Difference"),
         words=("Task", "Pauses", "Prefix"),

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from pause_megatron.errors import UserError
+from pause_megatron.report.cells import Difference, Uncertainty
 from pause_megatron.report.collect import read_evaluation
 from pause_megatron.report.compare import TaskResult, compare
 
@@ -34,7 +35,7 @@ def test_seeds_give_mean_deviation_and_an_error_of_both_kinds(tmp_path: Path) ->
     assert cell.stderr == pytest.approx(math.sqrt(0.02**2 + 0.1**2 / 3))
 
 
-def test_a_difference_within_two_standard_errors_is_not_distinguishable(tmp_path: Path) -> None:
+def test_a_difference_whose_interval_holds_zero_is_not_distinguishable(tmp_path: Path) -> None:
     baseline = evaluation(value=0.50, stderr=0.03)
     (task,) = compared(
         tmp_path,
@@ -54,6 +55,57 @@ def test_a_difference_within_two_standard_errors_is_not_distinguishable(tmp_path
         "pausept_stdft",
         "pausept_pauseft",
     ]
+
+
+def test_few_seeds_have_to_differ_by_more_standard_errors(tmp_path: Path) -> None:
+    """Student's t: with three seeds each and no error of items, four degrees of freedom ask for 2.776 of them."""
+    assert Uncertainty(stderr=1.0).margin == pytest.approx(1.960, abs=1e-3)
+    assert Uncertainty(stderr=1.0, freedom=4).margin == pytest.approx(2.776, abs=1e-3)
+
+    def difference(gap: float) -> Difference:
+        seeds = {"stdpt_stdft": (0.4, 0.5, 0.6), "pausept_pauseft": (0.4 + gap, 0.5 + gap, 0.6 + gap)}
+        results = [
+            evaluation(variant=variant, value=value, stderr=0.0, seed=seed)
+            for variant, values in seeds.items()
+            for seed, value in enumerate(values)
+        ]
+        (task,) = compared(tmp_path, *results)
+        ((_, _, found),) = task.compared
+        return found
+
+    one = difference(0.2)
+    assert one.uncertainty is not None
+    assert one.uncertainty.freedom == pytest.approx(4)
+    assert one.stderr == pytest.approx(0.1 * (2 / 3) ** 0.5)
+    assert not difference(0.22).is_distinguishable  # 2.7 standard errors
+    assert difference(0.23).is_distinguishable  # 2.8
+
+
+def test_degrees_of_freedom_are_those_of_what_weighs_most() -> None:
+    items, seeds = Uncertainty(stderr=0.03), Uncertainty(stderr=0.001, freedom=1)
+    together = Uncertainty.of(items, seeds, None)
+    assert together is not None
+    assert together.freedom > 1000
+    together = Uncertainty.of(Uncertainty(stderr=0.001), Uncertainty(stderr=0.03, freedom=2))
+    assert together is not None
+    assert together.freedom == pytest.approx(2, abs=0.01)
+    assert Uncertainty.of(None) is None
+
+
+def test_the_same_finetuned_models_are_compared_seed_by_seed(tmp_path: Path) -> None:
+    """Seeds far apart, and each loses about as much without pauses."""
+    results = [
+        evaluation(variant="pausept_pauseft", value=value - lost * (1 - pauses / 10), stderr=0.0, seed=seed,
+                   num_pauses_inf=pauses)
+        for seed, (value, lost) in enumerate(((0.5, 0.1), (0.7, 0.11), (0.9, 0.12)))
+        for pauses in (0, 10)
+    ]  # fmt: skip
+    (task,) = compared(tmp_path, *results)
+    without, finetuned = task.cells
+    difference = without.minus(finetuned)
+    assert difference.value == pytest.approx(-0.11)
+    assert difference.stderr == pytest.approx(0.01 / 3**0.5)
+    assert difference.is_distinguishable
 
 
 def test_without_a_standard_error_nothing_is_distinguishable(tmp_path: Path) -> None:

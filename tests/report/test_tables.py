@@ -52,7 +52,7 @@ def test_settings_say_each_difference_in_words(tmp_path: Path) -> None:
         "",
         "not distinguishable",
         "not distinguishable",
-        "more than 2 s.e. higher",
+        "higher",
     ]
 
 

@@ -26,7 +26,7 @@ def said_of(folder: Path, *results: dict[str, Any]) -> tuple[str, str]:
 def test_the_summary_opens_with_the_differences_that_can_be_told_from_none(tmp_path: Path) -> None:
     words, _ = said(collect(write_variants(tmp_path), []))
     assert words.startswith(
-        "Of 6 differences from StdPT_StdFT, 1 is larger than two standard errors:"
+        "Of 6 differences from StdPT_StdFT, 1 can be told from chance (95 %):"
         " PausePT_PauseFT on parity (+31.0 ± 2.8 points); the other 5 are not distinguishable."
     )
     assert "StdPT_PauseFT: +3.0 ± 3.2 points, not distinguishable." in words
@@ -34,9 +34,9 @@ def test_the_summary_opens_with_the_differences_that_can_be_told_from_none(tmp_p
 
 def test_without_a_clear_difference_the_summary_says_so(tmp_path: Path) -> None:
     words, _ = said(collect(write_variants(tmp_path, tasks=("gsm8k",)), []))
-    assert words.startswith("None of the 3 differences from StdPT_StdFT is larger than two standard errors")
+    assert words.startswith("None of the 3 differences from StdPT_StdFT can be told from chance (95 %).")
     words, _ = said_of(tmp_path, evaluation(), evaluation(variant="stdpt_pauseft"))
-    assert words.startswith("The one difference from StdPT_StdFT is not larger than two standard errors")
+    assert words.startswith("The one difference from StdPT_StdFT cannot be told from chance (95 %).")
 
 
 def test_a_lone_variant_is_not_compared(tmp_path: Path) -> None:
