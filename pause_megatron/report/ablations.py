@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from pause_megatron.report.cells import Cell, Difference, Setting
@@ -59,32 +59,33 @@ def finetuning_series(task: TaskResult) -> dict[str, list[Cell]]:
     """The matched cells of each pretrained model by M_ft, from finetuning without pauses on; appended pauses, a fixed
     number of them. Models with fewer than two numbers of pauses in finetuning are left out.
     """
-    series: dict[tuple[str, str], list[Cell]] = {}
-    for cell in task.matched:
-        setting = cell.setting
-        if setting.num_pauses_ft is not None and setting.fewest_pauses_ft is None and setting.placement == "append":
-            series.setdefault((pretrained_model(setting), setting.prefix_attention), []).append(cell)
-    several = len({attention for _, attention in series}) > 1
+    groups = _by_pretrained(cell for cell in task.matched if cell.setting.fewest_pauses_ft is None)
     return {
-        f"{pretrained}, {attention} prefix" if several else pretrained: cells
-        for (pretrained, attention), cells in series.items()
-        if sum(bool(cell.setting.num_pauses_ft) for cell in cells) > 1
+        label: cells for label, cells in groups.items() if sum(bool(cell.setting.num_pauses_ft) for cell in cells) > 1
     }
 
 
 def heat_map_cells(task: TaskResult) -> dict[str, list[Cell]]:
-    """The cells of each pretrained model over M_ft and M_inf, where it was measured at several of both."""
+    """The cells of each pretrained model over M_ft and M_inf, where several M_ft were measured at several M_inf."""
+    groups = _by_pretrained(cell for cell in task.cells if cell.setting.filler is None)
+    return {
+        label: cells
+        for label, cells in groups.items()
+        if sum(number > 1 for number in Counter(pauses_label(cell.setting) for cell in cells).values()) > 1
+    }
+
+
+def _by_pretrained(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
+    """Finetuned models' cells with appended pauses by what they were pretrained as, and by attention where it varies."""
     groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in task.cells:
+    for cell in cells:
         setting = cell.setting
-        usual = setting.placement_ft == setting.placement == "append" and setting.filler is None
-        if setting.num_pauses_ft is not None and usual:
+        if setting.num_pauses_ft is not None and setting.placement_ft == setting.placement == "append":
             groups.setdefault((pretrained_model(setting), setting.prefix_attention), []).append(cell)
     several = len({attention for _, attention in groups}) > 1
     return {
-        f"{pretrained}, {attention} prefix" if several else pretrained: cells
-        for (pretrained, attention), cells in groups.items()
-        if sum(number > 1 for number in Counter(pauses_label(cell.setting) for cell in cells).values()) > 1
+        f"{pretrained}, {attention} prefix" if several else pretrained: found
+        for (pretrained, attention), found in groups.items()
     }
 
 
