@@ -76,7 +76,7 @@ def heat_map_cells(task: TaskResult) -> dict[str, list[Cell]]:
 
 
 def _by_pretrained(cells: Iterable[Cell]) -> dict[str, list[Cell]]:
-    """Finetuned models' cells with appended pauses by what they were pretrained as, and by attention where it varies."""
+    """Finetuned models' cells with appended pauses, by pretrained model, and by attention where it varies."""
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in cells:
         setting = cell.setting
