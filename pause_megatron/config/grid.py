@@ -25,7 +25,7 @@ class GridConfig:
 
     grid: str
     """Grid file (YAML), or the name of one that comes with the program: paper-130m, paper-1b, paper-1b-pauses,
-    paper-1b-placement, smoke."""
+    paper-1b-placement, demo-ablations, smoke."""
     output: Path
     """Folder for everything the grid makes."""
     models: tuple[str, ...] = ()

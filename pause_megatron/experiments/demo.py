@@ -22,18 +22,18 @@ from pause_megatron.errors import UserError
 from pause_megatron.experiments.demo_commands import (
     FAST,
     FULL,
+    GRID_FILE,
     PRETRAINED,
     REPOSITORY,
     TASK,
     Scale,
     convert_step,
-    evaluate_step,
-    finetune_runs,
-    finetune_step,
+    grid_step,
     preprocess_step,
     pretrain_step,
     report_step,
     tokenizer_step,
+    write_grid,
 )
 from pause_megatron.experiments.held_out import write_c4_corpus
 from pause_megatron.experiments.steps import Stage, StageRunner, Step
@@ -108,17 +108,14 @@ def demo_stages(output: Path, scale: Scale, c4: tuple[str, ...]) -> Iterator[Sta
     task = output / "tasks" / TASK
     write_records = partial(write_task, TASK, task, seed=0, train=scale.train_samples, test=scale.test_samples)
     yield Stage(
-        title=f"generate the downstream task: {TASK}",
-        steps=[Step(name="task", action=write_records, product=task)],
+        title=f"generate the downstream task, {TASK}, and a grid of what is to be measured",
+        steps=[
+            Step(name="task", action=write_records, product=task),
+            Step(name="grid-file", action=partial(write_grid, output, scale), product=output / GRID_FILE),
+        ],
     )
     yield Stage(
-        title="finetune the four variants",
-        steps=[finetune_step(output, scale, run) for run in finetune_runs(scale)],
-        at_once=available_cores(),
+        title="finetune the four variants and evaluate them through lm-evaluation-harness",
+        steps=[grid_step(output, scale)],
     )
-    yield Stage(
-        title="evaluate them through lm-evaluation-harness",
-        steps=[evaluate_step(output, run) for run in finetune_runs(scale)],
-        at_once=available_cores(),
-    )
-    yield Stage(title="report", steps=[report_step(output, scale)])
+    yield Stage(title="report", steps=[report_step(output)])

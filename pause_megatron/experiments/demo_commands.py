@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
+import yaml
+
 import pause_megatron
+from pause_megatron.atomic import write_file
 from pause_megatron.checkpoint.names import CHECKPOINTS, MANIFEST, checkpoint_name
+from pause_megatron.children import available_cores
 from pause_megatron.experiments.steps import Step
 
 REPOSITORY = Path(pause_megatron.__file__).parents[1]
 """The checkout: the demo runs the scripts and configuration files a user would."""
 PRETRAINED = {"stdpt": "standard", "pausept": "pause"}
 """Pretrained model to the dataset it is trained on."""
+GRID_FILE = "grid.yaml"
 TASK = "parity"
 """Where pauses can be seen to matter at this size, given a causal prefix; see ``downstream.generated_tasks``."""
 
@@ -31,6 +34,7 @@ class Scale:
     train_iters: int
     global_batch_size: int
     num_pauses_ft: int
+    num_pauses_inf: tuple[int, ...]
     finetune_seeds: tuple[int, ...]
     finetune_steps: int
     train_samples: int
@@ -46,6 +50,7 @@ FULL = Scale(
     train_iters=200,
     global_batch_size=16,
     num_pauses_ft=16,
+    num_pauses_inf=(0, 8, 16, 24),
     finetune_seeds=(0, 1, 2),
     finetune_steps=2000,
     train_samples=50_000,
@@ -60,44 +65,12 @@ FAST = Scale(
     train_iters=20,
     global_batch_size=8,
     num_pauses_ft=4,
+    num_pauses_inf=(0,),
     finetune_seeds=(0,),
     finetune_steps=20,
     train_samples=2000,
     test_samples=20,
 )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinetuneRun:
-    """One finetuning run: a variant and a seed."""
-
-    pretrained: str
-    num_pauses: int
-    seed: int
-
-    @property
-    def variant(self) -> str:
-        """The paper's name."""
-        return f"{self.pretrained}_{'pauseft' if self.num_pauses else 'stdft'}"
-
-    @property
-    def name(self) -> str:
-        """Unique among the runs."""
-        return f"{self.variant}-seed{self.seed}"
-
-    def model(self, output: Path) -> Path:
-        """Its folder."""
-        return output / "finetune" / TASK / self.name
-
-    def result(self, output: Path) -> Path:
-        """Its evaluation."""
-        return output / "evaluate" / TASK / f"{self.name}.json"
-
-
-def finetune_runs(scale: Scale) -> Iterator[FinetuneRun]:
-    """The four variants, with every seed."""
-    for seed, pretrained, num_pauses in product(scale.finetune_seeds, PRETRAINED, (0, scale.num_pauses_ft)):
-        yield FinetuneRun(pretrained=pretrained, num_pauses=num_pauses, seed=seed)
 
 
 def tokenizer_step(output: Path, scale: Scale) -> Step:
@@ -140,29 +113,45 @@ def convert_step(output: Path, name: str) -> Step:
     return Step(name=f"convert-{name}", action=_tool("convert_to_hf.py", *flags), product=folder)
 
 
-def finetune_step(output: Path, scale: Scale, run: FinetuneRun) -> Step:
-    """Finetune one variant."""
-    folder = run.model(output)
-    flags = ["--preset", "tiny", "--model", output / "hf" / run.pretrained]
-    flags += ["--task", TASK, "--data", output / "tasks" / TASK, "--num-pauses-ft", run.num_pauses]
-    flags += ["--prefix-attention", "causal", "--steps", scale.finetune_steps, "--seed", run.seed]
-    flags += ["--warmup-steps", min(100, scale.finetune_steps // 4), "--output", folder]
-    return Step(name=f"finetune-{run.name}", action=_command("finetune", *flags), product=folder)
+def write_grid(output: Path, scale: Scale) -> None:
+    """Write the grid file: the four variants, each with more and fewer pauses at inference too."""
+    grid = {
+        "models": {name: str(output / "hf" / name) for name in PRETRAINED},
+        "tasks": {TASK: str(output / "tasks" / TASK)},
+        "num_pauses_ft": [0, scale.num_pauses_ft],
+        "num_pauses_inf": ["same", *scale.num_pauses_inf],
+        "seeds": list(scale.finetune_seeds),
+        "finetune": {
+            "preset": "tiny",
+            "prefix_attention": "causal",
+            "steps": scale.finetune_steps,
+            "warmup_steps": min(100, scale.finetune_steps // 4),
+        },
+        "evaluate": {"batch_size": 128},
+    }
+    with write_file(output / GRID_FILE) as file:
+        file.write(yaml.safe_dump(grid, sort_keys=False).encode())
 
 
-def evaluate_step(output: Path, run: FinetuneRun) -> Step:
-    """Evaluate one variant with as many pauses as it was finetuned with."""
-    file = run.result(output)
-    flags = ["--model", run.model(output), "--task", TASK, "--data", output / "tasks" / TASK]
-    flags += ["--num-pauses-inf", run.num_pauses, "--batch-size", 128, "--output", file]
-    return Step(name=f"evaluate-{run.name}", action=_command("evaluate", *flags), product=file)
+def grid_step(output: Path, scale: Scale) -> Step:
+    """Finetune and evaluate everything the grid file says."""
+    flags = ["--grid", output / GRID_FILE, "--output", output / "grid", "--jobs", available_cores()]
+    results = [
+        output / "grid" / "evaluate" / TASK / f"{name}-ft{num_pauses_ft}-inf{num_pauses_inf}-seed{seed}.json"
+        for seed in scale.finetune_seeds
+        for name in PRETRAINED
+        for num_pauses_ft in (0, scale.num_pauses_ft)
+        for num_pauses_inf in sorted({num_pauses_ft, *scale.num_pauses_inf})
+    ]
+    action = _command("grid", *flags)
+    return Step(name="grid", action=action, product=results[0], other_products=results[1:], chatty=True)
 
 
-def report_step(output: Path, scale: Scale) -> Step:
+def report_step(output: Path) -> Step:
     """Write the report on everything."""
     folder = output / "report"
     flags = ["--pretrain", *(output / "pretrain" / name for name in PRETRAINED)]
-    flags += ["--evaluations", *(run.result(output) for run in finetune_runs(scale))]
+    flags += ["--evaluations", output / "grid" / "evaluate"]
     flags += ["--title", "Does pausing help? A demo", "--output", folder]
     return Step(name="report", action=_command("report", *flags), product=folder / "report.html")
 

@@ -34,7 +34,16 @@ class Step:
     action: Sequence[str] | Callable[[], object]
     """A command line of this project without its interpreter, or a function without arguments."""
     product: Path
-    """Exists exactly when the step is done."""
+    """Exists exactly when the step is done, if there are no others."""
+    other_products: Sequence[Path] = ()
+    """Exist, together with the product, exactly when the step is done."""
+    chatty: bool = False
+    """Whether everything it prints is for a person to read as it comes, and not its timed lines alone."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether everything it leaves behind is there."""
+        return self.product.exists() and all(product.exists() for product in self.other_products)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +75,7 @@ class StageRunner:
         Raises :class:`UserError` when a step fails for a reason the user can mend, else :class:`RuntimeError`.
         """
         self._stage += 1
-        to_do = [step for step in stage.steps if not step.product.exists()]
+        to_do = [step for step in stage.steps if not step.is_done]
         print(f"\n[{self._stage}/{self.number_of_stages}] {stage.title}", file=sys.stderr, flush=True)
         if not to_do:
             print("    done before", file=sys.stderr, flush=True)
@@ -99,10 +108,10 @@ class StageRunner:
         with open(log_file, "w", encoding="utf-8") as file:
             for line in child.stdout:
                 file.write(line)
-                if log.LINE.match(line):
+                if step.chatty or log.LINE.match(line):
                     self._say(prefix + line.rstrip())
         code = child.wait()
-        if code == 0 and step.product.exists():
+        if code == 0 and step.is_done:
             return
         message = f"{step.name} failed (exit code {code}); its log {log_file} ends with:\n{_last_lines(log_file)}"
         raise UserError(message) if code == EXIT_USER else RuntimeError(message)
