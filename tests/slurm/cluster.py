@@ -1,0 +1,157 @@
+"""A private Slurm cluster on this machine: one controller and two nodes, real in all but their GPUs.
+
+Everything it is lies in one temporary folder with a short path, since the paths of sockets are limited in length, and
+on ports of its own. It ends with the tests, however those end (:mod:`tests.slurm.guardian`).
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from pause_megatron.parallel.launcher import free_port
+from tests.slurm.daemons import NODES, write_configuration
+
+REPOSITORY = Path(__file__).parents[2]
+_PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
+_START_SECONDS = 60.0
+_ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+
+
+def why_not() -> str | None:
+    """What keeps a private cluster from being started here; None: nothing does."""
+    missing = [program for program in _PROGRAMS if shutil.which(program) is None]
+    if missing:
+        return f"no {', '.join(missing)} here; install slurm-wlm and munge (.ci/system_packages)"
+    return None if os.geteuid() == 0 else "a private cluster is started as root only"
+
+
+class Cluster:
+    """A running cluster; :meth:`close` it."""
+
+    def __init__(self) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
+        self.folder.chmod(0o711)  # or munged refuses to have its socket there
+        write_configuration(self.folder, [free_port() for _ in range(3)])
+        self.environment = {**_without_slurm(os.environ), "SLURM_CONF": str(self.folder / "slurm.conf")}
+        self._guardian = subprocess.Popen(
+            [sys.executable, "-m", "tests.slurm.guardian", str(self.folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            env=self.environment,
+            cwd=REPOSITORY,
+            text=True,
+            bufsize=1,
+            start_new_session=True,  # Ctrl-C is for the tests, which then let go of it
+        )
+        try:
+            self.start("munged")
+            self.wait_for(lambda: (self.folder / "munge.socket").exists(), "munged to listen", _START_SECONDS)
+            for name in ("slurmctld", *NODES):
+                self.start(name)
+            self.wait_for(self.is_idle, "the nodes to be idle", _START_SECONDS)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """End all daemons, jobs and their processes, and remove the folder."""
+        assert self._guardian.stdin
+        self._guardian.stdin.close()
+        self._guardian.wait()
+
+    def start(self, name: str) -> None:
+        """Start a daemon: ``munged``, ``slurmctld``, or a node's by its name."""
+        self._tell(f"start {name}")
+
+    def kill(self, name: str) -> None:
+        """Kill a daemon by SIGKILL."""
+        self._tell(f"kill {name}")
+
+    def _tell(self, line: str) -> None:
+        assert self._guardian.stdin
+        assert self._guardian.stdout
+        print(line, file=self._guardian.stdin, flush=True)
+        assert self._guardian.stdout.readline() == "done\n", f"{line}: the cluster's guardian failed"
+
+    def run(
+        self,
+        *command: object,
+        cwd: Path = REPOSITORY,
+        timeout: float = 120,
+        environment: Mapping[str, str] | None = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command that finds this cluster, such as ``sbatch``."""
+        return subprocess.run(
+            [str(word) for word in command],
+            env={**self.environment, **(environment or {})},
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    def ask(self, *command: object) -> str:
+        """What a command that has to succeed prints."""
+        done = self.run(*command)
+        assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
+        return done.stdout
+
+    def submit(self, *arguments: object, environment: Mapping[str, str] | None = None, cwd: Path = REPOSITORY) -> str:
+        """Queue a job by ``sbatch``; its id."""
+        done = self.run("sbatch", "--parsable", *arguments, environment=environment, cwd=cwd)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+    def job(self, job_id: str) -> dict[str, str]:
+        """What Slurm knows of a job (of an array: of its first task listed)."""
+        words = self.ask("scontrol", "--oneliner", "show", "job", job_id).splitlines()[0].split()
+        return dict(word.split("=", 1) for word in words if "=" in word)
+
+    def state(self, job_id: str) -> str:
+        """A job's state, in Slurm's words."""
+        return self.job(job_id)["JobState"]
+
+    def wait(self, job_id: str, timeout: float = 180) -> dict[str, str]:
+        """Wait for a job's end, and return what Slurm knows of it.
+
+        Slurm lets a job that was queued again wait for two minutes; here it need not.
+        """
+
+        def ended() -> bool:
+            job = self.job(job_id)
+            if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
+                self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now")
+            return job["JobState"] in _ENDED
+
+        self.wait_for(ended, f"the end of job {job_id}", timeout)
+        return self.job(job_id)
+
+    def is_idle(self) -> bool:
+        """Whether all nodes are up and without work."""
+        found = self.run("sinfo", "--noheader", "--Node", "--format=%T").stdout.split()
+        return found == ["idle"] * len(NODES)
+
+    def wait_for(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
+        """Wait until ``condition`` holds; fail, with what the daemons last said, if it does not by ``timeout`` s."""
+        deadline = time.monotonic() + timeout
+        while not condition():
+            assert time.monotonic() < deadline, f"waited {timeout} s for {what}\n{self._last_words()}"
+            time.sleep(0.2)
+
+    def _last_words(self) -> str:
+        said = {path: path.read_text(encoding="utf-8", errors="replace") for path in self.folder.glob("*.out")}
+        queue = self.run("squeue").stdout
+        return "\n".join([queue, *(f"{path.name}: ...{text[-1500:]}" for path, text in said.items())])
+
+
+def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
+    """``environment`` without what a surrounding Slurm job would say of itself."""
+    return {name: value for name, value in environment.items() if not name.startswith(("SLURM_", "SBATCH_"))}
