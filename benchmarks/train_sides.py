@@ -27,7 +27,8 @@ from pause_megatron.data.batches import Microbatch
 from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import device, initialize_process_groups
-from pause_megatron.parallel.launcher import detect_launch, free_port
+from pause_megatron.parallel.launcher import detect_launch
+from pause_megatron.parallel.ports import free_port
 from pause_megatron.training.engine import build_engine
 from pause_megatron.training.step import Stepper
 

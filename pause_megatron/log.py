@@ -19,8 +19,11 @@ LINE = re.compile(r"\[ *\d+\.\ds\] ")
 
 
 def global_rank() -> int:
-    """This process's rank as its launcher set it in the environment (torchrun, Slurm, Open MPI); 0 without one."""
-    for name in ("RANK", "SLURM_PROCID", "OMPI_COMM_WORLD_RANK"):
+    """This process's rank as its launcher set it in the environment (torchrun, MPI, Slurm); 0 without one.
+
+    Slurm's comes last: what a batch script starts by ``mpirun`` has the script's own, 0, on every rank.
+    """
+    for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"):
         if name in os.environ:
             return int(os.environ[name])
     return 0

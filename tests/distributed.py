@@ -13,7 +13,7 @@ from collections.abc import Callable
 from multiprocessing.connection import Connection
 from typing import Any
 
-from pause_megatron.parallel.launcher import free_port
+from pause_megatron.parallel.ports import free_port
 
 TIMEOUT_SECONDS = 240
 

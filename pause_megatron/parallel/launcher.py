@@ -1,22 +1,25 @@
 """Recognises the launcher that started this process and says who we are among how many.
 
-torchrun, Slurm's ``srun`` and Open MPI's ``mpirun`` each describe a process in environment variables of their own;
-PyTorch's rendezvous reads ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT``. This module
-translates the former into the latter. Without a launcher the process is alone.
+torchrun, DeepSpeed's ``deepspeed``, Slurm's ``srun`` and Open MPI's ``mpirun`` each describe a process in environment
+variables of their own; any other MPI is asked through mpi4py. PyTorch's rendezvous reads ``RANK``, ``WORLD_SIZE``,
+``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT``. This module translates the former into the latter. Without a
+launcher the process is alone.
 """
 
 from __future__ import annotations
 
 import os
-import socket
-import subprocess
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pause_megatron.errors import UserError
+from pause_megatron.parallel import mpi_job, slurm_step
+from pause_megatron.parallel.ports import free_port, port_of
 
 DEFAULT_MASTER_PORT = 29500
-"""Rendezvous port where the launcher names none."""
+"""Rendezvous port where ``RANK`` and ``WORLD_SIZE`` are set and ``MASTER_PORT`` is not."""
+THIS_MACHINE = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +27,8 @@ class Launch:
     """One process among those of a run."""
 
     launcher: str
-    """Which launcher was recognised: torchrun, slurm, openmpi, env (whoever set RANK and WORLD_SIZE), or none."""
+    """Which launcher was recognised: torchrun, deepspeed, slurm, openmpi, mpi (another one, asked through mpi4py), env
+    (whoever set RANK and WORLD_SIZE), or none."""
     rank: int
     """Index of this process among all."""
     world_size: int
@@ -43,30 +47,39 @@ class Launch:
         """Whether all processes share this machine."""
         return self.local_world_size == self.world_size
 
+    def __str__(self) -> str:
+        place = "on one machine" if self.single_node else f"meeting at {self.master_addr}"
+        count = f"{self.world_size} processes {place}" if self.world_size > 1 else "one process"
+        return f"{count}, launched by {self.launcher}"
+
 
 def detect_launch(environment: Mapping[str, str] = os.environ) -> Launch:
-    """Find out how this process was launched from ``environment``.
+    """Find out how this process was launched from ``environment``; ``MASTER_ADDR`` and ``MASTER_PORT`` there win.
 
-    Raises :class:`UserError` when a launcher's variables contradict each other.
+    Raises :class:`UserError` when a launcher's variables contradict each other, and when the machine to meet at cannot
+    be told.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
-        launcher = "torchrun" if "TORCHELASTIC_RUN_ID" in environment else "env"
-        return _launch(launcher, environment, "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
-    if int(environment.get("OMPI_COMM_WORLD_SIZE", "0")) > 0:
-        prefix = "OMPI_COMM_WORLD_"
-        names = ("RANK", "SIZE", "LOCAL_RANK", "LOCAL_SIZE")
-        return _launch("openmpi", environment, *(prefix + name for name in names))
-    if "SLURM_PROCID" in environment and "SLURM_STEP_NUM_TASKS" in environment:
-        return _launch("slurm", environment, "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID", "")
-    return Launch(
-        launcher="none",
-        rank=0,
-        world_size=1,
-        local_rank=0,
-        local_world_size=1,
-        master_addr="127.0.0.1",
-        master_port=free_port(),
-    )
+        found = _from_rendezvous(environment)
+    elif int(environment.get("OMPI_COMM_WORLD_SIZE", "0")) > 0:
+        found = _from_openmpi(environment)
+    elif slurm_step.is_launcher(environment):
+        found = _from_slurm(environment)
+    elif mpi_job.is_launcher(environment):
+        found = _from_mpi("mpi", environment)
+    else:
+        found = Launch(
+            launcher="none",
+            rank=0,
+            world_size=1,
+            local_rank=0,
+            local_world_size=1,
+            master_addr=THIS_MACHINE,
+            master_port=free_port(),
+        )
+    if not 0 <= found.rank < found.world_size:
+        raise UserError(f"{found.launcher}: rank {found.rank} does not fit {found.world_size} processes")
+    return found
 
 
 def export_launch(launch: Launch) -> None:
@@ -81,38 +94,65 @@ def export_launch(launch: Launch) -> None:
     )
 
 
-def _launch(
-    launcher: str, environment: Mapping[str, str], rank: str, world_size: str, local_rank: str, local_world_size: str
-) -> Launch:
-    world = int(environment[world_size])
-    local_world = environment.get(local_world_size) or environment.get("SLURM_STEP_TASKS_PER_NODE", str(world))
-    found = Launch(
+def _from_rendezvous(environment: Mapping[str, str]) -> Launch:
+    launcher = "env"
+    if "TORCHELASTIC_RUN_ID" in environment:
+        launcher = "torchrun"
+    elif "CROSS_RANK" in environment and "LOCAL_SIZE" in environment:
+        launcher = "deepspeed"
+    world = environment["WORLD_SIZE"]
+    local_world = environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE")
+    return Launch(
         launcher=launcher,
-        rank=int(environment[rank]),
-        world_size=world,
-        local_rank=int(environment.get(local_rank, "0")),
-        local_world_size=int(local_world.split("(")[0].split(",")[0]),
-        master_addr=environment.get("MASTER_ADDR") or _first_node(environment),
+        rank=int(environment["RANK"]),
+        world_size=int(world),
+        local_rank=int(environment.get("LOCAL_RANK", "0")),
+        local_world_size=int(local_world or slurm_step.tasks_here(environment) or world),
+        master_addr=environment.get("MASTER_ADDR", THIS_MACHINE),
         master_port=int(environment.get("MASTER_PORT", DEFAULT_MASTER_PORT)),
     )
-    if not 0 <= found.rank < found.world_size:
-        raise UserError(f"{launcher}: {rank}={found.rank} does not fit {world_size}={found.world_size}")
-    return found
 
 
-def _first_node(environment: Mapping[str, str]) -> str:
-    """The first host of a Slurm job, else this machine."""
-    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST")
-    if not nodes or environment.get("SLURM_JOB_NUM_NODES") == "1":
-        return "127.0.0.1"
-    listing = subprocess.run(["scontrol", "show", "hostnames", nodes], capture_output=True, text=True, check=False)
-    if listing.returncode:
-        raise UserError(f"cannot expand the Slurm node list '{nodes}': {listing.stderr.strip()}; set MASTER_ADDR")
-    return listing.stdout.split()[0]
+def _from_slurm(environment: Mapping[str, str]) -> Launch:
+    step = slurm_step.read_step(environment)
+    single_node = step.local_world_size == step.world_size
+    return Launch(
+        launcher="slurm",
+        rank=step.rank,
+        world_size=step.world_size,
+        local_rank=step.local_rank,
+        local_world_size=step.local_world_size,
+        master_addr=environment.get("MASTER_ADDR")
+        or (THIS_MACHINE if single_node else slurm_step.address_of(step.first_node)),
+        master_port=int(environment.get("MASTER_PORT", step.port)),
+    )
 
 
-def free_port() -> int:
-    """A TCP port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def _from_openmpi(environment: Mapping[str, str]) -> Launch:
+    prefix = "OMPI_COMM_WORLD_"
+    size, local_size = (int(environment[prefix + name]) for name in ("SIZE", "LOCAL_SIZE"))
+    if size > local_size and "MASTER_ADDR" not in environment:
+        return _from_mpi("openmpi", environment)  # which machine the first process is on stands in no variable
+    job = environment.get("PMIX_NAMESPACE", "")
+    return Launch(
+        launcher="openmpi",
+        rank=int(environment[prefix + "RANK"]),
+        world_size=size,
+        local_rank=int(environment[prefix + "LOCAL_RANK"]),
+        local_world_size=local_size,
+        master_addr=environment.get("MASTER_ADDR", THIS_MACHINE),
+        master_port=int(environment.get("MASTER_PORT", port_of(zlib.crc32(job.encode())))),
+    )
+
+
+def _from_mpi(launcher: str, environment: Mapping[str, str]) -> Launch:
+    job = mpi_job.join()
+    return Launch(
+        launcher=launcher,
+        rank=job.rank,
+        world_size=job.world_size,
+        local_rank=job.local_rank,
+        local_world_size=job.local_world_size,
+        master_addr=environment.get("MASTER_ADDR", job.first_host),
+        master_port=int(environment.get("MASTER_PORT", job.port)),
+    )

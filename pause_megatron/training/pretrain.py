@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from contextlib import closing
 from datetime import timedelta
 
+from pause_megatron import log
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
 from pause_megatron.errors import EXIT_DONE
 from pause_megatron.parallel.launcher import Launch, detect_launch
 from pause_megatron.parallel.local import run_local_processes
+from pause_megatron.parallel.slurm_step import describe_job
 from pause_megatron.training.dry_run import print_plan
 from pause_megatron.training.inputs import PretrainInputs, check_inputs
 
@@ -21,7 +24,7 @@ def pretrain(config: PretrainConfig) -> None:
     datasets, layout, DeepSpeed file. Raises :class:`StoppedEarly` when it was asked to stop and has saved.
     """
     launch = detect_launch()
-    starts_processes = config.processes > 1 and launch.launcher == "none"
+    starts_processes = config.processes > 1 and launch.world_size == 1
     world_size = config.processes if starts_processes else launch.world_size
     if config.dry_run:
         print_plan(config, num_processes=world_size)
@@ -48,6 +51,7 @@ def _run(config: PretrainConfig, launch: Launch, inputs: PretrainInputs) -> None
     from pause_megatron.training.faults.stopping import StopRequests
     from pause_megatron.training.run import PretrainRun
 
+    log.info(f"{launch}; {job}" if (job := describe_job(os.environ)) else str(launch))
     initialize_process_groups(
         launch, inputs.layout, seed=config.training.seed, timeout=timedelta(minutes=config.faults.collective_timeout)
     )

@@ -25,7 +25,7 @@ def write_run_file(config: PretrainConfig, launch: Launch, inputs: PretrainInput
     dataset: dict[str, Any] = describe_data(data)
     log.info(
         f"{config.output.name}: {parameters:,} parameters, {inputs.layout}, ZeRO-{deepspeed_file.zero_stage},"
-        f" {deepspeed_file.precision}, launched by {launch.launcher}"
+        f" {deepspeed_file.precision}"
     )
     log.info(f"{len(data):,} sequences of {data.seq_length} tokens, pauses: {dataset['strategy']}")
     write_json(

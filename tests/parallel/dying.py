@@ -18,7 +18,7 @@ import torch
 import torch.distributed as dist
 
 from pause_megatron.errors import EXIT_DONE, EXIT_INTERNAL, exit_code
-from pause_megatron.parallel.launcher import free_port
+from pause_megatron.parallel.ports import free_port
 from tests.distributed import TIMEOUT_SECONDS
 
 _CONTEXT = multiprocessing.get_context("forkserver")

@@ -42,20 +42,20 @@ def test_openmpi() -> None:
     assert (launch.launcher, launch.rank, launch.world_size, launch.single_node) == ("openmpi", 1, 2, True)
 
 
-def test_slurm_step() -> None:
-    launch = detect_launch(
-        {
-            "SLURM_PROCID": "3",
-            "SLURM_STEP_NUM_TASKS": "4",
-            "SLURM_LOCALID": "1",
-            "SLURM_STEP_TASKS_PER_NODE": "2(x2)",
-            "MASTER_ADDR": "node1",
-        }
-    )
-    assert (launch.launcher, launch.rank, launch.local_rank, launch.local_world_size) == ("slurm", 3, 1, 2)
-    assert not launch.single_node
+def test_deepspeeds_launcher() -> None:
+    environment = {
+        "RANK": "3",
+        "WORLD_SIZE": "4",
+        "LOCAL_RANK": "1",
+        "LOCAL_SIZE": "2",
+        "CROSS_RANK": "1",
+        "CROSS_SIZE": "2",
+    }
+    launch = detect_launch({**environment, "MASTER_ADDR": "node1", "MASTER_PORT": "29500"})
+    assert (launch.launcher, launch.rank, launch.local_rank, launch.local_world_size) == ("deepspeed", 3, 1, 2)
+    assert (launch.master_addr, launch.single_node) == ("node1", False)
 
 
 def test_rank_outside_the_world_is_refused() -> None:
-    with pytest.raises(UserError, match="RANK=2 does not fit WORLD_SIZE=2"):
+    with pytest.raises(UserError, match="env: rank 2 does not fit 2 processes"):
         detect_launch({"RANK": "2", "WORLD_SIZE": "2"})

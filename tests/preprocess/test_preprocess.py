@@ -15,10 +15,10 @@ from pause_megatron.preprocess.planning import plan_run
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.preprocess.shard import ShardJob
 from tests.chain import verified
+from tests.mpirun import ORIGINS, ROOT_IS_ALLOWED, run_mpi
 from tests.preprocess.conftest import contents, rows_of
 
 ROOT = Path(__file__).parents[2]
-ROOT_IS_ALLOWED = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 
 
 def text_stream(path, tokenizer):
@@ -170,19 +170,15 @@ def test_shard_ranges_in_any_order_write_what_one_run_does(tmp_path, config_for,
     assert "6 shards, 0 to do here" in capsys.readouterr().err
 
 
-def mpirun(*arguments, ranks=2):
-    """Run ``tools/preprocess_c4.py`` under mpirun."""
-    found = shutil.which("mpirun", path=str(Path(sys.executable).parent)) or shutil.which("mpirun")
-    if found is None:
-        pytest.skip("no mpirun here; MPI was not checked")
-    command = ["env", *map("=".join, ROOT_IS_ALLOWED.items()), found, "-n", str(ranks), "--oversubscribe"]
-    command += [sys.executable, str(ROOT / "tools/preprocess_c4.py"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+def mpirun(origin, *arguments):
+    """Run ``tools/preprocess_c4.py`` on two ranks."""
+    return run_mpi(origin, sys.executable, ROOT / "tools/preprocess_c4.py", *arguments)
 
 
-def test_mpi_ranks_write_what_one_process_does(tmp_path, tokenizer, c4_shards, c4_dataset):
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_mpi_ranks_write_what_one_process_does(origin, tmp_path, tokenizer, c4_shards, c4_dataset):
     flags = ["--tokenizer", tokenizer.path, "--seq-length", 256, "--input", *c4_shards]
-    done = mpirun("--output", tmp_path / "data", *flags)
+    done = mpirun(origin, "--output", tmp_path / "data", *flags)
     assert done.returncode == 0, done.stderr
     assert "on 2 MPI ranks" in done.stderr
     assert contents(tmp_path / "data") == c4_dataset
@@ -190,10 +186,11 @@ def test_mpi_ranks_write_what_one_process_does(tmp_path, tokenizer, c4_shards, c
     assert len(workers) == 2  # both ranks worked
 
 
-def test_a_rank_that_fails_ends_the_job_with_its_message(tmp_path, tokenizer, corpus):
+@pytest.mark.parametrize("origin", ORIGINS)
+def test_a_rank_that_fails_ends_the_job_with_its_message(origin, tmp_path, tokenizer, corpus):
     for i in range(4):  # the fourth by size is the last of the second rank
         (tmp_path / f"{i}.jsonl").write_text('{"text": "good"}\n' * (5000 - 1000 * i) + "{}\n" * (i == 1))
-    done = mpirun("--output", tmp_path / "data", "--tokenizer", tokenizer.path, "--input", tmp_path / "*.jsonl")
+    done = mpirun(origin, "--output", tmp_path / "data", "--tokenizer", tokenizer.path, "--input", tmp_path / "*.jsonl")
     assert done.returncode == 2
     assert done.stderr.count("error: ") == done.stderr.count("1.jsonl, line 4001: ") == 1
     assert not (tmp_path / "data/dataset.json").exists()

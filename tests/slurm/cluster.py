@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from pause_megatron.parallel.launcher import free_port
+from pause_megatron.parallel.ports import free_port
 from tests.slurm.daemons import NODES, write_configuration
 
 REPOSITORY = Path(__file__).parents[2]
