@@ -146,7 +146,7 @@ def _from_openmpi(environment: Mapping[str, str]) -> Launch:
 
 
 def _from_mpi(launcher: str, environment: Mapping[str, str]) -> Launch:
-    job = mpi_job.join()
+    job = mpi_job.join(environment)
     return Launch(
         launcher=launcher,
         rank=job.rank,

@@ -40,10 +40,11 @@ def is_launcher(environment: Mapping[str, str]) -> bool:
     return any(name in environment for name in _LAUNCHER_VARIABLES)
 
 
-def join() -> MpiProcess:
+def join(environment: Mapping[str, str]) -> MpiProcess:
     """Meet all processes of the job in MPI, once, and leave it.
 
-    Raises :class:`UserError` without mpi4py or an MPI library.
+    Raises :class:`UserError` without mpi4py or an MPI library, and when it is not the launcher's, so that each process
+    would take itself for the only one.
     """
     try:
         import mpi4py
@@ -57,6 +58,13 @@ def join() -> MpiProcess:
         ) from error
     MPI.Init()
     world = MPI.COMM_WORLD
+    started = int(environment.get("PMI_SIZE", world.size))
+    if started != world.size:
+        raise UserError(
+            f"{started} processes were started, but MPI joins {world.size} of them: mpi4py's MPI library is not that of"
+            " the launcher; use its mpirun, or put the launcher's library on LD_LIBRARY_PATH (and set"
+            " MPI4PY_MPIABI=mpich for MPICH and Intel MPI)"
+        )
     neighbours = world.Split_type(MPI.COMM_TYPE_SHARED)
     meeting = (socket.gethostname(), free_port()) if world.rank == 0 else None
     host, port = world.bcast(meeting)

@@ -82,6 +82,15 @@ def test_an_mpi_without_known_variables_is_asked_itself(origin: str, tmp_path: P
     assert done.returncode == 5, done.stderr  # a process that has left MPI keeps its exit code
 
 
+def test_another_launchers_processes_are_not_each_taken_for_the_only_one(program: Path) -> None:
+    environment = {**mpi_environment("PyPI"), "PMI_SIZE": "4", "PMI_RANK": "1"}  # as MPICH's mpiexec leaves it
+    done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=False)
+    if "finds no MPI library" in done.stderr:
+        pytest.skip("no MPI library here; processes that it does not join were not checked")
+    assert "4 processes were started, but MPI joins 1 of them" in done.stderr
+    assert not said(done.stdout)
+
+
 def test_root_is_refused_by_mpirun_unless_it_is_allowed(program: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("not root here; what mpirun says to root was not checked")
