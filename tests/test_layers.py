@@ -25,7 +25,7 @@ LAYERS = [
     ["corpus"],
     ["costs"],
     ["config"],
-    ["errors", "log", "atomic", "versions", "children", "__init__"],
+    ["errors", "log", "atomic", "locks", "versions", "children", "__init__"],
 ]
 """From the top down; packages of one layer do not import each other, save for the last, the standard-library base."""
 HEAVY = ("torch", "megatron", "deepspeed", "transformers", "lm_eval", "datasets", "matplotlib", "numpy")

@@ -6,8 +6,6 @@ interrupted, and completes one whose file has grown.
 
 from __future__ import annotations
 
-import fcntl
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,13 +18,11 @@ from pause_megatron.experiments.grid_file import check_folders, read_grid
 from pause_megatron.experiments.grid_jobs import Job, State, grid_jobs, job_states
 from pause_megatron.experiments.grid_local import run_local, say, shown_command
 from pause_megatron.experiments.grid_slurm import queue_slurm
+from pause_megatron.locks import LOCK_FILE, sole_owner
 
 SETTINGS_FILE = "grid.json"
-_LOCK_FILE = ".lock"
-_CONTENTS = {SETTINGS_FILE, _LOCK_FILE, "finetune", "evaluate", "logs", "slurm"}
+_CONTENTS = {SETTINGS_FILE, LOCK_FILE, "finetune", "evaluate", "logs", "slurm"}
 """All that lies in a grid's folder; the commands of ``--list`` may have been run by hand before."""
-_LOCK_SECONDS = 10.0
-"""How long to wait for the last processes of a grid that was killed."""
 
 
 def run_grid(config: GridConfig) -> None:
@@ -70,17 +66,8 @@ def owned_folder(folder: Path) -> Iterator[None]:
     if folder.exists() and {entry.name for entry in folder.iterdir()} - _CONTENTS:
         raise UserError(f"--output {folder} holds something else than a grid; name another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / _LOCK_FILE, "w", encoding="utf-8") as file:
-        deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UserError(f"--output {folder}: another grid is at work there; wait for its end") from None
-                time.sleep(0.1)
-            except OSError:  # some network file systems have no locks
-                say(f"warning: {folder} cannot be locked; start no second grid there")
-                break
+    refusal = f"--output {folder}: another grid is at work there; wait for its end"
+    with sole_owner(folder, refusal=refusal) as is_locked:
+        if not is_locked:
+            say(f"warning: {folder} cannot be locked; start no second grid there")
         yield

@@ -50,13 +50,18 @@ def _run(config: PretrainConfig, launch: Launch, inputs: PretrainInputs) -> None
     from pause_megatron.parallel.heartbeat import Heartbeat
     from pause_megatron.training.faults.stopping import StopRequests
     from pause_megatron.training.run import PretrainRun
+    from pause_megatron.training.run_folder import owned_run_folder
 
     log.info(f"{launch}; {job}" if (job := describe_job(os.environ)) else str(launch))
     initialize_process_groups(
         launch, inputs.layout, seed=config.training.seed, timeout=timedelta(minutes=config.faults.collective_timeout)
     )
     try:
-        with StopRequests(config.faults.exit_duration) as stop, Heartbeat(launch, config.faults) as heartbeat:
+        with (
+            StopRequests(config.faults.exit_duration) as stop,
+            Heartbeat(launch, config.faults) as heartbeat,
+            owned_run_folder(config.output, launch),
+        ):
             run = PretrainRun(config, launch, inputs, stop)
             with closing(run.metrics):
                 run.resume()

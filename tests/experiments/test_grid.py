@@ -229,7 +229,7 @@ def test_folder_is_one_grids_at_a_time(
 ) -> None:
     import fcntl
 
-    monkeypatch.setattr("pause_megatron.experiments.grid._LOCK_SECONDS", 0.2)
+    monkeypatch.setattr("pause_megatron.locks.PATIENCE_SECONDS", 0.2)
     config = GridConfig(grid=str(grid_file), output=interrupted)
     with open(interrupted / ".lock") as held:
         fcntl.flock(held, fcntl.LOCK_EX)

@@ -163,6 +163,21 @@ def test_frozen_process_is_named_and_the_rerun_ends_as_the_undisturbed_one(
     assert_continues_as(undisturbed, config)
 
 
+def test_second_run_in_a_folder_is_refused_and_the_first_goes_on(config: PretrainConfig, undisturbed: Losses) -> None:
+    config = replace(config, output=config.output.with_name("shared"))
+    with started(config) as first:
+        wait_for_step(first, config, 1)
+        first.send(0, signal.SIGSTOP)
+        with started(config) as second:
+            assert second.exit_codes() == [EXIT_USER] * PROCESSES, second.said()
+        pid = first.processes[0].pid
+        assert "shared: another run is at work there; wait for its end, or name another folder (" in second.said()
+        assert f", pid {pid})" in second.said()
+        first.send(0, signal.SIGCONT)
+        assert first.exit_codes() == [EXIT_DONE] * PROCESSES, first.said()
+    assert losses(config) == undisturbed
+
+
 def test_run_asked_to_stop_saves_and_loses_no_step(config: PretrainConfig, undisturbed: Losses) -> None:
     """By a signal to one process, or because the time is up; nothing is saved but on request."""
     config = replace(config, output=config.output.with_name("stopped"), checkpoint=CheckpointConfig(save_interval=1000))
