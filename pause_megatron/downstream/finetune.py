@@ -31,10 +31,9 @@ from pause_megatron.downstream.model_folder import (
 )
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import load_task
-from pause_megatron.downstream.training_examples import PauseCollator, encode_examples
+from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
 from pause_megatron.downstream.work_folder import METRICS, MetricsWriter, WorkFolder
 from pause_megatron.errors import UserError
-from pause_megatron.pauses.prompts import PausedExample
 from pause_megatron.versions import versions
 
 
@@ -52,7 +51,8 @@ def finetune(config: FinetuneConfig) -> None:
     base = load_model_folder(config.model)
     base.require_pause(config.num_pauses_ft, "--num-pauses-ft")
     pausing = Pausing(num_pauses=config.num_pauses_ft, placement=config.pause_placement, marker=config.pause_marker)
-    examples = encode_examples(pairs, base, pausing, fewest=config.min_num_pauses_ft, seed=config.seed)
+    examples = PausedExamples(pairs, base, pausing, fewest=config.min_num_pauses_ft, seed=config.seed)
+    examples[0]  # what cannot work with any example is refused before anything is written
     work = WorkFolder.open(config)
     if config.lora_rank:
         base = with_lora(base, config.lora_rank, config.seed)
@@ -71,7 +71,7 @@ def _numbers(config: FinetuneConfig) -> str:
     return str(config.num_pauses_ft) if fewest is None else f"{fewest} to {config.num_pauses_ft}"
 
 
-def train(base: ModelFolder, examples: list[PausedExample], config: FinetuneConfig, work: WorkFolder) -> None:
+def train(base: ModelFolder, examples: PausedExamples, config: FinetuneConfig, work: WorkFolder) -> None:
     """Train ``base.model`` in place, keeping states and metrics in ``work`` and continuing from a state found there."""
     collator = PauseCollator(
         pad_id=base.eod_id,

@@ -10,11 +10,13 @@ import re
 import string
 from collections import Counter
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.metrics import exact_match_hf_evaluate
 from lm_eval.filters.extraction import RegexFilter
-from rouge_score.rouge_scorer import RougeScorer
+
+if TYPE_CHECKING:
+    from rouge_score.rouge_scorer import RougeScorer
 
 Document = dict[str, Any]
 
@@ -93,6 +95,8 @@ def _same_number(number: RegexFilter, output: str, answer: str) -> float:
 
 @cache
 def _rouge1() -> RougeScorer:
+    from rouge_score.rouge_scorer import RougeScorer  # seconds, for what no other task scores
+
     return RougeScorer(["rouge1"])
 
 

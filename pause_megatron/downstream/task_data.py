@@ -93,12 +93,15 @@ class HalvedSplits(Splits):
     def __init__(self, splits: Splits, evaluated: str) -> None:
         self._splits = splits
         self._evaluated = evaluated
+        self._halves: dict[str, datasets.Dataset] = {}
 
     def __getitem__(self, split: str) -> datasets.Dataset:
         if split not in (TRAIN, self._evaluated):
             return self._splits[split]
-        whole = self._splits[self._evaluated]
-        return whole.select(range(split != TRAIN, len(whole), 2))
+        if split not in self._halves:
+            whole = self._splits[self._evaluated]
+            self._halves[split] = whole.select(range(split != TRAIN, len(whole), 2))
+        return self._halves[split]
 
     def __iter__(self) -> Iterator[str]:
         return iter({*self._splits, TRAIN})

@@ -12,8 +12,9 @@ In a definition's ``metadata``: ``fields`` and ``optional_fields`` say what a lo
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import datasets
 from lm_eval.api.task import ConfigurableTask
@@ -33,6 +34,14 @@ class TextPair:
     """What follows the context, its delimiter included."""
 
 
+class TextPairs(Protocol):
+    """Text pairs by their index: a list, or documents that are worded one by one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> TextPair: ...
+
+
 @dataclass(frozen=True)
 class Task:
     """A task's definition with its data."""
@@ -49,13 +58,15 @@ class Task:
         metric: str = self.harness.config.metric_list[0]["metric"]
         return metric
 
-    def training_pairs(self) -> list[TextPair]:
-        """Every training document, worded exactly as evaluation words its prompts. No few-shot examples."""
-        delimiter = self.harness.config.target_delimiter
-        return [
-            TextPair(self.harness.doc_to_text(document), delimiter + self.target(document))
-            for document in self.harness.training_docs()
-        ]
+    def training_pairs(self) -> TextPairs:
+        """Every training document, worded exactly as evaluation words its prompts, and only when it is asked for. No
+        few-shot examples."""
+        return _TrainingPairs(self, self.harness.training_docs())
+
+    def pair(self, document: dict[str, Any]) -> TextPair:
+        """``document`` as text to learn from."""
+        target = self.harness.config.target_delimiter + self.target(document)
+        return TextPair(self.harness.doc_to_text(document), target)
 
     def target(self, document: dict[str, Any]) -> str:
         """The text that answers ``document``: the right choice, or the first of several answers."""
@@ -65,6 +76,18 @@ class Task:
             first = target[0] if isinstance(target, list) else target
             return str(choices[first] if isinstance(first, int) else first)
         return str(target[0] if isinstance(target, list) else target)
+
+
+@dataclass(frozen=True)
+class _TrainingPairs:
+    task: Task
+    documents: datasets.Dataset
+
+    def __len__(self) -> int:
+        return len(self.documents)
+
+    def __getitem__(self, index: int) -> TextPair:
+        return self.task.pair(self.documents[index])
 
 
 def load_task(name: str, data_folder: Path | None, *, halve: bool = False) -> Task:
@@ -77,6 +100,8 @@ def load_task(name: str, data_folder: Path | None, *, halve: bool = False) -> Ta
     if name not in task_names():
         raise UserError(f"--task {name}: unknown; tasks: {', '.join(task_names())}")
     definition = load_yaml(DEFINITIONS / f"{name}.yaml")
+    if "process_docs" in definition:
+        definition["process_docs"] = cache(definition["process_docs"])  # the harness asks for a split again and again
     halved = halve or definition["metadata"].get("halved", False)
     if data_folder is None and definition["dataset_path"] == "json":
         raise UserError(f"--task {name} has no data of its own; give --data FOLDER with its .jsonl files")

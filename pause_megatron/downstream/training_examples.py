@@ -11,37 +11,76 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.data import Dataset
 
 from pause_megatron.downstream.batching import line_up
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
-from pause_megatron.downstream.tasks import TextPair
+from pause_megatron.downstream.tasks import TextPair, TextPairs
+from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import IGNORE_INDEX, PausedExample
 
+_SHOWN = 40
+"""Characters of a context that are enough to find it by."""
 
-def encode_examples(
-    pairs: list[TextPair], base: ModelFolder, pausing: Pausing, *, fewest: int | None = None, seed: int = 0
-) -> list[PausedExample]:
-    """Tokenize the pairs and place the pauses: as many as ``pausing`` says, or for each pair a number drawn uniformly
-    from ``fewest`` to that, the same for the same ``seed``.
+
+class PausedExamples(Dataset[PausedExample]):
+    """Text pairs as tokens with their pauses. Each is worded and encoded when it is first asked for, and then kept:
+    training begins at once, and a run of few steps encodes few examples.
+
+    Raises :class:`UserError` that names the example, when it is asked for, where there is no place for its pauses.
+    """
+
+    def __init__(
+        self, pairs: TextPairs, base: ModelFolder, pausing: Pausing, *, fewest: int | None = None, seed: int = 0
+    ) -> None:
+        """Every example has as many pauses as ``pausing`` says, or a number drawn uniformly from ``fewest`` to that,
+        which ``seed`` and the example's index decide alone: in whatever order and process it is asked for."""
+        self._pairs = pairs
+        self._base = base
+        self._pausing = pausing
+        self._fewest = fewest
+        self._seed = seed
+        self._encoded: dict[int, PausedExample] = {}
+
+    def __len__(self) -> int:
+        return len(self._pairs)
+
+    def __getitem__(self, index: int) -> PausedExample:
+        if index not in self._encoded:
+            pair = self._pairs[index]
+            try:
+                self._encoded[index] = encode_example(pair, self._base, self._pausing_of(index))
+            except UserError as error:
+                raise UserError(f"training example {index + 1} ({_beginning(pair.context)}): {error}") from error
+        return self._encoded[index]
+
+    def _pausing_of(self, index: int) -> Pausing:
+        if self._fewest is None:
+            return self._pausing
+        drawn = random.Random(f"{self._seed}/{index}").randint(self._fewest, self._pausing.num_pauses)
+        return replace(self._pausing, num_pauses=drawn)
+
+
+def encode_example(pair: TextPair, base: ModelFolder, pausing: Pausing) -> PausedExample:
+    """Tokenize the pair and place the pauses.
 
     Context and target are encoded together, as the harness does it, so the target's first token is the one that
     follows this context in running text; where that would change the context's own tokens, they are encoded apart.
+
+    Raises :class:`UserError` where the context lacks the marker of the pauses, or they leave it no room.
     """
-    most = pausing.num_pauses
-    contexts = base.tokenizer([pair.context for pair in pairs], add_special_tokens=False)["input_ids"]
-    wholes = base.tokenizer([pair.context + pair.target for pair in pairs], add_special_tokens=False)["input_ids"]
-    numbers = random.Random(seed)
-    examples = []
-    for pair, context, whole in zip(pairs, contexts, wholes, strict=True):
-        if fewest is not None:
-            pausing = replace(pausing, num_pauses=numbers.randint(fewest, most))
-        together = whole[: len(context)] == context
-        target = whole[len(context) :] if together else base.tokenizer.encode(pair.target, add_special_tokens=False)
-        learned = np.array([*target, base.eod_id], dtype=np.int64)
-        prefix = pausing.prefix(base, pair.context, context, base.context_length - len(learned))
-        examples.append(PausedExample(prefix, learned))
-    return examples
+    context = base.tokenizer.encode(pair.context, add_special_tokens=False)
+    whole = base.tokenizer.encode(pair.context + pair.target, add_special_tokens=False)
+    together = whole[: len(context)] == context
+    target = whole[len(context) :] if together else base.tokenizer.encode(pair.target, add_special_tokens=False)
+    learned = np.array([*target, base.eod_id], dtype=np.int64)
+    prefix = pausing.prefix(base, pair.context, context, base.context_length - len(learned))
+    return PausedExample(prefix, learned)
+
+
+def _beginning(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
 
 
 @dataclass(frozen=True)

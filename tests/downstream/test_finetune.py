@@ -11,8 +11,8 @@ from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.downstream.finetune import finetune, training_arguments
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.downstream.pausing import Pausing
-from pause_megatron.downstream.tasks import TextPair
-from pause_megatron.downstream.training_examples import PauseCollator, encode_examples
+from pause_megatron.downstream.tasks import Task, TextPair
+from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
 from pause_megatron.downstream.work_folder import WorkFolder
 from pause_megatron.errors import UserError
 from pause_megatron.log import read_json_lines
@@ -41,7 +41,7 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
 
 def test_target_is_learned_with_its_end_and_nothing_else_is(folder):
     pairs = [TextPair("0110:", "0"), TextPair("1:", "1")]
-    examples = encode_examples(pairs, folder, Pausing(num_pauses=2))
+    examples = PausedExamples(pairs, folder, Pausing(num_pauses=2))
     batch = PauseCollator(folder.eod_id, bidirectional=True, dtype=torch.float32)(examples)
     word = folder.tokenizer.convert_tokens_to_ids
     pause, eod = folder.pause_id, folder.eod_id
@@ -54,7 +54,7 @@ def test_target_is_learned_with_its_end_and_nothing_else_is(folder):
 
 
 def test_targets_of_unequal_length_are_padded_without_labels(folder):
-    examples = encode_examples([TextPair("x:", " 12 13"), TextPair("y:", " 1")], folder, Pausing(num_pauses=1))
+    examples = PausedExamples([TextPair("x:", " 12 13"), TextPair("y:", " 1")], folder, Pausing(num_pauses=1))
     labels = PauseCollator(folder.eod_id, bidirectional=True, dtype=torch.float32)(examples)["labels"]
     assert (labels[0] == IGNORE_INDEX).tolist() == [True] + [False] * (labels.shape[1] - 1)
     assert (labels[1] != IGNORE_INDEX).sum() == len(examples[1].target)
@@ -63,7 +63,7 @@ def test_targets_of_unequal_length_are_padded_without_labels(folder):
 def test_loss_is_the_mean_over_target_tokens_of_the_rows_by_themselves(folder):
     """Padding, border alignment and the slice of logits change nothing: each row alone, judged in full, agrees."""
     pairs = [TextPair("0110:", "0"), TextPair("x = y", " + 12 or 13"), TextPair("", "1")]
-    examples = encode_examples(pairs, folder, Pausing(num_pauses=2))
+    examples = PausedExamples(pairs, folder, Pausing(num_pauses=2))
     collate = PauseCollator(folder.eod_id, bidirectional=True, dtype=torch.float32)
     with torch.no_grad():
         together = folder.model(**collate(examples)).loss
@@ -77,7 +77,7 @@ def test_loss_is_the_mean_over_target_tokens_of_the_rows_by_themselves(folder):
 
 
 def test_context_and_target_are_encoded_as_the_text_they_make(folder):
-    [example] = encode_examples([TextPair("The import", " statement")], folder, Pausing(num_pauses=0))
+    [example] = PausedExamples([TextPair("The import", " statement")], folder, Pausing(num_pauses=0))
     ids = folder.tokenizer.encode("The import statement", add_special_tokens=False)
     assert example.input_ids.tolist() == [*ids, folder.eod_id]
     context = folder.tokenizer.encode("The import", add_special_tokens=False)
@@ -87,7 +87,7 @@ def test_context_and_target_are_encoded_as_the_text_they_make(folder):
 def test_context_keeps_its_tokens_where_the_target_would_run_into_it(folder):
     """Generation starts from the context's own tokens, so training must too."""
     assert len(folder.tokenizer.encode(" the", add_special_tokens=False)) == 1
-    [example] = encode_examples([TextPair(" t", "he")], folder, Pausing(num_pauses=0))
+    [example] = PausedExamples([TextPair(" t", "he")], folder, Pausing(num_pauses=0))
     assert example.prefix.tolist() == folder.tokenizer.encode(" t", add_special_tokens=False)
     assert folder.tokenizer.decode(example.target[:-1]) == "he"
 
@@ -268,17 +268,49 @@ def test_number_of_pauses_is_drawn_for_every_example(folder):
     drawn, again, others = (
         [int((example.prefix == folder.pause_id).sum()) for example in examples]
         for examples in (
-            encode_examples(pairs, folder, Pausing(num_pauses=5), fewest=1, seed=seed) for seed in (3, 3, 4)
+            PausedExamples(pairs, folder, Pausing(num_pauses=5), fewest=1, seed=seed) for seed in (3, 3, 4)
         )
     )
     assert set(drawn) == {1, 2, 3, 4, 5}
     assert drawn == again != others
 
 
+def test_number_of_pauses_does_not_depend_on_the_order_of_asking(folder):
+    pairs = [TextPair("x:", " 1")] * 20
+    forwards, backwards = (PausedExamples(pairs, folder, Pausing(num_pauses=9), fewest=0, seed=3) for _ in range(2))
+    expected = [len(forwards[index].prefix) for index in range(20)]
+    assert [len(backwards[index].prefix) for index in reversed(range(20))] == expected[::-1]
+
+
+def test_only_the_documents_that_are_trained_on_are_worded(config, monkeypatch):
+    worded = []
+    pair = Task.pair
+
+    def spied(task, document):
+        worded.append(document["question"])
+        return pair(task, document)
+
+    monkeypatch.setattr(Task, "pair", spied)
+    finetune(replace(config, steps=2))
+    assert 16 <= len(worded) <= 25, "two batches of 8 and the one after, and the first document, to see that it fits"
+    worded.clear()
+    finetune(replace(config, output=config.output / "again", steps=60))
+    assert len(worded) == 200, "in several epochs, each is worded once"
+
+
+def test_example_without_a_place_for_its_pauses_is_named(folder):
+    pausing = Pausing(num_pauses=2, placement="before-marker", marker="Answer:")
+    pairs = [TextPair("2 Answer:", " 3"), TextPair("Where was it said that " * 3, " 1")]
+    examples = PausedExamples(pairs, folder, pausing)
+    assert (examples[0].prefix == folder.pause_id).sum() == 2
+    with pytest.raises(
+        UserError, match=r"^training example 2 \('Where was it .* said\.\.\.'\): --pause-marker 'Answer:'"
+    ):
+        examples[1]
+
+
 def test_pauses_stand_where_they_are_placed_in_finetuning(folder):
-    [example] = encode_examples(
-        [TextPair("a class is a", " thing")], folder, Pausing(num_pauses=2, placement="prepend")
-    )
+    [example] = PausedExamples([TextPair("a class is a", " thing")], folder, Pausing(num_pauses=2, placement="prepend"))
     context = folder.tokenizer.encode("a class is a")
     assert example.prefix.tolist() == [folder.pause_id] * 2 + context
     assert example.target[-1] == folder.eod_id
