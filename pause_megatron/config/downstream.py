@@ -56,10 +56,9 @@ class FinetuneConfig:
     halve_evaluation: bool = False
     """Finetune on every second document of the evaluation split, and evaluate on the others: for data without a
     training split. LAMBADA has none anywhere, so there it is always done."""
-    num_pauses_ft: int = 10
-    """Pauses in every prompt (tokens); 0 finetunes the standard way. The paper uses 10 or 50, by task."""
-    min_num_pauses_ft: int | None = None
-    """Draw the number of pauses for each example, uniformly from this to num_pauses_ft; None: always that."""
+    num_pauses_ft: int | str = 10
+    """Pauses in every prompt (tokens); 0 finetunes the standard way. The paper uses 10 or 50, by task. A range such as
+    0..50 draws the number for each example, uniformly."""
     pause_placement: PausePlacement = "append"
     """Where the pauses stand: after the prompt, before it, or before the last --pause-marker in it."""
     pause_marker: str | None = None
@@ -113,13 +112,9 @@ class FinetuneConfig:
     }
 
     def __post_init__(self) -> None:
-        require_at_least(0, num_pauses_ft=self.num_pauses_ft, warmup_steps=self.warmup_steps, seed=self.seed)
+        pause_range(self.num_pauses_ft)
+        require_at_least(0, warmup_steps=self.warmup_steps, seed=self.seed)
         check_marker(self.pause_placement, self.pause_marker)
-        if self.min_num_pauses_ft is not None and not 0 <= self.min_num_pauses_ft <= self.num_pauses_ft:
-            raise UserError(
-                f"--min-num-pauses-ft {self.min_num_pauses_ft}: must be between 0 and --num-pauses-ft"
-                f" {self.num_pauses_ft}"
-            )
         require_at_least(0, weight_decay=self.weight_decay, clip_grad=self.clip_grad, lora_rank=self.lora_rank)
         require_at_least(1, steps=self.steps, batch_size=self.batch_size)
         require_at_least(1, log_interval=self.log_interval, save_interval=self.save_interval)
@@ -223,6 +218,19 @@ class GenerateConfig:
             flag = f"--top-k {self.top_k}" if self.top_k else f"--top-p {self.top_p}"
             raise UserError(f"{flag} limits sampling, which --temperature 0 does not do; give a temperature above 0")
         check_marker(self.pause_placement, self.pause_marker)
+
+
+def pause_range(num_pauses_ft: int | str) -> tuple[int | None, int]:
+    """The fewest and the most pauses that ``num_pauses_ft`` (tokens, or a range such as 0..50) asks for; the fewest is
+    ``None`` for a fixed number.
+
+    Raises :class:`UserError` for what is neither.
+    """
+    fewest, dots, most = str(num_pauses_ft).partition("..")
+    ends = (fewest, most) if dots else (fewest,)
+    if not all(end.isdecimal() for end in ends) or (dots and int(fewest) > int(most)):
+        raise UserError(f"--num-pauses-ft {num_pauses_ft}: expected a number of at least 0, or a range such as 0..50")
+    return (int(fewest), int(most)) if dots else (None, int(fewest))
 
 
 def check_marker(placement: PausePlacement, marker: str | None) -> None:

@@ -79,8 +79,8 @@ class Grid:
     """Name to exported Hugging Face folder."""
     tasks: dict[str, GridTask]
     """Name of a task definition to what the grid says of it."""
-    num_pauses_ft: tuple[int, ...]
-    """Pauses in finetuning (tokens); 0 is finetuning the standard way."""
+    num_pauses_ft: tuple[int | str, ...]
+    """Pauses in finetuning (tokens); 0 is finetuning the standard way, a range such as 0..50 draws for each example."""
     num_pauses_inf: tuple[int | Literal["same"], ...] = (SAME,)
     """Pauses at inference (tokens), for every finetuned model; ``same`` is as many as in finetuning."""
     pause_placements: tuple[PausePlacement, ...] = ("append",)

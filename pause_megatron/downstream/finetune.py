@@ -19,7 +19,7 @@ from transformers import PrinterCallback, Trainer, TrainingArguments
 
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json
-from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.config.downstream import FinetuneConfig, pause_range
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.downstream.lora import with_lora
 from pause_megatron.downstream.model_folder import (
@@ -49,26 +49,23 @@ def finetune(config: FinetuneConfig) -> None:
     task = load_task(config.task, config.data, halve=config.halve_evaluation)
     pairs = task.training_pairs()
     base = load_model_folder(config.model)
-    base.require_pause(config.num_pauses_ft, "--num-pauses-ft")
-    pausing = Pausing(num_pauses=config.num_pauses_ft, placement=config.pause_placement, marker=config.pause_marker)
-    examples = PausedExamples(pairs, base, pausing, fewest=config.min_num_pauses_ft, seed=config.seed)
+    fewest, most = pause_range(config.num_pauses_ft)
+    base.require_pause(most, "--num-pauses-ft")
+    pausing = Pausing(num_pauses=most, placement=config.pause_placement, marker=config.pause_marker)
+    examples = PausedExamples(pairs, base, pausing, fewest=fewest, seed=config.seed)
     examples[0]  # what cannot work with any example is refused before anything is written
     work = WorkFolder.open(config)
     if config.lora_rank:
         base = with_lora(base, config.lora_rank, config.seed)
     origin = ", every second document of what is evaluated," if task.halved else ""
     log.info(
-        f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with {_numbers(config)} pauses"
+        f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with"
+        f" {config.num_pauses_ft} pauses"
     )
     train(base, examples, config, work)
     write_finetuned_folder(base, config, work, seconds=time.monotonic() - started)
     work.remove()
     log.info(f"wrote {config.output}")
-
-
-def _numbers(config: FinetuneConfig) -> str:
-    fewest = config.min_num_pauses_ft
-    return str(config.num_pauses_ft) if fewest is None else f"{fewest} to {config.num_pauses_ft}"
 
 
 def train(base: ModelFolder, examples: PausedExamples, config: FinetuneConfig, work: WorkFolder) -> None:
@@ -139,12 +136,13 @@ def write_finetuned_folder(base: ModelFolder, config: FinetuneConfig, work: Work
 def finetune_record(base: ModelFolder, config: FinetuneConfig, final_loss: float, seconds: float) -> dict[str, Any]:
     """What ``finetune.json`` says; a model whose pretraining is not known counts as pretrained without pauses."""
     pretrained = "pausept" if (base.pretraining or {}).get("pauses", "none") != "none" else "stdpt"
-    finetuned = "pauseft" if config.num_pauses_ft else "stdft"
+    fewest, most = pause_range(config.num_pauses_ft)
+    finetuned = "pauseft" if most else "stdft"
     return {
         "format": FINETUNE_FORMAT,
         "task": config.task,
-        "num_pauses_ft": config.num_pauses_ft,
-        "min_num_pauses_ft": config.min_num_pauses_ft,
+        "num_pauses_ft": most,
+        "min_num_pauses_ft": fewest,
         "pause_placement": config.pause_placement,
         "pause_marker": config.pause_marker,
         "prefix_attention": config.prefix_attention,

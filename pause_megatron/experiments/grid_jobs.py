@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, PausePlacement
+from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, PausePlacement, pause_range
 from pause_megatron.config.grid import SAME, Grid
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
 from pause_megatron.errors import UserError
@@ -51,7 +51,9 @@ def grid_jobs(grid: Grid, output: Path, source: str) -> list[Job]:
     cells = product(grid.seeds, grid.tasks, grid.models, dict.fromkeys(grid.num_pauses_ft))
     for seed, task, model, num_pauses_ft in dict.fromkeys(cells):
         try:
-            for placement in dict.fromkeys(grid.pause_placements) if num_pauses_ft else (USUAL_PLACEMENT,):
+            for placement in (
+                dict.fromkeys(grid.pause_placements) if pause_range(num_pauses_ft)[1] else (USUAL_PLACEMENT,)
+            ):
                 finetune = _finetune_job(grid, output, task, model, num_pauses_ft, placement, seed)
                 jobs += [finetune, *_evaluate_jobs(grid, output, finetune)]
         except UserError as error:
@@ -60,7 +62,7 @@ def grid_jobs(grid: Grid, output: Path, source: str) -> list[Job]:
 
 
 def _finetune_job(
-    grid: Grid, output: Path, task: str, model: str, num_pauses_ft: int, placement: PausePlacement, seed: int
+    grid: Grid, output: Path, task: str, model: str, num_pauses_ft: int | str, placement: PausePlacement, seed: int
 ) -> Job:
     placed_so = "" if placement == USUAL_PLACEMENT else f"-{placement}"
     name = f"{model}-ft{num_pauses_ft}{placed_so}-seed{seed}"
@@ -89,10 +91,10 @@ def _evaluate_jobs(grid: Grid, output: Path, finetune: Job) -> list[Job]:
     """The evaluations of a finetuned model, each number of pauses at inference once."""
     config = finetune.config
     assert isinstance(config, FinetuneConfig)
-    same = config.num_pauses_ft
+    _, same = pause_range(config.num_pauses_ft)
     numbers = list(dict.fromkeys(same if number == SAME else number for number in grid.num_pauses_inf))
     jobs = [_evaluate_job(grid, output, finetune, config, number) for number in numbers]
-    if not config.num_pauses_ft:
+    if not same:
         fillers = product(dict.fromkeys(grid.fillers), filter(None, numbers))
         jobs += [_evaluate_job(grid, output, finetune, config, number, filler) for filler, number in fillers]
     return jobs

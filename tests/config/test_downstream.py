@@ -2,14 +2,18 @@ from pathlib import Path
 
 import pytest
 
-from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, GenerateConfig
+from pause_megatron.cli.main import parse
+from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, GenerateConfig, pause_range
 from pause_megatron.errors import UserError
 
 
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"num_pauses_ft": -1}, "--num-pauses-ft -1: must be at least 0"),
+        ({"num_pauses_ft": -1}, "--num-pauses-ft -1: expected a number of at least 0, or a range such as 0..50"),
+        ({"num_pauses_ft": "many"}, "--num-pauses-ft many: expected a number"),
+        ({"num_pauses_ft": "..50"}, r"--num-pauses-ft \.\.50: expected a number"),
+        ({"num_pauses_ft": "50..10"}, r"--num-pauses-ft 50\.\.10: expected a number"),
         ({"steps": 0}, "--steps 0: must be at least 1"),
         ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
         ({"learning_rate": 0.0}, "--learning-rate 0.0: expected a positive number"),
@@ -21,6 +25,12 @@ from pause_megatron.errors import UserError
 def test_finetuning_settings_that_cannot_work_name_their_flag(setting, message):
     with pytest.raises(UserError, match=message):
         FinetuneConfig(model=Path("m"), task="parity", output=Path("o"), **setting)
+
+
+def test_a_number_of_pauses_may_be_a_range():
+    flags = ["--model", "m", "--task", "parity", "--output", "o", "--num-pauses-ft"]
+    assert pause_range(parse(FinetuneConfig, "finetune", [*flags, "10"]).num_pauses_ft) == (None, 10)
+    assert pause_range(parse(FinetuneConfig, "finetune", [*flags, "0..50"]).num_pauses_ft) == (0, 50)
 
 
 def test_evaluation_settings_that_cannot_work_name_their_flag():

@@ -275,6 +275,14 @@ def test_number_of_pauses_is_drawn_for_every_example(folder):
     assert drawn == again != others
 
 
+def test_a_range_of_pauses_is_drawn_from_and_recorded(config):
+    finetune(replace(config, num_pauses_ft="0..3", steps=2))
+    record = json.loads((config.output / "finetune.json").read_text())
+    assert (record["min_num_pauses_ft"], record["num_pauses_ft"]) == (0, 3)
+    assert record["variant"].endswith("pauseft")
+    assert record["config"]["num_pauses_ft"] == "0..3"
+
+
 def test_number_of_pauses_does_not_depend_on_the_order_of_asking(folder):
     pairs = [TextPair("x:", " 1")] * 20
     forwards, backwards = (PausedExamples(pairs, folder, Pausing(num_pauses=9), fewest=0, seed=3) for _ in range(2))

@@ -93,6 +93,20 @@ def test_placements_and_fillers_are_jobs_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+def test_a_range_of_pauses_is_one_finetuning(tmp_path: Path) -> None:
+    keys = {**SMALL, "models": {"stdpt": "hf/stdpt"}, "num_pauses_ft": [0, "0..50"], "num_pauses_inf": ["same", 0]}
+    jobs = jobs_of(GridConfig(grid=str(write_grid(tmp_path, **keys)), output=tmp_path / "out"))
+    assert names_of(jobs) == [
+        *("finetune-parity-stdpt-ft0-seed0", "evaluate-parity-stdpt-ft0-inf0-seed0"),
+        *("finetune-parity-stdpt-ft0..50-seed0", "evaluate-parity-stdpt-ft0..50-inf50-seed0"),
+        "evaluate-parity-stdpt-ft0..50-inf0-seed0",
+    ]
+    assert "0..50" in jobs[2].action
+    with pytest.raises(UserError, match=r"grid\.yaml: tasks: parity: --num-pauses-ft 9\.\.1: expected"):
+        keys["num_pauses_ft"] = ["9..1"]
+        jobs_of(GridConfig(grid=str(write_grid(tmp_path, **keys)), output=tmp_path / "out"))
+
+
 def test_ablations_go_with_the_papers_grid_in_one_folder(tmp_path: Path) -> None:
     for folder in FOLDERS.values():
         (tmp_path / folder).mkdir()
