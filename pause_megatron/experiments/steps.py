@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pause_megatron import log
 from pause_megatron.children import start_child
-from pause_megatron.errors import EXIT_USER, UserError
+from pause_megatron.errors import EXIT_REQUEUE, EXIT_USER, StoppedEarly, UserError
 
 QUIET_CHILD = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 """Environment of a command whose output goes to a log as it comes."""
@@ -72,7 +72,8 @@ class StageRunner:
     def run(self, stage: Stage) -> None:
         """Run what is not done yet of ``stage``.
 
-        Raises :class:`UserError` when a step fails for a reason the user can mend, else :class:`RuntimeError`.
+        Raises :class:`UserError` when a step fails for a reason the user can mend, :class:`StoppedEarly` when it was
+        asked to stop, else :class:`RuntimeError`.
         """
         self._stage += 1
         to_do = [step for step in stage.steps if not step.is_done]
@@ -113,6 +114,8 @@ class StageRunner:
         code = child.wait()
         if code == 0 and step.is_done:
             return
+        if code == EXIT_REQUEUE:
+            raise StoppedEarly(f"{step.name} was asked to stop, and saved; the same command continues")
         message = f"{step.name} failed (exit code {code}); its log {log_file} ends with:\n{_last_lines(log_file)}"
         raise UserError(message) if code == EXIT_USER else RuntimeError(message)
 

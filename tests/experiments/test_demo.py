@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from pause_megatron.config.demo import DemoConfig
-from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
+from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, StoppedEarly, UserError
 from pause_megatron.experiments.demo import remember_settings
 from pause_megatron.experiments.steps import Stage, StageRunner, Step
 
@@ -146,6 +146,12 @@ def test_failed_step_names_its_log_and_is_repeated(tmp_path: Path) -> None:
     switch.touch()
     StageRunner(logs=tmp_path, number_of_stages=1).run(stage)
     assert product.exists()
+
+
+def test_step_that_was_asked_to_stop_has_not_failed(tmp_path: Path) -> None:
+    step = Step(name="step", action=["-c", f"import sys; sys.exit({EXIT_REQUEUE})"], product=tmp_path / "product")
+    with pytest.raises(StoppedEarly, match="step was asked to stop, and saved; the same command continues"):
+        StageRunner(logs=tmp_path, number_of_stages=1).run(Stage(title="a stage", steps=[step]))
 
 
 @pytest.mark.skipif(
