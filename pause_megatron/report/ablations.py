@@ -17,6 +17,7 @@ from pause_megatron.report.labels import (
     metric_label,
     model_label,
     pauses_label,
+    series_label,
     signed,
     verdict,
     with_error,
@@ -94,6 +95,15 @@ def pretrained_model(setting: Setting) -> str:
     return model_label(setting.model).partition("_")[0]
 
 
+def kept_share(cell: Cell, finetuned: Cell, task: TaskResult) -> float | None:
+    """Share of what ``finetuned`` scores above chance (above zero where chance is not known) that ``cell`` keeps; None
+    where there is nothing above it, and where lower is better.
+    """
+    floor = task.chance or 0.0
+    gained = finetuned.mean - floor
+    return (cell.mean - floor) / gained if task.higher_is_better and gained > 0 else None
+
+
 def removals(task: TaskResult) -> list[Removal]:
     """Every model finetuned with pauses that was measured with as many and with none."""
     found = []
@@ -102,9 +112,7 @@ def removals(task: TaskResult) -> list[Removal]:
         without = next((cell for cell in cells if not cell.setting.num_pauses_inf), None)
         if finetuned is None or without is None or not finetuned.setting.num_pauses_ft:
             continue
-        floor = task.chance or 0.0
-        gained = finetuned.mean - floor
-        kept = (without.mean - floor) / gained if task.higher_is_better and gained > 0 else None
+        kept = kept_share(without, finetuned, task)
         difference = without.minus(finetuned)
         found.append(Removal(finetuned=finetuned, without=without, difference=difference, kept=kept))
     return found
@@ -117,20 +125,14 @@ def robustness_table(tasks: Sequence[TaskResult]) -> Table | None:
         return None
     return Table(
         name="robustness",
-        caption="Models finetuned with pauses and given fewer or more of them. A model collapses without pauses when it"
-        " keeps less than half of what it scored above chance and the loss can be told from none (95 %). It holds where"
-        " no loss against M_inf = M_ft can be told from none.",
+        caption="Models finetuned with pauses and given fewer or more of them. Keeping half means scoring at least half"
+        " as far above chance (above zero where chance is not known) as with M_inf = M_ft. A model collapses without"
+        " pauses when it does not keep half and the loss can be told from none (95 %).",
         columns=(
-            "Variant",
-            "Task",
-            "M_ft",
-            "M_inf = M_ft",
-            "M_inf = 0",
-            "Difference",
-            "Without pauses",
-            "Holds at M_inf",
+            *("Model", "Task", "M_inf = M_ft", "M_inf = 0", "Difference", "Without pauses"),
+            "Keeps half at M_inf",
         ),
-        words=("Task", "Without pauses", "Holds at M_inf"),
+        words=("Task", "Without pauses", "Keeps half at M_inf"),
         rows=tuple(rows),
     )
 
@@ -142,15 +144,13 @@ def _robustness_rows(task: TaskResult) -> Iterator[tuple[Entry, ...]]:
         if finetuned is None or not finetuned.setting.num_pauses_ft:
             continue
         removal = removed.get(finetuned.setting)
-        held = [
-            str(cell.setting.num_pauses_inf)
-            for cell in cells
-            if cell is not finetuned and not _is_worse(cell.minus(finetuned), task)
-        ]
+        shares = {
+            cell.setting.num_pauses_inf: kept_share(cell, finetuned, task) for cell in cells if cell is not finetuned
+        }
+        keeping = [str(number) for number, share in shares.items() if share is not None and share >= COLLAPSE]
         yield (
-            model_entry(finetuned),
+            model_entry(finetuned, series_label(finetuned.setting, task)),
             Entry(text=task.name, note=metric_label(task)),
-            Entry(text=pauses_label(finetuned.setting)),
             Entry(text=with_error(finetuned, task)),
             *(
                 (Entry(text=NOTHING),) * 3
@@ -158,27 +158,19 @@ def _robustness_rows(task: TaskResult) -> Iterator[tuple[Entry, ...]]:
                 else (
                     Entry(text=with_error(removal.without, task)),
                     Entry(text=signed(removal.difference, task)),
-                    Entry(text=_removal_verdict(removal, task), note=_kept(removal, task)),
+                    Entry(text=_removal_verdict(removal), note=_kept(removal)),
                 )
             ),
-            Entry(text=", ".join(held) or "none other"),
+            Entry(text=", ".join(keeping) or "none other"),
         )
 
 
-def _removal_verdict(removal: Removal, task: TaskResult) -> str:
-    if removal.is_collapse:
-        return "collapses"
-    return "loses" if _is_worse(removal.difference, task) else verdict(removal.difference)
+def _removal_verdict(removal: Removal) -> str:
+    return "collapses" if removal.is_collapse else verdict(removal.difference)
 
 
-def _kept(removal: Removal, task: TaskResult) -> str:
-    if removal.kept is None:
-        return ""
-    return f"keeps {max(removal.kept, 0):.0%} of {'the score' if task.chance is None else 'what is above chance'}"
-
-
-def _is_worse(difference: Difference, task: TaskResult) -> bool:
-    return difference.is_distinguishable and (difference.value < 0) == task.higher_is_better
+def _kept(removal: Removal) -> str:
+    return "" if removal.kept is None else f"keeps {max(removal.kept, 0):.0%}"
 
 
 def placement_table(tasks: Sequence[TaskResult]) -> Table | None:

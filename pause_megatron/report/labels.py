@@ -71,14 +71,16 @@ def setting_label(setting: Setting, tasks: Sequence[TaskResult]) -> str:
     return label
 
 
-def series_label(setting: Setting) -> str:
-    """The finetuned model of a setting, in full: its variant, M_ft if it paused, and what is not as in the paper."""
+def series_label(setting: Setting, task: TaskResult) -> str:
+    """The finetuned model of a setting: its variant, M_ft if it paused, where its pauses stand if not appended, and its
+    attention where the task holds several.
+    """
     label = model_label(setting.model)
     if setting.num_pauses_ft:
         label += f", M_ft {pauses_label(setting)}"
     if setting.placement != "append":
         label += f", {PLACEMENT_LABELS[setting.placement]}"
-    if setting.prefix_attention != "bidirectional":
+    if len({cell.setting.prefix_attention for cell in task.cells}) > 1:
         label += f", {setting.prefix_attention} prefix"
     return label
 

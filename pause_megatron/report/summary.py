@@ -22,6 +22,9 @@ from pause_megatron.report.labels import (
 from pause_megatron.report.pretraining import final_loss, text_kind, validation_sets
 from pause_megatron.report.records import Collected, PretrainRun
 
+MOST_NAMED = 4
+"""Models that a sentence names one by one."""
+
 
 def summary(collected: Collected, tasks: Sequence[TaskResult]) -> list[str]:
     """Paragraphs: the verdict over all tasks, what was compared, one for each task, and one on pretraining."""
@@ -101,13 +104,15 @@ def removal_sentence(tasks: Sequence[TaskResult]) -> list[str]:
             f"none of the {len(measured)} models finetuned with pauses collapses")  # fmt: skip
         return [f"Given no pause at inference, {ending}."]
     named = [
-        f"{series_label(removal.finetuned.setting)} on {task.name} (from {_amount(removal.finetuned, task)} to"
+        f"{series_label(removal.finetuned.setting, task)} on {task.name} (from {_amount(removal.finetuned, task)} to"
         f" {_amount(removal.without, task)})"
-        for task, removal in collapsed
+        for task, removal in collapsed[:MOST_NAMED]
     ]
+    more = len(collapsed) - MOST_NAMED
     return [
         f"Given no pause at inference, {len(collapsed)} of {counted(len(measured), 'model')} finetuned with pauses"
-        f" {'collapses' if len(collapsed) == 1 else 'collapse'}: {listed(named)}."
+        f" {'collapses' if len(collapsed) == 1 else 'collapse'}:"
+        f" {listed([*named, f'{more} more'] if more > 0 else named)}."
     ]
 
 

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pause_megatron.report.ablations import finetuning_series, heat_map_cells, inference_series, removals
+from pause_megatron.report.ablations import (
+    finetuning_series,
+    heat_map_cells,
+    inference_series,
+    pretrained_model,
+    removals,
+)
 from pause_megatron.report.cells import VARIANTS, Cell
 from pause_megatron.report.compare import TaskResult
 from pause_megatron.report.cost import cost_series
@@ -26,13 +32,17 @@ WHISKERS = "Whiskers are one standard error."
 
 
 def inference_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
-    """Score against M_inf, a line for each finetuned model, for each task that was measured at several."""
+    """Score against M_inf, a chart for each pretrained model on each task and a line for each finetuned one, where
+    several M_inf were measured.
+    """
     figures = []
     for task in tasks:
-        series = inference_series(task)
-        if series:
+        groups: dict[str, list[list[Cell]]] = {}
+        for cells in inference_series(task):
+            groups.setdefault(pretrained_model(cells[0].setting), []).append(cells)
+        for pretrained, series in groups.items():
             lines = [
-                _line(task, series_label(cells[0].setting), color_of(cells[0]), cells, _inference_pauses(cells))
+                _line(task, series_label(cells[0].setting, task), color_of(cells[0]), cells, _inference_pauses(cells))
                 for cells in series
             ]
             figures.append(
@@ -43,6 +53,7 @@ def inference_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
                     lines,
                     [cell for cells in series for cell in cells],
                     "M_inf, pauses at inference",
+                    pretrained,
                 )
             )
     return figures
@@ -100,11 +111,17 @@ def cost_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
 
 
 def _figure(
-    task: TaskResult, kind: str, caption: str, lines: Sequence[Line], cells: Sequence[Cell], x_label: str
+    task: TaskResult,
+    kind: str,
+    caption: str,
+    lines: Sequence[Line],
+    cells: Sequence[Cell],
+    x_label: str,
+    pretrained: str | None = None,
 ) -> Figure:
     return line_figure(
-        name=f"{kind}-{slug(task.name)}",
-        title=task.name,
+        name="-".join(filter(None, (kind, slug(task.name), pretrained and slug(pretrained)))),
+        title=", ".join(filter(None, (task.name, pretrained))),
         caption=caption,
         lines=lines,
         x_label=x_label,
