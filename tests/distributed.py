@@ -1,7 +1,7 @@
 """Runs a function in several processes that form one gloo group, for tests of distributed behaviour.
 
-Children are forked from a server that has imported Megatron-core and DeepSpeed once (seconds), so a group starts in a
-fraction of a second. The functions must be importable: define them at the top level of a test module.
+Children are forked from a server that has imported Megatron-core, DeepSpeed and transformers once (seconds), so a group
+starts in a fraction of a second. The functions must be importable: define them at the top level of a test module.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import traceback
 from collections.abc import Callable
+from functools import cache
 from multiprocessing.connection import Connection
 from typing import Any
 
@@ -18,7 +19,7 @@ from pause_megatron.parallel.ports import free_port
 TIMEOUT_SECONDS = 240
 
 _CONTEXT = multiprocessing.get_context("forkserver")
-_CONTEXT.set_forkserver_preload(["pause_megatron.training.run"])
+_CONTEXT.set_forkserver_preload(["pause_megatron.training.run", "pause_megatron.downstream.finetune"])
 
 
 def run_distributed(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
@@ -26,6 +27,7 @@ def run_distributed(function: Callable[..., Any], world_size: int, *arguments: A
 
     A process that raises fails the test with its traceback; one that hangs fails it after a timeout.
     """
+    _start_server()
     port = free_port()
     children, pipes = [], []
     for rank in range(world_size):
@@ -41,6 +43,18 @@ def run_distributed(function: Callable[..., Any], world_size: int, *arguments: A
         for child in children:
             child.kill()
             child.join()
+
+
+@cache
+def _start_server() -> None:
+    """Wait for the server's imports: a port that is free now may be taken after them."""
+    child = _CONTEXT.Process(target=_nothing)
+    child.start()
+    child.join()
+
+
+def _nothing() -> None:
+    pass
 
 
 def _receive(pipe: Connection, rank: int) -> Any:

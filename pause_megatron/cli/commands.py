@@ -19,6 +19,8 @@ class Command:
     """``module:function`` that takes such a configuration."""
     distributed: bool = False
     """Whether several processes run it together under a launcher; only rank 0 then reports a user's error."""
+    saves_when_asked: bool = False
+    """Whether it answers the signals that ask it to save and leave; until it does, they wait."""
 
     def config_class(self) -> type:
         """Import and return the configuration class."""
@@ -56,11 +58,13 @@ SUBCOMMANDS: dict[str, Command] = {
         config="pause_megatron.config.pretrain:PretrainConfig",
         function="pause_megatron.training.pretrain:pretrain",
         distributed=True,
+        saves_when_asked=True,
     ),
     "finetune": Command(
         summary="finetune an exported model on a task, with or without pauses",
         config="pause_megatron.config.downstream:FinetuneConfig",
         function="pause_megatron.downstream.finetune:finetune",
+        distributed=True,
     ),
     "evaluate": Command(
         summary="evaluate a model on a task through lm-evaluation-harness, pausing before the answer",

@@ -58,7 +58,7 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
         warnings.simplefilter("ignore")  # the libraries warn of what they lack at every import; `python -W` shows it
     rank = global_rank() if command.distributed else 0
     try:
-        with stop_signals_held_back() if command.distributed else nullcontext():
+        with stop_signals_held_back() if command.saves_when_asked else nullcontext():
             command.run(parse(command.config_class(), program, arguments))
     except UserError as error:
         if rank:

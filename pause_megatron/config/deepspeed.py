@@ -7,6 +7,7 @@ a file that sets them too is refused.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -22,7 +23,16 @@ OWNED_KEYS = {
     "scheduler": "--warmup-fraction and its neighbours",
     "managed_gradient_accumulation": "nothing: Megatron's schedule accumulates",
 }
-"""Keys of DeepSpeed's configuration that belong to this project's flags, and the flags they belong to."""
+"""Keys of DeepSpeed's configuration that belong to the flags of pretraining, and the flags they belong to."""
+OWNED_KEYS_OF_FINETUNING = {
+    "train_batch_size": "--batch-size",
+    "train_micro_batch_size_per_gpu": "--batch-size",
+    "gradient_accumulation_steps": "--gradient-accumulation-steps",
+    "gradient_clipping": "--clip-grad",
+    "optimizer": "--learning-rate and its neighbours",
+    "scheduler": "--schedule and --warmup-steps",
+}
+"""The same of finetuning."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 _HALVES: tuple[Precision, ...] = ("bf16", "fp16")
@@ -53,8 +63,8 @@ class DeepSpeedFile:
         return self.zero_stage <= 1 and not self.offload_optimizer
 
 
-def read_deepspeed_file(path: Path) -> DeepSpeedFile:
-    """Read and check a ``--deepspeed`` file.
+def read_deepspeed_file(path: Path, owned: Mapping[str, str] = OWNED_KEYS) -> DeepSpeedFile:
+    """Read and check a ``--deepspeed`` file; ``owned`` are the keys it must not set, and the flags that do.
 
     Raises :class:`UserError` when it is missing, is no JSON object, or sets what belongs to a flag.
     """
@@ -66,7 +76,7 @@ def read_deepspeed_file(path: Path) -> DeepSpeedFile:
         raise UserError(f"--deepspeed {path}: not JSON: {error}") from error
     if not isinstance(values, dict):
         raise UserError(f"--deepspeed {path}: expected a JSON object")
-    for key, flag in OWNED_KEYS.items():
+    for key, flag in owned.items():
         if key in values:
             raise UserError(f"--deepspeed {path}: remove '{key}'; it is decided by {flag}")
     return deepspeed_file(path, values)

@@ -14,6 +14,8 @@ PrefixAttention = Literal["bidirectional", "causal"]
 PausePlacement = Literal["append", "prepend", "before-marker"]
 """Where a prompt's pauses stand: after it, before it, or in it, before the last occurrence of a marker."""
 Precision = Literal["fp32", "bf16"]
+Fsdp = Literal["full_shard", "shard_grad_op"]
+"""What FSDP does with the weights it gathered for the forward pass: free them, or keep them until backward."""
 Schedule = Literal["linear", "cosine", "constant"]
 
 
@@ -74,9 +76,9 @@ class FinetuneConfig:
     steps: int = 5000
     """Optimizer steps in all, warm-up included."""
     batch_size: int = 16
-    """Examples in an optimizer step."""
+    """Examples in an optimizer step, on all processes together."""
     gradient_accumulation_steps: int = 1
-    """Parts a batch is split into, to save memory; must divide the batch size."""
+    """Parts a batch is split into, to save memory; must divide the batch size, with the number of processes."""
     weight_decay: float = 0.0
     """Decoupled weight decay of AdamW, on matrices only."""
     adam_beta1: float = 0.9
@@ -89,7 +91,14 @@ class FinetuneConfig:
     """Train low-rank additions of this rank to all matrices (LoRA, by the package peft) and the pause embedding instead
     of every weight; they are merged into the weights at the end. 0: every weight is trained, as in the paper."""
     precision: Precision = "fp32"
-    """Arithmetic of forward and backward; weights are kept in fp32 either way."""
+    """Arithmetic of forward and backward; weights are kept in fp32 either way, unless DeepSpeed keeps them."""
+    deepspeed: Path | None = None
+    """DeepSpeed JSON file: ZeRO stage, precision, offload (see ds_configs/)."""
+    fsdp: Fsdp | None = None
+    """Split weights, gradients and optimizer state over the processes by PyTorch's FSDP; shard_grad_op keeps gathered
+    weights until backward, which is faster and takes more memory."""
+    fsdp_config: Path | None = None
+    """JSON file with more settings of FSDP, as Hugging Face's Trainer names them; with --fsdp."""
     seed: int = 0
     """Seed of the order of the examples and of dropout."""
     log_interval: int = 50
@@ -128,6 +137,19 @@ class FinetuneConfig:
             raise UserError(
                 f"--gradient-accumulation-steps {self.gradient_accumulation_steps} does not divide "
                 f"--batch-size {self.batch_size}"
+            )
+        self._check_sharding()
+
+    def _check_sharding(self) -> None:
+        if self.deepspeed and self.fsdp:
+            raise UserError(f"--deepspeed and --fsdp {self.fsdp} both split the work over the processes; give one")
+        if self.fsdp_config and not self.fsdp:
+            raise UserError(f"--fsdp-config {self.fsdp_config}: give --fsdp too")
+        if self.lora_rank and (self.deepspeed or self.fsdp):
+            flag = "--deepspeed" if self.deepspeed else "--fsdp"
+            raise UserError(
+                f"--lora-rank {self.lora_rank} with {flag}: the additions cannot be merged into weights that are split;"
+                f" leave {flag} away, on any number of processes"
             )
 
 

@@ -4,7 +4,7 @@ Stock pieces only: Hugging Face's Trainer, the model's own loss. The collator de
 Every weight is updated, or by LoRA low-rank additions to them. The target is followed by end-of-document, which is
 learned too, so that decoding stops.
 An interrupted run leaves a hidden folder beside the output and continues from it; the output appears whole or not at
-all.
+all. Of several processes each computes a part of every batch, and rank 0 writes.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from pause_megatron.downstream.model_folder import (
     load_model_folder,
 )
 from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.processes import leave_processes, process_arguments, whole_weights
 from pause_megatron.downstream.tasks import load_task
 from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
 from pause_megatron.downstream.work_folder import METRICS, MetricsWriter, WorkFolder
@@ -38,61 +39,79 @@ from pause_megatron.versions import versions
 
 
 def finetune(config: FinetuneConfig) -> None:
-    """Finetune ``config.model`` on ``config.task`` and write ``config.output``.
+    """Finetune ``config.model`` on ``config.task`` and write ``config.output``; each process of a launcher calls this.
 
-    Raises :class:`UserError` for an output that exists, a model without ``<pause>`` that is to pause, and whatever
-    loading the task and the model and placing the pauses refuse.
+    Raises :class:`UserError` for an output that exists, a model without ``<pause>`` that is to pause, a batch that the
+    processes cannot share, and whatever loading the task and the model and placing the pauses refuse.
     """
+    _finetune(config)
+    leave_processes()
+
+
+def _finetune(config: FinetuneConfig) -> None:
     if config.output.exists():
         raise UserError(f"--output {config.output} exists already; name another folder or remove it first")
     started = time.monotonic()
-    task = load_task(config.task, config.data, halve=config.halve_evaluation)
-    pairs = task.training_pairs()
-    base = load_model_folder(config.model)
+    arguments = training_arguments(config, WorkFolder.of(config))
+    with arguments.main_process_first(local=False):  # the hub's data are downloaded once
+        task = load_task(config.task, config.data, halve=config.halve_evaluation)
+        pairs = task.training_pairs()
+    base = load_model_folder(config.model, device="cpu" if config.fsdp else None)
     fewest, most = pause_range(config.num_pauses_ft)
     base.require_pause(most, "--num-pauses-ft")
     pausing = Pausing(num_pauses=most, placement=config.pause_placement, marker=config.pause_marker)
     examples = PausedExamples(pairs, base, pausing, fewest=fewest, seed=config.seed)
     examples[0]  # what cannot work with any example is refused before anything is written
-    work = WorkFolder.open(config)
+    work = WorkFolder.of(config, leads=arguments.process_index == 0)
+    work.open(config, arguments.world_size)
     if config.lora_rank:
         base = with_lora(base, config.lora_rank, config.seed)
     origin = ", every second document of what is evaluated," if task.halved else ""
+    together = f" on {arguments.world_size} processes" if arguments.world_size > 1 else ""
     log.info(
         f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with"
-        f" {config.num_pauses_ft} pauses"
+        f" {config.num_pauses_ft} pauses{together}"
     )
-    train(base, examples, config, work)
-    write_finetuned_folder(base, config, work, seconds=time.monotonic() - started)
-    work.remove()
-    log.info(f"wrote {config.output}")
+    trainer = train(base, examples, config, arguments, work)
+    weights = whole_weights(trainer)
+    if work.leads:
+        write_finetuned_folder(base, config, work, time.monotonic() - started, weights)
+        work.remove()
+        log.info(f"wrote {config.output}")
+    trainer.accelerator.wait_for_everyone()
 
 
-def train(base: ModelFolder, examples: PausedExamples, config: FinetuneConfig, work: WorkFolder) -> None:
+def train(
+    base: ModelFolder, examples: PausedExamples, config: FinetuneConfig, arguments: TrainingArguments, work: WorkFolder
+) -> Trainer:
     """Train ``base.model`` in place, keeping states and metrics in ``work`` and continuing from a state found there."""
     collator = PauseCollator(
         pad_id=base.eod_id,
         bidirectional=config.prefix_attention == "bidirectional",
         dtype=DTYPES[config.precision],
     )
-    state = work.resume()
+    with arguments.main_process_first(local=False):
+        state = work.resume()
     trainer = Trainer(
         model=base.model,
-        args=training_arguments(config, work),
+        args=arguments,
         train_dataset=examples,
         data_collator=collator,
-        callbacks=[MetricsWriter(work.metrics)],
+        callbacks=[MetricsWriter(work)],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=state and str(state))
+    return trainer
 
 
 def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArguments:
-    """Our configuration in the Trainer's words; what it would do beside training is switched off."""
+    """Our configuration in the Trainer's words; what it would do beside training is switched off.
+
+    Where a launcher started several processes, or DeepSpeed or FSDP is asked for, they form their group here.
+    """
     arguments = TrainingArguments(
         output_dir=str(work.path),
         max_steps=config.steps,
-        per_device_train_batch_size=config.batch_size // config.gradient_accumulation_steps,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.schedule if config.schedule != "constant" else "constant_with_warmup",
@@ -101,7 +120,6 @@ def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArgu
         adam_beta1=config.adam_beta1,
         adam_beta2=config.adam_beta2,
         max_grad_norm=config.clip_grad,
-        use_cpu=not torch.cuda.is_available(),
         bf16=config.precision == "bf16",
         seed=config.seed,
         logging_steps=config.log_interval,
@@ -112,14 +130,24 @@ def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArgu
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
+        **process_arguments(config),
     )
     # With several GPUs in sight the Trainer would split every batch over them and multiply the batch size.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 
 
-def write_finetuned_folder(base: ModelFolder, config: FinetuneConfig, work: WorkFolder, seconds: float) -> None:
-    """Write the trained ``base.model``, its tokenizer, metrics and ``finetune.json`` to ``config.output`` at once."""
+def write_finetuned_folder(
+    base: ModelFolder,
+    config: FinetuneConfig,
+    work: WorkFolder,
+    seconds: float,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> None:
+    """Write the trained ``base.model``, its tokenizer, metrics and ``finetune.json`` to ``config.output`` at once.
+
+    ``weights`` are those of a model that does not hold them whole.
+    """
     if config.lora_rank:
         base = replace(base, model=base.model.merge_and_unload())
     generation = base.model.generation_config
@@ -127,7 +155,7 @@ def write_finetuned_folder(base: ModelFolder, config: FinetuneConfig, work: Work
     if base.pause_id is not None:
         generation.suppress_tokens = [base.pause_id]  # stock generate() then never emits a pause either
     with new_folder(config.output) as folder:
-        base.model.save_pretrained(folder)
+        base.model.save_pretrained(folder, state_dict=weights)
         base.tokenizer.save_pretrained(folder)
         shutil.copy(work.metrics, folder / METRICS)
         write_json(folder / FINETUNE_MARKER, finetune_record(base, config, work.final_loss(), seconds))

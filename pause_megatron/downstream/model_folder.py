@@ -77,8 +77,8 @@ class ModelFolder:
             )
 
 
-def load_model_folder(path: Path, precision: Precision = "fp32") -> ModelFolder:
-    """Load the folder's model and tokenizer, onto the GPU where there is one.
+def load_model_folder(path: Path, precision: Precision = "fp32", *, device: str | None = None) -> ModelFolder:
+    """Load the folder's model and tokenizer, onto ``device`` or else onto the GPU where there is one.
 
     Raises :class:`UserError` for a folder that holds no causal language model with a tokenizer that ends documents.
     """
@@ -102,7 +102,7 @@ def load_model_folder(path: Path, precision: Precision = "fp32") -> ModelFolder:
     report = _read_json(path / CONVERSION_REPORT)
     return ModelFolder(
         path=path,
-        model=model.to("cuda" if torch.cuda.is_available() else "cpu").eval(),
+        model=model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(),
         tokenizer=tokenizer,
         pause_id=pause_id,
         eod_id=tokenizer.eos_token_id,

@@ -32,18 +32,26 @@ class WorkFolder:
     """The hidden folder of one run."""
 
     path: Path
+    leads: bool = True
+    """Whether this process writes here: of several, rank 0 does."""
 
     @staticmethod
-    def open(config: FinetuneConfig) -> WorkFolder:
-        """Find the folder of an interrupted run with the very same settings, or begin an empty one."""
-        work = WorkFolder(config.output.with_name(f".{config.output.name}.work"))
+    def of(config: FinetuneConfig, *, leads: bool = True) -> WorkFolder:
+        """The folder of the run that ``config`` asks for, which need not be there yet."""
+        return WorkFolder(config.output.with_name(f".{config.output.name}.work"), leads)
+
+    def open(self, config: FinetuneConfig, processes: int = 1) -> None:
+        """Keep what an interrupted run with the very same settings, on as many processes, left; or begin anew."""
+        if not self.leads:
+            return
         settings = to_plain(config)
-        if work.path.exists() and work._settings() != settings:
-            log.info(f"starting anew: {work.path} belongs to a run with other settings")
-            work.remove()
-        work.path.mkdir(parents=True, exist_ok=True)
-        write_json(work.path / SETTINGS, settings)
-        return work
+        if processes > 1:
+            settings["processes"] = processes
+        if self.path.exists() and self._settings() != settings:
+            log.info(f"starting anew: {self.path} belongs to a run with other settings")
+            self.remove()
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_json(self.path / SETTINGS, settings)
 
     @property
     def metrics(self) -> Path:
@@ -54,8 +62,9 @@ class WorkFolder:
         """The last complete state, if any; metrics from after it are dropped, for those steps will be run again."""
         states = {int(path.parent.name.rpartition("-")[2]): path.parent for path in self.path.glob(f"*/{STATE_MARKER}")}
         last_step = max(states, default=0)
-        records = read_json_lines(self.metrics) if self.metrics.exists() else []
-        write_text(self.metrics, "".join(json.dumps(r) + "\n" for r in records if r["step"] <= last_step))
+        if self.leads:
+            records = read_json_lines(self.metrics) if self.metrics.exists() else []
+            write_text(self.metrics, "".join(json.dumps(r) + "\n" for r in records if r["step"] <= last_step))
         if states:
             log.info(f"continuing the interrupted run at step {last_step}")
         return states.get(last_step)
@@ -74,10 +83,13 @@ class WorkFolder:
 
 
 class MetricsWriter(TrainerCallback):
-    """Writes the Trainer's training records as lines of metrics.jsonl, the last step's always among them."""
+    """Writes the Trainer's training records as lines of metrics.jsonl, the last step's always among them.
 
-    def __init__(self, path: Path) -> None:
-        self._lines = JsonLines(path)
+    Every process has one, since all of them take part in adding up a loss; only the one that leads writes.
+    """
+
+    def __init__(self, work: WorkFolder) -> None:
+        self._lines = JsonLines(work.metrics) if work.leads else None
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -99,13 +111,14 @@ class MetricsWriter(TrainerCallback):
             return
         if not math.isfinite(logs["loss"]):
             raise UserError(f"the loss is not finite at step {state.global_step}; lower --learning-rate")
-        self._lines.write(
-            {"kind": "train", "step": state.global_step, "loss": logs["loss"], "learning_rate": logs["learning_rate"]}
-        )
+        record = {"step": state.global_step, "loss": logs["loss"], "learning_rate": logs["learning_rate"]}
+        if self._lines:
+            self._lines.write({"kind": "train", **record})
         log.info(f"step {state.global_step}/{state.max_steps}: loss {logs['loss']:.4f}")
 
     def on_train_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Close the file."""
-        self._lines.close()
+        if self._lines:
+            self._lines.close()

@@ -45,7 +45,9 @@ def end(config: Ending) -> None:
             print("not yet", flush=True)
 
 
-COMMAND = Command(summary="", config=f"{__name__}:Ending", function=f"{__name__}:end", distributed=True)
+COMMAND = Command(
+    summary="", config=f"{__name__}:Ending", function=f"{__name__}:end", distributed=True, saves_when_asked=True
+)
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,9 @@ from pause_megatron.errors import UserError
         ({"learning_rate": float("nan")}, "--learning-rate nan: expected a positive number"),
         ({"adam_beta2": 1.0}, r"--adam-beta2 1.0: expected a number in \[0, 1\)"),
         ({"batch_size": 6, "gradient_accumulation_steps": 4}, "--gradient-accumulation-steps 4 does not divide"),
+        ({"deepspeed": Path("z.json"), "fsdp": "full_shard"}, "--deepspeed and --fsdp full_shard both split the work"),
+        ({"fsdp_config": Path("f.json")}, "--fsdp-config f.json: give --fsdp too"),
+        ({"fsdp": "full_shard", "lora_rank": 4}, "--lora-rank 4 with --fsdp: .*cannot be merged"),
     ],
 )
 def test_finetuning_settings_that_cannot_work_name_their_flag(setting, message):

@@ -1,0 +1,197 @@
+"""Finetuning on two processes gives the weights of one, however they share the work, and continues when interrupted."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, Trainer
+
+from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.config.serialize import flags_of_mapping, to_plain
+from pause_megatron.downstream.finetune import finetune
+from pause_megatron.downstream.processes import process_arguments
+from pause_megatron.errors import EXIT_DONE, UserError
+from pause_megatron.log import read_json_lines
+from pause_megatron.tokenizer.huggingface import to_huggingface
+from tests.distributed import run_distributed
+from tests.downstream.random_models import random_model
+
+REPOSITORY = Path(__file__).parents[2]
+TOLERANCE = 1e-5
+"""Of weights after six steps of a learning rate of 0.01; 4e-7 was measured."""
+SHARING = {
+    "plain": {},
+    "zero2": {"deepspeed": {"zero_optimization": {"stage": 2}}},
+    "zero3": {"deepspeed": {"zero_optimization": {"stage": 3}}},
+    "fsdp": {"fsdp": "full_shard", "fsdp_config": {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}},
+}
+
+
+@pytest.fixture(scope="module")
+def config(tokenizer, tmp_path_factory) -> FinetuneConfig:
+    """Targets of very different lengths in batches of four parts, and a model with tied embeddings.
+
+    Llama's: the gradient of GPT-2's biases of keys is nothing but rounding, and AdamW makes a step of it.
+    """
+    root = tmp_path_factory.mktemp("processes")
+    model = random_model("llama", tokenizer.vocab_size)
+    model.config.tie_word_embeddings = True
+    model.tie_weights()
+    model.save_pretrained(root / "model")
+    to_huggingface(tokenizer).save_pretrained(root / "model")
+    draw = random.Random(0)
+    words = ("the", "name", "of", "class", "import", "is")
+    records = [
+        {key: " ".join(draw.choices(words, k=draw.randint(1, 9))) for key in ("question", "answer")} for _ in range(64)
+    ]
+    (root / "task").mkdir()
+    for split in ("train", "test"):
+        (root / "task" / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return FinetuneConfig(
+        model=root / "model",
+        task="parity",
+        data=root / "task",
+        output=root / "alone",
+        num_pauses_ft=3,
+        min_num_pauses_ft=0,
+        steps=6,
+        batch_size=8,
+        gradient_accumulation_steps=2,
+        warmup_steps=2,
+        learning_rate=1e-2,
+        log_interval=1,
+        save_interval=2,
+    )
+
+
+@pytest.fixture(scope="module")
+def alone(config) -> Path:
+    """What one process makes of it."""
+    finetune(config)
+    return config.output
+
+
+def shared(config: FinetuneConfig, folder: Path, settings: dict) -> FinetuneConfig:
+    """``config`` with ``settings``, of which mappings are written to files, and its output in ``folder``."""
+    given = dict(settings)
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            given[name] = folder / f"{name}.json"
+            given[name].write_text(json.dumps(value))
+    return replace(config, output=folder / "together", **given)
+
+
+class InterruptionError(Exception):
+    pass
+
+
+def parts_trained(config: FinetuneConfig, interrupt_at: int | None) -> int:
+    """Finetune until the middle of step ``interrupt_at``; returns how many parts of batches were trained on."""
+    trained = 0
+    training_step = Trainer.training_step
+
+    def counted(self, *args, **kwargs):
+        nonlocal trained
+        if self.state.global_step == interrupt_at:
+            raise InterruptionError
+        trained += 1
+        return training_step(self, *args, **kwargs)
+
+    Trainer.training_step = counted  # for good: a process does this once
+    try:
+        finetune(config)
+    except InterruptionError:
+        assert interrupt_at is not None
+    return trained
+
+
+def same_results(alone: Path, together: Path) -> None:
+    expected, found = (load_file(folder / "model.safetensors") for folder in (alone, together))
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, atol=TOLERANCE, rtol=0, msg=lambda text, name=name: name + text)
+    lines = [read_json_lines(folder / "metrics.jsonl") for folder in (alone, together)]
+    assert [line["step"] for line in lines[1]] == list(range(1, 7))
+    for key in ("loss", "learning_rate"):
+        assert [line[key] for line in lines[1]] == pytest.approx([line[key] for line in lines[0]], abs=TOLERANCE)
+    assert {path.name for path in together.iterdir()} == {path.name for path in alone.iterdir()}
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_two_processes_interrupted_and_continued_end_with_the_weights_of_one(config, alone, tmp_path, sharing):
+    together = shared(config, tmp_path, SHARING[sharing])
+    assert run_distributed(parts_trained, 2, together, 5) == [10, 10]
+    assert not together.output.exists()
+    assert run_distributed(parts_trained, 2, together, None) == [4, 4], "continued at step 4"
+    same_results(alone, together.output)
+    AutoModelForCausalLM.from_pretrained(together.output)
+    assert not list(tmp_path.glob(".*")), "the work folder is gone"
+
+
+def test_deepspeed_keeps_weights_in_its_own_precision(config, alone, tmp_path):
+    file = REPOSITORY / "ds_configs" / "zero3_bf16.json"
+    together = replace(config, output=tmp_path / "together", deepspeed=file, precision="bf16")
+    run_distributed(parts_trained, 2, together, None)
+    assert AutoModelForCausalLM.from_pretrained(together.output, dtype="auto").dtype == torch.bfloat16
+    expected, found = (read_json_lines(folder / "metrics.jsonl") for folder in (alone, together.output))
+    assert found[0]["loss"] == pytest.approx(expected[0]["loss"], abs=0.05)
+    assert found[-1]["loss"] == pytest.approx(expected[-1]["loss"], abs=0.05)
+
+
+def test_one_process_may_use_deepspeed(config, alone, tmp_path):
+    together = shared(config, tmp_path, SHARING["zero2"])
+    assert run_distributed(parts_trained, 1, together, None) == [12]
+    same_results(alone, together.output)
+
+
+def launched(config: FinetuneConfig) -> subprocess.CompletedProcess[str]:
+    settings = {name: value for name, value in to_plain(config).items() if value is not None and value is not False}
+    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    flags = flags_of_mapping(settings, FinetuneConfig, "test")
+    return subprocess.run(
+        [*launcher, "-m", "pause_megatron", "finetune", *flags],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_torchrun_starts_the_command_and_rank_0_speaks(config, alone, tmp_path):
+    done = launched(replace(config, output=tmp_path / "together"))
+    assert done.returncode == EXIT_DONE, done.stderr
+    assert done.stderr.count("on 2 processes") == done.stderr.count("wrote ") == 1
+    same_results(alone, tmp_path / "together")
+
+
+def test_error_of_all_processes_is_said_once(config, tmp_path):
+    done = launched(replace(config, output=tmp_path / "together", batch_size=6))
+    assert done.returncode != EXIT_DONE
+    message = "error: --batch-size 6: 2 processes with --gradient-accumulation-steps 2 need a multiple of 4\n"
+    assert done.stderr.count("error: ") == done.stderr.count(message) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"deepspeed": {"bf16": {"enabled": True}}}, r"deepspeed.json computes in bf16, but --precision is fp32"),
+        ({"deepspeed": {"fp16": {"enabled": True}}, "precision": "bf16"}, r"computes in fp16, but --precision is bf16"),
+        ({"deepspeed": {"train_batch_size": 8}}, r"remove 'train_batch_size'; it is decided by --batch-size"),
+        (
+            {"fsdp": "full_shard", "fsdp_config": {"reshard_after_forward": True}},
+            r"unknown key 'reshard_after_forward'",
+        ),
+        ({"fsdp": "full_shard", "fsdp_config": Path("absent.json")}, r"--fsdp-config absent.json: No such file"),
+    ],
+)
+def test_files_that_do_not_go_with_the_flags_are_refused(config, tmp_path, settings, message):
+    with pytest.raises(UserError, match=message):
+        process_arguments(shared(config, tmp_path, settings))
