@@ -17,6 +17,7 @@ from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.processes import process_arguments
+from pause_megatron.downstream.work_folder import WorkFolder
 from pause_megatron.errors import EXIT_DONE, UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.tokenizer.huggingface import to_huggingface
@@ -149,6 +150,19 @@ def test_one_process_may_use_deepspeed(config, alone, tmp_path):
     together = shared(config, tmp_path, SHARING["zero2"])
     assert run_distributed(parts_trained, 1, together, None) == [12]
     same_results(alone, together.output)
+
+
+def test_state_of_another_number_of_processes_is_not_continued(config, tmp_path, capsys):
+    config = replace(config, output=tmp_path / "together")
+    work = WorkFolder.of(config)
+    state = work.path / "checkpoint-2"
+    work.open(config, processes=2)
+    state.mkdir()
+    work.open(config, processes=2)
+    assert state.exists()
+    work.open(config, processes=1)
+    assert not state.exists()
+    assert "starting anew" in capsys.readouterr().err
 
 
 def launched(config: FinetuneConfig) -> subprocess.CompletedProcess[str]:
