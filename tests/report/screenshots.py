@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from pathlib import Path
+
+from PIL import Image
 
 from tests.report.browser import DESKTOP, PHONE, open_browser
 
@@ -14,6 +17,8 @@ PICTURES = {
     "report-phone": (PHONE, ("header", "#summary", "#variants"), 1900),
 }
 """Name to the window's width, the parts of the page shown, and the most that is shown of them (CSS pixels)."""
+COLORS = 128
+"""Of a picture: few make a small file."""
 
 
 def main(report: Path, output: Path) -> None:
@@ -26,7 +31,8 @@ def main(report: Path, output: Path) -> None:
             top = min(box["y"] for box in boxes)
             height = min(most, max(box["y"] + box["height"] for box in boxes) - top)
             clip = {"x": 0, "y": max(0, top - 12), "width": width, "height": height + 12}
-            page.screenshot(path=output / f"{name}.png", clip=clip, full_page=True)
+            picture = Image.open(io.BytesIO(page.screenshot(clip=clip, full_page=True)))
+            picture.quantize(COLORS).save(output / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":
