@@ -104,7 +104,12 @@ class FinetuneConfig:
     log_interval: int = 50
     """Steps between two lines of metrics.jsonl."""
     save_interval: int = 1000
-    """Steps between two states an interrupted run can continue from."""
+    """Steps between two states an interrupted run can continue from, and between two looks of early stopping."""
+    early_stopping_patience: int = 0
+    """Stop when the loss on held-out examples has not fallen for this many looks at it, one every save_interval steps,
+    and keep the weights of the best; 0: never, as in the paper."""
+    held_out_examples: int = 256
+    """Training examples that early stopping looks at instead of learning from them."""
 
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         **_PAPER_PRESETS,
@@ -138,7 +143,23 @@ class FinetuneConfig:
                 f"--gradient-accumulation-steps {self.gradient_accumulation_steps} does not divide "
                 f"--batch-size {self.batch_size}"
             )
+        self._check_early_stopping()
         self._check_sharding()
+
+    def _check_early_stopping(self) -> None:
+        require_at_least(0, early_stopping_patience=self.early_stopping_patience)
+        require_at_least(1, held_out_examples=self.held_out_examples)
+        if self.early_stopping_patience and self.save_interval >= self.steps:
+            raise UserError(
+                f"--early-stopping-patience {self.early_stopping_patience}: --save-interval {self.save_interval} leaves"
+                f" no look at the held-out loss before the last of {self.steps} steps"
+            )
+        if self.early_stopping_patience and (self.deepspeed or self.fsdp):
+            flag = "--deepspeed" if self.deepspeed else "--fsdp"
+            raise UserError(
+                f"--early-stopping-patience {self.early_stopping_patience} with {flag}: split weights cannot go back to"
+                f" the best ones; leave {flag} away, on any number of processes"
+            )
 
     def _check_sharding(self) -> None:
         if self.deepspeed and self.fsdp:

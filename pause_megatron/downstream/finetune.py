@@ -9,13 +9,15 @@ all. Of several processes each computes a part of every batch, and rank 0 writes
 
 from __future__ import annotations
 
+import random
 import shutil
 import time
 from dataclasses import replace
 from typing import Any
 
 import torch
-from transformers import PrinterCallback, Trainer, TrainingArguments
+from torch.utils.data import Dataset, Subset
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
 
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json
@@ -35,6 +37,7 @@ from pause_megatron.downstream.tasks import load_task
 from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
 from pause_megatron.downstream.work_folder import METRICS, MetricsWriter, WorkFolder
 from pause_megatron.errors import UserError
+from pause_megatron.pauses.prompts import PausedExample
 from pause_megatron.versions import versions
 
 
@@ -75,7 +78,8 @@ def _finetune(config: FinetuneConfig) -> None:
     trainer = train(base, examples, config, arguments, work)
     weights = whole_weights(trainer)
     if work.leads:
-        write_finetuned_folder(base, config, work, time.monotonic() - started, weights)
+        kept_step = trainer.state.best_global_step or trainer.state.global_step
+        write_finetuned_folder(base, config, work, time.monotonic() - started, kept_step, weights)
         work.remove()
         log.info(f"wrote {config.output}")
     trainer.accelerator.wait_for_everyone()
@@ -92,16 +96,51 @@ def train(
     )
     with arguments.main_process_first(local=False):
         state = work.resume()
+    callbacks: list[TrainerCallback] = [MetricsWriter(work)]
+    learned: Dataset[PausedExample] = examples
+    held_out = None
+    if config.early_stopping_patience:
+        learned, held_out = hold_out(examples, config)
+        callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
     trainer = Trainer(
         model=base.model,
         args=arguments,
-        train_dataset=examples,
+        train_dataset=learned,
+        eval_dataset=held_out,
         data_collator=collator,
-        callbacks=[MetricsWriter(work)],
+        callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train(resume_from_checkpoint=state and str(state))
     return trainer
+
+
+def hold_out(examples: PausedExamples, config: FinetuneConfig) -> tuple[Subset[PausedExample], Subset[PausedExample]]:
+    """The examples to learn from, and those that early stopping looks at: the same ones for the same seed.
+
+    Raises :class:`UserError` where there are too few.
+    """
+    number = config.held_out_examples
+    if len(examples) <= number:
+        raise UserError(f"--held-out-examples {number}: {config.task} has {len(examples)} training examples in all")
+    chosen = set(random.Random(config.seed).sample(range(len(examples)), number))
+    learned = [index for index in range(len(examples)) if index not in chosen]
+    return Subset(examples, learned), Subset(examples, sorted(chosen))
+
+
+def _early_stopping_arguments(config: FinetuneConfig) -> dict[str, Any]:
+    """What the Trainer has to be told for early stopping: when to look, and to go back to the best."""
+    if not config.early_stopping_patience:
+        return {}
+    return {
+        "eval_strategy": "steps",
+        "eval_steps": config.save_interval,
+        "prediction_loss_only": True,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "loss",
+        "greater_is_better": False,
+        "restore_callback_states_from_checkpoint": True,
+    }
 
 
 def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArguments:
@@ -130,6 +169,7 @@ def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArgu
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
+        **_early_stopping_arguments(config),
         **process_arguments(config),
     )
     # With several GPUs in sight the Trainer would split every batch over them and multiply the batch size.
@@ -142,6 +182,7 @@ def write_finetuned_folder(
     config: FinetuneConfig,
     work: WorkFolder,
     seconds: float,
+    kept_step: int,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
     """Write the trained ``base.model``, its tokenizer, metrics and ``finetune.json`` to ``config.output`` at once.
@@ -158,10 +199,12 @@ def write_finetuned_folder(
         base.model.save_pretrained(folder, state_dict=weights)
         base.tokenizer.save_pretrained(folder)
         shutil.copy(work.metrics, folder / METRICS)
-        write_json(folder / FINETUNE_MARKER, finetune_record(base, config, work.final_loss(), seconds))
+        write_json(folder / FINETUNE_MARKER, finetune_record(base, config, work.final_loss(), seconds, kept_step))
 
 
-def finetune_record(base: ModelFolder, config: FinetuneConfig, final_loss: float, seconds: float) -> dict[str, Any]:
+def finetune_record(
+    base: ModelFolder, config: FinetuneConfig, final_loss: float, seconds: float, kept_step: int
+) -> dict[str, Any]:
     """What ``finetune.json`` says; a model whose pretraining is not known counts as pretrained without pauses."""
     pretrained = "pausept" if (base.pretraining or {}).get("pauses", "none") != "none" else "stdpt"
     fewest, most = pause_range(config.num_pauses_ft)
@@ -177,6 +220,7 @@ def finetune_record(base: ModelFolder, config: FinetuneConfig, final_loss: float
         "halve_evaluation": config.halve_evaluation,
         "seed": config.seed,
         "steps": config.steps,
+        "kept_step": kept_step,
         "final_loss": final_loss,
         "pretraining": base.pretraining,
         "variant": f"{pretrained}_{finetuned}",

@@ -47,6 +47,7 @@ def process_arguments(config: FinetuneConfig) -> dict[str, Any]:
         )
     on_cpu = not torch.cuda.is_available()
     arguments: dict[str, Any] = {"per_device_train_batch_size": config.batch_size // parts, "use_cpu": on_cpu}
+    arguments["per_device_eval_batch_size"] = arguments["per_device_train_batch_size"]
     sharding = _sharding(config)
     if launch.world_size > 1 or sharding:
         export_launch(launch)

@@ -70,8 +70,8 @@ class WorkFolder:
         return states.get(last_step)
 
     def final_loss(self) -> float:
-        """The loss of the last metrics record."""
-        return float(read_json_lines(self.metrics)[-1]["loss"])
+        """The training loss of the last metrics record that has one."""
+        return float([record["loss"] for record in read_json_lines(self.metrics) if record["kind"] == "train"][-1])
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -107,6 +107,10 @@ class MetricsWriter(TrainerCallback):
         **kwargs: Any,
     ) -> None:
         """Write one record; the Trainer's closing summary carries no ``loss`` and is left out."""
+        if "eval_loss" in logs:
+            if self._lines:
+                self._lines.write({"kind": "validation", "step": state.global_step, "loss": logs["eval_loss"]})
+            log.info(f"step {state.global_step}/{state.max_steps}: held-out loss {logs['eval_loss']:.4f}")
         if "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
