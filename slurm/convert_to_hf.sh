@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=convert
+#SBATCH --cpus-per-task=8
+#SBATCH --time=2:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
+#
+# Exports a pretrained model to a Hugging Face folder, proven by its logits.
+#
+#   slurm/convert_to_hf.sh [--dry-run] MODEL [-- FLAGS]       flags of tools/convert_to_hf.py
+#   sbatch [OPTIONS] slurm/convert_to_hf.sh MODEL [-- FLAGS]  MODEL: a folder of WORK/runs, such as pausept-1b
+#
+# Needs: a checkpoint in WORK/runs/MODEL. Costs: minutes on one node without a GPU. Leaves: WORK/hf/MODEL.
+set -euo pipefail
+script=$(readlink -f "${BASH_SOURCE[0]}")
+if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy, in a folder of Slurm's
+    script=$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s///;s/ .*//;p;q}")
+fi
+# shellcheck source=slurm/lib.sh
+. "${script%/*}/lib.sh"
+read_arguments "$@"
+
+if [[ ${#words[@]} -ne 1 ]]; then die "name one model of $WORK/runs, such as pausept-1b"; fi
+folder=$WORK/hf
+site_options=(--job-name="convert-${words[0]}")
+flags=(--checkpoint "$WORK/runs/${words[0]}" --output "$WORK/hf/${words[0]}" "${overrides[@]}")
+check() {
+    show "${PY[@]}" "$REPOSITORY/tools/convert_to_hf.py" "${flags[@]}"
+    check_flags convert_to_hf.py "${flags[@]}"
+}
+work() { run_until_done TERM "${PY[@]}" "$REPOSITORY/tools/convert_to_hf.py" "${flags[@]}"; }
+dispatch cpu

@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=finetune
+#SBATCH --gpus-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=12:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
+#
+# Finetunes an exported model on one task by the paper's recipe. All tasks, pauses and seeds at once: grid.sh.
+#
+#   slurm/finetune.sh [--dry-run] MODEL TASK M_FT [-- FLAGS]       flags of "pause-megatron finetune"
+#   sbatch [OPTIONS] slurm/finetune.sh MODEL TASK M_FT [-- FLAGS]  such as pausept-1b gsm8k 10
+#
+# Needs: WORK/hf/MODEL and TASKS/TASK. Costs: hours of one GPU (docs/cluster.md). Leaves: WORK/finetune/TASK/MODEL-ftM_FT.
+# Ended early it continues from its last state.
+set -euo pipefail
+script=$(readlink -f "${BASH_SOURCE[0]}")
+if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy, in a folder of Slurm's
+    script=$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s///;s/ .*//;p;q}")
+fi
+# shellcheck source=slurm/lib.sh
+. "${script%/*}/lib.sh"
+read_arguments "$@"
+
+if [[ ${#words[@]} -ne 3 ]]; then die "give MODEL TASK M_FT, such as pausept-1b gsm8k 10"; fi
+model=${words[0]} task=${words[1]} pauses=${words[2]}
+folder=$WORK/finetune/$task
+one_gpu --job-name="finetune-$task-$model-ft$pauses"
+flags=(--model "$WORK/hf/$model" --task "$task" --data "$TASKS/$task" --num-pauses-ft "$pauses")
+flags+=(--preset "$task-${model##*-}" --output "$folder/$model-ft$pauses" "${overrides[@]}")
+check() {
+    show "${PAUSE_MEGATRON[@]}" finetune "${flags[@]}"
+    check_flags finetune "${flags[@]}"
+    if [[ ! -d $TASKS/$task ]]; then die "no folder $TASKS/$task (TASKS in slurm/env.sh)"; fi
+}
+work() { run_until_done TERM "${PAUSE_MEGATRON[@]}" finetune "${flags[@]}"; }
+dispatch gpu

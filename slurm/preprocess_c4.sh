@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+#SBATCH --job-name=preprocess
+#SBATCH --array=0-15
+#SBATCH --cpus-per-task=32
+#SBATCH --time=12:00:00
+#SBATCH --requeue
+#SBATCH --open-mode=append
+#SBATCH --signal=B:USR1@120
+#
+# C4 to datasets with pauses and without, in one pass: an array whose tasks share out the shards. The first task also
+# preprocesses the held-out text.
+#
+#   slurm/preprocess_c4.sh [--dry-run] [-- FLAGS]       flags of tools/preprocess_c4.py
+#   sbatch [OPTIONS] slurm/preprocess_c4.sh [-- FLAGS]
+#   sbatch --dependency=afterok:JOB slurm/merge_c4.sh   then, to join the shards
+#
+# Needs: C4, and the tokenizer in WORK/tokenizer (tokenizer.sh).
+# Costs: about 6 hours of one core for all of C4 with SentencePiece, so minutes for 16 x 32; 312 GB for each of the two.
+# Leaves: WORK/data/pause and standard. Ended early, by whatever, it continues where it was.
+set -euo pipefail
+script=$(readlink -f "${BASH_SOURCE[0]}")
+if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy, in a folder of Slurm's
+    script=$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s///;s/ .*//;p;q}")
+fi
+# shellcheck source=slurm/lib.sh
+. "${script%/*}/lib.sh"
+read_arguments "$@"
+
+folder=$WORK/data
+site_options=(--array="0-$((PREPROCESS_TASKS - 1))" --cpus-per-task="$PREPROCESS_CPUS")
+flags=(--tokenizer "$WORK/tokenizer" --pauses sequence --pause-rate 0.1 --seq-length 2048)
+train=(--input "$C4" --output "$WORK/data/pause" --also "none:$WORK/data/standard")
+held_out=(--input "$C4_VALIDATION" --output "$WORK/data/validation-pause" --also "none:$WORK/data/validation-standard")
+pattern=$(value_of --input "$C4" "${overrides[@]}")
+shards=$(compgen -G "$pattern" | wc -l)
+tool=$REPOSITORY/tools/preprocess_c4.py
+check() {
+    if [[ $shards -eq 0 ]]; then die "no file is $pattern (C4 in slurm/env.sh)"; fi
+    if [[ -n $C4_VALIDATION ]]; then
+        compgen -G "$C4_VALIDATION" >/dev/null || die "no file is $C4_VALIDATION (C4_VALIDATION in slurm/env.sh)"
+    fi
+    echo "$shards shards, shared out over $PREPROCESS_TASKS tasks"
+    show "${PY[@]}" "$tool" "${train[@]}" "${flags[@]}" "${overrides[@]}" --shard-range START:END
+    check_flags preprocess_c4.py "${train[@]}" "${flags[@]}" "${overrides[@]}"
+}
+work() {
+    local count=${SLURM_ARRAY_TASK_COUNT:-1} task=0 workers=(--workers "${SLURM_CPUS_PER_TASK:-1}")
+    if [[ $count -gt 1 ]]; then task=$(((SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN) / SLURM_ARRAY_TASK_STEP)); fi
+    local start=$((shards * task / count)) end=$((shards * (task + 1) / count))
+    if [[ $start -lt $end ]]; then
+        run_until_done TERM "${PY[@]}" "$tool" "${train[@]}" "${flags[@]}" "${overrides[@]}" "${workers[@]}" \
+            --shard-range "$start:$end"
+    fi
+    if [[ $task -eq 0 && -n $C4_VALIDATION ]]; then
+        run_until_done TERM "${PY[@]}" "$tool" "${flags[@]}" "${overrides[@]}" "${workers[@]}" "${held_out[@]}"
+    fi
+}
+dispatch cpu

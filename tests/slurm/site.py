@@ -1,0 +1,76 @@
+"""A site: a checkout of its own whose ``slurm/env.sh``, and nothing else, is edited for the private cluster."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import sys
+from pathlib import Path
+
+from pause_megatron.config.tokenizer import TokenizerConfig
+from pause_megatron.corpus.pydoc import write_pydoc_corpus
+from pause_megatron.tokenizer.training import train_tokenizer
+from tests.slurm.cluster import REPOSITORY
+from tests.slurm.daemons import GPUS
+
+C4 = REPOSITORY.parent / "shared" / "data" / "c4" / "c4-train.small.json.gz"
+"""Real C4, where it lies beside the repository."""
+SHARDS = 4
+
+
+def make_site(folder: Path) -> Path:
+    """A checkout in ``folder`` with text beside it, edited for the private cluster; returns the checkout."""
+    checkout = folder / "checkout"
+    checkout.mkdir(parents=True)
+    for name in ("pause_megatron", "tools", "ds_configs"):
+        (checkout / name).symlink_to(REPOSITORY / name)
+    shutil.copytree(REPOSITORY / "slurm", checkout / "slurm")
+    write_text(folder / "c4")
+    edit_env(
+        checkout,
+        GPUS_PER_NODE=GPUS,
+        CPUS_PER_GPU=1,
+        PRETRAIN_130M_GPUS=2 * GPUS,
+        PREPROCESS_TASKS=2,
+        PREPROCESS_CPUS=1,
+        GPU_TIME="0:30:00",
+        CPU_TIME="0:30:00",
+        WORK=folder / "work",
+        C4=f"'{folder}/c4/*-train.*'",
+        C4_VALIDATION=f"'{folder}/c4/*-validation.*'",
+        TASKS=folder / "tasks",
+        PYTHON=sys.executable,
+    )
+    return checkout
+
+
+def edit_env(checkout: Path, **settings: object) -> None:
+    """Set variables of the checkout's ``slurm/env.sh``, as a person would."""
+    path = checkout / "slurm" / "env.sh"
+    text = path.read_text(encoding="utf-8")
+    for name, value in settings.items():
+        text, count = re.subn(rf"^{name}=('[^']*'|\S*)", f"{name}={value}", text, flags=re.MULTILINE)
+        assert count == 1, name
+    path.write_text(text, encoding="utf-8")
+
+
+def write_text(folder: Path) -> None:
+    """Write a few shards of text and one held-out one: C4's where it is, else Python's documentation."""
+    if not C4.exists():
+        write_pydoc_corpus(folder, train_shards=SHARDS)
+        return
+    lines = gzip.decompress(C4.read_bytes()).splitlines(keepends=True)
+    folder.mkdir()
+    for number in range(SHARDS):
+        name = f"c4-train.{number:05d}-of-{SHARDS:05d}.json.gz"
+        (folder / name).write_bytes(gzip.compress(b"".join(lines[number::10])))
+    (folder / "c4-validation.00000-of-00001.json.gz").write_bytes(gzip.compress(b"".join(lines[9::10])))
+
+
+def train_site_tokenizer(checkout: Path, vocab_size: int = 512) -> None:
+    """Make ``WORK/tokenizer`` without a job."""
+    work, text = checkout.parent / "work", checkout.parent / "c4"
+    train_tokenizer(
+        TokenizerConfig(input=(f"{text}/*train*",), output=work / "tokenizer", vocab_size=vocab_size)
+    )
