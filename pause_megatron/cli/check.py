@@ -13,7 +13,7 @@ from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
 
 
 def check(arguments: list[str]) -> int:
-    """Parse the flags of a command or of a script of ``tools/``; returns the exit code the command would refuse with."""
+    """Parse the flags of a command or of a script of ``tools/``; returns the exit code it would refuse them with."""
     name, flags = arguments[0], arguments[1:]
     try:
         parse({**SUBCOMMANDS, **TOOLS}[name].config_class(), name, flags)

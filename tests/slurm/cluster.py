@@ -8,19 +8,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 
 from pause_megatron.parallel.ports import free_port
 from tests.slurm.daemons import NODES, write_configuration
+from tests.slurm.guardian import processes_of
 
 REPOSITORY = Path(__file__).parents[2]
 _PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun")
 _START_SECONDS = 60.0
+_RESTART_SECONDS = 3
 _ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 
 
@@ -74,6 +79,18 @@ class Cluster:
         """Kill a daemon by SIGKILL."""
         self._tell(f"kill {name}")
 
+    def lose(self, node: str) -> None:
+        """What the loss of a node's power does: SIGKILL to its ``slurmd``, its tasks, and what watches over them."""
+        self.kill(node)
+        for process in processes_of(self.folder):
+            with suppress(OSError):
+                entry = Path("/proc") / str(process)
+                if f"SLURMD_NODENAME={node}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    os.kill(process, signal.SIGKILL)
+                    if b"slurmstepd" in (entry.with_name(str(parent)) / "cmdline").read_bytes():
+                        os.kill(parent, signal.SIGKILL)
+
     def _tell(self, line: str) -> None:
         assert self._guardian.stdin
         assert self._guardian.stdout
@@ -120,36 +137,39 @@ class Cluster:
         return self.job(job_id)["JobState"]
 
     def wait(self, job_id: str, timeout: float = 180) -> dict[str, str]:
-        """Wait for a job's end, and return what Slurm knows of it.
-
-        Slurm lets a job that was queued again wait for two minutes; here it need not.
-        """
-
-        def ended() -> bool:
-            job = self.job(job_id)
-            if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime":
-                self.run("scontrol", "update", f"JobId={job_id}", "StartTime=now")
-            return job["JobState"] in _ENDED
-
-        self.wait_for(ended, f"the end of job {job_id}", timeout)
+        """Wait for a job's end, and return what Slurm knows of it."""
+        self.wait_for(lambda: self.hurry(job_id)["JobState"] in _ENDED, f"the end of job {job_id}", timeout)
         return self.job(job_id)
+
+    def hurry(self, job_id: str) -> dict[str, str]:
+        """What Slurm knows of a job, which starts in seconds where it was queued again.
+
+        Slurm would let it wait for two minutes. It has to wait for a few seconds, since a node takes a job that starts
+        in the second in which it was ended for the one that was.
+        """
+        job = self.job(job_id)
+        if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime" and job["EligibleTime"] != "Unknown":
+            ahead = datetime.fromisoformat(job["EligibleTime"]) - datetime.now()
+            if ahead.total_seconds() > 2 * _RESTART_SECONDS:
+                self.run("scontrol", "update", f"JobId={job_id}", f"StartTime=now+{_RESTART_SECONDS}")
+        return job
 
     def is_idle(self) -> bool:
         """Whether all nodes are up and without work."""
         found = self.run("sinfo", "--noheader", "--Node", "--format=%T").stdout.split()
         return found == ["idle"] * len(NODES)
 
-    def wait_for(self, condition: Callable[[], bool], what: str, timeout: float) -> None:
+    def wait_for(self, condition: Callable[[], bool], what: str, timeout: float, interval: float = 0.2) -> None:
         """Wait until ``condition`` holds; fail, with what the daemons last said, if it does not by ``timeout`` s."""
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, f"waited {timeout} s for {what}\n{self._last_words()}"
-            time.sleep(0.2)
+            time.sleep(interval)
 
     def _last_words(self) -> str:
         said = {path: path.read_text(encoding="utf-8", errors="replace") for path in self.folder.glob("*.out")}
         queue = self.run("squeue").stdout
-        return "\n".join([queue, *(f"{path.name}: ...{text[-1500:]}" for path, text in said.items())])
+        return "\n".join([queue, *(f"{path.name}: ...{text[-4000:]}" for path, text in said.items())])
 
 
 def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:

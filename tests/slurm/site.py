@@ -10,13 +10,19 @@ from pathlib import Path
 
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.corpus.pydoc import write_pydoc_corpus
+from pause_megatron.preprocess.run import preprocess
 from pause_megatron.tokenizer.training import train_tokenizer
+from tests.chain import SEQ_LENGTH, preprocess_config
 from tests.slurm.cluster import REPOSITORY
 from tests.slurm.daemons import GPUS
 
 C4 = REPOSITORY.parent / "shared" / "data" / "c4" / "c4-train.small.json.gz"
 """Real C4, where it lies beside the repository."""
 SHARDS = 4
+TINY = ("--preset", "tiny", "--max-position-embeddings", SEQ_LENGTH, "--log-interval", 1)
+TINY += ("--deepspeed", REPOSITORY / "ds_configs" / "zero1_fp32.json", "--tensor-model-parallel-size", 2)
+TINY += ("--global-batch-size", 8, "--micro-batch-size", 2, "--validation-sequences", 8)
+"""Flags that make a pretraining tiny, on two tensor-parallel processes."""
 
 
 def make_site(folder: Path) -> Path:
@@ -68,9 +74,16 @@ def write_text(folder: Path) -> None:
     (folder / "c4-validation.00000-of-00001.json.gz").write_bytes(gzip.compress(b"".join(lines[9::10])))
 
 
-def train_site_tokenizer(checkout: Path, vocab_size: int = 512) -> None:
-    """Make ``WORK/tokenizer`` without a job."""
-    work, text = checkout.parent / "work", checkout.parent / "c4"
-    train_tokenizer(
-        TokenizerConfig(input=(f"{text}/*train*",), output=work / "tokenizer", vocab_size=vocab_size)
+def prepare_data(checkout: Path) -> None:
+    """Make the tokenizer and the dataset a pretraining reads, without a job."""
+    text, work = checkout.parent / "c4", checkout.parent / "work"
+    files = (f"{text}/*-train.*",)
+    train_tokenizer(TokenizerConfig(input=files, output=work / "tokenizer", vocab_size=512))
+    config = preprocess_config(
+        input=files,
+        tokenizer=work / "tokenizer",
+        output=work / "data" / "pause-merged",
+        seq_length=SEQ_LENGTH,
+        engine="serial",
     )
+    preprocess(config)

@@ -1,0 +1,155 @@
+"""A pretraining on two nodes is disturbed in every way a cluster can, and ends with the losses of the undisturbed one.
+
+The job is the repository's script, submitted by a plain ``sbatch``; nothing but Slurm and the script queues it again.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from pause_megatron.log import read_json_lines
+from tests.slurm.cluster import Cluster
+from tests.slurm.guardian import processes_of
+from tests.slurm.site import TINY, edit_env, make_site, prepare_data
+
+STEPS = 60
+TWO_NODES = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-per-task=1", "--output=/dev/null")
+
+Losses = dict[tuple[str, int], float]
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Path:
+    checkout = make_site(tmp_path_factory.mktemp("site"))
+    edit_env(checkout, C4_VALIDATION="")
+    prepare_data(checkout)
+    return checkout
+
+
+class Job:
+    """One job of ``pretrain_130m.sh`` with a run folder of its own."""
+
+    def __init__(self, cluster: Cluster, checkout: Path, name: str, *options: str, save_interval: int = 1000) -> None:
+        self.cluster = cluster
+        self.folder = checkout.parent / "work" / "runs" / name
+        flags = [*TINY, "--train-iters", STEPS, "--save-interval", save_interval, "--output", self.folder]
+        script = checkout / "slurm" / "pretrain_130m.sh"
+        self.id = cluster.submit(*TWO_NODES, "--time=30", *options, script, "--", *flags, cwd=checkout)
+
+    def records(self) -> list[dict[str, object]]:
+        path = self.folder / "metrics.jsonl"
+        return read_json_lines(path) if path.exists() else []
+
+    def losses(self) -> Losses:
+        """Kind and iteration to loss, as logged last."""
+        return {(record["kind"], record["iteration"]): record["loss"] for record in self.records() if "loss" in record}
+
+    def steps(self) -> list[int]:
+        """The iterations trained, in the order they were."""
+        return [record["iteration"] for record in self.records() if record["kind"] == "train"]
+
+    def wait_for_step(self, step: int) -> None:
+        self.cluster.wait_for(lambda: max(self.steps(), default=0) >= step, f"step {step} of job {self.id}", 90, 0.01)
+
+    def wait_for_restart(self, number: int) -> None:
+        restarted = lambda: int(self.cluster.hurry(self.id)["Restarts"]) == number  # noqa: E731
+        self.cluster.wait_for(restarted, f"restart {number} of job {self.id}", 60)
+        self.cluster.wait_for(lambda: self.cluster.hurry(self.id)["JobState"] == "RUNNING", f"job {self.id}", 60)
+
+    def wait(self) -> None:
+        """Wait until it is done."""
+        job = self.cluster.wait(self.id)
+        assert (job["JobState"], job["ExitCode"]) == ("COMPLETED", "0:0"), self.said()
+
+    def said(self) -> str:
+        return "".join(path.read_text() for path in sorted((self.folder / "logs").glob("*.log")))
+
+    def restarts(self) -> list[int]:
+        """Restarts as the run itself logged them, by start."""
+        starts = re.findall(rf"2 processes .*launched by slurm; Slurm job {self.id}(?:, restart (\d+))?", self.said())
+        return [int(number or 0) for number in starts]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster: Cluster, checkout: Path) -> Losses:
+    job = Job(cluster, checkout, "undisturbed")
+    job.wait()
+    assert job.restarts() == [0]
+    assert job.steps() == list(range(1, STEPS + 1))
+    return job.losses()
+
+
+def test_requeued_by_an_administrator(cluster: Cluster, checkout: Path, undisturbed: Losses) -> None:
+    job = Job(cluster, checkout, "requeued")
+    job.wait_for_step(10)
+    cluster.ask("scontrol", "requeue", job.id)
+    job.wait()
+    assert job.restarts() == [0, 1], job.said()
+    assert job.losses() == undisturbed
+
+
+def test_signalled_it_saves_and_loses_no_step(cluster: Cluster, checkout: Path, undisturbed: Losses) -> None:
+    job = Job(cluster, checkout, "signalled")
+    for restart in (1, 2):
+        job.wait_for_step(10 * restart)
+        cluster.ask("scancel", "--signal=USR1", "--batch", job.id)
+        job.wait_for_restart(restart)
+    job.wait()
+    assert job.restarts() == [0, 1, 2], job.said()
+    assert job.steps() == list(range(1, STEPS + 1))  # though it never reached the interval of its checkpoints
+    assert job.losses() == undisturbed
+
+
+def test_a_lost_node(cluster: Cluster, checkout: Path, undisturbed: Losses) -> None:
+    """Each of the two: that of the batch script, whose job Slurm queues again, and the other."""
+    job = Job(cluster, checkout, "lost-node", save_interval=5)
+    for restart, node in enumerate(("n2", "n1"), start=1):
+        job.wait_for_step(15 * restart)
+        cluster.lose(node)
+        cluster.wait_for(lambda restart=restart: int(cluster.job(job.id)["Restarts"]) == restart, "the restart", 60)
+        cluster.start(node)
+        job.wait_for_restart(restart)
+    job.wait()
+    assert job.restarts() == [0, 1, 2], job.said()
+    assert job.losses() == undisturbed
+
+
+def test_time_limit(cluster: Cluster, checkout: Path, undisturbed: Losses) -> None:
+    """Its processes are stopped for a while so that a run of seconds does not end before a limit of a minute."""
+    job = Job(cluster, checkout, "time-limit", "--time=1", "--signal=B:USR1@15")
+    job.wait_for_step(10)
+    signal_tasks(job, signal.SIGSTOP)
+    cluster.wait_for(lambda: "warned by Slurm" in job.said(), "the warning", 90)
+    signal_tasks(job, signal.SIGCONT)
+    job.wait()
+    assert job.restarts() == [0, 1], job.said()
+    assert job.steps() == list(range(1, STEPS + 1))
+    assert job.losses() == undisturbed
+
+
+def signal_tasks(job: Job, number: signal.Signals) -> None:
+    """Send a signal to the Python processes of a job."""
+    for process in processes_of(job.cluster.folder):
+        with suppress(OSError):
+            if b"pause_megatron\0pretrain" in Path(f"/proc/{process}/cmdline").read_bytes():
+                os.kill(process, number)
+
+
+def test_a_job_that_gains_nothing_is_given_up(cluster: Cluster, checkout: Path) -> None:
+    """Its processes are killed at its first step whenever it starts, as where there is too little memory."""
+    job = Job(cluster, checkout, "hopeless")
+    deadline = time.monotonic() + 180
+    while cluster.state(job.id) != "FAILED":
+        assert time.monotonic() < deadline, job.said()
+        signal_tasks(job, signal.SIGKILL)
+        cluster.hurry(job.id)
+        time.sleep(0.2)
+    assert "a process was lost 3 times since checkpoint none: not queueing again" in job.said()
+    assert int(cluster.job(job.id)["Restarts"]) == 3
