@@ -1,0 +1,128 @@
+"""The paper's experiment at tiny size, by the repository's batch scripts: from text to a report, every step a job."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from pause_megatron.checkpoint.names import CHECKPOINTS, checkpoint_name
+from pause_megatron.downstream.generated_tasks import write_task
+from tests.chain import SEQ_LENGTH, verified
+from tests.slurm.cluster import REPOSITORY, Cluster
+from tests.slurm.site import TINY, edit_env, make_site, prepare_data
+
+SCRIPTS = sorted((REPOSITORY / "slurm").glob("*.sh"))
+STEPS = 4
+GRID = """
+tasks: {parity: {}}
+num_pauses_ft: [0, 2]
+finetune: {steps: 4, batch_size: 4, warmup_steps: 1, log_interval: 1, prefix_attention: causal}
+evaluate: {limit: 4, batch_size: 4}
+"""
+STAGES = (
+    *("tokenizer", "preprocess", "merge"),
+    *(f"{stage}-{model}" for model in ("stdpt", "pausept") for stage in ("pretrain", "convert", "grid")),
+    "report",
+)
+
+
+def run_paper(cluster: Cluster, checkout: Path, *options: str) -> list[str]:
+    """Call ``run_paper.sh`` with every stage made tiny; the lines it says."""
+    grid = checkout.parent / "grid.yaml"
+    grid.write_text(GRID)
+    flags: list[object] = ["--", "tokenizer", "--vocab-size", 512, "--", "preprocess", "--seq-length", SEQ_LENGTH]
+    flags += [
+        "--",
+        "merge",
+        "--files",
+        1,
+        "--",
+        "pretrain",
+        *TINY,
+        "--train-iters",
+        STEPS,
+        "--",
+        "grid",
+        "--grid",
+        grid,
+    ]
+    return cluster.ask(checkout / "slurm" / "run_paper.sh", *options, "130m", *flags).splitlines()
+
+
+def test_whole_chain(cluster: Cluster, tmp_path: Path) -> None:
+    checkout = make_site(tmp_path)
+    work = tmp_path / "work"
+    write_task("parity", tmp_path / "tasks" / "parity", seed=0, train=100, test=20)
+
+    planned = run_paper(cluster, checkout, "--dry-run")
+    assert [line for line in planned if line.endswith(": to do")] == [f"{stage}: to do" for stage in STAGES]
+    assert not cluster.ask("squeue", "--noheader")
+
+    queued = dict(re.findall(r"(\S+): queued as job (\d+)", "\n".join(run_paper(cluster, checkout))))
+    assert tuple(queued) == STAGES
+    again = run_paper(cluster, checkout)
+    assert all("in the queue as job" in line or line.endswith(": done") for line in again), again
+    cluster.wait(queued["report"], timeout=400)
+
+    assert run_paper(cluster, checkout) == [f"{stage}: done" for stage in STAGES]
+    logs = {log.name: log.read_text() for log in work.rglob("logs/*.log")}
+    tasks = [text for name, text in logs.items() if name.startswith("preprocess")]
+    assert sorted(re.findall(r"--shard-range (\d:\d)", "".join(tasks))) == ["0:2", "2:4"]
+    assert verified(work / "data" / "pause").pauses > 0
+    assert "4 processes meeting at" in logs[f"pausept-130m-{queued['pretrain-pausept']}.log"]
+    assert "TP 2 · PP 1 · DP 2" in logs[f"pausept-130m-{queued['pretrain-pausept']}.log"]
+    assert (work / "runs" / "stdpt-130m" / CHECKPOINTS / checkpoint_name(STEPS)).is_dir()
+    report = (work / "report-130m" / "report.md").read_text()
+    assert "pausept" in report
+    assert "parity" in report
+    assert len(list((work / "grids").glob("*/evaluate/parity/*.json"))) == 4
+
+
+@pytest.mark.parametrize("script", [*SCRIPTS, REPOSITORY / ".ci/run", REPOSITORY / ".ci/system_packages"], ids=str)
+def test_shellcheck(script: Path) -> None:
+    if shutil.which("shellcheck") is None:
+        pytest.skip("no shellcheck here; the shell scripts were not checked")
+    done = subprocess.run(
+        ["shellcheck", "--external-sources", script], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_every_script_says_what_it_needs_costs_and_leaves() -> None:
+    for script in SCRIPTS:
+        if script.name not in ("env.sh", "lib.sh"):
+            header = script.read_text(encoding="utf-8").split("set -euo pipefail")[0]
+            assert all(f"{word}: " in header for word in ("Needs", "Costs", "Leaves")), script
+
+
+def dry_run(checkout: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Call ``pretrain_1b.sh --dry-run`` where there is no Slurm."""
+    command = [checkout / "slurm" / "pretrain_1b.sh", "--dry-run", *arguments]
+    return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+
+
+def test_dry_run_says_command_layout_memory_and_days(tmp_path: Path) -> None:
+    checkout = make_site(tmp_path)
+    edit_env(checkout, GPUS_PER_NODE=8, C4_VALIDATION="")
+    prepare_data(checkout)
+    layout = ("--tensor-model-parallel-size", 2, "--pipeline-model-parallel-size", 2)
+    done = dry_run(checkout, "--nodes=2", "stdpt", "--", *layout)
+    assert done.returncode == 0, done.stderr
+    assert "2 nodes with 8 tasks each, 0:30:00 at a time" in done.stdout
+    assert f"pretrain --preset 1b --data {tmp_path}/work/data/standard-merged" in done.stdout
+    assert re.search(r"^GiB a GPU, on the pipeline stage that needs most\n +16 GPUs", done.stdout, re.MULTILINE)
+    assert re.search(r"^ +GPUs  data-parallel .* days", done.stdout, re.MULTILINE)
+    assert not list(tmp_path.rglob("*.log"))
+
+    for flags, refusal in (
+        (["--tensor-model-parallel-size", 3], "cannot be divided into --tensor-model-parallel-size 3"),
+        (["--deepspeed", "nowhere.json"], "nowhere.json"),
+        (["--trian-iters", 5], "--trian-iters"),
+    ):
+        done = dry_run(checkout, "--", *flags)
+        assert done.returncode == 2, flags
+        assert refusal in done.stdout + done.stderr
