@@ -12,7 +12,7 @@ export PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}
 
 PY=("${CONTAINER[@]}" "$PYTHON")
 PAUSE_MEGATRON=("${PY[@]}" -m pause_megatron)
-LONGEST_STANDSTILL=3  # times a job is queued again after losing a process at one and the same checkpoint
+LONGEST_STANDSTILL=3  # times a job that loses processes is queued again at one and the same checkpoint
 REQUEUE=85            # exit code of a command that was asked to stop, and has saved
 LOST_PROCESS=86       # exit code of a run that has lost a process
 
@@ -111,11 +111,12 @@ run_until_done() {
     "$@" &
     local child=$!
     wait "$child" || code=$?
-    while [[ $code -gt 128 ]]; do # the end of the command, or a signal while waiting for it
-        wait "$child" && again=0 || again=$?
-        if [[ $again -eq 127 ]]; then break; fi # it has been waited for
-        code=$again
+    while kill -0 "$child" 2>/dev/null; do # a signal ended the waiting, not the command
+        code=0
+        wait "$child" || code=$?
     done
+    wait "$child" || again=$? # the shell remembers how it ended, where a signal came at that moment
+    if [[ $again -ne 127 ]]; then code=$again; fi
     trap '' USR1
     echo "exit code $code, $(date)"
     if [[ $code -eq $REQUEUE || (-n $warned && $code -gt $REQUEUE) ]]; then
@@ -139,7 +140,7 @@ requeue_if_it_gets_on() {
     if [[ -f $folder/checkpoints/latest ]]; then newest=$(<"$folder/checkpoints/latest"); fi
     echo "$newest" >>"$losses"
     if [[ $(grep --count --fixed-strings --line-regexp "$newest" "$losses") -gt $LONGEST_STANDSTILL ]]; then
-        echo "a process was lost $LONGEST_STANDSTILL times since checkpoint $newest: not queueing again"
+        echo "queued again $LONGEST_STANDSTILL times, and still at checkpoint $newest: giving up"
     else
         requeue
     fi

@@ -160,5 +160,5 @@ def test_a_job_that_gains_nothing_is_given_up(cluster: Cluster, checkout: Path) 
         signal_tasks(job, signal.SIGKILL)
         cluster.hurry(job.id)
         time.sleep(0.2)
-    assert "a process was lost 3 times since checkpoint none: not queueing again" in job.said()
+    assert "queued again 3 times, and still at checkpoint none: giving up" in job.said()
     assert int(cluster.job(job.id)["Restarts"]) == 3
