@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from contextlib import suppress
 from typing import Any
 
 Message = dict[str, Any]
@@ -30,14 +31,13 @@ class Connection:
         return cls(socket.create_connection((host, port), timeout=_CONNECT_SECONDS))
 
     def send(self, message: Message) -> None:
-        """Send ``message``; to an end that is not there any more, nothing."""
+        """Send ``message``; to an end that is not there any more, nothing.
+
+        That end counts as open until all it has said is received, which may be why it is not there any more.
+        """
         self._unsent += json.dumps(message).encode() + b"\n"
-        try:
+        with suppress(OSError):
             self._unsent = self._unsent[self.link.send(self._unsent) :]
-        except BlockingIOError:
-            pass
-        except OSError:
-            self.is_open = False
 
     def receive(self) -> list[Message]:
         """What has arrived since the last call."""
