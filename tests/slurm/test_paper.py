@@ -66,6 +66,7 @@ def test_whole_chain(cluster: Cluster, tmp_path: Path) -> None:
     assert tuple(queued) == STAGES
     again = run_paper(cluster, checkout)
     assert all("in the queue as job" in line or line.endswith(": done") for line in again), again
+    one_cell = queue_one_cell(cluster, checkout, after=queued["convert-stdpt"])
     cluster.wait(queued["report"], timeout=400)
 
     assert run_paper(cluster, checkout) == [f"{stage}: done" for stage in STAGES]
@@ -77,9 +78,19 @@ def test_whole_chain(cluster: Cluster, tmp_path: Path) -> None:
     assert "TP 2 · PP 1 · DP 2" in logs[f"pausept-130m-{queued['pretrain-pausept']}.log"]
     assert (work / "runs" / "stdpt-130m" / CHECKPOINTS / checkpoint_name(STEPS)).is_dir()
     report = (work / "report-130m" / "report.md").read_text()
-    assert "pausept" in report
+    assert "PausePT_PauseFT" in report
     assert "parity" in report
     assert len(list((work / "grids").glob("*/evaluate/parity/*.json"))) == 4
+    assert cluster.wait(one_cell)["JobState"] == "COMPLETED"
+    assert (work / "results" / "parity" / "stdpt-130m-ft2-inf2.json").is_file()
+
+
+def queue_one_cell(cluster: Cluster, checkout: Path, after: str) -> str:
+    """Queue a finetuning and its evaluation by hand, as soon as the job ``after`` is done; the job of the latter."""
+    scripts, cell = checkout / "slurm", ("stdpt-130m", "parity", 2, "--")
+    flags = ("--preset", "tiny", "--steps", 2, "--batch-size", 4, "--warmup-steps", 1, "--prefix-attention", "causal")
+    finetune = cluster.ask(scripts / "finetune.sh", f"--dependency=afterok:{after}", *cell, *flags).strip()
+    return cluster.ask(scripts / "evaluate.sh", f"--dependency=afterok:{finetune}", *cell, "--limit", 4).strip()
 
 
 @pytest.mark.parametrize("script", [*SCRIPTS, REPOSITORY / ".ci/run", REPOSITORY / ".ci/system_packages"], ids=str)
@@ -120,7 +131,6 @@ def test_dry_run_says_command_layout_memory_and_days(tmp_path: Path) -> None:
 
     for flags, refusal in (
         (["--tensor-model-parallel-size", 3], "cannot be divided into --tensor-model-parallel-size 3"),
-        (["--deepspeed", "nowhere.json"], "nowhere.json"),
         (["--trian-iters", 5], "--trian-iters"),
     ):
         done = dry_run(checkout, "--", *flags)
