@@ -21,7 +21,8 @@ die() {
     exit 2
 }
 
-in_job() { [[ -n ${SLURM_JOB_ID:-} ]]; }
+# Whether this is the script's own job: sbatch runs a copy of it. SLURM_JOB_ID may be that of a job it is called from.
+in_own_job() { [[ $(readlink -f "$0") != "$script" ]]; }
 
 # Divide a script's arguments into dry_run, sbatch_options, words and overrides.
 read_arguments() {
@@ -65,7 +66,7 @@ check_flags() { "${PY[@]}" -m pause_megatron.cli.check "$@"; }
 dispatch() {
     if [[ -n $dry_run ]]; then
         check
-    elif in_job; then
+    elif in_own_job; then
         log_to "$folder/logs"
         work
     else
@@ -130,7 +131,7 @@ run_until_done() {
 requeue() {
     echo "queueing job $SLURM_JOB_ID again"
     if scontrol requeue "$SLURM_JOB_ID"; then
-        sleep 60 # until Slurm ends this
+        sleep 300 # until Slurm ends this
     fi
 }
 

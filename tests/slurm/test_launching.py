@@ -1,14 +1,18 @@
-"""Tasks of a step on two nodes find each other under node names that are no host names."""
+"""Tasks of a step find each other: on two nodes whose names are no host names, and as ranks of MPI."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
+import pytest
+
 from pause_megatron.parallel.slurm_step import first_node
+from tests.chain import SEQ_LENGTH, texts, write_dataset, write_text_and_tokenizer
 from tests.parallel.test_launching import PROGRAM, said
 from tests.parallel.test_slurm_step import LISTS
-from tests.slurm.cluster import Cluster
+from tests.preprocess.conftest import contents
+from tests.slurm.cluster import REPOSITORY, Cluster
 
 MEET = """
 from pause_megatron.parallel.launcher import export_launch
@@ -35,3 +39,18 @@ def test_tasks_of_two_nodes_meet(cluster: Cluster, tmp_path: Path) -> None:
 def test_node_lists_are_read_as_slurm_reads_them(cluster: Cluster) -> None:
     for written in LISTS:
         assert cluster.ask("scontrol", "show", "hostnames", written).split()[0] == first_node(written)
+
+
+def test_ranks_that_srun_starts_preprocess_as_one_process_does(cluster: Cluster, tmp_path: Path) -> None:
+    """On one node, since two nodes of one machine are in each other's way in Slurm's PMIx plugin."""
+    if "pmix" not in cluster.ask("srun", "--mpi=list"):
+        pytest.skip("Slurm has no PMIx here; MPI ranks started by srun were not checked")
+    write_text_and_tokenizer(tmp_path)
+    alone = write_dataset(tmp_path, "alone")
+    flags = ["--input", *texts(tmp_path, "train"), "--tokenizer", tmp_path / "tokenizer", "--seq-length", SEQ_LENGTH]
+    tool = REPOSITORY / "tools" / "preprocess_c4.py"
+    srun = ("srun", "--mpi=pmix", "--nodes=1", "--ntasks=2", sys.executable)
+    done = cluster.run(*srun, tool, *flags, "--output", tmp_path / "ranks")
+    assert done.returncode == 0, done.stderr
+    assert "on 2 MPI ranks" in done.stderr
+    assert contents(tmp_path / "ranks") == contents(alone)

@@ -50,7 +50,10 @@ def run_paper(cluster: Cluster, checkout: Path, *options: str) -> list[str]:
         "--grid",
         grid,
     ]
-    return cluster.ask(checkout / "slurm" / "run_paper.sh", *options, "130m", *flags).splitlines()
+    called_from_a_job = {"SLURM_JOB_ID": "99999"}
+    done = cluster.run(checkout / "slurm" / "run_paper.sh", *options, "130m", *flags, environment=called_from_a_job)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
 
 
 def test_whole_chain(cluster: Cluster, tmp_path: Path) -> None:
