@@ -135,8 +135,10 @@ def test_a_lost_node(cluster: Cluster, checkout: Path, undisturbed: Losses) -> N
     job = Job(cluster, checkout, "lost-node", save_interval=5)
     job.wait_for_step(15)
     cluster.lose("n1")
-    cluster.wait_for(lambda: int(cluster.job(job.id)["Restarts"]) == 1, f"restart of job {job.id}", 90)
-    cluster.start("n1")
+    try:  # Slurm takes half a minute to notice, and longer where the machine is busy
+        cluster.wait_for(lambda: int(cluster.job(job.id)["Restarts"]) == 1, f"restart of job {job.id}", 240)
+    finally:
+        cluster.start("n1")
     job.wait()
     assert job.restarts() == [0, 1], job.said()
     assert job.losses() == undisturbed
