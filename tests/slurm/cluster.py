@@ -136,7 +136,7 @@ class Cluster:
         """A job's state, in Slurm's words."""
         return self.job(job_id)["JobState"]
 
-    def wait(self, job_id: str, timeout: float = 180) -> dict[str, str]:
+    def wait(self, job_id: str, timeout: float = 300) -> dict[str, str]:
         """Wait for a job's end, and return what Slurm knows of it."""
         self.wait_for(lambda: self.hurry(job_id)["JobState"] in _ENDED, f"the end of job {job_id}", timeout)
         return self.job(job_id)

@@ -58,7 +58,7 @@ class Job:
         return [record["iteration"] for record in self.records() if record["kind"] == "train"]
 
     def wait_for_step(self, step: int) -> None:
-        self.cluster.wait_for(lambda: max(self.steps(), default=0) >= step, f"step {step} of job {self.id}", 90, 0.01)
+        self.cluster.wait_for(lambda: max(self.steps(), default=0) >= step, f"step {step} of job {self.id}", 240, 0.01)
 
     def wait(self) -> None:
         """Wait until it is done."""
