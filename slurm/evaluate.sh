@@ -25,13 +25,14 @@ read_arguments "$@"
 if [[ ${#words[@]} -lt 3 || ${#words[@]} -gt 4 ]]; then die "give MODEL TASK M_FT [M_INF], such as pausept-1b gsm8k 10"; fi
 model=${words[0]} task=${words[1]} pauses=${words[2]} at_inference=${words[3]:-${words[2]}}
 folder=$WORK/results/$task
+data=$(task_folder "$task")
 one_gpu --job-name="evaluate-$task-$model-ft$pauses"
-flags=(--model "$WORK/finetune/$task/$model-ft$pauses" --task "$task" --data "$TASKS/$task")
+flags=(--model "$WORK/finetune/$task/$model-ft$pauses" --task "$task" --data "$data")
 flags+=(--num-pauses-inf "$at_inference" --output "$folder/$model-ft$pauses-inf$at_inference.json" "${overrides[@]}")
 check() {
     show "${PAUSE_MEGATRON[@]}" evaluate "${flags[@]}"
     check_flags evaluate "${flags[@]}"
-    if [[ ! -d $TASKS/$task ]]; then die "no folder $TASKS/$task (TASKS in slurm/env.sh)"; fi
+    if [[ ! -d $data ]]; then die "no folder $data (TASKS in slurm/env.sh)"; fi
 }
 work() { run_until_done TERM "${PAUSE_MEGATRON[@]}" evaluate "${flags[@]}"; }
 dispatch gpu

@@ -26,13 +26,14 @@ read_arguments "$@"
 if [[ ${#words[@]} -ne 3 ]]; then die "give MODEL TASK M_FT, such as pausept-1b gsm8k 10"; fi
 model=${words[0]} task=${words[1]} pauses=${words[2]}
 folder=$WORK/finetune/$task
+data=$(task_folder "$task")
 one_gpu --job-name="finetune-$task-$model-ft$pauses"
-flags=(--model "$WORK/hf/$model" --task "$task" --data "$TASKS/$task" --num-pauses-ft "$pauses")
+flags=(--model "$WORK/hf/$model" --task "$task" --data "$data" --num-pauses-ft "$pauses")
 flags+=(--preset "$task-${model##*-}" --output "$folder/$model-ft$pauses" "${overrides[@]}")
 check() {
     show "${PAUSE_MEGATRON[@]}" finetune "${flags[@]}"
     check_flags finetune "${flags[@]}"
-    if [[ ! -d $TASKS/$task ]]; then die "no folder $TASKS/$task (TASKS in slurm/env.sh)"; fi
+    if [[ ! -d $data ]]; then die "no folder $data (TASKS in slurm/env.sh)"; fi
 }
 work() { run_until_done TERM "${PAUSE_MEGATRON[@]}" finetune "${flags[@]}"; }
 dispatch gpu

@@ -194,3 +194,15 @@ work_pretraining() {
 
 # Options of a job that computes on one GPU.
 one_gpu() { site_options=(--gpus-per-node=1 --cpus-per-task="$CPUS_PER_GPU" "$@"); }
+
+# The folder of a task's data, which may be named as the data set is (as for "pause-megatron grid"): task_folder TASK
+task_folder() {
+    local folder=$TASKS/$1 other=''
+    case $1 in
+        lambada) other=lambada_openai ;;
+        web_questions) other=webqs ;;
+        natural_questions) other=nq_open ;;
+    esac
+    if [[ -n $other && ! -d $folder && -d $TASKS/$other ]]; then folder=$TASKS/$other; fi
+    echo "$folder"
+}

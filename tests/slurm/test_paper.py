@@ -113,9 +113,9 @@ def test_every_script_says_what_it_needs_costs_and_leaves() -> None:
             assert all(f"{word}: " in header for word in ("Needs", "Costs", "Leaves")), script
 
 
-def dry_run(checkout: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Call ``pretrain_1b.sh --dry-run`` where there is no Slurm."""
-    command = [checkout / "slurm" / "pretrain_1b.sh", "--dry-run", *arguments]
+def dry_run(checkout: Path, *arguments: object, script: str = "pretrain_1b.sh") -> subprocess.CompletedProcess[str]:
+    """Call a script with ``--dry-run``, where there is no Slurm."""
+    command = [checkout / "slurm" / script, "--dry-run", *arguments]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 
 
@@ -139,3 +139,16 @@ def test_dry_run_says_command_layout_memory_and_days(tmp_path: Path) -> None:
         done = dry_run(checkout, "--", *flags)
         assert done.returncode == 2, flags
         assert refusal in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("script", ["finetune.sh", "evaluate.sh"])
+def test_a_tasks_data_may_be_named_as_the_data_set_is(script: str, tmp_path: Path) -> None:
+    checkout = make_site(tmp_path)
+    cell = ("stdpt-130m", "web_questions", 10)
+    refused = dry_run(checkout, *cell, script=script)
+    assert refused.returncode == 2
+    assert f"no folder {tmp_path}/tasks/web_questions (TASKS in slurm/env.sh)" in refused.stderr
+    (tmp_path / "tasks" / "webqs").mkdir(parents=True)
+    found = dry_run(checkout, *cell, script=script)
+    assert found.returncode == 0, found.stderr
+    assert f"--data {tmp_path}/tasks/webqs" in found.stdout
