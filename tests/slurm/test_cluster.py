@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,12 +50,19 @@ def test_nothing_is_left_when_the_tests_are_killed() -> None:
     if reason := why_not():
         pytest.skip(f"Slurm was not checked: {reason}")
     with subprocess.Popen([sys.executable, "-c", HOLDER], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as holder:
-        assert holder.stdout
-        folder = Path(holder.stdout.readline().strip())
-        assert len(processes_of(folder)) > 6  # daemons, the job's step and its task
-        holder.send_signal(signal.SIGKILL)
-    deadline = time.monotonic() + 20
-    while folder.exists() and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert not folder.exists()
+        try:
+            assert holder.stdout
+            folder = Path(holder.stdout.readline().strip())
+            assert happens(lambda: len(processes_of(folder)) > 6)  # daemons, the job's step and its task
+        finally:
+            holder.send_signal(signal.SIGKILL)
+    assert happens(lambda: not folder.exists())
     assert not processes_of(folder)
+
+
+def happens(condition: Callable[[], bool], seconds: float = 30) -> bool:
+    """Whether ``condition`` holds now, or comes to hold soon."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    return condition()
