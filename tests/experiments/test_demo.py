@@ -117,6 +117,21 @@ def test_four_variants_are_evaluated_and_reported(demo: Path) -> None:
         assert (demo / "report" / picture).is_file()
 
 
+def test_report_is_at_peace_in_a_browser(demo: Path) -> None:
+    pytest.importorskip("playwright", reason="the package playwright is not installed")
+    from tests.report.browser import CHROMIUM, DESKTOP, PHONE, check_links, open_browser, open_page
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with open_browser() as browser:
+        for width in (PHONE, DESKTOP):
+            with open_page(browser, demo / "report" / "report.html", width) as page:
+                inner, files = check_links(page)
+                assert inner > 5
+                assert files > 5
+                assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
+
+
 def test_finished_demo_does_nothing_twice_and_keeps_its_settings(demo: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")}
     again = subprocess.run(demo_command(demo), capture_output=True, text=True, check=False)

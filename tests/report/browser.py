@@ -5,8 +5,10 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
 
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser, Page, sync_playwright
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -16,7 +18,41 @@ PHONE, DESKTOP = 390, 1280
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
+    """A browser; close what it opens."""
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
         browser.close()
+
+
+@contextmanager
+def open_page(browser: Browser, file: Path, width: int, scheme: Literal["light", "dark"] = "light") -> Iterator[Page]:
+    """``file`` in a window of ``width``; fails in the end if the page asked for anything outside of itself, or had
+    anything to complain of."""
+    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: complaints.append(str(error)))
+    page.on(
+        "request", lambda asked: complaints.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None
+    )
+    page.goto(file.resolve().as_uri())
+    yield page
+    context.close()
+    assert complaints == []
+
+
+def check_links(page: Page) -> tuple[int, int]:
+    """Follow every link of ``page``; returns how many lead into the page, and how many to files that it holds."""
+    links = page.evaluate("[...document.querySelectorAll('a')].map(link => link.getAttribute('href'))")
+    inner = [link for link in links if link.startswith("#")]
+    for link in inner:
+        assert page.evaluate(f"document.querySelector('{link}') !== null"), link
+    files = [link for link in links if not link.startswith("#")]
+    for address in files:
+        size = page.evaluate(
+            "address => fetch(address).then(answer => answer.text()).then(text => text.length)", address
+        )
+        assert size > 100
+    return len(inner), len(files)

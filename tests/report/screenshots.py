@@ -8,7 +8,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from tests.report.browser import DESKTOP, PHONE, open_browser
+from tests.report.browser import DESKTOP, PHONE, check_links, open_browser, open_page
 
 PICTURES = {
     "report": (DESKTOP, ("header", "#summary", "#variants .table"), 1600),
@@ -25,14 +25,14 @@ def main(report: Path, output: Path) -> None:
     """Write one PNG file for each of :data:`PICTURES`."""
     with open_browser() as browser:
         for name, (width, parts, most) in PICTURES.items():
-            page = browser.new_context(viewport={"width": width, "height": 900}).new_page()
-            page.goto((report / "report.html").resolve().as_uri())
-            boxes = [box for part in parts if (box := page.locator(part).first.bounding_box())]
-            top = min(box["y"] for box in boxes)
-            height = min(most, max(box["y"] + box["height"] for box in boxes) - top)
-            clip = {"x": 0, "y": max(0, top - 12), "width": width, "height": height + 12}
-            picture = Image.open(io.BytesIO(page.screenshot(clip=clip, full_page=True)))
-            picture.quantize(COLORS).save(output / f"{name}.png", optimize=True)
+            with open_page(browser, report / "report.html", width) as page:
+                check_links(page)
+                boxes = [box for part in parts if (box := page.locator(part).first.bounding_box())]
+                top = min(box["y"] for box in boxes)
+                height = min(most, max(box["y"] + box["height"] for box in boxes) - top)
+                clip = {"x": 0, "y": max(0, top - 12), "width": width, "height": height + 12}
+                picture = Image.open(io.BytesIO(page.screenshot(clip=clip, full_page=True)))
+                picture.quantize(COLORS).save(output / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ pytest.importorskip("playwright", reason="the package playwright is not installe
 
 from playwright.sync_api import Browser, Page
 
-from .browser import CHROMIUM, DESKTOP, PHONE, open_browser
+from .browser import CHROMIUM, DESKTOP, PHONE, check_links, open_browser, open_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
@@ -25,20 +25,9 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture(params=[(PHONE, "light"), (DESKTOP, "light"), (DESKTOP, "dark")], ids=str)
 def page(browser: Browser, full_report: WrittenReport, request: pytest.FixtureRequest) -> Iterator[Page]:
-    """The report, opened; the test fails if the page has anything to complain of."""
     width, scheme = request.param
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    page = context.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
-    page.on(
-        "request", lambda asked: complaints.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None
-    )
-    page.goto((full_report.folder / "report.html").as_uri())
-    yield page
-    context.close()
-    assert complaints == []
+    with open_page(browser, full_report.folder / "report.html", width, scheme) as page:
+        yield page
 
 
 def test_the_page_is_no_wider_than_the_window(page: Page) -> None:
@@ -51,18 +40,9 @@ def test_the_page_is_no_wider_than_the_window(page: Page) -> None:
 
 
 def test_every_link_works(page: Page) -> None:
-    links = page.evaluate("[...document.querySelectorAll('a')].map(link => link.getAttribute('href'))")
-    inner = [link for link in links if link.startswith("#")]
-    assert len(inner) > 10
-    for link in inner:
-        assert page.evaluate(f"document.querySelector('{link}') !== null"), link
-    files = [link for link in links if not link.startswith("#")]
-    assert len(files) == 32
-    for address in files:
-        size = page.evaluate(
-            "address => fetch(address).then(answer => answer.text()).then(text => text.length)", address
-        )
-        assert size > 100
+    inner, files = check_links(page)
+    assert inner > 10
+    assert files == 2 * 16
 
 
 def test_text_stands_out_from_its_ground(page: Page) -> None:
