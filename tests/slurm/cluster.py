@@ -80,16 +80,25 @@ class Cluster:
         self._tell(f"kill {name}")
 
     def lose(self, node: str) -> None:
-        """What the loss of a node's power does: SIGKILL to its ``slurmd``, its tasks, and what watches over them."""
-        self.kill(node)
+        """What the loss of a node's power does: SIGKILL to its ``slurmd``, its tasks, and what watches over them.
+
+        All of them are stopped first, or the last ones would see the first ones die, and tell Slurm.
+        """
+        lost = set()
         for process in processes_of(self.folder):
             with suppress(OSError):
                 entry = Path("/proc") / str(process)
                 if f"SLURMD_NODENAME={node}".encode() in (entry / "environ").read_bytes().split(b"\0"):
+                    lost.add(process)
                     parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
-                    os.kill(process, signal.SIGKILL)
                     if b"slurmstepd" in (entry.with_name(str(parent)) / "cmdline").read_bytes():
-                        os.kill(parent, signal.SIGKILL)
+                        lost.add(parent)
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for process in lost:
+                with suppress(ProcessLookupError):
+                    os.kill(process, number)
+            if number == signal.SIGSTOP:
+                self.kill(node)
 
     def _tell(self, line: str) -> None:
         assert self._guardian.stdin

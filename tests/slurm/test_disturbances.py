@@ -136,12 +136,19 @@ def test_a_lost_node(cluster: Cluster, checkout: Path, undisturbed: Losses) -> N
     job.wait_for_step(15)
     cluster.lose("n1")
     try:  # Slurm takes half a minute to notice, and longer where the machine is busy
-        cluster.wait_for(lambda: int(cluster.job(job.id)["Restarts"]) == 1, f"restart of job {job.id}", 240)
+        cluster.wait_for(lambda: is_restarted(job), f"restart of job {job.id}", 240)
     finally:
         cluster.start("n1")
     job.wait()
     assert job.restarts() == [0, 1], job.said()
     assert job.losses() == undisturbed
+
+
+def is_restarted(job: Job) -> bool:
+    """Whether Slurm has queued the job again; fails when it has ended instead."""
+    found = job.cluster.job(job.id)
+    assert found["JobState"] not in ("COMPLETED", "FAILED", "CANCELLED"), (found, job.said())
+    return int(found["Restarts"]) == 1
 
 
 def signal_tasks(job: Job, number: signal.Signals) -> None:
