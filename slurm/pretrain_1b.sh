@@ -27,7 +27,6 @@ fi
 . "${script%/*}/lib.sh"
 read_arguments "$@"
 
-
 set_up_pretraining 1b "$PRETRAIN_1B_GPUS" --deepspeed "$REPOSITORY/ds_configs/zero1_bf16.json" \
     --global-batch-size 256 --micro-batch-size 4 --train-iters 381470 --async-save
 check() { check_pretraining; }
