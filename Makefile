@@ -8,7 +8,7 @@ PYTEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test layouts lint format install clean
 
-demo: $(INSTALLED)  ## the whole chain, from raw text to a report, in about six minutes
+demo: $(INSTALLED)  ## the whole chain, from raw text to a report, in six to nine minutes
 	$(BIN)/pause-megatron demo $(DEMO_FLAGS)
 
 test: $(INSTALLED)  ## all tests

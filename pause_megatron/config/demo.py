@@ -10,7 +10,7 @@ from pathlib import Path
 class DemoConfig:
     """Run the whole chain at small size, from raw text to a report on whether pausing helped.
 
-    About six minutes on two cores, about one with --fast. Called again after an interruption it continues where it
+    Six to nine minutes on two cores, about one with --fast. Called again after an interruption it continues where it
     stopped.
     """
 
