@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import shutil
 import time
+import traceback
 from dataclasses import replace
 from typing import Any
 
@@ -47,7 +48,12 @@ def finetune(config: FinetuneConfig) -> None:
     Raises :class:`UserError` for an output that exists, a model without ``<pause>`` that is to pause, a batch that the
     processes cannot share, and whatever loading the task and the model and placing the pauses refuse.
     """
-    _finetune(config)
+    try:
+        _finetune(config)
+    except UserError as error:  # raised in no exchange; whatever else may be, and leaving would wait for its end
+        traceback.clear_frames(error.__traceback__)  # they hold the Trainer
+        leave_processes()
+        raise
     leave_processes()
 
 

@@ -121,6 +121,7 @@ def _form_cpu_group(config: FinetuneConfig) -> None:
 def leave_processes() -> None:
     """End the group of processes, if there is one; the Trainer must be out of reach.
 
+    A process that ends while it is in a group of gloo's now and then aborts, whatever its exit code was to be.
     What it leaves has to be gone first: a wrapped model that outlives its group waits for gloo's threads with Python's
     lock in hand, for which they may be waiting.
     """

@@ -192,6 +192,19 @@ def test_error_of_all_processes_is_said_once(config, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def is_in_group_after_refusal(config: FinetuneConfig) -> bool:
+    with pytest.raises(UserError):
+        finetune(config)
+    return torch.distributed.is_initialized()
+
+
+@pytest.mark.parametrize("sharing", ["plain", "fsdp"])
+def test_error_leaves_the_group(config, tmp_path, sharing):
+    """Or its exit code would now and then be that of an abort."""
+    too_many = shared(replace(config, num_pauses_ft="1000"), tmp_path, SHARING[sharing])
+    assert run_distributed(is_in_group_after_refusal, 2, too_many) == [False, False]
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -22,6 +22,7 @@ dist.init_process_group("gloo")
 total = torch.tensor([launch.rank])
 dist.all_reduce(total)
 assert total.item() == 0 + 1 + 2 + 3
+dist.destroy_process_group()  # a process that ends in a group of gloo's now and then aborts
 """
 
 
