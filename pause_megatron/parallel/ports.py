@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import random
 import socket
 
 _FIRST, _COUNT = 10000, 20000
@@ -9,10 +11,23 @@ _FIRST, _COUNT = 10000, 20000
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
+    """A port of this machine that nothing listens on.
+
+    It is drawn, and from ports that the system gives to nobody who asks for any: gloo, for one, asks for many, and might
+    have taken it before whoever is to listen on it gets that far.
+
+    Raises ``OSError`` when none of a thousand is free.
+    """
+    draw = random.SystemRandom()  # forks of one process must not draw alike
+    for _ in range(1000):
+        port = _FIRST + draw.randrange(_COUNT)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("", port))
+            except OSError:
+                continue
+            return port
+    raise OSError(errno.EADDRINUSE, f"no free port from {_FIRST} to {_FIRST + _COUNT - 1}")
 
 
 def port_of(number: int) -> int:

@@ -1,0 +1,42 @@
+"""Ports that are found free stay so until they are used, as far as that can be."""
+
+import random
+import socket
+from pathlib import Path
+
+import pytest
+
+from pause_megatron.parallel import ports
+
+EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def test_free_port_is_none_that_is_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("", 0)) as taken, socket.create_server(("", 0)) as also_taken:
+        first, last = sorted(server.getsockname()[1] for server in (taken, also_taken))
+        monkeypatch.setattr(ports, "_FIRST", first)
+        monkeypatch.setattr(ports, "_COUNT", 1)
+        with pytest.raises(OSError, match=f"no free port from {first} to {first}"):
+            ports.free_port()
+        monkeypatch.setattr(ports, "_COUNT", last - first + 50)
+        assert {ports.free_port() for _ in range(100)}.isdisjoint({first, last})
+
+
+def test_free_port_can_be_listened_on_and_is_given_to_nobody_else() -> None:
+    if not EPHEMERAL.exists():
+        pytest.skip(f"no {EPHEMERAL} here: which ports the system gives away is not known")
+    first, last = map(int, EPHEMERAL.read_text().split())
+    if first < 30000:
+        pytest.skip(f"{EPHEMERAL} begins at {first}: the system may give away any port")
+    for _ in range(20):
+        port = ports.free_port()
+        assert not first <= port <= last
+        socket.create_server(("", port)).close()
+
+
+def test_copies_of_one_process_draw_different_ports() -> None:
+    drawn = []
+    for _ in range(2):
+        random.seed(0)
+        drawn.append([ports.free_port() for _ in range(5)])
+    assert drawn[0] != drawn[1]
