@@ -13,8 +13,8 @@ _FIRST, _COUNT = 10000, 20000
 def free_port() -> int:
     """A port of this machine that nothing listens on.
 
-    It is drawn, and from ports that the system gives to nobody who asks for any: gloo, for one, asks for many, and might
-    have taken it before whoever is to listen on it gets that far.
+    It is drawn, and from ports that the system gives to nobody who asks for any: gloo, for one, asks for many, and
+    might have taken it before whoever is to listen on it gets that far.
 
     Raises ``OSError`` when none of a thousand is free.
     """
