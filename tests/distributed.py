@@ -6,6 +6,7 @@ starts in a fraction of a second. The functions must be importable: define them 
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import traceback
@@ -80,6 +81,7 @@ def _child(
     )
     import torch
 
+    gc.freeze()  # a search for garbage, which some tests ask for often, leaves out what the server imported
     torch.set_num_threads(1)
     try:
         answer = (True, function(*arguments))
