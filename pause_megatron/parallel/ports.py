@@ -6,8 +6,9 @@ import errno
 import random
 import socket
 
-_FIRST, _COUNT = 10000, 20000
-"""Below are ports with a meaning, above those that systems give to whoever asks for any."""
+_OF_JOBS = range(10000, 20000)
+_DRAWN = range(20000, 30000)
+"""Below both are ports with a meaning, above those that systems give to whoever asks for any."""
 
 
 def free_port() -> int:
@@ -20,16 +21,16 @@ def free_port() -> int:
     """
     draw = random.SystemRandom()  # forks of one process must not draw alike
     for _ in range(1000):
-        port = _FIRST + draw.randrange(_COUNT)
+        port = draw.choice(_DRAWN)
         with socket.socket() as probe:
             try:
                 probe.bind(("", port))
             except OSError:
                 continue
             return port
-    raise OSError(errno.EADDRINUSE, f"no free port from {_FIRST} to {_FIRST + _COUNT - 1}")
+    raise OSError(errno.EADDRINUSE, f"no free port from {_DRAWN[0]} to {_DRAWN[-1]}")
 
 
 def port_of(number: int) -> int:
     """The port of a job that all its processes know by ``number``; jobs of close numbers have ports of their own."""
-    return _FIRST + number % _COUNT
+    return _OF_JOBS[number % len(_OF_JOBS)]

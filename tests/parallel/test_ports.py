@@ -14,11 +14,10 @@ EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 def test_free_port_is_none_that_is_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("", 0)) as taken, socket.create_server(("", 0)) as also_taken:
         first, last = sorted(server.getsockname()[1] for server in (taken, also_taken))
-        monkeypatch.setattr(ports, "_FIRST", first)
-        monkeypatch.setattr(ports, "_COUNT", 1)
+        monkeypatch.setattr(ports, "_DRAWN", range(first, first + 1))
         with pytest.raises(OSError, match=f"no free port from {first} to {first}"):
             ports.free_port()
-        monkeypatch.setattr(ports, "_COUNT", last - first + 50)
+        monkeypatch.setattr(ports, "_DRAWN", range(first, last + 50))
         assert {ports.free_port() for _ in range(100)}.isdisjoint({first, last})
 
 
