@@ -50,7 +50,7 @@ def finetune(config: FinetuneConfig) -> None:
     """
     try:
         _finetune(config)
-    except UserError as error:  # raised in no exchange; whatever else may be, and leaving would wait for its end
+    except UserError as error:  # only these: others may leave an exchange unfinished, which leaving might wait for
         traceback.clear_frames(error.__traceback__)  # they hold the Trainer
         leave_processes()
         raise

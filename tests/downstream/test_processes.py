@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from pause_megatron.config.serialize import flags_of_mapping, to_plain
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.processes import process_arguments
 from pause_megatron.downstream.work_folder import WorkFolder
-from pause_megatron.errors import EXIT_DONE, UserError
+from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.tokenizer.huggingface import to_huggingface
 from tests.distributed import run_distributed
@@ -190,6 +191,19 @@ def test_error_of_all_processes_is_said_once(config, tmp_path):
     message = "error: --batch-size 6: 2 processes with --gradient-accumulation-steps 2 need a multiple of 4\n"
     assert done.stderr.count("error: ") == done.stderr.count(message) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("number", "speaker"), [(41, ""), (4, "rank 1: ")])
+def test_example_of_one_process_without_room_is_named_while_the_other_waits(config, tmp_path, number, speaker):
+    lines = (config.data / "train.jsonl").read_text().splitlines()
+    lines[number - 1] = json.dumps({"question": "is the name", "answer": "name " * 300})
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "train.jsonl").write_text("\n".join(lines))
+    (tmp_path / "task" / "test.jsonl").write_text((config.data / "test.jsonl").read_text())
+    done = launched(replace(config, data=tmp_path / "task", steps=8, output=tmp_path / "together"))
+    assert f"error: {speaker}training example {number} ('is the name'): no room for the prompt" in done.stderr
+    assert re.search(rf"exitcode *: {EXIT_USER} ", done.stderr), done.stderr
+    assert not (tmp_path / "together").exists()
 
 
 def is_in_group_after_refusal(config: FinetuneConfig) -> bool:
