@@ -32,7 +32,7 @@ from pause_megatron.conversion.safetensors_writer import TensorFile, divide, wri
 from pause_megatron.conversion.table import from_hf_state, rows_of
 from pause_megatron.conversion.to_hf import REPORT_FILE, REPORT_FORMAT, TOKENIZER_FOLDER
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer import PAUSE_PIECE, PauseTokenizer
+from pause_megatron.tokenizer import PAUSE_TOKEN, PauseTokenizer
 from pause_megatron.tokenizer.adding_pause import add_pause
 from pause_megatron.tokenizer.pause_tokenizer import find_tokenizer_file, open_backend, read_tokenizer_file
 from pause_megatron.versions import commit, versions
@@ -94,7 +94,7 @@ def _write_tokenizer(source: Path, output: Path) -> tuple[PauseTokenizer, int]:
     """The folder's tokenizer with ``<pause>``, and the number of tokens it had without what was added here."""
     file = find_tokenizer_file(source)
     before = open_backend(file, read_tokenizer_file(file))
-    if before.special_id(PAUSE_PIECE) is None:
+    if before.special_id(PAUSE_TOKEN) is None:
         add_pause(source, output)
         return PauseTokenizer.load(output), before.vocab_size
     output.mkdir()

@@ -6,6 +6,6 @@ over the text of preprocessing by :mod:`~pause_megatron.tokenizer.encoders`, and
 :mod:`~pause_megatron.tokenizer.huggingface` into the tokenizer of every Hugging Face folder this project writes.
 """
 
-from pause_megatron.tokenizer.pause_tokenizer import PAUSE_PIECE, PauseTokenizer
+from pause_megatron.tokenizer.pause_tokenizer import PAUSE_TOKEN, PauseTokenizer
 
-__all__ = ["PAUSE_PIECE", "PauseTokenizer"]
+__all__ = ["PAUSE_TOKEN", "PauseTokenizer"]

@@ -17,7 +17,7 @@ from pause_megatron.tokenizer.manifest import write_manifest
 from pause_megatron.tokenizer.model_file import SCORE_STEP, append_control_piece, round_scores
 from pause_megatron.tokenizer.pause_tokenizer import (
     MODEL_FILE,
-    PAUSE_PIECE,
+    PAUSE_TOKEN,
     PauseTokenizer,
     find_tokenizer_file,
     open_backend,
@@ -42,9 +42,9 @@ def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
     content = read_tokenizer_file(file)
     before = open_backend(file, content)
     unrounded = isinstance(before, SentencePieceBackend) and not (before.scores_are_rounded or keep_scores)
-    has_pause = before.special_id(PAUSE_PIECE) is not None
+    has_pause = before.special_id(PAUSE_TOKEN) is not None
     if has_pause and not unrounded:
-        raise UserError(f"--from-tokenizer {source}: it has a {PAUSE_PIECE} token already; use it as it is")
+        raise UserError(f"--from-tokenizer {source}: it has a {PAUSE_TOKEN} token already; use it as it is")
     if before.eod_id is None:
         raise UserError(f"{file}: {before.no_end_of_document()}")
     if isinstance(before, SentencePieceBackend):
@@ -52,7 +52,7 @@ def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
     with new_folder(output) as folder:
         if isinstance(before, SentencePieceBackend):
             model = round_scores(content) if unrounded else content
-            (folder / MODEL_FILE).write_bytes(model if has_pause else append_control_piece(model, PAUSE_PIECE))
+            (folder / MODEL_FILE).write_bytes(model if has_pause else append_control_piece(model, PAUSE_TOKEN))
         else:
             _write_tokenizer_json(file, content, folder, before.vocab_size)
         tokenizer = PauseTokenizer.load(folder)
@@ -63,11 +63,11 @@ def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
             f"{output}: scores rounded to multiples of {SCORE_STEP}, so that no text can be encoded differently after "
             "the export; some texts are encoded differently than with the original, which --keep-scores avoids"
         )
-    log.info(f"{output}: {file} with {PAUSE_PIECE} as token {tokenizer.pause_id} of {tokenizer.vocab_size}")
+    log.info(f"{output}: {file} with {PAUSE_TOKEN} as token {tokenizer.pause_id} of {tokenizer.vocab_size}")
 
 
 def _write_tokenizer_json(file: Path, content: bytes, folder: Path, pause_id: int) -> None:
-    changed = tokenizer_json.add_special_token(parse_tokenizer(file, content), PAUSE_PIECE, pause_id)
+    changed = tokenizer_json.add_special_token(parse_tokenizer(file, content), PAUSE_TOKEN, pause_id)
     (folder / TOKENIZER_FILE).write_text(json.dumps(changed, ensure_ascii=False, indent=2), encoding="utf-8")
     config = file.with_name(CONFIG_FILE)
     if config.exists():

@@ -20,7 +20,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer.pause_tokenizer import PAUSE_PIECE
+from pause_megatron.tokenizer.pause_tokenizer import PAUSE_TOKEN
 
 PAUSE_MARK = "\ue000pause\ue000"
 """What a chat template writes for one pause; U+E000 is for private use."""
@@ -48,9 +48,9 @@ def bake_pauses(tokenizer: PreTrainedTokenizerFast, num_pauses: int) -> PreTrain
     would hide or lose the pauses.
     """
     flag = f"--bake-pauses {num_pauses}"
-    pause_id = tokenizer.get_vocab().get(PAUSE_PIECE)
+    pause_id = tokenizer.get_vocab().get(PAUSE_TOKEN)
     if pause_id is None:
-        raise UserError(f"{flag}: the tokenizer has no {PAUSE_PIECE} token")
+        raise UserError(f"{flag}: the tokenizer has no {PAUSE_TOKEN} token")
     if pause_id in tokenizer.encode(""):
         raise UserError(f"{flag}: the tokenizer has pauses baked in already")
     template = tokenizer.chat_template or _PLAIN_CHAT
@@ -89,7 +89,7 @@ def _bake_library(library: dict[str, Any], tokenizer: PreTrainedTokenizerFast, p
     its name, and a last step of the normalizer makes the mark of that: of the name alone, not within a longer text.
     """
     normalizer = tokenizer.backend_tokenizer.normalizer
-    name = normalizer.normalize_str(PAUSE_PIECE) if normalizer else PAUSE_PIECE
+    name = normalizer.normalize_str(PAUSE_TOKEN) if normalizer else PAUSE_TOKEN
     marking = {"type": "Replace", "pattern": {"Regex": rf"\A{re.escape(name)}\z"}, "content": PAUSE_MARK}
     library["normalizer"] = _sequence("normalizers", library["normalizer"], marking)
     for token in library["added_tokens"]:
@@ -122,11 +122,11 @@ def _appending(processor: dict[str, Any] | None, pause_id: int, num_pauses: int)
     template = steps[templates[-1]]
     steps[templates[-1]] = {
         **template,
-        "single": [*template["single"], {"SpecialToken": {"id": PAUSE_PIECE, "type_id": 0}}],
-        "pair": [*template["pair"], {"SpecialToken": {"id": PAUSE_PIECE, "type_id": 1}}],
+        "single": [*template["single"], {"SpecialToken": {"id": PAUSE_TOKEN, "type_id": 0}}],
+        "pair": [*template["pair"], {"SpecialToken": {"id": PAUSE_TOKEN, "type_id": 1}}],
         "special_tokens": {
             **template["special_tokens"],
-            PAUSE_PIECE: {"id": PAUSE_PIECE, "ids": [pause_id] * num_pauses, "tokens": [PAUSE_PIECE] * num_pauses},
+            PAUSE_TOKEN: {"id": PAUSE_TOKEN, "ids": [pause_id] * num_pauses, "tokens": [PAUSE_TOKEN] * num_pauses},
         },
     }
     return steps[0] if len(steps) == 1 else _sequence("processors", *steps)
@@ -134,7 +134,7 @@ def _appending(processor: dict[str, Any] | None, pause_id: int, num_pauses: int)
 
 def _check(baked: PreTrainedTokenizerFast, plain: PreTrainedTokenizerFast, pause_id: int, num_pauses: int) -> None:
     """Raise :class:`UserError` unless ``baked`` does on a sample what :func:`bake_pauses` promises."""
-    text = f"a literal {PAUSE_PIECE}, and a word"
+    text = f"a literal {PAUSE_TOKEN}, and a word"
     pauses, chat = [pause_id] * num_pauses, [{"role": "user", "content": text}]
     messages = baked.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
     if baked.encode(text) != plain.encode(text) + pauses or messages[-num_pauses:] != pauses:

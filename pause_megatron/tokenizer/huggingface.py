@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerFast
 
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer.awkward_texts import AWKWARD_TEXTS
-from pause_megatron.tokenizer.pause_tokenizer import PAUSE_PIECE, PauseTokenizer
+from pause_megatron.tokenizer.pause_tokenizer import PAUSE_TOKEN, PauseTokenizer
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
 from pause_megatron.tokenizer.sentencepiece_conversion import convert_sentencepiece
 
@@ -29,7 +29,7 @@ def to_huggingface(tokenizer: PauseTokenizer) -> PreTrainedTokenizerFast:
     if isinstance(backend, SentencePieceBackend):
         library, special = convert_sentencepiece(backend), backend.control_names
     else:
-        library, special = backend.open_library(), [PAUSE_PIECE]
+        library, special = backend.open_library(), [PAUSE_TOKEN]
     names = (backend.eos_name, backend.unk_name)
     return PreTrainedTokenizerFast(
         tokenizer_object=library,

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 MODEL_FILE = "tokenizer.model"
 """Name of the SentencePiece model in a tokenizer folder that this project writes."""
-PAUSE_PIECE = "<pause>"
+PAUSE_TOKEN = "<pause>"
+"""Name of the pause token: a control symbol of a SentencePiece model, a special token of a Hugging Face tokenizer."""
 
 _HOW_TO_MAKE_ONE = "make one with `pause-megatron tokenizer`"
 
@@ -45,10 +46,10 @@ class PauseTokenizer:
         self.backend = open_backend(path, content)
         self.encoder_name: str = self.backend.encoder_name
         self.vocab_size: int = self.backend.vocab_size
-        pause_id, eod_id = self.backend.special_id(PAUSE_PIECE), self.backend.eod_id
+        pause_id, eod_id = self.backend.special_id(PAUSE_TOKEN), self.backend.eod_id
         if pause_id is None:
             raise UserError(
-                f"{path}: this tokenizer has no {PAUSE_PIECE} token; add it with "
+                f"{path}: this tokenizer has no {PAUSE_TOKEN} token; add it with "
                 f"`pause-megatron tokenizer --from-tokenizer {path} --output FOLDER`"
             )
         if eod_id is None:

@@ -30,7 +30,7 @@ from pause_megatron.corpus import ReadOptions, Source, find_sources
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer.manifest import write_manifest
 from pause_megatron.tokenizer.model_file import round_scores
-from pause_megatron.tokenizer.pause_tokenizer import MODEL_FILE, PAUSE_PIECE, PauseTokenizer
+from pause_megatron.tokenizer.pause_tokenizer import MODEL_FILE, PAUSE_TOKEN, PauseTokenizer
 
 _REQUIRED_CHARACTERS = "\n" + "".join(sorted(set("<unk></s><pause><0x0123456789ABCDEF>")))
 """Always pieces of their own: the newline, and what special tokens are spelled with, so that their names in a text can
@@ -97,7 +97,7 @@ def _train(text: _TrainingText, config: TokenizerConfig) -> bytes:
             eos_id=1,
             bos_id=-1,
             pad_id=-1,
-            control_symbols=[PAUSE_PIECE],
+            control_symbols=[PAUSE_TOKEN],
             required_chars=_REQUIRED_CHARACTERS,
             byte_fallback=True,
             split_digits=True,
