@@ -19,11 +19,13 @@ LAYERS = [
     ["training", "downstream"],
     ["conversion"],
     ["checkpoint"],
+    ["engine"],
     ["model", "data"],
     ["preprocess", "parallel"],
     ["pauses", "tokenizer"],
     ["corpus"],
     ["costs"],
+    ["records"],
     ["config"],
     ["errors", "log", "atomic", "locks", "versions", "children", "__init__"],
 ]
@@ -89,8 +91,8 @@ def imported_modules(path: Path) -> set[str]:
     return found
 
 
-def test_configurations_import_nothing_heavy() -> None:
-    for path in (PACKAGE / "config").rglob("*.py"):
+def test_configurations_and_records_import_nothing_heavy() -> None:
+    for path in [*(PACKAGE / "config").rglob("*.py"), *(PACKAGE / "records").rglob("*.py")]:
         assert not imported_modules(path) & set(HEAVY), path
 
 

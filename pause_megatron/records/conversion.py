@@ -1,0 +1,105 @@
+"""Records of conversions between checkpoints and Hugging Face folders: ``conversion_report.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingRecord:
+    """How an exported model was pretrained; finetuning and evaluation pass it on."""
+
+    name: str
+    """Name of the run."""
+    pauses: str
+    """Pause strategy of the training data; "none" without pauses."""
+    pause_rate: float
+    """Pauses per real token, before trimming."""
+    seq_length: int
+    """Tokens of a training sequence."""
+    iterations: int
+    """Optimizer steps."""
+    consumed_samples: int
+    """Training sequences."""
+    real_tokens: int
+    pause_tokens: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportedTokenizerRecord:
+    """The tokenizer of an export."""
+
+    sha256: str
+    """SHA-256 of the tokenizer's file."""
+    vocab_size: int
+    pause_id: int
+    """Token id of ``<pause>``."""
+    eod_id: int
+    """Token id of end-of-document."""
+    texts_compared: int
+    """Texts that the exported tokenizer was compared on with the original."""
+    baked_pauses: int
+    """Pauses that the tokenizer appends to each prompt by itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitComparison:
+    """Logits of a checkpoint and of its Hugging Face model, compared position by position in fp32."""
+
+    max_abs_logit_difference: float
+    max_kl_divergence: float
+    """Largest divergence of a position's next-token distribution, in nats."""
+    tolerance: float
+    """Largest accepted ``max_abs_logit_difference``."""
+    sequences: int
+    """Sequences compared; every second one contains pauses."""
+    positions: int
+    """Positions compared."""
+    pauses: int
+    """Positions that hold a pause."""
+    method: Literal["whole", "layers"]
+    """Whether complete models or one layer at a time were in memory."""
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportRecord:
+    """``conversion_report.json`` of an exported Hugging Face folder."""
+
+    FORMAT: ClassVar[str] = "pause_megatron/conversion/1"
+    FILE: ClassVar[str] = "conversion_report.json"
+    PRODUCER: ClassVar[str] = "tools/convert_to_hf.py"
+
+    format: str = FORMAT
+    pretraining: PretrainingRecord
+    tokenizer: ExportedTokenizerRecord
+    dtype: str
+    """Data type of the exported weights."""
+    verdict: LogitComparison
+    source: dict[str, Any]
+    """Checkpoint folder, its layout and the run's configuration."""
+    commit: str | None
+    """Commit of this project's sources; None outside a git checkout."""
+    versions: dict[str, str]
+    """Package to installed version."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportRecord:
+    """``conversion_report.json`` of a checkpoint made from a Hugging Face folder."""
+
+    FORMAT: ClassVar[str] = ExportRecord.FORMAT
+    FILE: ClassVar[str] = ExportRecord.FILE
+    PRODUCER: ClassVar[str] = "tools/convert_from_hf.py"
+
+    format: str = FORMAT
+    source: dict[str, Any]
+    """Hugging Face folder and its configuration."""
+    pause_added: bool
+    """Whether ``<pause>`` was added to the vocabulary."""
+    verdict: LogitComparison
+    commit: str | None
+    """Commit of this project's sources; None outside a git checkout."""
+    versions: dict[str, str]
+    """Package to installed version."""

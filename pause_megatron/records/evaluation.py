@@ -1,0 +1,96 @@
+"""Record of one evaluation: the result file of ``pause-megatron evaluate``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+from pause_megatron.records.conversion import PretrainingRecord
+from pause_megatron.records.finetuning import FinetuneSummary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One metric of one evaluation."""
+
+    value: float
+    stderr: float | None
+    """Standard error; None if lm-evaluation-harness gives none."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sample:
+    """One answered test item."""
+
+    prompt: str
+    pauses: int
+    """Pauses in the prompt."""
+    output: str
+    """Answer of the model: the generated text, or the choice it scored highest."""
+    target: str
+    correct: float
+    """Score of the primary metric, 0 to 1."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """Shape of the evaluated model; the cost of a forward pass follows from it."""
+
+    parameters: int
+    num_layers: int
+    num_attention_heads: int
+    head_dim: int
+    hidden_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationRecord:
+    """Result file of one model on one task with one number of pauses at inference."""
+
+    FORMAT: ClassVar[str] = "pause_megatron/evaluation/1"
+    PRODUCER: ClassVar[str] = "pause-megatron evaluate"
+
+    format: str = FORMAT
+    task: str
+    variant: str | None
+    """Variant, see :mod:`~pause_megatron.records.variants`; None for a model that is not finetuned."""
+    num_pauses_ft: int | None
+    """Pauses in finetuning (M_ft); None for a model that is not finetuned."""
+    num_pauses_inf: int
+    """Pauses at inference (M_inf)."""
+    pause_placement: Literal["append", "prepend", "before-marker"]
+    pause_marker: str | None
+    """Text that the pauses were inserted before; None unless the placement is "before-marker"."""
+    filler: str | None
+    """Token in place of ``<pause>``, as given to ``--filler``; None for ``<pause>``."""
+    prefix_attention: Literal["bidirectional", "causal"]
+    halved: bool
+    """Whether only the documents that were not used for finetuning were evaluated."""
+    seed: int | None
+    """Seed of the finetuning; None for a model that is not finetuned."""
+    primary_metric: str
+    """Key of ``metrics`` that variants are compared by."""
+    metrics: dict[str, Metric]
+    num_samples: int
+    """Test items."""
+    chance: float | None = None
+    """Score of guessing, for a task that the report does not know."""
+    prompt_tokens: float
+    """Mean length of the prompts without pauses, in tokens."""
+    samples: tuple[Sample, ...]
+    architecture: Architecture
+    finetuning: FinetuneSummary | None
+    """None for a model that is not finetuned."""
+    pretraining: PretrainingRecord | None
+    """None for a model that was not exported from a checkpoint of this project."""
+    config: dict[str, Any]
+    """Resolved configuration."""
+    versions: dict[str, str]
+    """Package to installed version."""
+    seconds: float
+    """Wall time."""
+
+    @property
+    def primary(self) -> Metric:
+        """The metric that variants are compared by."""
+        return self.metrics[self.primary_metric]

@@ -1,0 +1,85 @@
+"""Records of a finetuned model: ``finetune.json``, and the lines of its ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Literal
+
+from pause_megatron.records.conversion import PretrainingRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneSummary:
+    """How a model was finetuned, as evaluation results repeat it."""
+
+    FORMAT: ClassVar[str] = "pause_megatron/finetune/1"
+
+    format: str = FORMAT
+    task: str
+    num_pauses_ft: int
+    """Pauses in each prompt (M_ft); the largest number if it was drawn for each example."""
+    min_num_pauses_ft: int | None
+    """The smallest number if it was drawn for each example; None if it was fixed."""
+    pause_placement: Literal["append", "prepend", "before-marker"]
+    pause_marker: str | None
+    """Text that the pauses were inserted before; None unless the placement is "before-marker"."""
+    prefix_attention: Literal["bidirectional", "causal"]
+    halve_evaluation: bool
+    """Whether every second document of the evaluation split was used for finetuning."""
+    seed: int
+    steps: int
+    """Optimizer steps that were asked for."""
+    kept_step: int
+    """Step of the weights that were kept; below ``steps`` after early stopping."""
+    final_loss: float
+    """Last logged training loss, in nats."""
+    pretraining: PretrainingRecord | None
+    """None for a model that was not exported from a checkpoint of this project."""
+    variant: str
+    """Variant, see :mod:`~pause_megatron.records.variants`."""
+    versions: dict[str, str]
+    """Package to installed version."""
+    seconds: float
+    """Wall time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneRecord(FinetuneSummary):
+    """``finetune.json``, the marker of a finetuned model's folder."""
+
+    FILE: ClassVar[str] = "finetune.json"
+    PRODUCER: ClassVar[str] = "pause-megatron finetune"
+
+    config: dict[str, Any]
+    """Resolved configuration."""
+
+    def summary(self) -> FinetuneSummary:
+        """Return the record without its configuration."""
+        return FinetuneSummary(**{field.name: getattr(self, field.name) for field in fields(FinetuneSummary)})
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetuneStepRecord:
+    """One logged step of finetuning."""
+
+    KIND: ClassVar[str] = "train"
+
+    step: int
+    loss: float
+    """Mean training loss since the previous record, in nats."""
+    learning_rate: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutLossRecord:
+    """Loss on the examples that early stopping holds out."""
+
+    KIND: ClassVar[str] = "validation"
+
+    step: int
+    loss: float
+    """Mean loss, in nats."""
+
+
+FINETUNE_METRICS_KINDS = (FinetuneStepRecord, HeldOutLossRecord)
+"""Records of a finetuned model's ``metrics.jsonl``."""

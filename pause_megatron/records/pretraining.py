@@ -1,0 +1,197 @@
+"""Records of a pretraining run: ``run.json``, and the lines of its ``metrics.jsonl``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+METRICS_FILE = "metrics.jsonl"
+"""In the folder of a pretraining run and of a finetuned model."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFolderRecord:
+    """One folder of the training data."""
+
+    folder: str
+    weight: float | None
+    """Weight in a blend; None if the data is not a weighted blend."""
+    strategy: str
+    """Pause strategy of the dataset: "sequence", "document", "every" or "none"."""
+    seed: int
+    """Seed of the pause positions."""
+    samples: int
+    """Sequences."""
+    fingerprint: str
+    """Hash of the dataset's content."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingDataRecord:
+    """The training data of a run."""
+
+    strategy: str
+    """Pause strategy; those of a blend in alphabetical order, joined by "+"."""
+    pause_rate: float
+    """Pauses per real token, before trimming; for a blend the weighted mean."""
+    seq_length: int
+    """Tokens of a sequence."""
+    samples: int
+    """Sequences of all folders."""
+    folders: tuple[DataFolderRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """``run.json``: configuration and provenance of a pretraining run."""
+
+    FORMAT: ClassVar[str] = "pause_megatron/run/1"
+    FILE: ClassVar[str] = "run.json"
+    PRODUCER: ClassVar[str] = "pause-megatron pretrain"
+
+    format: str = FORMAT
+    name: str
+    """Name of the run's folder."""
+    config: dict[str, Any]
+    """Resolved configuration."""
+    deepspeed: dict[str, Any]
+    """Content of the DeepSpeed file."""
+    versions: dict[str, str]
+    """Package to installed version."""
+    dataset: TrainingDataRecord
+    parameters: int
+    """Parameters of the model."""
+    world_size: int
+    """Ranks."""
+    zero_stage: int
+    """ZeRO stage, 0 to 3."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PauseEmbeddingRecord:
+    """The embedding of ``<pause>`` after a step; norms are Euclidean."""
+
+    norm: float
+    norm_of_all_rows: float
+    """Root mean square of the norms of all rows of the word embeddings."""
+    movement: float
+    """Distance from its value when this process started to train."""
+    movement_since_last: float
+    """Distance from its value in the previous record."""
+    cosine_with_initial: float
+    """Cosine similarity with its value when this process started to train."""
+    gradient_share: float | None = None
+    """Its share of the squared global gradient norm, 0 to 1; None if the step changed no weight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecord:
+    """The training steps since the previous record. Losses are means over real targets, in nats."""
+
+    KIND: ClassVar[str] = "train"
+
+    iteration: int
+    """The last of the steps."""
+    consumed_samples: int
+    """Sequences since the run began, including those of skipped batches."""
+    steps: int
+    """Steps of this record."""
+    skipped_steps: int
+    """Steps that changed no weight."""
+    batch_size: int
+    """Sequences of the last step."""
+    loss: float
+    perplexity: float
+    """exp(loss); infinite if that overflows."""
+    loss_after_real: float | None = None
+    """Loss of targets that follow a real token."""
+    loss_after_pause: float | None = None
+    """Loss of targets that follow a pause; None without pauses."""
+    loss_by_pause_run: dict[str, float] | None = None
+    """Loss by the number of pauses directly before the target, "0" to "8+"."""
+    targets_by_pause_run: dict[str, int] | None = None
+    """Number of those targets."""
+    last_loss: float
+    """Loss of the last step."""
+    grad_norm: float | None = None
+    """Global gradient norm before clipping, of the last step that changed weights; None if no step did."""
+    loss_scale: float | None = None
+    """Loss scale; None unless the precision is fp16."""
+    learning_rate: float
+    """Learning rate of the last step."""
+    seconds_per_step: float
+    tokens_per_second: float
+    """Tokens of all ranks, including pauses."""
+    tflops_per_device: float
+    """Model TFLOP/s of one device."""
+    mfu: float | None = None
+    """Model FLOPs utilisation, 0 to 1; None if the peak of the device is unknown."""
+    seconds_left: float
+    """Estimated time to the end of the run."""
+    memory_bytes: int
+    """Peak memory of the rank that uses most."""
+    real_tokens: int
+    """Real tokens since the run began."""
+    pause_tokens: int
+    """Pauses since the run began."""
+    pause_embedding: PauseEmbeddingRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidationRecord:
+    """One validation on one held-out dataset. Losses are means over real targets, in nats."""
+
+    KIND: ClassVar[str] = "validation"
+
+    iteration: int
+    dataset: str
+    """Name of the held-out dataset, or of the mean over several."""
+    pauses: str
+    """Its pause strategy."""
+    loss: float
+    perplexity: float
+    """exp(loss); infinite if that overflows."""
+    loss_after_real: float | None = None
+    """Loss of targets that follow a real token."""
+    loss_after_pause: float | None = None
+    """Loss of targets that follow a pause; None without pauses."""
+    loss_by_pause_run: dict[str, float] | None = None
+    """Loss by the number of pauses directly before the target."""
+    targets_by_pause_run: dict[str, int] | None = None
+    """Number of those targets."""
+    real_tokens: int
+    """Real targets of the held-out dataset."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumedRecord:
+    """The run resumed from a checkpoint; records of later iterations before this line were lost and are repeated."""
+
+    KIND: ClassVar[str] = "resumed"
+
+    iteration: int
+    """Iteration of the checkpoint."""
+    checkpoint: str
+    """Folder of the checkpoint."""
+    checkpoint_layout: str
+    """Parallel layout that wrote the checkpoint."""
+    layout: str
+    """Parallel layout now."""
+    restarts: int
+    """How often the run has resumed, this time included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadBatchRecord:
+    """A batch changed no weight, because its loss or gradient was not finite or its loss was a spike."""
+
+    KIND: ClassVar[str] = "bad_batch"
+
+    iteration: int
+    reason: str
+    documents: tuple[str, ...]
+    """Provenance of the batch's sequences."""
+
+
+METRICS_KINDS = (TrainRecord, ValidationRecord, ResumedRecord, BadBatchRecord)
+"""Records of a run's ``metrics.jsonl``."""
