@@ -24,7 +24,7 @@ from sections import Section, load_now
 
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.corpus.pydoc import write_pydoc_corpus
-from pause_megatron.tokenizer.training import train_tokenizer
+from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
 
 HERE = Path(__file__).parent
 TOOLS = HERE.parent / "tools"

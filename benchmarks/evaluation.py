@@ -31,7 +31,7 @@ from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import Task, load_task
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.huggingface import to_huggingface
-from pause_megatron.tokenizer.training import train_tokenizer
+from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
 
 TASKS = {"web_questions": "webqs", "piqa": "piqa", "lambada": "lambada_openai"}
 PAUSES = (0, 10, 50)

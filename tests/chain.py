@@ -13,7 +13,7 @@ from pause_megatron.corpus.pydoc import write_pydoc_corpus
 from pause_megatron.preprocess.manifest import DatasetManifest, load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.preprocess.verification.command import verify_dataset
-from pause_megatron.tokenizer.training import train_tokenizer
+from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
 
 SEQ_LENGTH = 64
 VOCAB_SIZE = 512

@@ -41,7 +41,7 @@ SUBCOMMANDS: dict[str, Command] = {
     "tokenizer": Command(
         summary="train a tokenizer with <pause>, or add <pause> to an existing one",
         config="pause_megatron.config.tokenizer:TokenizerConfig",
-        function="pause_megatron.tokenizer.command:make_tokenizer",
+        function="pause_megatron.tokenizer.make_tokenizer:make_tokenizer",
     ),
     "merge-datasets": Command(
         summary="join the shards of preprocessed datasets into one or a few pairs of files",

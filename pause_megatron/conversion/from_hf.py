@@ -33,7 +33,7 @@ from pause_megatron.conversion.table import from_hf_state, rows_of
 from pause_megatron.conversion.to_hf import REPORT_FILE, REPORT_FORMAT, TOKENIZER_FOLDER
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PAUSE_TOKEN, PauseTokenizer
-from pause_megatron.tokenizer.adding_pause import add_pause
+from pause_megatron.tokenizer.make_tokenizer import add_pause
 from pause_megatron.tokenizer.pause_tokenizer import find_tokenizer_file, open_backend, read_tokenizer_file
 from pause_megatron.versions import commit, versions
 

@@ -1,12 +1,19 @@
-"""What reading gives: blocks of documents with the records that could not be read, and the options of reading.
+"""Blocks of documents: the same for every kind of input, with the records that could not be read.
 
-Every kind of input yields the same :class:`Block`, so that what follows does not know where the text came from.
+:class:`BlockBuilder` is the only place that decides how an unreadable record or file is handled: it stops the run, or
+is reported in its block.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
+
+from pause_megatron.errors import UserError
+
+_ERRORS_PER_BLOCK = 1000
+"""Errors that complete a block early: a file of the wrong kind can have millions."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,9 +21,9 @@ class InputError:
     """One record that was skipped, or a file that ended early."""
 
     line: int
-    """1-based line (JSON lines) or row (Parquet, datasets); 0 when it is the file itself."""
+    """1-based line (JSON lines) or row (Parquet, datasets); 0 for the file itself."""
     reason: str
-    """What is wrong with it, in one line."""
+    """One line, for example ``not valid UTF-8 (invalid start byte)``."""
 
 
 @dataclass(frozen=True)
@@ -24,11 +31,11 @@ class Block:
     """Documents read together, in order."""
 
     texts: list[str]
-    """May contain empty strings."""
+    """Documents; may contain empty strings."""
     read_bytes: int
-    """Unpacked input bytes this block took: bytes of JSON lines, or of UTF-8 text for Parquet and datasets."""
+    """Unpacked input bytes of this block: bytes of JSON lines, or of UTF-8 text for Parquet and datasets."""
     errors: tuple[InputError, ...] = ()
-    """The records among them that were skipped; the error of the file itself, if there is one, comes last."""
+    """Skipped records of this block; an error of the file itself comes last."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +45,57 @@ class ReadOptions:
     text_key: str = "text"
     """JSON key or column of the document."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What a record that cannot be read does: raise ``UserError``, or be left out and reported in its block."""
+    """Handling of an unreadable record: raise ``UserError``, or skip it and report it in its block."""
     max_document_bytes: int = 256 << 20
-    """A longer JSON line, or text of a row, is an error as any other. Bounds the memory of reading."""
+    """Longest JSON line or row text, in bytes; a longer one is an error. Bounds the memory of reading."""
     block_bytes: int = 4 << 20
-    """Unpacked bytes read, parsed and handed on at a time. Does not decide what is read."""
+    """Unpacked bytes per block. Does not change which documents are read."""
+
+
+class BlockBuilder:
+    """Collects the documents and errors of one source since its last block."""
+
+    def __init__(self, location: str, unit: Literal["line", "row"], expected: str, options: ReadOptions) -> None:
+        self._location = location
+        self._unit = unit
+        self._expected = expected
+        self._options = options
+        self._errors: list[InputError] = []
+        self.texts: list[str] = []
+        self.read_bytes = 0
+        self.record = 0
+        """1-based number of the line or row read last."""
+
+    def reject(self, reason: str) -> None:
+        """Report the current record as unreadable, or raise :class:`UserError`."""
+        if self._options.on_error == "stop":
+            raise UserError(f"{self._location}, {self._unit} {self.record}: {reason}; expected {self._expected}")
+        self._errors.append(InputError(self.record, reason))
+
+    def reject_rest(self, reason: str) -> None:
+        """Report everything after the current record as unreadable, or raise :class:`UserError`."""
+        where = f"after {self._unit} {self.record}" if self.record else "of it"
+        reason = f"{reason}; nothing {where} can be read"
+        if self._options.on_error == "stop":
+            raise UserError(f"{self._location}: {reason}; fetch the file again or leave it out")
+        self._errors.append(InputError(0, reason))
+
+    def full_blocks(self) -> Iterator[Block]:
+        """Yield a block if enough was collected."""
+        if self.read_bytes >= self._options.block_bytes or len(self._errors) >= _ERRORS_PER_BLOCK:
+            yield self._take()
+
+    def last_block(self) -> Iterator[Block]:
+        """Yield the rest, if any."""
+        if self.read_bytes or self.texts or self._errors:
+            yield self._take()
+
+    def _take(self) -> Block:
+        block = Block(self.texts, self.read_bytes, tuple(self._errors))
+        self.texts, self.read_bytes, self._errors = [], 0, []
+        return block
+
+
+def too_long(record_bytes: int, max_bytes: int) -> str:
+    """The reason for rejecting a record longer than ``max_bytes``."""
+    return f"{record_bytes} bytes long, more than the {max_bytes} allowed"

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from pause_megatron.corpus.blocks import Block, ReadOptions
-from pause_megatron.corpus.gather import Gatherer, too_long
+from pause_megatron.corpus.blocks import Block, BlockBuilder, ReadOptions, too_long
 from pause_megatron.errors import UserError
 
 if TYPE_CHECKING:
@@ -32,18 +31,18 @@ def read_columns(columns: Iterable[pyarrow.Array], location: str, options: ReadO
     """
     import pyarrow
 
-    gathered = Gatherer(location, "row", f'a string in column "{options.text_key}"', options)
+    builder = BlockBuilder(location, "row", f'a string in column "{options.text_key}"', options)
     try:
         for column in map(_plain, columns):
             lengths = _text_bytes(column)
             for rows in _slices(lengths, min(options.block_bytes, SLICE_BYTES)):
-                _gather(column[rows.start : rows.stop], lengths[rows], options.max_document_bytes, gathered)
-                yield from gathered.full_blocks()
+                _gather(column[rows.start : rows.stop], lengths[rows], options.max_document_bytes, builder)
+                yield from builder.full_blocks()
     except (pyarrow.ArrowException, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the system's, not the data's
             raise UserError(f"{location}: cannot be read: {os.strerror(error.errno)}") from error
-        gathered.reject_rest(f"the data is damaged ({' '.join(str(error).split())})")
-    yield from gathered.last_block()
+        builder.reject_rest(f"the data is damaged ({' '.join(str(error).split())})")
+    yield from builder.last_block()
 
 
 def require_column(text_key: str, names: Sequence[str], location: str) -> None:
@@ -92,18 +91,16 @@ def _slices(lengths: NDArray[np.int64], slice_bytes: int) -> Iterator[slice]:
         start = stop
 
 
-def _gather(column: pyarrow.Array, lengths: NDArray[np.int64], max_bytes: int, gathered: Gatherer) -> None:
-    if not (
-        _is_text(column.type) and column.null_count == 0 and lengths.max() <= max_bytes and _take(column, gathered)
-    ):
+def _gather(column: pyarrow.Array, lengths: NDArray[np.int64], max_bytes: int, builder: BlockBuilder) -> None:
+    if not (_is_text(column.type) and column.null_count == 0 and lengths.max() <= max_bytes and _take(column, builder)):
         for row, length in zip(column, lengths.tolist(), strict=True):
-            gathered.record += 1
-            if reason := _take_row(row, length, max_bytes, gathered):
-                gathered.reject(reason)
-    gathered.read_bytes += int(lengths.sum())
+            builder.record += 1
+            if reason := _take_row(row, length, max_bytes, builder):
+                builder.reject(reason)
+    builder.read_bytes += int(lengths.sum())
 
 
-def _take(column: pyarrow.Array, gathered: Gatherer) -> bool:
+def _take(column: pyarrow.Array, builder: BlockBuilder) -> bool:
     """Take all texts at once; False, and nothing taken, when one of them is not UTF-8."""
     import pyarrow
 
@@ -111,12 +108,12 @@ def _take(column: pyarrow.Array, gathered: Gatherer) -> bool:
         texts = column.to_numpy(zero_copy_only=False).tolist()
     except (pyarrow.ArrowException, UnicodeDecodeError):
         return False
-    gathered.texts += texts
-    gathered.record += len(texts)
+    builder.texts += texts
+    builder.record += len(texts)
     return True
 
 
-def _take_row(row: pyarrow.Scalar, length: int, max_bytes: int, gathered: Gatherer) -> str | None:
+def _take_row(row: pyarrow.Scalar, length: int, max_bytes: int, builder: BlockBuilder) -> str | None:
     """Take one text; returns what is wrong with it."""
     if not row.is_valid:
         return "no text (null)"
@@ -125,7 +122,7 @@ def _take_row(row: pyarrow.Scalar, length: int, max_bytes: int, gathered: Gather
     if length > max_bytes:
         return too_long(length, max_bytes)
     try:
-        gathered.texts.append(row.as_py())
+        builder.texts.append(row.as_py())
     except UnicodeDecodeError as error:
         return f"not valid UTF-8 ({error.reason})"
     return None

@@ -23,8 +23,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pause_megatron.corpus.blocks import Block, ReadOptions
-from pause_megatron.corpus.gather import Gatherer, too_long
+from pause_megatron.corpus.blocks import Block, BlockBuilder, ReadOptions, too_long
 from pause_megatron.corpus.lines import OverlongLine, line_blocks
 from pause_megatron.corpus.unpack import Unpacked
 from pause_megatron.errors import UserError
@@ -55,8 +54,8 @@ class JsonLinesSource:
         parsed_bytes = min(options.block_bytes, PARSED_BYTES)
         unpacked = Unpacked(Path(self.location), parsed_bytes)
         expected = f'one JSON object a line with a string "{options.text_key}"'
-        gathered = Gatherer(self.location, "line", expected, options)
-        parser = _LineParser(options, gathered)
+        builder = BlockBuilder(self.location, "line", expected, options)
+        parser = _LineParser(options, builder)
         for block in line_blocks(unpacked, parsed_bytes, options.max_document_bytes):
             if isinstance(block, OverlongLine):
                 parser.reject_overlong(block)
@@ -64,19 +63,19 @@ class JsonLinesSource:
                 if not parser.parse(block):
                     parser.parse_each(block, cut=unpacked.damage is not None)
                 block.clear()  # a long line must not be there any longer than its text needs it
-            yield from gathered.full_blocks()
+            yield from builder.full_blocks()
         if unpacked.damage is not None:
-            gathered.reject_rest(unpacked.damage)
-        yield from gathered.last_block()
+            builder.reject_rest(unpacked.damage)
+        yield from builder.last_block()
 
 
 class _LineParser:
-    """Parses blocks of lines into a :class:`Gatherer`."""
+    """Parses blocks of lines into a :class:`BlockBuilder`."""
 
-    def __init__(self, options: ReadOptions, gathered: Gatherer) -> None:
+    def __init__(self, options: ReadOptions, builder: BlockBuilder) -> None:
         self._decoder = _decoder(options.text_key)
         self._max_line_bytes = options.max_document_bytes
-        self._gathered = gathered
+        self._builder = builder
 
     def parse(self, block: bytearray) -> bool:
         """Read all lines of ``block`` at once; False, and nothing read, when they have to be looked at one by one."""
@@ -90,9 +89,9 @@ class _LineParser:
         lines = len(newlines) + (not block.endswith(b"\n"))
         if records and not (len(records) == lines and _one_object_a_line(block, newlines)):
             return False
-        self._gathered.texts += [record.text for record in records]
-        self._gathered.record += lines
-        self._gathered.read_bytes += len(block)
+        self._builder.texts += [record.text for record in records]
+        self._builder.record += lines
+        self._builder.read_bytes += len(block)
         return True
 
     def parse_each(self, block: bytearray, *, cut: bool) -> None:
@@ -104,14 +103,14 @@ class _LineParser:
         while start < len(block):
             end = block.find(b"\n", start)
             end = len(block) if end < 0 else end
-            self._gathered.record += 1
+            self._builder.record += 1
             if reason := self._parse_line(block, start, end):
                 if cut and end == len(block):
-                    self._gathered.record -= 1
+                    self._builder.record -= 1
                 else:
-                    self._gathered.reject(reason)
+                    self._builder.reject(reason)
             start = end + 1
-        self._gathered.read_bytes += len(block)
+        self._builder.read_bytes += len(block)
 
     def _parse_line(self, block: bytearray, start: int, end: int) -> str | None:
         """Take the document of one line, if it is not blank; returns what is wrong with it."""
@@ -120,7 +119,7 @@ class _LineParser:
         if _BLANK.fullmatch(block, start, end):
             return None
         try:
-            self._gathered.texts.append(self._decoder.decode(memoryview(block)[start:end]).text)
+            self._builder.texts.append(self._decoder.decode(memoryview(block)[start:end]).text)
         except msgspec.ValidationError as error:
             return str(error)
         except msgspec.DecodeError as error:
@@ -133,9 +132,9 @@ class _LineParser:
 
     def reject_overlong(self, line: OverlongLine) -> None:
         """Report a line that was thrown away."""
-        self._gathered.record += 1
-        self._gathered.read_bytes += line.read_bytes
-        self._gathered.reject(too_long(line.length, self._max_line_bytes))
+        self._builder.record += 1
+        self._builder.read_bytes += line.read_bytes
+        self._builder.reject(too_long(line.length, self._max_line_bytes))
 
 
 def _longest_line(newlines: NDArray[np.int64], block_bytes: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from pause_megatron.data.samples import Sample
-from pause_megatron.pauses.runs import pause_runs
+from pause_megatron.pauses.loss_mask import pause_runs
 
 
 @dataclass(frozen=True, kw_only=True)

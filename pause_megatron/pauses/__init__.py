@@ -1,6 +1,7 @@
-"""Where pauses go, and which positions carry loss: the definitions both halves share, in plain numpy.
+"""Placement of pauses and the loss mask, shared by training and downstream; plain numpy.
 
-Pretraining data: :mod:`~pause_megatron.pauses.insertion` (with :mod:`~pause_megatron.pauses.counter_hash` for its
-randomness), one class for each strategy of ``--pauses``. Pretraining loss: :mod:`~pause_megatron.pauses.loss_mask`.
-Finetuning and inference: :mod:`~pause_megatron.pauses.prompts`.
+- :mod:`~pause_megatron.pauses.insertion`: pretraining data, one class for each strategy of ``--pauses``; its random
+  draws come from :mod:`~pause_megatron.pauses.counter_hash`.
+- :mod:`~pause_megatron.pauses.loss_mask`: pretraining loss.
+- :mod:`~pause_megatron.pauses.prompts`: finetuning and inference.
 """

@@ -1,15 +1,32 @@
-"""Which positions of pretraining carry loss."""
+"""Loss mask of pretraining, and the pause runs by which training reports its losses separately."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
 
 
 def loss_mask(labels: Any, pause_id: int) -> Any:
-    """True where a position carries loss: exactly where its target is not ``<pause>``.
+    """True where a position carries loss: everywhere except where its target is ``<pause>``.
 
     ``labels`` are targets already shifted (``labels[k]`` is token ``k + 1``), a numpy array or a torch tensor of any
-    shape; the result is boolean, of the same kind and shape. Goyal et al. 2024, section 3.1: the loss at ``k`` is
-    dropped where token ``k + 1`` is ``<pause>``. A pause whose next token is real does carry loss.
+    shape. Returns a boolean mask of the same kind and shape. Goyal et al. 2024, section 3.1, drops the loss at ``k`` if
+    token ``k + 1`` is ``<pause>``. A pause before a real token does carry loss: tokens ``a <pause> b`` have loss at
+    ``<pause>``, but not at ``a``.
     """
     return labels != pause_id
+
+
+def pause_runs(tokens: torch.Tensor, pause_id: int) -> torch.Tensor:
+    """The number of consecutive pauses that end at each token, 0 at real tokens; int64, shape of ``tokens``.
+
+    ``tokens`` are input ids, shape ``[..., seq_length]``. Pauses before the start of the sequence are not counted. For
+    example, ``a <pause> <pause> b <pause>`` gives ``0 1 2 0 1``.
+    """
+    is_pause = tokens == pause_id
+    pauses_so_far = is_pause.cumsum(-1)  # [..., seq_length], int64
+    # The count at the last real token: pauses_so_far never decreases, so cummax over real tokens carries it on.
+    before_run = (pauses_so_far * ~is_pause).cummax(-1).values
+    return pauses_so_far - before_run

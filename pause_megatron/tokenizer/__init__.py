@@ -1,9 +1,9 @@
-"""The tokenizer both halves share: one in which ``<pause>`` is a token and never text.
+"""Tokenizer shared by training and downstream, in which ``<pause>`` is a token and never text.
 
-Made by ``pause-megatron tokenizer`` (:mod:`~pause_megatron.tokenizer.training` trains one, and
-:mod:`~pause_megatron.tokenizer.adding_pause` adds ``<pause>`` to an existing one), read as :class:`PauseTokenizer`, run
-over the text of preprocessing by :mod:`~pause_megatron.tokenizer.encoders`, and turned by
-:mod:`~pause_megatron.tokenizer.huggingface` into the tokenizer of every Hugging Face folder this project writes.
+- :mod:`~pause_megatron.tokenizer.make_tokenizer` trains one, or adds ``<pause>`` to an existing one.
+- :class:`PauseTokenizer` loads it and encodes text.
+- :mod:`~pause_megatron.tokenizer.encoders` chooses the library that encodes batches in preprocessing.
+- :mod:`~pause_megatron.tokenizer.huggingface` converts it for every Hugging Face folder that this project writes.
 """
 
 from pause_megatron.tokenizer.pause_tokenizer import PAUSE_TOKEN, PauseTokenizer

@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 
 from pause_megatron import log
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer.awkward_texts import AWKWARD_TEXTS
 from pause_megatron.tokenizer.gigatoken_encoder import GigatokenEncoder
-from pause_megatron.tokenizer.pause_tokenizer import PauseTokenizer
+from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS, PauseTokenizer
 
 _COMPARED_AT_ONCE = 256
 
@@ -82,7 +81,7 @@ def choose_encoder(
 def _compare(fast: Encoder, reference: Encoder, texts: Iterable[str]) -> None:
     """Raises :class:`UserError` that names the first text with other ids."""
     remaining = iter(texts)
-    batch, number = list(AWKWARD_TEXTS), 1 - len(AWKWARD_TEXTS)
+    batch, number = list(EDGE_CASE_TEXTS), 1 - len(EDGE_CASE_TEXTS)
     while batch:
         (ids, lengths), (expected, expected_lengths) = (encoder.encode_batch(batch) for encoder in (fast, reference))
         if not (np.array_equal(lengths, expected_lengths) and np.array_equal(ids, expected)):

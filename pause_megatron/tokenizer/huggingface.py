@@ -11,8 +11,7 @@ from itertools import chain
 from transformers import PreTrainedTokenizerFast
 
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer.awkward_texts import AWKWARD_TEXTS
-from pause_megatron.tokenizer.pause_tokenizer import PAUSE_TOKEN, PauseTokenizer
+from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS, PAUSE_TOKEN, PauseTokenizer
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
 from pause_megatron.tokenizer.sentencepiece_conversion import convert_sentencepiece
 
@@ -44,12 +43,12 @@ def to_huggingface(tokenizer: PauseTokenizer) -> PreTrainedTokenizerFast:
 
 
 def prove_equal(tokenizer: PauseTokenizer, hf_tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> int:
-    """Compare both tokenizers' ids, and their decoding of them, on ``texts`` and on :data:`AWKWARD_TEXTS`.
+    """Compare both tokenizers' ids, and their decoding of them, on ``texts`` and on :data:`EDGE_CASE_TEXTS`.
 
     Returns the number of texts compared. Raises :class:`UserError` at the first difference.
     """
     compared = 0
-    for text in chain(AWKWARD_TEXTS, texts):
+    for text in chain(EDGE_CASE_TEXTS, texts):
         ids, hf_ids = tokenizer.encode(text), hf_tokenizer.encode(text)
         if ids != hf_ids:
             position = _first_difference(ids, hf_ids)

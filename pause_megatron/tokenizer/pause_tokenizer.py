@@ -26,6 +26,25 @@ MODEL_FILE = "tokenizer.model"
 """Name of the SentencePiece model in a tokenizer folder that this project writes."""
 PAUSE_TOKEN = "<pause>"
 """Name of the pause token: a control symbol of a SentencePiece model, a special token of a Hugging Face tokenizer."""
+EDGE_CASE_TEXTS = (
+    "",
+    " ",
+    "   two  runs   of spaces   ",
+    "\n",
+    "first line\n\n  indented line\r\n\tafter a tab\n",
+    "<pause>",
+    "a literal <pause> in text, </s> and <unk>, and <0x41>",
+    "<|endoftext|> and<s>",
+    "▁ ▁▁word",
+    "naïve café, cafe\u0301, ﬁne ½ №",
+    "日本語の文章、العربية, кириллица",
+    "😀 👩‍👩‍👧 \u200b\ufeff\ufffd",
+    "\x00\x07\x7f",
+    "1234567890 3.14 1,000,000",
+    "DON'T we'Ve it's",
+    "a" * 1000,
+)
+"""Texts that tokenizer conversions often get wrong; two tokenizers that should be equal are always compared on them."""
 
 _HOW_TO_MAKE_ONE = "make one with `pause-megatron tokenizer`"
 

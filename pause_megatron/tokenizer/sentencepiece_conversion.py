@@ -9,8 +9,8 @@ from __future__ import annotations
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer.awkward_texts import AWKWARD_TEXTS
 from pause_megatron.tokenizer.model_file import ModelSettings, PieceType
+from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
 from pause_megatron.tokenizer.sentencepiece_backend import SPACE, SentencePieceBackend
 from pause_megatron.tokenizer.tokenizer_json import split_names
 
@@ -38,7 +38,7 @@ def convert_sentencepiece(backend: SentencePieceBackend) -> Tokenizer:
 def require_convertible(backend: SentencePieceBackend) -> None:
     """Raises :class:`UserError` unless ``backend`` can be converted, and the result is equal on awkward texts."""
     converted = convert_sentencepiece(backend)
-    for text in AWKWARD_TEXTS:
+    for text in EDGE_CASE_TEXTS:
         if converted.encode(text).ids != backend.encode(text):
             raise UserError(
                 f"{backend.path}: this SentencePiece model cannot become a Hugging Face one: {text!r} would be encoded "

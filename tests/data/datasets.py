@@ -14,7 +14,7 @@ from pause_megatron.data.folders import DataFolder
 from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.preprocess.merge import merge_datasets
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.tokenizer.training import train_tokenizer
+from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
 from tests.chain import SEQ_LENGTH, VOCAB_SIZE, write_dataset
 
 FIXED_LENGTH = ("sequence", "drop", "every", "none")

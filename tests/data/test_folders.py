@@ -13,7 +13,7 @@ from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.data.folders import DataFolder, check_training_folders, check_validation_folders
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.tokenizer.training import train_tokenizer
+from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
 from tests.chain import SEQ_LENGTH, write_dataset
 from tests.data.datasets import Datasets
 

@@ -12,7 +12,7 @@ from pause_megatron.downstream.generated_tasks import write_task
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.huggingface import to_huggingface
-from pause_megatron.tokenizer.training import train_tokenizer
+from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
 from tests.downstream.random_models import ARCHITECTURES, random_model
 
 

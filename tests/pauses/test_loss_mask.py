@@ -1,7 +1,7 @@
 import numpy as np
 import torch
 
-from pause_megatron.pauses.loss_mask import loss_mask
+from pause_megatron.pauses.loss_mask import loss_mask, pause_runs
 
 PAUSE = 2
 TOKENS = [5, PAUSE, PAUSE, 6, 7, PAUSE]
@@ -17,3 +17,8 @@ def test_numpy_and_torch_agree():
     mask = loss_mask(torch.from_numpy(labels), PAUSE)
     assert mask.dtype == torch.bool
     np.testing.assert_array_equal(mask.numpy(), loss_mask(labels, PAUSE))
+
+
+def test_pause_runs_count_the_consecutive_pauses_up_to_each_token():
+    rows = torch.tensor([TOKENS, [PAUSE, PAUSE, 5, PAUSE, 6, 7], [PAUSE] * 6])
+    assert pause_runs(rows, PAUSE).tolist() == [[0, 1, 2, 0, 0, 1], [1, 2, 0, 1, 0, 0], [1, 2, 3, 4, 5, 6]]

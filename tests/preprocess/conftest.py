@@ -10,7 +10,7 @@ from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.corpus.pydoc import write_pydoc_corpus
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.tokenizer.training import train_tokenizer
+from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
 from tests.chain import preprocess_config, verified
 
 C4 = Path(__file__).parents[3] / "shared" / "data" / "c4"

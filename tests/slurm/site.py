@@ -11,7 +11,7 @@ from pathlib import Path
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.corpus.pydoc import write_pydoc_corpus
 from pause_megatron.preprocess.run import preprocess
-from pause_megatron.tokenizer.training import train_tokenizer
+from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
 from tests.chain import SEQ_LENGTH, preprocess_config
 from tests.slurm.cluster import REPOSITORY
 from tests.slurm.daemons import GPUS

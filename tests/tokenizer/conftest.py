@@ -9,8 +9,7 @@ from sentencepiece import SentencePieceTrainer
 
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.tokenizer.adding_pause import add_pause
-from pause_megatron.tokenizer.training import train_tokenizer
+from pause_megatron.tokenizer.make_tokenizer import add_pause, train_tokenizer
 from tests.tokenizer.foreign import KINDS, make_foreign
 
 C4 = Path(__file__).parents[3] / "shared" / "data" / "c4"

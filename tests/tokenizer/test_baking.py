@@ -5,13 +5,13 @@ from tokenizers import Regex, normalizers, processors
 from transformers import AutoTokenizer
 
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer.awkward_texts import AWKWARD_TEXTS
 from pause_megatron.tokenizer.baking import PAUSE_MARK, bake_pauses
 from pause_megatron.tokenizer.huggingface import to_huggingface
+from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
 from tests.tokenizer.foreign import KINDS
 
 TRAINED = "trained here"
-TEXTS = [text for text in AWKWARD_TEXTS if text != "<pause>"]
+TEXTS = [text for text in EDGE_CASE_TEXTS if text != "<pause>"]
 CHAT = [
     {"role": "system", "content": "Say <pause> and </s>."},
     {"role": "assistant", "content": "<pause>"},

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer, gigatoken_encoder
-from pause_megatron.tokenizer.awkward_texts import AWKWARD_TEXTS
 from pause_megatron.tokenizer.encoders import choose_encoder, open_encoder
+from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
 from tests.tokenizer.foreign import BPE_KINDS, sentencepiece_model, write
 
 pytest.importorskip("gigatoken", reason="gigatoken is not installed; the fast encoder was not checked")
@@ -40,7 +40,7 @@ def assert_equal(encoders, texts):
 
 
 def test_fast_encoder_is_the_reference_on_real_and_awkward_text(encoders, pydoc_texts, c4_texts):
-    assert_equal(encoders, [*AWKWARD_TEXTS, *FRAGMENTS, NEWER, *pydoc_texts, *c4_texts[:300]])
+    assert_equal(encoders, [*EDGE_CASE_TEXTS, *FRAGMENTS, NEWER, *pydoc_texts, *c4_texts[:300]])
     assert_equal(encoders, [])
     assert_equal(encoders, [""])
 

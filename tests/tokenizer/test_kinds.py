@@ -5,8 +5,8 @@ import pytest
 from transformers import AutoTokenizer, GPT2Config, LlamaConfig
 
 from pause_megatron.tokenizer import cutting
-from pause_megatron.tokenizer.awkward_texts import AWKWARD_TEXTS
 from pause_megatron.tokenizer.huggingface import prove_equal, to_huggingface
+from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
 from tests.tokenizer.foreign import KINDS
 
 ALL_KINDS = (*KINDS, "trained")
@@ -33,7 +33,7 @@ def special_ids(tokenizer):
 def test_names_of_special_tokens_in_a_text_are_text(tokenizer, pydoc_texts):
     special = special_ids(tokenizer)
     assert len(special) >= 2
-    for text in (NAMES, *AWKWARD_TEXTS, *pydoc_texts[:10]):
+    for text in (NAMES, *EDGE_CASE_TEXTS, *pydoc_texts[:10]):
         assert not special & set(tokenizer.encode(text))
 
 
@@ -49,13 +49,13 @@ def test_special_tokens_decode_to_nothing(tokenizer):
 def test_text_comes_back_unchanged_where_nothing_is_normalised(tokenizers, pydoc_texts):
     for lossless in LOSSLESS:
         tokenizer = tokenizers[lossless]
-        for text in (*AWKWARD_TEXTS, *pydoc_texts[:10]):
+        for text in (*EDGE_CASE_TEXTS, *pydoc_texts[:10]):
             expected = text if lossless == "gpt2" else text.replace("▁", " ")
             assert tokenizer.decode(tokenizer.encode(text)) == expected, lossless
 
 
 def test_batch_is_the_single_encodings_in_a_row_below_the_vocabulary_size(tokenizer, pydoc_texts):
-    texts = [*AWKWARD_TEXTS, *pydoc_texts[:10]]
+    texts = [*EDGE_CASE_TEXTS, *pydoc_texts[:10]]
     ids, lengths = tokenizer.encode_batch(texts)
     assert (ids.dtype, lengths.dtype) == (np.int32, np.int64)
     assert lengths.tolist() == [len(tokenizer.encode(text)) for text in texts]
@@ -77,7 +77,7 @@ def test_exports_are_equal_as_stock_transformers_loads_them(tokenizer, kind, pyd
     (GPT2Config() if "gpt2" in kind else LlamaConfig()).save_pretrained(tmp_path)
     hf_tokenizer = AutoTokenizer.from_pretrained(tmp_path)
     texts = [NAMES, *pydoc_texts[:10], *c4_texts[:200]]
-    assert prove_equal(tokenizer, hf_tokenizer, texts) == len(texts) + len(AWKWARD_TEXTS)
+    assert prove_equal(tokenizer, hf_tokenizer, texts) == len(texts) + len(EDGE_CASE_TEXTS)
     assert hf_tokenizer.convert_tokens_to_ids("<pause>") == tokenizer.pause_id
     assert hf_tokenizer.eos_token_id == hf_tokenizer.pad_token_id == tokenizer.eod_id
     assert len(hf_tokenizer) == tokenizer.vocab_size
@@ -86,7 +86,7 @@ def test_exports_are_equal_as_stock_transformers_loads_them(tokenizer, kind, pyd
 
 @pytest.mark.parametrize("length", [1, 50])
 def test_cutting_long_texts_changes_no_id(tokenizer, pydoc_texts, c4_texts, monkeypatch, length):
-    texts = [*AWKWARD_TEXTS, "_\ny a_ b\nc 1 2\r\n3 é é\n\n。\n漢 字" * 3, *pydoc_texts[:5], *c4_texts[:50]]
+    texts = [*EDGE_CASE_TEXTS, "_\ny a_ b\nc 1 2\r\n3 é é\n\n。\n漢 字" * 3, *pydoc_texts[:5], *c4_texts[:50]]
     whole = [tokenizer.encode(text) for text in texts]
     monkeypatch.setattr(cutting, "PIECE_CHARACTERS", length)
     assert sum(len(list(tokenizer.backend.cuts.pieces(text))) > 2 for text in texts) >= 50

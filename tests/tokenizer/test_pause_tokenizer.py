@@ -5,7 +5,7 @@ import pytest
 
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.tokenizer.awkward_texts import AWKWARD_TEXTS
+from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
 
 
 def test_folder_and_model_file_load_alike(tokenizer_folder):
@@ -23,13 +23,13 @@ def test_special_ids_are_those_of_the_interface(tokenizer_folder):
 
 def test_no_text_is_encoded_to_a_special_token(tokenizer_folder, pydoc_texts):
     tokenizer = PauseTokenizer.load(tokenizer_folder)
-    for text in (*AWKWARD_TEXTS, *pydoc_texts):
+    for text in (*EDGE_CASE_TEXTS, *pydoc_texts):
         assert not {0, tokenizer.eod_id, tokenizer.pause_id} & set(tokenizer.encode(text))
 
 
 def test_text_comes_back_unchanged(tokenizer_folder, pydoc_texts, c4_texts):
     tokenizer = PauseTokenizer.load(tokenizer_folder)
-    for text in (*AWKWARD_TEXTS, *pydoc_texts, *c4_texts):
+    for text in (*EDGE_CASE_TEXTS, *pydoc_texts, *c4_texts):
         assert tokenizer.decode(tokenizer.encode(text)) == text.replace("▁", " ")
 
 
@@ -47,7 +47,7 @@ def test_context_and_continuation_encode_apart_as_joined(tokenizer_folder):
 
 def test_batch_is_the_single_encodings_in_a_row(tokenizer_folder, pydoc_texts):
     tokenizer = PauseTokenizer.load(tokenizer_folder)
-    texts = [*AWKWARD_TEXTS, *pydoc_texts[:20]]
+    texts = [*EDGE_CASE_TEXTS, *pydoc_texts[:20]]
     ids, lengths = tokenizer.encode_batch(texts)
     assert ids.dtype == np.int32
     assert lengths.dtype == np.int64

@@ -4,9 +4,9 @@ from transformers import AutoTokenizer
 
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.tokenizer.awkward_texts import AWKWARD_TEXTS
 from pause_megatron.tokenizer.huggingface import prove_equal, to_huggingface
 from pause_megatron.tokenizer.model_file import round_scores
+from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +24,12 @@ def hf_tokenizer(request, tokenizer, tmp_path_factory):
     return AutoTokenizer.from_pretrained(folder)
 
 
-def test_both_tokenizers_are_equal_on_pydoc_and_awkward_texts(tokenizer, hf_tokenizer, pydoc_texts):
-    assert prove_equal(tokenizer, hf_tokenizer, pydoc_texts) == len(pydoc_texts) + len(AWKWARD_TEXTS)
+def test_both_tokenizers_are_equal_on_pydoc_and_edge_case_texts(tokenizer, hf_tokenizer, pydoc_texts):
+    assert prove_equal(tokenizer, hf_tokenizer, pydoc_texts) == len(pydoc_texts) + len(EDGE_CASE_TEXTS)
 
 
 def test_both_tokenizers_are_equal_on_real_c4(tokenizer, hf_tokenizer, c4_texts):
-    assert prove_equal(tokenizer, hf_tokenizer, c4_texts) == len(c4_texts) + len(AWKWARD_TEXTS)
+    assert prove_equal(tokenizer, hf_tokenizer, c4_texts) == len(c4_texts) + len(EDGE_CASE_TEXTS)
 
 
 def test_special_tokens_have_their_ids(tokenizer, hf_tokenizer):
@@ -50,7 +50,7 @@ def test_model_gets_no_token_type_ids(hf_tokenizer):
     assert set(hf_tokenizer("text")) == {"input_ids", "attention_mask"}
 
 
-def test_a_difference_is_named(tokenizer):
+def test_error_shows_the_first_different_text(tokenizer):
     other = to_huggingface(tokenizer)
     other.backend_tokenizer.normalizer = normalizers.Sequence(
         [normalizers.Replace("one two", "one 2"), normalizers.Replace(" ", "▁")]

@@ -13,8 +13,7 @@ from pause_megatron.conversion.one_layer import ONE_PROCESS
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
-from pause_megatron.pauses.loss_mask import loss_mask
-from pause_megatron.pauses.runs import pause_runs
+from pause_megatron.pauses.loss_mask import loss_mask, pause_runs
 from pause_megatron.training.loss import masked_loss
 from tests.distributed import run_distributed
 

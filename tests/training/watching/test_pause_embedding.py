@@ -19,7 +19,7 @@ from pause_megatron.model.gpt import LocalModel, build_local_model
 from pause_megatron.model.parameters import WORD_EMBEDDINGS
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
-from pause_megatron.pauses.runs import pause_runs
+from pause_megatron.pauses.loss_mask import pause_runs
 from pause_megatron.training.engine import build_engine, parameter_groups
 from pause_megatron.training.schedule import learning_rate
 from pause_megatron.training.step import Stepper

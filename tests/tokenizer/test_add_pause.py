@@ -8,13 +8,13 @@ from sentencepiece import SentencePieceProcessor
 from pause_megatron.cli.main import main
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.tokenizer.adding_pause import add_pause
+from pause_megatron.tokenizer.make_tokenizer import add_pause
 from pause_megatron.tokenizer.pause_tokenizer import open_backend
 from tests.tokenizer.foreign import KINDS, sentencepiece_model, write
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_pause_follows_the_last_id_and_no_other_changes(kind, foreign_files, tokenizers, pydoc_texts):
+def test_pause_gets_the_next_id_and_other_ids_stay(kind, foreign_files, tokenizers, pydoc_texts):
     before, tokenizer = open_backend(foreign_files[kind], foreign_files[kind].read_bytes()), tokenizers[kind]
     assert tokenizer.pause_id == before.vocab_size
     assert tokenizer.vocab_size == before.vocab_size + 1
@@ -23,7 +23,7 @@ def test_pause_follows_the_last_id_and_no_other_changes(kind, foreign_files, tok
         assert tokenizer.encode(text) == before.encode(text)
 
 
-def test_added_tokens_count(tokenizers, foreign_files):
+def test_vocabulary_size_counts_added_tokens(tokenizers, foreign_files):
     content = json.loads(foreign_files["qwen2"].read_text())
     assert len(content["added_tokens"]) == 3
     assert tokenizers["qwen2"].vocab_size == len(content["model"]["vocab"]) + 2 + 1  # the third is in the model's
@@ -63,7 +63,7 @@ def test_command_line_adds_pause_to_a_folder(tmp_path, foreign_files, capsys):
         (["--from-tokenizer", "b"], "tokenizer b: No such file"),
     ],
 )
-def test_flags_that_do_not_go_together_are_refused(tmp_path, capsys, flags, complaint):
+def test_conflicting_flags_are_refused(tmp_path, capsys, flags, complaint):
     assert main(["tokenizer", "--output", str(tmp_path / "out"), *flags]) == 2
     assert complaint in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
@@ -114,16 +114,16 @@ def word_piece(tokenizer, _):
         (lambda tokenizer, _: tokenizer.pop("model"), "not the tokenizer.json of a Hugging Face fast tokenizer"),
     ],
 )
-def test_unfit_hugging_face_tokenizers_are_refused(tmp_path, foreign_files, change, complaint):
+def test_unsupported_hugging_face_tokenizers_are_refused(tmp_path, foreign_files, change, complaint):
     folder = changed(foreign_files, tmp_path / "changed", change)
     with pytest.raises(UserError, match=rf"{re.escape(str(folder))}.*{complaint}"):
         add_pause(folder, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
-def test_tokenizer_with_pause_is_to_be_used_as_it_is(tmp_path, tokenizers):
+def test_a_tokenizer_with_pause_is_refused(tmp_path, tokenizers):
     for tokenizer in tokenizers.values():
-        with pytest.raises(UserError, match="has a <pause> token already; use it as it is"):
+        with pytest.raises(UserError, match="already has a <pause> token; use it as it is"):
             add_pause(tokenizer.path, tmp_path / "out")
 
 
@@ -140,7 +140,7 @@ def test_tokenizer_with_pause_is_to_be_used_as_it_is(tmp_path, tokenizers):
         ),
     ],
 )
-def test_unfit_sentencepiece_models_are_refused(tmp_path, pydoc_texts, settings, complaint):
+def test_unsupported_sentencepiece_models_are_refused(tmp_path, pydoc_texts, settings, complaint):
     model = sentencepiece_model("sentencepiece-llama", pydoc_texts[:10], vocab_size=500, **settings)
     path = write(tmp_path / "spiece.model", model)
     with pytest.raises(UserError, match=complaint):
@@ -158,31 +158,31 @@ def test_ids_with_gaps_are_refused(tmp_path, tokenizers):
         PauseTokenizer.load(folder)
 
 
-def test_both_kinds_in_one_folder_are_the_hugging_face_one(tmp_path, tokenizers, tokenizer_folder):
+def test_a_folder_with_both_kinds_loads_tokenizer_json(tmp_path, tokenizers, tokenizer_folder):
     shutil.copytree(tokenizers["gpt2"].path.parent, tmp_path / "both")
     shutil.copy(tokenizer_folder / "tokenizer.model", tmp_path / "both")
     assert PauseTokenizer.load(tmp_path / "both").encoder_name == "tokenizers"
     assert PauseTokenizer.load(tmp_path / "both" / "tokenizer.model").encoder_name == "sentencepiece"
 
 
-def test_scores_are_rounded_unless_they_are_to_be_kept(tmp_path, foreign_files, pydoc_texts, capsys):
+def test_scores_are_rounded_without_keep_scores(tmp_path, foreign_files, pydoc_texts, capsys):
     file = foreign_files["sentencepiece-t5"]
     original = SentencePieceProcessor(model_file=str(file))
     assert main(["tokenizer", "--from-tokenizer", str(file), "--output", str(tmp_path / "rounded")]) == 0
-    assert "scores rounded to multiples of 0.015625" in capsys.readouterr().err
+    assert "rounded scores to multiples of 0.015625" in capsys.readouterr().err
     assert main(["tokenizer", "--from-tokenizer", str(file), "--output", str(tmp_path / "kept"), "--keep-scores"]) == 0
-    assert "scores rounded" not in capsys.readouterr().err
+    assert "rounded scores" not in capsys.readouterr().err
     rounded, kept = PauseTokenizer.load(tmp_path / "rounded"), PauseTokenizer.load(tmp_path / "kept")
     assert [kept.encode(text) for text in pydoc_texts] == original.encode(pydoc_texts)
     assert [rounded.encode(text) for text in pydoc_texts] != original.encode(pydoc_texts)
     assert rounded.caveat is None
     assert "its scores are not multiples of" in kept.caveat
-    # What is loaded is what the file says: SentencePiece alone agrees with it.
-    alone = SentencePieceProcessor(model_file=str(rounded.path))
-    assert [rounded.encode(text) for text in pydoc_texts] == alone.encode(pydoc_texts)
+    # The rounded scores are in the file, not only in memory: SentencePiece itself gives the same ids.
+    reloaded = SentencePieceProcessor(model_file=str(rounded.path))
+    assert [rounded.encode(text) for text in pydoc_texts] == reloaded.encode(pydoc_texts)
 
 
-def test_a_model_that_has_pause_can_be_taken_over_to_be_rounded(tmp_path, foreign_files, pydoc_texts):
+def test_a_model_with_pause_and_unrounded_scores_is_rounded(tmp_path, foreign_files, pydoc_texts):
     add_pause(foreign_files["sentencepiece-t5"], tmp_path / "kept", keep_scores=True)
     add_pause(tmp_path / "kept", tmp_path / "again")
     add_pause(foreign_files["sentencepiece-t5"], tmp_path / "rounded")

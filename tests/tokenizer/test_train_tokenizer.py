@@ -6,8 +6,8 @@ from pause_megatron.cli.main import main
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
+from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
 from pause_megatron.tokenizer.model_file import SCORE_STEP, read_settings
-from pause_megatron.tokenizer.training import train_tokenizer
 
 
 def test_manifest_describes_the_model(tokenizer_folder):
@@ -41,7 +41,7 @@ def test_scores_are_multiples_of_the_step_and_nothing_is_normalised(tokenizer_fo
     assert not any((settings.precompiled_charsmap, settings.add_dummy_prefix, settings.remove_extra_whitespaces))
 
 
-def test_no_piece_but_its_own_contains_a_newline(tokenizer_folder):
+def test_newline_is_in_no_other_piece(tokenizer_folder):
     processor = PauseTokenizer.load(tokenizer_folder).backend.processor
     pieces = [processor.id_to_piece(i) for i in range(processor.vocab_size())]
     assert [piece for piece in pieces if "\n" in piece] == ["\n"]
@@ -76,10 +76,10 @@ def test_training_text_is_an_equal_share_of_every_file(tmp_path, pydoc_texts):
     ("vocab_size", "complaint"),
     [
         (500_000, r"--vocab-size 500000: the text supports at most \d+ tokens"),
-        (100, r"--vocab-size 100: the characters of the text and the byte tokens alone are \d+"),
+        (100, r"--vocab-size 100: too small for the \d+ characters and byte tokens"),
     ],
 )
-def test_vocabulary_that_does_not_fit_the_text_is_a_user_error(tmp_path, pydoc_jsonl, vocab_size, complaint):
+def test_vocabulary_size_unfit_for_the_text_is_a_user_error(tmp_path, pydoc_jsonl, vocab_size, complaint):
     config = TokenizerConfig(input=(str(pydoc_jsonl),), output=tmp_path / "out", vocab_size=vocab_size)
     with pytest.raises(UserError, match=complaint):
         train_tokenizer(config)
@@ -88,11 +88,11 @@ def test_vocabulary_that_does_not_fit_the_text_is_a_user_error(tmp_path, pydoc_j
 
 def test_input_without_text_is_a_user_error(tmp_path):
     (tmp_path / "empty.jsonl").write_text('{"text": ""}\n')
-    with pytest.raises(UserError, match="no text in it"):
+    with pytest.raises(UserError, match="contains no text"):
         train_tokenizer(TokenizerConfig(input=(str(tmp_path / "empty.jsonl"),), output=tmp_path / "out"))
 
 
-def test_bad_line_of_the_input_is_named(tmp_path, pydoc_jsonl):
+def test_error_names_the_bad_line_of_the_input(tmp_path, pydoc_jsonl):
     bad = tmp_path / "zz.jsonl"
     bad.write_text('{"text": "good"}\n{"text": 1}\n')
     with pytest.raises(UserError, match=r"zz\.jsonl, line 2: Expected `str`, got `int`"):
