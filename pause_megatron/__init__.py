@@ -1,6 +1,6 @@
-"""Pause-token training of language models: from raw C4 text to a report on whether pausing helped.
+"""Pause-token training of language models, from raw C4 text to a report on whether pausing helped.
 
-Nothing heavy is imported here; see the README for the reading order of the packages below.
+Importing this package imports no other module. README.md lists the packages and a reading order.
 """
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""``python -m pause_megatron`` is the ``pause-megatron`` command; ``torchrun -m pause_megatron`` starts it this way."""
+"""Entry of ``python -m pause_megatron``, the same as ``pause-megatron``; ``torchrun -m pause_megatron`` uses it."""
 
 from pause_megatron.cli.main import main
 

@@ -1,7 +1,7 @@
-"""Nothing is ever half-written under its final name.
+"""Atomic writes of files and folders: written under a temporary name, flushed to disk, then renamed.
 
-Files and folders are written beside their final name, flushed to disk and renamed; whoever finds the final name finds
-the whole content. Every artefact of this project (datasets, checkpoints, exports, results) goes through here.
+A final name therefore always has complete content. All output of this project (datasets, checkpoints, exports, results)
+is written by this module.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from typing import IO, Any
 from pause_megatron.errors import UserError
 
 TEMPORARY_SUFFIX = ".tmp"
-"""Ends the name of everything not yet complete."""
+"""Suffix of incomplete files and folders."""
 
 
 def temporary_name(path: Path) -> Path:
-    """A fresh hidden name beside ``path``, on the same file system so that a rename is atomic."""
+    """Return a new hidden name in the folder of ``path``; on one file system a rename is atomic."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
 
 
 def fsync_path(path: Path) -> None:
-    """Flush a file's or a folder's own entry to disk."""
+    """Flush a file or a folder entry to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -39,16 +39,16 @@ def fsync_path(path: Path) -> None:
 
 
 def rename_into_place(temporary: Path, path: Path) -> None:
-    """Give ``temporary`` its final name and make the rename itself durable. An existing file is replaced."""
+    """Rename ``temporary`` to ``path`` and flush the rename. Replaces an existing file."""
     temporary.replace(path)
     fsync_path(path.parent)
 
 
 @contextmanager
 def write_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Open a temporary file that becomes ``path`` when the block ends without an error, and vanishes otherwise.
+    """Open a temporary file that becomes ``path`` if the block succeeds and is removed otherwise.
 
-    The file is locked while it is open, so that :func:`sweep` can tell it from what a killed process left.
+    The open file is locked, so that :func:`sweep` can tell it from the files of killed processes.
 
     Raises :class:`UserError` when the disk is full.
     """
@@ -68,27 +68,27 @@ def write_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 def _raise_if_disk_full(path: Path, error: BaseException) -> None:
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise UserError(f"{path}: {error.strerror}; make room and run the same command again") from error
+        raise UserError(f"{path}: {error.strerror}; free disk space and run the same command again") from error
 
 
 def _open_locked(path: Path, mode: str) -> IO[Any]:
     while True:
         file = open(path, mode, encoding=None if "b" in mode else "utf-8")  # noqa: SIM115 - the caller closes it
         _lock(file.fileno())
-        if path.exists():  # not swept between being opened and being locked
+        if path.exists():  # no concurrent sweep removed it between open and lock
             return file
         file.close()
 
 
 def _lock(descriptor: int) -> None:
-    with suppress(OSError):  # some network file systems have no locks; nothing is swept there
+    with suppress(OSError):  # some network file systems have no locks; sweep removes nothing there
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def sweep(folder: Path, name: str | None = None) -> list[Path]:
-    """Remove the temporary files and folders that killed processes left in ``folder``; return those still in use.
+    """Remove temporary files and folders of killed processes from ``folder``; return those that are still in use.
 
-    ``name``: only those on their way to becoming ``folder / name``.
+    With ``name``, only those that would have become ``folder / name``.
     """
     alive = []
     pattern = f".*{TEMPORARY_SUFFIX}" if name is None else f".{glob.escape(name)}.*{TEMPORARY_SUFFIX}"
@@ -105,7 +105,7 @@ def sweep(folder: Path, name: str | None = None) -> list[Path]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[int]:
-    """A descriptor of a file or a folder; writable where it can be, as locks on some network file systems ask for."""
+    """Open a file or folder; files for writing, because some network file systems require that for locks."""
     descriptor = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         yield descriptor
@@ -114,33 +114,33 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` as UTF-8, whole or not at all."""
+    """Write ``text`` to ``path`` as UTF-8, atomically."""
     with write_file(path, "w") as file:
         file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write ``value`` to ``path`` as indented JSON, whole or not at all. Paths are written as strings."""
+    """Write ``value`` to ``path`` as indented JSON, atomically. Paths become strings."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=_path_as_string) + "\n")
 
 
 def _path_as_string(value: object) -> str:
     if isinstance(value, PurePath):
         return str(value)
-    raise TypeError(f"{type(value).__name__} is no JSON value")
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder that becomes ``path`` when the block ends without an error, and vanishes otherwise.
+    """Yield a temporary folder that becomes ``path`` if the block succeeds and is removed otherwise.
 
-    The folder is locked meanwhile, so that :func:`sweep` can tell it from what a killed process left.
+    The folder is locked, so that :func:`sweep` can tell it from the folders of killed processes.
 
-    Raises :class:`UserError` before anything is written when ``path`` exists already (no artefact is overwritten), and
-    when the disk is full.
+    Raises :class:`UserError` before writing anything if ``path`` exists (nothing is overwritten), and when the disk is
+    full.
     """
     if path.exists():
-        raise UserError(f"{path} exists already; name another folder or remove it first")
+        raise UserError(f"{path}: exists already; choose another folder or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     temporary.mkdir()

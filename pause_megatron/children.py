@@ -1,8 +1,7 @@
-"""Child processes that never outlive whoever started them.
+"""Child processes that exit when their parent exits, even if it is killed.
 
-Local multi-process training and the demo start children. A child that went on after its parent was killed would write
-into the same folders as the parent's next run, so each child holds the reading end of a pipe and ends when the parent,
-however it died, has let go of the other.
+Local multi-process training, grids and the demo start children. A child that outlived its parent would write into the
+same folders as the parent's next run. Each child therefore reads from a pipe of its parent and exits at its end.
 """
 
 from __future__ import annotations
@@ -14,18 +13,18 @@ import threading
 from collections.abc import Mapping, Sequence
 
 PARENT_PIPE = "PAUSE_MEGATRON_PARENT_PIPE"
-"""Environment variable that tells a child its standard input is the parent's pipe."""
+"""Environment variable of a child whose standard input is the parent's pipe."""
 
 
 def available_cores() -> int:
-    """Processors this process may run on: how many busy children make sense."""
+    """Return the number of processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def start_child(command: Sequence[str], environment: Mapping[str, str], **options: object) -> subprocess.Popen[str]:
-    """Start ``command``, a command of this project, as a child that ends with this process.
+    """Start ``command``, a command of this project, as a child that exits with this process.
 
-    ``environment`` is added to this process's; ``options`` are :class:`subprocess.Popen`'s.
+    ``environment`` extends this process's environment; ``options`` go to :class:`subprocess.Popen`.
     """
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
         list(command),
@@ -37,7 +36,7 @@ def start_child(command: Sequence[str], environment: Mapping[str, str], **option
 
 
 def end_with_parent() -> None:
-    """Called first by every command: watch the parent's pipe, if there is one."""
+    """Exit when the parent exits, if :func:`start_child` started this process. Every command calls this first."""
     if os.environ.pop(PARENT_PIPE, None):
         threading.Thread(target=_exit_at_end_of_pipe, daemon=True).start()
 

@@ -1,39 +1,41 @@
-"""The error a user can mend, the early end that is none, and the exit codes every command ends with."""
+"""Exceptions and exit codes shared by all commands."""
 
 EXIT_DONE = 0
-"""The command did what was asked."""
+"""The command succeeded."""
 EXIT_INTERNAL = 1
-"""A fault of this program: a traceback is shown and is worth reporting."""
+"""A bug in this project. The command prints a traceback; please report it."""
 EXIT_USER = 2
-"""Something the user gave has to change: one line says what, and what to do."""
+"""The user can fix the error: the command prints one line that names the flag or file and the fix."""
 EXIT_REQUEUE = 85
-"""The run was asked to stop, saved and left. The same command continues it: a batch script should queue it again."""
+"""A signal or a time limit stopped the run after it saved a checkpoint. The same command resumes it, so a batch script
+should requeue the job."""
 EXIT_LOST_PROCESS = 86
-"""A process of the run was killed, crashed or froze, and one line names it. The same command continues from the newest
-checkpoint: worth queueing again, but only so often, since what ended it (memory that ran out, say) may end it again."""
+"""A process of the run was killed, crashed or hung; the command prints which one. The same command resumes from the
+newest checkpoint. A batch script should requeue the job a limited number of times, because the cause (for example, too
+little memory) may recur."""
 EXIT_INTERRUPTED = 130
-"""Ctrl-C ended the command before it had anything to save, or was pressed twice; as in a shell."""
+"""Ctrl-C ended the command before it had anything to save, or was pressed twice. Shells use the same code."""
 
 
 class UserError(Exception):
-    """Something the user gave cannot work: a path, a flag, a file's content.
+    """Error that the user can fix: a flag, a path or the content of a file.
 
-    The message is one line that says what was given, what was expected and what to do. The command line prints it
-    without a traceback and exits with :data:`EXIT_USER`. Not a ``ValueError``: the flag parser would take one raised
-    while a configuration checks itself for its own.
+    The message is one line, ``<flag or file>: <problem>; <fix>``. The command line prints it without a traceback and
+    exits with :data:`EXIT_USER`. It must not be a ``ValueError``: the flag parser catches those when a configuration
+    raises them in ``__post_init__``.
     """
 
 
-class StoppedEarly(Exception):  # noqa: N818 - it is none
-    """The run was asked to stop before it was done, has saved, and can be continued; no error.
+class StoppedEarly(Exception):  # noqa: N818 - a clean stop, not an error
+    """The run stopped on request after saving a checkpoint; the same command resumes it.
 
-    The message is one line that says why it stopped and where it continues. The command line prints it and exits with
+    The message is one line with the reason and the checkpoint. The command line prints it and exits with
     :data:`EXIT_REQUEUE`.
     """
 
 
 def exit_code(error: BaseException | None) -> int:
-    """The exit code of a process that ``error``, or nothing, ends."""
+    """Return the exit code of a process that ends with ``error``; None means success."""
     if error is None:
         return EXIT_DONE
     if isinstance(error, SystemExit) and not isinstance(error.code, str):

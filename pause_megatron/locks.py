@@ -1,9 +1,8 @@
-"""One folder, one owner: a lock that ends with the processes that hold it, however they end.
+"""Exclusive lock on a folder, released by the kernel when its owner exits or crashes.
 
-The kernel holds the lock, not the file that it is on: what is left of that file after a crash locks nothing. Network
-file systems pass such locks on: NFS as the byte ranges of its protocol, Lustre where it is mounted with ``flock``,
-BeeGFS with ``tuneUseGlobalFileLocks``. When a whole machine is lost, the server gives its locks up only after a while:
-NFSv4 after its lease, 90 s by default.
+A lock file that remains after a crash does not lock anything. Network file systems forward such locks: NFS as
+byte-range locks, Lustre if mounted with ``flock``, BeeGFS with ``tuneUseGlobalFileLocks``. After the loss of a machine
+the server keeps its locks for a while, for example 90 s (the default lease) on NFSv4.
 """
 
 from __future__ import annotations
@@ -19,9 +18,9 @@ from pathlib import Path
 from pause_megatron.errors import UserError
 
 LOCK_FILE = ".lock"
-"""Name of the lock in a folder that has one owner."""
+"""Name of the lock file in the folder."""
 PATIENCE_SECONDS = 10.0
-"""How long to wait for the last processes of an owner that is ending."""
+"""Wait for the last processes of an owner that is exiting."""
 _POLL_SECONDS = 0.1
 
 
@@ -29,15 +28,15 @@ _POLL_SECONDS = 0.1
 def sole_owner(
     folder: Path, *, refusal: str, owner: str = "", patience: Callable[[str], float] = lambda _: PATIENCE_SECONDS
 ) -> Iterator[bool]:
-    """Hold ``folder``, which has to exist, for this process and its forks; yields whether its file system knows locks.
+    """Hold the lock of ``folder`` for this process and its forks; yields whether the file system supports locks.
 
     Args:
-        folder: what has one owner at a time.
-        refusal: what to say when another has it.
-        owner: more about this process than its machine and id.
-        patience: seconds to wait for the other to end, by what it says of itself.
+        folder: an existing folder.
+        refusal: message of the error if another process holds the lock.
+        owner: description of this process in the lock file, after its host name and process id.
+        patience: seconds to wait for the other owner, given its description.
 
-    Raises :class:`UserError` with ``refusal`` and who the other is.
+    Raises :class:`UserError` with ``refusal`` and the description of the other owner.
     """
     started = time.monotonic()
     with open(folder / LOCK_FILE, "a+", encoding="utf-8") as file:

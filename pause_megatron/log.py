@@ -1,6 +1,6 @@
-"""What a run says: lines for a person on standard error, and JSON lines for programs.
+"""Logging: human-readable lines on standard error, and JSON lines on disk.
 
-Under a launcher only rank 0 speaks, unless a message concerns a rank itself.
+Under a launcher only rank 0 logs, except for messages about one rank.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 _STARTED = time.monotonic()
 LINE = re.compile(r"\[ *\d+\.\ds\] ")
-"""How every line of :func:`info` begins, so that a parent can tell it from what libraries print."""
+"""Start of each line of :func:`info`; a parent process uses it to tell them from the output of libraries."""
 
 
 def global_rank() -> int:
-    """This process's rank as its launcher set it in the environment (torchrun, MPI, Slurm); 0 without one.
+    """Return this process's rank from the launcher's environment (torchrun, MPI, Slurm); 0 without a launcher.
 
-    Slurm's comes last: what a batch script starts by ``mpirun`` has the script's own, 0, on every rank.
+    ``SLURM_PROCID`` comes last: under ``mpirun`` in a batch script every rank inherits the script's value, 0.
     """
     for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"):
         if name in os.environ:
@@ -30,26 +30,26 @@ def global_rank() -> int:
 
 
 def restart_clock() -> None:
-    """Count the seconds from now: a forked process starts here, not where its parent did."""
+    """Restart the seconds that :func:`info` prints; for a forked process, which inherits its parent's start."""
     global _STARTED
     _STARTED = time.monotonic()
 
 
 def info(message: str) -> None:
-    """Tell a person what is happening, with the seconds since the process started; rank 0 only."""
+    """Log ``message`` with the seconds since the process started, on rank 0 only."""
     if global_rank() == 0:
         print(f"[{time.monotonic() - _STARTED:7.1f}s] {message}", file=sys.stderr, flush=True)
 
 
 def warn(message: str) -> None:
-    """Like :func:`info`, marked as a warning."""
+    """Log ``message`` as a warning, on rank 0 only."""
     info(f"warning: {message}")
 
 
 class JsonLines:
-    """Appends one JSON object a line to ``path``; a reader may follow the file while it grows.
+    """Appends one JSON object per line to ``path``; other processes may read the file at the same time.
 
-    A last line that a full disk or a crash cut short is removed, or it would run into the first new one.
+    Opening an existing file removes an incomplete last line, which a full disk or a crash leaves.
     """
 
     def __init__(self, path: Path) -> None:
@@ -59,7 +59,7 @@ class JsonLines:
         self._file = open(path, "a", encoding="utf-8")  # noqa: SIM115 - open for the life of the run
 
     def write(self, record: dict[str, Any]) -> None:
-        """Append one record and flush it."""
+        """Append ``record`` and flush."""
         self._file.write(json.dumps(record, ensure_ascii=False) + "\n")
         self._file.flush()
 
@@ -69,7 +69,7 @@ class JsonLines:
 
 
 def read_json_lines(path: Path) -> list[dict[str, Any]]:
-    """Read what :class:`JsonLines` wrote. A last line cut short by a crash is left out."""
+    """Read a file that :class:`JsonLines` wrote, without an incomplete last line."""
     records = []
     with open(path, encoding="utf-8") as file:
         for line in file:

@@ -1,4 +1,4 @@
-"""The versions a result was produced with, written beside every result."""
+"""Versions of the software, recorded with each result."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ REPORTED_PACKAGES = (
 
 
 def versions() -> dict[str, str]:
-    """Package name to installed version, for Python, this project and what its results depend on."""
+    """Return package name to installed version of Python, this project and the packages its results depend on."""
     found = {"python": platform.python_version(), "pause_megatron": pause_megatron.__version__}
     for package in REPORTED_PACKAGES:
         try:
@@ -34,7 +34,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str | None:
-    """The commit of the sources that run, with ``-dirty`` behind it when they were changed; None outside a checkout."""
+    """Return the commit of the sources, with ``-dirty`` if they were changed; None outside a git checkout."""
     root = Path(__file__).parents[1]
     if not (root / ".git").exists():
         return None

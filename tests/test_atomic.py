@@ -1,4 +1,4 @@
-"""Nothing half-written stands under a final name, whatever happens while it is written."""
+"""A final name never has incomplete content, even if the writer fails or is killed."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pause_megatron.errors import UserError
 
 
 class PulledPlugError(Exception):
-    """What interrupts a write."""
+    """An error in the middle of a write."""
 
 
-def test_file_appears_whole(tmp_path: Path) -> None:
+def test_file_appears_complete(tmp_path: Path) -> None:
     write_json(tmp_path / "deep" / "file.json", {"path": Path("a"), "text": "ü"})
     assert (tmp_path / "deep" / "file.json").read_text(encoding="utf-8") == '{\n  "path": "a",\n  "text": "ü"\n}\n'
 
 
-def test_what_json_cannot_say_is_not_guessed(tmp_path: Path) -> None:
-    with pytest.raises(TypeError, match="complex is no JSON value"):
+def test_a_value_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(TypeError, match="complex cannot be written as JSON"):
         write_json(tmp_path / "file.json", {"value": 1j})
 
 
@@ -43,7 +43,7 @@ def test_interrupted_folder_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_folder_appears_whole_and_is_never_overwritten(tmp_path: Path) -> None:
+def test_folder_appears_complete_and_is_never_overwritten(tmp_path: Path) -> None:
     with new_folder(tmp_path / "folder") as folder:
         assert not (tmp_path / "folder").exists()
         (folder / "file.txt").write_text("first")
@@ -62,7 +62,7 @@ with write_file(Path(sys.argv[1])):
 """
 
 
-def test_sweep_spares_what_is_being_written(tmp_path: Path) -> None:
+def test_sweep_keeps_files_that_are_being_written(tmp_path: Path) -> None:
     temporary_name(tmp_path / "left by a killed run").touch()
     temporary_name(tmp_path / "left with files").mkdir()
     (next(tmp_path.glob(".left with files*")) / "file").touch()
@@ -82,7 +82,7 @@ def test_full_disk_is_a_user_error(tmp_path: Path) -> None:
     if not Path("/dev/full").exists():
         pytest.skip("no /dev/full here; a full disk was not checked")
     with (
-        pytest.raises(UserError, match="No space left on device; make room"),
+        pytest.raises(UserError, match="No space left on device; free disk space"),
         write_file(tmp_path / "file"),
         open("/dev/full", "wb", buffering=0) as full,
     ):
@@ -90,7 +90,7 @@ def test_full_disk_is_a_user_error(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_sweep_spares_folders_in_use_and_other_names(tmp_path: Path) -> None:
+def test_sweep_keeps_folders_in_use_and_other_names(tmp_path: Path) -> None:
     temporary_name(tmp_path / "folder").mkdir()
     other = temporary_name(tmp_path / "folder2")
     other.mkdir()

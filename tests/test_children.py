@@ -1,4 +1,4 @@
-"""A child process does not outlive its parent, however the parent dies."""
+"""A child process exits when its parent exits or is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A folder has one owner, who is named to others, and a lock does not outlive whoever holds it."""
+"""A folder has one owner, the error names it, and its lock is released when it exits."""
 
 from __future__ import annotations
 

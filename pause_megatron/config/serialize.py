@@ -1,4 +1,7 @@
-"""Configuration to and from plain data: what is written beside every checkpoint and result, and ``--config`` files."""
+"""Conversion of configurations to JSON-ready data and from ``--config`` files.
+
+Each checkpoint and each result records its configuration in this form.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ from pause_megatron.errors import UserError
 
 
 def to_plain(config: Any) -> Any:
-    """A configuration as JSON-ready data: dataclasses become dicts, tuples lists, paths strings."""
+    """Return a configuration as JSON-ready data: dataclasses become dicts, tuples lists, paths strings."""
     if dataclasses.is_dataclass(config) and not isinstance(config, type):
         return {field.name: to_plain(getattr(config, field.name)) for field in dataclasses.fields(config)}
     if isinstance(config, dict):
@@ -24,7 +27,7 @@ def to_plain(config: Any) -> Any:
 
 
 def flag_names(config_class: type) -> set[str]:
-    """The names of all fields that become flags, those of nested dataclasses included (sections do not prefix)."""
+    """Return the names of all fields that become flags, including those of nested sections (without a prefix)."""
     names: set[str] = set()
     sections = _sections(config_class)
     for field in dataclasses.fields(config_class):
@@ -33,11 +36,11 @@ def flag_names(config_class: type) -> set[str]:
 
 
 def flags_of_mapping(values: dict[str, Any], config_class: type, source: str) -> list[str]:
-    """Turn a preset or a configuration file's mapping into flags that stand before the user's own.
+    """Convert a preset or the mapping of a configuration file to flags; the user's own flags follow and override them.
 
     Sections may be nested or flat. ``source`` names the file or preset in errors.
 
-    Raises :class:`UserError` for a key that is no field of ``config_class``.
+    Raises :class:`UserError` for a key that is not a field of ``config_class``.
     """
     known = flag_names(config_class)
     sections = _sections(config_class)
@@ -57,9 +60,9 @@ def flags_of_mapping(values: dict[str, Any], config_class: type, source: str) ->
 
 
 def read_config_file(path: Path) -> dict[str, Any]:
-    """Read a ``--config`` file (YAML, of which JSON is a part).
+    """Read a ``--config`` file, YAML or JSON.
 
-    Raises :class:`UserError` when the file is missing, is no YAML, or holds no mapping.
+    Raises :class:`UserError` when the file is missing, is not YAML, or does not hold a mapping.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -73,7 +76,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
 
 
 def _sections(config_class: type) -> dict[str, type]:
-    """Field name to dataclass, of the fields that are sections."""
+    """Return field name to dataclass for the fields that are sections."""
     hints = typing.get_type_hints(config_class)
     return {
         field.name: hints[field.name]

@@ -208,7 +208,7 @@ def test_copying_between_file_systems(tmp_path, by_hand):
 
 def test_full_disk_is_named_and_leaves_nothing(tmp_path, datasets):
     with small_disk(tmp_path / "disk", "64k"):
-        with pytest.raises(UserError, match="disk/merged: No space left on device; make room and run the same command"):
+        with pytest.raises(UserError, match="disk/merged: No space left on device; free disk space and run the same"):
             merge(tmp_path / "disk/merged", datasets / "sequence")
         assert list((tmp_path / "disk").iterdir()) == []
 

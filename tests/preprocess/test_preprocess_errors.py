@@ -99,7 +99,7 @@ def test_full_disk_is_named_and_the_repeated_run_completes(tmp_path, tokenizer, 
     with small_disk(tmp_path / "disk", f"{kilobytes}k") as resize:
         assert run(tokenizer, *flags) == 2
         said = capsys.readouterr().err.splitlines()[-1]
-        assert re.match(r"error: .*/disk/.*: No space left on device; make room", said)
+        assert re.match(r"error: .*/disk/.*: No space left on device; free disk space", said)
         finished = {path.stem for path in (tmp_path / "disk/data").glob("*.json")}
         assert finished <= {"a"}
         resize("10m")
