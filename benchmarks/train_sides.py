@@ -17,14 +17,13 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from pause_megatron.config.deepspeed import Precision, deepspeed_file
+from pause_megatron.config.deepspeed import TORCH_DTYPES, Precision, deepspeed_file
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import CompileLayers, ParallelConfig, resolve_layout
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
 from pause_megatron.conversion.hf_config import hf_model_config
 from pause_megatron.conversion.table import to_hf_state
 from pause_megatron.data.batches import Microbatch
-from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
@@ -75,7 +74,11 @@ def ours(workload: Workload, compile_layers: CompileLayers) -> tuple[Step, dict[
     if not dist.is_initialized():
         initialize_process_groups(replace(detect_launch({}), master_port=free_port()), layout, seed=_SEED)
     model = build_local_model(
-        workload.model, layout, vocab_size=workload.vocab_size, seed=_SEED, dtype=DTYPES[file.precision]
+        workload.model,
+        layout,
+        vocab_size=workload.vocab_size,
+        seed=_SEED,
+        dtype=getattr(torch, TORCH_DTYPES[file.precision]),
     )
     weights = {item.shard.name: item.parameter.detach() for item in model.parameters}
     state = to_hf_state(weights.__getitem__, workload.model, workload.vocab_size)
@@ -112,7 +115,9 @@ def peer(workload: Workload, initial: dict[str, torch.Tensor] | None, *, compile
         fused=True,
     )
     forward = torch.compile(model) if compiled else model
-    autocast = torch.autocast(device().type, DTYPES[workload.precision], enabled=workload.precision != "fp32")
+    autocast = torch.autocast(
+        device().type, getattr(torch, TORCH_DTYPES[workload.precision]), enabled=workload.precision != "fp32"
+    )
     batches = workload.microbatches()
     targets = workload.batch_size * workload.seq_length
 

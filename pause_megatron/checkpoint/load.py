@@ -21,7 +21,7 @@ from pause_megatron.checkpoint.manifest import STATE_KEYS, WEIGHTS, DamagedCheck
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import NamedParameter
-from pause_megatron.parallel.agreement import everyones, raise_together
+from pause_megatron.parallel.collectives import gather_from_ranks, raise_on_all_ranks
 
 
 def open_verified(folder: Path) -> CheckpointReader:
@@ -37,8 +37,8 @@ def open_verified(folder: Path) -> CheckpointReader:
         damage = str(error)
     except UserError as error:
         failure = str(error)
-    raise_together(failure)
-    if found := next((damage for damage in everyones(damage) if damage), None):
+    raise_on_all_ranks(failure)
+    if found := next((damage for damage in gather_from_ranks(damage) if damage), None):
         raise DamagedCheckpointError(found)
     assert reader is not None
     return reader
@@ -109,4 +109,4 @@ def _refuse_another_model(reader: CheckpointReader, parameters: Sequence[NamedPa
                 f" {needed} here; give the flags the run was started with"
             )
             break
-    raise_together(failure)
+    raise_on_all_ranks(failure)

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import torch.distributed as dist
 
 from pause_megatron.errors import UserError
-from pause_megatron.parallel.agreement import rank_0s
+from pause_megatron.parallel.collectives import broadcast_from_rank_0
 
 Result = TypeVar("Result")
 
@@ -27,7 +27,7 @@ def on_rank_0(action: Callable[[], Result]) -> Result:
             failure = str(error)
         except OSError as error:
             failure = f"{error.filename}: {error.strerror or error}"
-    result, failure = rank_0s((result, failure))
+    result, failure = broadcast_from_rank_0((result, failure))
     if failure:
         raise UserError(failure)
     found: Result = result

@@ -14,7 +14,7 @@ from pause_megatron.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlendPart:
+class BlendComponent:
     """One folder of a blend."""
 
     folder: Path
@@ -23,14 +23,14 @@ class BlendPart:
     """Its weight, positive, to be divided by the sum of all; None when there are no weights or nothing to weigh."""
 
 
-def parse_blend(flag: str, values: Sequence[str]) -> tuple[BlendPart, ...]:
+def parse_blend(flag: str, values: Sequence[str]) -> tuple[BlendComponent, ...]:
     """The folders that ``flag`` names with ``values``, in their order.
 
     Raises :class:`UserError` when weights and folders do not alternate, or when a weight is not positive.
     """
     weights = [_weight(value) for value in values]
     if not any(weight is not None for weight in weights):
-        return tuple(BlendPart(folder=Path(value), weight=None) for value in values)
+        return tuple(BlendComponent(folder=Path(value), weight=None) for value in values)
     parts = []
     for position in range(0, len(values), 2):
         pair, weight = values[position : position + 2], weights[position]
@@ -41,7 +41,7 @@ def parse_blend(flag: str, values: Sequence[str]) -> tuple[BlendPart, ...]:
             )
         if not (weight > 0 and math.isfinite(weight)):
             raise UserError(f"{flag} {pair[0]} {pair[1]}: the weight must be a positive number")
-        parts.append(BlendPart(folder=Path(pair[1]), weight=weight if len(values) > 2 else None))
+        parts.append(BlendComponent(folder=Path(pair[1]), weight=weight if len(values) > 2 else None))
     return tuple(parts)
 
 

@@ -35,6 +35,8 @@ OWNED_KEYS_OF_FINETUNING = {
 """The same of finetuning."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
+TORCH_DTYPES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""PyTorch's name of each precision, for example ``getattr(torch, TORCH_DTYPES["bf16"])``."""
 _HALVES: tuple[Precision, ...] = ("bf16", "fp16")
 
 

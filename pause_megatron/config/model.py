@@ -82,18 +82,30 @@ class ModelConfig:
             return self.ffn_hidden_size
         return 4 * self.hidden_size if self.architecture == "gpt2" else -(-8 * self.hidden_size // 3 // 64) * 64
 
-    def num_parameters(self, vocab_size: int) -> int:
-        """Parameters at ``vocab_size`` rows, padding rows not counted."""
+    @property
+    def norm_parameters(self) -> int:
+        """Parameters of one norm: a scale, and for LayerNorm (gpt2) a shift too."""
+        return self.hidden_size * (1 if self.architecture == "llama" else 2)
+
+    def layer_parameters(self, tp: int = 1) -> int:
+        """Parameters of one transformer layer on each of ``tp`` tensor-parallel ranks.
+
+        Tensor parallelism divides the matrices, and the biases of matrices that it divides along their output (queries,
+        keys and values; the MLP's first matrix). Every rank holds the norms and the biases that are added after an
+        all-reduce (the output projections of attention and of the MLP).
+        """
         hidden, ffn = self.hidden_size, self.ffn_size
-        key_value = self.query_groups * self.head_dim
-        attention = hidden * (hidden + 2 * key_value) + hidden * hidden
-        embeddings = vocab_size * hidden * (2 if self.untie_embeddings_and_output_weights else 1)
+        query_key_value = hidden + 2 * self.query_groups * self.head_dim
+        attention = hidden * query_key_value + hidden * hidden
         if self.architecture == "llama":
-            layer = attention + 3 * hidden * ffn + 2 * hidden
-            return embeddings + self.num_layers * layer + hidden
-        biases = (hidden + 2 * key_value) + hidden + ffn + hidden
-        layer = attention + 2 * hidden * ffn + biases + 4 * hidden
-        return embeddings + self.max_position_embeddings * hidden + self.num_layers * layer + 2 * hidden
+            return (attention + 3 * hidden * ffn) // tp + 2 * self.norm_parameters
+        return (attention + 2 * hidden * ffn + query_key_value + ffn) // tp + 2 * hidden + 2 * self.norm_parameters
+
+    def num_parameters(self, vocab_size: int) -> int:
+        """Parameters of the model with ``vocab_size`` vocabulary rows (without padding rows, unless you count them)."""
+        rows = vocab_size * (2 if self.untie_embeddings_and_output_weights else 1)
+        rows += self.max_position_embeddings if self.architecture == "gpt2" else 0
+        return rows * self.hidden_size + self.num_layers * self.layer_parameters() + self.norm_parameters
 
 
 _130M: dict[str, object] = {"num_layers": 12, "hidden_size": 768, "num_attention_heads": 12}

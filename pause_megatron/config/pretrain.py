@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pause_megatron.config.blend import BlendPart, parse_blend
+from pause_megatron.config.blend import BlendComponent, parse_blend
 from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.checks import require_at_least
 from pause_megatron.config.faults import FaultsConfig
@@ -69,12 +69,12 @@ class PretrainConfig:
             raise UserError(f"--assumed-mfu {self.assumed_mfu}: must be above 0 and at most 1, as 0.4 for 40 %")
 
     @property
-    def data_parts(self) -> tuple[BlendPart, ...]:
+    def data_parts(self) -> tuple[BlendComponent, ...]:
         """The folders of ``--data``."""
         return parse_blend("--data", self.data)
 
     @property
-    def validation_parts(self) -> tuple[BlendPart, ...]:
+    def validation_parts(self) -> tuple[BlendComponent, ...]:
         """The folders of ``--validation-data``."""
         return parse_blend("--validation-data", self.validation_data)
 

@@ -19,15 +19,15 @@ from pause_megatron.checkpoint.folders import find_checkpoint
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.blend import parse_blend
 from pause_megatron.config.conversion import ConvertToHfConfig
+from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.hf_config import hf_generation_config, hf_model_config
 from pause_megatron.conversion.model_card import model_card
 from pause_megatron.conversion.proof import Verdict, prove_export
 from pause_megatron.conversion.safetensors_writer import divide, write_tensors
 from pause_megatron.conversion.table import to_hf_state
-from pause_megatron.data.stored import StoredSequences
+from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.errors import UserError
-from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.baking import bake_pauses
@@ -55,7 +55,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         reader.verify()
         model = ModelConfig(**reader.state["config"]["model"])
         tokenizer = _tokenizer_of_run(reader, config.tokenizer)
-        dtype = DTYPES[config.dtype]
+        dtype = getattr(torch, TORCH_DTYPES[config.dtype])
         log.info(f"converting {checkpoint} ({reader.state['layout']}, iteration {reader.state['iteration']})")
         write_model(folder, reader, model, tokenizer, dtype=dtype, max_shard_bytes=int(config.max_shard_gb * 1e9))
         texts_compared = write_tokenizer(folder, tokenizer, reader.state["config"]["data"])

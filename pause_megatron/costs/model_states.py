@@ -11,7 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from pause_megatron.config.deepspeed import DeepSpeedFile, Precision
-from pause_megatron.costs.parameters import StageParameters
+from pause_megatron.config.model import ModelConfig, padded_vocab_size
+from pause_megatron.config.parallel import Layout
 
 ELEMENT: dict[Precision, int] = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Bytes of one number."""
@@ -25,6 +26,45 @@ _DEFAULTS = {
     "stage3_max_reuse_distance": 1_000_000_000,
 }
 """DeepSpeed's, in numbers of elements."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageParameters:
+    """Parameters of one process of a pipeline stage."""
+
+    embeddings: int
+    """Word embeddings, padding rows included, and learned positions; the first stage's."""
+    layers: int
+    """Transformer layers."""
+    output: int
+    """Final norm and output layer; the last stage's. With tied embeddings the output layer counts where the stage has
+    no word embeddings of its own, and has to keep a copy."""
+    largest: int
+    """Size of the largest one."""
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.embeddings + self.layers + self.output
+
+
+def stage_parameters(model: ModelConfig, layout: Layout, *, vocab_size: int, stage: int) -> StageParameters:
+    """Parameters of a process of pipeline stage ``stage``, 0 to ``layout.pp - 1``.
+
+    ``vocab_size`` is the tokenizer's. Chunks of an interleaved schedule divide a stage without changing what it holds.
+    """
+    hidden, ffn = model.hidden_size, model.ffn_size
+    first, last = stage == 0, stage == layout.pp - 1
+    vocabulary = padded_vocab_size(vocab_size) * hidden // layout.tp
+    positions = model.max_position_embeddings * hidden if model.architecture == "gpt2" else 0
+    own_output = model.untie_embeddings_and_output_weights or not first
+    mlp_in = hidden * ffn * (2 if model.architecture == "llama" else 1) // layout.tp
+    return StageParameters(
+        embeddings=vocabulary + positions if first else 0,
+        layers=model.num_layers // layout.pp * model.layer_parameters(layout.tp),
+        output=model.norm_parameters + (vocabulary if own_output else 0) if last else 0,
+        largest=max(mlp_in, positions if first else 0, vocabulary if first or last else 0),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import Layout, ParallelConfig, check_batches, resolve_layout
 from pause_megatron.config.training import TrainingConfig
 from pause_megatron.costs.flops import TrainingFlops, training_flops
-from pause_megatron.costs.memory import StageMemory, stage_memory
+from pause_megatron.costs.memory_plan import StageMemory, stage_memory
 from pause_megatron.errors import UserError
 
 USABLE = 0.9
@@ -17,7 +17,7 @@ USABLE = 0.9
 
 
 @dataclass(frozen=True, kw_only=True)
-class Run:
+class PlannedRun:
     """What is to be trained, however many devices there are."""
 
     model: ModelConfig
@@ -57,10 +57,10 @@ class Run:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
+class ScalePlan:
     """A run on one number of devices, which it can be divided over."""
 
-    run: Run
+    run: PlannedRun
     """What is trained."""
     layout: Layout
     """How it is divided."""
@@ -94,22 +94,22 @@ class Scale:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Refused:
+class InfeasibleScale:
     """A number of devices that the run cannot be divided over."""
 
     reason: str
     """Why, and what to change."""
 
 
-def plan_scale(run: Run, num_gpus: int) -> Scale | Refused:
+def plan_scale(run: PlannedRun, num_gpus: int) -> ScalePlan | InfeasibleScale:
     """The run on ``num_gpus`` devices, or why that cannot be."""
     try:
         return _scale(run, num_gpus)
     except UserError as error:
-        return Refused(reason=str(error))
+        return InfeasibleScale(reason=str(error))
 
 
-def _scale(run: Run, num_gpus: int) -> Scale:
+def _scale(run: PlannedRun, num_gpus: int) -> ScalePlan:
     layout = resolve_layout(
         run.parallel, world_size=num_gpus, model=run.model, vocab_size=run.vocab_size, deepspeed=run.deepspeed
     )
@@ -129,10 +129,10 @@ def _scale(run: Run, num_gpus: int) -> Scale:
         )
         for stage in range(layout.pp)
     )
-    return Scale(run=run, layout=layout, num_microbatches=num_microbatches, stages=tuple(stages))
+    return ScalePlan(run=run, layout=layout, num_microbatches=num_microbatches, stages=tuple(stages))
 
 
-def advice(scale: Scale) -> list[str]:
+def advice(scale: ScalePlan) -> list[str]:
     """Flags that would lower the memory of the stage that needs most, those of its largest part first."""
     memory, layout, deepspeed = scale.worst, scale.layout, scale.run.deepspeed
     for_activations = [

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pause_megatron.data.samples import Sample
+from pause_megatron.data.training_sample import Sample
 from pause_megatron.pauses.loss_mask import pause_runs
 
 

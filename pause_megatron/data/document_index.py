@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, sweep
-from pause_megatron.data.folders import DataFolder
-from pause_megatron.data.stored import StoredSequences
+from pause_megatron.data.data_folders import DataFolder
+from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.errors import UserError
-from pause_megatron.parallel.agreement import raise_together
+from pause_megatron.parallel.collectives import raise_on_all_ranks
 from pause_megatron.parallel.launcher import Launch
 
 _DOCUMENTS, _SAMPLES = "documents.npy", "samples.npy"
@@ -109,8 +109,8 @@ def ensure_indices(wanted: Sequence[CachedIndex], launch: Launch) -> None:
                 index.build_if_missing()
         except UserError as error:
             failure = str(error)
-        raise_together(failure)
-    raise_together(next((failure for index in wanted if (failure := _missing(index, launch))), None))
+        raise_on_all_ranks(failure)
+    raise_on_all_ranks(next((failure for index in wanted if (failure := _missing(index, launch))), None))
 
 
 def _missing(index: CachedIndex, launch: Launch) -> str | None:

@@ -22,11 +22,11 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json
+from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import FinetuneConfig, pause_range
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.downstream.lora import with_lora
 from pause_megatron.downstream.model_folder import (
-    DTYPES,
     FINETUNE_FORMAT,
     FINETUNE_MARKER,
     ModelFolder,
@@ -98,7 +98,7 @@ def train(
     collator = PauseCollator(
         pad_id=base.eod_id,
         bidirectional=config.prefix_attention == "bidirectional",
-        dtype=DTYPES[config.precision],
+        dtype=getattr(torch, TORCH_DTYPES[config.precision]),
     )
     with arguments.main_process_first(local=False):
         state = work.resume()

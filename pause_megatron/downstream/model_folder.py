@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import Precision, PrefixAttention
 from pause_megatron.errors import UserError
 
@@ -20,7 +21,6 @@ CONVERSION_REPORT = "conversion_report.json"
 FINETUNE_MARKER = "finetune.json"
 FINETUNE_FORMAT = "pause_megatron/finetune/1"
 PAUSE_TOKEN = "<pause>"
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ def load_model_folder(path: Path, precision: Precision = "fp32", *, device: str 
             raise UserError(f"{path}: no {name}; expected a Hugging Face folder, as tools/convert_to_hf.py writes")
     try:
         tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=DTYPES[precision])
+        model = AutoModelForCausalLM.from_pretrained(path, dtype=TORCH_DTYPES[precision])
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a Hugging Face causal language model: {_first_line(error)}") from error
     if tokenizer.eos_token_id is None:

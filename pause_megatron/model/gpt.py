@@ -13,6 +13,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.utils.checkpoint import checkpoint
 
 from pause_megatron.config.model import ModelConfig, padded_vocab_size
 from pause_megatron.config.parallel import Layout
@@ -23,7 +24,6 @@ from pause_megatron.model.initialization import initialize_weights
 from pause_megatron.model.linear import ColumnLinear, RowLinear
 from pause_megatron.model.norm import Norm
 from pause_megatron.model.parameters import NamedParameter, named_parameters
-from pause_megatron.model.recomputation import recompute_mlps
 
 
 def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = torch.float32) -> TransformerConfig:
@@ -140,3 +140,14 @@ def _build_chunk(
     if compiles(layout.compile_layers):
         compile_layers(chunk)
     return chunk
+
+
+def recompute_mlps(chunk: GPTModel) -> None:
+    """Let every MLP of ``chunk`` save only its input, and compute its activations again in the backward pass.
+
+    Attention is not recomputed: the fused kernel saves no matrix of scores.
+    """
+    for layer in chunk.decoder.layers:
+        # Megatron-core's own recompute_modules=["mlp"] returns the bias (a parameter) from an autograd function, which
+        # makes the function the bias's producer; its backward pass then calls itself without end.
+        layer.mlp.forward = partial(checkpoint, layer.mlp.forward, use_reentrant=False, preserve_rng_state=False)

@@ -1,8 +1,8 @@
 """A process that dies or freezes ends the whole run within a timeout, and one line names it.
 
 The exchanges of a process group cannot say who is missing: gloo reports a closed connection in its own terms, NCCL
-waits. So a thread of each process (:mod:`~pause_megatron.parallel.watch`) talks to rank 0's beside the groups, whatever
-the main thread is waiting for.
+waits. So a thread of each process (:mod:`~pause_megatron.parallel.peer_monitor`) talks to rank 0's beside the groups,
+whatever the main thread is waiting for.
 
 The thread needs Python's interpreter lock for some microseconds every few seconds. Computing, communicating and writing
 checkpoints release it; shuffling the index of many millions of documents holds it for minutes, which is why silence is
@@ -21,11 +21,10 @@ import torch.distributed as dist
 
 from pause_megatron.config.faults import FaultsConfig
 from pause_megatron.errors import EXIT_USER, StoppedEarly, UserError, exit_code
-from pause_megatron.parallel import agreement
+from pause_megatron.parallel import collectives
+from pause_megatron.parallel.json_socket import Connection, listen
 from pause_megatron.parallel.launcher import Launch
-from pause_megatron.parallel.messages import Connection, listen
-from pause_megatron.parallel.peers import LAST_WORDS_SECONDS, Process
-from pause_megatron.parallel.watch import Watch
+from pause_megatron.parallel.peer_monitor import LAST_WORDS_SECONDS, Process, Watch
 
 _LONGEST_INTERVAL = 2.0
 _BEATS_IN_TIMEOUT = 10
@@ -83,9 +82,9 @@ def _start(launch: Launch, *, interval: float, timeout: float) -> Watch:
 
     Raises :class:`UserError` in every process when one cannot connect.
     """
-    processes = agreement.everyones(Process(launch.rank, socket.gethostname(), os.getpid()))
+    processes = collectives.gather_from_ranks(Process(launch.rank, socket.gethostname(), os.getpid()))
     door = listen(locally=launch.single_node) if launch.rank == 0 else None
-    token, port = agreement.rank_0s((uuid.uuid4().hex, door.getsockname()[1]) if door else None)
+    token, port = collectives.broadcast_from_rank_0((uuid.uuid4().hex, door.getsockname()[1]) if door else None)
     watch, failure = None, None
     try:
         link = door or Connection.to("127.0.0.1" if launch.single_node else launch.master_addr, port)
@@ -97,7 +96,7 @@ def _start(launch: Launch, *, interval: float, timeout: float) -> Watch:
             "set MASTER_ADDR to rank 0's machine, and let the machines of a run connect to each other's ports"
         )
     try:
-        agreement.raise_together(failure)
+        collectives.raise_on_all_ranks(failure)
     except UserError as error:
         if watch:
             watch.leave(EXIT_USER, str(error))

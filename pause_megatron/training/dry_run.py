@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from pause_megatron import log
-from pause_megatron.config.blend import BlendPart
+from pause_megatron.config.blend import BlendComponent
 from pause_megatron.config.deepspeed import Precision, read_deepspeed_file
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.costs.devices import H100_SXM, find_device
-from pause_megatron.costs.display import GIB, Hardware, plan_lines
-from pause_megatron.costs.plan import Refused, Run, plan_scale
-from pause_megatron.data.folders import DataFolder, check_training_folders, check_validation_folders
+from pause_megatron.costs.plan import InfeasibleScale, PlannedRun, plan_scale
+from pause_megatron.costs.plan_text import GIB, Hardware, plan_lines
+from pause_megatron.data.data_folders import DataFolder, check_training_folders, check_validation_folders
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.training.schedule import BatchSchedule
@@ -28,9 +28,9 @@ class FoundData:
 
     folders: tuple[DataFolder, ...]
     """Folders of ``--data`` that are here, checked."""
-    absent: tuple[BlendPart, ...]
+    absent: tuple[BlendComponent, ...]
     """Those that are not."""
-    absent_held_out: tuple[BlendPart, ...]
+    absent_held_out: tuple[BlendComponent, ...]
     """Folders of ``--validation-data`` that are not here; the others have been checked."""
     seq_length: int
     """Tokens of a sequence; taken from the flags when no folder is here."""
@@ -51,7 +51,7 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
     tokenizer = PauseTokenizer.load(config.tokenizer)
     deepspeed = read_deepspeed_file(config.deepspeed)
     data = find_data(config, tokenizer)
-    run = Run(
+    run = PlannedRun(
         model=config.model,
         parallel=config.parallel,
         training=config.training,
@@ -65,7 +65,7 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
     print(f"{config.output}: a dry run, nothing is started")
     for line in (*plan_lines(run, scales, hardware, mfu=config.assumed_mfu), "", *data_lines(data, run.samples)):
         print(line)
-    refused = [scale for scale in scales.values() if isinstance(scale, Refused)]
+    refused = [scale for scale in scales.values() if isinstance(scale, InfeasibleScale)]
     if len(refused) == len(scales):
         raise UserError(refused[0].reason)
 
@@ -89,7 +89,7 @@ def find_data(config: PretrainConfig, tokenizer: PauseTokenizer) -> FoundData:
     return FoundData(folders=folders, absent=absent, absent_held_out=absent_held_out, seq_length=seq_length)
 
 
-def _divide(parts: Sequence[BlendPart]) -> tuple[tuple[BlendPart, ...], tuple[BlendPart, ...]]:
+def _divide(parts: Sequence[BlendComponent]) -> tuple[tuple[BlendComponent, ...], tuple[BlendComponent, ...]]:
     """The parts whose folders are here, and the others."""
     present = tuple(part for part in parts if part.folder.exists())
     return present, tuple(part for part in parts if part not in present)

@@ -14,13 +14,12 @@ import deepspeed
 import torch
 from megatron.core import parallel_state
 
-from pause_megatron.config.deepspeed import DeepSpeedFile
+from pause_megatron.config.deepspeed import TORCH_DTYPES, DeepSpeedFile
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
-from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import LocalModel
 from pause_megatron.model.parameters import NamedParameter
 from pause_megatron.parallel.cpu import let_deepspeed_use_any_cpu
-from pause_megatron.parallel.mpu import DeepSpeedMpu
+from pause_megatron.parallel.groups import DeepSpeedMpu
 from pause_megatron.training.flat_gradients import FlatGradients
 from pause_megatron.training.flat_weights import share_weights
 from pause_megatron.training.gradients import split_over_the_sequence, sum_over_tensor_parallel
@@ -61,7 +60,7 @@ def build_engine(
     )
     if deepspeed_file.gradients_stay_whole:
         group = parallel_state.get_data_parallel_group() if deepspeed_file.zero_stage == 0 else None
-        FlatGradients(engine.optimizer, DTYPES[deepspeed_file.grad_dtype], replicated_over=group)
+        FlatGradients(engine.optimizer, getattr(torch, TORCH_DTYPES[deepspeed_file.grad_dtype]), replicated_over=group)
         if deepspeed_file.precision == "fp32":
             share_weights(engine.optimizer)
     for chunk in model.chunks:

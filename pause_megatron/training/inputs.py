@@ -10,7 +10,7 @@ from pause_megatron.checkpoint.manifest import read_manifest
 from pause_megatron.config.deepspeed import DeepSpeedFile, read_deepspeed_file
 from pause_megatron.config.parallel import Layout, check_batches, resolve_layout
 from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.data.folders import DataFolder, check_training_folders, check_validation_folders
+from pause_megatron.data.data_folders import DataFolder, check_training_folders, check_validation_folders
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.training.state import model_differences

@@ -11,7 +11,7 @@ from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
 from pause_megatron.errors import EXIT_DONE
 from pause_megatron.parallel.launcher import Launch, detect_launch
-from pause_megatron.parallel.local import run_local_processes
+from pause_megatron.parallel.local_launcher import run_local_processes
 from pause_megatron.parallel.slurm_step import describe_job
 from pause_megatron.training.dry_run import print_plan
 from pause_megatron.training.inputs import PretrainInputs, check_inputs

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from megatron.core import parallel_state
 
 from pause_megatron import log
@@ -16,16 +17,16 @@ from pause_megatron.checkpoint.load import load_weights
 from pause_megatron.checkpoint.names import CHECKPOINTS, checkpoint_name
 from pause_megatron.checkpoint.resume import resume_from_newest
 from pause_megatron.checkpoint.saver import CheckpointSaver
+from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.data.batches import Microbatch, microbatches
-from pause_megatron.data.blend import TrainingData
-from pause_megatron.data.opening import open_folders
-from pause_megatron.data.provenance import origins_by_all
-from pause_megatron.data.samples import Sample
+from pause_megatron.data.datasets import open_datasets
+from pause_megatron.data.sample_order import TrainingData
+from pause_megatron.data.sample_origins import find_origins_together
+from pause_megatron.data.training_sample import Sample
 from pause_megatron.errors import UserError
-from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import build_local_model
-from pause_megatron.parallel.agreement import largest
+from pause_megatron.parallel.collectives import max_over_ranks
 from pause_megatron.parallel.groups import device
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.training.engine import build_engine
@@ -63,10 +64,10 @@ class PretrainRun:
     def _open_data(self, launch: Launch) -> None:
         training, cache = self.config.training, self.config.index_cache
         self.data = TrainingData(
-            open_folders(self.inputs.training_data, seed=training.seed, cache=cache, launch=launch), training.seed
+            open_datasets(self.inputs.training_data, seed=training.seed, cache=cache, launch=launch), training.seed
         )
         self.validation = Validation(
-            open_folders(self.inputs.validation_data, seed=None, cache=cache, launch=launch),
+            open_datasets(self.inputs.validation_data, seed=None, cache=cache, launch=launch),
             sequences=training.validation_sequences,
             batch_size=training.global_batch_size,
         )
@@ -83,7 +84,7 @@ class PretrainRun:
             layout,
             vocab_size=tokenizer.vocab_size,
             seed=config.training.seed,
-            dtype=DTYPES[file.precision],
+            dtype=getattr(torch, TORCH_DTYPES[file.precision]),
         )
         engine = build_engine(model, deepspeed_file=file, optimizer=config.optimizer, training=config.training)
         self.model, self.engine = model, engine
@@ -170,7 +171,7 @@ class PretrainRun:
     def _report_bad_batch(self, verdict: Verdict, start: int, size: int) -> None:
         """Say which documents it was made of; end the run, after saving what was good, if the verdict is to."""
         located = [self.data.locate(position) for position in range(start, start + size)]
-        documents = [str(part) for origin in origins_by_all(self.data.datasets, located) for part in origin]
+        documents = [str(part) for origin in find_origins_together(self.data.datasets, located) for part in origin]
         self.metrics.log_bad_batch(self.iteration + 1, verdict.reason, documents)
         more = f" and {len(documents) - _DOCUMENTS_SHOWN} more" if len(documents) > _DOCUMENTS_SHOWN else ""
         message = (
@@ -214,13 +215,13 @@ class PretrainRun:
 
     def _meet(self) -> None:
         """What all processes exchange after every step: whether one was asked to stop, whether one still writes."""
-        request, unfinished = largest([self.stop.request, self.saver.unfinished])
+        request, unfinished = max_over_ranks([self.stop.request, self.saver.unfinished])
         self.saver.poll(unfinished)
         self._leave_on(request)
 
     def _leave_if_asked(self) -> None:
         """The same for where there is no step: while starting, and between the batches of a validation."""
-        [request] = largest([self.stop.request])
+        [request] = max_over_ranks([self.stop.request])
         self._leave_on(request)
 
     def _leave_on(self, request: int) -> None:

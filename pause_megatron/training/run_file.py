@@ -8,7 +8,7 @@ from pause_megatron import log
 from pause_megatron.atomic import write_json
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import to_plain
-from pause_megatron.data.blend import TrainingData
+from pause_megatron.data.sample_order import TrainingData
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.training.inputs import PretrainInputs
 from pause_megatron.training.state import describe_data

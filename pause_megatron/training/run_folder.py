@@ -10,7 +10,7 @@ from pathlib import Path
 from pause_megatron import log
 from pause_megatron.errors import UserError
 from pause_megatron.locks import PATIENCE_SECONDS, sole_owner
-from pause_megatron.parallel.agreement import raise_together
+from pause_megatron.parallel.collectives import raise_on_all_ranks
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.parallel.slurm_step import describe_job
 
@@ -35,7 +35,7 @@ def owned_run_folder(folder: Path, launch: Launch) -> Iterator[None]:
                     log.warn(f"{folder} cannot be locked; start no second run there")
             except UserError as error:
                 failure = str(error)
-        raise_together(failure)
+        raise_on_all_ranks(failure)
         yield
 
 

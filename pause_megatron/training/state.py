@@ -10,8 +10,8 @@ from typing import Any
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import to_plain
-from pause_megatron.data.blend import TrainingData
-from pause_megatron.data.folders import DataFolder
+from pause_megatron.data.data_folders import DataFolder
+from pause_megatron.data.sample_order import TrainingData
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.versions import versions

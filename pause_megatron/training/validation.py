@@ -6,8 +6,8 @@ import statistics
 from collections.abc import Callable, Sequence
 
 from pause_megatron.data.batches import Microbatch
-from pause_megatron.data.blend import StoredOrder
-from pause_megatron.data.samples import Samples
+from pause_megatron.data.sample_order import ValidationData
+from pause_megatron.data.training_sample import SampleDataset
 from pause_megatron.training.loss import Losses
 from pause_megatron.training.state import strategy
 from pause_megatron.training.step import Stepper
@@ -20,15 +20,15 @@ WEIGHTED_MEAN = "weighted mean"
 class Validation:
     """The held-out datasets of a run."""
 
-    def __init__(self, datasets: Sequence[Samples], *, sequences: int, batch_size: int) -> None:
+    def __init__(self, datasets: Sequence[SampleDataset], *, sequences: int, batch_size: int) -> None:
         """Of each of ``datasets`` the first ``sequences`` are read, ``batch_size`` at a time."""
-        self._datasets = [StoredOrder(dataset, sequences) for dataset in datasets]
+        self._datasets = [ValidationData(dataset, sequences) for dataset in datasets]
         self._batch_size = batch_size
 
     def measure(
         self,
         stepper: Stepper,
-        batch: Callable[[StoredOrder, int, int], list[Microbatch]],
+        batch: Callable[[ValidationData, int, int], list[Microbatch]],
         between_batches: Callable[[], None],
     ) -> list[Losses]:
         """The losses on each dataset.

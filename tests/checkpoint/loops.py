@@ -10,6 +10,7 @@ from pathlib import Path
 
 import deepspeed
 import pytest
+import torch
 from megatron.core import parallel_state
 
 from pause_megatron.checkpoint.deepspeed_state import loss_scaler_state, optimizer_step, reset_optimizer
@@ -17,12 +18,12 @@ from pause_megatron.checkpoint.names import CHECKPOINTS, checkpoint_name
 from pause_megatron.checkpoint.resume import resume_from_newest
 from pause_megatron.checkpoint.saver import CheckpointSaver
 from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.parallel import resolve_layout
 from pause_megatron.errors import UserError
 from pause_megatron.log import LINE
-from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import LocalModel, build_local_model
-from pause_megatron.parallel.agreement import largest
+from pause_megatron.parallel.collectives import max_over_ranks
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.training.engine import build_engine
@@ -98,7 +99,7 @@ def run_loop(loop: Loop) -> Outcome:
             losses = stepper.accumulate(own_microbatches(step))
             update = stepper.update(learning_rate(step, STEPS, OPTIMIZER))
             curve.append((losses.mean, update.grad_norm))
-            (unfinished,) = largest([saver.unfinished])
+            (unfinished,) = max_over_ranks([saver.unfinished])
             busy += unfinished
             saver.poll(unfinished)
             if (step + 1) % loop.checkpoint.save_interval == 0:
@@ -121,7 +122,7 @@ def built(run: Run) -> Iterator[tuple[LocalModel, deepspeed.DeepSpeedEngine, Ste
         deepspeed.get_accelerator().is_fp16_supported = lambda: True
     initialize_process_groups(launch, layout, seed=run.seed)
     try:
-        dtype = DTYPES[settings.precision]
+        dtype = getattr(torch, TORCH_DTYPES[settings.precision])
         model = build_local_model(run.model, layout, vocab_size=VOCAB_SIZE, seed=run.seed, dtype=dtype)
         engine = build_engine(model, deepspeed_file=settings, optimizer=OPTIMIZER, training=TRAINING)
         yield model, engine, Stepper(model, engine, layout, device())

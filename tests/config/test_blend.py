@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pause_megatron.config.blend import BlendPart, parse_blend
+from pause_megatron.config.blend import BlendComponent, parse_blend
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.training import TrainingConfig
 from pause_megatron.errors import UserError
@@ -27,7 +27,7 @@ def test_weights_stand_before_their_folders() -> None:
 
 
 def test_weight_of_a_single_folder_means_nothing() -> None:
-    assert parse_blend("--data", ["0.7", "a"]) == (BlendPart(folder=Path("a"), weight=None),)
+    assert parse_blend("--data", ["0.7", "a"]) == (BlendComponent(folder=Path("a"), weight=None),)
 
 
 def test_folder_named_like_a_number_is_written_as_a_path() -> None:

@@ -12,8 +12,8 @@ from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.training import TrainingConfig
 from pause_megatron.costs.devices import H100_SXM
-from pause_megatron.costs.display import GIB, Hardware, plan_lines
-from pause_megatron.costs.plan import Run, plan_scale
+from pause_megatron.costs.plan import PlannedRun, plan_scale
+from pause_megatron.costs.plan_text import GIB, Hardware, plan_lines
 
 REPOSITORY = Path(__file__).parents[2]
 DOCUMENT = (REPOSITORY / "docs" / "costs.md").read_text(encoding="utf-8")
@@ -29,7 +29,7 @@ DOCUMENT = (REPOSITORY / "docs" / "costs.md").read_text(encoding="utf-8")
 def test_plan_is_shown_as_it_is(flags: dict[str, Any], micro_batch_size: int, first_line: str) -> None:
     steps = 381_470
     training = TrainingConfig(train_iters=steps, micro_batch_size=micro_batch_size)
-    run = Run(
+    run = PlannedRun(
         model=ModelConfig(**MODEL_PRESETS["1b"]),  # type: ignore[arg-type]
         parallel=ParallelConfig(**flags),
         training=training,

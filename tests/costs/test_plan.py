@@ -12,8 +12,8 @@ from pause_megatron.config.deepspeed import deepspeed_file
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.training import TrainingConfig
-from pause_megatron.costs.display import GIB, Hardware, plan_lines
-from pause_megatron.costs.plan import Refused, Run, Scale, advice, plan_scale
+from pause_megatron.costs.plan import InfeasibleScale, PlannedRun, ScalePlan, advice, plan_scale
+from pause_megatron.costs.plan_text import GIB, Hardware, plan_lines
 
 REFUSED = "--global-batch-size 256 is not a multiple of --micro-batch-size 2 x 512 data-parallel processes"
 TP2_PP2 = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
@@ -23,7 +23,7 @@ def bf16(**zero: Any) -> Any:
     return deepspeed_file(Path("test.json"), {"bf16": {"enabled": True}, "zero_optimization": {"stage": 1, **zero}})
 
 
-RUN = Run(
+RUN = PlannedRun(
     model=ModelConfig(**MODEL_PRESETS["1b"]),  # type: ignore[arg-type]
     parallel=ParallelConfig(),
     training=TrainingConfig(train_iters=1000, micro_batch_size=2),
@@ -34,9 +34,9 @@ RUN = Run(
 )
 
 
-def planned(run: Run, num_gpus: int) -> Scale:
+def planned(run: PlannedRun, num_gpus: int) -> ScalePlan:
     scale = plan_scale(run, num_gpus)
-    assert isinstance(scale, Scale), scale
+    assert isinstance(scale, ScalePlan), scale
     return scale
 
 
@@ -74,17 +74,17 @@ def test_recomputing_layers_costs_up_to_a_third_more_time() -> None:
         (8, replace(RUN, parallel=TP2_PP2, deepspeed=bf16(stage=3)), "or --pipeline-model-parallel-size 1"),
     ],
 )
-def test_numbers_that_cannot_work_say_why(num_gpus: int, run: Run, reason: str) -> None:
+def test_numbers_that_cannot_work_say_why(num_gpus: int, run: PlannedRun, reason: str) -> None:
     scale = plan_scale(run, num_gpus)
-    assert isinstance(scale, Refused)
+    assert isinstance(scale, InfeasibleScale)
     assert reason in scale.reason
 
 
 def test_every_batch_of_a_ramp_up_must_divide() -> None:
     training = TrainingConfig(train_iters=10, micro_batch_size=2, rampup_batch_size=(32, 32, 1000))
-    assert isinstance(plan_scale(replace(RUN, training=training), 16), Scale)
+    assert isinstance(plan_scale(replace(RUN, training=training), 16), ScalePlan)
     refused = plan_scale(replace(RUN, training=training), 32)
-    assert isinstance(refused, Refused)
+    assert isinstance(refused, InfeasibleScale)
     assert "--rampup-batch-size: a batch of 32" in refused.reason
 
 
@@ -110,11 +110,11 @@ def test_what_is_advised_lowers_memory(flags: dict[str, Any]) -> None:
     assert planned(replace(wide, parallel=ParallelConfig(**flags)), 8).worst.total < planned(wide, 8).worst.total
 
 
-def lines(run: Run, numbers: list[int], hardware: Hardware) -> list[str]:
+def lines(run: PlannedRun, numbers: list[int], hardware: Hardware) -> list[str]:
     return list(plan_lines(run, {number: plan_scale(run, number) for number in numbers}, hardware, mfu=0.4))
 
 
-def time_rows(run: Run, numbers: list[int], hardware: Hardware) -> list[list[str]]:
+def time_rows(run: PlannedRun, numbers: list[int], hardware: Hardware) -> list[list[str]]:
     """The cells of the table of times."""
     shown = lines(run, numbers, hardware)
     heading = next(index for index, line in enumerate(shown) if "tokens/s" in line)

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from pause_megatron.data.batches import Microbatch, microbatches
-from pause_megatron.data.blend import StoredOrder, TrainingData
-from pause_megatron.data.samples import Sample
-from pause_megatron.data.sequences import SequenceDataset
+from pause_megatron.data.datasets import SequenceDataset
+from pause_megatron.data.sample_order import TrainingData, ValidationData
+from pause_megatron.data.training_sample import Sample
 from tests.data.datasets import Datasets
-from tests.data.test_blend import opened
+from tests.data.test_sample_order import opened
 
 CPU = torch.device("cpu")
 GLOBAL_BATCH = 16
@@ -93,6 +93,6 @@ def test_microbatch_is_its_samples(datasets: Datasets) -> None:
 
 
 def test_positions_after_the_end_carry_no_loss(datasets: Datasets) -> None:
-    walk = StoredOrder(SequenceDataset(datasets.source("none")), limit=10)
+    walk = ValidationData(SequenceDataset(datasets.source("none")), limit=10)
     batches = own_batches(walk, 0, 1, micro_batch_size=8)
     assert [bool(row.any()) for batch in batches for row in batch.loss_mask] == [True] * 10 + [False] * 6

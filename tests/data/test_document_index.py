@@ -13,9 +13,9 @@ from pause_megatron.config.deepspeed import deepspeed_file
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.data import document_index
+from pause_megatron.data.data_folders import DataFolder
+from pause_megatron.data.datasets import open_datasets
 from pause_megatron.data.document_index import CachedIndex, DocumentIndex
-from pause_megatron.data.folders import DataFolder
-from pause_megatron.data.opening import open_folders
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
@@ -47,7 +47,7 @@ def open_everywhere(folders: list[DataFolder], caches: list[Path], seed: int) ->
     try:
         on_node = replace(launch, local_rank=launch.rank % PROCESSES_A_NODE)
         cache = caches[launch.rank]
-        datasets = open_folders(folders, seed=seed, cache=cache, launch=on_node)
+        datasets = open_datasets(folders, seed=seed, cache=cache, launch=on_node)
         dist.barrier()
         return [dataset[3]["tokens"].tolist() for dataset in datasets], bool(built)
     finally:

@@ -26,7 +26,7 @@ from pause_megatron.errors import (
     StoppedEarly,
     UserError,
 )
-from pause_megatron.parallel import agreement
+from pause_megatron.parallel import collectives
 from pause_megatron.parallel.heartbeat import Heartbeat
 from pause_megatron.parallel.launcher import Launch, detect_launch
 from tests.parallel.dying import Group, run_group, say
@@ -92,7 +92,7 @@ def live_through_everything(launch: Launch, folder: Path) -> None:
         dist.barrier()
         sleep_in_c(0.4 * TIMEOUT, keeps_lock=True)
         say(folder, "stoppable")
-        while not agreement.largest([(folder / "go-on").exists()])[0]:
+        while not collectives.max_over_ranks([(folder / "go-on").exists()])[0]:
             time.sleep(0.01)
         if launch.rank == 2:  # the others leave before
             time.sleep(1.3 * TIMEOUT)

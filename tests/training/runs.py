@@ -13,13 +13,12 @@ from megatron.core import parallel_state
 from pause_megatron.checkpoint.load import load_checkpoint
 from pause_megatron.checkpoint.saver import CheckpointSaver
 from pause_megatron.config.checkpoint import CheckpointConfig
-from pause_megatron.config.deepspeed import DeepSpeedFile, deepspeed_file
+from pause_megatron.config.deepspeed import TORCH_DTYPES, DeepSpeedFile, deepspeed_file
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
 from pause_megatron.data.batches import Microbatch
-from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
@@ -130,7 +129,7 @@ def _train(run: Run) -> list[tuple[float, float]]:
         deepspeed=run.deepspeed_file,
     )
     initialize_process_groups(launch, layout, seed=run.seed)
-    dtype = DTYPES[run.deepspeed_file.precision]
+    dtype = getattr(torch, TORCH_DTYPES[run.deepspeed_file.precision])
     model = build_local_model(run.model, layout, vocab_size=VOCAB_SIZE, seed=run.seed, dtype=dtype)
     engine = build_engine(model, deepspeed_file=run.deepspeed_file, optimizer=OPTIMIZER, training=TRAINING)
     stepper = Stepper(model, engine, layout, device())

@@ -2,7 +2,7 @@
 
 A signal may reach only some processes of a run, or reach them at different steps, and a process that left alone would
 leave the others waiting. So a signal is only noted here; the loop exchanges :attr:`StopRequests.request` with
-:func:`~pause_megatron.parallel.agreement.largest` once a step, and all processes act on the largest.
+:func:`~pause_megatron.parallel.collectives.max_over_ranks` once a step, and all processes act on the largest.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.errors import UserError
-from pause_megatron.parallel.agreement import largest, raise_together
+from pause_megatron.parallel.collectives import max_over_ranks, raise_on_all_ranks
 from pause_megatron.training.inputs import PretrainInputs
 from pause_megatron.training.loss import Losses
 from pause_megatron.training.schedule import BatchSchedule
@@ -85,7 +85,7 @@ class Metrics:
         if not done.losses.targets:
             return
         embedding = self._pause_embedding.figures()
-        [memory] = largest([memory_used()])
+        [memory] = max_over_ranks([memory_used()])
         seconds = self._clock.lap()
         samples_left = self._total_samples - consumed_samples
         record: Record = {"kind": "train", "iteration": iteration, "consumed_samples": consumed_samples}
@@ -140,5 +140,5 @@ def _open_on_rank_0(config: PretrainConfig) -> Sinks:
             sinks = open_sinks(config)
         except UserError as error:
             failure = str(error)
-    raise_together(failure)
+    raise_on_all_ranks(failure)
     return sinks

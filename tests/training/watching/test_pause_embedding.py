@@ -10,11 +10,11 @@ import pytest
 import torch
 from megatron.core import parallel_state
 
+from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import Layout, ParallelConfig, resolve_layout
 from pause_megatron.conversion.one_layer import ONE_PROCESS
 from pause_megatron.data.batches import Microbatch
-from pause_megatron.model.dtypes import DTYPES
 from pause_megatron.model.gpt import LocalModel, build_local_model
 from pause_megatron.model.parameters import WORD_EMBEDDINGS
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
@@ -78,7 +78,7 @@ def _watched(run: Run) -> list[Figures]:
     if settings.precision == "fp16":  # DeepSpeed wants fp16 instructions, PyTorch computes without
         deepspeed.get_accelerator().is_fp16_supported = lambda: True
     initialize_process_groups(launch, layout, seed=run.seed)
-    dtype = DTYPES[settings.precision]
+    dtype = getattr(torch, TORCH_DTYPES[settings.precision])
     model = build_local_model(run.model, layout, vocab_size=VOCAB_SIZE, seed=run.seed, dtype=dtype)
     engine = build_engine(model, deepspeed_file=settings, optimizer=OPTIMIZER, training=TRAINING)
     rows = [PauseEmbedding(model, engine, pause_id=row, vocab_size=VOCAB_SIZE) for row in ROWS]

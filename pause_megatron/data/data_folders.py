@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pause_megatron.config.blend import BlendPart
+from pause_megatron.config.blend import BlendComponent
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.manifest import DatasetManifest, load_dataset_manifest
 from pause_megatron.tokenizer import PauseTokenizer
@@ -43,7 +43,7 @@ class DataFolder:
 
 
 def check_training_folders(
-    parts: Sequence[BlendPart], tokenizer: PauseTokenizer, *, seq_length: int, max_position_embeddings: int
+    parts: Sequence[BlendComponent], tokenizer: PauseTokenizer, *, seq_length: int, max_position_embeddings: int
 ) -> tuple[DataFolder, ...]:
     """The folders of ``--data``, all read in samples of one length.
 
@@ -66,7 +66,7 @@ def check_training_folders(
 
 
 def check_validation_folders(
-    parts: Sequence[BlendPart], tokenizer: PauseTokenizer, *, seq_length: int, max_position_embeddings: int
+    parts: Sequence[BlendComponent], tokenizer: PauseTokenizer, *, seq_length: int, max_position_embeddings: int
 ) -> tuple[DataFolder, ...]:
     """The folders of ``--validation-data``; documents are cut to ``seq_length``, the length of the training samples.
 
@@ -94,7 +94,7 @@ def _load(path: Path, tokenizer: PauseTokenizer) -> DatasetManifest:
 
 
 def _checked(
-    parts: Sequence[BlendPart], manifests: Sequence[DatasetManifest], lengths: Sequence[int], max_positions: int
+    parts: Sequence[BlendComponent], manifests: Sequence[DatasetManifest], lengths: Sequence[int], max_positions: int
 ) -> tuple[DataFolder, ...]:
     folders = []
     names = [part.folder.name for part in parts]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatasetBuilder
 
-from pause_megatron.data.stored import StoredSequences
+from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.manifest import stored_files
 from tests.data.datasets import STRATEGIES, Datasets

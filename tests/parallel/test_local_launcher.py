@@ -24,7 +24,7 @@ from pause_megatron.errors import (
 
 LAUNCHER = """
 import sys
-from pause_megatron.parallel.local import run_local_processes
+from pause_megatron.parallel.local_launcher import run_local_processes
 sys.exit(run_local_processes(sys.argv[2:], int(sys.argv[1]), program=(sys.executable, "-c")))
 """
 SAVES_WHEN_ASKED = """

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from pause_megatron.config.model import padded_vocab_size
 from pause_megatron.config.parallel import Layout
-from pause_megatron.costs.parameters import stage_parameters
-from pause_megatron.costs.plan import USABLE, Refused, Run, Scale, advice
+from pause_megatron.costs.model_states import stage_parameters
+from pause_megatron.costs.plan import USABLE, InfeasibleScale, PlannedRun, ScalePlan, advice
 
 GIB = 2**30
 _UNKNOWN = "?"
@@ -27,9 +27,11 @@ class Hardware:
     """Memory of one; None where it is not known."""
 
 
-def plan_lines(run: Run, scales: dict[int, Scale | Refused], hardware: Hardware, *, mfu: float) -> Iterator[str]:
+def plan_lines(
+    run: PlannedRun, scales: dict[int, ScalePlan | InfeasibleScale], hardware: Hardware, *, mfu: float
+) -> Iterator[str]:
     """Everything about ``run`` that does not need its data, on each number of devices that ``scales`` maps."""
-    possible = {number: scale for number, scale in scales.items() if isinstance(scale, Scale)}
+    possible = {number: scale for number, scale in scales.items() if isinstance(scale, ScalePlan)}
     yield from _run_lines(run, hardware)
     if possible:
         yield from ("", *_parameter_lines(run, next(iter(possible.values())).layout))
@@ -41,7 +43,7 @@ def plan_lines(run: Run, scales: dict[int, Scale | Refused], hardware: Hardware,
             yield from ("", _warning(number, scale, hardware.memory_bytes))
 
 
-def _run_lines(run: Run, hardware: Hardware) -> Iterator[str]:
+def _run_lines(run: PlannedRun, hardware: Hardware) -> Iterator[str]:
     model, training, flops = run.model, run.training, run.flops_of_a_sequence
     parameters = model.num_parameters(run.vocab_size)
     tied = "untied" if model.untie_embeddings_and_output_weights else "tied"
@@ -73,7 +75,7 @@ def _run_lines(run: Run, hardware: Hardware) -> Iterator[str]:
     yield f"device      {hardware.name}: {peak}, {memory}"
 
 
-def _parameter_lines(run: Run, layout: Layout) -> Iterator[str]:
+def _parameter_lines(run: PlannedRun, layout: Layout) -> Iterator[str]:
     held = [
         stage_parameters(run.model, layout, vocab_size=run.vocab_size, stage=stage).total for stage in range(layout.pp)
     ]
@@ -85,7 +87,7 @@ def _parameter_lines(run: Run, layout: Layout) -> Iterator[str]:
     yield f"            {least:,} at least, on stage {held.index(least) + 1}"
 
 
-def _memory_lines(scales: dict[int, Scale], hardware: Hardware) -> Iterator[str]:
+def _memory_lines(scales: dict[int, ScalePlan], hardware: Hardware) -> Iterator[str]:
     worst = [scale.worst for scale in scales.values()]
     pipelined = next(iter(scales.values())).layout.pp > 1
     rows = [
@@ -110,10 +112,10 @@ def _memory_lines(scales: dict[int, Scale], hardware: Hardware) -> Iterator[str]
         yield _row(f"of {usable / GIB:,.0f} usable", [f"{memory.total / usable:.0%}" for memory in worst])
 
 
-def _time_lines(scales: dict[int, Scale | Refused], hardware: Hardware, mfu: float) -> Iterator[str]:
+def _time_lines(scales: dict[int, ScalePlan | InfeasibleScale], hardware: Hardware, mfu: float) -> Iterator[str]:
     yield "      GPUs  data-parallel  microbatches  pipeline waits     tokens/s       days    GPU-hours"
     for number, scale in scales.items():
-        if isinstance(scale, Refused):
+        if isinstance(scale, InfeasibleScale):
             yield f"{number:>10,}  no: {scale.reason}"
             continue
         divided = f"{number:>10,}{scale.layout.dp:>15,}{scale.num_microbatches:>14,}{scale.waiting:>16.1%}"
@@ -128,7 +130,7 @@ def _time_lines(scales: dict[int, Scale | Refused], hardware: Hardware, mfu: flo
         )
 
 
-def _warning(number: int, scale: Scale, memory_bytes: int) -> str:
+def _warning(number: int, scale: ScalePlan, memory_bytes: int) -> str:
     stage = f" on stage {scale.worst.stage + 1}" if scale.layout.pp > 1 else ""
     return (
         f"warning: {number:,} GPUs: {scale.worst.total / GIB:,.1f} GiB are needed{stage}, and of a device's"

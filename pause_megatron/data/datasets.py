@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import accumulate
+from pathlib import Path
 
 import numpy as np
 import torch
 
-from pause_megatron.data.folders import DataFolder
-from pause_megatron.data.samples import Sample, make_sample
-from pause_megatron.data.stored import StoredSequences
+from pause_megatron.data.data_folders import DataFolder
+from pause_megatron.data.document_index import CachedIndex, ensure_indices
+from pause_megatron.data.packed_documents import open_documents
+from pause_megatron.data.stored_sequences import StoredSequences
+from pause_megatron.data.training_sample import Sample, SampleDataset, make_sample
+from pause_megatron.parallel.launcher import Launch
 
 
 class SequenceDataset:
@@ -38,3 +43,21 @@ class SequenceDataset:
         after = self._stored.get(index + 1, 0, 1)[0] if continues else self._pause_id
         labels = np.append(tokens[1:], np.int64(after))
         return make_sample(torch.from_numpy(tokens), torch.from_numpy(labels), self._pause_id)
+
+
+def open_datasets(
+    folders: Sequence[DataFolder], *, seed: int | None, cache: Path, launch: Launch
+) -> list[SampleDataset]:
+    """The samples of each folder. To be called in every process of the group.
+
+    ``seed`` decides the order in which documents are packed; None packs them as they are stored. Raises
+    :class:`UserError` in every process when an index can be neither found in ``cache`` nor built.
+    """
+    indices = [
+        CachedIndex(cache, folder, seed) if folder.manifest.strategy == "document" else None for folder in folders
+    ]
+    ensure_indices([index for index in indices if index], launch)
+    return [
+        open_documents(folder, index.path) if index else SequenceDataset(folder)
+        for folder, index in zip(folders, indices, strict=True)
+    ]

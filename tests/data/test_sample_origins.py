@@ -11,12 +11,12 @@ import pytest
 import torch.distributed as dist
 
 from pause_megatron.config.serialize import to_plain
-from pause_megatron.data import provenance
-from pause_megatron.data.blend import TrainingData
-from pause_megatron.data.folders import DataFolder
-from pause_megatron.data.provenance import Origin, origins, origins_by_all
-from pause_megatron.data.samples import Samples
-from pause_megatron.data.sequences import SequenceDataset
+from pause_megatron.data import sample_origins
+from pause_megatron.data.data_folders import DataFolder
+from pause_megatron.data.datasets import SequenceDataset
+from pause_megatron.data.sample_order import TrainingData
+from pause_megatron.data.sample_origins import Origin, find_origins_together, origins
+from pause_megatron.data.training_sample import SampleDataset
 from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.tokenizer import PauseTokenizer
@@ -40,7 +40,7 @@ def documents_in(path: str, tokenizer: Path) -> list[list[int]]:
     return [[*opened.encode(text), opened.eod_id] for text in texts if text and isinstance(text, str)]
 
 
-def real_tokens(dataset: Samples, sample: int) -> list[int]:
+def real_tokens(dataset: SampleDataset, sample: int) -> list[int]:
     tokens = dataset[sample]["tokens"]
     return [int(token) for token in tokens[tokens != dataset.source.manifest.pause_id]]
 
@@ -60,7 +60,7 @@ def assert_holds(tokens: list[int], origin: Origin, tokenizer: Path) -> None:
 @pytest.mark.parametrize("name", ["sequence", "every", "none", "document"])
 def test_sample_holds_the_text_of_the_documents_named(datasets: Datasets, cache: Path, name: str, prefix: str) -> None:
     folder = f"{prefix}{name}"
-    dataset: Samples = (
+    dataset: SampleDataset = (
         datasets.documents(cache, folder) if name == "document" else SequenceDataset(datasets.source(folder))
     )
     found = origins([dataset], [(0, sample) for sample in range(len(dataset))])
@@ -78,7 +78,7 @@ def test_ends_are_counted_the_same_in_pieces_of_any_size(datasets: Datasets, mon
     dataset = SequenceDataset(datasets.source("merged-sequence"))
     located = [(0, sample) for sample in range(0, len(dataset), 3)]
     expected = origins([dataset], located)
-    monkeypatch.setattr(provenance, "_TOKENS_AT_ONCE", 7)
+    monkeypatch.setattr(sample_origins, "_TOKENS_AT_ONCE", 7)
     assert origins([dataset], located) == expected
 
 
@@ -167,7 +167,7 @@ def test_text_and_json_say_file_documents_and_sequence(datasets: Datasets) -> No
 
 def origins_in_a_group(datasets: Datasets, located: list[tuple[int, int]]) -> list[Origin]:
     dist.init_process_group("gloo")
-    return origins_by_all([SequenceDataset(datasets.source(name)) for name in ("sequence", "none")], located)
+    return find_origins_together([SequenceDataset(datasets.source(name)) for name in ("sequence", "none")], located)
 
 
 def test_processes_share_the_work_and_all_know_the_result(datasets: Datasets) -> None:

@@ -16,7 +16,7 @@ from itertools import accumulate
 import numpy as np
 from megatron.core.datasets import helpers
 
-from pause_megatron.data.samples import Sample, Samples, blank_sample
+from pause_megatron.data.training_sample import Sample, SampleDataset, blank_sample
 
 LONGEST_PERIOD = 1_000_000
 """Samples after which a blend by weights repeats its turns, at most."""
@@ -84,7 +84,7 @@ def _divided(numbers: list[int]) -> list[int]:
 class TrainingData:
     """The samples of training, of one folder or of several; an epoch is each sample of all of them once."""
 
-    def __init__(self, datasets: Sequence[Samples], seed: int) -> None:
+    def __init__(self, datasets: Sequence[SampleDataset], seed: int) -> None:
         self.sources = tuple(dataset.source for dataset in datasets)
         self.seq_length = self.sources[0].seq_length
         self.pause_id = self.sources[0].manifest.pause_id
@@ -112,10 +112,10 @@ class TrainingData:
         return dataset, index - self._starts[dataset]
 
 
-class StoredOrder:
+class ValidationData:
     """The samples of a validation: the first ``limit`` of a dataset as they are stored, then blank ones."""
 
-    def __init__(self, dataset: Samples, limit: int) -> None:
+    def __init__(self, dataset: SampleDataset, limit: int) -> None:
         self.source = dataset.source
         self._dataset = dataset
         self._length = min(len(dataset), limit)

@@ -14,7 +14,7 @@ from pause_megatron.config.deepspeed import DeepSpeedFile, deepspeed_file
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import Layout
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
-from pause_megatron.costs.memory import StageMemory, stage_memory
+from pause_megatron.costs.memory_plan import StageMemory, stage_memory
 from pause_megatron.data.batches import Microbatch
 from pause_megatron.parallel.groups import device
 from pause_megatron.training.engine import build_engine

@@ -3,13 +3,14 @@
 Documents are put in random order, one after the other, and cut into samples; the last target of a sample is the first
 token of the next. How Megatron-core is used here, and why not otherwise:
 
-- The documents of all files of a folder are one list (:class:`~pause_megatron.data.stored.StoredSequences`), so that
-  merging changes nothing. Megatron-core's own way, a ``BlendedDataset`` of one ``GPTDataset`` a file, gives the same
-  documents, but its blending compares all files for every sample: minutes for the thousand files of C4.
-- One epoch is indexed, whatever the length of the run (which Megatron-core's indices depend on), and
-  :mod:`~pause_megatron.data.blend` walks over its samples: a run that is prolonged goes on in the same order.
-- The index is written and found by :mod:`~pause_megatron.data.document_index`, because Megatron-core has it written by
-  rank 0 alone, which no other node sees on a disk of its own.
+- The documents of all files of a folder form one list
+  (:class:`~pause_megatron.data.stored_sequences.StoredSequences`), so merging files changes no sample. Megatron-core's
+  own way, a ``BlendedDataset`` of one ``GPTDataset`` per file, gives the same documents, but its blending compares all
+  files for every sample: minutes for the thousand files of C4.
+- The index covers one epoch, whatever the length of the run (Megatron-core's indices depend on it), and
+  :mod:`~pause_megatron.data.sample_order` walks over its samples. A prolonged run therefore keeps its order.
+- :mod:`~pause_megatron.data.document_index` writes and finds the index. Megatron-core's writer is rank 0 only, so other
+  nodes with local disks would not see it.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from typing import Any
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
+from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.document_index import DocumentIndex
-from pause_megatron.data.folders import DataFolder
-from pause_megatron.data.samples import Sample
-from pause_megatron.data.stored import StoredSequences
+from pause_megatron.data.stored_sequences import StoredSequences
+from pause_megatron.data.training_sample import Sample
 from pause_megatron.pauses.loss_mask import loss_mask
 from pause_megatron.preprocess.manifest import read_dataset_manifest
 

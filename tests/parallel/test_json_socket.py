@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import time
 
-from pause_megatron.parallel.messages import Connection
+from pause_megatron.parallel.json_socket import Connection
 
 
 def test_last_words_are_heard_after_something_could_not_be_said() -> None:

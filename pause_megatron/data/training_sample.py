@@ -6,7 +6,7 @@ from typing import Protocol
 
 import torch
 
-from pause_megatron.data.folders import DataFolder
+from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.pauses.loss_mask import loss_mask
 
 Sample = dict[str, torch.Tensor]
@@ -17,7 +17,7 @@ Sample = dict[str, torch.Tensor]
 """
 
 
-class Samples(Protocol):
+class SampleDataset(Protocol):
     """The samples of one folder."""
 
     source: DataFolder

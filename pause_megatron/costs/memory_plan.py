@@ -8,9 +8,7 @@ from pause_megatron.config.deepspeed import DeepSpeedFile
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import Layout
 from pause_megatron.costs.activations import Activations
-from pause_megatron.costs.model_states import ELEMENT, ModelStates, model_states
-from pause_megatron.costs.parameters import stage_parameters
-from pause_megatron.costs.schedule import passes_in_flight
+from pause_megatron.costs.model_states import ELEMENT, ModelStates, model_states, stage_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,3 +92,16 @@ def peak_activations(one: Activations, *, stage: int, num_microbatches: int) -> 
     at_end = one.head + 2 * one.whole_residual + (one.residual if gathered else 0)
     # Megatron-core gathers sequences into a buffer that it never gives back.
     return kept + gathered + (max(at_end, within_layer) if last_stage else within_layer)
+
+
+def passes_in_flight(layout: Layout, *, stage: int, num_microbatches: int) -> list[int]:
+    """Chunk of each forward pass a process of ``stage`` has made when it is about to make its first backward pass.
+
+    A pass is one microbatch through one of the stage's chunks. From then on a backward pass follows every forward pass,
+    so their number is the most there are. Plain 1F1B: one for each stage from here to the last. Interleaved: the stages
+    take turns of ``pp`` microbatches a chunk, and start with two more for each stage that comes after.
+    """
+    later = layout.pp - 1 - stage
+    before_first_backward = 1 + (later if layout.vp == 1 else 2 * later + (layout.vp - 1) * layout.pp)
+    passes = min(before_first_backward, num_microbatches * layout.vp)
+    return [number // layout.pp % layout.vp for number in range(passes)]

@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 import torch
 
-from pause_megatron.data.sequences import SequenceDataset
+from pause_megatron.data.datasets import SequenceDataset
 from tests.chain import SEQ_LENGTH
 from tests.data.datasets import FIXED_LENGTH, SHARDS, Datasets
 

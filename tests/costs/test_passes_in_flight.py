@@ -12,7 +12,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from pause_megatron.config.parallel import Layout
-from pause_megatron.costs.schedule import passes_in_flight
+from pause_megatron.costs.memory_plan import passes_in_flight
 from tests.costs.local_models import GPT2, layout, local_model, of_layouts, random_tokens
 from tests.distributed import run_distributed
 

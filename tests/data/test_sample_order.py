@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pause_megatron.data.blend import BlendOrder, SampleOrder, StoredOrder, TrainingData, whole_turns
-from pause_megatron.data.samples import Samples
-from pause_megatron.data.sequences import SequenceDataset
+from pause_megatron.data.datasets import SequenceDataset
+from pause_megatron.data.sample_order import BlendOrder, SampleOrder, TrainingData, ValidationData, whole_turns
+from pause_megatron.data.training_sample import SampleDataset
 from tests.data.datasets import Datasets
 
 
-def opened(datasets: Datasets, cache: Path, *names: str, weights: tuple[float, ...] = ()) -> list[Samples]:
-    found: list[Samples] = []
+def opened(datasets: Datasets, cache: Path, *names: str, weights: tuple[float, ...] = ()) -> list[SampleDataset]:
+    found: list[SampleDataset] = []
     for index, name in enumerate(names):
         source = datasets.source(name, weights[index] if weights else None)
         if source.manifest.strategy == "document":
@@ -103,11 +103,11 @@ def test_turns_are_the_smallest_whole_numbers_in_proportion() -> None:
 
 def test_held_out_samples_come_as_stored_and_then_blank(datasets: Datasets) -> None:
     dataset = SequenceDataset(datasets.source("sequence"))
-    walk = StoredOrder(dataset, limit=10)
+    walk = ValidationData(dataset, limit=10)
     assert len(walk) == 10
     for position in range(10):
         assert torch.equal(walk(position)["tokens"], dataset[position]["tokens"])
     blank = walk(10)
     assert not blank["loss_mask"].any()
     assert blank["tokens"].shape == blank["labels"].shape == dataset[0]["tokens"].shape
-    assert len(StoredOrder(dataset, limit=10**9)) == len(dataset)
+    assert len(ValidationData(dataset, limit=10**9)) == len(dataset)

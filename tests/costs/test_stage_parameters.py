@@ -7,7 +7,7 @@ from megatron.core import parallel_state
 
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.config.parallel import Layout
-from pause_megatron.costs.parameters import stage_parameters
+from pause_megatron.costs.model_states import stage_parameters
 from tests.costs.local_models import MODELS, VOCAB_SIZE, layout, local_model, of_layouts
 from tests.distributed import run_distributed
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import torch.distributed as dist
 
-from pause_megatron.data.documents import DocumentDataset
-from pause_megatron.data.folders import DataFolder
-from pause_megatron.data.samples import Samples
-from pause_megatron.parallel import agreement
+from pause_megatron.data.data_folders import DataFolder
+from pause_megatron.data.packed_documents import DocumentDataset
+from pause_megatron.data.training_sample import SampleDataset
+from pause_megatron.parallel import collectives
 from pause_megatron.preprocess.indexed_reader import spans
 from pause_megatron.preprocess.indexed_writer import token_dtype
 from pause_megatron.preprocess.manifest import DatasetSettings
@@ -63,7 +63,7 @@ Origin = tuple[Documents, ...]
 """What a sample was made of: one stored sequence, or packed documents in their order."""
 
 
-def origins(datasets: Sequence[Samples], located: Iterable[tuple[int, int]]) -> list[Origin]:
+def origins(datasets: Sequence[SampleDataset], located: Iterable[tuple[int, int]]) -> list[Origin]:
     """The origin of each sample of ``located``: pairs of an index into ``datasets`` and a sample of that dataset."""
     sequences = [(dataset, _sequences_of(datasets[dataset], sample)) for dataset, sample in located]
     wanted: dict[int, set[int]] = defaultdict(set)
@@ -73,7 +73,7 @@ def origins(datasets: Sequence[Samples], located: Iterable[tuple[int, int]]) -> 
     return [tuple(found[dataset][sequence] for sequence in of_sample) for dataset, of_sample in sequences]
 
 
-def origins_by_all(datasets: Sequence[Samples], located: Sequence[tuple[int, int]]) -> list[Origin]:
+def find_origins_together(datasets: Sequence[SampleDataset], located: Sequence[tuple[int, int]]) -> list[Origin]:
     """The same, with the work divided among all processes; every process calls this with the same samples.
 
     The samples of a large batch come from hundreds of shards, which are many gigabytes to read.
@@ -82,12 +82,12 @@ def origins_by_all(datasets: Sequence[Samples], located: Sequence[tuple[int, int
     rank, processes = dist.get_rank(), dist.get_world_size()
     share = in_order[rank * len(in_order) // processes : (rank + 1) * len(in_order) // processes]
     found: dict[tuple[int, int], Origin] = {}
-    for part in agreement.everyones(dict(zip(share, origins(datasets, share), strict=True))):
+    for part in collectives.gather_from_ranks(dict(zip(share, origins(datasets, share), strict=True))):
         found |= part
     return [found[place] for place in located]
 
 
-def _sequences_of(dataset: Samples, sample: int) -> Sequence[int]:
+def _sequences_of(dataset: SampleDataset, sample: int) -> Sequence[int]:
     """The stored sequences that hold the tokens of a sample, in order."""
     if not isinstance(dataset, DocumentDataset):
         return [sample]

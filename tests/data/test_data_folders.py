@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pause_megatron.config.blend import BlendPart
+from pause_megatron.config.blend import BlendComponent
 from pause_megatron.config.tokenizer import TokenizerConfig
-from pause_megatron.data.folders import DataFolder, check_training_folders, check_validation_folders
+from pause_megatron.data.data_folders import DataFolder, check_training_folders, check_validation_folders
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
@@ -20,8 +20,8 @@ from tests.data.datasets import Datasets
 POSITIONS = 256
 
 
-def parts(*folders: Path) -> list[BlendPart]:
-    return [BlendPart(folder=folder, weight=None) for folder in folders]
+def parts(*folders: Path) -> list[BlendComponent]:
+    return [BlendComponent(folder=folder, weight=None) for folder in folders]
 
 
 def training(
