@@ -40,7 +40,7 @@ setup(
     install_requires=[
         "torch>=2.13",
         "megatron-core==0.16.1",  # its layer specs and pipeline schedules are not a stable interface
-        "deepspeed==0.19.8",  # checkpoint/deepspeed_state.py reads private fields of its optimizers
+        "deepspeed==0.19.8",  # pause_megatron/engine uses its private parts
         "datasets>=5.0",
         "sentencepiece>=0.2.3",
         "tokenizers>=0.22",

@@ -24,11 +24,11 @@ from pause_megatron.config.training import OptimizerConfig, TrainingConfig
 from pause_megatron.conversion.hf_config import hf_model_config
 from pause_megatron.conversion.table import to_hf_state
 from pause_megatron.data.batches import Microbatch
+from pause_megatron.engine.build import build_engine
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.parallel.ports import free_port
-from pause_megatron.training.engine import build_engine
 from pause_megatron.training.step import Stepper
 
 OPTIMIZER = OptimizerConfig()

@@ -10,5 +10,6 @@ pickled index and were four times slower to save.
 :class:`~pause_megatron.checkpoint.saver.CheckpointSaver` writes them, :func:`~pause_megatron.checkpoint.resume.
 resume_from_newest` goes on from the newest that is whole, and :class:`~pause_megatron.checkpoint.reader.
 CheckpointReader` reads them without any process group. ``manifest.py`` is the format, ``folders.py`` decides which
-folders count, and ``deepspeed_state.py`` holds all that is known of DeepSpeed's insides.
+folders count, and the optimizer is read and written through
+:mod:`pause_megatron.engine.optimizer_state`.
 """

@@ -6,19 +6,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 
-from pause_megatron.checkpoint.deepspeed_state import (
+from pause_megatron.checkpoint.manifest import STATE_KEYS, WEIGHTS, DamagedCheckpointError, ParameterRecord, StateKey
+from pause_megatron.checkpoint.reader import CheckpointReader
+from pause_megatron.engine import DeepSpeedEngine
+from pause_megatron.engine.optimizer_state import (
     owned_range,
     owned_state,
     publish_master_weights,
     reset_optimizer,
     restore_loss_scaler,
 )
-from pause_megatron.checkpoint.manifest import STATE_KEYS, WEIGHTS, DamagedCheckpointError, ParameterRecord, StateKey
-from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import NamedParameter
 from pause_megatron.parallel.collectives import gather_from_ranks, raise_on_all_ranks
@@ -44,17 +44,13 @@ def open_verified(folder: Path) -> CheckpointReader:
     return reader
 
 
-def load_checkpoint(
-    folder: Path, *, parameters: Sequence[NamedParameter], engine: deepspeed.DeepSpeedEngine
-) -> dict[str, Any]:
+def load_checkpoint(folder: Path, *, parameters: Sequence[NamedParameter], engine: DeepSpeedEngine) -> dict[str, Any]:
     """Verify the checkpoint in ``folder`` and load it; see :func:`open_verified` and :func:`load`."""
     return load(open_verified(folder), parameters=parameters, engine=engine)
 
 
 @torch.no_grad()
-def load(
-    reader: CheckpointReader, *, parameters: Sequence[NamedParameter], engine: deepspeed.DeepSpeedEngine
-) -> dict[str, Any]:
+def load(reader: CheckpointReader, *, parameters: Sequence[NamedParameter], engine: DeepSpeedEngine) -> dict[str, Any]:
     """Load weights and optimizer state of a verified checkpoint; every process calls this.
 
     Each process reads the pieces it needs of the parameters it holds, one parameter at a time.
@@ -72,7 +68,7 @@ def load(
 
 
 @torch.no_grad()
-def load_weights(folder: Path, *, parameters: Sequence[NamedParameter], engine: deepspeed.DeepSpeedEngine) -> None:
+def load_weights(folder: Path, *, parameters: Sequence[NamedParameter], engine: DeepSpeedEngine) -> None:
     """Verify the checkpoint in ``folder`` and start from its weights, with a new optimizer; every process calls this.
 
     Raises as :func:`open_verified` and :func:`load` do.
@@ -87,7 +83,7 @@ def _copy(
     reader: CheckpointReader,
     keys: Sequence[StateKey],
     parameters: Sequence[NamedParameter],
-    engine: deepspeed.DeepSpeedEngine,
+    engine: DeepSpeedEngine,
 ) -> None:
     for item in parameters:
         start, length = owned_range(engine, item.parameter)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import deepspeed
 import torch
 
-from pause_megatron.checkpoint.deepspeed_state import optimizer_step, owned_range, owned_state, reset_optimizer
 from pause_megatron.checkpoint.manifest import STATE_KEYS, Fragment, ParameterRecord
 from pause_megatron.checkpoint.reader import tensor_key
+from pause_megatron.engine import DeepSpeedEngine
+from pause_megatron.engine.optimizer_state import is_replica, optimizer_step, owned_range, owned_state, reset_optimizer
 from pause_megatron.model.parameters import NamedParameter
 
 
@@ -25,7 +25,7 @@ class Contents:
 
 
 def own_pieces(
-    parameters: Sequence[NamedParameter], engine: deepspeed.DeepSpeedEngine, file: str
+    parameters: Sequence[NamedParameter], engine: DeepSpeedEngine, file: str
 ) -> tuple[dict[str, torch.Tensor], Contents]:
     """The pieces this process is to write to ``file``, by their keys there, as views of the optimizer's memory.
 
@@ -34,7 +34,7 @@ def own_pieces(
     """
     tensors: dict[str, torch.Tensor] = {}
     contents = Contents(parameters={}, fragments=[])
-    if engine.mpu.optimizer_replica != 0:
+    if is_replica(engine):
         return tensors, contents
     if optimizer_step(engine) == 0:
         reset_optimizer(engine, 0)  # Adam makes its moments at its first update; fp16 may have skipped all so far

@@ -7,8 +7,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import deepspeed
-
 from pause_megatron import log
 from pause_megatron.checkpoint.folders import (
     checkpoint_folders,
@@ -20,12 +18,13 @@ from pause_megatron.checkpoint.load import load, open_verified
 from pause_megatron.checkpoint.manifest import DamagedCheckpointError
 from pause_megatron.checkpoint.names import CHECKPOINTS
 from pause_megatron.checkpoint.rank_0 import on_rank_0
+from pause_megatron.engine import DeepSpeedEngine
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import NamedParameter
 
 
 def resume_from_newest(
-    run: Path, *, parameters: Sequence[NamedParameter], engine: deepspeed.DeepSpeedEngine
+    run: Path, *, parameters: Sequence[NamedParameter], engine: DeepSpeedEngine
 ) -> tuple[Path, dict[str, Any]] | None:
     """Load the newest whole checkpoint of the run folder ``run``; every process calls this, before the first save.
 

@@ -18,14 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from safetensors.torch import save_file
 
 from pause_megatron import log
 from pause_megatron.atomic import fsync_path, write_json
-from pause_megatron.checkpoint.deepspeed_state import loss_scaler_state, optimizer_step
 from pause_megatron.checkpoint.folders import new_checkpoint, retire_old
 from pause_megatron.checkpoint.manifest import FileRecord, Manifest, ParameterRecord
 from pause_megatron.checkpoint.names import MANIFEST, checkpoint_name, shard_file
@@ -33,6 +31,8 @@ from pause_megatron.checkpoint.pieces import Contents, HostCopies, own_pieces
 from pause_megatron.checkpoint.rank_0 import on_rank_0
 from pause_megatron.checkpoint.reader import file_record
 from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.engine import DeepSpeedEngine
+from pause_megatron.engine.optimizer_state import loss_scaler_state, optimizer_step
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import NamedParameter
 
@@ -70,7 +70,7 @@ class CheckpointSaver:
         config: CheckpointConfig,
         *,
         parameters: Sequence[NamedParameter],
-        engine: deepspeed.DeepSpeedEngine,
+        engine: DeepSpeedEngine,
     ) -> None:
         """Save into the folder ``checkpoints``, as ``config`` says, what ``engine`` keeps of ``parameters``."""
         self._checkpoints = checkpoints

@@ -2,8 +2,8 @@
 
 The optimizer is AdamW on an fp32 copy of the weights: 12 bytes a parameter. ZeRO-0 keeps all of it; the other stages
 divide it over the data-parallel processes. Under ZeRO-0 and -1 gradients are one flat buffer a parameter group, with no
-buckets beside it (``training/flat_gradients.py``), and in fp32 the weights themselves are what is updated
-(``training/flat_weights.py``); DeepSpeed's own paths have buckets, and a second copy of the weights in fp32 too.
+buckets beside it (``engine/flat_gradients.py``), and in fp32 the weights themselves are what is updated
+(``engine/flat_gradients.py``); DeepSpeed's own paths have buckets, and a second copy of the weights in fp32 too.
 """
 
 from __future__ import annotations

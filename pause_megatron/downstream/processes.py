@@ -19,7 +19,6 @@ from transformers import Trainer
 from pause_megatron.config.deepspeed import OWNED_KEYS_OF_FINETUNING, read_deepspeed_file
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.errors import UserError
-from pause_megatron.parallel.cpu import let_deepspeed_use_any_cpu
 from pause_megatron.parallel.launcher import detect_launch, export_launch
 
 FSDP_KEYS = (
@@ -108,6 +107,8 @@ def _fsdp_values(config: FinetuneConfig) -> dict[str, Any]:
 def _form_cpu_group(config: FinetuneConfig) -> None:
     """Form the group as accelerate would on GPUs, but with gloo: what is split runs on CPUs too, for a trial."""
     if config.deepspeed:
+        from pause_megatron.engine.cpu import let_deepspeed_use_any_cpu
+
         let_deepspeed_use_any_cpu()
         os.environ[_USE_DEEPSPEED] = "true"  # as TrainingArguments tells it
     PartialState._reset_state()

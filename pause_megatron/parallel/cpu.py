@@ -52,18 +52,3 @@ class _TorchOnCpu(ModuleType):
     @staticmethod
     def zeros(*size: Any, device: Any = None, **keywords: Any) -> torch.Tensor:
         return torch.zeros(*size, device=CPU if device == "cuda" else device, **keywords)
-
-
-def let_deepspeed_use_any_cpu() -> None:
-    """Make DeepSpeed start on a CPU without a compiler, and compute in fp16 on one that has no instructions for it.
-
-    At the first use of a CPU process group DeepSpeed compiles `deepspeed_shm_comm`, a shared-memory all-reduce that
-    only its inference engine calls. That takes half a minute on a new machine and fails where there is no C++ compiler.
-    fp16 it refuses unless the CPU has instructions for it; PyTorch computes it, if slowly, on every CPU.
-    """
-    import deepspeed.ops
-    from deepspeed.accelerator import get_accelerator
-
-    if not torch.cuda.is_available():
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        get_accelerator().is_fp16_supported = lambda: True

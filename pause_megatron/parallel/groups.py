@@ -66,7 +66,7 @@ class DeepSpeedMpu:
 
     The group DeepSpeed takes for data-parallel is the one it partitions optimizer state over. Where every process is to
     hold all of the state (what ZeRO-0 means), that is a group of one, and the gradients have to be averaged over
-    Megatron-core's data-parallel group by other means (:class:`pause_megatron.training.flat_gradients.FlatGradients`).
+    Megatron-core's data-parallel group by other means (:class:`pause_megatron.engine.flat_gradients.FlatGradients`).
     """
 
     get_tensor_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)

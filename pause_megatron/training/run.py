@@ -24,12 +24,12 @@ from pause_megatron.data.datasets import open_datasets
 from pause_megatron.data.sample_order import TrainingData
 from pause_megatron.data.sample_origins import find_origins_together
 from pause_megatron.data.training_sample import Sample
+from pause_megatron.engine.build import build_engine
 from pause_megatron.errors import UserError
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.collectives import max_over_ranks
 from pause_megatron.parallel.groups import device
 from pause_megatron.parallel.launcher import Launch
-from pause_megatron.training.engine import build_engine
 from pause_megatron.training.faults.bad_batches import BatchJudge, Verdict
 from pause_megatron.training.faults.stopping import StopRequests, stopped_early
 from pause_megatron.training.inputs import PretrainInputs

@@ -7,41 +7,24 @@ A training step is two calls, so that the loop can judge the loss before the opt
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import deepspeed
 import torch
 from megatron.core.pipeline_parallel import get_forward_backward_func
 
 from pause_megatron.config.parallel import Layout
 from pause_megatron.data.batches import Microbatch
-from pause_megatron.errors import UserError
+from pause_megatron.engine import DeepSpeedEngine
+from pause_megatron.engine.update import Update, apply_gradients, discard_gradients
 from pause_megatron.model.gpt import LocalModel
-from pause_megatron.training.engine import set_learning_rate
-from pause_megatron.training.gradients import discard_gradients, reduce_shared_gradients
 from pause_megatron.training.loss import Losses, count_targets, masked_loss, reduce_losses
-
-
-@dataclass(frozen=True, kw_only=True)
-class Update:
-    """What became of the accumulated gradients; equal on every process."""
-
-    applied: bool
-    """False when they were not finite: no weight was changed. Under fp16 the loss scale was lowered instead."""
-    grad_norm: float
-    """Global gradient norm before clipping; infinite when not applied."""
-    loss_scale: float
-    """What the loss was multiplied by; 1 except under fp16."""
 
 
 class Stepper:
     """Runs steps of one model on this process."""
 
-    def __init__(
-        self, model: LocalModel, engine: deepspeed.DeepSpeedEngine, layout: Layout, device: torch.device
-    ) -> None:
+    def __init__(self, model: LocalModel, engine: DeepSpeedEngine, layout: Layout, device: torch.device) -> None:
         self.model = model
         self.engine = engine
         self.layout = layout
@@ -53,20 +36,8 @@ class Stepper:
         return self._run(microbatches, forward_only=False)
 
     def update(self, learning_rate: float) -> Update:
-        """Reduce what was accumulated, clip it, and update the weights if it is finite."""
-        if not self.engine.zero_optimization_partition_gradients():
-            reduce_shared_gradients(self.model.parameters)
-        set_learning_rate(self.engine, learning_rate)
-        loss_scale = float(self.engine.optimizer.loss_scale)
-        try:
-            self.engine.step()
-        except Exception as error:
-            if "minimum" in str(error):  # DeepSpeed's words when the loss scale cannot be lowered any more
-                raise UserError(f"fp16: {error}; the gradients are not finite at any scale, train in bf16") from error
-            raise
-        applied = self.engine.was_step_applied()
-        norm = float(self.engine.get_global_grad_norm()) if applied else float("inf")
-        return Update(applied=applied, grad_norm=norm, loss_scale=loss_scale)
+        """Reduce and clip the accumulated gradients, and update the weights if they are finite."""
+        return apply_gradients(self.engine, self.model.parameters, learning_rate)
 
     def discard(self) -> None:
         """Drop what was accumulated."""

@@ -8,25 +8,25 @@ from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import deepspeed
 import pytest
 import torch
 from megatron.core import parallel_state
 
-from pause_megatron.checkpoint.deepspeed_state import loss_scaler_state, optimizer_step, reset_optimizer
 from pause_megatron.checkpoint.names import CHECKPOINTS, checkpoint_name
 from pause_megatron.checkpoint.resume import resume_from_newest
 from pause_megatron.checkpoint.saver import CheckpointSaver
 from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.parallel import resolve_layout
+from pause_megatron.engine import DeepSpeedEngine
+from pause_megatron.engine.build import build_engine
+from pause_megatron.engine.optimizer_state import loss_scaler_state, optimizer_step, reset_optimizer
 from pause_megatron.errors import UserError
 from pause_megatron.log import LINE
 from pause_megatron.model.gpt import LocalModel, build_local_model
 from pause_megatron.parallel.collectives import max_over_ranks
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
-from pause_megatron.training.engine import build_engine
 from pause_megatron.training.schedule import learning_rate
 from pause_megatron.training.step import Stepper
 from tests.training.runs import OPTIMIZER, STEPS, TRAINING, VOCAB_SIZE, Run, own_microbatches
@@ -112,14 +112,12 @@ def run_loop(loop: Loop) -> Outcome:
 
 
 @contextmanager
-def built(run: Run) -> Iterator[tuple[LocalModel, deepspeed.DeepSpeedEngine, Stepper]]:
+def built(run: Run) -> Iterator[tuple[LocalModel, DeepSpeedEngine, Stepper]]:
     """The model, engine and stepper of ``run``; its process groups are there inside the block."""
     launch, settings = detect_launch(), run.deepspeed_file
     layout = resolve_layout(
         run.parallel, world_size=launch.world_size, model=run.model, vocab_size=VOCAB_SIZE, deepspeed=settings
     )
-    if settings.precision == "fp16":  # DeepSpeed wants fp16 instructions, PyTorch computes without
-        deepspeed.get_accelerator().is_fp16_supported = lambda: True
     initialize_process_groups(launch, layout, seed=run.seed)
     try:
         dtype = getattr(torch, TORCH_DTYPES[settings.precision])

@@ -22,12 +22,12 @@ from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.conversion.from_hf import convert_from_hf
 from pause_megatron.conversion.to_hf import convert_to_hf
+from pause_megatron.engine.build import build_engine
 from pause_megatron.errors import UserError
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.training.engine import build_engine
 from pause_megatron.training.step import Stepper
 from tests.conversion.conftest import PADDING_ROWS
 from tests.distributed import run_distributed

@@ -16,8 +16,8 @@ from pause_megatron.config.parallel import Layout
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
 from pause_megatron.costs.memory_plan import StageMemory, stage_memory
 from pause_megatron.data.batches import Microbatch
+from pause_megatron.engine.build import build_engine
 from pause_megatron.parallel.groups import device
-from pause_megatron.training.engine import build_engine
 from pause_megatron.training.step import Stepper
 from tests.costs.live_memory import LiveMemory
 from tests.costs.local_models import VOCAB_SIZE, layout, local_model, of_layouts, random_tokens

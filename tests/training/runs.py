@@ -19,11 +19,11 @@ from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
 from pause_megatron.data.batches import Microbatch
+from pause_megatron.engine.build import build_engine
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.pauses.loss_mask import pause_runs
-from pause_megatron.training.engine import build_engine
 from pause_megatron.training.schedule import learning_rate
 from pause_megatron.training.step import Stepper
 

@@ -14,8 +14,9 @@ from typing import Any
 import pytest
 
 from pause_megatron.config.parallel import ParallelConfig
+from pause_megatron.engine import build, update
 from pause_megatron.model import gpt
-from pause_megatron.training import engine, step
+from pause_megatron.training import step
 from pause_megatron.training.loss import Losses
 from tests.distributed import run_distributed
 from tests.training.layout_table import MODELS, TOLERANCE
@@ -30,8 +31,8 @@ TIED = MODELS["gpt2 tied"]
 
 def accumulate_in_deepspeed_too() -> None:
     """DeepSpeed divides by its accumulation steps what Megatron-core has divided by the microbatches."""
-    config = engine.deepspeed_config
-    engine.deepspeed_config = lambda *given: {**config(*given), "gradient_accumulation_steps": 4}
+    config = build.deepspeed_config
+    build.deepspeed_config = lambda *given: {**config(*given), "gradient_accumulation_steps": 4}
 
 
 def batch_the_exchanges_of_the_interleaved_schedule() -> None:
@@ -65,17 +66,17 @@ def leave_parameters_unmarked() -> None:
 
 def leave_shared_gradients_in_parts() -> None:
     """Tied embeddings, and norms under sequence parallelism, are seen in part by each process."""
-    step.reduce_shared_gradients = lambda parameters: None
-    engine.split_over_the_sequence = lambda parameters: []
+    update.reduce_shared_gradients = lambda parameters: None
+    build.sequence_parallel_parameters = lambda parameters: []
 
 
 def count_tied_embeddings_twice() -> None:
     """Both stages that hold the tied embeddings would add them to the gradient norm."""
-    build = engine.build_engine
+    build_engine = build.build_engine
 
     def unmarked(model: Any, **given: Any) -> Any:
         parameters = [replace(item, tied_copy=False) for item in model.parameters]
-        return build(replace(model, parameters=parameters), **given)
+        return build_engine(replace(model, parameters=parameters), **given)
 
     from tests.training import runs
 

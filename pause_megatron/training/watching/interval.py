@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from pause_megatron.engine.update import Update
 from pause_megatron.training.loss import Losses
-from pause_megatron.training.step import Update
 
 
 @dataclass(kw_only=True)

@@ -10,12 +10,12 @@ from typing import Any
 import torch.distributed as dist
 
 from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.engine.update import Update
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.collectives import max_over_ranks, raise_on_all_ranks
 from pause_megatron.training.inputs import PretrainInputs
 from pause_megatron.training.loss import Losses
 from pause_megatron.training.schedule import BatchSchedule
-from pause_megatron.training.step import Update
 from pause_megatron.training.watching.clock import TrainingClock
 from pause_megatron.training.watching.interval import Interval
 from pause_megatron.training.watching.memory import memory_used

@@ -13,19 +13,17 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from pause_megatron.checkpoint.deepspeed_state import owned_range, owned_state
+from pause_megatron.engine import DeepSpeedEngine
+from pause_megatron.engine.flat_gradients import sum_of_squares
+from pause_megatron.engine.optimizer_state import owned_range, owned_state
+from pause_megatron.engine.update import Update
 from pause_megatron.model.gpt import LocalModel
 from pause_megatron.model.parameters import WORD_EMBEDDINGS, Shard
 from pause_megatron.parallel.groups import device
-from pause_megatron.training.step import Update
-
-_CHUNK = 2**20
-"""Weights whose squares are summed at a time, for want of a sum in fp64 that makes no copy."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +41,7 @@ class _Row:
 class PauseEmbedding:
     """Watches one row of the word embeddings through a run; every process makes one and calls it alike."""
 
-    def __init__(self, model: LocalModel, engine: deepspeed.DeepSpeedEngine, *, pause_id: int, vocab_size: int) -> None:
+    def __init__(self, model: LocalModel, engine: DeepSpeedEngine, *, pause_id: int, vocab_size: int) -> None:
         """Begin to watch; the weights now in ``engine`` are those of the initialisation.
 
         Args:
@@ -114,7 +112,7 @@ class PauseEmbedding:
                 weights[first - row : last - row] += owned[first:last].cpu()
                 copies[first - row : last - row] += 1
             tokens = min(max((self._vocab_size - first_row) * size - start, 0), length)
-            squares += _sum_of_squares(owned[:tokens]).cpu()
+            squares += sum_of_squares(owned[:tokens]).cpu()
             counted += tokens
         dist.all_reduce(message)
         # Under ZeRO-0 and with tied embeddings there are several copies, all equal.
@@ -125,8 +123,3 @@ def _rows(shard: Shard) -> tuple[int, int]:
     """The first row of the vocabulary that a process holds, and how many it holds."""
     rows = shard.global_shape[0] // shard.tp_size
     return shard.tp_rank * rows, rows
-
-
-def _sum_of_squares(values: torch.Tensor) -> torch.Tensor:
-    parts = [torch.linalg.vector_norm(part, dtype=torch.float64) for part in values.split(_CHUNK)]
-    return torch.stack(parts).square().sum()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import deepspeed
 import pytest
 import torch
 from megatron.core import parallel_state
@@ -15,12 +14,12 @@ from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import Layout, ParallelConfig, resolve_layout
 from pause_megatron.conversion.one_layer import ONE_PROCESS
 from pause_megatron.data.batches import Microbatch
+from pause_megatron.engine.build import build_engine, parameter_groups
 from pause_megatron.model.gpt import LocalModel, build_local_model
 from pause_megatron.model.parameters import WORD_EMBEDDINGS
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.pauses.loss_mask import pause_runs
-from pause_megatron.training.engine import build_engine, parameter_groups
 from pause_megatron.training.schedule import learning_rate
 from pause_megatron.training.step import Stepper
 from pause_megatron.training.watching.pause_embedding import PauseEmbedding
@@ -75,8 +74,6 @@ def _watched(run: Run) -> list[Figures]:
     layout = resolve_layout(
         run.parallel, world_size=launch.world_size, model=run.model, vocab_size=VOCAB_SIZE, deepspeed=settings
     )
-    if settings.precision == "fp16":  # DeepSpeed wants fp16 instructions, PyTorch computes without
-        deepspeed.get_accelerator().is_fp16_supported = lambda: True
     initialize_process_groups(launch, layout, seed=run.seed)
     dtype = getattr(torch, TORCH_DTYPES[settings.precision])
     model = build_local_model(run.model, layout, vocab_size=VOCAB_SIZE, seed=run.seed, dtype=dtype)

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
+from pause_megatron.engine.update import Update
 from pause_megatron.training.loss import LONGEST_RUN, Losses
-from pause_megatron.training.step import Update
 from pause_megatron.training.watching.interval import Interval
 from pause_megatron.training.watching.records import loss_figures, mean_figures, scalars
 

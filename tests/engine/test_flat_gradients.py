@@ -12,11 +12,11 @@ import torch
 import torch.distributed as dist
 
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
+from pause_megatron.engine.build import build_engine, parameter_groups
+from pause_megatron.engine.flat_gradients import FlatGradients, sum_of_squares
 from pause_megatron.model.gpt import LocalModel, build_local_model
 from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
-from pause_megatron.training.engine import build_engine, parameter_groups
-from pause_megatron.training.flat_gradients import FlatGradients, _sum_of_squares
 from tests.distributed import run_distributed
 from tests.training.runs import GPT2, OPTIMIZER, TRAINING, VOCAB_SIZE, Run, own_microbatches
 
@@ -139,16 +139,16 @@ def test_gradients_that_are_not_finite_are_dropped(precision: str) -> None:
 def test_norm_of_many_values_is_exact_to_single_precision() -> None:
     values = torch.rand(5_000_001, generator=torch.Generator().manual_seed(0)) ** 4
     exact = values.double().square().sum()
-    assert abs(_sum_of_squares(values) / exact - 1) < 1e-6
+    assert abs(sum_of_squares(values) / exact - 1) < 1e-6
     assert abs(values.norm().double().square() / exact - 1) > 1e-6  # what is avoided
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 4097])
 def test_norm_takes_any_number_of_values(size: int) -> None:
     values = torch.arange(size, dtype=torch.float32)
-    assert _sum_of_squares(values).item() == pytest.approx(values.double().square().sum().item())
+    assert sum_of_squares(values).item() == pytest.approx(values.double().square().sum().item())
 
 
 def test_values_that_are_not_finite_show_in_the_norm() -> None:
     for value in (float("nan"), float("inf")):
-        assert not _sum_of_squares(torch.tensor([1.0, value])).isfinite()
+        assert not sum_of_squares(torch.tensor([1.0, value])).isfinite()

@@ -1,8 +1,8 @@
-"""The joint of Megatron-core and DeepSpeed: one engine that updates what Megatron's schedule differentiated.
+"""Builds the DeepSpeed engine that applies the gradients of Megatron-core's schedules.
 
-Megatron-core's schedule runs forward and backward over all microbatches and accumulates gradients. DeepSpeed's engine
-never sees a microbatch boundary: with ``managed_gradient_accumulation`` off its ``step()`` reduces over the
-data-parallel processes, clips and updates.
+Megatron-core's schedule runs forward and backward over all microbatches and accumulates gradients. DeepSpeed does not
+see microbatches: with ``managed_gradient_accumulation`` off, each ``engine.step()`` reduces the gradients over the
+data-parallel ranks, clips them and updates the weights.
 """
 
 from __future__ import annotations
@@ -16,13 +16,12 @@ from megatron.core import parallel_state
 
 from pause_megatron.config.deepspeed import TORCH_DTYPES, DeepSpeedFile
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
+from pause_megatron.engine.cpu import let_deepspeed_use_any_cpu
+from pause_megatron.engine.flat_gradients import FlatGradients, share_weights
+from pause_megatron.engine.update import sequence_parallel_parameters, summed_over_tensor_parallel
 from pause_megatron.model.gpt import LocalModel
 from pause_megatron.model.parameters import NamedParameter
-from pause_megatron.parallel.cpu import let_deepspeed_use_any_cpu
 from pause_megatron.parallel.groups import DeepSpeedMpu
-from pause_megatron.training.flat_gradients import FlatGradients
-from pause_megatron.training.flat_weights import share_weights
-from pause_megatron.training.gradients import split_over_the_sequence, sum_over_tensor_parallel
 
 NO_WEIGHT_DECAY = "no_weight_decay"
 WEIGHT_DECAY = "weight_decay"
@@ -35,16 +34,16 @@ def build_engine(
     optimizer: OptimizerConfig,
     training: TrainingConfig,
 ) -> deepspeed.DeepSpeedEngine:
-    """Wrap this process's part of the model into a DeepSpeed engine with AdamW."""
+    """Wrap this rank's part of the model into a DeepSpeed engine with AdamW."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     let_deepspeed_use_any_cpu()
     for item in model.parameters:
-        if item.tied_copy:  # or the tied embeddings would count twice in the gradient norm
+        if item.tied_copy:  # count the tied embeddings only once in the gradient norm
             item.parameter.ds_pipe_replicated = True  # type: ignore[attr-defined]
     if deepspeed_file.zero_stage >= 2:
-        # These stages take a gradient away as soon as it is there, so it has to be whole by then.
-        for item in split_over_the_sequence(model.parameters):
-            item.parameter.register_hook(sum_over_tensor_parallel)
+        # ZeRO-2 and ZeRO-3 reduce each gradient as soon as autograd produces it, so complete it in a hook before that.
+        for item in sequence_parallel_parameters(model.parameters):
+            item.parameter.register_hook(summed_over_tensor_parallel)
     engine, *_ = deepspeed.initialize(
         model=model.chunks[0] if len(model.chunks) == 1 else torch.nn.ModuleList(model.chunks),
         optimizer=torch.optim.AdamW(
@@ -71,27 +70,28 @@ def build_engine(
 def deepspeed_config(
     deepspeed_file: DeepSpeedFile, optimizer: OptimizerConfig, training: TrainingConfig
 ) -> dict[str, object]:
-    """DeepSpeed's whole configuration: the user's file, and what this project's flags decide."""
+    """DeepSpeed's complete configuration: the user's file, and the settings that this project's flags decide."""
     values = deepspeed_file.values
     zero = dict(values.get("zero_optimization", {}))
     if deepspeed_file.zero_stage == 0:
-        zero["stage"] = 1  # over groups of one process, see DeepSpeedMpu
+        zero["stage"] = 1  # over groups of one rank, see DeepSpeedMpu
     config: dict[str, object] = {
         **values,
         "zero_optimization": zero,
-        # DeepSpeed's own Adam for the CPU is compiled on first use; PyTorch's is there already.
+        # DeepSpeed compiles its own CPU Adam at the first use; PyTorch's needs no compiler.
         "zero_force_ds_cpu_optimizer": values.get("zero_force_ds_cpu_optimizer", False),
         "train_micro_batch_size_per_gpu": training.micro_batch_size,
-        # Megatron's schedule has divided by the number of microbatches already.
+        # Megatron's schedule has already divided by the number of microbatches.
         "gradient_accumulation_steps": 1,
         "managed_gradient_accumulation": False,
         "gradient_clipping": optimizer.clip_grad,
         "steps_per_print": 1_000_000_000,
     }
     if deepspeed_file.gradients_stay_whole:
-        config.pop("data_types", None)  # FlatGradients sees to it
+        config.pop("data_types", None)  # FlatGradients accumulates in grad_accum_dtype itself
     if deepspeed_file.precision == "bf16":
-        config["bf16"] = {**values["bf16"], "check_grad_overflow": True}  # or DeepSpeed would apply what is not finite
+        # Without this DeepSpeed applies gradients that are not finite.
+        config["bf16"] = {**values["bf16"], "check_grad_overflow": True}
     return config
 
 
@@ -104,9 +104,3 @@ def parameter_groups(parameters: Sequence[NamedParameter], weight_decay: float) 
         {"params": vectors, "weight_decay": 0.0, "name": NO_WEIGHT_DECAY},
     ]
     return [group for group in groups if group["params"]]
-
-
-def set_learning_rate(engine: deepspeed.DeepSpeedEngine, value: float) -> None:
-    """Set the learning rate of the next step."""
-    for group in engine.optimizer.param_groups:
-        group["lr"] = value
