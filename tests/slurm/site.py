@@ -25,13 +25,19 @@ TINY += ("--global-batch-size", 8, "--micro-batch-size", 2, "--validation-sequen
 """Flags that make a pretraining tiny, on two tensor-parallel processes."""
 
 
-def make_site(folder: Path) -> Path:
-    """A checkout in ``folder`` with text beside it, edited for the private cluster; returns the checkout."""
+def link_checkout(folder: Path) -> Path:
+    """Make the checkout ``folder/checkout``: links to this one, and a copy of ``slurm/`` to edit; return its path."""
     checkout = folder / "checkout"
     checkout.mkdir(parents=True)
     for name in ("pause_megatron", "tools", "ds_configs"):
         (checkout / name).symlink_to(REPOSITORY / name)
     shutil.copytree(REPOSITORY / "slurm", checkout / "slurm")
+    return checkout
+
+
+def make_site(folder: Path) -> Path:
+    """Make a checkout edited for the private cluster, and text in ``folder/c4``; return the checkout's path."""
+    checkout = link_checkout(folder)
     write_text(folder / "c4")
     edit_env(
         checkout,
