@@ -113,7 +113,7 @@ def _sides(folder: ModelFolder, batch_size: int) -> list[Side]:
         folder.model, backend="causal", tokenizer=folder.tokenizer, batch_size=batch_size, max_length=CONTEXT_LENGTH
     )
     ours = [
-        Side(f"ours, M = {number}", number, PauseLM(folder, Pausing(num_pauses=number), "causal", batch_size))
+        Side(f"ours, M = {number}", number, PauseLM(folder, Pausing(num_pauses=number), batch_size))
         for number in PAUSES
     ]
     return [Side(STOCK, 0, stock), *ours]

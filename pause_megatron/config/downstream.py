@@ -1,7 +1,8 @@
-"""Configuration of what happens to an exported model: finetuning, evaluation, generation."""
+"""Configuration of finetuning, evaluation and generation, which share their pausing settings."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -10,14 +11,16 @@ from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
 
 PrefixAttention = Literal["bidirectional", "causal"]
-"""How prompt and pauses attend to each other; the target is always causal."""
+"""How prompt and pauses attend to each other; the target always attends causally."""
 PausePlacement = Literal["append", "prepend", "before-marker"]
-"""Where a prompt's pauses stand: after it, before it, or in it, before the last occurrence of a marker."""
+"""Pauses after the prompt, before it, or inside it, before the last occurrence of a marker."""
 Precision = Literal["fp32", "bf16"]
 Fsdp = Literal["full_shard", "shard_grad_op"]
-"""What FSDP does with the weights it gathered for the forward pass: free them, or keep them until backward."""
+"""Whether FSDP frees the gathered weights after the forward pass, or keeps them until the backward pass."""
 Schedule = Literal["linear", "cosine", "constant"]
 
+NUMBER_FIELD = "{num_pauses_inf}"
+"""Part of ``--output`` of ``evaluate`` that becomes the number of pauses, e.g. ``parity-inf{num_pauses_inf}.json``."""
 
 _PAPER_RECIPES: dict[str, tuple[tuple[float, int, int, int], tuple[float, int, int, int]]] = {
     "squad": ((1e-4, 100, 10_000, 256), (1e-4, 400, 40_000, 16)),
@@ -36,6 +39,93 @@ _PAPER_PRESETS: dict[str, dict[str, Any]] = {
     for task, recipes in _PAPER_RECIPES.items()
     for size, recipe in zip(("1b", "130m"), recipes, strict=True)
 }
+
+
+def pause_range(num_pauses_ft: int | str) -> tuple[int | None, int]:
+    """The fewest and the most pauses that ``num_pauses_ft`` (tokens, or a range such as 0..50) asks for; the fewest is
+    ``None`` for a fixed number.
+
+    Raises :class:`UserError` for what is neither.
+    """
+    fewest, dots, most = str(num_pauses_ft).partition("..")
+    ends = (fewest, most) if dots else (fewest,)
+    if not all(end.isdecimal() for end in ends) or (dots and int(fewest) > int(most)):
+        raise UserError(f"--num-pauses-ft {num_pauses_ft}: expected a number of at least 0, or a range such as 0..50")
+    return (int(fewest), int(most)) if dots else (None, int(fewest))
+
+
+def _check_marker(placement: PausePlacement | None, marker: str | None) -> None:
+    if marker is not None and placement not in (None, "before-marker"):
+        raise UserError(
+            f"--pause-marker {marker!r}: not used by --pause-placement {placement}; remove it, or give"
+            " --pause-placement before-marker"
+        )
+
+
+def _words(numbers: tuple[int, ...]) -> str:
+    return " ".join(map(str, numbers))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinetunePausing:
+    """Pauses in the prompts that a model is finetuned on."""
+
+    num_pauses_ft: int | str = 10
+    """Pauses in every prompt (tokens); 0 finetunes without pauses. The paper uses 10 or 50, depending on the task. A
+    range such as 0..50 draws a number for each example, uniformly."""
+    pause_placement: PausePlacement = "append"
+    """Position of the pauses: after the prompt, before it, or before the last --pause-marker in it."""
+    pause_marker: str | None = None
+    """Text to put the pauses in front of, such as 'Answer:'; requires --pause-placement before-marker."""
+    prefix_attention: PrefixAttention = "bidirectional"
+    """Attention within prompt and pauses: in both directions, as in the paper, or causal."""
+
+    def __post_init__(self) -> None:
+        pause_range(self.num_pauses_ft)
+        if self.pause_placement == "before-marker" and not self.pause_marker:
+            raise UserError("--pause-placement before-marker: needs a marker; give --pause-marker, e.g. 'Answer:'")
+        _check_marker(self.pause_placement, self.pause_marker)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InferencePausing:
+    """Pauses in the prompts of a trained model; None takes the setting that the model was finetuned with."""
+
+    num_pauses_inf: int | tuple[int, ...] | None = None
+    """Pauses in every prompt (tokens). By default as many as in finetuning, or 0 if the model is not finetuned.
+    'evaluate' takes several numbers, for example 0 10 25."""
+    pause_placement: PausePlacement | None = None
+    """Position of the pauses: after the prompt, before it, or before the last --pause-marker in it. By default as in
+    finetuning, or append if the model is not finetuned."""
+    pause_marker: str | None = None
+    """Text to put the pauses in front of, such as 'Answer:', if their placement is before-marker. By default as in
+    finetuning."""
+    filler: str | None = None
+    """Token to use instead of <pause>, such as '.': a text that is one token, or a token id."""
+    prefix_attention: PrefixAttention | None = None
+    """Attention within prompt and pauses. By default as in finetuning, or causal if the model is not finetuned."""
+
+    def __post_init__(self) -> None:
+        for number in self.numbers:
+            require_at_least(0, num_pauses_inf=number)
+        if len(set(self.numbers)) < len(self.numbers):
+            raise UserError(f"--num-pauses-inf {_words(self.numbers)}: a number repeats; give each number once")
+        _check_marker(self.pause_placement, self.pause_marker)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """The numbers of pauses that are set; empty if the model's finetuning decides."""
+        given = self.num_pauses_inf
+        return given if isinstance(given, tuple) else () if given is None else (given,)
+
+    def only_number(self) -> int | None:
+        """The only number of pauses; ``None`` if the model's finetuning decides.
+
+        Raises :class:`UserError` if there are several.
+        """
+        if len(self.numbers) > 1:
+            raise UserError(f"--num-pauses-inf {_words(self.numbers)}: only 'evaluate' takes several; give one number")
+        return self.numbers[0] if self.numbers else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,15 +148,8 @@ class FinetuneConfig:
     halve_evaluation: bool = False
     """Finetune on every second document of the evaluation split, and evaluate on the others: for data without a
     training split. LAMBADA has none anywhere, so there it is always done."""
-    num_pauses_ft: int | str = 10
-    """Pauses in every prompt (tokens); 0 finetunes the standard way. The paper uses 10 or 50, by task. A range such as
-    0..50 draws the number for each example, uniformly."""
-    pause_placement: PausePlacement = "append"
-    """Where the pauses stand: after the prompt, before it, or before the last --pause-marker in it."""
-    pause_marker: str | None = None
-    """Text the pauses are put in front of, such as 'Answer:'; with --pause-placement before-marker."""
-    prefix_attention: PrefixAttention = "bidirectional"
-    """Whether prompt and pauses see each other both ways, as in the paper, or only backwards."""
+    pausing: FinetunePausing = FinetunePausing()
+    """Pauses in the prompts."""
     learning_rate: float = 1e-4
     """Peak learning rate."""
     schedule: Schedule = "linear"
@@ -126,9 +209,7 @@ class FinetuneConfig:
     }
 
     def __post_init__(self) -> None:
-        pause_range(self.num_pauses_ft)
         require_at_least(0, warmup_steps=self.warmup_steps, seed=self.seed)
-        check_marker(self.pause_placement, self.pause_marker)
         require_at_least(0, weight_decay=self.weight_decay, clip_grad=self.clip_grad, lora_rank=self.lora_rank)
         require_at_least(1, steps=self.steps, batch_size=self.batch_size)
         require_at_least(1, log_interval=self.log_interval, save_interval=self.save_interval)
@@ -189,17 +270,8 @@ class EvaluateConfig:
     halve_evaluation: bool | None = None
     """Evaluate only the documents that are not finetuned on when there is no training split; as in finetuning by
     default."""
-    num_pauses_inf: int | None = None
-    """Pauses in every prompt (tokens); as many as in finetuning by default, none without finetuning."""
-    pause_placement: PausePlacement | None = None
-    """Where the pauses stand: after the prompt, before it, or before the last --pause-marker in it; as in finetuning by
-    default, after it without finetuning."""
-    pause_marker: str | None = None
-    """Text the pauses are put in front of; with --pause-placement before-marker."""
-    filler: str | None = None
-    """Put this token where <pause> would stand, such as '.': a text that is one token, or a token's number."""
-    prefix_attention: PrefixAttention | None = None
-    """How the prefix is attended; as in finetuning by default, causal without finetuning."""
+    pausing: InferencePausing = InferencePausing()
+    """Pauses in the prompts."""
     batch_size: int = 64
     """Prompts in a batch."""
     limit: int | None = None
@@ -209,12 +281,27 @@ class EvaluateConfig:
 
     def __post_init__(self) -> None:
         require_at_least(1, batch_size=self.batch_size)
-        if self.pause_placement or self.pause_marker:
-            check_marker(self.pause_placement or "append", self.pause_marker)
-        if self.num_pauses_inf is not None:
-            require_at_least(0, num_pauses_inf=self.num_pauses_inf)
         if self.limit is not None:
             require_at_least(1, limit=self.limit)
+        numbers = self.pausing.numbers
+        if NUMBER_FIELD in self.output.name and not numbers:
+            raise UserError(f"--output {self.output}: {NUMBER_FIELD} needs a number; give --num-pauses-inf")
+        if len(numbers) > 1 and NUMBER_FIELD not in self.output.name:
+            raise UserError(
+                f"--output {self.output}: one file for {len(numbers)} results; put {NUMBER_FIELD} into its name,"
+                f" such as {self.output.stem}-inf{NUMBER_FIELD}{self.output.suffix}"
+            )
+
+    def each_number(self) -> list[EvaluateConfig]:
+        """This configuration for each of its numbers of pauses by itself, with the name of that result's file."""
+        return [
+            dataclasses.replace(
+                self,
+                pausing=dataclasses.replace(self.pausing, num_pauses_inf=number),
+                output=self.output.with_name(self.output.name.replace(NUMBER_FIELD, str(number))),
+            )
+            for number in self.pausing.numbers or (None,)
+        ]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,14 +312,8 @@ class GenerateConfig:
     """Hugging Face folder, finetuned or not."""
     prompt: tuple[str, ...]
     """Text to continue, which may be empty; several are continued as one batch."""
-    num_pauses_inf: int | None = None
-    """Pauses put into every prompt (tokens); as many as in finetuning by default, none without finetuning."""
-    pause_placement: PausePlacement = "append"
-    """Where the pauses stand: after the prompt, before it, or before the last --pause-marker in it."""
-    pause_marker: str | None = None
-    """Text the pauses are put in front of, such as 'Answer:'; with --pause-placement before-marker."""
-    prefix_attention: PrefixAttention | None = None
-    """How the prefix is attended; as in finetuning by default, causal without finetuning."""
+    pausing: InferencePausing = InferencePausing()
+    """Pauses in the prompts."""
     max_new_tokens: int = 64
     """Tokens to generate at most."""
     temperature: float = 0.0
@@ -253,32 +334,9 @@ class GenerateConfig:
             raise UserError("--prompt: expected at least one text; '' continues nothing")
         require_at_least(1, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams)
         require_at_least(0, temperature=self.temperature, top_k=self.top_k, seed=self.seed)
-        if self.num_pauses_inf is not None:
-            require_at_least(0, num_pauses_inf=self.num_pauses_inf)
+        self.pausing.only_number()
         if not 0 < self.top_p <= 1:
             raise UserError(f"--top-p {self.top_p}: expected a number above 0 and up to 1")
         if self.temperature == 0 and (self.top_k or self.top_p < 1):
             flag = f"--top-k {self.top_k}" if self.top_k else f"--top-p {self.top_p}"
             raise UserError(f"{flag} limits sampling, which --temperature 0 does not do; give a temperature above 0")
-        check_marker(self.pause_placement, self.pause_marker)
-
-
-def pause_range(num_pauses_ft: int | str) -> tuple[int | None, int]:
-    """The fewest and the most pauses that ``num_pauses_ft`` (tokens, or a range such as 0..50) asks for; the fewest is
-    ``None`` for a fixed number.
-
-    Raises :class:`UserError` for what is neither.
-    """
-    fewest, dots, most = str(num_pauses_ft).partition("..")
-    ends = (fewest, most) if dots else (fewest,)
-    if not all(end.isdecimal() for end in ends) or (dots and int(fewest) > int(most)):
-        raise UserError(f"--num-pauses-ft {num_pauses_ft}: expected a number of at least 0, or a range such as 0..50")
-    return (int(fewest), int(most)) if dots else (None, int(fewest))
-
-
-def check_marker(placement: PausePlacement, marker: str | None) -> None:
-    """Raise :class:`UserError` unless there is a marker exactly where pauses are placed by one."""
-    if placement == "before-marker" and not marker:
-        raise UserError("--pause-placement before-marker: say before which text, with --pause-marker")
-    if placement != "before-marker" and marker is not None:
-        raise UserError(f"--pause-marker {marker!r} is for --pause-placement before-marker, not {placement}")

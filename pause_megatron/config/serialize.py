@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import typing
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from pause_megatron.errors import UserError
+
+Config = typing.TypeVar("Config")
 
 
 def to_plain(config: Any) -> Any:
@@ -26,13 +29,54 @@ def to_plain(config: Any) -> Any:
     return str(config) if isinstance(config, Path) else config
 
 
-def flag_names(config_class: type) -> set[str]:
-    """Return the names of all fields that become flags, including those of nested sections (without a prefix)."""
-    names: set[str] = set()
+@dataclass(frozen=True)
+class FlatField:
+    """A setting that becomes one flag."""
+
+    type: Any
+    default: Any
+    """:data:`dataclasses.MISSING` for a required setting."""
+
+
+def flat_fields(config_class: type) -> dict[str, FlatField]:
+    """Return name to type and default of every setting, including those of nested sections (without a prefix)."""
+    found: dict[str, FlatField] = {}
     sections = _sections(config_class)
+    hints = typing.get_type_hints(config_class)
     for field in dataclasses.fields(config_class):
-        names |= flag_names(sections[field.name]) if field.name in sections else {field.name}
-    return names
+        if field.name in sections:
+            found |= flat_fields(sections[field.name])
+        else:
+            found[field.name] = FlatField(hints[field.name], field.default)
+    return found
+
+
+def flat_values(config: Any) -> dict[str, Any]:
+    """Return name to value of every setting; ``build(type(config), flat_values(config))`` equals ``config``."""
+    values: dict[str, Any] = {}
+    sections = _sections(type(config))
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        values |= flat_values(value) if field.name in sections else {field.name: value}
+    return values
+
+
+def to_flat(config: Any) -> dict[str, Any]:
+    """Return ``config`` as JSON-ready data without sections, as ``finetune.json`` and evaluation results hold it."""
+    plain: dict[str, Any] = to_plain(flat_values(config))
+    return plain
+
+
+def build(config_class: type[Config], values: dict[str, Any]) -> Config:
+    """Build a configuration from flat ``values``, for example ``{"task": "parity", "num_pauses_ft": 10, ...}``.
+
+    Raises ``TypeError`` for an unknown or missing setting.
+    """
+    values = dict(values)
+    for name, section in _sections(config_class).items():
+        if name not in values:
+            values[name] = build(section, {key: values.pop(key) for key in flat_fields(section) if key in values})
+    return config_class(**values)
 
 
 def flags_of_mapping(values: dict[str, Any], config_class: type, source: str) -> list[str]:
@@ -42,7 +86,7 @@ def flags_of_mapping(values: dict[str, Any], config_class: type, source: str) ->
 
     Raises :class:`UserError` for a key that is not a field of ``config_class``.
     """
-    known = flag_names(config_class)
+    known = flat_fields(config_class)
     sections = _sections(config_class)
     flags: list[str] = []
     for key, value in values.items():

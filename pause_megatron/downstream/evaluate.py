@@ -13,10 +13,10 @@ from lm_eval import evaluator
 from pause_megatron import log
 from pause_megatron.atomic import write_json
 from pause_megatron.config.downstream import EvaluateConfig
-from pause_megatron.config.serialize import to_plain
+from pause_megatron.config.serialize import to_flat
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
-from pause_megatron.downstream.pausing import Pausing, filler_id
+from pause_megatron.downstream.pausing import resolve_pausing
 from pause_megatron.downstream.tasks import Task, load_task
 from pause_megatron.errors import UserError
 from pause_megatron.versions import versions
@@ -25,51 +25,75 @@ EVALUATION_FORMAT = "pause_megatron/evaluation/1"
 
 
 def evaluate(config: EvaluateConfig) -> None:
-    """Evaluate ``config.model`` on ``config.task`` and write ``config.output``.
+    """Evaluate ``config.model`` on ``config.task`` and write ``config.output``, one file for each number of pauses.
 
-    Raises :class:`UserError` for an output that exists, pauses the model does not know or that do not fit, and whatever
-    loading the task and the model refuse.
+    Model and task are loaded once. Each file is written as soon as its evaluation is done, and holds the record of an
+    evaluation with only that number of pauses; its seconds include the loading.
+
+    Raises :class:`UserError` for an output that exists, before anything is loaded; for pauses that the model does not
+    know or that do not fit; and for the errors of loading the task and the model.
     """
-    if config.output.exists():
-        raise UserError(f"--output {config.output} exists already; name another file or remove it first")
+    evaluations = config.each_number()
+    for one in evaluations:
+        if one.output.exists():
+            raise UserError(f"--output {one.output}: exists already; choose another file, or remove it")
     started = time.monotonic()
     folder = load_model_folder(config.model, config.precision)
-    task = load_task(config.task, config.data, halve=folder.halve_evaluation(config.task, config.halve_evaluation))
-    pausing = _pausing(folder, config)
-    num_pauses = pausing.num_pauses
-    prefix_attention = folder.prefix_attention(config.prefix_attention)
-    harness_model = PauseLM(folder, pausing, prefix_attention, config.batch_size)
+    task = load_task(config.task, config.data, halve=_halve_evaluation(folder, config))
+    loading = time.monotonic() - started
+    for one in evaluations:
+        started = time.monotonic()
+        record = _evaluate(folder, task, one)
+        seconds = round(loading + time.monotonic() - started, 1)
+        write_json(one.output, {**record, "seconds": seconds})
+        value = record["metrics"][task.primary_metric]["value"]
+        log.info(f"wrote {one.output}: {task.primary_metric} {value:.4f} on {record['num_samples']} samples")
+
+
+def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig) -> dict[str, Any]:
+    """The record of one evaluation, without its seconds."""
+    pausing = resolve_pausing(folder, config.pausing)
+    harness_model = PauseLM(folder, pausing, config.batch_size)
     results = evaluator.evaluate(harness_model, {task.name: task.harness}, limit=config.limit)
     finetuning = {key: value for key, value in (folder.finetuning or {}).items() if key != "config"}
-    samples = sample_records(task, results["samples"][task.name], num_pauses)
-    metrics = metric_values(results["results"][task.name])
-    record = {
+    samples = sample_records(task, results["samples"][task.name], pausing.num_pauses)
+    return {
         "format": EVALUATION_FORMAT,
         "task": task.name,
         "variant": finetuning.get("variant"),
-        "num_pauses_ft": folder.num_pauses_ft,
-        "num_pauses_inf": num_pauses,
+        "num_pauses_ft": finetuning.get("num_pauses_ft"),
+        "num_pauses_inf": pausing.num_pauses,
         "pause_placement": pausing.placement,
         "pause_marker": pausing.marker,
-        "filler": config.filler,
-        "prefix_attention": prefix_attention,
+        "filler": config.pausing.filler,
+        "prefix_attention": pausing.prefix_attention,
         "halved": task.halved,
         "seed": finetuning.get("seed"),
         "primary_metric": task.primary_metric,
-        "metrics": metrics,
+        "metrics": metric_values(results["results"][task.name]),
         "num_samples": len(samples),
         "prompt_tokens": mean_prompt_tokens(folder, samples),
         "samples": samples,
         "architecture": architecture(folder),
         "finetuning": finetuning or None,
         "pretraining": folder.pretraining,
-        "config": to_plain(config),
+        "config": to_flat(config),
         "versions": versions(),
-        "seconds": round(time.monotonic() - started, 1),
     }
-    write_json(config.output, record)
-    value = metrics[task.primary_metric]["value"]
-    log.info(f"wrote {config.output}: {task.primary_metric} {value:.4f} on {len(samples)} samples")
+
+
+def _halve_evaluation(folder: ModelFolder, config: EvaluateConfig) -> bool:
+    """Whether to evaluate only the documents that finetuning on this task leaves out; by default as in finetuning.
+
+    Raises :class:`UserError` if the model would be evaluated on its training data.
+    """
+    finetuning = folder.finetuning or {}
+    halved = bool(finetuning.get("halve_evaluation")) and finetuning.get("task") == config.task
+    if halved and config.halve_evaluation is False:
+        raise UserError(
+            f"--no-halve-evaluation: {folder.path} was finetuned on half of the evaluation split; remove the flag"
+        )
+    return halved if config.halve_evaluation is None else config.halve_evaluation
 
 
 def architecture(folder: ModelFolder) -> dict[str, int]:
@@ -89,20 +113,6 @@ def mean_prompt_tokens(folder: ModelFolder, samples: list[dict[str, Any]]) -> fl
     """Mean length of the samples' prompts, without pauses and before any truncation (tokens)."""
     encoded = folder.tokenizer([sample["prompt"] for sample in samples], add_special_tokens=False)
     return sum(len(ids) for ids in encoded["input_ids"]) / len(samples)
-
-
-def _pausing(folder: ModelFolder, config: EvaluateConfig) -> Pausing:
-    """What ``config`` asks for; what it leaves open is as in finetuning."""
-    finetuning = folder.finetuning or {}
-    placement, marker = config.pause_placement, config.pause_marker
-    if placement is None:
-        placement, marker = finetuning.get("pause_placement", "append"), finetuning.get("pause_marker")
-    filler = filler_id(folder, config.filler)
-    if filler is None:
-        num_pauses = folder.pauses_for_inference(config.num_pauses_inf)
-    else:
-        num_pauses = (folder.num_pauses_ft or 0) if config.num_pauses_inf is None else config.num_pauses_inf
-    return Pausing(num_pauses=num_pauses, placement=placement, marker=marker, filler_id=filler)
 
 
 def metric_values(results: dict[str, Any]) -> dict[str, dict[str, float | None]]:

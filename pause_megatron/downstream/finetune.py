@@ -24,7 +24,7 @@ from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import FinetuneConfig, pause_range
-from pause_megatron.config.serialize import to_plain
+from pause_megatron.config.serialize import to_flat
 from pause_megatron.downstream.lora import with_lora
 from pause_megatron.downstream.model_folder import (
     FINETUNE_FORMAT,
@@ -32,7 +32,7 @@ from pause_megatron.downstream.model_folder import (
     ModelFolder,
     load_model_folder,
 )
-from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.pausing import finetuning_pausing
 from pause_megatron.downstream.processes import leave_processes, process_arguments, whole_weights
 from pause_megatron.downstream.tasks import load_task
 from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
@@ -66,9 +66,8 @@ def _finetune(config: FinetuneConfig) -> None:
         task = load_task(config.task, config.data, halve=config.halve_evaluation)
         pairs = task.training_pairs()
     base = load_model_folder(config.model, device="cpu" if config.fsdp else None)
-    fewest, most = pause_range(config.num_pauses_ft)
-    base.require_pause(most, "--num-pauses-ft")
-    pausing = Pausing(num_pauses=most, placement=config.pause_placement, marker=config.pause_marker)
+    pausing = finetuning_pausing(base, config.pausing)
+    fewest, _ = pause_range(config.pausing.num_pauses_ft)
     examples = PausedExamples(pairs, base, pausing, fewest=fewest, seed=config.seed)
     examples[0]  # what cannot work with any example is refused before anything is written
     work = WorkFolder.of(config, leads=arguments.process_index == 0)
@@ -79,7 +78,7 @@ def _finetune(config: FinetuneConfig) -> None:
     together = f" on {arguments.world_size} processes" if arguments.world_size > 1 else ""
     log.info(
         f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with"
-        f" {config.num_pauses_ft} pauses{together}"
+        f" {config.pausing.num_pauses_ft} pauses{together}"
     )
     trainer = train(base, examples, config, arguments, work)
     weights = whole_weights(trainer)
@@ -97,7 +96,7 @@ def train(
     """Train ``base.model`` in place, keeping states and metrics in ``work`` and continuing from a state found there."""
     collator = PauseCollator(
         pad_id=base.eod_id,
-        bidirectional=config.prefix_attention == "bidirectional",
+        bidirectional=config.pausing.prefix_attention == "bidirectional",
         dtype=getattr(torch, TORCH_DTYPES[config.precision]),
     )
     with arguments.main_process_first(local=False):
@@ -213,16 +212,16 @@ def finetune_record(
 ) -> dict[str, Any]:
     """What ``finetune.json`` says; a model whose pretraining is not known counts as pretrained without pauses."""
     pretrained = "pausept" if (base.pretraining or {}).get("pauses", "none") != "none" else "stdpt"
-    fewest, most = pause_range(config.num_pauses_ft)
+    fewest, most = pause_range(config.pausing.num_pauses_ft)
     finetuned = "pauseft" if most else "stdft"
     return {
         "format": FINETUNE_FORMAT,
         "task": config.task,
         "num_pauses_ft": most,
         "min_num_pauses_ft": fewest,
-        "pause_placement": config.pause_placement,
-        "pause_marker": config.pause_marker,
-        "prefix_attention": config.prefix_attention,
+        "pause_placement": config.pausing.pause_placement,
+        "pause_marker": config.pausing.pause_marker,
+        "prefix_attention": config.pausing.prefix_attention,
         "halve_evaluation": config.halve_evaluation,
         "seed": config.seed,
         "steps": config.steps,
@@ -230,7 +229,7 @@ def finetune_record(
         "final_loss": final_loss,
         "pretraining": base.pretraining,
         "variant": f"{pretrained}_{finetuned}",
-        "config": to_plain(config),
+        "config": to_flat(config),
         "versions": versions(),
         "seconds": round(seconds, 1),
     }

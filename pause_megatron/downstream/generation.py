@@ -13,10 +13,10 @@ from typing import Any
 import torch
 from transformers import DynamicCache, PreTrainedModel, set_seed
 
-from pause_megatron.config.downstream import GenerateConfig, PausePlacement, PrefixAttention, check_marker
+from pause_megatron.config.downstream import GenerateConfig, InferencePausing
 from pause_megatron.downstream.batching import BorderBatch, line_up
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
-from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.pausing import resolve_pausing
 from pause_megatron.pauses.prompts import TokenIds
 
 
@@ -29,10 +29,7 @@ def generate_command(config: GenerateConfig) -> None:
     texts = generate_texts(
         load_model_folder(config.model, config.precision),
         config.prompt,
-        num_pauses=config.num_pauses_inf,
-        placement=config.pause_placement,
-        marker=config.pause_marker,
-        prefix_attention=config.prefix_attention,
+        pausing=config.pausing,
         max_new_tokens=config.max_new_tokens,
         temperature=config.temperature,
         top_k=config.top_k,
@@ -51,10 +48,7 @@ def generate_texts(
     folder: ModelFolder,
     prompts: Sequence[str],
     *,
-    num_pauses: int | None = None,
-    placement: PausePlacement = "append",
-    marker: str | None = None,
-    prefix_attention: PrefixAttention | None = None,
+    pausing: InferencePausing | None = None,
     max_new_tokens: int = 64,
     temperature: float = 0.0,
     top_k: int = 0,
@@ -66,11 +60,11 @@ def generate_texts(
     """The continuation of every prompt after its pauses, all decoded as one batch.
 
         folder = load_model_folder(Path("ft/pausept_pauseft"))
-        [answer] = generate_texts(folder, ["Question: 2 + 2? Answer:"], num_pauses=10)
+        [answer] = generate_texts(folder, ["Question: 2 + 2? Answer:"])
+        [other] = generate_texts(folder, ["Question: 2 + 2? Answer:"], pausing=InferencePausing(num_pauses_inf=0))
 
-    ``num_pauses`` and ``prefix_attention`` are those of finetuning when left out; a model that is not finetuned then
-    gets no pauses and attends causally. ``placement`` appends the pauses to the prompt, prepends them, or puts them
-    ``before-marker``: before the last occurrence of ``marker`` in it. A prompt that is too long loses its beginning.
+    The model pauses as it was finetuned, except for the settings in ``pausing``
+    (:func:`~pause_megatron.downstream.pausing.resolve_pausing`). A prompt that is too long loses its beginning.
 
     Temperature 0 takes the likeliest token or, with ``num_beams``, the likeliest continuation that beam search finds;
     above 0 it samples, from the ``top_k`` likeliest tokens and from ``top_p`` of the probability where these are given.
@@ -79,14 +73,12 @@ def generate_texts(
 
     Raises :class:`UserError` for pauses the model does not know, more of them than fit, and a prompt without marker.
     """
-    check_marker(placement, marker)
     if not prompts:
         return []
-    pauses = folder.pauses_for_inference(num_pauses)
+    resolved = resolve_pausing(folder, pausing or InferencePausing())
     room = folder.context_length - max_new_tokens
-    pausing = Pausing(num_pauses=pauses, placement=placement, marker=marker)
     encoded = [folder.tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
-    prefixes = [pausing.prefix(folder, prompt, ids, room) for prompt, ids in zip(prompts, encoded, strict=True)]
+    prefixes = [resolved.prefix(folder, prompt, ids, room) for prompt, ids in zip(prompts, encoded, strict=True)]
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -95,7 +87,7 @@ def generate_texts(
     continuations = generate_after(
         folder,
         prefixes,
-        bidirectional=folder.prefix_attention(prefix_attention) == "bidirectional",
+        bidirectional=resolved.bidirectional,
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
         **sampling,

@@ -12,7 +12,6 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from pause_megatron.config.downstream import PrefixAttention
 from pause_megatron.downstream.batching import BorderBatch, line_up
 from pause_megatron.downstream.generation import generation_arguments
 from pause_megatron.downstream.model_folder import ModelFolder
@@ -26,9 +25,7 @@ TokenizedRequest = tuple[tuple[str, str], list[int], list[int]]
 class PauseLM(HFLM):
     """``hf`` with pauses in every context."""
 
-    def __init__(
-        self, folder: ModelFolder, pausing: Pausing, prefix_attention: PrefixAttention, batch_size: int
-    ) -> None:
+    def __init__(self, folder: ModelFolder, pausing: Pausing, batch_size: int) -> None:
         super().__init__(
             folder.model,
             backend="causal",
@@ -39,7 +36,6 @@ class PauseLM(HFLM):
         )
         self._folder = folder
         self._pausing = pausing
-        self._bidirectional = prefix_attention == "bidirectional"
 
     @torch.no_grad()
     def _loglikelihood_tokens(
@@ -62,7 +58,7 @@ class PauseLM(HFLM):
             for ((text, _), context, _), tokens in zip(requests, read, strict=True)
         ]
         batch = line_up(prefixes, read, self._folder.eod_id).to(self.device)
-        inputs = batch.model_inputs(bidirectional=self._bidirectional, dtype=self.model.dtype)
+        inputs = batch.model_inputs(bidirectional=self._pausing.bidirectional, dtype=self.model.dtype)
         log_probabilities = self.model(**inputs).logits.float().log_softmax(dim=-1)
         return [
             _continuation_score(row, torch.tensor(continuation, device=self.device))
@@ -93,7 +89,11 @@ class PauseLM(HFLM):
         real = generation_kwargs.pop("attention_mask").bool()
         batch = BorderBatch(context, real, border=context.shape[1])
         arguments = generation_arguments(
-            self.model, batch, self._folder.pause_id, bidirectional=self._bidirectional, settings=generation_kwargs
+            self.model,
+            batch,
+            self._folder.pause_id,
+            bidirectional=self._pausing.bidirectional,
+            settings=generation_kwargs,
         )
         arguments = {"eos_token_id": self._folder.eod_id, **generation_kwargs, **arguments}
         output: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)

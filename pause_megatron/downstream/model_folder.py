@@ -14,7 +14,7 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pause_megatron.config.deepspeed import TORCH_DTYPES
-from pause_megatron.config.downstream import Precision, PrefixAttention
+from pause_megatron.config.downstream import Precision
 from pause_megatron.errors import UserError
 
 CONVERSION_REPORT = "conversion_report.json"
@@ -40,41 +40,6 @@ class ModelFolder:
     """How it was pretrained, as the conversion wrote it; ``None`` for a model from elsewhere."""
     finetuning: dict[str, Any] | None
     """Its ``finetune.json``; ``None`` for a model that is not finetuned."""
-
-    @property
-    def num_pauses_ft(self) -> int | None:
-        """Pauses it was finetuned with; ``None`` for a model that is not finetuned."""
-        return None if self.finetuning is None else int(self.finetuning["num_pauses_ft"])
-
-    def pauses_for_inference(self, asked: int | None) -> int:
-        """``asked`` pauses, or as many as in finetuning. Raises :class:`UserError` where the model has no pause."""
-        num_pauses = (self.num_pauses_ft or 0) if asked is None else asked
-        self.require_pause(num_pauses, "--num-pauses-inf")
-        return num_pauses
-
-    def prefix_attention(self, asked: PrefixAttention | None) -> PrefixAttention:
-        """``asked``, or as in finetuning; a model that is not finetuned has only ever attended causally."""
-        if asked is not None:
-            return asked
-        known: PrefixAttention = "causal" if self.finetuning is None else self.finetuning["prefix_attention"]
-        return known
-
-    def halve_evaluation(self, task: str, asked: bool | None) -> bool:
-        """Whether what is evaluated leaves out what is finetuned on, for want of a training split: ``asked``, or as in
-        finetuning on ``task``. Raises :class:`UserError` when the model would be evaluated on what it learned."""
-        finetuning = self.finetuning or {}
-        halved = bool(finetuning.get("halve_evaluation")) and finetuning.get("task") == task
-        if halved and asked is False:
-            raise UserError(f"--no-halve-evaluation: {self.path} was finetuned on half of what is evaluated")
-        return halved if asked is None else asked
-
-    def require_pause(self, num_pauses: int, flag: str) -> None:
-        """Raise :class:`UserError` when ``flag`` asks for pauses that the model does not know."""
-        if num_pauses and self.pause_id is None:
-            raise UserError(
-                f"{flag} {num_pauses}: {self.path} has no {PAUSE_TOKEN} token; "
-                f"export a model whose tokenizer has one, or give {flag} 0"
-            )
 
 
 def load_model_folder(path: Path, precision: Precision = "fp32", *, device: str | None = None) -> ModelFolder:

@@ -17,7 +17,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from pause_megatron import log
 from pause_megatron.atomic import write_json, write_text
 from pause_megatron.config.downstream import FinetuneConfig
-from pause_megatron.config.serialize import to_plain
+from pause_megatron.config.serialize import to_flat
 from pause_megatron.errors import UserError
 from pause_megatron.log import JsonLines, read_json_lines
 
@@ -44,7 +44,7 @@ class WorkFolder:
         """Keep what an interrupted run with the very same settings, on as many processes, left; or begin anew."""
         if not self.leads:
             return
-        settings = to_plain(config)
+        settings = to_flat(config)
         if processes > 1:
             settings["processes"] = processes
         if self.path.exists() and self._settings() != settings:

@@ -14,6 +14,7 @@ import yaml
 
 from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig
 from pause_megatron.config.grid import Grid, GridConfig, GridTask
+from pause_megatron.config.serialize import flat_fields
 from pause_megatron.downstream.task_names import task_names
 from pause_megatron.errors import UserError
 
@@ -131,9 +132,9 @@ def _settings(values: dict[str, Any], config_class: type, where: str) -> dict[st
     for key in values:
         if key in taken:
             raise UserError(f"{where}: {key}: the grid itself sets it, by its models, tasks, num_pauses_* and the like")
-    free = [name for name in _field_names(config_class) if name not in taken]
+    free = [name for name in flat_fields(config_class) if name not in taken]
     _require_known(values, [*free, *([PRESET] if presets else [])], where)
-    hints = typing.get_type_hints(config_class)
+    fields = flat_fields(config_class)
     converted = {}
     for key, value in values.items():
         if key == PRESET:
@@ -141,7 +142,7 @@ def _settings(values: dict[str, Any], config_class: type, where: str) -> dict[st
             converted[key] = value
             continue
         try:  # not strict: to YAML 1e-4 is a text, for want of a decimal point
-            converted[key] = msgspec.convert(value, hints[key], strict=False)
+            converted[key] = msgspec.convert(value, fields[key].type, strict=False)
         except msgspec.ValidationError as error:
             raise UserError(f"{where}: {key}: {error}") from error
     return converted

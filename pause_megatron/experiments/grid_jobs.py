@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from urllib.parse import quote
 
 from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, PausePlacement, pause_range
 from pause_megatron.config.grid import SAME, Grid
-from pause_megatron.config.serialize import flags_of_mapping, to_plain
+from pause_megatron.config.serialize import build, flags_of_mapping, flat_fields, to_flat, to_plain
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid_file import PRESET
 from pause_megatron.experiments.steps import Step
@@ -80,7 +79,7 @@ def _finetune_job(
         name=f"finetune-{task}-{name}",
         action=_command("finetune", FinetuneConfig, {**_given(placed), **settings}, preset),
         product=folder,
-        config=FinetuneConfig(**{**FinetuneConfig.PRESETS.get(preset, {}), **settings, **placed}),
+        config=build(FinetuneConfig, {**FinetuneConfig.PRESETS.get(preset, {}), **settings, **placed}),
         record=folder / "finetune.json",
         placed=("output",),
         log=output / LOGS / f"finetune-{task}-{name}.log",
@@ -91,7 +90,7 @@ def _evaluate_jobs(grid: Grid, output: Path, finetune: Job) -> list[Job]:
     """The evaluations of a finetuned model, each number of pauses at inference once."""
     config = finetune.config
     assert isinstance(config, FinetuneConfig)
-    _, same = pause_range(config.num_pauses_ft)
+    _, same = pause_range(config.pausing.num_pauses_ft)
     numbers = list(dict.fromkeys(same if number == SAME else number for number in grid.num_pauses_inf))
     jobs = [_evaluate_job(grid, output, finetune, config, number) for number in numbers]
     if not same:
@@ -115,7 +114,7 @@ def _evaluate_job(
         name=f"evaluate-{task}-{name}",
         action=_command("evaluate", EvaluateConfig, {**_given(placed), **settings}),
         product=file,
-        config=EvaluateConfig(**settings, **placed),
+        config=build(EvaluateConfig, {**settings, **placed}),
         record=file,
         placed=("output", "model"),
         log=output / LOGS / f"evaluate-{task}-{name}.log",
@@ -163,8 +162,8 @@ def _difference(job: Job) -> str | None:
     if not isinstance(recorded, dict):
         raise UserError(f"{job.record}: not what 'pause-megatron {job.action[2]}' writes: it holds no 'config'")
     # A setting that was not known yet when the product was made had what is now its default.
-    defaults = {field.name: to_plain(field.default) for field in dataclasses.fields(job.config)}
-    for key, value in to_plain(job.config).items():
+    defaults = {name: to_plain(field.default) for name, field in flat_fields(type(job.config)).items()}
+    for key, value in to_flat(job.config).items():
         made_with = recorded.get(key, defaults[key])
         if key not in job.placed and made_with != value:
             return f"{key} {made_with}, the grid says {value}"

@@ -11,7 +11,7 @@ import pytest
 from pause_megatron.cli.commands import SUBCOMMANDS, TOOLS
 from pause_megatron.cli.main import main, parse, run_command
 from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.config.serialize import flag_names, flags_of_mapping, to_plain
+from pause_megatron.config.serialize import flags_of_mapping, flat_fields, to_plain
 from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
 
 REQUIRED = ["--data", "D", "--output", "O", "--tokenizer", "T", "--deepspeed", "S"]
@@ -35,7 +35,7 @@ def test_help_describes_every_flag(name: str, capsys: pytest.CaptureFixture[str]
         run_command(command, name, ["--help"])
     assert ended.value.code == EXIT_DONE
     printed = capsys.readouterr().out
-    for flag in flag_names(command.config_class()):
+    for flag in flat_fields(command.config_class()):
         assert f"--{flag.replace('_', '-')}" in printed
     assert "default" in printed
 

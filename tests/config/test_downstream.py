@@ -4,6 +4,7 @@ import pytest
 
 from pause_megatron.cli.main import parse
 from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, GenerateConfig, pause_range
+from pause_megatron.config.serialize import build
 from pause_megatron.errors import UserError
 
 
@@ -14,6 +15,8 @@ from pause_megatron.errors import UserError
         ({"num_pauses_ft": "many"}, "--num-pauses-ft many: expected a number"),
         ({"num_pauses_ft": "..50"}, r"--num-pauses-ft \.\.50: expected a number"),
         ({"num_pauses_ft": "50..10"}, r"--num-pauses-ft 50\.\.10: expected a number"),
+        ({"pause_placement": "before-marker"}, "before-marker: needs a marker; give --pause-marker"),
+        ({"pause_marker": "A:"}, "--pause-marker 'A:': not used by --pause-placement append"),
         ({"steps": 0}, "--steps 0: must be at least 1"),
         ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
         ({"learning_rate": 0.0}, "--learning-rate 0.0: expected a positive number"),
@@ -27,18 +30,44 @@ from pause_megatron.errors import UserError
 )
 def test_finetuning_settings_that_cannot_work_name_their_flag(setting, message):
     with pytest.raises(UserError, match=message):
-        FinetuneConfig(model=Path("m"), task="parity", output=Path("o"), **setting)
+        build(FinetuneConfig, {"model": Path("m"), "task": "parity", "output": Path("o"), **setting})
 
 
 def test_a_number_of_pauses_may_be_a_range():
     flags = ["--model", "m", "--task", "parity", "--output", "o", "--num-pauses-ft"]
-    assert pause_range(parse(FinetuneConfig, "finetune", [*flags, "10"]).num_pauses_ft) == (None, 10)
-    assert pause_range(parse(FinetuneConfig, "finetune", [*flags, "0..50"]).num_pauses_ft) == (0, 50)
+    assert pause_range(parse(FinetuneConfig, "finetune", [*flags, "10"]).pausing.num_pauses_ft) == (None, 10)
+    assert pause_range(parse(FinetuneConfig, "finetune", [*flags, "0..50"]).pausing.num_pauses_ft) == (0, 50)
 
 
-def test_evaluation_settings_that_cannot_work_name_their_flag():
-    with pytest.raises(UserError, match="--limit 0: must be at least 1"):
-        EvaluateConfig(model=Path("m"), task="parity", output=Path("o"), limit=0)
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"limit": 0}, "--limit 0: must be at least 1"),
+        ({"num_pauses_inf": (0, -1)}, "--num-pauses-inf -1: must be at least 0"),
+        ({"num_pauses_inf": (5, 0, 5)}, "--num-pauses-inf 5 0 5: a number repeats"),
+        (
+            {"num_pauses_inf": (0, 5)},
+            r"--output o.json: one file for 2 results; put {num_pauses_inf} into its name, such",
+        ),
+        ({"output": Path("o{num_pauses_inf}.json")}, "{num_pauses_inf} needs a number; give --num-pauses-inf"),
+    ],
+)
+def test_evaluation_settings_that_cannot_work_name_their_flag(setting, message):
+    with pytest.raises(UserError, match=message):
+        build(EvaluateConfig, {"model": Path("m"), "task": "parity", "output": Path("o.json"), **setting})
+
+
+def test_each_number_of_pauses_is_an_evaluation_with_its_own_file():
+    flags = ["--model", "m", "--task", "parity", "--output", "r/inf{num_pauses_inf}.json", "--num-pauses-inf"]
+    several = parse(EvaluateConfig, "evaluate", [*flags, "0", "10"]).each_number()
+    assert several == [
+        build(
+            EvaluateConfig,
+            {"model": Path("m"), "task": "parity", "output": Path(f"r/inf{n}.json"), "num_pauses_inf": n},
+        )
+        for n in (0, 10)
+    ]
+    assert parse(EvaluateConfig, "evaluate", [*flags, "10"]).each_number() == several[1:]
 
 
 @pytest.mark.parametrize(
@@ -52,13 +81,17 @@ def test_evaluation_settings_that_cannot_work_name_their_flag():
         ({"top_p": 1.5, "temperature": 1.0}, "--top-p 1.5: expected a number above 0 and up to 1"),
         ({"top_k": 5}, "--top-k 5 limits sampling, which --temperature 0 does not do"),
         ({"top_p": 0.9}, "--top-p 0.9 limits sampling, which --temperature 0 does not do"),
-        ({"pause_placement": "before-marker"}, "before-marker: say before which text, with --pause-marker"),
-        ({"pause_placement": "prepend", "pause_marker": "A:"}, "--pause-marker 'A:' is for --pause-placement before-m"),
+        (
+            {"pause_placement": "prepend", "pause_marker": "A:"},
+            "--pause-marker 'A:': not used by --pause-placement pre",
+        ),
+        ({"num_pauses_inf": -1}, "--num-pauses-inf -1: must be at least 0"),
+        ({"num_pauses_inf": (0, 10)}, "--num-pauses-inf 0 10: only 'evaluate' takes several; give one number"),
     ],
 )
 def test_generation_settings_that_cannot_work_name_their_flag(setting, message):
     with pytest.raises(UserError, match=message):
-        GenerateConfig(**{"model": Path("m"), "prompt": ("",), **setting})
+        build(GenerateConfig, {"model": Path("m"), "prompt": ("",), **setting})
 
 
 def test_presets_are_settings_of_finetuning():

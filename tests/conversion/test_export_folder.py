@@ -13,6 +13,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
 from pause_megatron.config.conversion import ConvertFromHfConfig, ConvertToHfConfig
+from pause_megatron.config.downstream import InferencePausing
 from pause_megatron.conversion.from_hf import convert_from_hf
 from pause_megatron.conversion.layouts import GateAndUp, SplitQkv
 from pause_megatron.conversion.safetensors_writer import divide
@@ -101,7 +102,7 @@ def test_baked_pauses_end_every_prompt(checkpoint: Path, tmp_path: Path) -> None
     folder = load_model_folder(tmp_path / "plain")
     for found, num_pauses in ((with_pauses, 3), (without, 0)):
         [expected] = generate_texts(
-            folder, ["a word"], num_pauses=num_pauses, max_new_tokens=8, prefix_attention="causal"
+            folder, ["a word"], pausing=InferencePausing(num_pauses_inf=num_pauses), max_new_tokens=8
         )
         assert found["generated_text"] == expected
     assert with_pauses != without

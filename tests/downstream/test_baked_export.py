@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, 
 
 from pause_megatron.cli.commands import SUBCOMMANDS
 from pause_megatron.cli.main import parse
+from pause_megatron.config.downstream import InferencePausing
 from pause_megatron.conversion.hf_config import hf_generation_config
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.harness_model import PauseLM
@@ -45,7 +46,8 @@ def exports(folder, tmp_path) -> Exports:
 
 
 def ours(folder: ModelFolder, prompts: list[str], num_pauses: int) -> list[str]:
-    return generate_texts(folder, prompts, num_pauses=num_pauses, prefix_attention="causal", max_new_tokens=NEW_TOKENS)
+    pausing = InferencePausing(num_pauses_inf=num_pauses, prefix_attention="causal")
+    return generate_texts(folder, prompts, pausing=pausing, max_new_tokens=NEW_TOKENS)
 
 
 def stock(folder: ModelFolder, prompts: list, **settings) -> list[str]:
@@ -95,9 +97,7 @@ def test_stock_sampling_never_emits_a_pause(exports):
 def test_our_own_generation_and_evaluation_do_not_pause_twice(exports):
     for count in (0, 2):
         assert ours(exports.baked, PROMPTS, count) == ours(exports.plain, PROMPTS, count)
-    plain, baked = (
-        PauseLM(folder, Pausing(num_pauses=2), "causal", batch_size=4) for folder in (exports.plain, exports.baked)
-    )
+    plain, baked = (PauseLM(folder, Pausing(num_pauses=2), batch_size=4) for folder in (exports.plain, exports.baked))
     assert generated(baked) == generated(plain)
     assert scored(baked) == scored(plain)
 
@@ -116,7 +116,7 @@ def test_documented_python_runs(exports, tmp_path, monkeypatch):
     for block in shown("python"):
         exec(block, names)
     assert names["answers"] == generate_texts(
-        exports.plain, ["0110100110010110:", "01101:"], num_pauses=10, max_new_tokens=4
+        exports.plain, ["0110100110010110:", "01101:"], pausing=InferencePausing(num_pauses_inf=10), max_new_tokens=4
     )
     assert len(names["samples"]) == 3
 

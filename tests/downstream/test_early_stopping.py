@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.config.downstream import FinetuneConfig, FinetunePausing
 from pause_megatron.downstream.finetune import finetune, hold_out
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.downstream.pausing import Pausing
@@ -26,7 +26,7 @@ def config(model_path, parity_data, tmp_path) -> FinetuneConfig:
         task="parity",
         data=parity_data,
         output=tmp_path / "finetuned",
-        num_pauses_ft=2,
+        pausing=FinetunePausing(num_pauses_ft=2),
         learning_rate=3e-2,
         schedule="constant",
         warmup_steps=0,
@@ -41,7 +41,7 @@ def config(model_path, parity_data, tmp_path) -> FinetuneConfig:
 
 def examples_of(folder, config: FinetuneConfig) -> PausedExamples:
     pairs = load_task(config.task, config.data).training_pairs()
-    return PausedExamples(pairs, folder, Pausing(num_pauses=config.num_pauses_ft), seed=config.seed)
+    return PausedExamples(pairs, folder, Pausing(num_pauses=config.pausing.num_pauses_ft), seed=config.seed)
 
 
 def held_out_loss(config: FinetuneConfig) -> float:

@@ -8,6 +8,7 @@ from pause_megatron.cli.main import main
 from pause_megatron.config.downstream import EvaluateConfig
 from pause_megatron.downstream.evaluate import evaluate, metric_values
 from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
+from tests.downstream.settings import changed
 
 
 @pytest.fixture
@@ -78,10 +79,38 @@ def test_a_model_that_is_not_finetuned_is_evaluated_as_it_was_pretrained(config)
 
 
 def test_asked_pauses_and_attention_win(config):
-    evaluate(replace(config, num_pauses_inf=2, prefix_attention="bidirectional"))
+    evaluate(changed(config, num_pauses_inf=2, prefix_attention="bidirectional"))
     found = result(config.output)
     assert (found["num_pauses_inf"], found["prefix_attention"]) == (2, "bidirectional")
     assert {sample["pauses"] for sample in found["samples"]} == {2}
+
+
+def test_several_numbers_of_pauses_give_the_results_of_separate_evaluations(config, tmp_path):
+    evaluate(changed(config, num_pauses_inf=(0, 3, 10), output=tmp_path / "m{num_pauses_inf}.json"))
+    together = [result(tmp_path / f"m{number}.json") for number in (0, 3, 10)]
+    for number in (0, 3, 10):
+        (tmp_path / f"m{number}.json").unlink()
+        evaluate(changed(config, num_pauses_inf=number, output=tmp_path / f"m{number}.json"))
+    separate = [result(tmp_path / f"m{number}.json") for number in (0, 3, 10)]
+    for found in (*together, *separate):
+        assert found.pop("seconds") > 0
+    assert together == separate
+    assert [found["config"]["num_pauses_inf"] for found in together] == [0, 3, 10]
+    assert len({tuple(sample["output"] for sample in found["samples"]) for found in together}) > 1
+
+
+def test_results_before_one_that_fails_are_kept(config, tmp_path):
+    with pytest.raises(UserError, match="no room for the prompt: 64 pauses"):
+        evaluate(changed(config, num_pauses_inf=(2, 64), output=tmp_path / "m{num_pauses_inf}.json"))
+    assert [path.name for path in tmp_path.glob("m*.json")] == ["m2.json"]
+
+
+def test_one_existing_result_of_several_is_refused_before_the_model_is_loaded(config, tmp_path):
+    (tmp_path / "m2.json").write_text("mine")
+    several = changed(config, num_pauses_inf=(0, 2), output=tmp_path / "m{num_pauses_inf}.json")
+    with pytest.raises(UserError, match=r"--output .*m2.json: exists already"):
+        evaluate(replace(several, model=tmp_path / "absent"))
+    assert not (tmp_path / "m0.json").exists()
 
 
 def test_score_is_the_mean_of_the_samples(config):

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
-from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.config.downstream import FinetuneConfig, FinetunePausing
 from pause_megatron.downstream.finetune import finetune, training_arguments
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.downstream.pausing import Pausing
@@ -17,6 +17,7 @@ from pause_megatron.downstream.work_folder import WorkFolder
 from pause_megatron.errors import UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.pauses.prompts import IGNORE_INDEX
+from tests.downstream.settings import changed
 
 
 @pytest.fixture
@@ -26,7 +27,7 @@ def config(model_path, parity_data, tmp_path) -> FinetuneConfig:
         task="parity",
         data=parity_data,
         output=tmp_path / "finetuned",
-        num_pauses_ft=3,
+        pausing=FinetunePausing(num_pauses_ft=3),
         steps=6,
         batch_size=8,
         warmup_steps=2,
@@ -125,7 +126,7 @@ def test_pretraining_is_copied_from_the_export_and_names_the_variant(config, mod
     base.tokenizer.save_pretrained(tmp_path / "base")
     pretraining = {"name": "pausept", "pauses": "sequence", "pause_rate": 0.1}
     (tmp_path / "base" / "conversion_report.json").write_text(json.dumps({"pretraining": pretraining}))
-    finetune(replace(config, model=tmp_path / "base", num_pauses_ft=0, steps=1, log_interval=1))
+    finetune(changed(config, model=tmp_path / "base", num_pauses_ft=0, steps=1, log_interval=1))
     record = json.loads((config.output / "finetune.json").read_text())
     assert record["pretraining"] == pretraining
     assert record["variant"] == "pausept_stdft"
@@ -239,12 +240,12 @@ def test_model_without_pause_is_refused_when_it_is_to_pause(config, model_path, 
         path.write_text(path.read_text().replace("<pause>", "<other>"))
     with pytest.raises(UserError, match=r"--num-pauses-ft 3: .* has no <pause> token"):
         finetune(replace(config, model=tmp_path / "base"))
-    finetune(replace(config, model=tmp_path / "base", num_pauses_ft=0, steps=1))
+    finetune(changed(config, model=tmp_path / "base", num_pauses_ft=0, steps=1))
 
 
 def test_more_pauses_than_the_context_holds_are_refused(config):
     with pytest.raises(UserError, match="no room for the prompt: 70 pauses"):
-        finetune(replace(config, num_pauses_ft=70))
+        finetune(changed(config, num_pauses_ft=70))
 
 
 def test_existing_output_is_refused_and_left_alone(config):
@@ -276,7 +277,7 @@ def test_number_of_pauses_is_drawn_for_every_example(folder):
 
 
 def test_a_range_of_pauses_is_drawn_from_and_recorded(config):
-    finetune(replace(config, num_pauses_ft="0..3", steps=2))
+    finetune(changed(config, num_pauses_ft="0..3", steps=2))
     record = json.loads((config.output / "finetune.json").read_text())
     assert (record["min_num_pauses_ft"], record["num_pauses_ft"]) == (0, 3)
     assert record["variant"].endswith("pauseft")

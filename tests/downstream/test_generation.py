@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from pause_megatron.config.downstream import GenerateConfig
+from pause_megatron.config.downstream import GenerateConfig, InferencePausing
 from pause_megatron.downstream.attention import prefix_lm_mask
 from pause_megatron.downstream.batching import line_up
 from pause_megatron.downstream.generation import (
@@ -14,7 +14,6 @@ from pause_megatron.downstream.generation import (
     generation_arguments,
 )
 from pause_megatron.downstream.model_folder import ModelFolder
-from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import pause_prefix
 from tests.downstream.random_models import CONTEXT_LENGTH
@@ -101,7 +100,11 @@ def test_pause_is_never_emitted_however_hot_the_sampling(folder, bidirectional):
 def test_what_is_said_before_the_last_pause_does_not_come_out(folder, capsys):
     """The command prints what follows the pauses, and nothing of the prompt."""
     prompt = "The import statement"
-    generate_command(GenerateConfig(model=folder.path, prompt=(prompt,), num_pauses_inf=4, max_new_tokens=NEW_TOKENS))
+    generate_command(
+        GenerateConfig(
+            model=folder.path, prompt=(prompt,), pausing=InferencePausing(num_pauses_inf=4), max_new_tokens=NEW_TOKENS
+        )
+    )
     context = folder.tokenizer.encode(prompt, add_special_tokens=False)
     prefix = pause_prefix(context, 4, pause_id=folder.pause_id, eod_id=folder.eod_id, room=CONTEXT_LENGTH)
     assert capsys.readouterr().out == folder.tokenizer.decode(recomputed(folder, prefix, bidirectional=False)) + "\n"
@@ -120,7 +123,11 @@ def test_same_seed_samples_the_same_text(folder, capsys):
 
 def test_more_pauses_than_the_context_holds_are_refused(folder):
     with pytest.raises(UserError, match="no room for the prompt: 60 pauses in the 60 positions"):
-        generate_command(GenerateConfig(model=folder.path, prompt=("x",), num_pauses_inf=60, max_new_tokens=4))
+        generate_command(
+            GenerateConfig(
+                model=folder.path, prompt=("x",), pausing=InferencePausing(num_pauses_inf=60), max_new_tokens=4
+            )
+        )
 
 
 PROMPTS = ["The import statement. Answer: a name", "Answer: x", "a class. Answer: is Answer: a", "Answer:"]
@@ -151,10 +158,9 @@ def test_texts_after_pauses_wherever_they_stand_equal_recomputing_every_step(
     texts = generate_texts(
         folder,
         PROMPTS,
-        num_pauses=num_pauses,
-        placement=placement,
-        marker=marker,
-        prefix_attention=attention,
+        pausing=InferencePausing(
+            num_pauses_inf=num_pauses, pause_placement=placement, pause_marker=marker, prefix_attention=attention
+        ),
         max_new_tokens=NEW_TOKENS,
     )
     prefixes = [ids_by_hand(folder, prompt, num_pauses, placement) for prompt in PROMPTS]
@@ -165,20 +171,16 @@ def test_texts_after_pauses_wherever_they_stand_equal_recomputing_every_step(
 
 def test_pauses_of_the_three_placements_change_what_is_said(folder):
     """Otherwise the equalities above would say little."""
+
+    def said(**settings):
+        return generate_texts(folder, PROMPTS, pausing=InferencePausing(**settings), max_new_tokens=20)
+
     texts = {
-        placement: generate_texts(folder, PROMPTS, num_pauses=3, placement=placement, marker=marker, max_new_tokens=20)
+        placement: said(num_pauses_inf=3, pause_placement=placement, pause_marker=marker)
         for placement, marker in PLACEMENTS
     }
-    texts["none"] = generate_texts(folder, PROMPTS, num_pauses=0, max_new_tokens=20)
+    texts["none"] = said(num_pauses_inf=0)
     assert len(set(map(tuple, texts.values()))) == 4
-
-
-def test_pause_in_a_prompts_text_is_text(folder):
-    ids = folder.tokenizer.encode("a <pause> b")
-    prefix = Pausing(num_pauses=2).prefix(folder, "a <pause> b", ids, CONTEXT_LENGTH).tolist()
-    assert prefix.count(folder.pause_id) == 2
-    assert prefix[-2:] == [folder.pause_id] * 2
-    assert folder.tokenizer.decode(prefix, skip_special_tokens=True) == "a <pause> b"
 
 
 def beams_by_hand(folder: ModelFolder, prefix: list[int], num_beams: int, bidirectional: bool) -> list[list[int]]:
@@ -260,8 +262,10 @@ def test_causal_beams_without_pauses_are_those_of_stock_generate(folder):
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
 def test_several_samples_of_a_prompt_come_in_a_row_and_again_with_the_same_seed(folder, attention):
+    pausing = InferencePausing(num_pauses_inf=2, prefix_attention=attention)
+
     def sampled(seed: int, prompts: list[str], **limits: float) -> list[str]:
-        common = {"num_pauses": 2, "prefix_attention": attention, "max_new_tokens": 8, "num_return_sequences": 3}
+        common = {"pausing": pausing, "max_new_tokens": 8, "num_return_sequences": 3}
         return generate_texts(folder, prompts, temperature=1.0, seed=seed, **common, **limits)
 
     texts = sampled(5, PROMPTS)
@@ -269,7 +273,7 @@ def test_several_samples_of_a_prompt_come_in_a_row_and_again_with_the_same_seed(
     assert texts != sampled(6, PROMPTS)
     assert len(texts) == 3 * len(PROMPTS)
     assert len(set(texts)) > len(PROMPTS)
-    greedy = generate_texts(folder, PROMPTS, num_pauses=2, prefix_attention=attention, max_new_tokens=8)
+    greedy = generate_texts(folder, PROMPTS, pausing=pausing, max_new_tokens=8)
     in_a_row = [text for text in greedy for _ in range(3)]
     assert texts != in_a_row
     assert sampled(5, PROMPTS, top_k=1) == in_a_row
@@ -286,24 +290,20 @@ def test_tokens_suppressed_by_settings_and_pauses_are_suppressed_together(folder
 
 
 def test_one_prompt_is_printed_as_text_and_several_as_json_lines(folder, capsys):
-    settings = {"model": folder.path, "num_pauses_inf": 3, "max_new_tokens": NEW_TOKENS}
-    marked = {"pause_placement": "before-marker", "pause_marker": "Answer:"}
-    generate_command(GenerateConfig(**settings, **marked, prompt=tuple(PROMPTS), num_beams=2))
+    marked = InferencePausing(num_pauses_inf=3, pause_placement="before-marker", pause_marker="Answer:")
+    settings = {"pausing": marked, "max_new_tokens": NEW_TOKENS, "num_beams": 2}
+    generate_command(GenerateConfig(model=folder.path, prompt=tuple(PROMPTS), **settings))
     records = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
-    asked = {"num_pauses": 3, "max_new_tokens": NEW_TOKENS, "num_beams": 2}
-    texts = generate_texts(folder, PROMPTS, **asked, placement="before-marker", marker="Answer:")
+    texts = generate_texts(folder, PROMPTS, **settings)
     assert records == [{"prompt": prompt, "continuation": text} for prompt, text in zip(PROMPTS, texts, strict=True)]
-    generate_command(GenerateConfig(**settings, **marked, prompt=(PROMPTS[1],), num_beams=2))
+    generate_command(GenerateConfig(model=folder.path, prompt=(PROMPTS[1],), **settings))
     assert capsys.readouterr().out == texts[1] + "\n"
 
 
 def test_prompt_without_the_marker_is_refused(folder):
+    marked = InferencePausing(num_pauses_inf=3, pause_placement="before-marker", pause_marker="Answer:")
     with pytest.raises(UserError, match="--pause-marker 'Answer:': not in the prompt 'no such thing'"):
-        generate_texts(
-            folder, ["Answer: x", "no such thing"], placement="before-marker", marker="Answer:", max_new_tokens=4
-        )
-    with pytest.raises(UserError, match="--pause-placement before-marker: say before which text"):
-        generate_texts(folder, ["Answer: x"], placement="before-marker")
+        generate_texts(folder, ["Answer: x", "no such thing"], pausing=marked, max_new_tokens=4)
 
 
 def test_no_prompts_have_no_continuations(folder):

@@ -9,7 +9,7 @@ from pause_megatron.downstream.attention import prefix_lm_mask
 from pause_megatron.downstream.generation import generate_after
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder
-from pause_megatron.downstream.pausing import Pausing, filler_id
+from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import pause_prefix
 from tests.downstream.random_models import CONTEXT_LENGTH
@@ -49,7 +49,7 @@ def score_by_hand(folder: ModelFolder, context: str, continuation: str, num_paus
 
 def test_without_pauses_and_causally_scores_are_those_of_hf(folder):
     hf = HFLM(folder.model, backend="causal", tokenizer=folder.tokenizer, batch_size=3, max_length=CONTEXT_LENGTH)
-    ours = PauseLM(folder, Pausing(num_pauses=0), "causal", batch_size=3)
+    ours = PauseLM(folder, Pausing(num_pauses=0), batch_size=3)
     for (score, greedy), (expected, expected_greedy) in zip(scored(ours), scored(hf), strict=True):
         assert score == pytest.approx(expected, abs=1e-4)
         assert greedy == expected_greedy
@@ -57,16 +57,14 @@ def test_without_pauses_and_causally_scores_are_those_of_hf(folder):
 
 def test_without_pauses_and_causally_texts_are_those_of_hf(folder):
     hf = HFLM(folder.model, backend="causal", tokenizer=folder.tokenizer, batch_size=2, max_length=CONTEXT_LENGTH)
-    assert generated(PauseLM(folder, Pausing(num_pauses=0), "causal", batch_size=2)) == generated(hf)
+    assert generated(PauseLM(folder, Pausing(num_pauses=0), batch_size=2)) == generated(hf)
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
 @pytest.mark.parametrize("num_pauses", [1, 7])
 def test_scores_after_pauses_are_those_computed_by_hand(folder, num_pauses, attention):
-    pairs = PAIRS[:2]
-    for (score, _), pair in zip(
-        scored(PauseLM(folder, Pausing(num_pauses=num_pauses), attention, batch_size=8), pairs), pairs, strict=True
-    ):
+    pairs, pausing = PAIRS[:2], Pausing(num_pauses=num_pauses, prefix_attention=attention)
+    for (score, _), pair in zip(scored(PauseLM(folder, pausing, batch_size=8), pairs), pairs, strict=True):
         by_hand = score_by_hand(folder, *pair, num_pauses, attention == "bidirectional")
         assert score == pytest.approx(by_hand, abs=1e-4)
 
@@ -76,45 +74,47 @@ def test_greedy_flag_says_whether_decoding_gives_the_continuation(folder):
     prefix = pause_prefix(context, 2, pause_id=folder.pause_id, eod_id=folder.eod_id, room=CONTEXT_LENGTH)
     [decoded] = generate_after(folder, [prefix], bidirectional=True, max_new_tokens=4, do_sample=False)
     wrong_at_the_end = [*decoded[:-1], (decoded[-1] + 1) % 500]
-    model = PauseLM(folder, Pausing(num_pauses=2), "bidirectional", batch_size=3)
+    model = PauseLM(folder, Pausing(num_pauses=2, prefix_attention="bidirectional"), batch_size=3)
     requests = [(("", ""), context, continuation) for continuation in (decoded, wrong_at_the_end, decoded[:1])]
     assert [greedy for _, greedy in model._loglikelihood_tokens(requests)] == [True, False, True]
 
 
 def test_pauses_change_scores_and_texts(folder):
     without, with_pauses = (
-        PauseLM(folder, Pausing(num_pauses=count), "bidirectional", batch_size=4) for count in (0, 5)
+        PauseLM(folder, Pausing(num_pauses=count, prefix_attention="bidirectional"), batch_size=4) for count in (0, 5)
     )
     assert all(abs(a - b) > 1e-3 for (a, _), (b, _) in zip(scored(without), scored(with_pauses), strict=True))
     assert generated(without) != generated(with_pauses)
 
 
 def test_batching_changes_nothing(folder):
-    one, all_at_once = (PauseLM(folder, Pausing(num_pauses=3), "bidirectional", batch_size=size) for size in (1, 4))
+    one, all_at_once = (
+        PauseLM(folder, Pausing(num_pauses=3, prefix_attention="bidirectional"), batch_size=size) for size in (1, 4)
+    )
     assert generated(one) == generated(all_at_once)
     for (a, _), (b, _) in zip(scored(one), scored(all_at_once), strict=True):
         assert a == pytest.approx(b, abs=1e-4)
 
 
 def test_an_empty_context_can_be_generated_from(folder):
-    [text] = generated(PauseLM(folder, Pausing(num_pauses=3), "bidirectional", batch_size=1), [""])
+    [text] = generated(PauseLM(folder, Pausing(num_pauses=3, prefix_attention="bidirectional"), batch_size=1), [""])
     assert text
 
 
 def test_more_pauses_than_the_context_holds_are_refused(folder):
     with pytest.raises(UserError, match="no room for the prompt"):
-        generated(PauseLM(folder, Pausing(num_pauses=60), "bidirectional", batch_size=1))
+        generated(PauseLM(folder, Pausing(num_pauses=60, prefix_attention="bidirectional"), batch_size=1))
 
 
 def test_scoring_whole_texts_is_refused(folder):
     with pytest.raises(UserError, match="no prompt to pause after"):
-        PauseLM(folder, Pausing(num_pauses=1), "causal", batch_size=1).loglikelihood_rolling([])
+        PauseLM(folder, Pausing(num_pauses=1), batch_size=1).loglikelihood_rolling([])
 
 
 @pytest.mark.parametrize(("placement", "marker"), [("prepend", None), ("before-marker", "is")])
 def test_pauses_stand_where_they_are_placed(folder, placement, marker):
     """For scores and for texts alike: what the model reads is looked at as it comes in."""
-    model = PauseLM(folder, Pausing(num_pauses=3, placement=placement, marker=marker), "causal", batch_size=1)
+    model = PauseLM(folder, Pausing(num_pauses=3, placement=placement, marker=marker), batch_size=1)
     read = []
     handle = folder.model.register_forward_pre_hook(
         lambda _, inputs, named: read.append(named.get("input_ids", inputs[0] if inputs else None)), with_kwargs=True
@@ -129,13 +129,3 @@ def test_pauses_stand_where_they_are_placed(folder, placement, marker):
     expected = encode(before) + [folder.pause_id] * 3 + encode(after)
     for ids in (read[0], read[1]):
         assert ids[0, : len(expected)].tolist() == expected
-
-
-def test_a_filler_stands_where_pauses_would(folder):
-    dots = filler_id(folder, ".")
-    assert folder.tokenizer.decode([dots]).strip() == "."
-    assert filler_id(folder, "17") == 17
-    with pytest.raises(UserError, match=r"--filler 'several words here': 13 tokens in"):
-        filler_id(folder, "several words here")
-    prefix = Pausing(num_pauses=2, filler_id=dots).prefix(folder, "x", [17], room=8)
-    assert prefix.tolist() == [17, dots, dots]

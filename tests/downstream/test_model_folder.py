@@ -19,16 +19,15 @@ def saved(folder, tmp_path):
 def test_ids_and_length_are_the_models_own(folder, tokenizer):
     assert (folder.pause_id, folder.eod_id) == (tokenizer.pause_id, tokenizer.eod_id)
     assert folder.context_length == CONTEXT_LENGTH
-    assert (folder.pretraining, folder.finetuning, folder.num_pauses_ft) == (None, None, None)
+    assert (folder.pretraining, folder.finetuning) == (None, None)
 
 
-def test_finetuning_decides_pauses_and_attention_unless_others_are_asked_for(saved):
+def test_records_of_finetuning_and_pretraining_are_read(saved):
     marker = {"format": "pause_megatron/finetune/1", "num_pauses_ft": 7, "prefix_attention": "bidirectional"}
     (saved / "finetune.json").write_text(json.dumps({**marker, "pretraining": {"pauses": "sequence"}}))
     (saved / "conversion_report.json").write_text(json.dumps({"pretraining": {"pauses": "none"}}))
     found = load_model_folder(saved)
-    assert (found.pauses_for_inference(None), found.prefix_attention(None)) == (7, "bidirectional")
-    assert (found.pauses_for_inference(0), found.prefix_attention("causal")) == (0, "causal")
+    assert found.finetuning["num_pauses_ft"] == 7
     assert found.pretraining == {"pauses": "sequence"}
 
 

@@ -11,7 +11,7 @@ import pytest
 from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
 
-from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig
+from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, FinetunePausing
 from pause_megatron.downstream.evaluate import evaluate
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.harness_model import PauseLM
@@ -137,7 +137,7 @@ def _metrics(task):
 @pytest.mark.parametrize("name", [*FOLDERS, *COMPARED])
 def test_without_pauses_every_sample_scores_as_with_hf(long_models, few, name, architecture):
     folder = load_model_folder(long_models / architecture)
-    ours = PauseLM(folder, Pausing(num_pauses=0), "causal", batch_size=3)
+    ours = PauseLM(folder, Pausing(num_pauses=0), batch_size=3)
     theirs = HFLM(folder.model, backend="causal", tokenizer=folder.tokenizer, batch_size=3, max_length=CONTEXT_LENGTH)
     found, expected = (results_of(model, task_of(name, few)) for model in (ours, theirs))
     assert len(found) == len(expected) >= 4
@@ -165,12 +165,12 @@ def test_stock_hf_decodes_a_baked_export_by_its_chat_template_as_we_decode_the_p
     plain.model.save_pretrained(tmp_path)
     bake_pauses(plain.tokenizer, 3).save_pretrained(tmp_path)
     stock = HFLM(str(tmp_path), device="cpu", batch_size=3, max_length=CONTEXT_LENGTH, add_bos_token=False)
-    ours = PauseLM(plain, Pausing(num_pauses=3), "causal", batch_size=3)
+    ours = PauseLM(plain, Pausing(num_pauses=3), batch_size=3)
     limit = 3
     found = evaluator.evaluate(stock, {name: task_of(name, few).harness}, limit=limit, apply_chat_template=True)
     answers = [sample["filtered_resps"] for sample in found["samples"][name]]
     assert answers == [response for _, response, *_ in results_of(ours, task_of(name, few), limit)]
-    unpaused = results_of(PauseLM(plain, Pausing(num_pauses=0), "causal", batch_size=3), task_of(name, few), limit)
+    unpaused = results_of(PauseLM(plain, Pausing(num_pauses=0), batch_size=3), task_of(name, few), limit)
     assert answers != [response for _, response, *_ in unpaused]
 
 
@@ -184,7 +184,7 @@ def test_a_task_is_finetuned_and_evaluated(long_models, few, name, tmp_path):
             data=data,
             halve_evaluation=halve,
             output=tmp_path / "ft",
-            num_pauses_ft=2,
+            pausing=FinetunePausing(num_pauses_ft=2),
             steps=2,
             batch_size=2,
             warmup_steps=0,
@@ -203,7 +203,12 @@ def test_a_task_is_finetuned_and_evaluated(long_models, few, name, tmp_path):
 
 
 def test_a_model_is_not_evaluated_on_what_it_learned(long_models, few, tmp_path):
-    settings = {"model": long_models / "llama", "task": "coqa", "data": few / "coqa", "num_pauses_ft": 0}
+    settings = {
+        "model": long_models / "llama",
+        "task": "coqa",
+        "data": few / "coqa",
+        "pausing": FinetunePausing(num_pauses_ft=0),
+    }
     with pytest.raises(UserError, match=r"train.jsonl: no such file; .*--halve-evaluation"):
         finetune(FinetuneConfig(**settings, output=tmp_path / "ft"))
     finetune(FinetuneConfig(**settings, output=tmp_path / "ft", halve_evaluation=True, steps=1, batch_size=1))

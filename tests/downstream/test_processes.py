@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 
-from pause_megatron.config.downstream import FinetuneConfig
-from pause_megatron.config.serialize import flags_of_mapping, to_plain
+from pause_megatron.config.downstream import FinetuneConfig, FinetunePausing
+from pause_megatron.config.serialize import flags_of_mapping, to_flat
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.processes import process_arguments
 from pause_megatron.downstream.work_folder import WorkFolder
@@ -24,6 +24,7 @@ from pause_megatron.log import read_json_lines
 from pause_megatron.tokenizer.huggingface import to_huggingface
 from tests.distributed import run_distributed
 from tests.downstream.random_models import random_model
+from tests.downstream.settings import changed
 
 REPOSITORY = Path(__file__).parents[2]
 TOLERANCE = 1e-5
@@ -61,7 +62,7 @@ def config(tokenizer, tmp_path_factory) -> FinetuneConfig:
         task="parity",
         data=root / "task",
         output=root / "alone",
-        num_pauses_ft="0..3",
+        pausing=FinetunePausing(num_pauses_ft="0..3"),
         steps=6,
         batch_size=8,
         gradient_accumulation_steps=2,
@@ -166,7 +167,7 @@ def test_state_of_another_number_of_processes_is_not_continued(config, tmp_path,
 
 
 def launched(config: FinetuneConfig) -> subprocess.CompletedProcess[str]:
-    settings = {name: value for name, value in to_plain(config).items() if value is not None and value is not False}
+    settings = {name: value for name, value in to_flat(config).items() if value is not None and value is not False}
     launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
     flags = flags_of_mapping(settings, FinetuneConfig, "test")
     return subprocess.run(
@@ -215,7 +216,7 @@ def is_in_group_after_refusal(config: FinetuneConfig) -> bool:
 @pytest.mark.parametrize("sharing", ["plain", "fsdp"])
 def test_error_leaves_the_group(config, tmp_path, sharing):
     """Or its exit code would now and then be that of an abort."""
-    too_many = shared(replace(config, num_pauses_ft="1000"), tmp_path, SHARING[sharing])
+    too_many = shared(changed(config, num_pauses_ft="1000"), tmp_path, SHARING[sharing])
     assert run_distributed(is_in_group_after_refusal, 2, too_many) == [False, False]
 
 

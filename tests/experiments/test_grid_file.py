@@ -88,7 +88,7 @@ def test_placements_and_fillers_are_jobs_of_their_own(tmp_path: Path) -> None:
         command, *flags = job.action[2:]
         assert parse(SUBCOMMANDS[command].config_class(), command, flags) == job.config
     finetunings = [job.config for job in jobs if isinstance(job.config, FinetuneConfig)]
-    assert [(config.pause_placement, config.pause_marker) for config in finetunings] == [
+    assert [(config.pausing.pause_placement, config.pausing.pause_marker) for config in finetunings] == [
         *(("append", None), ("append", None), ("prepend", None), ("before-marker", "Answer:"))
     ]
 
@@ -135,7 +135,7 @@ def test_preset_is_the_nine_tasks(name: str, tmp_path: Path) -> None:
         task: tmp_path / folder for task, folder in FOLDERS.items()
     }
     assert len(jobs) == 2 * len(finetunings)  # as many pauses at inference as in finetuning
-    runs = {(config.num_pauses_ft, config.seed) for config in finetunings}
+    runs = {(config.pausing.num_pauses_ft, config.seed) for config in finetunings}
     if name == "smoke":
         assert runs == {(0, 0), (2, 0)}
         assert {config.steps for config in finetunings} == {4}
