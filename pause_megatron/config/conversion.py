@@ -1,4 +1,4 @@
-"""Configuration of ``tools/convert_to_hf.py`` and ``tools/convert_from_hf.py``."""
+"""Configuration of conversions to and from Hugging Face."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ ProofMethod = Literal["auto", "whole", "layers"]
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertToHfConfig:
-    """Convert a checkpoint of `pause-megatron pretrain` to a Hugging Face folder, verified by its logits."""
+    """Export a checkpoint of `pause-megatron pretrain` to a Hugging Face folder, and compare the logits of both."""
 
     checkpoint: Path
-    """Run folder (its newest checkpoint), or one checkpoint's folder."""
+    """Run folder (exports its newest checkpoint), or checkpoint folder."""
     output: Path
-    """Hugging Face folder to write; must not exist."""
+    """New Hugging Face folder; must not exist."""
     tokenizer: Path | None = None
-    """Tokenizer folder or .model; by default the one the run was trained with."""
+    """Tokenizer folder or file (default: the tokenizer of the run)."""
     dtype: Precision = "fp32"
-    """Type of the exported weights; the checkpoint's are fp32."""
+    """Data type of the exported weights; those of the checkpoint are fp32."""
     max_shard_gb: float = 2.0
-    """Largest safetensors file, in gigabytes (1e9 bytes)."""
+    """Maximum size of a safetensors file, in gigabytes (1e9 bytes)."""
     tolerance: float = 1e-4
-    """Largest absolute logit difference (computed in fp32 from the exported weights) for the export to be accepted."""
+    """Largest accepted absolute difference of a logit, computed in fp32 from the exported weights."""
     proof_sequences: int = 4
-    """Sequences the logits are compared on, at least 2; every second one has pauses in it."""
+    """Number of sequences to compare logits on; at least 2 are used, and every second one contains pauses."""
     proof: ProofMethod = "auto"
-    """Compare the models as a whole, the export as transformers loads it, or with one layer in memory at a time; auto:
-    layers above 500 million parameters."""
+    """Models in memory during the comparison: whole, or layers (one layer at a time); auto: layers above 500 million
+    parameters."""
     bake_pauses: int = 0
-    """Pauses the exported tokenizer itself appends to every prompt (tokens), for programs that know nothing of them."""
+    """Pauses that the exported tokenizer appends to every prompt, for programs without support for pauses; 0: none."""
 
     def __post_init__(self) -> None:
         _check_tolerance(self.tolerance)
@@ -47,21 +47,21 @@ class ConvertToHfConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertFromHfConfig:
-    """Convert a Hugging Face Llama or GPT-2 model to a checkpoint that `pause-megatron pretrain --initial-checkpoint`
-    starts from under any layout, with `<pause>` added to model and tokenizer; verified by its logits."""
+    """Import a Hugging Face Llama or GPT-2 model as a checkpoint for `pause-megatron pretrain --initial-checkpoint`,
+    with `<pause>` added to model and tokenizer, and compare the logits of both."""
 
     model: Path
-    """Hugging Face folder with safetensors weights and a fast tokenizer (or a SentencePiece tokenizer.model)."""
+    """Hugging Face folder with safetensors weights and a fast tokenizer or a SentencePiece tokenizer.model."""
     output: Path
-    """Checkpoint folder to write, with the tokenizer in OUTPUT/tokenizer; must not exist."""
+    """New checkpoint folder, with the tokenizer in OUTPUT/tokenizer; must not exist."""
     seed: int = 1234
-    """Seed of the embedding that <pause> starts with."""
+    """Seed of the initial embedding of <pause>."""
     tolerance: float = 1e-4
-    """Largest absolute logit difference (fp32) for the conversion to be accepted."""
+    """Largest accepted absolute difference of a logit, computed in fp32."""
     proof_sequences: int = 4
-    """Sequences the logits are compared on, at least 2."""
+    """Number of sequences to compare logits on; at least 2 are used."""
     proof: ProofMethod = "auto"
-    """Compare the models as a whole, or with one layer in memory at a time; auto: layers above 500 million
+    """Models in memory during the comparison: whole, or layers (one layer at a time); auto: layers above 500 million
     parameters."""
 
     def __post_init__(self) -> None:

@@ -1,4 +1,4 @@
-"""What ``pause-megatron tokenizer`` takes."""
+"""Configuration of ``pause-megatron tokenizer``."""
 
 from __future__ import annotations
 
@@ -11,33 +11,35 @@ from pause_megatron.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class TokenizerConfig:
-    """Make a tokenizer with <pause> and an end-of-document token: train a SentencePiece unigram model on C4 text
+    """Make a tokenizer with <pause> and an end-of-document token: train a SentencePiece unigram model on text
     (--input), or add <pause> to an existing tokenizer (--from-tokenizer)."""
 
     input: tuple[str, ...] = ()
-    """Text to train on, as paths or quoted globs of .json.gz, .jsonl, .jsonl.zst or .parquet files, as folders of
-    datasets.save_to_disk, or as hf:NAME[:CONFIG[:SPLIT]]."""
+    """Training text: paths or quoted globs of .json.gz, .jsonl, .jsonl.zst or .parquet files, folders of
+    datasets.save_to_disk, or hf:NAME[:CONFIG[:SPLIT]]."""
     from_tokenizer: Path | None = None
-    """Tokenizer to take over instead, all its ids unchanged: a SentencePiece .model file, a Hugging Face tokenizer.json
-    with the tokenizer_config.json beside it, or a folder with either."""
+    """Existing tokenizer, which keeps all its ids: a SentencePiece .model file, a Hugging Face tokenizer.json next to
+    its tokenizer_config.json, or a folder with either."""
     output: Path
-    """Folder to write; it must not exist yet."""
+    """New tokenizer folder; must not exist."""
     keep_scores: bool = False
-    """With --from-tokenizer, keep the scores of a SentencePiece unigram model, so that every text is encoded as by the
-    original. They are rounded otherwise: libraries can disagree on a text in thousands with scores as they are, and the
-    export, if it meets one, would be refused."""
+    """Keep the exact scores of a SentencePiece unigram model (--from-tokenizer), so that every text is encoded as by
+    the original. Without this flag scores are rounded; unrounded, libraries can disagree on about one text in
+    thousands, and an export that meets such a text is refused."""
     text_key: str = "text"
-    """Field of a record that holds the document (training)."""
+    """JSON key or column of the document (--input)."""
     vocab_size: int = 32_768
-    """Number of tokens, special ones and the 256 byte tokens included (training)."""
+    """Number of tokens, including special tokens and the 256 byte tokens (--input)."""
     character_coverage: float = 0.9995
-    """Share of the text's characters that get a token of their own; the rest is spelled in bytes (training)."""
+    """Share of the text's characters covered by tokens, 0.9 to 1; other characters are spelled in bytes (--input)."""
     max_training_megabytes: int = 100
-    """Text to train on at most, in megabytes; every input file gives an equal share, from its start (training)."""
+    """Training text to read, in megabytes, in equal shares from the start of every input file (--input)."""
 
     def __post_init__(self) -> None:
         if bool(self.input) == (self.from_tokenizer is not None):
-            raise UserError("give either --input (at least one file or glob to train on) or --from-tokenizer, not both")
+            raise UserError(
+                "--input, --from-tokenizer: expected exactly one of them; give text to train on, or a tokenizer"
+            )
         if self.from_tokenizer is not None:
             self._refuse_training_flags()
         require_at_least(1, vocab_size=self.vocab_size, max_training_megabytes=self.max_training_megabytes)
@@ -49,4 +51,6 @@ class TokenizerConfig:
             changed = getattr(self, field.name) != field.default
             if changed and field.name not in ("input", "from_tokenizer", "output", "keep_scores"):
                 flag = "--" + field.name.replace("_", "-")
-                raise UserError(f"{flag}: for training with --input; --from-tokenizer keeps all tokens as they are")
+                raise UserError(
+                    f"{flag}: applies only to training; leave it out, or give --input instead of --from-tokenizer"
+                )

@@ -1,1 +1,1 @@
-"""The only bridge between Megatron's half and Hugging Face's: names and layouts, and the proof that both agree."""
+"""Conversion between checkpoints and Hugging Face folders, each checked by comparing the logits of both models."""

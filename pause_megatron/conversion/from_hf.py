@@ -1,7 +1,7 @@
-"""``tools/convert_from_hf.py``: a Hugging Face model to a checkpoint this project trains, with ``<pause>`` added.
+"""Import of a Hugging Face model as a checkpoint to pretrain from, with ``<pause>``: ``tools/convert_from_hf.py``.
 
-The checkpoint has weights only, and its tokenizer with it. Written beside its final name, proven against the model it
-came from, and only then renamed. The weights pass through memory one tensor at a time.
+The checkpoint contains weights only, and its tokenizer. It is written under a temporary name, checked against the
+Hugging Face model, and only then renamed. The weights pass through memory one tensor at a time.
 """
 
 from __future__ import annotations
@@ -26,12 +26,14 @@ from pause_megatron.config.conversion import ConvertFromHfConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.conversion.hf_config import model_config_of
-from pause_megatron.conversion.one_layer import StoredWeights, layer_prefix, megatron_model
+from pause_megatron.conversion.one_layer import Read, StoredWeights, layer_prefix, megatron_model
 from pause_megatron.conversion.proof import prove_export
 from pause_megatron.conversion.safetensors_writer import TensorFile, divide, write_tensors
-from pause_megatron.conversion.table import from_hf_state, rows_of
-from pause_megatron.conversion.to_hf import REPORT_FILE, REPORT_FORMAT, TOKENIZER_FOLDER
+from pause_megatron.conversion.table import from_hf_state, mappings_of
+from pause_megatron.conversion.to_hf import TOKENIZER_FOLDER
 from pause_megatron.errors import UserError
+from pause_megatron.records.conversion import ImportRecord
+from pause_megatron.records.files import write_record
 from pause_megatron.tokenizer import PAUSE_TOKEN, PauseTokenizer
 from pause_megatron.tokenizer.make_tokenizer import add_pause
 from pause_megatron.tokenizer.pause_tokenizer import find_tokenizer_file, open_backend, read_tokenizer_file
@@ -39,17 +41,17 @@ from pause_megatron.versions import commit, versions
 
 MAX_FILE_BYTES = 2_000_000_000
 _VOCABULARY = ("wte.weight", "embed_tokens.weight", "lm_head.weight")
-"""Ends the names of the tensors with a row for every token."""
+"""Ends of the names of tensors with one row per token."""
 
 
 def convert_from_hf(config: ConvertFromHfConfig) -> None:
-    """Convert a model; see :class:`~pause_megatron.config.conversion.ConvertFromHfConfig`.
+    """Import a model; see :class:`~pause_megatron.config.conversion.ConvertFromHfConfig`.
 
-    Raises :class:`UserError` when the folder is not complete, when its model has what this project's have not, when the
-    output exists, and when the proof fails; no folder is left then.
+    Raises :class:`UserError`, and leaves no folder, if the model's folder is incomplete, the model is not supported,
+    the output exists, or the logits differ.
     """
     if not (config.model / "config.json").is_file():
-        raise UserError(f"--model {config.model}: no config.json; expected a Hugging Face folder")
+        raise UserError(f"--model {config.model}: no config.json; give a Hugging Face folder")
     hf_config = AutoConfig.from_pretrained(config.model)
     model = model_config_of(hf_config, config.model)
     stored = StoredWeights(config.model)
@@ -57,12 +59,12 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
         tokenizer, num_known = _write_tokenizer(config.model, folder / TOKENIZER_FOLDER)
         if hf_config.vocab_size < num_known:
             raise UserError(
-                f"--model {config.model}: its tokenizer has {num_known} tokens, and its model only"
-                f" {hf_config.vocab_size} rows for them"
+                f"--model {config.model}: its tokenizer has {num_known} tokens but its embeddings only"
+                f" {hf_config.vocab_size} rows; give a model and tokenizer that belong together"
             )
-        source = _Source(stored, model, tokenizer, num_known, config.seed)
-        _write_checkpoint(folder, source, model, tokenizer, config)
-        verdict = prove_export(
+        read = _with_pause_rows(stored, num_known=num_known, vocab_size=tokenizer.vocab_size, seed=config.seed)
+        _write_checkpoint(folder, read, model, tokenizer, config)
+        comparison = prove_export(
             config.model,
             CheckpointReader(folder).whole_and_release,
             model,
@@ -73,25 +75,27 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
             tolerance=config.tolerance,
             method=config.proof,
         )
-        report = {
-            "format": REPORT_FORMAT,
-            "source": {"model": str(config.model), "config": hf_config.to_diff_dict()},
-            "pause_added": num_known == tokenizer.pause_id,
-            "verdict": verdict.to_plain(),
-            "commit": commit(),
-            "versions": versions(),
-        }
-        write_json(folder / REPORT_FILE, report)
+        record = ImportRecord(
+            source={"model": str(config.model), "config": hf_config.to_diff_dict()},
+            pause_added=num_known == tokenizer.pause_id,
+            verdict=comparison,
+            commit=commit(),
+            versions=versions(),
+        )
+        write_record(folder / ImportRecord.FILE, record)
     log.info(
-        f"wrote {config.output}: logits differ by at most {verdict.max_abs_logit_difference:.1e} over"
-        f" {verdict.positions} positions; train it with\n  pause-megatron pretrain --initial-checkpoint"
+        f"wrote {config.output}: logits differ by at most {comparison.max_abs_logit_difference:.1e} over"
+        f" {comparison.positions} positions; train it with\n  pause-megatron pretrain --initial-checkpoint"
         f" {shlex.quote(str(config.output))} --tokenizer {shlex.quote(str(config.output / TOKENIZER_FOLDER))}"
         f" {_flags(model)} ..."
     )
 
 
 def _write_tokenizer(source: Path, output: Path) -> tuple[PauseTokenizer, int]:
-    """The folder's tokenizer with ``<pause>``, and the number of tokens it had without what was added here."""
+    """Copy the tokenizer of ``source`` to ``output``, with ``<pause>`` added if it has none.
+
+    Returns the new tokenizer, and the number of tokens it had before.
+    """
     file = find_tokenizer_file(source)
     before = open_backend(file, read_tokenizer_file(file))
     if before.special_id(PAUSE_TOKEN) is None:
@@ -105,44 +109,36 @@ def _write_tokenizer(source: Path, output: Path) -> tuple[PauseTokenizer, int]:
     return tokenizer, tokenizer.vocab_size
 
 
-class _Source:
-    """Hugging Face's tensors by name, with exactly the vocabulary's rows."""
+def _with_pause_rows(read: Read, *, num_known: int, vocab_size: int, seed: int) -> Read:
+    """Wrap ``read`` so that vocabulary tensors have exactly ``vocab_size`` rows.
 
-    def __init__(
-        self, stored: StoredWeights, model: ModelConfig, tokenizer: PauseTokenizer, num_known: int, seed: int
-    ) -> None:
-        self._stored = stored
-        self._model = model
-        self._tokenizer = tokenizer
-        self._num_known = num_known
-        self._seed = seed
+    Drops rows beyond the ``num_known`` tokens of the original tokenizer. If ``<pause>`` was added, draws its row from a
+    normal distribution with the mean and standard deviation of the known rows, in each dimension.
+    """
 
-    def __call__(self, name: str) -> torch.Tensor:
-        tensor = self._stored(name)
-        return self._with_pause(name, tensor) if name.endswith(_VOCABULARY) else tensor
-
-    def _with_pause(self, name: str, rows: torch.Tensor) -> torch.Tensor:
-        """The rows of known tokens, and if it is new one for ``<pause>``, drawn as if it were one of theirs."""
-        known = rows[: self._num_known].float()
-        if self._num_known == self._tokenizer.vocab_size:
+    def read_with_pause(name: str) -> torch.Tensor:
+        tensor = read(name)
+        if not name.endswith(_VOCABULARY):
+            return tensor
+        known = tensor[:num_known].float()  # [num_known, hidden size]
+        if num_known == vocab_size:
             return known
-        seed = int.from_bytes(hashlib.sha256(f"{self._seed}/{name}".encode()).digest()[:7], "little")
-        noise = torch.randn(1, known.shape[1], generator=torch.Generator().manual_seed(seed))
+        name_seed = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "little")
+        noise = torch.randn(1, known.shape[1], generator=torch.Generator().manual_seed(name_seed))
         return torch.cat([known, known.mean(0) + noise * known.std(0)])
 
-    def tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Megatron-core's, flat, under the keys a checkpoint has them under."""
-        for name, tensor in from_hf_state(self, self._model, self._tokenizer.vocab_size):
-            yield tensor_key(WEIGHTS, name), tensor.reshape(-1)
+    return read_with_pause
 
 
 def _write_checkpoint(
-    folder: Path, source: _Source, model: ModelConfig, tokenizer: PauseTokenizer, config: ConvertFromHfConfig
+    folder: Path, read: Read, model: ModelConfig, tokenizer: PauseTokenizer, config: ConvertFromHfConfig
 ) -> None:
     records = _parameter_records(model, tokenizer.vocab_size)
-    flat = {tensor_key(WEIGHTS, row.megatron): (math.prod(records[row.megatron].shape),) for row in rows_of(model)}
-    files = divide(flat, element=torch.float32.itemsize, max_bytes=MAX_FILE_BYTES, stem="weights")
-    write_tensors(folder, files, source.tensors(), torch.float32)
+    # Checkpoints store every parameter flattened: one dimension
+    lengths = {tensor_key(WEIGHTS, name): (math.prod(records[name].shape),) for name in _names(model)}
+    files = divide(lengths, bytes_per_element=torch.float32.itemsize, max_bytes=MAX_FILE_BYTES, stem="weights")
+    state = from_hf_state(read, model, tokenizer.vocab_size)
+    write_tensors(folder, files, ((tensor_key(WEIGHTS, name), each.reshape(-1)) for name, each in state), torch.float32)
     manifest = Manifest(
         state=_state(config, model, tokenizer),
         optimizer={},
@@ -154,27 +150,30 @@ def _write_checkpoint(
     write_json(folder / MANIFEST, manifest.to_plain())
 
 
+def _names(model: ModelConfig) -> Iterator[str]:
+    return (mapping.megatron for mapping in mappings_of(model))
+
+
 def _fragment(file: TensorFile, key: str, length: int) -> Fragment:
     name = key.removeprefix(tensor_key(WEIGHTS, ""))
     return Fragment(file=file.name, name=name, tp_rank=0, tp_size=1, start=0, length=length)
 
 
 def _parameter_records(model: ModelConfig, vocab_size: int) -> dict[str, ParameterRecord]:
-    """How Megatron-core cuts every parameter, which one layer says of all of them."""
+    """Records of how Megatron-core shards each parameter; all layers are sharded as the first one is."""
     with megatron_model(replace(model, num_layers=1), vocab_size) as local:
-        once = {item.name: ParameterRecord.of(item.shard) for item in local.parameters}
+        one_layer = {item.name: ParameterRecord.of(item.shard) for item in local.parameters}
     first = layer_prefix(0)
-    names = {row.megatron for row in rows_of(model)}
     records: dict[str, ParameterRecord] = {}
-    for name, record in once.items():
-        repeats = range(model.num_layers) if name.startswith(first) else range(1)
-        records |= {name.replace(first, layer_prefix(layer)): record for layer in repeats}
-    assert set(records) == names, set(records) ^ names
+    for name, record in one_layer.items():
+        layers = range(model.num_layers) if name.startswith(first) else range(1)
+        records |= {name.replace(first, layer_prefix(layer)): record for layer in layers}
+    assert set(records) == set(_names(model)), set(records) ^ set(_names(model))
     return records
 
 
 def _state(config: ConvertFromHfConfig, model: ModelConfig, tokenizer: PauseTokenizer) -> dict[str, object]:
-    """What a run's checkpoint says of itself, of one that has not been trained here yet."""
+    """Training state of the checkpoint, as of a run before its first step."""
     return {
         "iteration": 0,
         "consumed_samples": 0,
@@ -196,7 +195,7 @@ def _state(config: ConvertFromHfConfig, model: ModelConfig, tokenizer: PauseToke
 
 
 def _flags(model: ModelConfig) -> str:
-    """The flags of ``pretrain`` that say what the model is."""
+    """Flags of ``pretrain`` for this model, without those that equal the default."""
     default, given = to_plain(ModelConfig()), to_plain(model)
     flags = []
     for name, value in given.items():

@@ -1,4 +1,4 @@
-"""Hugging Face's configuration of the same model, and back."""
+"""Conversion of model configurations: ``ModelConfig`` to ``GPT2Config`` or ``LlamaConfig``, and back."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pause_megatron.config.model import ModelConfig
 from pause_megatron.errors import UserError
 
 GELU_NAMES = {"exact": "gelu", "tanh": "gelu_new"}
-"""Hugging Face's names of GPT-2's activation."""
+"""``ModelConfig.gelu`` to Hugging Face's ``activation_function``."""
 
 
 def hf_model_config(model: ModelConfig, *, vocab_size: int, eod_id: int) -> PretrainedConfig:
-    """``GPT2Config`` or ``LlamaConfig``; documents end with ``eod_id``, which also starts an empty context."""
+    """``GPT2Config`` or ``LlamaConfig`` of ``model``. ``eod_id`` ends documents, and also starts an empty context."""
     common = {
         "vocab_size": vocab_size,
         "bos_token_id": eod_id,
@@ -55,23 +55,23 @@ def hf_model_config(model: ModelConfig, *, vocab_size: int, eod_id: int) -> Pret
 
 
 def hf_generation_config(*, pause_id: int, eod_id: int) -> GenerationConfig:
-    """Generation ends at the end of a document and never emits ``<pause>``."""
+    """Settings of generation: it ends at the end-of-document token and never emits ``<pause>``."""
     return GenerationConfig(bos_token_id=eod_id, eos_token_id=eod_id, pad_token_id=eod_id, suppress_tokens=[pause_id])
 
 
 def model_config_of(config: PretrainedConfig, path: Path) -> ModelConfig:
-    """The model that ``config``, read from the folder ``path``, describes.
+    """``ModelConfig`` of the Hugging Face ``config`` in the folder ``path``.
 
-    Raises :class:`UserError` that says what of it this project's blocks do not have.
+    Raises :class:`UserError` that lists the settings which this project's models do not support.
     """
     if config.model_type == "gpt2":
         return _gpt2(config, path)
     if config.model_type == "llama":
         return _llama(config, path)
-    reason = f"its model_type is {config.model_type!r}; GPT-2 and Llama are converted"
+    problem = f"unsupported model_type {config.model_type!r}"
     if config.model_type == "gpt_neox":
-        reason += ", and GPT-NeoX (Pythia) cannot be: its blocks compute attention and MLP side by side, from one input"
-    raise UserError(f"--model {path}: {reason}")
+        problem += " (blocks of GPT-NeoX and Pythia compute attention and MLP in parallel, from one input)"
+    raise UserError(f"--model {path}: {problem}; give a GPT-2 or Llama model")
 
 
 def _gpt2(config: Any, path: Path) -> ModelConfig:
@@ -125,9 +125,9 @@ def _llama(config: Any, path: Path) -> ModelConfig:
 
 
 def _require(path: Path, *conditions: tuple[bool, str]) -> None:
-    """Raise :class:`UserError` with what of the model is not supported."""
-    missing = [what for holds, what in conditions if not holds]
-    if missing:
+    """Raise :class:`UserError` that lists the settings in ``conditions`` (is supported, setting) with False."""
+    unsupported = [setting for is_supported, setting in conditions if not is_supported]
+    if unsupported:
         raise UserError(
-            f"--model {path}: its config.json has {', '.join(missing)}, which this project's blocks have not"
+            f"--model {path}: unsupported settings in config.json: {', '.join(unsupported)}; give another model"
         )

@@ -1,10 +1,9 @@
-"""The model card of an export: what the model is, what it was trained on, and how to pause with it."""
+"""Model card of an export: the model, its training data, and how to pause with it."""
 
 from __future__ import annotations
 
-from typing import Any
-
 from pause_megatron.config.model import ModelConfig
+from pause_megatron.records.conversion import ExportRecord, PretrainingRecord
 
 _STRATEGIES = {
     "sequence": "`<pause>` was inserted at random positions of every sequence",
@@ -28,7 +27,7 @@ by pause_megatron, which pause-trains models as *Think before you speak* does (G
 ## Training
 
 - Run `{run}`: {iterations:,} steps on {real_tokens:,} real tokens and {pause_tokens:,} pauses, in sequences of
-  {seq_length} tokens. What the model predicts where the next token is `<pause>` carried no loss.
+  {seq_length} tokens. Positions whose next token is `<pause>` carried no loss.
 - Text: {pauses}.
 - Data: {data}.
 
@@ -36,54 +35,53 @@ by pause_megatron, which pause-trains models as *Think before you speak* does (G
 
 {pausing}
 
-`generation_config.json` keeps `<pause>` out of what is generated. In the paper, pausing helps a model that was
-pretrained *and* finetuned with pauses; others it helps rarely.
+`generation_config.json` keeps `<pause>` out of the generated text. In the paper, pausing helps a model that was
+pretrained *and* finetuned with pauses; it rarely helps others.
 
 ## Proof
 
 Logits differ from those of the checkpoint by at most {difference:.1e}, over {positions} positions, {proof_pauses} of
-them pauses, computed in fp32 from the weights as they are here ({dtype}). `conversion_report.json` has all of it.
+them pauses, computed in fp32 from the weights in this folder ({dtype}). See `conversion_report.json` for the details.
 """
 
-_BY_HAND = """`<pause>` is token {pause_id} of {vocab_size}. Append it to the prompt as many times as the model is to
-pause; what the model says before the last pause is ignored. It has to be the id: in a text, its name is text.
+_BY_HAND = """`<pause>` is token {pause_id} of {vocab_size}. Append it to the prompt as many times as the model should
+pause, and ignore the output before the last pause. You must append the id: the characters `<pause>` in a text are text.
 
 ```python
 ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
 pauses = torch.full((1, 10), {pause_id})
 output = model.generate(torch.cat([ids, pauses], dim=1), max_new_tokens=20)
 ```"""
-_BAKED = """`<pause>` is token {pause_id} of {vocab_size}. The tokenizer appends {baked} of them to every prompt it
-encodes with special tokens, and the chat template ends in as many, so pipelines and servers pause as they are."""
+_BAKED = """`<pause>` is token {pause_id} of {vocab_size}. The tokenizer appends {baked} of them to every prompt that it
+encodes with special tokens, and so does the chat template. Pipelines and servers therefore pause without changes."""
 
 
-def model_card(name: str, report: dict[str, Any], model: ModelConfig) -> str:
+def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
     """Markdown for the folder ``name``, from its conversion report."""
-    pretraining, tokenizer, verdict = report["pretraining"], report["tokenizer"], report["verdict"]
+    pretraining, tokenizer, comparison = record.pretraining, record.tokenizer, record.verdict
     return _CARD.format(
         name=name,
-        parameters=model.num_parameters(tokenizer["vocab_size"]),
+        parameters=model.num_parameters(tokenizer.vocab_size),
         architecture=model.architecture,
         num_layers=model.num_layers,
         hidden_size=model.hidden_size,
-        run=pretraining["name"],
-        iterations=pretraining["iterations"],
-        real_tokens=pretraining["real_tokens"],
-        pause_tokens=pretraining["pause_tokens"],
-        seq_length=pretraining["seq_length"],
+        run=pretraining.name,
+        iterations=pretraining.iterations,
+        real_tokens=pretraining.real_tokens,
+        pause_tokens=pretraining.pause_tokens,
+        seq_length=pretraining.seq_length,
         pauses=_pauses(pretraining),
-        data=", ".join(f"`{part}`" for part in report["source"]["config"]["data"]) or "none by this project",
-        pausing=(_BAKED if tokenizer["baked_pauses"] else _BY_HAND).format(
-            pause_id=tokenizer["pause_id"], vocab_size=tokenizer["vocab_size"], baked=tokenizer["baked_pauses"]
+        data=", ".join(f"`{folder}`" for folder in record.source["config"]["data"]) or "none by this project",
+        pausing=(_BAKED if tokenizer.baked_pauses else _BY_HAND).format(
+            pause_id=tokenizer.pause_id, vocab_size=tokenizer.vocab_size, baked=tokenizer.baked_pauses
         ),
-        difference=verdict["max_abs_logit_difference"],
-        positions=verdict["positions"],
-        proof_pauses=verdict["pauses"],
-        dtype=report["dtype"],
+        difference=comparison.max_abs_logit_difference,
+        positions=comparison.positions,
+        proof_pauses=comparison.pauses,
+        dtype=record.dtype,
     )
 
 
-def _pauses(pretraining: dict[str, Any]) -> str:
-    words = "; ".join(_STRATEGIES.get(name, name) for name in str(pretraining["pauses"]).split("+"))
-    rate = pretraining["pause_rate"]
-    return f"{words}, {rate:g} for each real token" if rate else words
+def _pauses(pretraining: PretrainingRecord) -> str:
+    words = "; ".join(_STRATEGIES.get(name, name) for name in pretraining.pauses.split("+"))
+    return f"{words}, {pretraining.pause_rate:g} per real token" if pretraining.pause_rate else words

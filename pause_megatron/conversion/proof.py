@@ -1,15 +1,14 @@
-"""The proof that an export computes what the checkpoint computes: their logits, compared position by position.
+"""Check that an export computes the same as its checkpoint, by comparing logits position by position.
 
-Both compute in fp32, from the weights as they are in the export: one in bf16 is compared with the checkpoint's weights
-rounded to bf16. Small models are compared as a whole, the export as stock transformers loads it; of large ones there is
-one layer in memory at a time (:mod:`~pause_megatron.conversion.one_layer`).
+Both models compute in fp32 from the weights as they are in the export. For example, an export in bf16 is compared with
+the checkpoint's weights rounded to bf16. Small models are compared complete, the export as stock transformers loads it;
+large ones with one layer in memory at a time (:mod:`~pause_megatron.conversion.one_layer`).
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -24,48 +23,23 @@ from pause_megatron.conversion.one_layer import (
     megatron_model,
 )
 from pause_megatron.errors import UserError
+from pause_megatron.records.conversion import LogitComparison
 
 PROOF_PAUSE_RATE = 0.1
-"""Share of pauses in the sequences that have some; the paper's pretraining rate."""
+"""Share of pauses in the sequences that contain pauses; the paper's pretraining rate."""
 PROOF_LENGTH = 512
-"""Longest proof sequence, tokens."""
+"""Longest compared sequence, in tokens."""
 LARGEST_WHOLE_PARAMETERS = 500_000_000
-"""Models with more parameters are compared layer by layer: whole, they and the export take 8 bytes a parameter."""
+"""Larger models are compared layer by layer: complete, the model and its export take 8 bytes per parameter."""
 
 Method = Literal["whole", "layers"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Verdict:
-    """What the comparison found."""
-
-    max_abs_logit_difference: float
-    """Largest absolute difference of a logit, fp32."""
-    max_kl_divergence: float
-    """Largest divergence of a position's next-token distribution, nats."""
-    tolerance: float
-    """What the former was held to."""
-    sequences: int
-    """Sequences compared; every second one has pauses in it."""
-    positions: int
-    """Positions compared."""
-    pauses: int
-    """Pauses among them."""
-    method: Method
-    """Whether the models were in memory as a whole, or layer by layer."""
-    passed: bool
-    """Whether the export is the same model."""
-
-    def to_plain(self) -> dict[str, Any]:
-        """As JSON-ready data."""
-        return asdict(self)
-
-
 def proof_sequences(count: int, model: ModelConfig, *, num_tokens: int, pause_id: int) -> torch.Tensor:
-    """Random ids below ``num_tokens``, ``[count, length]`` with at least two sequences; the same at every call.
+    """Random ids below ``num_tokens``, shape ``[count, length]`` with at least two sequences; the same at every call.
 
-    Sequences 1, 3, ... have ``<pause>`` at a tenth of their positions, at least once, if it is among the tokens; the
-    others have none.
+    Sequences 1, 3, ... have ``<pause>`` at a tenth of their positions (at least one), if ``pause_id`` is below
+    ``num_tokens``. The other sequences have no pause.
     """
     length = min(model.max_position_embeddings, PROOF_LENGTH)
     generator = torch.Generator().manual_seed(0)
@@ -81,34 +55,34 @@ def proof_sequences(count: int, model: ModelConfig, *, num_tokens: int, pause_id
 
 @torch.no_grad()
 def megatron_logits(read: Read, model: ModelConfig, vocab_size: int, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits in Megatron-core of the model whose weights ``read`` gives, fp32: ``[count, length, vocab_size]``."""
+    """Logits of the Megatron-core model with the weights from ``read``, fp32: ``[count, length, vocab_size]``."""
     with megatron_model(model, vocab_size) as local:
         for item in local.parameters:
             item.parameter.copy_(read(item.name))
         chunk = local.chunks[0].eval()
         positions = torch.arange(tokens.shape[1])[None]
-        logits = [chunk(sequence[None], positions, None) for sequence in tokens]
+        logits = [chunk(sequence[None], positions, None) for sequence in tokens]  # [1, length, padded vocab_size]
     return torch.cat(logits)[..., :vocab_size].float()
 
 
 @torch.no_grad()
 def hf_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits of the folder's model as stock transformers loads it, fp32: ``[count, length, vocabulary]``."""
+    """Logits of the folder's model as stock transformers loads it, fp32: ``[count, length, vocab_size]``."""
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
     return torch.cat([model(sequence[None]).logits for sequence in tokens]).float()
 
 
 def compare_logits(
     expected: torch.Tensor, found: torch.Tensor, *, tolerance: float, pauses: int, method: Method = "whole"
-) -> Verdict:
-    """Compare two models' logits, ``[sequences, positions, vocab_size]``."""
+) -> LogitComparison:
+    """Compare the logits of two models, both ``[sequences, positions, vocab_size]``."""
     differences, divergences = [], []
-    for one, other in zip(expected, found, strict=True):  # a sequence at a time: the logits themselves are large
+    for one, other in zip(expected, found, strict=True):  # one sequence at a time bounds the memory of the differences
         differences.append((one - other).abs().max())
         both = F.log_softmax(other, -1), F.log_softmax(one, -1)
         divergences.append(F.kl_div(*both, reduction="none", log_target=True).sum(-1).max())
-    difference = float(torch.stack(differences).max())  # not a number if one is not
-    return Verdict(
+    difference = float(torch.stack(differences).max())  # NaN if any logit is NaN, and NaN <= tolerance is False
+    return LogitComparison(
         max_abs_logit_difference=difference,
         max_kl_divergence=float(torch.stack(divergences).max().clamp(min=0)),
         tolerance=tolerance,
@@ -118,10 +92,6 @@ def compare_logits(
         method=method,
         passed=difference <= tolerance,
     )
-
-
-def _by_size(model: ModelConfig, vocab_size: int) -> Method:
-    return "whole" if model.num_parameters(vocab_size) <= LARGEST_WHOLE_PARAMETERS else "layers"
 
 
 def prove_export(
@@ -135,36 +105,37 @@ def prove_export(
     sequences: int,
     tolerance: float,
     method: ProofMethod = "auto",
-) -> Verdict:
-    """Compare the Hugging Face model in ``folder`` with the Megatron-core model whose weights ``read`` gives.
+) -> LogitComparison:
+    """Compare the Hugging Face model in ``folder`` with the Megatron-core model that has the weights from ``read``.
 
     Args:
-        folder: config.json and weights.
-        read: gives the Megatron-core parameters of the whole model.
-        model: sizes.
-        vocab_size: of the Megatron-core model.
-        num_tokens: the tokens that both models know, which are those below it.
-        pause_id: where sequences are to have it; only if it is among these.
-        sequences: how many are compared, see :func:`proof_sequences`.
-        tolerance: largest difference of a logit.
-        method: as a whole or by layers, or auto: by the model's size.
+        folder: Hugging Face folder with config.json and weights.
+        read: returns the unsharded Megatron-core parameter of a name.
+        model: shape of the model.
+        vocab_size: vocabulary rows of the Megatron-core model, without padding.
+        num_tokens: ids that both models know; only these logits are compared.
+        pause_id: id of ``<pause>``; compared sequences contain it if it is below ``num_tokens``.
+        sequences: number of sequences, see :func:`proof_sequences`.
+        tolerance: largest accepted absolute difference of a logit.
+        method: complete models, one layer at a time, or ``auto``: by the number of parameters.
 
-    Raises :class:`UserError` when a logit differs by more.
+    Raises :class:`UserError` if a logit differs by more.
     """
-    chosen: Method = _by_size(model, vocab_size) if method == "auto" else method
+    is_small = model.num_parameters(vocab_size) <= LARGEST_WHOLE_PARAMETERS
+    chosen: Method = ("whole" if is_small else "layers") if method == "auto" else method
     in_megatron = megatron_logits if chosen == "whole" else megatron_logits_by_layer
     in_hf = hf_logits if chosen == "whole" else hf_logits_by_layer
     tokens = proof_sequences(sequences, model, num_tokens=num_tokens, pause_id=pause_id)
-    verdict = compare_logits(
+    comparison = compare_logits(
         in_megatron(read, model, vocab_size, tokens)[..., :num_tokens],
         in_hf(folder, tokens)[..., :num_tokens],
         tolerance=tolerance,
         pauses=int((tokens == pause_id).sum()),
         method=chosen,
     )
-    if not verdict.passed:
+    if not comparison.passed:
         raise UserError(
-            f"the two models are not the same: logits differ by up to {verdict.max_abs_logit_difference:.2e}, more than"
-            f" --tolerance {tolerance:.0e}; nothing was written"
+            f"--tolerance {tolerance:.0e}: logits of the two models differ by up to"
+            f" {comparison.max_abs_logit_difference:.2e}, nothing was written; raise it only if you know the reason"
         )
-    return verdict
+    return comparison

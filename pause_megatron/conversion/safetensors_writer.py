@@ -1,8 +1,8 @@
-"""Writes safetensors files tensor by tensor: in memory is one tensor, not a file and a copy of it.
+"""Writes safetensors files with one tensor in memory at a time.
 
-The library wants all tensors of a file at once. The format is simple enough: eight bytes with the length of a JSON
-header, the header with every tensor's type, shape and place, and the tensors one after the other
-(https://github.com/huggingface/safetensors#format).
+The safetensors library wants all tensors of a file at once, and copies them. A file consists of eight bytes with the
+length of a JSON header, the header with the dtype, shape and byte range of every tensor, and the tensors one after the
+other (https://github.com/huggingface/safetensors#format).
 """
 
 from __future__ import annotations
@@ -24,27 +24,25 @@ _ALIGNMENT = 8
 
 @dataclass(frozen=True, kw_only=True)
 class TensorFile:
-    """A file that is to be written: which tensors, in which order."""
+    """One file to write."""
 
     name: str
     shapes: Mapping[str, tuple[int, ...]]
-    """Shape of every tensor by its name, in the order they will come."""
+    """Tensor name to shape, in the order of the file."""
 
 
-def divide(shapes: Mapping[str, tuple[int, ...]], *, element: int, max_bytes: int, stem: str) -> list[TensorFile]:
-    """Divide tensors over as many files as it takes for none to be larger than ``max_bytes``, if a tensor is not.
+def divide(
+    shapes: Mapping[str, tuple[int, ...]], *, bytes_per_element: int, max_bytes: int, stem: str
+) -> list[TensorFile]:
+    """Divide tensors over files of at most ``max_bytes`` each; a larger tensor gets a file of its own.
 
-    Args:
-        shapes: of all tensors by name, in the order they will be written.
-        element: bytes of a number.
-        max_bytes: of a file's tensors.
-        stem: of the names, which are Hugging Face's: ``model`` gives ``model.safetensors``, or
-            ``model-00001-of-00002.safetensors`` and so on.
+    ``shapes`` are in the order of writing. Files are named as Hugging Face names them: the ``stem`` ``model`` gives
+    ``model.safetensors`` for a single file, or else ``model-00001-of-00002.safetensors`` and so on.
     """
     groups: list[dict[str, tuple[int, ...]]] = [{}]
     size = 0
     for name, shape in shapes.items():
-        tensor_bytes = math.prod(shape) * element
+        tensor_bytes = math.prod(shape) * bytes_per_element
         if groups[-1] and size + tensor_bytes > max_bytes:
             groups.append({})
             size = 0
@@ -61,7 +59,7 @@ def divide(shapes: Mapping[str, tuple[int, ...]], *, element: int, max_bytes: in
 def write_tensors(
     folder: Path, files: Iterable[TensorFile], tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype
 ) -> None:
-    """Write ``tensors``, which come in the order ``files`` say, to ``folder``, rounded to ``dtype``."""
+    """Write ``tensors``, which must come in the order of ``files``, to ``folder``, converted to ``dtype``."""
     for file in files:
         header = _header(file.shapes, dtype)
         with write_file(folder / file.name) as output:
@@ -70,17 +68,16 @@ def write_tensors(
                 name, tensor = next(tensors)
                 assert (name, tuple(tensor.shape)) == (expected, shape), (name, tensor.shape, expected, shape)
                 rounded = tensor.to(dtype).contiguous()
-                output.write(rounded.view(torch.uint8).numpy().reshape(-1).data)
+                output.write(rounded.view(torch.uint8).numpy().reshape(-1).data)  # numpy has no bf16: write the bytes
     assert next(tensors, None) is None
 
 
 def _header(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> bytes:
-    """The header of a file, padded with spaces so that the tensors are aligned."""
-    entries: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name, shape in shapes.items():
         end = begin + math.prod(shape) * dtype.itemsize
-        entries[name] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
+        header[name] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [begin, end]}
         begin = end
-    header = json.dumps(entries, separators=(",", ":")).encode()
-    return header + b" " * (-len(header) % _ALIGNMENT)
+    encoded = json.dumps(header, separators=(",", ":")).encode()
+    return encoded + b" " * (-len(encoded) % _ALIGNMENT)  # spaces align the tensors

@@ -1,4 +1,4 @@
-"""The table of names and layouts between Megatron-core and Hugging Face; one table for both directions."""
+"""Table of parameter names and layouts in Megatron-core and Hugging Face, used in both directions."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ from pause_megatron.model.parameters import OUTPUT_LAYER, WORD_EMBEDDINGS
 
 
 @dataclass(frozen=True)
-class Row:
-    """One parameter: its name here, its name or names there, and the layout between them.
+class ParameterMapping:
+    """One Megatron-core parameter, its Hugging Face parameters, and the layout that converts between them.
 
-    ``{layer}`` stands for the layer's index, from 0 in both worlds.
+    ``{layer}`` in a name is the index of the layer, from 0 in both. For example, layer 0 of Llama maps
+    ``decoder.layers.0.mlp.linear_fc1.weight`` to ``model.layers.0.mlp.gate_proj.weight`` and ``...up_proj.weight``.
     """
 
     megatron: str
@@ -33,83 +34,86 @@ class Row:
     layout: TensorLayout
 
 
+_P = ParameterMapping
 _LAYER, _H, _L = "decoder.layers.{layer}.", "transformer.h.{layer}.", "model.layers.{layer}."
 
-GPT2_ROWS = (
-    Row(WORD_EMBEDDINGS, ("transformer.wte.weight",), VocabularyRows()),
-    Row("embedding.position_embeddings.weight", ("transformer.wpe.weight",), Same()),
-    Row(_LAYER + "input_layernorm.weight", (_H + "ln_1.weight",), Same()),
-    Row(_LAYER + "input_layernorm.bias", (_H + "ln_1.bias",), Same()),
-    Row(_LAYER + "self_attention.linear_qkv.weight", (_H + "attn.c_attn.weight",), FusedQkv()),
-    Row(_LAYER + "self_attention.linear_qkv.bias", (_H + "attn.c_attn.bias",), FusedQkv()),
-    Row(_LAYER + "self_attention.linear_proj.weight", (_H + "attn.c_proj.weight",), Transposed()),
-    Row(_LAYER + "self_attention.linear_proj.bias", (_H + "attn.c_proj.bias",), Same()),
-    Row(_LAYER + "pre_mlp_layernorm.weight", (_H + "ln_2.weight",), Same()),
-    Row(_LAYER + "pre_mlp_layernorm.bias", (_H + "ln_2.bias",), Same()),
-    Row(_LAYER + "mlp.linear_fc1.weight", (_H + "mlp.c_fc.weight",), Transposed()),
-    Row(_LAYER + "mlp.linear_fc1.bias", (_H + "mlp.c_fc.bias",), Same()),
-    Row(_LAYER + "mlp.linear_fc2.weight", (_H + "mlp.c_proj.weight",), Transposed()),
-    Row(_LAYER + "mlp.linear_fc2.bias", (_H + "mlp.c_proj.bias",), Same()),
-    Row("decoder.final_layernorm.weight", ("transformer.ln_f.weight",), Same()),
-    Row("decoder.final_layernorm.bias", ("transformer.ln_f.bias",), Same()),
-    Row(OUTPUT_LAYER, ("lm_head.weight",), VocabularyRows()),
+GPT2_PARAMETERS = (
+    _P(WORD_EMBEDDINGS, ("transformer.wte.weight",), VocabularyRows()),
+    _P("embedding.position_embeddings.weight", ("transformer.wpe.weight",), Same()),
+    _P(_LAYER + "input_layernorm.weight", (_H + "ln_1.weight",), Same()),
+    _P(_LAYER + "input_layernorm.bias", (_H + "ln_1.bias",), Same()),
+    _P(_LAYER + "self_attention.linear_qkv.weight", (_H + "attn.c_attn.weight",), FusedQkv()),
+    _P(_LAYER + "self_attention.linear_qkv.bias", (_H + "attn.c_attn.bias",), FusedQkv()),
+    _P(_LAYER + "self_attention.linear_proj.weight", (_H + "attn.c_proj.weight",), Transposed()),
+    _P(_LAYER + "self_attention.linear_proj.bias", (_H + "attn.c_proj.bias",), Same()),
+    _P(_LAYER + "pre_mlp_layernorm.weight", (_H + "ln_2.weight",), Same()),
+    _P(_LAYER + "pre_mlp_layernorm.bias", (_H + "ln_2.bias",), Same()),
+    _P(_LAYER + "mlp.linear_fc1.weight", (_H + "mlp.c_fc.weight",), Transposed()),
+    _P(_LAYER + "mlp.linear_fc1.bias", (_H + "mlp.c_fc.bias",), Same()),
+    _P(_LAYER + "mlp.linear_fc2.weight", (_H + "mlp.c_proj.weight",), Transposed()),
+    _P(_LAYER + "mlp.linear_fc2.bias", (_H + "mlp.c_proj.bias",), Same()),
+    _P("decoder.final_layernorm.weight", ("transformer.ln_f.weight",), Same()),
+    _P("decoder.final_layernorm.bias", ("transformer.ln_f.bias",), Same()),
+    _P(OUTPUT_LAYER, ("lm_head.weight",), VocabularyRows()),
 )
-"""GPT2LMHeadModel; its attention and MLP matrices are Conv1D, stored transposed."""
+"""GPT2LMHeadModel, which stores its attention and MLP matrices transposed (Conv1D)."""
 
-LLAMA_ROWS = (
-    Row(WORD_EMBEDDINGS, ("model.embed_tokens.weight",), VocabularyRows()),
-    Row(_LAYER + "input_layernorm.weight", (_L + "input_layernorm.weight",), Same()),
-    Row(
+LLAMA_PARAMETERS = (
+    _P(WORD_EMBEDDINGS, ("model.embed_tokens.weight",), VocabularyRows()),
+    _P(_LAYER + "input_layernorm.weight", (_L + "input_layernorm.weight",), Same()),
+    _P(
         _LAYER + "self_attention.linear_qkv.weight",
         (_L + "self_attn.q_proj.weight", _L + "self_attn.k_proj.weight", _L + "self_attn.v_proj.weight"),
         SplitQkv(),
     ),
-    Row(_LAYER + "self_attention.linear_proj.weight", (_L + "self_attn.o_proj.weight",), Same()),
-    Row(_LAYER + "pre_mlp_layernorm.weight", (_L + "post_attention_layernorm.weight",), Same()),
-    Row(
+    _P(_LAYER + "self_attention.linear_proj.weight", (_L + "self_attn.o_proj.weight",), Same()),
+    _P(_LAYER + "pre_mlp_layernorm.weight", (_L + "post_attention_layernorm.weight",), Same()),
+    _P(
         _LAYER + "mlp.linear_fc1.weight",
         (_L + "mlp.gate_proj.weight", _L + "mlp.up_proj.weight"),
         GateAndUp(),
     ),
-    Row(_LAYER + "mlp.linear_fc2.weight", (_L + "mlp.down_proj.weight",), Same()),
-    Row("decoder.final_layernorm.weight", ("model.norm.weight",), Same()),
-    Row(OUTPUT_LAYER, ("lm_head.weight",), VocabularyRows()),
+    _P(_LAYER + "mlp.linear_fc2.weight", (_L + "mlp.down_proj.weight",), Same()),
+    _P("decoder.final_layernorm.weight", ("model.norm.weight",), Same()),
+    _P(OUTPUT_LAYER, ("lm_head.weight",), VocabularyRows()),
 )
-"""LlamaForCausalLM; both worlds rotate the two halves of a head, so rotary embeddings need no permutation."""
+"""LlamaForCausalLM. Both libraries rotate the two halves of a head together, so rotary weights need no permutation."""
 
-ROWS = {"gpt2": GPT2_ROWS, "llama": LLAMA_ROWS}
+PARAMETERS = {"gpt2": GPT2_PARAMETERS, "llama": LLAMA_PARAMETERS}
 
 
-def rows_of(model: ModelConfig) -> Iterator[Row]:
-    """The table for ``model``, layer by layer, without the output layer where it is tied to the embeddings."""
-    for repeated, rows in itertools.groupby(ROWS[model.architecture], lambda row: "{layer}" in row.megatron):
-        once = list(rows)
-        for layer in range(model.num_layers if repeated else 1):
-            for row in once:
-                if row.megatron != OUTPUT_LAYER or model.untie_embeddings_and_output_weights:
-                    names = tuple(name.format(layer=layer) for name in row.hf)
-                    yield Row(row.megatron.format(layer=layer), names, row.layout)
+def mappings_of(model: ModelConfig) -> Iterator[ParameterMapping]:
+    """Yield the table for ``model``, layer by layer; without the output layer if it is tied to the embeddings."""
+    table = PARAMETERS[model.architecture]
+    for per_layer, mappings in itertools.groupby(table, lambda mapping: "{layer}" in mapping.megatron):
+        group = list(mappings)
+        for layer in range(model.num_layers if per_layer else 1):
+            for mapping in group:
+                if mapping.megatron != OUTPUT_LAYER or model.untie_embeddings_and_output_weights:
+                    names = tuple(name.format(layer=layer) for name in mapping.hf)
+                    yield ParameterMapping(mapping.megatron.format(layer=layer), names, mapping.layout)
 
 
 def to_hf_state(
     read: Callable[[str], torch.Tensor], model: ModelConfig, vocab_size: int
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Hugging Face's parameters, one by one.
+    """Yield the Hugging Face parameters as (name, tensor), one at a time, with ``vocab_size`` vocabulary rows.
 
-    Args:
-        read: gives a Megatron-core parameter of the whole model by its name.
-        model: sizes.
-        vocab_size: rows that are kept.
+    ``read`` returns the unsharded Megatron-core parameter of a name.
     """
-    for row in rows_of(model):
-        tensors = row.layout.to_hf(read(row.megatron), model, vocab_size)
-        for name, tensor in zip(row.hf, tensors, strict=True):
+    for mapping in mappings_of(model):
+        tensors = mapping.layout.to_hf(read(mapping.megatron), model, vocab_size)
+        for name, tensor in zip(mapping.hf, tensors, strict=True):
             yield name, tensor.contiguous()
 
 
 def from_hf_state(
     read: Callable[[str], torch.Tensor], model: ModelConfig, vocab_size: int
 ) -> Iterator[tuple[str, torch.Tensor]]:
-    """Megatron-core's parameters of the whole model, one by one; ``read`` gives Hugging Face's by name."""
-    for row in rows_of(model):
-        yield row.megatron, row.layout.from_hf([read(name) for name in row.hf], model, vocab_size).contiguous()
+    """Yield the unsharded Megatron-core parameters as (name, tensor), one at a time, with padded vocabulary rows.
+
+    ``read`` returns the Hugging Face parameter of a name, with ``vocab_size`` vocabulary rows.
+    """
+    for mapping in mappings_of(model):
+        tensor = mapping.layout.from_hf([read(name) for name in mapping.hf], model, vocab_size)
+        yield mapping.megatron, tensor.contiguous()

@@ -1,14 +1,13 @@
-"""``tools/convert_to_hf.py``: a checkpoint to a Hugging Face folder that stock transformers loads.
+"""Export of a checkpoint to a Hugging Face folder that stock transformers loads: ``tools/convert_to_hf.py``.
 
-Written beside its final name, proven against the checkpoint, and only then renamed: a folder that exists is proven. The
-weights pass through memory one tensor at a time.
+The folder is written under a temporary name, checked against the checkpoint, and only then renamed, so a folder that
+exists has been checked. The weights pass through memory one tensor at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -23,31 +22,31 @@ from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.hf_config import hf_generation_config, hf_model_config
 from pause_megatron.conversion.model_card import model_card
-from pause_megatron.conversion.proof import Verdict, prove_export
+from pause_megatron.conversion.proof import prove_export
 from pause_megatron.conversion.safetensors_writer import divide, write_tensors
 from pause_megatron.conversion.table import to_hf_state
 from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.records.conversion import ExportedTokenizerRecord, ExportRecord, LogitComparison, PretrainingRecord
+from pause_megatron.records.files import write_record
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.baking import bake_pauses
 from pause_megatron.tokenizer.huggingface import prove_equal, to_huggingface
 from pause_megatron.versions import commit, versions
 
-REPORT_FILE = "conversion_report.json"
-REPORT_FORMAT = "pause_megatron/conversion/1"
 INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_FOLDER = "tokenizer"
-"""In a checkpoint that brings its tokenizer with it, as those of ``tools/convert_from_hf.py`` do."""
+"""Folder of a checkpoint's own tokenizer; checkpoints of ``tools/convert_from_hf.py`` contain one."""
 TOKENIZER_TEXTS = 1000
-"""Sequences of training text that the exported tokenizer is compared on, at most."""
+"""Most sequences of training text to compare the exported tokenizer on."""
 
 
 def convert_to_hf(config: ConvertToHfConfig) -> None:
-    """Convert a checkpoint; see :class:`~pause_megatron.config.conversion.ConvertToHfConfig`.
+    """Export a checkpoint; see :class:`~pause_megatron.config.conversion.ConvertToHfConfig`.
 
-    Raises :class:`UserError` when the checkpoint is incomplete or damaged, the tokenizer is not the run's, the output
-    exists, or the proof fails; no folder is left then.
+    Raises :class:`UserError`, and leaves no folder, if the checkpoint is incomplete or damaged, the tokenizer is not
+    the run's, the output exists, or the logits differ.
     """
     checkpoint = find_checkpoint(config.checkpoint)
     with new_folder(config.output) as folder:
@@ -61,7 +60,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         texts_compared = write_tokenizer(folder, tokenizer, reader.state["config"]["data"])
         if config.bake_pauses:
             bake_pauses(AutoTokenizer.from_pretrained(folder), config.bake_pauses).save_pretrained(folder)
-        verdict = prove_export(
+        comparison = prove_export(
             folder,
             lambda name: reader.whole_and_release(name).to(dtype),
             model,
@@ -72,20 +71,22 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
             tolerance=config.tolerance,
             method=config.proof,
         )
-        report = _report(config, reader, tokenizer, texts_compared, verdict)
-        write_json(folder / REPORT_FILE, report)
-        write_text(folder / "README.md", model_card(config.output.name, report, model))
+        record = _record(config, reader, tokenizer, texts_compared, comparison)
+        write_record(folder / ExportRecord.FILE, record)
+        write_text(folder / "README.md", model_card(config.output.name, record, model))
     log.info(
-        f"wrote {config.output}: logits differ by at most {verdict.max_abs_logit_difference:.1e}"
-        f" over {verdict.positions} positions, {verdict.pauses} of them pauses"
+        f"wrote {config.output}: logits differ by at most {comparison.max_abs_logit_difference:.1e}"
+        f" over {comparison.positions} positions, {comparison.pauses} of them pauses"
     )
 
 
 def _tokenizer_of_run(reader: CheckpointReader, path: Path | None) -> PauseTokenizer:
-    beside = reader.folder / TOKENIZER_FOLDER
-    tokenizer = PauseTokenizer.load(path or (beside if beside.exists() else Path(reader.state["config"]["tokenizer"])))
+    own = reader.folder / TOKENIZER_FOLDER
+    tokenizer = PauseTokenizer.load(path or (own if own.exists() else Path(reader.state["config"]["tokenizer"])))
     if tokenizer.sha256 != reader.state["tokenizer_sha256"]:
-        raise UserError(f"--tokenizer {tokenizer.path} is not the one {reader.folder} was trained with")
+        raise UserError(
+            f"--tokenizer {tokenizer.path}: {reader.folder} was trained with another tokenizer; give that one"
+        )
     return tokenizer
 
 
@@ -98,21 +99,23 @@ def write_model(
     dtype: torch.dtype = torch.float32,
     max_shard_bytes: int = 2_000_000_000,
 ) -> None:
-    """Write the checkpoint's model to ``folder``: weights in safetensors files of at most ``max_shard_bytes``,
-    ``config.json``, and ``generation_config.json``, which never emits ``<pause>``."""
+    """Write the checkpoint's model to ``folder``.
+
+    Writes weights in safetensors files of at most ``max_shard_bytes`` bytes, ``config.json``, and
+    ``generation_config.json``, which never emits ``<pause>``.
+    """
     hf_config = hf_model_config(model, vocab_size=tokenizer.vocab_size, eod_id=tokenizer.eod_id)
     hf_config.dtype = dtype
     shapes = _shapes(reader, model, tokenizer.vocab_size)
     with torch.device("meta"):
         hf_model = AutoModelForCausalLM.from_config(hf_config)
-    expected = {
-        name: tuple(parameter.shape) for name, parameter in hf_model.named_parameters()
-    }  # of tied ones the first
-    assert shapes == expected, "the conversion table does not give what transformers has"
+    # named_parameters lists tied parameters once, under the name of the embeddings
+    expected = {name: tuple(parameter.shape) for name, parameter in hf_model.named_parameters()}
+    assert shapes == expected, "the conversion table does not give the parameters of transformers"
     hf_config.architectures = [type(hf_model).__name__]
     hf_config.save_pretrained(folder)
     hf_generation_config(pause_id=tokenizer.pause_id, eod_id=tokenizer.eod_id).save_pretrained(folder)
-    files = divide(shapes, element=dtype.itemsize, max_bytes=max_shard_bytes, stem="model")
+    files = divide(shapes, bytes_per_element=dtype.itemsize, max_bytes=max_shard_bytes, stem="model")
     write_tensors(folder, files, to_hf_state(reader.whole_and_release, model, tokenizer.vocab_size), dtype)
     if len(files) > 1:
         total = sum(hf_model.get_parameter(name).numel() for name in shapes) * dtype.itemsize
@@ -121,21 +124,20 @@ def write_model(
 
 
 def _shapes(reader: CheckpointReader, model: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """What the table will give, by the same table on tensors without content."""
+    """Shapes of the Hugging Face parameters, from the conversion table applied to meta tensors."""
 
-    def without_content(name: str) -> torch.Tensor:
+    def meta_tensor(name: str) -> torch.Tensor:
         return torch.empty(reader.parameters[name].shape, device="meta")
 
-    return {name: tuple(tensor.shape) for name, tensor in to_hf_state(without_content, model, vocab_size)}
+    return {name: tuple(tensor.shape) for name, tensor in to_hf_state(meta_tensor, model, vocab_size)}
 
 
 def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[str]) -> int:
-    """Write the tokenizer to ``folder`` and compare it, as stock transformers loads it, with the one of preprocessing.
+    """Write the tokenizer to ``folder`` and compare it, as stock transformers loads it, with that of preprocessing.
 
-    They are compared on the text of the first folder of the run's ``data`` as far as that is still there, and on
-    awkward texts anyway.
+    Compares them on edge cases, and on sequences of the first folder of the run's ``data`` if that still exists.
 
-    Returns the number of texts compared. Raises :class:`UserError` at the first that is encoded differently.
+    Returns the number of texts compared. Raises :class:`UserError` at the first text that is encoded differently.
     """
     to_huggingface(tokenizer).save_pretrained(folder)
     texts = _texts(tokenizer, data) if data else []
@@ -143,47 +145,45 @@ def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[str]
 
 
 def _texts(tokenizer: PauseTokenizer, data: Sequence[str]) -> list[str]:
-    """Sequences of the first folder of ``data`` as text, as far as it is still there."""
     try:
         path = parse_blend("--data", data)[0].folder
         stored = StoredSequences(path, load_dataset_manifest(path))
         return [tokenizer.decode(stored.get(index).tolist()) for index in range(min(len(stored), TOKENIZER_TEXTS))]
     except UserError as error:
-        log.warn(f"the tokenizer is not compared on the training text: {error}")
+        log.warn(f"comparing the tokenizer only on edge cases, without training text: {error}")
         return []
 
 
-def _report(
+def _record(
     config: ConvertToHfConfig,
     reader: CheckpointReader,
     tokenizer: PauseTokenizer,
     texts_compared: int,
-    verdict: Verdict,
-) -> dict[str, Any]:
+    comparison: LogitComparison,
+) -> ExportRecord:
     state = reader.state
-    return {
-        "format": REPORT_FORMAT,
-        "pretraining": {
-            "name": Path(state["config"]["output"]).name,
-            "pauses": state["dataset"]["strategy"],
-            "pause_rate": state["dataset"]["pause_rate"],
-            "seq_length": state["dataset"]["seq_length"],
-            "iterations": state["iteration"],
-            "consumed_samples": state["consumed_samples"],
-            "real_tokens": state["real_tokens"],
-            "pause_tokens": state["pause_tokens"],
-        },
-        "tokenizer": {
-            "sha256": tokenizer.sha256,
-            "vocab_size": tokenizer.vocab_size,
-            "pause_id": tokenizer.pause_id,
-            "eod_id": tokenizer.eod_id,
-            "texts_compared": texts_compared,
-            "baked_pauses": config.bake_pauses,
-        },
-        "dtype": config.dtype,
-        "verdict": verdict.to_plain(),
-        "source": {"checkpoint": str(reader.folder), "layout": state["layout"], "config": state["config"]},
-        "commit": commit(),
-        "versions": versions(),
-    }
+    return ExportRecord(
+        pretraining=PretrainingRecord(
+            name=Path(state["config"]["output"]).name,
+            pauses=state["dataset"]["strategy"],
+            pause_rate=state["dataset"]["pause_rate"],
+            seq_length=state["dataset"]["seq_length"],
+            iterations=state["iteration"],
+            consumed_samples=state["consumed_samples"],
+            real_tokens=state["real_tokens"],
+            pause_tokens=state["pause_tokens"],
+        ),
+        tokenizer=ExportedTokenizerRecord(
+            sha256=tokenizer.sha256,
+            vocab_size=tokenizer.vocab_size,
+            pause_id=tokenizer.pause_id,
+            eod_id=tokenizer.eod_id,
+            texts_compared=texts_compared,
+            baked_pauses=config.bake_pauses,
+        ),
+        dtype=config.dtype,
+        verdict=comparison,
+        source={"checkpoint": str(reader.folder), "layout": state["layout"], "config": state["config"]},
+        commit=commit(),
+        versions=versions(),
+    )

@@ -28,7 +28,10 @@ class FileRecord(Protocol):
     """Format tag, the value of the key ``format``."""
     PRODUCER: ClassVar[str]
     """Command that writes the file, for error messages."""
-    format: str
+
+    @property
+    def format(self) -> str:
+        """The key ``format`` of the file."""
 
 
 class LineRecord(Protocol):

@@ -1,4 +1,4 @@
-"""Models as others publish them: random weights, padding rows, a tokenizer without ``<pause>``."""
+"""Models like published ones: padding rows, a tokenizer without ``<pause>``, and random weights."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaC
 from tests.tokenizer.foreign import make_foreign
 
 PADDING_ROWS = 12
-"""Rows of the model beyond the tokenizer's, as many published models have."""
+"""Embedding rows beyond the tokenizer's tokens; many published models have some."""
 
 
 @pytest.fixture(scope="package")
 def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-2 tokenizer as others make it, without ``<pause>``."""
+    """A GPT-2 tokenizer without ``<pause>``."""
     folder = tmp_path_factory.mktemp("foreign") / "gpt2"
     make_foreign(folder, "gpt2", list(topics.values())[:20])
     return folder
 
 
 def foreign_model(name: str, vocab_size: int) -> PreTrainedModel:
-    """A random model of a kind others publish."""
+    """A random model of a published kind."""
     torch.manual_seed(0)
     tied = name in ("gpt2", "llama, tied")
     common = {"vocab_size": vocab_size, "initializer_range": 0.1, "tie_word_embeddings": tied, "eos_token_id": 0}
@@ -42,7 +42,7 @@ def foreign_model(name: str, vocab_size: int) -> PreTrainedModel:
 
 @pytest.fixture(scope="package")
 def foreign(tmp_path_factory: pytest.TempPathFactory, tokenizer_files: Path) -> Callable[..., Path]:
-    """Folder of a model by its name and the type of its weights."""
+    """Function that returns the folder of a model, given its name and dtype."""
     made: dict[tuple[str, torch.dtype], Path] = {}
 
     def folder_of(name: str, dtype: torch.dtype = torch.float32) -> Path:

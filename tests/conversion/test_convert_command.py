@@ -1,4 +1,4 @@
-"""`tools/convert_to_hf.py` refuses what is no complete checkpoint in one line, and leaves nothing behind."""
+"""`tools/convert_to_hf.py` refuses an incomplete checkpoint with one line, and leaves no folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pause_megatron.errors import EXIT_USER
 
 
 def convert(checkpoint: Path, output: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """Run the tool, which must fail for the user's reasons; returns its only line."""
+    """Run the tool, which must fail with a user error; returns its only line."""
     flags = ["--checkpoint", str(checkpoint), "--output", str(output)]
     assert run_command(TOOLS["convert_to_hf.py"], "convert_to_hf.py", flags) == EXIT_USER
     lines = capsys.readouterr().err.strip().splitlines()

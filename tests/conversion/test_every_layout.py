@@ -1,4 +1,4 @@
-"""Whatever layout wrote a checkpoint, its export is proven, loads with stock transformers, and leads back exactly."""
+"""Exports of checkpoints from every layout pass the check, load with stock transformers, and import exactly."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ LAYOUTS: dict[str, tuple[int, dict[str, int], int]] = {
     "DP 2, ZeRO-3": (2, {}, 3),
     "TP 2, PP 2": (4, {**TP2, **PP2}, 1),
 }
-"""Processes, how the model is divided over them, ZeRO stage."""
+"""Processes, parallel sizes, ZeRO stage."""
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_exports_of_a_layout(layout: str, tmp_path: Path) -> None:
+def test_checkpoint_of_every_layout_exports_and_imports_exactly(layout: str, tmp_path: Path) -> None:
     world_size, sizes, zero_stage = LAYOUTS[layout]
     runs = [
         Run(
@@ -61,7 +61,7 @@ def test_exports_of_a_layout(layout: str, tmp_path: Path) -> None:
 
 
 def export_all(folder: Path) -> None:
-    """Export, prove and lead back the checkpoint of every model in ``folder``."""
+    """Export, check and import the checkpoint of every model in ``folder``."""
     for name, model in MODELS.items():
         export, checkpoint = folder / name / "hf", latest_checkpoint(folder / name)
         assert checkpoint
@@ -69,13 +69,13 @@ def export_all(folder: Path) -> None:
         reader = CheckpointReader(checkpoint)
         write_model(export, reader, model, SmallVocabulary())
         assert prove(export, reader, model, "whole").passed
-        there = replace(model, num_query_groups=0) if model.architecture == "gpt2" else model  # it knows no groups
-        assert AutoModelForCausalLM.from_pretrained(export).num_parameters() == there.num_parameters(VOCAB_SIZE)
-        assert_leads_back(export, reader, model)
+        exported = replace(model, num_query_groups=0) if model.architecture == "gpt2" else model  # GPT-2 has no groups
+        assert AutoModelForCausalLM.from_pretrained(export).num_parameters() == exported.num_parameters(VOCAB_SIZE)
+        assert_imports_exactly(export, reader, model)
 
 
-def assert_leads_back(export: Path, reader: CheckpointReader, model: ModelConfig) -> None:
-    """The table gives the checkpoint's tensors again, bit by bit."""
+def assert_imports_exactly(export: Path, reader: CheckpointReader, model: ModelConfig) -> None:
+    """Assert that the table gives the checkpoint's tensors from the export, bit by bit."""
     returned = dict(from_hf_state(StoredWeights(export), model, VOCAB_SIZE))
     assert set(returned) == set(reader.parameters)
     for name, tensor in returned.items():

@@ -1,4 +1,4 @@
-"""What an export's folder holds: weights of the asked type in files of the asked size, a report, a model card."""
+"""Content of an exported folder: weights of the given dtype in files of the given size, a report, a model card."""
 
 from __future__ import annotations
 
@@ -20,6 +20,8 @@ from pause_megatron.conversion.safetensors_writer import divide
 from pause_megatron.conversion.to_hf import convert_to_hf
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.model_folder import load_model_folder
+from pause_megatron.records.conversion import ExportRecord
+from pause_megatron.records.files import read_record
 from tests.distributed import run_distributed
 
 GIGABYTE = 1e9
@@ -33,26 +35,25 @@ def checkpoint(foreign: Callable[..., Path], tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-def exported(checkpoint: Path, output: Path, **settings: Any) -> dict[str, Any]:
-    """Export, in a process of its own; returns the report."""
+def exported(checkpoint: Path, output: Path, **settings: Any) -> ExportRecord:
+    """Export in a child process; returns the report."""
     run_distributed(convert_to_hf, 1, ConvertToHfConfig(checkpoint=checkpoint, output=output, **settings))
-    report: dict[str, Any] = json.loads((output / "conversion_report.json").read_text(encoding="utf-8"))
-    return report
+    return read_record(output / "conversion_report.json", ExportRecord)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_weights_are_of_the_asked_type_and_proven_in_it(checkpoint: Path, dtype: str, tmp_path: Path) -> None:
+def test_weights_have_the_given_dtype_and_are_compared_in_it(checkpoint: Path, dtype: str, tmp_path: Path) -> None:
     report = exported(checkpoint, tmp_path / "hf", dtype=dtype)
-    assert report["dtype"] == dtype
-    assert report["verdict"]["passed"]
-    assert report["verdict"]["max_abs_logit_difference"] <= 1e-4
-    assert {"commit", "source", "versions"} <= set(report)
-    assert report["source"]["layout"] == "from Hugging Face"
+    assert report.dtype == dtype
+    assert report.verdict.passed
+    assert report.verdict.max_abs_logit_difference <= 1e-4
+    assert "torch" in report.versions
+    assert report.source["layout"] == "from Hugging Face"
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert model.dtype == DTYPES[dtype]
 
 
-def test_small_files_are_one_model(checkpoint: Path, tmp_path: Path) -> None:
+def test_split_files_load_as_the_same_model(checkpoint: Path, tmp_path: Path) -> None:
     largest = 100_000
     exported(checkpoint, tmp_path / "one")
     exported(checkpoint, tmp_path / "many", max_shard_gb=largest / GIGABYTE)
@@ -71,30 +72,30 @@ def test_small_files_are_one_model(checkpoint: Path, tmp_path: Path) -> None:
 
 def _sizes(path: Path) -> dict[str, int]:
     with safe_open(path, framework="pt") as file:
-        return {name: file.get_tensor(name).nbytes for name in file.keys()}  # noqa: SIM118 - it is no mapping
+        return {name: file.get_tensor(name).nbytes for name in file.keys()}  # noqa: SIM118 - safe_open is not a mapping
 
 
-def test_a_tensor_larger_than_a_file_has_one_to_itself() -> None:
-    files = divide({"a": (10,), "b": (100,), "c": (10,), "d": (10,)}, element=4, max_bytes=100, stem="model")
+def test_a_tensor_larger_than_a_file_gets_its_own_file() -> None:
+    files = divide({"a": (10,), "b": (100,), "c": (10,), "d": (10,)}, bytes_per_element=4, max_bytes=100, stem="model")
     assert [list(file.shapes) for file in files] == [["a"], ["b"], ["c", "d"]]
 
 
-def test_pause_is_known_and_never_generated(checkpoint: Path, tmp_path: Path) -> None:
+def test_tokenizer_knows_pause_and_generation_never_emits_it(checkpoint: Path, tmp_path: Path) -> None:
     report = exported(checkpoint, tmp_path / "hf")
-    pause_id = report["tokenizer"]["pause_id"]
+    pause_id = report.tokenizer.pause_id
     assert AutoTokenizer.from_pretrained(tmp_path / "hf").convert_tokens_to_ids("<pause>") == pause_id
     assert GenerationConfig.from_pretrained(tmp_path / "hf").suppress_tokens == [pause_id]
     card = (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
-    assert f"`<pause>` is token {pause_id} of {report['tokenizer']['vocab_size']}" in card
-    assert f"{report['verdict']['max_abs_logit_difference']:.1e}" in card
+    assert f"`<pause>` is token {pause_id} of {report.tokenizer.vocab_size}" in card
+    assert f"{report.verdict.max_abs_logit_difference:.1e}" in card
 
 
 def test_baked_pauses_end_every_prompt(checkpoint: Path, tmp_path: Path) -> None:
     report = exported(checkpoint, tmp_path / "hf", bake_pauses=3)
     exported(checkpoint, tmp_path / "plain")
     baked, plain = (AutoTokenizer.from_pretrained(tmp_path / name) for name in ("hf", "plain"))
-    assert baked.encode("a word") == plain.encode("a word") + [report["tokenizer"]["pause_id"]] * 3
-    assert report["tokenizer"]["baked_pauses"] == 3
+    assert baked.encode("a word") == plain.encode("a word") + [report.tokenizer.pause_id] * 3
+    assert report.tokenizer.baked_pauses == 3
     assert "appends 3 of them to every prompt" in (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
     pipelines = [pipeline("text-generation", model=str(tmp_path / name)) for name in ("hf", "plain")]
     settings = {"max_new_tokens": 8, "do_sample": False, "return_full_text": False}
@@ -123,14 +124,14 @@ WRONG = {"heads": (SplitQkv, swap_two_heads), "gate and up": (GateAndUp, swap_ga
 
 
 def export_wrongly(checkpoint: Path, output: Path, what: str) -> None:
-    """Export by a table that is wrong in one place; called in a process of its own."""
+    """Export with one wrong layout, in a child process."""
     layout, wrong = WRONG[what]
     layout.to_hf = wrong  # type: ignore[method-assign]
     convert_to_hf(ConvertToHfConfig(checkpoint=checkpoint, output=output))
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_a_wrong_table_fails_the_proof_and_leaves_no_folder(checkpoint: Path, what: str, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="the two models are not the same: logits differ by up to"):
+def test_a_wrong_layout_is_refused_and_leaves_no_folder(checkpoint: Path, what: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="logits of the two models differ by up to"):
         run_distributed(export_wrongly, 1, checkpoint, tmp_path / "hf", what)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Models of Hugging Face become checkpoints that are trained on under any layout, and lead back to what they were."""
+"""Hugging Face models become checkpoints that train under any layout, and export to the same weights again."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ from pause_megatron.errors import UserError
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
+from pause_megatron.records.conversion import ImportRecord
+from pause_megatron.records.files import read_record
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.training.step import Stepper
 from tests.conversion.conftest import PADDING_ROWS
@@ -37,14 +39,14 @@ MODELS = ("gpt2", "gpt2, untied", "llama", "llama, tied")
 
 
 def convert_both_ways(model: Path, output: Path, dtype: str) -> None:
-    """To a checkpoint in ``output/checkpoint`` and back to ``output/hf``; in a process of its own."""
+    """To a checkpoint in ``output/checkpoint`` and back to ``output/hf``; in a child process."""
     convert_from_hf(ConvertFromHfConfig(model=model, output=output / "checkpoint"))
     convert_to_hf(ConvertToHfConfig(checkpoint=output / "checkpoint", output=output / "hf", dtype=dtype))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(("dtype", "torch_dtype"), [("fp32", torch.float32), ("bf16", torch.bfloat16)])
-def test_round_trip_is_exact_but_for_pause(
+def test_round_trip_is_exact_except_for_the_pause_row(
     foreign: Callable[..., Path], name: str, dtype: str, torch_dtype: torch.dtype, tmp_path: Path
 ) -> None:
     source = foreign(name, torch_dtype)
@@ -62,13 +64,13 @@ def test_round_trip_is_exact_but_for_pause(
         assert torch.equal(tensor, found), key
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "hf")
     assert tokenizer.get_vocab()["<pause>"] == num_known
-    report = json.loads((tmp_path / "checkpoint" / "conversion_report.json").read_text())
-    assert report["pause_added"]
-    assert report["verdict"]["passed"]
-    assert report["verdict"]["positions"] > 0
+    report = read_record(tmp_path / "checkpoint" / "conversion_report.json", ImportRecord)
+    assert report.pause_added
+    assert report.verdict.passed
+    assert report.verdict.positions > 0
 
 
-def test_export_of_this_project_comes_back_whole(
+def test_an_export_imports_and_exports_to_the_same_bytes(
     foreign: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_distributed(convert_both_ways, 1, foreign("llama"), tmp_path / "first", "fp32")
@@ -76,16 +78,16 @@ def test_export_of_this_project_comes_back_whole(
     first, second = (load_file(tmp_path / name / "hf" / "model.safetensors") for name in ("first", "second"))
     assert set(first) == set(second)
     assert all(torch.equal(tensor, second[key]) for key, tensor in first.items())
-    report = json.loads((tmp_path / "second" / "checkpoint" / "conversion_report.json").read_text())
-    assert not report["pause_added"]
-    assert report["verdict"]["pauses"] > 0
+    report = read_record(tmp_path / "second" / "checkpoint" / "conversion_report.json", ImportRecord)
+    assert not report.pause_added
+    assert report.verdict.pauses > 0
     names = ("tokenizer.json", "config.json", "generation_config.json")
     for name in names:
         assert (tmp_path / "first" / "hf" / name).read_bytes() == (tmp_path / "second" / "hf" / name).read_bytes()
 
 
-def test_gpt2_without_its_output_layer_and_prefix_is_read(foreign: Callable[..., Path], tmp_path: Path) -> None:
-    """So are OpenAI's files."""
+def test_gpt2_without_output_layer_and_name_prefix_imports(foreign: Callable[..., Path], tmp_path: Path) -> None:
+    """OpenAI's files are stored so."""
     folder = shutil.copytree(foreign("gpt2"), tmp_path / "model")
     tensors = load_file(folder / "model.safetensors")
     stripped = {name.removeprefix("transformer."): tensor for name, tensor in tensors.items()}
@@ -117,7 +119,7 @@ def first_loss(checkpoint: Path, run: Run, tokens: torch.Tensor) -> float:
     ],
     ids=["one process", "TP 2", "ZeRO-3"],
 )
-def test_training_begins_with_the_models_loss(
+def test_first_training_loss_is_the_imported_models(
     foreign: Callable[..., Path], tmp_path: Path, world_size: int, run: Run
 ) -> None:
     source = foreign("llama")
@@ -133,7 +135,7 @@ def test_training_begins_with_the_models_loss(
 
 
 def _with_padding(logits: torch.Tensor, reader: CheckpointReader) -> torch.Tensor:
-    """The logits with those of the padding rows, which are zero."""
+    """Append the logits of the padding rows, which are zero."""
     rows = reader.whole("output_layer.weight").shape[0]
     return F.pad(logits, (0, rows - logits.shape[-1]))
 
@@ -141,15 +143,15 @@ def _with_padding(logits: torch.Tensor, reader: CheckpointReader) -> torch.Tenso
 @pytest.mark.parametrize(
     ("name", "change", "complaint"),
     [
-        ("llama", {"attention_bias": True}, "attention_bias, which this project's blocks have not"),
+        ("llama", {"attention_bias": True}, "unsupported settings in config.json: attention_bias; give another model"),
         ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "type 'linear'"),
-        ("llama", {"model_type": "gpt_neox"}, "attention and MLP side by side"),
-        ("llama", {"model_type": "opt"}, "GPT-2 and Llama are converted"),
+        ("llama", {"model_type": "gpt_neox"}, "attention and MLP in parallel"),
+        ("llama", {"model_type": "opt"}, "unsupported model_type 'opt'; give a GPT-2 or Llama model"),
         ("gpt2", {"activation_function": "relu"}, "activation_function 'relu'"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ],
 )
-def test_models_of_other_blocks_are_refused(
+def test_unsupported_models_are_refused(
     foreign: Callable[..., Path], name: str, change: dict[str, Any], complaint: str, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(foreign(name), tmp_path / "model")
@@ -160,15 +162,15 @@ def test_models_of_other_blocks_are_refused(
     assert not (tmp_path / "out").exists()
 
 
-def test_pickled_weights_are_not_read(foreign: Callable[..., Path], tmp_path: Path) -> None:
+def test_pickled_weights_are_refused(foreign: Callable[..., Path], tmp_path: Path) -> None:
     folder = shutil.copytree(foreign("llama"), tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"no \*.safetensors; pickled weights are not read"):
+    with pytest.raises(UserError, match=r"no \*.safetensors files, and pickled weights are not supported"):
         convert_from_hf(ConvertFromHfConfig(model=folder, output=tmp_path / "out"))
 
 
-def test_wrong_weights_fail_the_proof_and_leave_nothing(foreign: Callable[..., Path], tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="the two models are not the same: logits differ by up to"):
+def test_a_wrong_layout_is_refused_and_leaves_no_folder(foreign: Callable[..., Path], tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="logits of the two models differ by up to"):
         run_distributed(convert_with_gate_and_up_swapped, 1, foreign("llama"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

@@ -1,4 +1,4 @@
-"""Exports are the checkpoint's model, for every architecture and layout, and a wrong one is refused."""
+"""Exports compute the checkpoint's logits for every architecture, and an export that does not is refused."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ from pause_megatron.checkpoint.folders import latest_checkpoint
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
-from pause_megatron.conversion.proof import Method, Verdict, compare_logits, proof_sequences, prove_export
+from pause_megatron.conversion.proof import Method, compare_logits, proof_sequences, prove_export
 from pause_megatron.conversion.table import from_hf_state, to_hf_state
 from pause_megatron.conversion.to_hf import write_model
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import OUTPUT_LAYER, WORD_EMBEDDINGS
+from pause_megatron.records.conversion import LogitComparison
 from tests.distributed import run_distributed
 from tests.training.runs import GPT2, LLAMA, PAUSE_ID, VOCAB_SIZE, Run, train
 
@@ -31,7 +32,7 @@ MODELS = {
 
 
 class SmallVocabulary:
-    """What an export needs to know of a tokenizer."""
+    """The ids of a tokenizer that an export needs."""
 
     vocab_size, pause_id, eod_id = VOCAB_SIZE, PAUSE_ID, 1
 
@@ -48,21 +49,21 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 def export_and_prove(checkpoint: Path, model: ModelConfig, folder: Path, swapped: str = "") -> float:
-    """Export ``checkpoint`` and return the proven logit difference; ``swapped`` damages one tensor on the way."""
+    """Export ``checkpoint`` and return the largest logit difference; ``swapped`` names a tensor to damage."""
     reader = CheckpointReader(checkpoint)
-    honest = CheckpointReader(checkpoint)
+    undamaged = CheckpointReader(checkpoint)
     if swapped:
         read = reader.whole
         reader.whole = lambda name, key="master": damage(read(name, key)) if name == swapped else read(name, key)
     write_model(folder, reader, model, SmallVocabulary())
-    verdicts = [prove(folder, honest, model, method) for method in ("whole", "layers")]
-    assert all(verdict.pauses > 0 for verdict in verdicts)
-    return max(verdict.max_abs_logit_difference for verdict in verdicts)
+    comparisons = [prove(folder, undamaged, model, method) for method in ("whole", "layers")]
+    assert all(comparison.pauses > 0 for comparison in comparisons)
+    return max(comparison.max_abs_logit_difference for comparison in comparisons)
 
 
 def prove(
     folder: Path, reader: CheckpointReader, model: ModelConfig, method: Method, tolerance: float = 1e-4
-) -> Verdict:
+) -> LogitComparison:
     return prove_export(
         folder,
         reader.whole,
@@ -95,13 +96,13 @@ def test_export_computes_the_checkpoints_logits(checkpoints: dict[str, Path], na
         ("gpt2", "decoder.layers.3.self_attention.linear_qkv.weight"),
     ],
 )
-def test_wrong_layout_fails_the_proof(checkpoints: dict[str, Path], name: str, tensor: str, tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="logits differ by up to"):
+def test_swapped_halves_are_refused(checkpoints: dict[str, Path], name: str, tensor: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="logits of the two models differ by up to"):
         run_distributed(export_and_prove, 1, checkpoints[name], MODELS[name], tmp_path, tensor)
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_table_leads_back_to_the_same_tensors(checkpoints: dict[str, Path], name: str) -> None:
+def test_table_round_trip_gives_the_same_tensors(checkpoints: dict[str, Path], name: str) -> None:
     reader, model = CheckpointReader(checkpoints[name]), MODELS[name]
     exported = dict(to_hf_state(reader.whole, model, VOCAB_SIZE))
     returned = dict(from_hf_state(exported.__getitem__, model, VOCAB_SIZE))
@@ -120,13 +121,13 @@ def test_proof_sequences_come_with_and_without_pauses() -> None:
     assert int(tokens.max()) < VOCAB_SIZE
 
 
-def test_difference_is_held_to_the_tolerance(checkpoints: dict[str, Path], tmp_path: Path) -> None:
-    with pytest.raises(AssertionError, match="more than --tolerance"):
+def test_difference_above_the_tolerance_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="--tolerance 1e-12: logits"):
         run_distributed(prove_with_impossible_tolerance, 1, checkpoints["gpt2"], tmp_path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_logit_that_is_not_finite_is_no_proof(value: float) -> None:
+def test_a_logit_that_is_not_finite_does_not_pass(value: float) -> None:
     expected = torch.zeros(2, 3, 5)
     found = expected.clone()
     assert compare_logits(expected, found, tolerance=1e-4, pauses=0).passed

@@ -57,9 +57,9 @@ def test_command_line_adds_pause_to_a_folder(tmp_path, foreign_files, capsys):
 @pytest.mark.parametrize(
     ("flags", "complaint"),
     [
-        ([], "give either --input"),
-        (["--input", "a.jsonl", "--from-tokenizer", "b"], "give either --input"),
-        (["--from-tokenizer", "b", "--vocab-size", "1000"], "--vocab-size: for training with --input"),
+        ([], "--input, --from-tokenizer: expected exactly one"),
+        (["--input", "a.jsonl", "--from-tokenizer", "b"], "--input, --from-tokenizer: expected exactly one"),
+        (["--from-tokenizer", "b", "--vocab-size", "1000"], "--vocab-size: applies only to training"),
         (["--from-tokenizer", "b"], "tokenizer b: No such file"),
     ],
 )
