@@ -1,4 +1,4 @@
-"""A small file system of its own, for tests of what happens when it is full."""
+"""A small file system that tests can fill."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ import pytest
 
 @contextmanager
 def small_disk(path: Path, size: str) -> Iterator[Callable[[str], None]]:
-    """Mount a file system of ``size`` (as in "4m") at ``path``; gives what changes its size. Skips where it cannot."""
+    """Mount a file system of ``size`` (for example "4m") at ``path``; yields a function that resizes it.
+
+    Skips the test if mounting is not allowed.
+    """
     path.mkdir()
     command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)]
     mounted = subprocess.run(command, capture_output=True, text=True, check=False)

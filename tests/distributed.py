@@ -1,7 +1,7 @@
-"""Runs a function in several processes that form one gloo group, for tests of distributed behaviour.
+"""Runs a function in several processes that can form one gloo group, for tests of distributed behaviour.
 
-Children are forked from a server that has imported Megatron-core, DeepSpeed and transformers once (seconds), so a group
-starts in a fraction of a second. The functions must be importable: define them at the top level of a test module.
+Children fork from a server that has imported Megatron-core, DeepSpeed and transformers once (which takes seconds), so a
+group starts in a fraction of a second. The functions must be importable: define them at the top level of a test module.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ _CONTEXT.set_forkserver_preload(["pause_megatron.training.run", "pause_megatron.
 
 
 def run_distributed(function: Callable[..., Any], world_size: int, *arguments: Any) -> list[Any]:
-    """Call ``function(*arguments)`` in ``world_size`` processes; returns their results by rank.
+    """Call ``function(*arguments)`` in ``world_size`` processes and return their results in rank order.
 
-    A process that raises fails the test with its traceback; one that hangs fails it after a timeout.
+    If a process raises, the test fails with its traceback; if one hangs, the test fails after a timeout.
     """
     _start_server()
     port = free_port()
@@ -48,14 +48,10 @@ def run_distributed(function: Callable[..., Any], world_size: int, *arguments: A
 
 @cache
 def _start_server() -> None:
-    """Wait for the server's imports: a port that is free now may be taken after them."""
-    child = _CONTEXT.Process(target=_nothing)
+    """Wait for the server's imports, which take seconds; a port found free before them could be taken after them."""
+    child = _CONTEXT.Process(target=int)
     child.start()
     child.join()
-
-
-def _nothing() -> None:
-    pass
 
 
 def _receive(pipe: Connection, rank: int) -> Any:
@@ -81,7 +77,7 @@ def _child(
     )
     import torch
 
-    gc.freeze()  # a search for garbage, which some tests ask for often, leaves out what the server imported
+    gc.freeze()  # some tests collect garbage often; exclude the imported modules from the search
     torch.set_num_threads(1)
     try:
         answer = (True, function(*arguments))

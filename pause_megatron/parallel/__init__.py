@@ -1,1 +1,1 @@
-"""Processes: how they were launched, which groups they form, and what Megatron-core needs without CUDA."""
+"""Processes: launcher detection, process groups, heartbeats, and the CPU shims that Megatron-core needs."""

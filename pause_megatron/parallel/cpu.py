@@ -1,7 +1,6 @@
-"""What Megatron-core needs to run without CUDA: every shim in one place, each with its reason.
+"""Shims with which Megatron-core 0.16 runs without CUDA.
 
-With CUDA present nothing here does anything. The shims are narrow: they replace the few calls Megatron-core 0.16 makes
-unconditionally, and leave the rest of PyTorch as it is.
+Each shim replaces one call that Megatron-core makes unconditionally. With CUDA present this module does nothing.
 """
 
 from __future__ import annotations
@@ -15,14 +14,14 @@ CPU = torch.device("cpu")
 
 
 def install_cpu_shims() -> None:
-    """Make Megatron-core's unconditional CUDA calls mean the CPU. Idempotent; does nothing where CUDA is present."""
+    """Redirect Megatron-core's unconditional CUDA calls to the CPU. Idempotent; a no-op with CUDA."""
     if torch.cuda.is_available():
         return
     # Buffers of collectives and of pipeline communication are allocated on the "current device".
     torch.cuda.current_device = lambda: CPU  # type: ignore[assignment,return-value]
     # Pipeline communication synchronises after batched sends and receives; gloo has already waited.
     torch.cuda.synchronize = lambda device=None: None
-    # The tensor-parallel RNG tracker keeps and restores generator states around sequence-parallel regions.
+    # The tensor-parallel RNG tracker saves and restores generator states around sequence-parallel regions.
     for module in (torch.cuda, torch.cuda.random):
         module.manual_seed = lambda seed: torch.default_generator.manual_seed(seed)  # type: ignore[attr-defined]
         module.get_rng_state = lambda device=None: torch.get_rng_state()  # type: ignore[attr-defined]
@@ -33,7 +32,7 @@ def install_cpu_shims() -> None:
 
 
 def _count_tokens_on_cpu() -> None:
-    """The schedules keep a token counter on `device="cuda"`: give that one module a `torch` whose zeros land here."""
+    """The schedules allocate a token counter with `device="cuda"`; give that one module another `torch.zeros`."""
     from megatron.core.pipeline_parallel import schedules
 
     if not isinstance(schedules.torch, _TorchOnCpu):

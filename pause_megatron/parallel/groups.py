@@ -1,4 +1,4 @@
-"""Process groups: PyTorch's and Megatron-core's."""
+"""Process groups of PyTorch, Megatron-core and DeepSpeed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pause_megatron.parallel.cpu import install_cpu_shims
 from pause_megatron.parallel.launcher import Launch, export_launch
 
 GROUP_TIMEOUT = timedelta(minutes=30)
-"""How long a process waits for the others in one exchange, unless it is told otherwise."""
+"""Default timeout of a collective."""
 
 
 def device() -> torch.device:
-    """Where this process computes: its own GPU, or the CPU."""
+    """Return this process's device: its own GPU, or the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def initialize_process_groups(launch: Launch, layout: Layout, *, seed: int, timeout: timedelta = GROUP_TIMEOUT) -> None:
-    """Start PyTorch's default group (gloo for the CPU, NCCL for GPUs), unless it is there, and Megatron-core's groups.
+    """Start PyTorch's default group (gloo on CPUs, NCCL on GPUs) unless it exists, and Megatron-core's groups.
 
     Call :func:`destroy_process_groups` at the end.
     """
@@ -34,7 +34,7 @@ def initialize_process_groups(launch: Launch, layout: Layout, *, seed: int, time
     if torch.cuda.is_available():
         torch.cuda.set_device(launch.local_rank)
     elif launch.single_node:
-        # gloo looks the host's own name up to choose an interface, which fails on many laptops and containers.
+        # gloo resolves the host's own name to choose an interface, which fails on many laptops and in containers.
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
     if not dist.is_initialized():
         dist.init_process_group(
@@ -52,21 +52,21 @@ def initialize_process_groups(launch: Launch, layout: Layout, *, seed: int, time
 
 
 def destroy_process_groups() -> None:
-    """Leave Megatron-core's groups and PyTorch's."""
+    """Destroy Megatron-core's groups and PyTorch's."""
     parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
 class DeepSpeedMpu:
-    """The "model parallel unit" DeepSpeed asks about groups, answered from Megatron-core's.
+    """The "model parallel unit" through which DeepSpeed sees Megatron-core's process groups.
 
-    A process's *model-parallel* group holds all shards of one model replica (tensor times pipeline parallel); its rank
-    in it is pipeline-major, ``pp_rank * tp_size + tp_rank``, which names DeepSpeed's per-shard state.
+    The *model-parallel* group of a rank holds all shards of one model replica (tensor times pipeline parallel). The
+    rank in it is pipeline-major, ``pp_rank * tp_size + tp_rank``, and names DeepSpeed's state of each shard.
 
-    The group DeepSpeed takes for data-parallel is the one it partitions optimizer state over. Where every process is to
-    hold all of the state (what ZeRO-0 means), that is a group of one, and the gradients have to be averaged over
-    Megatron-core's data-parallel group by other means (:class:`pause_megatron.engine.flat_gradients.FlatGradients`).
+    DeepSpeed partitions optimizer state over the group that it takes for data-parallel. Under ZeRO-0 every rank holds
+    the complete state, so that group has only one rank; :class:`~pause_megatron.engine.flat_gradients.FlatGradients`
+    then averages gradients over Megatron-core's data-parallel group.
     """
 
     get_tensor_model_parallel_rank = staticmethod(parallel_state.get_tensor_model_parallel_rank)
@@ -86,25 +86,25 @@ class DeepSpeedMpu:
 
     @property
     def optimizer_replica(self) -> int:
-        """Which of the equal copies of its optimizer state this process holds; 0 where there is one only."""
+        """Index of this rank's copy among equal copies of the same optimizer state; 0 if there is only one copy."""
         rank: int = parallel_state.get_data_parallel_rank() if self._replicates_optimizer else 0
         return rank
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
-        """The group optimizer state is partitioned over."""
+        """Return the group that optimizer state is partitioned over."""
         return self._partition_group
 
     def get_data_parallel_rank(self) -> int:
-        """This process's index in it."""
+        """Return this process's rank in :meth:`get_data_parallel_group`."""
         return dist.get_rank(self._partition_group)
 
     def get_data_parallel_world_size(self) -> int:
-        """Its size."""
+        """Return the size of :meth:`get_data_parallel_group`."""
         return dist.get_world_size(self._partition_group)
 
     @staticmethod
     def get_model_parallel_world_size() -> int:
-        """Processes that hold one replica of the model."""
+        """Return the number of ranks that hold one replica of the model."""
         size: int = (
             parallel_state.get_tensor_model_parallel_world_size()
             * parallel_state.get_pipeline_model_parallel_world_size()
@@ -113,7 +113,7 @@ class DeepSpeedMpu:
 
     @staticmethod
     def get_model_parallel_rank() -> int:
-        """This process's index in its replica, pipeline-major."""
+        """Return this process's rank in its replica, pipeline-major."""
         rank: int = (
             parallel_state.get_pipeline_model_parallel_rank() * parallel_state.get_tensor_model_parallel_world_size()
             + parallel_state.get_tensor_model_parallel_rank()

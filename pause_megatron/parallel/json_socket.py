@@ -1,4 +1,4 @@
-"""Small messages between the processes of a run, beside the process groups: JSON lines over TCP, never waited for."""
+"""Non-blocking TCP connections that carry one JSON object per line, independent of the process groups."""
 
 from __future__ import annotations
 
@@ -9,40 +9,41 @@ from typing import Any
 
 Message = dict[str, Any]
 
-_AT_ONCE = 1 << 16
-_LONGEST = 1 << 16
-"""Bytes without an end of line after which whoever sends them is none of ours."""
+_READ_BYTES = 1 << 16
+_MAX_LINE_BYTES = 1 << 16
+"""A peer that sends a longer line is not one of our processes."""
 _CONNECT_SECONDS = 30.0
 
 
-class Connection:
-    """One end of a connection. Nothing here blocks: what cannot be sent now is sent with the next message."""
+class JsonSocket:
+    """One end of a connection. No method blocks: bytes that cannot be sent now are sent with the next message."""
 
     def __init__(self, link: socket.socket) -> None:
         link.setblocking(False)
         self.link = link
         self.is_open = True
-        """Whether the other end was there when last looked; a process that ends, however it ends, closes its own."""
+        """False once the other end was seen closed. The kernel closes it when its process ends, however it ends."""
         self._unsent, self._unread = b"", b""
 
     @classmethod
-    def to(cls, host: str, port: int) -> Connection:
-        """Connect to whoever listens there. Raises ``OSError`` when nobody does."""
+    def connect(cls, host: str, port: int) -> JsonSocket:
+        """Connect to a listening socket. Raises ``OSError`` if nothing listens there."""
         return cls(socket.create_connection((host, port), timeout=_CONNECT_SECONDS))
 
     def send(self, message: Message) -> None:
-        """Send ``message``; to an end that is not there any more, nothing.
+        """Send ``message``, or drop it if the other end is closed.
 
-        That end counts as open until all it has said is received, which may be why it is not there any more.
+        A failed send does not clear :attr:`is_open`: the other end may have sent its exit code before it closed, and
+        :meth:`receive` must read that first.
         """
         self._unsent += json.dumps(message).encode() + b"\n"
         with suppress(OSError):
             self._unsent = self._unsent[self.link.send(self._unsent) :]
 
     def receive(self) -> list[Message]:
-        """What has arrived since the last call."""
+        """Return the messages that arrived since the last call."""
         try:
-            while data := self.link.recv(_AT_ONCE):
+            while data := self.link.recv(_READ_BYTES):
                 self._unread += data
             self.is_open = False
         except BlockingIOError:
@@ -54,7 +55,7 @@ class Connection:
             messages = [json.loads(line) for line in lines]
         except ValueError:
             messages = [None]
-        if len(self._unread) > _LONGEST or not all(isinstance(message, dict) for message in messages):
+        if len(self._unread) > _MAX_LINE_BYTES or not all(isinstance(message, dict) for message in messages):
             self.close()
             return []
         return messages
@@ -66,7 +67,7 @@ class Connection:
 
 
 def listen(*, locally: bool) -> socket.socket:
-    """A socket that takes connections at a port the system chose, from this machine or from anywhere."""
+    """Listen on a port that the system chooses, for this machine only or for all."""
     if locally:
         return socket.create_server(("127.0.0.1", 0))
     if socket.has_dualstack_ipv6():

@@ -1,9 +1,8 @@
-"""Recognises the launcher that started this process and says who we are among how many.
+"""Launcher detection: translates the variables of each launcher into those of PyTorch's rendezvous.
 
 torchrun, DeepSpeed's ``deepspeed``, Slurm's ``srun`` and Open MPI's ``mpirun`` each describe a process in environment
-variables of their own; any other MPI is asked through mpi4py. PyTorch's rendezvous reads ``RANK``, ``WORLD_SIZE``,
-``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT``. This module translates the former into the latter. Without a
-launcher the process is alone.
+variables of their own; other MPI libraries are asked through mpi4py. PyTorch reads ``RANK``, ``WORLD_SIZE``,
+``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT``. Without a launcher the process is a run of one rank.
 """
 
 from __future__ import annotations
@@ -18,33 +17,33 @@ from pause_megatron.parallel import mpi_job, slurm_step
 from pause_megatron.parallel.ports import free_port, port_of
 
 DEFAULT_MASTER_PORT = 29500
-"""Rendezvous port where ``RANK`` and ``WORLD_SIZE`` are set and ``MASTER_PORT`` is not."""
+"""Rendezvous port if ``RANK`` and ``WORLD_SIZE`` are set but ``MASTER_PORT`` is not."""
 THIS_MACHINE = "127.0.0.1"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Launch:
-    """One process among those of a run."""
+    """One process of a run."""
 
     launcher: str
-    """Which launcher was recognised: torchrun, deepspeed, slurm, openmpi, mpi (another one, asked through mpi4py), env
-    (whoever set RANK and WORLD_SIZE), or none."""
+    """Detected launcher: torchrun, deepspeed, slurm, openmpi, mpi (another one, asked through mpi4py), env (RANK and
+    WORLD_SIZE were set by hand), or none."""
     rank: int
-    """Index of this process among all."""
+    """Index of this process in the run."""
     world_size: int
     """Processes of the run."""
     local_rank: int
-    """Index of this process on its node: its GPU."""
+    """Index of this process on its node, and of its GPU."""
     local_world_size: int
     """Processes on this node."""
     master_addr: str
-    """Host that runs the rendezvous."""
+    """Host of the rendezvous."""
     master_port: int
-    """Its port."""
+    """Port of the rendezvous."""
 
     @property
     def single_node(self) -> bool:
-        """Whether all processes share this machine."""
+        """Whether all processes run on this machine."""
         return self.local_world_size == self.world_size
 
     def __str__(self) -> str:
@@ -54,10 +53,9 @@ class Launch:
 
 
 def detect_launch(environment: Mapping[str, str] = os.environ) -> Launch:
-    """Find out how this process was launched from ``environment``; ``MASTER_ADDR`` and ``MASTER_PORT`` there win.
+    """Detect the launcher from ``environment``; ``MASTER_ADDR`` and ``MASTER_PORT`` override the launcher's address.
 
-    Raises :class:`UserError` when a launcher's variables contradict each other, and when the machine to meet at cannot
-    be told.
+    Raises :class:`UserError` if a launcher's variables contradict each other, or if the rendezvous host is unknown.
     """
     if "RANK" in environment and "WORLD_SIZE" in environment:
         found = _from_rendezvous(environment)
@@ -78,12 +76,15 @@ def detect_launch(environment: Mapping[str, str] = os.environ) -> Launch:
             master_port=free_port(),
         )
     if not 0 <= found.rank < found.world_size:
-        raise UserError(f"{found.launcher}: rank {found.rank} does not fit {found.world_size} processes")
+        raise UserError(
+            f"{found.launcher}: rank {found.rank} does not exist in a world of {found.world_size} processes;"
+            f" start ranks 0 to {found.world_size - 1}"
+        )
     return found
 
 
 def export_launch(launch: Launch) -> None:
-    """Set the variables PyTorch's ``env://`` rendezvous and DeepSpeed read."""
+    """Set the environment variables that PyTorch's ``env://`` rendezvous and DeepSpeed read."""
     os.environ.update(
         RANK=str(launch.rank),
         WORLD_SIZE=str(launch.world_size),
@@ -132,7 +133,7 @@ def _from_openmpi(environment: Mapping[str, str]) -> Launch:
     prefix = "OMPI_COMM_WORLD_"
     size, local_size = (int(environment[prefix + name]) for name in ("SIZE", "LOCAL_SIZE"))
     if size > local_size and "MASTER_ADDR" not in environment:
-        return _from_mpi("openmpi", environment)  # which machine the first process is on stands in no variable
+        return _from_mpi("openmpi", environment)  # no variable names the machine of rank 0
     job = environment.get("PMIX_NAMESPACE", "")
     return Launch(
         launcher="openmpi",

@@ -1,7 +1,7 @@
-"""Starts the processes of a run on this machine: the laptop's ``torchrun``, without its traceback.
+"""Starts the processes of a run on this machine, like ``torchrun`` but without its traceback.
 
-Requests to stop are passed on, and then the run's own end is waited for, however long its saving takes. When a process
-fails, the others cannot go on without it and are ended at once; whatever they were writing has no final name yet.
+Stop signals are forwarded; the launcher then waits for the processes to save, however long that takes. If one process
+fails, the launcher kills the others at once, since they cannot continue; incomplete files have only temporary names.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from pause_megatron.parallel.signals import stop_signals_held_back, stop_signals
 
 _POLL_SECONDS = 0.1
 _SETTLE_SECONDS = 1.0
-"""How long a failure waits for others: the first one seen may be a consequence of another."""
-_CAUSES_FIRST = (EXIT_USER, EXIT_INTERNAL, EXIT_LOST_PROCESS)
+"""Wait after a failure: other processes may fail too, and the first one seen may be a consequence of another."""
+_MOST_INFORMATIVE_FIRST = (EXIT_USER, EXIT_INTERNAL, EXIT_LOST_PROCESS)
 
 PAUSE_MEGATRON = (sys.executable, "-m", "pause_megatron")
 
@@ -36,22 +36,23 @@ _Child = subprocess.Popen[str]
 
 
 def run_local_processes(arguments: Sequence[str], count: int, program: Sequence[str] = PAUSE_MEGATRON) -> int:
-    """Run ``program`` with ``arguments`` in ``count`` processes that form one run, and wait for its end.
+    """Run ``program`` with ``arguments`` in ``count`` processes that form one run, and wait for them.
 
-    Stop signals sent to this process reach all of them, Ctrl-C as ``SIGTERM``, since a terminal has sent them that
-    already; pressed again it ends them. A process that a signal ended is named on standard error.
+    Stop signals sent to this process are forwarded to all of them: ``SIGINT`` as ``SIGTERM``, because on Ctrl-C the
+    terminal sends ``SIGINT`` to the processes too. A second Ctrl-C kills them. If a signal ends a process, one line on
+    standard error names its rank.
 
     Returns:
-        0 when all succeed; :data:`EXIT_REQUEUE` when they stopped early; :data:`EXIT_LOST_PROCESS` when a signal ended
-        one; else the exit code of one that failed, a user's error first.
+        0 if all succeed, :data:`EXIT_REQUEUE` if they stopped early, :data:`EXIT_LOST_PROCESS` if a signal ended one;
+        otherwise the exit code of a failed process, a user's error first.
     """
-    asked: list[int] = []
+    received: list[int] = []
     with _reserved_port() as reserved:
-        with stop_signals_held_back():  # from their birth, so that none is lost while they start
+        with stop_signals_held_back():  # the children inherit it, so no signal is lost while they start
             children = _start([*program, *arguments], count, reserved.getsockname()[1])
         try:
-            with stop_signals_to(lambda number, _: asked.append(number)):
-                return _wait(children, asked)
+            with stop_signals_to(lambda number, _: received.append(number)):
+                return _wait(children, received)
         finally:
             for child in children:
                 child.kill()
@@ -59,9 +60,9 @@ def run_local_processes(arguments: Sequence[str], count: int, program: Sequence[
 
 
 def _reserved_port() -> socket.socket:
-    """A socket at a port that rank 0 may listen on, and that the system gives to nobody else as long as it is open.
+    """Bind a socket to the rendezvous port, so that only rank 0, which sets ``SO_REUSEADDR`` too, can listen on it.
 
-    Between now and then lie the children's imports, in which a port that was merely free has been taken by others.
+    The children import libraries for seconds before they listen. Other programs have taken unreserved ports meanwhile.
     """
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -76,23 +77,23 @@ def _start(command: Sequence[str], count: int, port: int) -> list[_Child]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
-    if "OMP_NUM_THREADS" not in os.environ:  # every process taking all cores slows all of them down
+    if "OMP_NUM_THREADS" not in os.environ:  # otherwise every process uses all cores, which slows all of them down
         common["OMP_NUM_THREADS"] = str(max(available_cores() // count, 1))
     return [start_child(command, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]
 
 
-def _wait(children: Sequence[_Child], asked: Sequence[int]) -> int:
-    """Pass on what is ``asked`` of this process until all ``children`` have ended well, or one has not."""
-    passed_on = 0
+def _wait(children: Sequence[_Child], received: Sequence[int]) -> int:
+    """Forward the signals in ``received``, which a handler extends, until all ``children`` end or one fails."""
+    forwarded = 0
     while True:
-        for number in asked[passed_on:]:
+        for number in received[forwarded:]:
             _send(children, signal.SIGTERM if number == signal.SIGINT else number)
-            passed_on += 1
-        if asked.count(signal.SIGINT) > 1:
+            forwarded += 1
+        if received.count(signal.SIGINT) > 1:
             return EXIT_INTERRUPTED
         codes = [child.poll() for child in children]
         if failed := [code for code in codes if code is not None and _is_failure(code)]:
-            if min(failed) > 0:  # else a signal ended one of them, which needs no other cause
+            if min(failed) > 0:  # otherwise a signal ended one of them, which is the cause
                 time.sleep(_SETTLE_SECONDS)
             return _failure(child.poll() for child in children)
         if None not in codes:
@@ -110,7 +111,7 @@ def _is_failure(code: int) -> bool:
 
 
 def _failure(codes: Iterable[int | None]) -> int:
-    """Name the processes that signals ended, and find the exit code that says most about what went wrong."""
+    """Name the processes that signals ended, and return the most informative exit code."""
     failed = {rank: code for rank, code in enumerate(codes) if code is not None and _is_failure(code)}
     names = {number.value: number.name for number in signal.Signals}
     ended = {rank: names.get(-code, f"signal {-code}") for rank, code in failed.items() if code < 0}
@@ -118,4 +119,4 @@ def _failure(codes: Iterable[int | None]) -> int:
         print(f"rank {rank} was ended by {name}", file=sys.stderr, flush=True)
     if ended:
         return EXIT_LOST_PROCESS
-    return next((code for code in _CAUSES_FIRST if code in failed.values()), next(iter(failed.values())))
+    return next((code for code in _MOST_INFORMATIVE_FIRST if code in failed.values()), next(iter(failed.values())))

@@ -1,4 +1,4 @@
-"""TCP ports for the processes of a run to meet at."""
+"""TCP ports for the rendezvous of a run's processes."""
 
 from __future__ import annotations
 
@@ -6,31 +6,30 @@ import errno
 import random
 import socket
 
-_OF_JOBS = range(10000, 20000)
-_DRAWN = range(20000, 30000)
-"""Below both are ports with a meaning, above those that systems give to whoever asks for any."""
+_JOB_PORTS = range(10000, 20000)
+_RANDOM_PORTS = range(20000, 30000)
+"""Both ranges lie above the registered service ports and below the ephemeral ports that the system hands out."""
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on.
+    """Return a random port of this machine that nothing listens on.
 
-    It is drawn, and from ports that the system gives to nobody who asks for any: gloo, for one, asks for many, and
-    might have taken it before whoever is to listen on it gets that far.
+    The port is not ephemeral. Otherwise another socket (gloo opens many) could get it before its owner listens on it.
 
-    Raises ``OSError`` when none of a thousand is free.
+    Raises ``OSError`` if a thousand random ports are all taken.
     """
-    draw = random.SystemRandom()  # forks of one process must not draw alike
+    draw = random.SystemRandom()  # a seeded generator would give forks of one process the same ports
     for _ in range(1000):
-        port = draw.choice(_DRAWN)
+        port = draw.choice(_RANDOM_PORTS)
         with socket.socket() as probe:
             try:
                 probe.bind(("", port))
             except OSError:
                 continue
             return port
-    raise OSError(errno.EADDRINUSE, f"no free port from {_DRAWN[0]} to {_DRAWN[-1]}")
+    raise OSError(errno.EADDRINUSE, f"no free port from {_RANDOM_PORTS[0]} to {_RANDOM_PORTS[-1]}")
 
 
 def port_of(number: int) -> int:
-    """The port of a job that all its processes know by ``number``; jobs of close numbers have ports of their own."""
-    return _OF_JOBS[number % len(_OF_JOBS)]
+    """Return the port of job ``number``. All its processes compute the same one; nearby numbers get different ports."""
+    return _JOB_PORTS[number % len(_JOB_PORTS)]

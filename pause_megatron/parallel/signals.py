@@ -1,8 +1,8 @@
-"""The signals that ask a run to save and leave, from the first moment of a process to its last.
+"""Signals that ask a run to save and stop.
 
-``SIGTERM`` ends jobs everywhere, ``SIGUSR1`` is the warning Slurm sends when asked to (``--signal``), ``SIGINT`` is
-Ctrl-C. Importing the libraries of a run takes seconds in which nobody can answer, so the first two are held back by the
-kernel until somebody takes them; Ctrl-C, behind which a person sits, ends such a process at once.
+``SIGTERM`` ends jobs everywhere, Slurm sends ``SIGUSR1`` as a warning if asked to (``--signal``), and Ctrl-C is
+``SIGINT``. A process spends its first seconds importing libraries and cannot answer yet. The kernel therefore holds
+back the first two until a handler is installed; Ctrl-C ends a starting process at once.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from contextlib import contextmanager
 from types import FrameType
 
 STARTED = time.monotonic()
-"""When this process started, as nearly as Python can say: the command line imports this module first."""
+"""Start of this process; the command line imports this module first."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""What asks a run to save and leave."""
+"""Signals that ask a run to save and stop."""
 HELD_BACK = (signal.SIGTERM, signal.SIGUSR1)
-"""Those of them that wait for a process that is still starting."""
+"""Stop signals that wait until a starting process can handle them."""
 
 
 @contextmanager
 def stop_signals_held_back() -> Iterator[None]:
-    """Have :data:`HELD_BACK` wait until :func:`stop_signals_to` takes them, or else for the end of the block.
+    """Block :data:`HELD_BACK` until :func:`stop_signals_to` handles them, or until the end of the block.
 
-    Children started meanwhile hold them back from birth.
+    Children that start inside the block inherit the mask.
     """
     before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
     try:
@@ -36,17 +36,17 @@ def stop_signals_held_back() -> Iterator[None]:
 
 @contextmanager
 def stop_signals_to(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
-    """Give the stop signals, and first those held back so far, to ``handler``; whoever had them gets them back."""
+    """Handle the stop signals with ``handler``, first those held back so far; restore the old handlers at the end."""
     previous = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
     try:
         yield
     finally:
-        for number, whose in previous.items():
-            signal.signal(number, whose)
+        for number, old_handler in previous.items():
+            signal.signal(number, old_handler)
 
 
 def ignore_stop_signals() -> None:
-    """For the last moments of a process that has done what they ask for: let none of them change how it ends."""
+    """Ignore the stop signals from now on, so that they cannot change the exit code of a process that has saved."""
     for number in STOP_SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,6 @@
-"""What a task of a Slurm step (``srun``) can tell of the others from its environment; asks Slurm only where it must.
+"""Reads rank, world size and rendezvous of a Slurm task (``srun``) from its environment.
 
-Node lists are read here and not by ``scontrol``, which containers do not have.
+Node lists are parsed here, because containers have no ``scontrol``.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from dataclasses import dataclass
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.ports import port_of
 
-_STEPS_A_JOB = 10
+_STEPS_PER_JOB = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class SlurmTask:
-    """One task among those of a step."""
+    """One task of a Slurm step."""
 
     rank: int
-    """Index of this task among all."""
+    """Index of this task in the step."""
     world_size: int
     """Tasks of the step."""
     local_rank: int
@@ -32,18 +32,18 @@ class SlurmTask:
     first_node: str
     """Slurm's name of the node that runs task 0."""
     port: int
-    """A port that all tasks can tell, and that no other job or step on the same nodes has."""
+    """Rendezvous port: the same in all tasks, different in other jobs and steps on the same nodes."""
 
 
 def is_launcher(environment: Mapping[str, str]) -> bool:
-    """Whether ``srun`` started this process, and not a launcher that ``srun`` started, as MPICH's ``mpiexec`` is."""
+    """Return whether ``srun`` started this process directly, and not through another launcher (MPICH's ``mpiexec``)."""
     if "SLURM_PROCID" not in environment or "SLURM_STEP_NUM_TASKS" not in environment:
-        return False  # a batch script has a SLURM_PROCID too, but is no step with tasks
+        return False  # a batch script has a SLURM_PROCID too, but it is not a step with tasks
     return environment.get("PMI_SIZE", environment["SLURM_STEP_NUM_TASKS"]) == environment["SLURM_STEP_NUM_TASKS"]
 
 
 def read_step(environment: Mapping[str, str]) -> SlurmTask:
-    """What ``environment`` says of this task; :func:`is_launcher` has to hold."""
+    """Read this task from ``environment``; :func:`is_launcher` must be true."""
     world_size = int(environment["SLURM_STEP_NUM_TASKS"])
     job, step = (int(environment.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     return SlurmTask(
@@ -52,19 +52,19 @@ def read_step(environment: Mapping[str, str]) -> SlurmTask:
         local_rank=int(environment.get("SLURM_LOCALID", "0")),
         local_world_size=tasks_here(environment) or world_size,
         first_node=first_node(environment.get("SLURM_STEP_NODELIST", "")),
-        port=port_of(job * _STEPS_A_JOB + step),
+        port=port_of(job * _STEPS_PER_JOB + step),
     )
 
 
 def tasks_here(environment: Mapping[str, str]) -> int | None:
-    """The tasks of the step on this node; None where there is no step."""
+    """Return the number of the step's tasks on this node; None outside a step."""
     if "SLURM_STEP_TASKS_PER_NODE" not in environment:
         return None
     return tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])[int(environment.get("SLURM_NODEID", "0"))]
 
 
 def tasks_per_node(written: str) -> list[int]:
-    """The tasks of each node, from Slurm's short form: ``2(x3),1`` is 2, 2, 2, 1."""
+    """Expand Slurm's short form of the tasks on each node, for example ``2(x3),1`` to ``[2, 2, 2, 1]``."""
     found = []
     for part in written.split(","):
         count, _, repeated = part.partition("(x")
@@ -73,14 +73,14 @@ def tasks_per_node(written: str) -> list[int]:
 
 
 def first_node(node_list: str) -> str:
-    """The first name of a Slurm node list: of ``gpu[07-09,12],login1`` it is ``gpu07``."""
+    """Return the first name of a Slurm node list, for example ``gpu07`` of ``gpu[07-09,12],login1``."""
     first = re.match(r"(?:[^,\[]|\[[^\]]*\])*", node_list)
     assert first
     return re.sub(r"\[([^-,\]]+)[^\]]*\]", r"\1", first.group())
 
 
 def describe_job(environment: Mapping[str, str]) -> str:
-    """The Slurm job this process belongs to and how often it was queued again, for a person; empty outside of one."""
+    """Return for example ``Slurm job 4711, restart 2``; an empty string outside a Slurm job."""
     if "SLURM_JOB_ID" not in environment:
         return ""
     restarts = int(environment.get("SLURM_RESTART_COUNT", "0"))
@@ -88,10 +88,10 @@ def describe_job(environment: Mapping[str, str]) -> str:
 
 
 def address_of(node: str) -> str:
-    """Under what name ``node`` is reached: its own, or else the address by which Slurm itself reaches it.
+    """Return a host name or address of ``node``: its name if that resolves, else the address that Slurm uses.
 
-    Names of nodes are host names nearly everywhere, but Slurm does not ask for it. Raises :class:`UserError` when
-    there is no such address.
+    Slurm does not require node names to be host names, although they nearly always are. Raises :class:`UserError` if
+    neither resolves.
     """
     if _resolves(node):
         return node
@@ -102,7 +102,7 @@ def address_of(node: str) -> str:
     address = re.search(r"\bNodeAddr=(\S+)", shown)
     if address and _resolves(address[1]):
         return address[1]
-    raise UserError(f"the node '{node}' of task 0 is no host name here; set MASTER_ADDR to the address of its machine")
+    raise UserError(f"MASTER_ADDR: the node '{node}' of task 0 cannot be resolved; set it to that node's address")
 
 
 def _resolves(host: str) -> bool:

@@ -65,7 +65,7 @@ def _run(config: PretrainConfig, launch: Launch, inputs: PretrainInputs) -> None
             run = PretrainRun(config, launch, inputs, stop)
             with closing(run.metrics):
                 run.resume()
-                heartbeat.watch_closely()
+                heartbeat.shorten_timeout()
                 run.train()
     finally:
         destroy_process_groups()

@@ -1,4 +1,4 @@
-"""Groups of processes that tests may kill and freeze: each writes to a file of its own what it says, and when."""
+"""Groups of processes that tests may kill or stop; each process writes its standard error to its own file."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Group:
     processes: tuple[BaseProcess, ...]
 
     def send(self, rank: int, number: signal.Signals) -> None:
-        """Send a signal to one of them."""
+        """Send a signal to one process."""
         pid = self.processes[rank].pid
         assert pid is not None
         os.kill(pid, number)
@@ -45,11 +45,11 @@ class Group:
                 assert process.exitcode is None, self.said()
 
     def has_ended(self) -> bool:
-        """Whether one of them has."""
+        """Whether a process has ended."""
         return any(process.exitcode is not None for process in self.processes)
 
     def exit_codes(self, but: int | None = None) -> list[int | None]:
-        """How the processes ended, all or all ``but`` one; None for one that still runs after a long time."""
+        """Exit codes of all processes, or all ``but`` one; None for a process that still runs after a long time."""
         codes = []
         for rank, process in enumerate(self.processes):
             if rank != but:
@@ -58,15 +58,15 @@ class Group:
         return codes
 
     def said(self) -> str:
-        """What all of them wrote to standard error."""
+        """Standard error of all processes."""
         return "".join((self.folder / f"stderr.{rank}").read_text() for rank in range(len(self.processes)))
 
 
 @contextmanager
 def run_group(folder: Path, world_size: int, function: Callable[..., None], *arguments: Any) -> Iterator[Group]:
-    """Run ``function(*arguments)`` in ``world_size`` processes that are launched together; none is left at the end.
+    """Run ``function(*arguments)`` in ``world_size`` processes of one run; kill those that are left at the end.
 
-    They end with the exit code the command line would give, after the error's line.
+    Each ends with the exit code that the command line would give, after printing the error.
     """
     environment = {
         "WORLD_SIZE": str(world_size),
@@ -94,7 +94,7 @@ def run_group(folder: Path, world_size: int, function: Callable[..., None], *arg
 
 
 def say(folder: Path, name: str) -> None:
-    """Tell the test that this process has come so far."""
+    """Tell the test that this process has reached the point ``name``; see :meth:`Group.wait_for`."""
     (folder / f"{name}.{dist.get_rank()}").touch()
 
 

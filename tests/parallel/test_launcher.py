@@ -8,12 +8,12 @@ from pause_megatron.errors import UserError
 from pause_megatron.parallel.launcher import detect_launch
 
 
-def test_no_launcher_means_alone() -> None:
+def test_process_without_a_launcher_is_a_run_of_one_rank() -> None:
     launch = detect_launch({})
     assert (launch.launcher, launch.rank, launch.world_size, launch.single_node) == ("none", 0, 1, True)
 
 
-def test_torchrun() -> None:
+def test_torchrun_is_recognised() -> None:
     launch = detect_launch(
         {
             "TORCHELASTIC_RUN_ID": "none",
@@ -29,12 +29,12 @@ def test_torchrun() -> None:
     assert (launch.master_addr, launch.master_port, launch.single_node) == ("node1", 1234, False)
 
 
-def test_variables_of_pytorchs_rendezvous_are_enough() -> None:
+def test_rank_and_world_size_without_a_launcher_are_enough() -> None:
     launch = detect_launch({"RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"})
     assert (launch.launcher, launch.rank, launch.world_size, launch.single_node) == ("env", 0, 2, True)
 
 
-def test_openmpi() -> None:
+def test_openmpi_is_recognised() -> None:
     prefix = "OMPI_COMM_WORLD_"
     launch = detect_launch(
         {prefix + "RANK": "1", prefix + "SIZE": "2", prefix + "LOCAL_RANK": "1", prefix + "LOCAL_SIZE": "2"}
@@ -42,7 +42,7 @@ def test_openmpi() -> None:
     assert (launch.launcher, launch.rank, launch.world_size, launch.single_node) == ("openmpi", 1, 2, True)
 
 
-def test_deepspeeds_launcher() -> None:
+def test_deepspeeds_launcher_is_recognised() -> None:
     environment = {
         "RANK": "3",
         "WORLD_SIZE": "4",
@@ -56,6 +56,6 @@ def test_deepspeeds_launcher() -> None:
     assert (launch.master_addr, launch.single_node) == ("node1", False)
 
 
-def test_rank_outside_the_world_is_refused() -> None:
-    with pytest.raises(UserError, match="env: rank 2 does not fit 2 processes"):
+def test_rank_beyond_the_world_size_is_refused() -> None:
+    with pytest.raises(UserError, match="env: rank 2 does not exist in a world of 2 processes; start ranks 0 to 1"):
         detect_launch({"RANK": "2", "WORLD_SIZE": "2"})

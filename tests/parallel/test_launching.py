@@ -1,4 +1,4 @@
-"""Real launchers start two processes, and each process knows who it is, and where all can meet."""
+"""Real launchers start two processes; each process finds its rank and the same rendezvous."""
 
 from __future__ import annotations
 
@@ -16,13 +16,15 @@ from tests.mpirun import ORIGINS, mpi_environment, mpirun_command, run_mpi
 REPOSITORY = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
 
-SAY = "import dataclasses, json; from pause_megatron.parallel.launcher import detect_launch; launch = detect_launch(); "
-PROGRAM = SAY + "print('\\n' + json.dumps(dataclasses.asdict(launch)), flush=True)"
-"""Says who it is, on a line of its own."""
+DETECT = (
+    "import dataclasses, json; from pause_megatron.parallel.launcher import detect_launch; launch = detect_launch(); "
+)
+PROGRAM = DETECT + "print('\\n' + json.dumps(dataclasses.asdict(launch)), flush=True)"
+"""Prints the detected launch as one line of JSON."""
 
 
-def said(output: str) -> list[dict[str, Any]]:
-    """What each process found, by rank."""
+def launches(output: str) -> list[dict[str, Any]]:
+    """Parse the printed launches, in rank order."""
     found = [json.loads(line) for line in output.splitlines() if line.startswith("{")]
     return sorted(found, key=lambda launch: launch["rank"])
 
@@ -36,8 +38,8 @@ def assert_two_meet(found: list[dict[str, Any]], launcher: str) -> None:
 
 @pytest.fixture
 def program(tmp_path: Path) -> Path:
-    (tmp_path / "say.py").write_text(PROGRAM)
-    return tmp_path / "say.py"
+    (tmp_path / "detect.py").write_text(PROGRAM)
+    return tmp_path / "detect.py"
 
 
 def run(*command: object) -> str:
@@ -55,49 +57,49 @@ def run(*command: object) -> str:
     return done.stdout
 
 
-def test_torchrun(program: Path) -> None:
-    assert_two_meet(said(run(BIN / "torchrun", "--standalone", "--nproc-per-node=2", program)), "torchrun")
+def test_torchrun_processes_meet(program: Path) -> None:
+    assert_two_meet(launches(run(BIN / "torchrun", "--standalone", "--nproc-per-node=2", program)), "torchrun")
 
 
-def test_deepspeed(program: Path) -> None:
+def test_deepspeed_processes_meet(program: Path) -> None:
     port = ("--master_port", 29417)
     output = run(BIN / "deepspeed", "--num_gpus", 2, "--no_local_rank", *port, program)
-    assert_two_meet(said(output), "deepspeed")
+    assert_two_meet(launches(output), "deepspeed")
 
 
 @pytest.mark.parametrize("origin", ORIGINS)
-def test_mpirun(origin: str, program: Path) -> None:
-    jobs = [said(run_mpi(origin, sys.executable, program).stdout) for _ in range(2)]
+def test_mpirun_processes_meet_and_jobs_get_different_ports(origin: str, program: Path) -> None:
+    jobs = [launches(run_mpi(origin, sys.executable, program).stdout) for _ in range(2)]
     for job in jobs:
         assert_two_meet(job, "openmpi")
-    assert jobs[0][0]["master_port"] != jobs[1][0]["master_port"]  # so that both could run on one machine
+    assert jobs[0][0]["master_port"] != jobs[1][0]["master_port"]  # both jobs could run on one machine at the same time
 
 
 @pytest.mark.parametrize("origin", ORIGINS)
-def test_an_mpi_without_known_variables_is_asked_itself(origin: str, tmp_path: Path) -> None:
+def test_mpi_without_known_variables_is_asked_through_mpi4py(origin: str, tmp_path: Path) -> None:
     hidden = "import os; [os.environ.pop(name) for name in list(os.environ) if name.startswith('OMPI_COMM_')]; "
-    (tmp_path / "say.py").write_text(hidden + PROGRAM + "; raise SystemExit(5)")
-    done = run_mpi(origin, sys.executable, tmp_path / "say.py")
-    assert_two_meet(said(done.stdout), "mpi")
-    assert done.returncode == 5, done.stderr  # a process that has left MPI keeps its exit code
+    (tmp_path / "detect.py").write_text(hidden + PROGRAM + "; raise SystemExit(5)")
+    done = run_mpi(origin, sys.executable, tmp_path / "detect.py")
+    assert_two_meet(launches(done.stdout), "mpi")
+    assert done.returncode == 5, done.stderr  # finalizing MPI does not change the exit code
 
 
-def test_another_launchers_processes_are_not_each_taken_for_the_only_one(program: Path) -> None:
+def test_mpi_library_of_another_launcher_is_refused(program: Path) -> None:
     environment = {**mpi_environment("PyPI"), "PMI_SIZE": "4", "PMI_RANK": "1"}  # as MPICH's mpiexec leaves it
     done = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True, check=False)
     if "finds no MPI library" in done.stderr:
-        pytest.skip("no MPI library here; processes that it does not join were not checked")
+        pytest.skip("no MPI library here; a library of another launcher was not checked")
     assert "4 processes were started, but MPI joins 1 of them" in done.stderr
-    assert not said(done.stdout)
+    assert not launches(done.stdout)
 
 
-def test_root_is_refused_by_mpirun_unless_it_is_allowed(program: Path) -> None:
+def test_mpirun_refuses_root_unless_allowed(program: Path) -> None:
     if os.geteuid() != 0:
-        pytest.skip("not root here; what mpirun says to root was not checked")
+        pytest.skip("not root here; that mpirun refuses root was not checked")
     environment = {name: value for name, value in mpi_environment("PyPI").items() if "RUN_AS_ROOT" not in name}
     done = subprocess.run(
         mpirun_command("PyPI", sys.executable, program), env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode != 0
     assert "root" in done.stderr
-    assert not said(done.stdout)
+    assert not launches(done.stdout)

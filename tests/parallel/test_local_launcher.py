@@ -1,4 +1,4 @@
-"""The local launcher: signals reach the processes, their end is waited for, and whoever failed is named."""
+"""The local launcher forwards signals, waits for the processes to save, and names a process that failed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ import sys
 from pause_megatron.parallel.local_launcher import run_local_processes
 sys.exit(run_local_processes(sys.argv[2:], int(sys.argv[1]), program=(sys.executable, "-c")))
 """
-SAVES_WHEN_ASKED = """
+SAVES_ON_REQUEST = """
 import os, time
 from pathlib import Path
 from pause_megatron.children import end_with_parent
@@ -38,7 +38,7 @@ with StopRequests(0) as stop:
     Path("running." + rank).touch()
     while not stop.request:
         time.sleep(0.01)
-    Path("asked." + rank).write_text(stop.request.name)
+    Path("requested." + rank).write_text(stop.request.name)
     time.sleep({saving})
     Path("saved." + rank).touch()
     os._exit(85)
@@ -70,81 +70,81 @@ def wait_for(path: Path) -> None:
 
 def run(folder: Path, program: str, count: int = 2) -> tuple[int, str]:
     with launched(folder, program, count) as launcher:
-        _, said = launcher.communicate(timeout=60)
-        return launcher.returncode, said
+        _, stderr = launcher.communicate(timeout=60)
+        return launcher.returncode, stderr
 
 
 @pytest.mark.parametrize(
     ("number", "received"), [("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGUSR1"), ("SIGINT", "SIGTERM")]
 )
-def test_signal_reaches_all_processes_and_their_saving_is_waited_for(
+def test_signal_is_forwarded_and_the_launcher_waits_until_all_have_saved(
     tmp_path: Path, number: str, received: str
 ) -> None:
-    with launched(tmp_path, SAVES_WHEN_ASKED.format(saving=0.5)) as launcher:
+    with launched(tmp_path, SAVES_ON_REQUEST.format(saving=0.5)) as launcher:
         for rank in range(2):
             wait_for(tmp_path / f"running.{rank}")
         launcher.send_signal(signal.Signals[number])
         for rank in range(2):
-            wait_for(tmp_path / f"asked.{rank}")
+            wait_for(tmp_path / f"requested.{rank}")
         launcher.terminate()  # again, while they save
-        _, said = launcher.communicate(timeout=60)
-        assert (launcher.returncode, said) == (EXIT_REQUEUE, "")
+        _, stderr = launcher.communicate(timeout=60)
+        assert (launcher.returncode, stderr) == (EXIT_REQUEUE, "")
     for rank in range(2):
-        assert (tmp_path / f"asked.{rank}").read_text() == received
+        assert (tmp_path / f"requested.{rank}").read_text() == received
         assert (tmp_path / f"saved.{rank}").exists()
 
 
-def test_ctrl_c_in_a_terminal_reaches_everybody_at_once_and_is_one_request(tmp_path: Path) -> None:
-    with launched(tmp_path, SAVES_WHEN_ASKED.format(saving=1)) as launcher:
+def test_ctrl_c_sent_to_the_terminal_group_counts_as_one_request(tmp_path: Path) -> None:
+    with launched(tmp_path, SAVES_ON_REQUEST.format(saving=1)) as launcher:
         for rank in range(2):
             wait_for(tmp_path / f"running.{rank}")
         os.killpg(launcher.pid, signal.SIGINT)
-        _, said = launcher.communicate(timeout=60)
-        assert (launcher.returncode, said) == (EXIT_REQUEUE, "")
+        _, stderr = launcher.communicate(timeout=60)
+        assert (launcher.returncode, stderr) == (EXIT_REQUEUE, "")
     for rank in range(2):
-        assert (tmp_path / f"asked.{rank}").read_text() == "SIGINT"
+        assert (tmp_path / f"requested.{rank}").read_text() == "SIGINT"
         assert (tmp_path / f"saved.{rank}").exists()
 
 
-def test_signal_that_comes_while_the_processes_start_is_not_lost(tmp_path: Path) -> None:
+def test_signal_during_startup_is_not_lost(tmp_path: Path) -> None:
     starting = "import pathlib, time; pathlib.Path('starting').touch(); time.sleep(1)\n"
-    with launched(tmp_path, starting + SAVES_WHEN_ASKED.format(saving=0), count=1) as launcher:
+    with launched(tmp_path, starting + SAVES_ON_REQUEST.format(saving=0), count=1) as launcher:
         wait_for(tmp_path / "starting")
         launcher.terminate()
-        _, said = launcher.communicate(timeout=60)
-        assert (launcher.returncode, said) == (EXIT_REQUEUE, "")
+        _, stderr = launcher.communicate(timeout=60)
+        assert (launcher.returncode, stderr) == (EXIT_REQUEUE, "")
     assert (tmp_path / "saved.0").exists()
 
 
-def test_ctrl_c_pressed_twice_ends_at_once(tmp_path: Path) -> None:
-    with launched(tmp_path, SAVES_WHEN_ASKED.format(saving=60)) as launcher:
+def test_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
+    with launched(tmp_path, SAVES_ON_REQUEST.format(saving=60)) as launcher:
         for rank in range(2):
             wait_for(tmp_path / f"running.{rank}")
         launcher.send_signal(signal.SIGINT)
         for rank in range(2):
-            wait_for(tmp_path / f"asked.{rank}")
+            wait_for(tmp_path / f"requested.{rank}")
         launcher.send_signal(signal.SIGINT)
         launcher.communicate(timeout=30)
         assert launcher.returncode == EXIT_INTERRUPTED
 
 
-def test_process_ended_by_a_signal_is_named_and_the_others_are_ended(tmp_path: Path) -> None:
+def test_process_ended_by_a_signal_is_named_and_the_others_are_killed(tmp_path: Path) -> None:
     killed = "import os, signal, time; os.kill(os.getpid(), 9) if os.environ['RANK'] == '1' else time.sleep(600)"
     assert run(tmp_path, killed, count=3) == (EXIT_LOST_PROCESS, "rank 1 was ended by SIGKILL\n")
 
 
-def test_rendezvous_port_is_kept_for_rank_0(tmp_path: Path) -> None:
+def test_rendezvous_port_is_reserved_for_rank_0(tmp_path: Path) -> None:
     program = (
-        "import os, socket, sys; port = int(os.environ['MASTER_PORT']); passer_by = socket.socket()\n"
-        "if passer_by.connect_ex(('127.0.0.1', port)) == 0: sys.exit(2)  # nobody listens yet\n"
-        "try: socket.socket().bind(('127.0.0.1', port)); sys.exit(3)  # as the system would for anybody\n"
+        "import os, socket, sys; port = int(os.environ['MASTER_PORT']); other = socket.socket()\n"
+        "if other.connect_ex(('127.0.0.1', port)) == 0: sys.exit(2)  # something listens already\n"
+        "try: socket.socket().bind(('127.0.0.1', port)); sys.exit(3)  # another program got the port\n"
         "except OSError: pass\n"
         "socket.create_server(('', port)).listen()  # as rank 0 does"
     )
     assert run(tmp_path, program, count=1) == (EXIT_DONE, "")
 
 
-def test_frozen_process_does_not_keep_the_others_end_from_being_seen(tmp_path: Path) -> None:
+def test_hung_process_does_not_hide_the_exit_of_the_others(tmp_path: Path) -> None:
     program = "import os, sys; os.kill(os.getpid(), 19) if os.environ['RANK'] == '1' else sys.exit(86)"
     assert run(tmp_path, program) == (EXIT_LOST_PROCESS, "")
 
@@ -161,8 +161,8 @@ def test_frozen_process_does_not_keep_the_others_end_from_being_seen(tmp_path: P
         ([85, 3], 3),
     ],
 )
-def test_exit_code_is_the_one_that_says_most(tmp_path: Path, codes: list[int | None], expected: int) -> None:
-    """They leave together; one without a code sleeps until it is ended."""
+def test_exit_code_is_the_most_informative_one(tmp_path: Path, codes: list[int | None], expected: int) -> None:
+    """All exit together; a process with code None sleeps until it is killed."""
     program = (
         "import os, sys, time; from pathlib import Path\n"
         f"code = {codes}[int(os.environ['RANK'])]; Path(os.environ['RANK']).touch()\n"

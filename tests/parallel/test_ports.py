@@ -1,4 +1,4 @@
-"""Ports that are found free stay so until they are used, as far as that can be."""
+"""Free ports are unused, are not ephemeral, and differ between forked processes."""
 
 import random
 import socket
@@ -11,29 +11,29 @@ from pause_megatron.parallel import ports
 EPHEMERAL = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
-def test_free_port_is_none_that_is_listened_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_port_is_not_a_port_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("", 0)) as taken, socket.create_server(("", 0)) as also_taken:
         first, last = sorted(server.getsockname()[1] for server in (taken, also_taken))
-        monkeypatch.setattr(ports, "_DRAWN", range(first, first + 1))
+        monkeypatch.setattr(ports, "_RANDOM_PORTS", range(first, first + 1))
         with pytest.raises(OSError, match=f"no free port from {first} to {first}"):
             ports.free_port()
-        monkeypatch.setattr(ports, "_DRAWN", range(first, last + 50))
+        monkeypatch.setattr(ports, "_RANDOM_PORTS", range(first, last + 50))
         assert {ports.free_port() for _ in range(100)}.isdisjoint({first, last})
 
 
-def test_free_port_can_be_listened_on_and_is_given_to_nobody_else() -> None:
+def test_free_port_can_be_bound_and_is_not_ephemeral() -> None:
     if not EPHEMERAL.exists():
-        pytest.skip(f"no {EPHEMERAL} here: which ports the system gives away is not known")
+        pytest.skip(f"no {EPHEMERAL} here; the range of ephemeral ports is unknown")
     first, last = map(int, EPHEMERAL.read_text().split())
     if first < 30000:
-        pytest.skip(f"{EPHEMERAL} begins at {first}: the system may give away any port")
+        pytest.skip(f"{EPHEMERAL} begins at {first}: all ports may be ephemeral")
     for _ in range(20):
         port = ports.free_port()
         assert not first <= port <= last
         socket.create_server(("", port)).close()
 
 
-def test_copies_of_one_process_draw_different_ports() -> None:
+def test_processes_with_the_same_random_seed_draw_different_ports() -> None:
     drawn = []
     for _ in range(2):
         random.seed(0)

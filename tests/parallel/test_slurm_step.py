@@ -1,4 +1,4 @@
-"""A Slurm task tells from its environment who it is, and where its step can meet."""
+"""A Slurm task reads its rank and the rendezvous of its step from the environment."""
 
 from __future__ import annotations
 
@@ -20,42 +20,42 @@ STEP = {
 }
 
 
-def test_tasks_are_those_of_this_node() -> None:
+def test_local_world_size_counts_tasks_of_this_node() -> None:
     launch = detect_launch(STEP)
     assert (launch.launcher, launch.rank, launch.world_size) == ("slurm", 3, 4)
     assert (launch.local_rank, launch.local_world_size, launch.single_node) == (0, 1, False)
     assert launch.master_addr == "localhost"
 
 
-def test_jobs_and_steps_have_ports_of_their_own() -> None:
+def test_ports_of_jobs_and_steps_differ() -> None:
     steps = [(job, step) for job in range(1000, 1100) for step in range(10)]
     ports = {
         detect_launch({**STEP, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step)}).master_port for job, step in steps
     }
     assert len(ports) == len(steps)
     assert min(ports) >= 10000
-    assert max(ports) < 32768  # from where on Linux gives ports to whoever asks for any
+    assert max(ports) < 32768  # first ephemeral port of Linux
 
 
-def test_a_given_meeting_place_wins() -> None:
+def test_master_addr_and_port_in_the_environment_win() -> None:
     launch = detect_launch({**STEP, "MASTER_ADDR": "here", "MASTER_PORT": "77"})
     assert (launch.master_addr, launch.master_port) == ("here", 77)
 
 
-def test_what_a_step_starts_by_mpirun_is_no_task_of_it() -> None:
+def test_mpirun_inside_a_step_is_not_taken_for_srun() -> None:
     openmpi = {f"OMPI_COMM_WORLD_{name}": value for name, value in (("RANK", "5"), ("SIZE", "8"))}
     openmpi |= {"OMPI_COMM_WORLD_LOCAL_RANK": "5", "OMPI_COMM_WORLD_LOCAL_SIZE": "8"}
     assert detect_launch({**STEP, **openmpi}).rank == 5
 
 
-def test_a_batch_script_is_no_task() -> None:
+def test_batch_script_is_not_taken_for_a_task() -> None:
     assert detect_launch({"SLURM_JOB_ID": "1", "SLURM_PROCID": "0", "SLURM_NODEID": "0"}).launcher == "none"
 
 
 @pytest.mark.parametrize(
     ("written", "tasks"), [("2", [2]), ("2(x3)", [2, 2, 2]), ("4,2(x2),1", [4, 2, 2, 1]), ("3,1", [3, 1])]
 )
-def test_tasks_per_node(written: str, tasks: list[int]) -> None:
+def test_tasks_per_node_are_expanded(written: str, tasks: list[int]) -> None:
     assert tasks_per_node(written) == tasks
 
 
@@ -69,16 +69,16 @@ LISTS = {
 
 
 @pytest.mark.parametrize(("written", "first"), LISTS.items())
-def test_first_node(written: str, first: str) -> None:
+def test_first_node_of_a_list_is_found(written: str, first: str) -> None:
     assert first_node(written) == first
 
 
-def test_a_node_without_an_address_is_refused() -> None:
-    with pytest.raises(UserError, match=r"'no-such-host\.invalid' of task 0 is no host name here; set MASTER_ADDR"):
+def test_node_that_cannot_be_resolved_is_refused() -> None:
+    with pytest.raises(UserError, match=r"MASTER_ADDR: the node 'no-such-host\.invalid' of task 0 cannot be resolved"):
         address_of("no-such-host.invalid")
 
 
-def test_a_job_is_described_with_its_restarts() -> None:
+def test_job_description_counts_restarts() -> None:
     assert describe_job({}) == ""
     assert describe_job({"SLURM_JOB_ID": "7"}) == "Slurm job 7"
     assert describe_job({"SLURM_JOB_ID": "7", "SLURM_RESTART_COUNT": "2"}) == "Slurm job 7, restart 2"

@@ -146,7 +146,7 @@ def kill(group: Group, rank: int) -> None:
     group.send(rank, signal.SIGKILL)
     assert group.exit_codes(but=rank) == [EXIT_LOST_PROCESS] * (PROCESSES - 1), group.said()
     assert f"rank {rank} (" in group.said()
-    assert ") was killed or has crashed; the same command continues" in group.said()
+    assert ") was killed or has crashed; the same command resumes" in group.said()
     assert "Traceback" not in group.said()
 
 
@@ -158,7 +158,7 @@ def test_frozen_process_is_named_and_the_rerun_ends_as_the_undisturbed_one(
         wait_for_step(group, config, 10)
         group.send(1, signal.SIGSTOP)
         assert group.exit_codes(but=1) == [EXIT_LOST_PROCESS]
-        assert f", pid {group.processes[1].pid}) has given no sign of life for 3 s" in group.said()
+        assert f", pid {group.processes[1].pid}) has sent no heartbeat for 3 s" in group.said()
         assert "Traceback" not in group.said()
     assert_continues_as(undisturbed, config)
 
