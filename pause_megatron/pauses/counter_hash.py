@@ -1,11 +1,10 @@
-"""Random draws that depend on nothing but what they are for: a counter-based generator after splitmix64.
+"""Counter-based random generator: every draw is a hash of (seed, shard, sequence, counter).
 
-Draw number ``counter`` of sequence (or document) ``sequence`` of shard ``shard`` is a hash of (seed, shard, sequence,
-counter). There is no state to carry along, so batches, workers and restarts cannot change a draw, and all draws of many
-sequences are one vectorised expression.
+A generator without state makes draws independent of batches, workers and restarts, and computes all draws of many
+sequences in one vectorised expression. For documents, ``sequence`` is the index of the document.
 
-The hash is splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014), whose
-n-th output is ``mix(key + n * GOLDEN)``.
+The hash is splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014); its n-th
+output is ``mix(key + n * GOLDEN)``.
 """
 
 from __future__ import annotations
@@ -20,17 +19,17 @@ _HALF = np.uint64(32)
 
 
 def sequence_keys(seed: int, shard: int, sequences: NDArray[np.int64]) -> Words:
-    """One key for each of ``sequences`` (indices in their shard); shape as given."""
+    """Keys of ``sequences`` (indices in their shard), one each; same shape."""
     seed_key = _mix(np.array([seed % 2**64], dtype=np.uint64))
     return _nth(_nth(seed_key, np.array([shard])), sequences)
 
 
 def draws_below(bound: int | NDArray[np.int64], keys: Words, counters: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Integers from 0 to ``bound - 1``, one for each of ``bound``, ``keys`` and ``counters`` (broadcast together).
+    """Integers from 0 to ``bound - 1``; ``bound``, ``keys`` and ``counters`` broadcast to the shape of the result.
 
-    ``bound`` must be below 2**32. A hash's upper half is scaled to the bound, so probabilities differ by no more than
-    ``bound / 2**32`` of their value.
+    ``bound`` must be below 2**32. Probabilities are uniform up to a relative error of ``bound / 2**32``.
     """
+    # (upper 32 bits of the hash) * bound / 2**32, in integers: multiply-shift instead of a modulo
     return (((_nth(keys, counters) >> _HALF) * np.asarray(bound, dtype=np.uint64)) >> _HALF).astype(np.int64)
 
 
@@ -39,8 +38,8 @@ def _nth(keys: Words, counters: NDArray[np.int64]) -> Words:
 
 
 def _mix(words: Words) -> Words:
-    """splitmix64's finaliser, in place on a copy."""
-    words = words ^ (words >> np.uint64(30))
+    """Apply the finaliser of splitmix64."""
+    words = words ^ (words >> np.uint64(30))  # a new array; the steps below work in place
     words *= np.uint64(0xBF58476D1CE4E5B9)
     words ^= words >> np.uint64(27)
     words *= np.uint64(0x94D049BB133111EB)

@@ -1,17 +1,17 @@
-"""Pauses into pretraining data: a stream of real tokens becomes the sequences that are stored.
+"""Insertion of pauses into pretraining data: turns a stream of real tokens into the sequences that are stored.
 
-Preprocessing hands each shard's stream (its documents, each followed by the end-of-document token) to one *strategy*,
-a class here with a method ``pack``. The strategies are
+Preprocessing passes each shard's stream (its documents, each followed by the end-of-document token) to one *strategy*,
+a class here with a method ``pack``:
 
-- :class:`SequencePauses`, ``--pauses sequence``, the paper's (Goyal et al. 2024, section 3.1): ``<pause>`` is inserted
-  uniformly at random at a share of a sequence's positions, and the longer sequence is trimmed back to its length;
-- :class:`DocumentPauses`, ``--pauses document``: at random inside each document, which is stored whole and packed into
-  sequences by Megatron at reading;
-- :class:`EveryTokenPauses`, ``--pauses every``: a fixed number after every token, as PonderLM (arXiv 2505.20674) and
-  "Catch Your Breath" (Galashov et al. 2025) train;
-- :class:`NoPauses`, ``--pauses none``: the standard model's data.
+- :class:`SequencePauses`, ``--pauses sequence``, the paper's (Goyal et al. 2024, section 3.1): inserts ``<pause>`` at
+  uniformly random positions of a sequence, and trims the longer sequence back to its length;
+- :class:`DocumentPauses`, ``--pauses document``: inserts at random positions of each document; documents are stored
+  complete, and Megatron packs them into sequences when it reads them;
+- :class:`EveryTokenPauses`, ``--pauses every``: inserts a fixed number after every token, as do PonderLM (arXiv
+  2505.20674) and "Catch Your Breath" (Galashov et al. 2025);
+- :class:`NoPauses`, ``--pauses none``: the data of the standard model.
 
-All are vectorised over many sequences. What they make of a stream does not depend on how it is cut into calls.
+All are vectorised over many sequences. The result for a stream does not depend on how it is divided into calls.
 """
 
 from __future__ import annotations
@@ -27,31 +27,32 @@ from pause_megatron.pauses.counter_hash import Words, sequence_keys
 from pause_megatron.pauses.sampling import sample_rows, sample_spans
 
 Gaps = Literal["repeat", "distinct"]
-"""``repeat``: several pauses may stand together. ``distinct``: every pause follows a real token of its own."""
+"""``repeat``: pauses may follow each other, for example ``a <pause> <pause> b``. ``distinct``: every pause follows a
+real token of its own."""
 
 _SEQUENCES_AT_ONCE = 512
-"""Bounds the memory of one step, and keeps its arrays in the processor's cache."""
+"""Sequences per step; bounds the memory of a step, and keeps its arrays in the processor's cache."""
 
 
 @dataclass(frozen=True)
 class Packed:
-    """The sequences that could be filled from a stream."""
+    """Sequences filled from a stream."""
 
     tokens: NDArray[np.integer]
-    """Token ids of the sequences one after the other, pauses included; shape ``[tokens]``, of the stream's dtype."""
+    """Token ids of all sequences, including pauses; shape ``[tokens]``, dtype of the stream."""
     lengths: NDArray[np.int32]
     """Tokens of each sequence; shape ``[sequences]``."""
     consumed: int
-    """Real tokens of the stream that are done with; the stream of the next call starts behind them."""
+    """Real tokens used up; the stream of the next call must start after them."""
 
 
 class Strategy(Protocol):
-    """How a shard's stream of real tokens becomes sequences."""
+    """Turns a shard's stream of real tokens into sequences."""
 
     def pack(self, stream: NDArray[np.integer], first_sequence: int) -> Packed:
         """Fill as many sequences as ``stream`` (shape ``[tokens]``) allows.
 
-        ``first_sequence`` is the index in its shard of the first sequence made here.
+        ``first_sequence`` is the index, in the shard, of the first sequence of this call.
         """
         ...
 
@@ -71,10 +72,10 @@ class NoPauses:
 
 @dataclass(frozen=True)
 class EveryTokenPauses:
-    """Every real token, the end of a document too, is followed by ``pauses_per_token`` pauses.
+    """``pauses_per_token`` pauses after every real token, including the end-of-document token.
 
-    ``seq_length`` must be a multiple of ``pauses_per_token + 1``, so that a sequence starts with a real token and its
-    last pause predicts the first one of the next.
+    ``seq_length`` must be a multiple of ``pauses_per_token + 1``. Every sequence then starts with a real token, and the
+    last pause of a sequence predicts the first token of the next one.
     """
 
     seq_length: int
@@ -87,29 +88,32 @@ class EveryTokenPauses:
         real_tokens = self.seq_length // group
         count = len(stream) // real_tokens
         consumed = count * real_tokens
-        tokens = np.full((consumed, group), self.pause_id, dtype=stream.dtype)
+        tokens = np.full((consumed, group), self.pause_id, dtype=stream.dtype)  # a row per real token
         tokens[:, 0] = stream[:consumed]
         return Packed(tokens.reshape(-1), _equal_lengths(count, self.seq_length), consumed)
 
 
 def pauses_per_sequence(pause_rate: float, seq_length: int) -> int:
-    """``floor(pause_rate * seq_length)``, the number inserted before trimming: 204 for 0.1 and 2048."""
-    return math.floor(round(pause_rate * seq_length, 6))  # rounded, so that 0.29 * 100 is 29
+    """``floor(pause_rate * seq_length)``, the pauses inserted before trimming; for example, 204 for 0.1 and 2048."""
+    return math.floor(round(pause_rate * seq_length, 6))  # round first: 0.29 * 100 is 28.999999999999996 in floats
 
 
 @dataclass(frozen=True)
 class SequencePauses:
-    """The paper's insertion: sequence by sequence, at uniformly random positions, then trimmed.
+    """The paper's insertion: pauses at uniformly random positions of each sequence, which is then trimmed.
 
-    A sequence of ``seq_length`` real tokens is lengthened by ``num_pauses``. With ``gaps="repeat"`` the pauses take a
-    uniform sample, without replacement, of the positions of the lengthened sequence: they may stand together, and at
-    its start. With ``"distinct"`` they follow a uniform sample of its real tokens, one each. The first ``seq_length``
-    tokens are kept, and with them ``num_pauses * seq_length / (seq_length + num_pauses)`` pauses on average: 185.5 of
-    the 204 at a rate of 0.1, 9.06 % of the tokens.
+    A sequence of ``seq_length`` real tokens grows by ``num_pauses`` pauses, and the first ``seq_length`` tokens of the
+    result are kept. These contain ``num_pauses * seq_length / (seq_length + num_pauses)`` pauses on average: 185.5 of
+    204 at a rate of 0.1, or 9.06 % of the tokens.
 
-    The paper leaves open what becomes of the real tokens trimmed off. ``"carry"``: the next sequence starts with them,
-    no text is lost, and a sequence needs only the real tokens it keeps. ``"drop"``: the next sequence starts
-    ``seq_length`` real tokens further.
+    - ``gaps="repeat"``: the pauses take a uniform sample, without replacement, of the positions of the longer
+      sequence. They may follow each other, and may start a sequence.
+    - ``gaps="distinct"``: the pauses follow a uniform sample of the real tokens, one each.
+
+    The paper does not say what happens to the trimmed real tokens.
+
+    - ``trimmed="carry"``: the next sequence starts with them. No text is lost.
+    - ``trimmed="drop"``: they are lost; the next sequence starts ``seq_length`` real tokens after this one.
     """
 
     seq_length: int
@@ -122,62 +126,61 @@ class SequencePauses:
 
     def pack(self, stream: NDArray[np.integer], first_sequence: int) -> Packed:
         """Fill sequences with ``stream`` and pauses; see :class:`Strategy`."""
-        at_most = len(stream) // self._fewest_needed
+        carries = self.trimmed == "carry"
+        # Real tokens per sequence: those kept (carry; at least seq_length - num_pauses), or seq_length (drop)
+        at_most = len(stream) // (self.seq_length - self.num_pauses if carries else self.seq_length)
         tokens = np.full(at_most * self.seq_length, self.pause_id, dtype=stream.dtype)
         consumed = count = 0
         while count < at_most:
-            available = len(stream) - consumed
             kept, ends = self._kept_positions(min(_SEQUENCES_AT_ONCE, at_most - count), first_sequence + count)
-            needed = ends if self.trimmed == "carry" else np.arange(1, len(ends) + 1) * self.seq_length
-            fitting = int(np.searchsorted(needed, available, side="right"))
+            # Real tokens needed for the next 1, 2, ... sequences; the stream may suffice for some of them only.
+            needed = ends if carries else np.arange(1, len(ends) + 1) * self.seq_length
+            fitting = int(np.searchsorted(needed, len(stream) - consumed, side="right"))
             if not fitting:
                 break
             text = stream[consumed : consumed + int(needed[fitting - 1])]
             here = tokens[count * self.seq_length :]
-            here[kept[: ends[fitting - 1]]] = text if self.trimmed == "carry" else self._trim(text, ends[:fitting])
+            here[kept[: ends[fitting - 1]]] = text if carries else self._trim(text, ends[:fitting])
             consumed += len(text)
             count += fitting
         return Packed(tokens[: count * self.seq_length], _equal_lengths(count, self.seq_length), consumed)
 
-    @property
-    def _fewest_needed(self) -> int:
-        """Real tokens that a sequence needs at least."""
-        return self.seq_length - self.num_pauses if self.trimmed == "carry" else self.seq_length
-
     def _kept_positions(self, count: int, first_sequence: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Where real tokens stand in the next ``count`` sequences, and how many of them up to each sequence's end.
+        """Positions of real tokens in the next ``count`` sequences, and their number up to each sequence's end.
 
-        Positions are in all the sequences one after the other; shapes ``[kept real tokens]`` and ``[count]``.
+        Positions count through all ``count`` sequences; shapes ``[kept real tokens]`` and ``[count]``.
         """
         keys = sequence_keys(self.seed, self.shard, np.arange(first_sequence, first_sequence + count))
-        kept = np.flatnonzero(self._lengthened(keys)[:, : self.seq_length])
+        kept = np.flatnonzero(self._lengthened(keys)[:, : self.seq_length])  # indices into [count, seq_length], flat
         return kept, np.searchsorted(kept, np.arange(1, count + 1) * self.seq_length)
 
     def _lengthened(self, keys: Words) -> NDArray[np.bool_]:
-        """Where the real tokens of the lengthened sequences stand; shape ``[keys, seq_length + num_pauses]``."""
+        """True at the real tokens of the sequences before trimming; shape ``[keys, seq_length + num_pauses]``."""
         length = self.seq_length + self.num_pauses
         if self.gaps == "repeat":
             return ~sample_rows(keys, length, self.num_pauses)
-        followed = sample_rows(keys, self.seq_length, self.num_pauses)
-        return _behind_tokens(followed.reshape(-1)).reshape(len(keys), length)
+        followed = sample_rows(keys, self.seq_length, self.num_pauses)  # [keys, seq_length]
+        return _pauses_after(followed.reshape(-1)).reshape(len(keys), length)  # each row has num_pauses more
 
     def _trim(self, text: NDArray[np.integer], ends: NDArray[np.int64]) -> NDArray[np.integer]:
-        """The real tokens that stay of whole sequences of ``text`` after trimming, in order."""
-        kept = np.diff(ends, prepend=0)
+        """Drop the trimmed real tokens from ``text``, shape ``[sequences * seq_length]``."""
+        kept = np.diff(ends, prepend=0)  # real tokens kept by each sequence, [sequences]
         tokens: NDArray[np.integer] = text.reshape(-1, self.seq_length)[np.arange(self.seq_length) < kept[:, None]]
         return tokens
 
 
 @dataclass(frozen=True)
 class DocumentPauses:
-    """Pauses inside each document, which is stored whole with its end-of-document token.
+    """Pauses inside each document, which is stored complete with its end-of-document token.
 
-    A document of ``n`` tokens gets ``floor(pause_rate * n + 0.5)`` pauses, each behind one of its tokens: none stands
-    before the first token, and one may stand right before the end-of-document token. With ``gaps="repeat"`` they take a
-    uniform sample of the positions behind the first token of the lengthened document, with ``"distinct"`` they follow a
-    uniform sample of the tokens, one each. No text is lost, and 10 % of the text tokens are 9.09 % of what is stored.
+    A document of ``n`` tokens gets ``floor(pause_rate * n + 0.5)`` pauses, each after one of its tokens: never before
+    the first token, possibly directly before the end-of-document token.
 
-    The ends of documents are found by ``eod_id``, which no text is encoded to.
+    - ``gaps="repeat"``: the pauses take a uniform sample of the positions after the first token of the longer document.
+    - ``gaps="distinct"``: the pauses follow a uniform sample of the tokens, one each.
+
+    No text is lost. At a rate of 0.1, pauses are 9.09 % of the stored tokens. Documents end at ``eod_id``, to which no
+    text is encoded.
     """
 
     pause_rate: float
@@ -191,34 +194,36 @@ class DocumentPauses:
         """Put pauses into the documents that end in ``stream``; see :class:`Strategy`."""
         ends = np.flatnonzero(stream == self.eod_id)
         consumed = int(ends[-1]) + 1 if len(ends) else 0
-        text_lengths = np.diff(ends, prepend=-1) - 1
+        text_lengths = np.diff(ends, prepend=-1) - 1  # without the end-of-document token
         counts = pauses_per_document(self.pause_rate, text_lengths)
         lengths = text_lengths + counts + 1
         keys = sequence_keys(self.seed, self.shard, np.arange(first_sequence, first_sequence + len(ends)))
         if self.gaps == "repeat":
+            # Spans of the output: each document without its first token and its end-of-document token
             starts = np.cumsum(lengths) - lengths + 1
             is_real = ~sample_spans(keys, starts, lengths - 2, counts, int(lengths.sum()))
         else:
+            # Spans of the stream: each document's text
             starts = ends - text_lengths
-            is_real = _behind_tokens(sample_spans(keys, starts, text_lengths, counts, consumed))
+            is_real = _pauses_after(sample_spans(keys, starts, text_lengths, counts, consumed))
         tokens = np.full(is_real.shape, self.pause_id, dtype=stream.dtype)
-        tokens[np.flatnonzero(is_real)] = stream[:consumed]  # faster than by the mask
+        tokens[np.flatnonzero(is_real)] = stream[:consumed]  # faster than indexing by the mask
         return Packed(tokens, lengths.astype(np.int32), consumed)
 
 
 def pauses_per_document(pause_rate: float, text_lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``pause_rate`` times each length (in tokens, without the end of the document), rounded, halves upwards."""
+    """``pause_rate`` times each length (tokens, without the end-of-document token), rounded half up."""
     return np.floor(np.round(pause_rate * text_lengths, 6) + 0.5).astype(np.int64)
 
 
-def _behind_tokens(followed: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Where real tokens stand when a pause is put behind each that is ``followed`` by one.
+def _pauses_after(followed: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """True at real tokens, False at pauses, when a pause is put after each ``followed`` token.
 
-    ``followed`` has one entry for every real token; shape ``[tokens]`` to ``[tokens + pauses]``.
+    ``followed``: shape ``[tokens]``. Returns shape ``[tokens + followed.sum()]``.
     """
     before = np.flatnonzero(followed)
     is_real = np.ones(len(followed) + len(before), dtype=bool)
-    is_real[before + np.arange(1, len(before) + 1)] = False
+    is_real[before + np.arange(1, len(before) + 1)] = False  # pause k comes k pauses after before[k] + 1
     return is_real
 
 

@@ -1,9 +1,9 @@
-"""Where pauses go downstream: between the context and the target. Finetuning, evaluation and generation all ask here.
+"""Placement of pauses in prompts, for finetuning, evaluation and generation.
 
-A prompt is ``context, M pauses``: the prefix. The last pause predicts the first target token, and what the model says
-at any earlier position is ignored (Goyal et al. 2024, section 3.2). At inference the pauses may also stand before the
-context, which is the paper's ablation, or inside it. Pauses are ids, never text, so no wording of a prompt can produce
-or break one. Where a prompt is too long its oldest context goes; pauses and target never do.
+A prompt is ``context, M pauses``: the prefix. The last pause predicts the first target token, and outputs at earlier
+positions are ignored (Goyal et al. 2024, section 3.2). At inference, pauses can also be placed before the context (the
+paper's ablation) or inside it. Pauses are ids, not text, so no wording of a prompt can produce or break one. If a
+prompt is too long, its oldest context tokens are dropped, but never pauses or target tokens.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from numpy.typing import NDArray
 from pause_megatron.errors import UserError
 
 IGNORE_INDEX = -100
-"""The label of a position that carries no loss; PyTorch's and Hugging Face's convention."""
+"""Label of a position without loss, by the convention of PyTorch and Hugging Face."""
 
 TokenIds = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class PausedExample:
-    """One context with its pauses and its target, ready to be trained on."""
+    """One training example: context, pauses and target."""
 
     prefix: TokenIds
     """Context, then pauses; shape [prefix_length]."""
     target: TokenIds
-    """The tokens to be predicted; shape [target_length]."""
+    """Tokens to predict; shape [target_length]."""
 
     @property
     def prefix_length(self) -> int:
-        """Tokens that come before the target, pauses among them."""
+        """Number of tokens before the target, including pauses."""
         return len(self.prefix)
 
     @property
@@ -43,10 +43,10 @@ class PausedExample:
 
     @property
     def labels(self) -> TokenIds:
-        """``input_ids`` with everything but the target ignored; shape [sequence].
+        """``input_ids`` with :data:`IGNORE_INDEX` at the prefix; shape [sequence].
 
-        Hugging Face's alignment: position k is judged by the label at k + 1, so the last pause by the first target
-        token. The labels are not shifted here because the models do it.
+        Labels are not shifted: Hugging Face models compare the output at position k with the label at k + 1, so that at
+        the last pause with the first target token.
         """
         return np.concatenate([np.full(self.prefix_length, IGNORE_INDEX, dtype=np.int64), self.target])
 
@@ -60,19 +60,19 @@ def pause_prefix(
     room: int,
     at: int | None = None,
 ) -> TokenIds:
-    """Put ``num_pauses`` pauses into ``context``, keeping the newest context that fits into ``room`` positions.
+    """Insert ``num_pauses`` pauses into ``context``, and drop the oldest context tokens beyond ``room`` positions.
 
-    They stand before the context's token ``at``: 0 prepends them, ``None`` appends them. An empty context becomes one
-    end-of-document token: something has to predict the first target token even without a pause, and it is what stood
-    before every document in pretraining.
+    Pauses are inserted before token ``at`` of the context: 0 prepends them, ``None`` appends them. An empty context
+    becomes one end-of-document token, as before every document in pretraining, since some token must predict the first
+    target token even without pauses. ``pause_id`` may be ``None`` only if ``num_pauses`` is 0.
 
-    Returns the prefix, shape [at most ``room``]. Raises :class:`UserError` where the pauses leave no room for a single
-    context token. ``pause_id`` may be ``None`` only without pauses.
+    Returns the prefix, shape [at most ``room``]. Raises :class:`UserError` if the pauses leave no room for a context
+    token.
     """
     room_for_context = room - num_pauses
     if room_for_context < 1:
         raise UserError(
-            f"no room for the prompt: {num_pauses} pauses in the {room} positions that the target leaves; "
+            f"no room for the prompt: {num_pauses} pauses in the {room} positions before the target; "
             "use fewer pauses, a shorter target or a model with a longer context"
         )
     if num_pauses == 0:
@@ -82,17 +82,20 @@ def pause_prefix(
         pauses = np.full(num_pauses, pause_id, dtype=np.int64)
     tokens = np.asarray(context if len(context) else [eod_id], dtype=np.int64)
     kept = tokens[-room_for_context:]
-    border = len(kept) if at is None else max(0, at - (len(tokens) - len(kept)))
+    border = len(kept) if at is None else max(0, at - (len(tokens) - len(kept)))  # ``at`` minus the dropped tokens
     return np.concatenate([kept[:border], pauses, kept[border:]])
 
 
 def split_at_marker(prompt: str, marker: str) -> tuple[str, str]:
     """The text before the last occurrence of ``marker``, and the text from there on.
 
-    The halves have to be encoded one by one: a token across the border would leave no place for a pause. Raises
-    :class:`UserError` for a prompt without the marker.
+    Encode the halves separately: a token across the border would leave no place for a pause. For example,
+    ``"Q: 1+1? A:"`` with the marker ``"A:"`` gives ``("Q: 1+1? ", "A:")``. Raises :class:`UserError` if the prompt does
+    not contain the marker.
     """
     before, found, after = prompt.rpartition(marker)
     if not found:
-        raise UserError(f"--pause-marker {marker!r}: not in the prompt {prompt!r}")
+        raise UserError(
+            f"--pause-marker {marker!r}: not in the prompt {prompt!r}; give a text that every prompt contains"
+        )
     return before, found + after

@@ -1,8 +1,10 @@
-"""Uniform samples without replacement, many at once and as masks: which of a row's slots hold a pause.
+"""Uniform samples without replacement for many rows at once, as boolean masks of the slots that hold a pause.
 
-A sample is defined by drawing slots one after the other and passing over those already taken, until there are enough.
-Instead of sorting, draws set bits of a mask; a row that is short because some fell on the same slot draws that many
-more, with its next counters, until none is short. The result is the same, at a fraction of the cost of sorting.
+By definition, a row draws slots one after the other and ignores slots already taken, until it has enough. The code sets
+all first draws in a mask at once. Some draws of a row can hit the same slot; such a row draws as many more as it lacks,
+with its next counters, until no row lacks any. The result is the same, and much faster than sorting random keys.
+
+Shapes: K rows (one key each), S slots per row.
 """
 
 from __future__ import annotations
@@ -16,26 +18,28 @@ _Integers = NDArray[np.int64]
 
 
 def sample_rows(keys: Words, slots: int, count: int) -> NDArray[np.bool_]:
-    """For each key ``count`` of ``slots`` slots; boolean, shape ``[keys, slots]``."""
-    width = -(-slots // 8) * 8  # whole 64-bit words, in which bits are counted 5 times as fast
+    """Choose ``count`` of ``slots`` slots for each key; boolean, shape ``[K, S]``."""
+    width = -(-slots // 8) * 8  # S rounded up to 64-bit words: popcount of a word is 5 times as fast as summing bytes
     mask = np.zeros((len(keys), width), dtype=bool)
     flat, starts = mask.reshape(-1), np.arange(len(keys)) * width
-    flat[draws_below(slots, keys[:, None], np.arange(count)[None, :]) + starts[:, None]] = True
+    flat[draws_below(slots, keys[:, None], np.arange(count)[None, :]) + starts[:, None]] = True  # [K, count] draws
     taken = np.bitwise_count(mask.view(np.uint64)).sum(axis=1, dtype=np.int64)
     _fill_up(flat, keys, starts, np.full(len(keys), slots), np.full(len(keys), count), taken)
     return mask[:, :slots]
 
 
 def sample_spans(keys: Words, starts: _Integers, slots: _Integers, counts: _Integers, total: int) -> NDArray[np.bool_]:
-    """For each key ``counts`` slots of the span of ``slots`` that begins at ``starts``; boolean, shape ``[total]``.
+    """Choose ``counts[k]`` slots of the span ``starts[k]`` to ``starts[k] + slots[k] - 1`` for each key k.
 
-    The spans are in order and do not overlap, and none is drawn more often than it has slots.
+    ``starts``, ``slots`` and ``counts`` have shape ``[K]``. Spans must be in order and must not overlap, and
+    ``counts <= slots``. Returns a boolean mask of shape ``[total]``.
     """
-    mask = np.zeros(total + 1, dtype=bool)  # one more, so that the last span may end at an index
+    mask = np.zeros(total + 1, dtype=bool)  # one element more, because reduceat needs the end of the last span as index
     mask[_draws(keys, starts, slots, np.zeros_like(counts), counts)] = True
     drawn = counts > 0
     if drawn.any():
         keys, starts, slots, counts = keys[drawn], starts[drawn], slots[drawn], counts[drawn]
+        # start 0, end 0, start 1, end 1, ...: every second of the sums between them is that of a span
         borders = np.stack([starts, starts + slots], axis=1).reshape(-1)
         taken = np.add.reduceat(mask.view(np.uint8), borders, dtype=np.int64)[::2]
         _fill_up(mask, keys, starts, slots, counts, taken)
@@ -45,8 +49,8 @@ def sample_spans(keys: Words, starts: _Integers, slots: _Integers, counts: _Inte
 def _fill_up(
     mask: NDArray[np.bool_], keys: Words, starts: _Integers, slots: _Integers, counts: _Integers, taken: _Integers
 ) -> None:
-    """Go on drawing for the rows that have ``taken`` fewer slots than they drew, ``counts``."""
-    drawn = counts
+    """Draw again, in place, for rows with fewer ``taken`` slots than ``counts``; arrays of shape ``[K]``."""
+    drawn = counts  # draws so far: the counter of a row's next draw
     while True:
         short = taken < counts
         keys, starts, slots, counts = keys[short], starts[short], slots[short], counts[short]
@@ -55,14 +59,16 @@ def _fill_up(
             return
         missing = counts - taken
         positions = _draws(keys, starts, slots, drawn, missing)
-        positions = np.unique(positions[~mask[positions]])
+        positions = np.unique(positions[~mask[positions]])  # hits of free slots, each counted once
         mask[positions] = True
+        # searchsorted gives the row of each position, since starts are in order
         taken = taken + np.bincount(np.searchsorted(starts, positions, side="right") - 1, minlength=len(keys))
         drawn = drawn + missing
 
 
 def _draws(keys: Words, starts: _Integers, slots: _Integers, first: _Integers, counts: _Integers) -> _Integers:
-    """Positions in the mask of the draws number ``first`` to ``first + counts - 1`` of every row; shape ``[draws]``."""
+    """Mask positions of draws ``first[k]`` to ``first[k] + counts[k] - 1`` of every row k; shape ``[counts.sum()]``."""
     row = np.repeat(np.arange(len(keys)), counts)
+    # first[k], first[k] + 1, ...: a running number minus the running number at which row k begins, plus first[k]
     counters = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts - first, counts)
     return draws_below(slots[row], keys[row], counters) + starts[row]

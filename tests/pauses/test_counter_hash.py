@@ -10,7 +10,7 @@ def test_hash_is_splitmix64():
     assert draws.tolist() == [((word >> 32) * (2**32 - 1)) >> 32 for word in reference]
 
 
-def test_keys_depend_on_seed_shard_and_sequence_alone():
+def test_keys_depend_only_on_seed_shard_and_sequence():
     sequences = np.arange(1000)
     keys = {(seed, shard): sequence_keys(seed, shard, sequences) for seed in (0, 1, 2**63) for shard in (0, 1)}
     assert len(np.unique(np.concatenate(list(keys.values())))) == 6 * 1000

@@ -23,12 +23,12 @@ GAPS = ["repeat", "distinct"]
 
 
 def stream_of(tokens, dtype=np.uint16):
-    """Distinct neighbours, none of them a pause or the end of a document."""
+    """Real tokens; neighbours differ."""
     return (np.arange(tokens) % 60_000 + 3).astype(dtype)
 
 
 def documents_of(lengths, dtype=np.uint16):
-    """A stream of documents of these lengths, each followed by its end."""
+    """A stream of documents of these lengths, each followed by an end-of-document token."""
     tokens = iter(stream_of(sum(lengths)).tolist())
     return np.array([i for length in lengths for i in [*(next(tokens) for _ in range(length)), EOD]], dtype=dtype)
 
@@ -73,7 +73,7 @@ def rows_of(packed):
 
 
 def taken_one_by_one(strategy, sequence, slots, count):
-    """The definition of a sample: draw slots one after the other and pass over those already taken."""
+    """A sample by definition: draws slots one after the other and ignores slots already taken."""
     key = sequence_keys(strategy.seed, strategy.shard, np.array([sequence]))
     taken, counter = set(), 0
     while len(taken) < count:
@@ -83,7 +83,7 @@ def taken_one_by_one(strategy, sequence, slots, count):
 
 
 def lengthened(strategy, sequence, tokens, num_pauses, first_slot):
-    """``tokens`` with the pauses that ``strategy`` gives this sequence, by definition."""
+    """``tokens`` with pauses inserted one at a time, by the definition of ``strategy``."""
     if strategy.gaps == "repeat":
         length = len(tokens) + num_pauses
         pauses = taken_one_by_one(strategy, sequence, length - first_slot, num_pauses)
@@ -94,7 +94,7 @@ def lengthened(strategy, sequence, tokens, num_pauses, first_slot):
 
 
 @given(sequence_strategies(), st.integers(0, 500), st.integers(0, 100))
-def test_sequences_are_those_of_the_definition(strategy, tokens, first_sequence):
+def test_sequences_equal_a_naive_implementation(strategy, tokens, first_sequence):
     stream, cursor, expected = stream_of(tokens).tolist(), 0, []
     filler = [0] * strategy.seq_length  # what is trimmed may lie behind the stream's end
     while True:
@@ -112,7 +112,7 @@ def test_sequences_are_those_of_the_definition(strategy, tokens, first_sequence)
 
 
 @given(document_strategies, document_lengths, st.integers(0, 100), st.integers(0, 9))
-def test_documents_are_those_of_the_definition(strategy, lengths, first_document, begun):
+def test_documents_equal_a_naive_implementation(strategy, lengths, first_document, begun):
     stream = np.append(documents_of(lengths), stream_of(begun))
     packed = strategy.pack(stream, first_document)
     documents = [row.tolist() for row in np.split(documents_of(lengths), np.cumsum(np.array(lengths, int) + 1))[:-1]]
@@ -125,7 +125,7 @@ def test_documents_are_those_of_the_definition(strategy, lengths, first_document
 
 
 @given(any_strategy, document_lengths)
-def test_without_its_pauses_the_output_is_the_stream(strategy, lengths):
+def test_output_without_pauses_is_the_stream(strategy, lengths):
     stream = documents_of(lengths)
     packed = strategy.pack(stream, 0)
     if getattr(strategy, "trimmed", "carry") == "carry":
@@ -173,7 +173,7 @@ def test_distinct_gaps_hold_one_pause_each(strategy, lengths):
 
 
 @given(any_strategy, st.lists(st.lists(st.integers(1, 60), max_size=6), max_size=8))
-def test_result_does_not_depend_on_how_the_stream_is_cut(strategy, blocks):
+def test_result_does_not_depend_on_how_the_stream_is_divided_into_calls(strategy, blocks):
     stream = documents_of([length for block in blocks for length in block])
     whole = strategy.pack(stream, 0)
     pending, tokens, sequences = stream[:0], [stream[:0]], 0
@@ -214,7 +214,7 @@ def test_every_lengthened_sequence_has_exactly_its_pauses(gaps):
 
 
 def chi_square_of_samples(counts, samples, drawn):
-    """Of the counts of slots in ``samples`` samples of ``drawn`` slots each, without replacement."""
+    """Chi-square statistic of slot counts in ``samples`` samples of ``drawn`` slots each, without replacement."""
     slots = len(counts)
     expected = samples * drawn / slots
     # Without replacement a slot's count has this variance, and the counts add up to a constant.
@@ -276,7 +276,7 @@ def test_a_sequence_may_start_with_a_pause_only_where_gaps_repeat():
     assert starts["distinct"] == 0 < starts["repeat"]
 
 
-def test_papers_numbers():
+def test_pause_share_at_the_papers_settings():
     assert pauses_per_sequence(0.1, 2048) == 204
     assert pauses_per_sequence(0.29, 100) == 29
     for gaps in GAPS:
@@ -285,7 +285,7 @@ def test_papers_numbers():
         assert pauses / len(packed.lengths) == pytest.approx(204 * 2048 / 2252, abs=0.6)
 
 
-def test_halves_are_rounded_upwards():
+def test_number_of_pauses_is_rounded_half_up():
     lengths = np.array([1, 4, 5, 15, 24, 25, 100])
     assert pauses_per_document(0.1, lengths).tolist() == [0, 0, 1, 2, 2, 3, 10]
     assert pauses_per_document(0.29, np.array([50])).tolist() == [15]  # 14.5, which is 14.499… in binary

@@ -19,7 +19,7 @@ def pause_example(context: list[int], target: list[int], num_pauses: int, contex
     )
 
 
-def test_pauses_stand_between_context_and_target_and_only_the_target_is_labelled():
+def test_pauses_are_between_context_and_target_and_only_the_target_has_labels():
     example = pause_example([10, 11, 12], [20, 21], 2, context_length=16)
     assert example.input_ids.tolist() == [10, 11, 12, PAUSE, PAUSE, 20, 21]
     assert example.labels.tolist() == [IGNORE_INDEX] * 5 + [20, 21]
@@ -76,7 +76,7 @@ def test_pauses_before_an_empty_context_come_before_its_end_of_document():
     assert prefix([], 2, room=4, at=0) == [PAUSE, PAUSE, EOD]
 
 
-def test_truncation_leaves_pauses_before_the_same_token_as_long_as_that_is_there():
+def test_truncation_keeps_pauses_before_the_same_token_until_it_is_dropped():
     assert prefix([10, 11, 12, 13], 1, room=4, at=2) == [11, PAUSE, 12, 13]
     assert prefix([10, 11, 12, 13], 1, room=3, at=2) == [PAUSE, 12, 13]
     assert prefix([10, 11, 12, 13], 1, room=2, at=2) == [PAUSE, 13]
