@@ -60,7 +60,7 @@ show() {
 }
 
 # Refuse wrong flags of a command without running it: check_flags COMMAND FLAGS...
-check_flags() { "${PY[@]}" -m pause_megatron.cli.check "$@"; }
+check_flags() { "${PY[@]}" -m pause_megatron check "$@"; }
 
 # Check what can be told now; queue the script; or, in the job, do its work: dispatch KIND (cpu or gpu).
 dispatch() {

@@ -115,3 +115,6 @@ TOOLS: dict[str, Command] = {
         function="pause_megatron.conversion.from_hf:convert_from_hf",
     ),
 }
+
+COMMANDS = SUBCOMMANDS | TOOLS
+"""All commands and scripts by name."""

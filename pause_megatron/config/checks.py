@@ -1,6 +1,9 @@
-"""Validation helpers shared by the configuration classes."""
+"""Validation helpers shared by the configuration classes and the command line."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 from pause_megatron.errors import UserError
 
@@ -17,3 +20,10 @@ def require_fraction(**values: float) -> None:
     for name, value in values.items():
         if not 0 <= value < 1:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 0 and below 1")
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """A correction for a mistyped ``word``: the closest of the ``known`` words, or all of them."""
+    known = list(known)
+    close = get_close_matches(word, known, n=1)
+    return f"did you mean '{close[0]}'?" if close else f"choose from {', '.join(known)}"

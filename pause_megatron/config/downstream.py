@@ -194,6 +194,12 @@ class FinetuneConfig:
     held_out_examples: int = 256
     """Training examples that early stopping looks at instead of learning from them."""
 
+    GROUPS: ClassVar[dict[str, str]] = {
+        "model": "model and data",
+        "learning_rate": "optimizer",
+        "precision": "precision and sharding",
+        "seed": "seed, logging and checkpoints",
+    }
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
         **_PAPER_PRESETS,
         # A model of some 100,000 parameters learning a generated task from scratch in about a minute on one core.
@@ -279,6 +285,12 @@ class EvaluateConfig:
     precision: Precision = "fp32"
     """Arithmetic and weights."""
 
+    GROUPS: ClassVar[dict[str, str]] = {
+        "model": "model and data",
+        "num_pauses_inf": "pauses",
+        "batch_size": "evaluation",
+    }
+
     def __post_init__(self) -> None:
         require_at_least(1, batch_size=self.batch_size)
         if self.limit is not None:
@@ -328,6 +340,12 @@ class GenerateConfig:
     """Seed of sampling."""
     precision: Precision = "fp32"
     """Arithmetic and weights."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "model": "model and prompt",
+        "num_pauses_inf": "pauses",
+        "max_new_tokens": "text",
+    }
 
     def __post_init__(self) -> None:
         if not self.prompt:

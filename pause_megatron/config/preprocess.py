@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
@@ -90,6 +90,13 @@ class PreprocessConfig:
     own pool; auto takes the ranks where there are several."""
     workers: int = 0
     """Processes (of each rank); 0: one for each CPU core, or one for each rank."""
+
+    GROUPS: ClassVar[dict[str, str]] = {
+        "input": "data",
+        "also": "more outputs",
+        "text_key": "reading",
+        "engine": "work",
+    }
 
     def __post_init__(self) -> None:
         if not self.input:

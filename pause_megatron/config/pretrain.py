@@ -24,6 +24,7 @@ class PretrainConfig:
     The same command continues an interrupted run from its newest checkpoint.
     """
 
+    GROUPS: ClassVar[dict[str, str]] = {"data": "data and output", "processes": "processes and dry run"}
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = MODEL_PRESETS
 
     data: tuple[str, ...]

@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from pause_megatron.config.checks import suggestion
 from pause_megatron.errors import UserError
 
 Config = typing.TypeVar("Config")
@@ -82,7 +83,8 @@ def build(config_class: type[Config], values: dict[str, Any]) -> Config:
 def flags_of_mapping(values: dict[str, Any], config_class: type, source: str) -> list[str]:
     """Convert a preset or the mapping of a configuration file to flags; the user's own flags follow and override them.
 
-    Sections may be nested or flat. ``source`` names the file or preset in errors.
+    Keys may be flat or in sections: ``{"num_layers": 6}`` and ``{"model": {"num_layers": 6}}`` both give
+    ``["--num-layers", "6"]``. ``source`` names the file or preset in errors.
 
     Raises :class:`UserError` for a key that is not a field of ``config_class``.
     """
@@ -90,16 +92,19 @@ def flags_of_mapping(values: dict[str, Any], config_class: type, source: str) ->
     sections = _sections(config_class)
     flags: list[str] = []
     for key, value in values.items():
-        name = key.replace("-", "_")
+        name = str(key).replace("-", "_")
         if name in sections and isinstance(value, dict):
             flags += flags_of_mapping(value, sections[name], source)
         elif name not in known:
-            raise UserError(f"{source}: unknown key '{key}'; known keys: {', '.join(sorted(known))}")
+            raise UserError(f"{source}: unknown key '{key}'; {suggestion(name, sorted(known))}")
         elif isinstance(value, bool):
             flags.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
+        elif isinstance(value, list | tuple):
+            flags += [f"--{name.replace('_', '-')}", *map(str, value)]
+        elif str(value).startswith("-"):  # as a word of its own it would be taken for a flag
+            flags.append(f"--{name.replace('_', '-')}={value}")
         else:
-            values_of_flag = value if isinstance(value, list | tuple) else [value]
-            flags += [f"--{name.replace('_', '-')}", *(str(item) for item in values_of_flag)]
+            flags += [f"--{name.replace('_', '-')}", str(value)]
     return flags
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import ClassVar
 
 from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
@@ -34,6 +35,8 @@ class TokenizerConfig:
     """Share of the text's characters covered by tokens, 0.9 to 1; other characters are spelled in bytes (--input)."""
     max_training_megabytes: int = 100
     """Training text to read, in megabytes, in equal shares from the start of every input file (--input)."""
+
+    GROUPS: ClassVar[dict[str, str]] = {"input": "tokenizer", "text_key": "training"}
 
     def __post_init__(self) -> None:
         if bool(self.input) == (self.from_tokenizer is not None):

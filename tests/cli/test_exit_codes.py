@@ -1,4 +1,4 @@
-"""How a command ends: the exit code, and one line where a person should know."""
+"""Exit codes of commands, and the line that each prints on standard error."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from pause_megatron.errors import (
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ending:
-    """How to end."""
+class EndingConfig:
+    """Configuration of a command that only ends."""
 
     how: str
-    """Name of it."""
+    """Way to end: stopped, wrong, interrupted, signalled, or anything else to return."""
 
 
-def end(config: Ending) -> None:
+def end(config: EndingConfig) -> None:
     match config.how:
         case "stopped":
             raise StoppedEarly("stopped by SIGTERM after iteration 3; the same command continues from there")
@@ -46,7 +46,7 @@ def end(config: Ending) -> None:
 
 
 COMMAND = Command(
-    summary="", config=f"{__name__}:Ending", function=f"{__name__}:end", distributed=True, saves_when_asked=True
+    summary="", config=f"{__name__}:EndingConfig", function=f"{__name__}:end", distributed=True, saves_when_asked=True
 )
 
 
@@ -59,17 +59,17 @@ COMMAND = Command(
         ("interrupted", EXIT_INTERRUPTED, "interrupted\n"),
     ],
 )
-def test_every_end_has_a_code_and_at_most_one_line(
+def test_command_ends_with_an_exit_code_and_at_most_one_line(
     how: str, code: int, line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_command(COMMAND, "end", ["--how", how]) == code
-    said = capsys.readouterr().err
-    assert said.startswith(line)
-    assert said.count("\n") == bool(line)
+    printed = capsys.readouterr().err
+    assert printed.startswith(line)
+    assert printed.count("\n") == bool(line)
 
 
 @pytest.mark.parametrize(("how", "code"), [("stopped", EXIT_REQUEUE), ("interrupted", EXIT_INTERRUPTED)])
-def test_rank_0_speaks_for_all(
+def test_only_rank_0_prints_why_a_run_stopped(
     how: str, code: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("RANK", "1")
@@ -77,13 +77,13 @@ def test_rank_0_speaks_for_all(
     assert capsys.readouterr().err == ""
 
 
-def test_signal_before_the_loop_listens_waits_for_the_command() -> None:
+def test_signal_is_blocked_until_the_command_ends() -> None:
     program = f"from {__name__} import *; import sys; sys.exit(run_command(COMMAND, 'end', ['--how', 'signalled']))"
     done = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, check=False)
     assert (done.returncode, done.stdout) == (-signal.SIGTERM, "not yet\n")
 
 
-def test_signals_do_what_they_did_before_when_the_command_is_over() -> None:
+def test_signal_mask_is_restored_after_the_command() -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
     run_command(COMMAND, "end", ["--how", "done"])
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
@@ -102,5 +102,5 @@ def test_signals_do_what_they_did_before_when_the_command_is_over() -> None:
         (ValueError(), EXIT_INTERNAL),
     ],
 )
-def test_exit_code_of_an_exception_is_the_interpreters_or_ours(error: BaseException | None, code: int) -> None:
+def test_exit_code_of_an_exception(error: BaseException | None, code: int) -> None:
     assert exit_code(error) == code

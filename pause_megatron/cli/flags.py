@@ -1,0 +1,212 @@
+"""Flags of a command: derived from the fields of its configuration class, explained by ``--help``, and parsed."""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import inspect
+import shlex
+import shutil
+import textwrap
+import typing
+from contextlib import suppress
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, NoReturn, Union, get_args, get_origin
+
+from pause_megatron.config.checks import suggestion
+from pause_megatron.config.serialize import build, flags_of_mapping, flat_fields, read_config_file
+from pause_megatron.errors import UserError
+
+_METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+
+
+def parse(config_class: type, program: str, arguments: list[str]) -> Any:
+    """Build a ``config_class`` from flags.
+
+    Flags override ``--config FILE``, which overrides ``--preset NAME`` (for a class with ``PRESETS``), in any order.
+    ``--help`` prints the help and exits.
+
+    Raises :class:`UserError` for an unknown, missing or wrong flag.
+    """
+    sources = FlagParser(prog=program, add_help=False, allow_abbrev=False)
+    sources.add_argument("--config")
+    sources.set_defaults(preset=None)
+    presets: dict[str, dict[str, Any]] = getattr(config_class, "PRESETS", {})
+    if presets:
+        sources.add_argument("--preset")
+    found, flags = sources.parse_known_args(arguments)
+    if found.config is not None:
+        flags = flags_of_mapping(read_config_file(Path(found.config)), config_class, f"--config {found.config}") + flags
+    if found.preset is not None:
+        if found.preset not in presets:
+            raise UserError(f"--preset {found.preset}: unknown preset; {suggestion(found.preset, presets)}")
+        flags = flags_of_mapping(presets[found.preset], config_class, f"--preset {found.preset}") + flags
+    parser = flag_parser(config_class, program)
+    flags = [_with_hyphens(flag) for flag in flags]
+    for option in (flag.partition("=")[0] for flag in flags if flag.startswith("--") and " " not in flag):
+        if option not in parser.options:  # argparse would report missing flags first
+            close = get_close_matches(option, parser.options, n=1)
+            fix = f"did you mean '{close[0]}'?" if close else f"'{program} --help' lists the flags"
+            raise UserError(f"{option}: unknown flag; {fix}")
+    kinds = {name: field.type for name, field in flat_fields(config_class).items()}
+    values = vars(parser.parse_args(flags)).items()
+    return build(config_class, {name: _joined(kinds[name], value) for name, value in values})
+
+
+def _joined(kind: Any, value: Any) -> Any:
+    """The values of a flag as a tuple, or the only value if ``kind`` is not always a tuple."""
+    if not isinstance(value, list):
+        return value
+    return value[0] if len(value) == 1 and get_origin(kind) is not tuple else tuple(value)
+
+
+class FlagParser(argparse.ArgumentParser):
+    """An ``ArgumentParser`` that raises :class:`UserError` instead of printing the usage and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise argparse's ``message`` as ``FLAG: problem; fix``."""
+        problem, _, words = message.removeprefix("argument ").partition(": ")
+        if problem == "the following arguments are required":
+            raise UserError(f"{words}: required; '{self.prog} --help' explains the flags")
+        if problem == "unrecognized arguments":
+            raise UserError(f"{words}: not a flag; put the flag that it belongs to in front of it")
+        if words.startswith("ignored explicit argument"):
+            raise UserError(f"{problem}: {words.split()[-1]} is not used; give the flag without a value")
+        raise UserError(f"{problem}: {words}".replace("expected one argument", "has no value; give one after the flag"))
+
+    @property
+    def options(self) -> dict[str, tuple[str, ...]]:
+        """Every flag as typed, such as ``--num-layers``, and the words it allows; no words if it allows others."""
+        return {option: tuple(action.choices or ()) for action in self._actions for option in action.option_strings}
+
+    def format_usage_line(self) -> str:
+        """The command with its required flags, wrapped to the terminal."""
+        required = [f"{action.option_strings[0]} {action.metavar}" for action in self._actions if action.required]
+        width = shutil.get_terminal_size().columns - len("usage: ")
+        return "\n    ".join(wrap(" ".join([self.prog, *required, "[FLAGS]"]), width))
+
+
+class _HelpFormatter(argparse.HelpFormatter):
+    """Keeps paragraphs apart, does not break a line inside ``--num-layers``, and shows switches as ``--[no-]name``."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        return wrap(text, width)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        filled = ("\n".join(wrap(part, width - len(indent))) for part in text.split("\n\n"))
+        return textwrap.indent("\n\n".join(filled), indent)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        if isinstance(action, argparse.BooleanOptionalAction):
+            return "--[no-]" + action.option_strings[0].removeprefix("--")
+        return super()._format_action_invocation(action)
+
+
+def flag_parser(config_class: type, program: str) -> FlagParser:
+    """A parser with a flag for every field of ``config_class``, including those of nested dataclasses.
+
+    Each nested dataclass is a group in the help. A class can group its own fields with ``GROUPS``, which maps the first
+    field of a group to the group's title, for example ``{"model": "model and data", "steps": "training"}``.
+    """
+    parser = FlagParser(
+        prog=program,
+        description="\n\n".join(_paragraphs(config_class)),
+        formatter_class=_HelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+        add_help=False,
+    )
+    general = parser.add_argument_group("help and settings")
+    general.add_argument("-h", "--help", action="help", help="Print this help.")
+    general.add_argument("--config", metavar="FILE", help="YAML or JSON file with settings; flags override it.")
+    if presets := getattr(config_class, "PRESETS", None):
+        names = f"Named settings, which --config and flags override: {', '.join(presets)}."
+        general.add_argument("--preset", metavar="NAME", choices=list(presets), help=names)
+    _add_flags(parser, config_class, parser.add_argument_group("flags"))
+    parser.usage = parser.format_usage_line()
+    return parser
+
+
+def _add_flags(parser: FlagParser, config_class: type, group: Any) -> None:
+    hints, docs = typing.get_type_hints(config_class), _field_docs(config_class)
+    titles = getattr(config_class, "GROUPS", {})
+    for field in fields(config_class):
+        kind = hints[field.name]
+        if is_dataclass(kind):
+            title = field.name.replace("_", " ")
+            _add_flags(parser, kind, parser.add_argument_group(title, _paragraphs(kind)[0]))  # type: ignore[arg-type]
+            continue
+        if field.name in titles:
+            group = parser.add_argument_group(titles[field.name])
+        option, doc = "--" + field.name.replace("_", "-"), docs.get(field.name, "")
+        help_text = f"{doc} {_default_hint(field.default, doc)}".strip().replace("%", "%%")
+        group.add_argument(option, required=field.default is MISSING, help=help_text, **_argument(kind))
+
+
+def _argument(kind: Any) -> dict[str, Any]:
+    """The arguments of ``add_argument`` for a field of type ``kind``."""
+    kinds = set(get_args(kind) if get_origin(kind) in (Union, UnionType) else (kind,))
+    tuples = {kind for kind in kinds if get_origin(kind) is tuple}
+    kinds = kinds - tuples | {get_args(kind)[0] for kind in tuples}
+    if bool in kinds:
+        return {"action": argparse.BooleanOptionalAction}
+    choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    simple = [kind for kind in _METAVARS if kind in kinds]  # int before str: "10" is a number where both are allowed
+
+    def convert(text: str) -> Any:
+        if text in choices or (text == "None" and NoneType in kinds):
+            return None if text == "None" else text
+        for kind in simple:
+            with suppress(ValueError):
+                return kind(text)
+        fix = suggestion(text, choices) if choices else f"give a value of type {metavar}"
+        raise argparse.ArgumentTypeError(f"'{text}' is not allowed; {fix}")
+
+    metavar = "{" + ",".join(choices) + "}" if choices else "|".join(_METAVARS[kind] for kind in simple)
+    allowed = [*choices, None] if choices else None
+    return {"type": convert, "metavar": metavar, "choices": allowed, "nargs": "*" if tuples else None}
+
+
+def _field_docs(config_class: type) -> dict[str, str]:
+    """Field name to the string below the field, on one line."""
+    docs: dict[str, str] = {}
+    for base in filter(is_dataclass, reversed(config_class.__mro__)):
+        body = ast.parse(textwrap.dedent(inspect.getsource(base))).body[0].body  # type: ignore[attr-defined]
+        for field, doc in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(doc, ast.Expr):
+                docs[field.target.id] = " ".join(ast.literal_eval(doc.value).split())  # type: ignore[union-attr]
+    return docs
+
+
+def _default_hint(value: Any, doc: str) -> str:
+    """The default in parentheses; nothing if the default is empty and the help text explains it."""
+    if value is MISSING:
+        return "(required)"
+    if value is None or value in ((), ""):
+        return "" if "default" in doc else "(default: none)"
+    if isinstance(value, bool):
+        return f"(default: {'on' if value else 'off'})"
+    return f"(default: {shlex.join(map(str, value if isinstance(value, tuple) else (value,)))})"
+
+
+def _paragraphs(config_class: type) -> list[str]:
+    """The docstring of a class, each paragraph on one line."""
+    return [" ".join(text.split()) for text in inspect.cleandoc(config_class.__doc__ or "").split("\n\n")]
+
+
+def wrap(text: str, width: int, indent: str = "") -> list[str]:
+    """Lines of at most ``width`` characters; words such as ``--num-layers`` are not split."""
+    return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
+
+
+def _with_hyphens(word: str) -> str:
+    """``--num_layers=6`` as ``--num-layers=6``; other words unchanged."""
+    name, equals, value = word.partition("=")
+    return name.replace("_", "-") + equals + value if word.startswith("--") and " " not in name else word
