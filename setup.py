@@ -52,7 +52,6 @@ setup(
         "zstandard",
         "pyarrow",
         "pyyaml",
-        "tyro>=1.0",
         "rich",
     ],
     extras_require=EXTRAS,

@@ -25,7 +25,7 @@ from pause_megatron.errors import EXIT_INTERNAL, exit_code
 from pause_megatron.experiments.steps import QUIET_CHILD
 from pause_megatron.parallel.signals import STOP_SIGNALS
 
-_LIBRARIES = ("pause_megatron.downstream.finetune", "pause_megatron.downstream.evaluate", "tyro")
+_LIBRARIES = ("pause_megatron.downstream.finetune", "pause_megatron.downstream.evaluate")
 
 
 class Commands(Protocol):

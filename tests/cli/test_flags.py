@@ -14,7 +14,7 @@ from pause_megatron.cli.commands import COMMANDS
 from pause_megatron.cli.flags import flag_parser, parse
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.config.serialize import flat_fields, flags_of_mapping, to_plain
+from pause_megatron.config.serialize import flags_of_mapping, flat_fields, to_plain
 from pause_megatron.errors import EXIT_DONE, UserError
 
 REQUIRED = ["--data", "D", "--output", "O", "--tokenizer", "T", "--deepspeed", "S"]
