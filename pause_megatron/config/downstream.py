@@ -285,11 +285,7 @@ class EvaluateConfig:
     precision: Precision = "fp32"
     """Arithmetic and weights."""
 
-    GROUPS: ClassVar[dict[str, str]] = {
-        "model": "model and data",
-        "num_pauses_inf": "pauses",
-        "batch_size": "evaluation",
-    }
+    GROUPS: ClassVar[dict[str, str]] = {"model": "model and data", "batch_size": "evaluation"}
 
     def __post_init__(self) -> None:
         require_at_least(1, batch_size=self.batch_size)
@@ -341,11 +337,7 @@ class GenerateConfig:
     precision: Precision = "fp32"
     """Arithmetic and weights."""
 
-    GROUPS: ClassVar[dict[str, str]] = {
-        "model": "model and prompt",
-        "num_pauses_inf": "pauses",
-        "max_new_tokens": "text",
-    }
+    GROUPS: ClassVar[dict[str, str]] = {"model": "model and prompt", "max_new_tokens": "text"}
 
     def __post_init__(self) -> None:
         if not self.prompt:
