@@ -1,8 +1,6 @@
-"""The report: what evaluations and pretraining runs have written, as tables, figures and careful words.
+"""The report: evaluation results and pretraining runs as tables, figures and sentences on one page.
 
-``collect`` reads files into ``records``; ``compare`` sorts them into ``cells``, where the statistics stand, those of
-``bootstrap`` beside them. From these come tables (``tables``; ``comparisons`` with StdPT_StdFT and with the numbers of
-``published``; ``ablations``, ``cost``, ``pretraining``), figures (``figures``, ``sweeps``, ``curves``, drawn by
-``drawing``), ``samples``, ``summary``, ``caveats`` and ``provenance``, under the names of ``labels``. ``document`` puts
-them together, ``page`` renders them as HTML and Markdown, and ``write`` brings them to disk.
+The pipeline is ``collect`` (read the files), ``measurements`` (group results and compare them, with the statistics of
+``uncertainty``), ``document`` (build all ``sections`` and the ``caveats``), ``write`` (render and write the files).
+Sections share ``elements`` (tables and figures), ``labels`` (names and numbers) and ``drawing`` (charts).
 """

@@ -1,36 +1,70 @@
-"""Reads the files a report is made of into ``records``: evaluation results, pretraining runs, finetuning curves."""
+"""Reader of a report's inputs: evaluation results with their finetuning curves, and pretraining runs."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
-
-import msgspec
+from typing import TypeVar
 
 from pause_megatron.errors import UserError
-from pause_megatron.log import read_json_lines
-from pause_megatron.report.records import (
-    Collected,
-    Evaluation,
-    FinetuneStep,
-    PretrainRun,
-    TrainRecord,
-    ValidationRecord,
-)
+from pause_megatron.records.evaluation import EvaluationRecord
+from pause_megatron.records.files import read_record, read_record_lines
+from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneRecord, FinetuneStepRecord
+from pause_megatron.records.pretraining import METRICS_FILE, METRICS_KINDS, RunRecord, TrainRecord, ValidationRecord
 
-EVALUATION_FORMAT = "pause_megatron/evaluation/1"
-RUN_FORMAT = "pause_megatron/run/1"
+Logged = TypeVar("Logged", TrainRecord, ValidationRecord)
 
-Record = TypeVar("Record")
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """One result file, and the finetuning of the model that it evaluates."""
+
+    record: EvaluationRecord
+    source: Path
+    finetuning_curve: tuple[FinetuneStepRecord, ...] = ()
+    """Empty if the finetuned model is no longer in its folder."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainRun:
+    """One run folder; losses of iterations that were repeated after a resume are left out."""
+
+    record: RunRecord
+    source: Path
+    train: tuple[TrainRecord, ...]
+    """Never empty."""
+    validation: tuple[ValidationRecord, ...]
+
+    @property
+    def is_standard(self) -> bool:
+        """Whether the training data has no pauses."""
+        return self.record.dataset.strategy == "none"
+
+    @property
+    def last(self) -> TrainRecord:
+        """The newest training record."""
+        return self.train[-1]
+
+    def last_validation(self, dataset: str) -> ValidationRecord | None:
+        """The newest validation on ``dataset``."""
+        return next((record for record in reversed(self.validation) if record.dataset == dataset), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collected:
+    """All inputs of a report."""
+
+    evaluations: tuple[EvaluationResult, ...]
+    runs: tuple[PretrainRun, ...]
 
 
 def collect(evaluations: Sequence[Path], runs: Sequence[Path]) -> Collected:
-    """Read evaluation results, of a folder all JSON files in it and below, and run folders.
+    """Read evaluation results and run folders. A folder of results contributes all JSON files in it and below.
 
-    Raises :class:`UserError` for a file that is missing, half-written or of another format, and a folder without any.
+    Raises :class:`UserError` for a file that is missing, incomplete or of another format, and for a folder without
+    results.
     """
     files = [file for path in evaluations for file in _result_files(path)]
     return Collected(
@@ -43,100 +77,63 @@ def _result_files(path: Path) -> list[Path]:
         return [path]
     files = sorted(file for file in path.rglob("*.json") if not file.name.startswith("."))
     if not files:
-        raise UserError(f"{path}: no results of 'pause-megatron evaluate' (.json) in this folder")
+        raise UserError(f"{path}: has no .json file; give a folder of results of 'pause-megatron evaluate'")
     return files
 
 
-def read_evaluation(path: Path) -> Evaluation:
-    """Read one result file, and the loss curve of the finetuned model it speaks of if that still lies there."""
-    values = _read_object(path, EVALUATION_FORMAT, "a result of 'pause-megatron evaluate'")
-    evaluation = _convert(values, Evaluation, path)
-    if evaluation.primary_metric not in evaluation.metrics:
-        raise UserError(f"{path}: the primary metric '{evaluation.primary_metric}' is not among its metrics")
+def read_evaluation(path: Path) -> EvaluationResult:
+    """Read one result file, and the loss curve of the evaluated model if the model is still in its folder."""
+    record = read_record(path, EvaluationRecord)
+    if record.primary_metric not in record.metrics:
+        raise UserError(
+            f"{path}: primary metric '{record.primary_metric}' is not in 'metrics'; run 'pause-megatron evaluate' again"
+        )
+    # Hundreds of results contain the same questions: interning keeps one copy of each text in memory.
     samples = tuple(
-        replace(sample, prompt=sys.intern(sample.prompt), target=sys.intern(sample.target))
-        for sample in evaluation.samples
-    )  # hundreds of results ask the same questions: each text is kept once
-    return replace(evaluation, samples=samples, source=path, finetuning_curve=_finetuning_curve(evaluation))
+        replace(sample, prompt=sys.intern(sample.prompt), target=sys.intern(sample.target)) for sample in record.samples
+    )
+    record = replace(record, samples=samples)
+    return EvaluationResult(record=record, source=path, finetuning_curve=_finetuning_curve(record))
+
+
+def _finetuning_curve(record: EvaluationRecord) -> tuple[FinetuneStepRecord, ...]:
+    folder = Path(str(record.config.get("model", "")))
+    marker, metrics = folder / FinetuneRecord.FILE, folder / METRICS_FILE
+    if record.finetuning is None or not marker.is_file() or not metrics.is_file():
+        return ()
+    if read_record(marker, FinetuneRecord).summary() != record.finetuning:  # the model was finetuned again
+        return ()
+    steps = read_record_lines(metrics, FINETUNE_METRICS_KINDS)
+    return tuple(step for step in steps if isinstance(step, FinetuneStepRecord))
 
 
 def read_run(folder: Path) -> PretrainRun:
     """Read one run folder: run.json and metrics.jsonl."""
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; give the --output folder of 'pause-megatron pretrain'")
-    run = _convert(_read_object(folder / "run.json", RUN_FORMAT, "a pretraining run"), PretrainRun, folder / "run.json")
-    path = folder / "metrics.jsonl"
-    train, validation = [], []
-    for record in _read_metrics(path):
-        if record.get("kind") == "train":
-            train.append(_convert(record, TrainRecord, path))
-        elif record.get("kind") == "validation":
-            validation.append(_convert(record, ValidationRecord, path))
+    record = read_record(folder / RunRecord.FILE, RunRecord)
+    logged = read_record_lines(folder / METRICS_FILE, METRICS_KINDS)
+    train = _without_repeated([line for line in logged if isinstance(line, TrainRecord)])
+    validation = [line for line in logged if isinstance(line, ValidationRecord)]
     if not train:
-        raise UserError(f"{path}: no training step is logged yet; wait for the first or leave this run out")
-    by_dataset = {
-        name: _after_resumes([record for record in validation if record.dataset == name])
-        for name in dict.fromkeys(record.dataset for record in validation)
-    }
-    return replace(
-        run,
+        raise UserError(f"{folder / METRICS_FILE}: no training step yet; wait for the first one or leave this run out")
+    by_dataset = [
+        _without_repeated([line for line in validation if line.dataset == name])
+        for name in dict.fromkeys(line.dataset for line in validation)
+    ]
+    return PretrainRun(
+        record=record,
         source=folder,
-        train=tuple(_after_resumes(train)),
-        validation=tuple(record for records in by_dataset.values() for record in records),
+        train=tuple(train),
+        validation=tuple(line for lines in by_dataset for line in lines),
     )
 
 
-def _after_resumes(records: list[Any]) -> list[Any]:
-    """The records that count: one at or before an earlier record's iteration says that the run went back there."""
-    kept: list[Any] = []
+def _without_repeated(records: list[Logged]) -> list[Logged]:
+    """Drop the records that a resume made obsolete: all that an iteration no later than theirs follows."""
+    kept: list[Logged] = []
     for record in records:
         while kept and kept[-1].iteration >= record.iteration:
             kept.pop()
         kept.append(record)
     return kept
-
-
-def _finetuning_curve(evaluation: Evaluation) -> tuple[FinetuneStep, ...]:
-    """The loss curve of the evaluated model, if its folder still holds the very model that was evaluated."""
-    folder = Path(str(evaluation.config.get("model", "")))
-    marker, metrics = folder / "finetune.json", folder / "metrics.jsonl"
-    if evaluation.finetuning is None or not marker.is_file() or not metrics.is_file():
-        return ()
-    now = _read_json(marker)
-    if any(now.get(key) != evaluation.finetuning.get(key) for key in ("task", "seed", "steps", "final_loss")):
-        return ()
-    records = [record for record in _read_metrics(metrics) if record.get("kind") == "train"]
-    return tuple(_convert(record, FinetuneStep, metrics) for record in records)
-
-
-def _read_object(path: Path, expected_format: str, what: str) -> dict[str, Any]:
-    values = _read_json(path)
-    if not isinstance(values, dict) or values.get("format") != expected_format:
-        found = values.get("format") if isinstance(values, dict) else type(values).__name__
-        raise UserError(f"{path}: expected {what} (format '{expected_format}'), found '{found}'")
-    return values
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return msgspec.json.decode(path.read_bytes())
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, msgspec.DecodeError) as error:
-        raise UserError(f"{path}: not whole JSON, perhaps half-written ({error}); write it again") from error
-
-
-def _read_metrics(path: Path) -> list[dict[str, Any]]:
-    try:
-        return read_json_lines(path)
-    except OSError as error:
-        raise UserError(f"{path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: a line is not JSON ({error})") from error
-
-
-def _convert(values: dict[str, Any], record: type[Record], path: Path) -> Record:
-    try:
-        return msgspec.convert(values, record)
-    except msgspec.ValidationError as error:
-        raise UserError(f"{path}: {error}") from error

@@ -1,38 +1,29 @@
-"""The report as one value: everything that is said, drawn and shown, before it becomes HTML or Markdown."""
+"""The report as one value, before it becomes HTML, Markdown and JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pause_megatron.report import ablations, comparisons, cost, curves, figures, pretraining, provenance, sweeps, tables
+from pause_megatron.records.variants import VARIANTS
 from pause_megatron.report.caveats import caveats
-from pause_megatron.report.compare import TaskResult, compare
-from pause_megatron.report.figures import Figure
-from pause_megatron.report.provenance import Configuration
-from pause_megatron.report.records import Collected
-from pause_megatron.report.samples import Question, pick_questions
-from pause_megatron.report.summary import summary
-from pause_megatron.report.tables import Table
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """A part of the report: tables and figures under one heading, and tables that are folded away at first."""
-
-    anchor: str
-    heading: str
-    tables: tuple[Table, ...] = ()
-    figures: tuple[Figure, ...] = ()
-    folded: tuple[Table, ...] = ()
-
-    def __bool__(self) -> bool:
-        """Whether there is anything in it."""
-        return bool(self.tables or self.figures or self.folded)
+from pause_megatron.report.collect import Collected
+from pause_megatron.report.elements import Figure, Section, Table
+from pause_megatron.report.labels import counted, listed, model_label, rounded, run_label
+from pause_megatron.report.measurements import TaskResult, group_results
+from pause_megatron.report.provenance import Configuration, configurations, versions_table
+from pause_megatron.report.sections.cost import cost_section
+from pause_megatron.report.sections.pauses import finetuning_pauses_section, inference_section, removal_sentences
+from pause_megatron.report.sections.placement import placement_section
+from pause_megatron.report.sections.published import published_section
+from pause_megatron.report.sections.samples import Question, pick_questions
+from pause_megatron.report.sections.training import finetuning_section, pretraining_section, pretraining_sentence
+from pause_megatron.report.sections.variants import significance_sentence, task_sentence, variants_section
 
 
 @dataclass(frozen=True, kw_only=True)
 class Document:
-    """A whole report."""
+    """A complete report."""
 
     title: str
     summary: tuple[str, ...]
@@ -55,93 +46,59 @@ class Document:
 
 
 def build_document(collected: Collected, *, title: str, samples_per_task: int) -> Document:
-    """Compare, tabulate, draw and describe what was collected.
+    """Compare, tabulate, draw and describe the inputs of a report.
 
-    Raises :class:`~pause_megatron.errors.UserError` when results cannot stand in one report (see ``compare``).
+    Raises :class:`~pause_megatron.errors.UserError` for results that cannot be in one report, see
+    :func:`~pause_megatron.report.measurements.group_results`.
     """
-    tasks = compare(collected.evaluations)
-    sections = [
-        _variants(tasks),
-        _paper(tasks),
-        _inference(tasks),
-        _finetuning_pauses(tasks),
-        _placements(tasks),
-        _cost(tasks),
-        *_pretraining(collected),
-        _finetuning(tasks),
-    ]
+    tasks = group_results(collected.evaluations)
+    sections = (
+        variants_section(tasks),
+        published_section(tasks),
+        inference_section(tasks),
+        finetuning_pauses_section(tasks),
+        placement_section(tasks),
+        cost_section(tasks),
+        pretraining_section(collected.runs),
+        finetuning_section(tasks),
+    )
     return Document(
         title=title,
         summary=tuple(summary(collected, tasks)),
         sections=tuple(section for section in sections if section),
         questions=tuple(pick_questions(tasks, samples_per_task)),
         caveats=tuple(caveats(collected, tasks)),
-        configurations=tuple(provenance.configurations(collected, tasks)),
-        versions=provenance.versions_table(collected),
+        configurations=tuple(configurations(collected, tasks)),
+        versions=versions_table(collected),
         tasks=tasks,
     )
 
 
-def _variants(tasks: tuple[TaskResult, ...]) -> Section:
-    if not tasks:
-        return Section(anchor="variants", heading="The variants")
-    significance, others = comparisons.significance_table(tasks), tables.metrics_table(tasks)
-    return Section(
-        anchor="variants",
-        heading="The variants",
-        tables=_present(tables.variants_table(tasks), significance),
-        figures=tuple(figures.bar_figures(tasks)),
-        folded=_present(tables.settings_table(tasks), others),
-    )
+def summary(collected: Collected, tasks: Sequence[TaskResult]) -> list[str]:
+    """Return the paragraphs of the summary: significant differences, inputs, each task, collapses, pretraining."""
+    paragraphs = [significance_sentence(tasks)] if tasks else []
+    paragraphs.append(_inputs(collected, tasks))
+    paragraphs += [task_sentence(task, tasks) for task in tasks]
+    paragraphs += removal_sentences(tasks)
+    if collected.runs:
+        paragraphs.append(pretraining_sentence(collected.runs))
+    return paragraphs
 
 
-def _paper(tasks: tuple[TaskResult, ...]) -> Section:
-    table = comparisons.paper_table(tasks)
-    return Section(anchor="paper", heading="Beside the published numbers", tables=_present(table))
-
-
-def _inference(tasks: tuple[TaskResult, ...]) -> Section:
-    return Section(
-        anchor="inference",
-        heading="Pauses at inference",
-        tables=_present(ablations.robustness_table(tasks)),
-        figures=(*sweeps.inference_figures(tasks), *sweeps.heat_maps(tasks)),
-    )
-
-
-def _finetuning_pauses(tasks: tuple[TaskResult, ...]) -> Section:
-    charts = tuple(sweeps.finetuning_pauses_figures(tasks))
-    return Section(anchor="finetuning-pauses", heading="Pauses in finetuning", figures=charts)
-
-
-def _placements(tasks: tuple[TaskResult, ...]) -> Section:
-    found = _present(ablations.placement_table(tasks), ablations.filler_table(tasks))
-    return Section(anchor="placements", heading="Placement and fillers", tables=found)
-
-
-def _cost(tasks: tuple[TaskResult, ...]) -> Section:
-    table, charts = _present(cost.cost_table(tasks)), tuple(sweeps.cost_figures(tasks))
-    return Section(anchor="cost", heading="At equal cost", tables=table, figures=charts)
-
-
-def _present(*found: Table | None) -> tuple[Table, ...]:
-    return tuple(table for table in found if table is not None)
-
-
-def _pretraining(collected: Collected) -> list[Section]:
-    if not collected.runs:
-        return []
-    validation = pretraining.validation_table(collected.runs)
-    charts = (*curves.training_figures(collected.runs), *curves.validation_figures(collected.runs))
-    return [
-        Section(
-            anchor="pretraining",
-            heading="Pretraining",
-            tables=_present(validation, pretraining.pretraining_table(collected.runs)),
-            figures=charts,
+def _inputs(collected: Collected, tasks: Sequence[TaskResult]) -> str:
+    sentences = []
+    if tasks:
+        models = {measurement.setting.model for task in tasks for measurement in task.measurements}
+        named = [model_label(model) for model in VARIANTS if model in models]
+        named += [model_label(model) for model in sorted(models - set(VARIANTS))]
+        names = listed([task.name for task in tasks])
+        sentences.append(f"Compared on {counted(len(tasks), 'task')} ({names}): {listed(named)}.")
+    for run in collected.runs:
+        data = f"{rounded(run.last.real_tokens)} real tokens"
+        if run.last.pause_tokens:
+            data += f" and {rounded(run.last.pause_tokens)} pauses"
+        sentences.append(
+            f"{run_label(run, collected.runs)} is a model of {rounded(run.record.parameters)} parameters pretrained on"
+            f" {data}."
         )
-    ]
-
-
-def _finetuning(tasks: tuple[TaskResult, ...]) -> Section:
-    return Section(anchor="finetuning", heading="Finetuning", figures=tuple(curves.finetuning_figures(tasks)))
+    return " ".join(sentences)

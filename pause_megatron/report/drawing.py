@@ -1,7 +1,7 @@
-"""Draws line charts, bar charts and heat maps, as SVG and PNG. The only module that imports matplotlib.
+"""Line charts, bar charts and heat maps as SVG and PNG. Only this module of the report imports matplotlib.
 
-Charts are small, so that their letters stay readable on a phone; colours are Okabe and Ito's, which people with any
-colour vision tell apart. In the SVG, everything that is ink takes the page's text colour, light or dark.
+Charts are small, so that their text is readable on a phone. In the SVG, axes and text have the page's text colour,
+which is light or dark.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ PLOT_HEIGHT_INCHES = 2.4
 LEGEND_ROW_INCHES = 0.17
 BAR_INCHES = 0.42
 WIDEST_LABEL_OF_TWO = 18
-"""Characters of a legend's longest label, up to which two labels fit beside each other."""
+"""Longest label, in characters, with which a legend has two columns."""
 MOST_MARKERS = 12
-"""Points of a line, up to which each is marked."""
+"""Most points of a line that has a marker at each point."""
 DASHES = ("-", "--", ":", "-.")
-LEVEL_DASHES = ((0, (5, 3)), (0, (1, 2)))
+LEVEL_DASHES = ((0, (5, 3)), (0, (1, 2)), (0, (5, 2, 1, 2)))
+"""Dash patterns of levels: two baselines, one for each prefix attention, and the chance level."""
 TILE_INCHES = 0.36
 LIGHT_TILE = 0.55
-"""Of a heat map's scale: tiles above it are light enough for black letters."""
+"""Position on a heat map's colour scale above which a tile has black text."""
 PNG_DPI = 200
 INK = "#1a1a19"
-"""Colour of axes and letters: as it stands in the PNG, replaced by the page's text colour in the SVG."""
+"""Colour of axes and text in the PNG; the SVG has the page's text colour instead."""
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -77,29 +78,30 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Bar:
-    """One bar, with its standard error and the text of its value."""
+    """One bar of a bar chart."""
 
     label: str
     color: str
     length: float
     stderr: float | None
     text: str
+    """The value as text, next to the bar."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tile:
-    """One tile of a heat map, by the places of its row and column. A framed one is drawn with a frame around it."""
+    """One tile of a heat map, at the given indices of row and column."""
 
     row: int
     column: int
     value: float
     text: str
-    framed: bool = False
+    framed: bool
 
 
 @dataclass(frozen=True, kw_only=True)
 class Level:
-    """A value that lines are to be seen against, drawn as a thin line across."""
+    """A reference value of a line chart, drawn as a horizontal line."""
 
     label: str
     value: float
@@ -107,19 +109,22 @@ class Level:
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A drawn chart: an SVG element to stand in a page, and the bytes of an SVG file and of a PNG file."""
+    """A drawn chart."""
 
     element: str
+    """SVG element to embed in a page."""
     svg: bytes
+    """Content of an SVG file."""
     png: bytes
+    """Content of a PNG file."""
 
 
 def draw_lines(
     name: str, alt: str, lines: Sequence[Line], x_label: str, y_label: str, levels: Sequence[Level] = ()
 ) -> Picture:
-    """Draw a line chart. Lines that share a label share its place in the legend.
+    """Draw a line chart; lines with the same label have one entry in the legend.
 
-    ``name`` prefixes every id of the SVG, so that several can stand in one page; ``alt`` is its text alternative.
+    ``name`` prefixes every id of the SVG, so that one page can embed several charts; ``alt`` is its text alternative.
     """
     with matplotlib.rc_context(STYLE):
         labels = list(dict.fromkeys([line.label for line in lines] + [level.label for level in levels]))
@@ -140,35 +145,35 @@ def draw_lines(
             if any(line.stderr):
                 errors = [error or 0.0 for error in line.stderr]
                 axes.errorbar(line.x, line.y, errors, color=line.color, linewidth=0, elinewidth=0.9, capsize=2)
-        for level, dashes_of in zip(levels, LEVEL_DASHES, strict=False):
-            axes.axhline(level.value, color=INK, linewidth=0.9, linestyle=dashes_of, label=level.label)
-        whole = all(place.is_integer() for line in lines for place in line.x)
+        for level, pattern in zip(levels, LEVEL_DASHES, strict=False):
+            axes.axhline(level.value, color=INK, linewidth=0.9, linestyle=pattern, label=level.label)
+        integer = all(x.is_integer() for line in lines for x in line.x)
         axes.grid(axis="y")
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=(1, 2, 5, 10), integer=whole))
+        axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=(1, 2, 5, 10), integer=integer))
         axes.xaxis.set_major_formatter(lambda position, _: rounded(position))
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
-        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+        handles = dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))  # one handle for each label
         figure.legend(handles.values(), handles.keys(), loc="outside upper left", ncols=columns)
         return _export(figure, name, alt)
 
 
-def draw_bars(name: str, alt: str, bars: Sequence[Bar], x_label: str, reference: float | None) -> Picture:
-    """Draw horizontal bars from zero, top to bottom, with a dashed line at ``reference`` (chance) if there is one."""
+def draw_bars(name: str, alt: str, bars: Sequence[Bar], x_label: str, chance_level: float | None) -> Picture:
+    """Draw horizontal bars from zero, the first at the top, and a dashed line at ``chance_level`` if it is known."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _canvas(0.9 + BAR_INCHES * len(bars))
-        places = range(len(bars))
-        axes.barh(places, [bar.length for bar in bars], color=[bar.color for bar in bars], height=0.62)
-        for place, bar in zip(places, bars, strict=True):
+        positions = range(len(bars))
+        axes.barh(positions, [bar.length for bar in bars], color=[bar.color for bar in bars], height=0.62)
+        for position, bar in zip(positions, bars, strict=True):
             if bar.stderr:
-                axes.errorbar(bar.length, place, xerr=bar.stderr, color=INK, elinewidth=0.9, capsize=2.5)
+                axes.errorbar(bar.length, position, xerr=bar.stderr, color=INK, elinewidth=0.9, capsize=2.5)
             end = max(bar.length + (bar.stderr or 0.0), 0.0)
-            axes.annotate(bar.text, (end, place), (5, 0), textcoords="offset points", va="center")
-        if reference is not None:
-            axes.axvline(reference, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.annotate("chance", (reference, 1), (0, 3), xycoords=("data", "axes fraction"),
+            axes.annotate(bar.text, (end, position), (5, 0), textcoords="offset points", va="center")
+        if chance_level is not None:
+            axes.axvline(chance_level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+            axes.annotate("chance level", (chance_level, 1), (0, 3), xycoords=("data", "axes fraction"),
                           textcoords="offset points", ha="center", va="bottom", fontsize=8)  # fmt: skip
-        axes.set_yticks(places, [bar.label for bar in bars])
+        axes.set_yticks(positions, [bar.label for bar in bars])
         axes.invert_yaxis()
         axes.tick_params(axis="y", length=0)
         axes.margins(x=0.22)
@@ -180,9 +185,9 @@ def draw_bars(name: str, alt: str, bars: Sequence[Bar], x_label: str, reference:
 def draw_heat_map(
     name: str, alt: str, tiles: Sequence[Tile], rows: Sequence[str], columns: Sequence[str], x_label: str, y_label: str
 ) -> Picture:
-    """Draw tiles on a grid of ``rows`` (from below) and ``columns``, darker for smaller values, each with its text.
+    """Draw tiles on a grid of ``rows`` (the first at the bottom) and ``columns``, darker for smaller values.
 
-    The colours are cividis, whose lightness alone gives the order, so that no colour vision is asked for.
+    The colours are cividis: lightness increases with the value, so that no colour vision is needed.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = _canvas(0.8 + TILE_INCHES * len(rows))
@@ -209,13 +214,13 @@ def draw_heat_map(
 
 
 def _dashes(lines: Sequence[Line]) -> dict[str, str]:
-    """A line style for each label, so that labels of one colour differ."""
+    """Choose a dash pattern for each label, so that labels of the same colour differ."""
     by_color: dict[str, list[str]] = {}
     for line in lines:
         labels = by_color.setdefault(line.color, [])
         if line.label not in labels:
             labels.append(line.label)
-    return {label: DASHES[place % len(DASHES)] for labels in by_color.values() for place, label in enumerate(labels)}
+    return {label: DASHES[index % len(DASHES)] for labels in by_color.values() for index, label in enumerate(labels)}
 
 
 def _canvas(height: float) -> tuple[Figure, Axes]:
@@ -225,17 +230,17 @@ def _canvas(height: float) -> tuple[Figure, Axes]:
 
 def _export(figure: Figure, name: str, alt: str) -> Picture:
     figure.draw_without_rendering()
-    figure.set_layout_engine("none")  # laid out once for both files
+    figure.set_layout_engine("none")  # one layout for both files
     png, svg = io.BytesIO(), io.StringIO()
     figure.savefig(png, format="png", dpi=PNG_DPI, facecolor="white", metadata={"Software": None})
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    figure.savefig(svg, format="svg", transparent=True, metadata=nothing)
+    no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # the same inputs give the same bytes
+    figure.savefig(svg, format="svg", transparent=True, metadata=no_metadata)
     text = svg.getvalue()
     return Picture(element=_embeddable(text, name, alt), svg=text.encode(), png=png.getvalue())
 
 
 def _embeddable(svg: str, name: str, alt: str) -> str:
-    """An SVG file as an element of a page: no prolog, no fixed size, ids of its own, ink in the page's colour."""
+    """Turn an SVG file into an element for a page: no prolog, no fixed size, unique ids, text in the page's colour."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\bid="', f'id="{name}-', svg)
     svg = re.sub(r'(url\(#|href="#)', rf"\g<1>{name}-", svg)

@@ -1,35 +1,39 @@
-"""Brings a report to disk: the command behind ``pause-megatron report``.
+"""Renders a report as HTML, Markdown and JSON, and writes its files: the command behind ``pause-megatron report``.
 
-The folder appears whole. An earlier report there is replaced file by file, the page last, so that a reader always finds
-a page that is whole; files of the earlier report that the new one has no use for are removed at the end.
+A new folder appears only when it is complete. In an existing report, each file is replaced atomically, the page last,
+so that a reader always finds a complete page; files that the new report does not have are removed at the end.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup, escape
+
+import pause_megatron
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_file
 from pause_megatron.config.report import ReportConfig
+from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError
-from pause_megatron.report.cells import Cell
-from pause_megatron.report.collect import collect
-from pause_megatron.report.compare import TaskResult
+from pause_megatron.report.collect import Collected, collect
 from pause_megatron.report.document import Document, build_document
-from pause_megatron.report.page import render_html, render_markdown
-from pause_megatron.report.records import Collected
-from pause_megatron.report.tables import Table
+from pause_megatron.report.elements import MODEL_COLORS, Table
+from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.versions import versions
 
 REPORT_FORMAT = "pause_megatron/report/1"
+SUBSCRIPTS = re.compile(r"\bM_(ft|inf)\b")
 
 
 def write_report(config: ReportConfig) -> None:
-    """Read the inputs and write the report into ``config.output``.
+    """Read the inputs and write the report to ``config.output``.
 
-    Raises :class:`UserError` for inputs that cannot be read or compared, and for an output that is no earlier report.
+    Raises :class:`UserError` for inputs that cannot be read or compared, and for an output that is not a report.
     """
     earlier = _earlier_files(config.output)
     collected = collect(config.evaluations, config.pretrain)
@@ -45,29 +49,8 @@ def write_report(config: ReportConfig) -> None:
     log.info(f"report: {config.output / 'report.html'}")
 
 
-def render_files(document: Document, collected: Collected) -> dict[str, bytes]:
-    """Every file of the report by its path in the folder, in the order of writing."""
-    files: dict[str, bytes] = {}
-    for figure in document.figures:
-        files[f"figures/{figure.name}.png"] = figure.picture.png
-        files[f"figures/{figure.name}.svg"] = figure.picture.svg
-        files[f"figures/{figure.name}.csv"] = figure.data.encode()
-    names = [*files, "report.json", "report.md", "report.html"]
-    values = {"format": REPORT_FORMAT, **_values(document, collected), "versions": versions(), "files": names}
-    files["report.json"] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
-    files["report.md"] = render_markdown(document).encode()
-    files["report.html"] = render_html(document).encode()
-    return files
-
-
-def _write_files(folder: Path, files: dict[str, bytes]) -> None:
-    for name, content in files.items():
-        with write_file(folder / name) as file:
-            file.write(content)
-
-
 def _earlier_files(output: Path) -> set[str] | None:
-    """The files of the report that ``output`` holds, none for an empty folder; None when there is no such folder."""
+    """File names of the report in ``output``; empty for an empty folder, None without a folder."""
     if not output.exists():
         return None
     if output.is_dir() and not any(output.iterdir()):
@@ -78,50 +61,106 @@ def _earlier_files(output: Path) -> set[str] | None:
             return set(values["files"])
     except (OSError, ValueError, KeyError, TypeError):
         pass
-    raise UserError(f"--output {output}: is there already and holds no earlier report; name another folder")
+    raise UserError(f"--output {output}: exists and is not a report; choose another folder")
+
+
+def _write_files(folder: Path, files: dict[str, bytes]) -> None:
+    for name, content in files.items():
+        with write_file(folder / name) as file:
+            file.write(content)
+
+
+def render_files(document: Document, collected: Collected) -> dict[str, bytes]:
+    """Render every file of the report, by its path in the folder and in the order of writing."""
+    files: dict[str, bytes] = {}
+    for figure in document.figures:
+        files[f"figures/{figure.name}.png"] = figure.picture.png
+        files[f"figures/{figure.name}.svg"] = figure.picture.svg
+        files[f"figures/{figure.name}.csv"] = figure.data.encode()
+    names = [*files, "report.json", "report.md", "report.html"]
+    values = {"format": REPORT_FORMAT, **_values(document, collected), "versions": versions(), "files": names}
+    files["report.json"] = (json.dumps(values, indent=2, ensure_ascii=False) + "\n").encode()
+    files["report.md"] = _render("report.md", document, autoescape=False).encode()
+    files["report.html"] = _render("report.html", document, autoescape=True).encode()
+    return files
 
 
 def _values(document: Document, collected: Collected) -> dict[str, Any]:
-    """The report's content as plain data for programs."""
+    """The content of report.json, with unrounded numbers."""
     return {
         "title": document.title,
         "summary": document.summary,
         "caveats": document.caveats,
-        "tasks": [_task_values(task) for task in document.tasks],
+        "tasks": [
+            {
+                "task": task.name,
+                "metric": task.metric,
+                "chance": task.chance_level,
+                "results": [_measurement_values(task, measurement) for measurement in task.measurements],
+            }
+            for task in document.tasks
+        ],
         "tables": {table.name: _table_values(table) for table in document.tables},
-        "evaluations": {str(evaluation.source): evaluation.config for evaluation in collected.evaluations},
-        "pretrain": {str(run.source): {"config": run.config, "dataset": run.dataset} for run in collected.runs},
+        "evaluations": {str(result.source): result.record.config for result in collected.evaluations},
+        "pretrain": {
+            str(run.source): {"config": run.record.config, "dataset": to_plain(run.record.dataset)}
+            for run in collected.runs
+        },
     }
 
 
-def _task_values(task: TaskResult) -> dict[str, Any]:
+def _measurement_values(task: TaskResult, measurement: Measurement) -> dict[str, Any]:
+    baseline = task.baseline_of(measurement)
+    difference = None if baseline is None else measurement.minus(baseline)
     return {
-        "task": task.name,
-        "metric": task.metric,
-        "chance": task.chance,
-        "results": [_cell_values(task, cell) for cell in task.cells],
-    }
-
-
-def _cell_values(task: TaskResult, cell: Cell) -> dict[str, Any]:
-    baseline = task.baseline_of(cell)
-    difference = None if baseline is None else cell.minus(baseline)
-    return {
-        "variant": cell.setting.model,
-        "num_pauses_ft": cell.setting.num_pauses_ft,
-        "num_pauses_inf": cell.setting.num_pauses_inf,
-        "prefix_attention": cell.setting.prefix_attention,
-        "seeds": [evaluation.seed for evaluation in cell.evaluations],
-        "num_samples": cell.num_samples,
-        "mean": cell.mean,
-        "stderr": cell.stderr,
-        "deviation_over_seeds": cell.deviation,
+        "variant": measurement.setting.model,
+        "num_pauses_ft": measurement.setting.num_pauses_ft,
+        "num_pauses_inf": measurement.setting.num_pauses_inf,
+        "prefix_attention": measurement.setting.prefix_attention,
+        "seeds": [result.record.seed for result in measurement.results],
+        "num_samples": measurement.num_samples,
+        "mean": measurement.mean,
+        "stderr": measurement.stderr,
+        "deviation_over_seeds": measurement.deviation,
         "difference": None if difference is None else difference.value,
         "difference_stderr": None if difference is None else difference.stderr,
-        "distinguishable": None if difference is None else difference.is_distinguishable,
+        "distinguishable": None if difference is None else difference.is_significant,
     }
 
 
 def _table_values(table: Table) -> dict[str, Any]:
-    rows = [[f"{entry.text} ({entry.note})" if entry.note else entry.text for entry in row] for row in table.rows]
+    rows = [[f"{cell.text} ({cell.note})" if cell.note else cell.text for cell in row] for row in table.rows]
     return {"columns": table.columns, "rows": rows}
+
+
+def _render(template: str, document: Document, *, autoescape: bool) -> str:
+    environment = Environment(
+        loader=PackageLoader("pause_megatron.report"),
+        autoescape=autoescape,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {"typeset": typeset, "plain": plain, "fenced": fenced}
+    return environment.get_template(template).render(
+        document=document, colors=MODEL_COLORS, version=pause_megatron.__version__
+    )
+
+
+def typeset(text: str) -> Markup:
+    """Escape ``text`` for HTML, with M_ft as a subscript and line breaks after underscores but not within numbers."""
+    html = SUBSCRIPTS.sub(r"<i>M</i><sub>\1</sub>", str(escape(text))).replace("</sub> ", "</sub>&nbsp;")
+    return Markup(html.replace("_", "_<wbr>").replace(" ± ", "&nbsp;±&nbsp;"))
+
+
+def plain(text: str) -> str:
+    """Escape ``text`` for one line, or one table cell, of Markdown."""
+    return re.sub(r"([\\`*\[\]<>|])", r"\\\1", " ".join(text.split()))
+
+
+def fenced(text: str) -> str:
+    """Return ``text`` as a Markdown code block; its fence is longer than any run of backticks in ``text``."""
+    longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
+    fence = "`" * max(3, longest + 1)
+    return f"{fence}text\n{text}\n{fence}"

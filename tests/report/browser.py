@@ -1,4 +1,4 @@
-"""Chromium without a window, as the machine has it."""
+"""Headless Chromium for tests and screenshots."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from playwright.sync_api import Browser, Page, sync_playwright
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 PHONE, DESKTOP = 390, 1280
-"""Widths of a window (CSS pixels)."""
+"""Window widths, in CSS pixels."""
 
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """A browser; close what it opens."""
+    """Start the browser, and close it at the end."""
     with sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         yield browser
@@ -27,24 +27,23 @@ def open_browser() -> Iterator[Browser]:
 
 @contextmanager
 def open_page(browser: Browser, file: Path, width: int, scheme: Literal["light", "dark"] = "light") -> Iterator[Page]:
-    """``file`` in a window of ``width``; fails in the end if the page asked for anything outside of itself, or had
-    anything to complain of."""
+    """Open ``file`` in a window of ``width``; fails at the end if the page requested other files or logged errors."""
     context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
     page = context.new_page()
-    complaints: list[str] = []
-    page.on("console", lambda message: complaints.append(f"{message.type}: {message.text}"))
-    page.on("pageerror", lambda error: complaints.append(str(error)))
+    problems: list[str] = []
+    page.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))
+    page.on("pageerror", lambda error: problems.append(str(error)))
     page.on(
-        "request", lambda asked: complaints.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None
+        "request", lambda asked: problems.append(asked.url) if not asked.url.startswith(("file:", "data:")) else None
     )
     page.goto(file.resolve().as_uri())
     yield page
     context.close()
-    assert complaints == []
+    assert problems == []
 
 
 def check_links(page: Page) -> tuple[int, int]:
-    """Follow every link of ``page``; returns how many lead into the page, and how many to files that it holds."""
+    """Follow every link of ``page``; returns the number of anchors, and of embedded files."""
     links = page.evaluate("[...document.querySelectorAll('a')].map(link => link.getAttribute('href'))")
     inner = [link for link in links if link.startswith("#")]
     for link in inner:

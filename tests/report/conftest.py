@@ -1,8 +1,7 @@
-"""One report of everything, written once for the tests that look at it."""
+"""One complete report, written once for all tests that look at it."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 from pause_megatron.config.report import ReportConfig
 from pause_megatron.report.write import write_report
 
-from .inputs import write_ablations, write_finetuned, write_run, write_sweep, write_variants
+from .inputs import ablations, sweep, variants, write_evaluations, write_finetuned, write_run
 
 
 @dataclass(frozen=True)
@@ -27,13 +26,12 @@ class WrittenReport:
 def full_report(tmp_path_factory: pytest.TempPathFactory) -> WrittenReport:
     """Four variants on two tasks with three seeds, a sweep of M_inf, finetuning curves, two pretraining runs."""
     base = tmp_path_factory.mktemp("full")
-    evaluations = write_variants(base / "evaluate", seeds=(1, 2, 3))
-    for path in evaluations:
-        values = json.loads(path.read_text())
-        write_finetuned(base / "finetune" / path.parent.name / path.stem, values)
-        path.write_text(json.dumps(values))
+    finetuned = [
+        write_finetuned(base / "finetune" / str(number), record)
+        for number, record in enumerate(variants(seeds=(1, 2, 3)))
+    ]
     config = ReportConfig(
-        evaluations=(*evaluations, *write_sweep(base / "sweep"), *write_ablations(base / "ablations")),
+        evaluations=tuple(write_evaluations(base / "evaluate", [*finetuned, *sweep(), *ablations()])),
         pretrain=(write_run(base / "stdpt"), write_run(base / "pausept", paused=True)),
         output=base / "report",
         title="Test <data> & nothing else",

@@ -1,4 +1,4 @@
-"""Pictures of a report for the README: ``python -m tests.report.screenshots REPORT_FOLDER docs/images``."""
+"""Screenshots of a report for the README: ``python -m tests.report.screenshots REPORT_FOLDER docs/images``."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ PICTURES = {
     "report-samples": (DESKTOP, ("#samples",), 900),
     "report-phone": (PHONE, ("header", "#summary", "#variants"), 1900),
 }
-"""Name to the window's width, the parts of the page shown, and the most that is shown of them (CSS pixels)."""
+"""Name to window width, parts of the page, and maximum height, in CSS pixels."""
 COLORS = 128
-"""Of a picture: few make a small file."""
+"""Colours of a picture; few colours make a small file."""
 
 
 def main(report: Path, output: Path) -> None:

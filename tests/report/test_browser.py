@@ -1,4 +1,4 @@
-"""The page in a real browser: Chromium without a window, at the width of a phone and of a desktop."""
+"""The page in headless Chromium, at the width of a phone and of a desktop."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_page_is_no_wider_than_the_window(page: Page) -> None:
         "[...document.querySelectorAll('.chart svg')].map(chart => chart.getBoundingClientRect().width)"
     )
     assert len(narrow) == 16
-    assert min(narrow) >= 340  # the letters of a chart stay readable
+    assert min(narrow) >= 340  # text in the charts is readable
 
 
 def test_every_link_works(page: Page) -> None:
@@ -45,8 +45,8 @@ def test_every_link_works(page: Page) -> None:
     assert files == 2 * 16
 
 
-def test_text_stands_out_from_its_ground(page: Page) -> None:
-    """WCAG's contrast of at least 4.5 for all kinds of text."""
+def test_text_has_enough_contrast(page: Page) -> None:
+    """WCAG AA: a contrast ratio of at least 4.5."""
     for selector in ("p", "td", ".name small, td small", "nav a", "figcaption", ".verdict.correct", ".verdict.wrong"):
         ink = page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).color")
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
@@ -61,7 +61,7 @@ def luminance(color: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
-def test_samples_are_browsed_by_task_and_verdict(page: Page) -> None:
+def test_samples_are_filtered_by_task_and_verdict(page: Page) -> None:
     def shown() -> int:
         return page.locator(".question:visible").count()
 
@@ -80,7 +80,7 @@ def test_samples_are_browsed_by_task_and_verdict(page: Page) -> None:
     assert any("PausePT_PauseFT" in verdict and "correct" in verdict for verdict in verdicts)
 
 
-def test_without_scripts_every_sample_is_there(browser: Browser, full_report: WrittenReport) -> None:
+def test_without_scripts_every_sample_is_visible(browser: Browser, full_report: WrittenReport) -> None:
     page = browser.new_context(java_script_enabled=False).new_page()
     page.goto((full_report.folder / "report.html").as_uri())
     assert page.locator(".question:visible").count() == 32

@@ -1,3 +1,5 @@
+"""The page and the Markdown of a complete report."""
+
 from __future__ import annotations
 
 import re
@@ -6,7 +8,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-from pause_megatron.report.page import fenced, plain, typeset
+from pause_megatron.report.write import fenced, plain, typeset
 
 from .conftest import WrittenReport
 
@@ -14,7 +16,7 @@ VOID = {"meta", "wbr", "br", "img", "link", "input", "hr"}
 
 
 class Page(HTMLParser):
-    """Collects what the tests ask about, and holds the page to proper nesting."""
+    """Parser that checks nesting and collects ids, links, tags and text."""
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -51,7 +53,7 @@ def page(full_report: WrittenReport) -> Page:
     return Page(full_report.text("report.html"))
 
 
-def test_the_page_refers_to_nothing_outside_itself(page: Page, full_report: WrittenReport) -> None:
+def test_the_page_has_no_external_reference(page: Page, full_report: WrittenReport) -> None:
     files = [link for link in page.links if not link.startswith("#")]
     assert len(files) == 2 * len([tag for tag, _ in page.tags if tag == "svg"])
     assert {link.partition(",")[0] for link in files} == {"data:image/svg+xml;base64", "data:text/csv;base64"}
@@ -62,7 +64,7 @@ def test_the_page_refers_to_nothing_outside_itself(page: Page, full_report: Writ
     assert [attributes for tag, attributes in page.tags if tag == "script"] == [{}]
 
 
-def test_every_anchor_leads_somewhere_and_every_id_is_its_own(page: Page) -> None:
+def test_every_link_has_a_target_and_every_id_is_unique(page: Page) -> None:
     assert len(page.ids) == len(set(page.ids))
     assert {link.removeprefix("#") for link in page.links if link.startswith("#")} <= set(page.ids)
     labelled = [attributes["aria-labelledby"] for _, attributes in page.tags if "aria-labelledby" in attributes]
@@ -84,7 +86,7 @@ def test_content_is_escaped(page: Page, full_report: WrittenReport) -> None:
     assert "<unk>" not in html
 
 
-def test_every_section_is_there_and_tables_scroll_alone(page: Page) -> None:
+def test_every_section_is_present_and_each_table_scrolls_by_itself(page: Page) -> None:
     anchors = ["summary", "variants", "paper", "inference", "finetuning-pauses", "placements", "cost", "pretraining"]
     anchors += ["finetuning", "samples", "caveats", "provenance"]
     assert [found for found in page.ids if found in anchors] == anchors
@@ -113,7 +115,7 @@ def test_markdown_shows_every_figure_and_the_same_table(full_report: WrittenRepo
     assert re.search(
         r"^\| PausePT_PauseFT, M_ft 10 \| .* \| 83\.6 ± 1\.7 \(n 500, 3 seeds, s\.d\. 0\.2\) \| .* \|$", markdown, re.M
     )
-    assert "## What these numbers do not show" in markdown
+    assert "## Caveats" in markdown
 
 
 def test_markdown_tables_have_as_many_cells_as_columns(full_report: WrittenReport) -> None:
@@ -123,11 +125,11 @@ def test_markdown_tables_have_as_many_cells_as_columns(full_report: WrittenRepor
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
 
-def test_text_cannot_break_out_of_markdown() -> None:
+def test_text_is_escaped_in_markdown() -> None:
     assert plain("a|b <i> [x]\nc") == r"a\|b \<i\> \[x\] c"
     assert fenced("a\n```\nb") == "````text\na\n```\nb\n````"
 
 
-def test_typesetting_escapes_first() -> None:
+def test_typeset_text_is_escaped() -> None:
     assert typeset("M_ft <b> 1 ± 2") == "<i>M</i><sub>ft</sub>&nbsp;&lt;b&gt; 1&nbsp;±&nbsp;2"
     assert typeset("StdPT_StdFT") == "StdPT_<wbr>StdFT"

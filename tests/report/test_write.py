@@ -1,3 +1,5 @@
+"""Files of a report, and the command that writes them."""
+
 from __future__ import annotations
 
 import json
@@ -12,14 +14,14 @@ from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
 from pause_megatron.report.write import write_report
 
 from .conftest import WrittenReport
-from .inputs import evaluation, write_evaluation, write_run, write_variants
+from .inputs import evaluation, variants, write_evaluations, write_run
 
 
 def files(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def test_a_report_is_the_page_markdown_json_and_figures(full_report: WrittenReport) -> None:
+def test_a_report_consists_of_page_markdown_json_and_figures(full_report: WrittenReport) -> None:
     values = json.loads(full_report.text("report.json"))
     assert sorted(values["files"]) == sorted(files(full_report.folder))
     assert {"report.html", "report.md", "report.json", "figures/variants-parity.png"} <= set(values["files"])
@@ -28,7 +30,7 @@ def test_a_report_is_the_page_markdown_json_and_figures(full_report: WrittenRepo
     assert [run["dataset"]["strategy"] for run in values["pretrain"].values()] == ["none", "sequence"]
 
 
-def test_report_json_holds_the_numbers_unrounded(full_report: WrittenReport) -> None:
+def test_report_json_has_unrounded_numbers(full_report: WrittenReport) -> None:
     parity = json.loads(full_report.text("report.json"))["tasks"][1]
     assert (parity["task"], parity["metric"], parity["chance"]) == ("parity", "exact_match", 0.5)
     best = next(
@@ -37,7 +39,11 @@ def test_report_json_holds_the_numbers_unrounded(full_report: WrittenReport) -> 
         if result["variant"] == "pausept_pauseft" and result["num_pauses_inf"] == 10
     )
     values = [json.loads(path.read_text()) for path in full_report.config.evaluations if "pausept_pauseft" in str(path)]
-    seeds = [value["metrics"]["exact_match"]["value"] for value in values if value["task"] == "parity"]
+    seeds = [
+        value["metrics"]["exact_match"]["value"]
+        for value in values
+        if (value["task"], value["num_pauses_inf"]) == ("parity", 10)
+    ]
     assert best["seeds"] == [1, 2, 3]
     assert best["mean"] == pytest.approx(sum(seeds) / 3, abs=1e-12)
     assert best["distinguishable"] is True
@@ -48,8 +54,8 @@ def test_the_same_inputs_give_the_same_bytes(full_report: WrittenReport, tmp_pat
     assert files(tmp_path / "again") == files(full_report.folder)
 
 
-def test_an_earlier_report_is_replaced_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    both = write_variants(tmp_path / "evaluate")
+def test_an_earlier_report_is_replaced_completely(tmp_path: Path) -> None:
+    both = write_evaluations(tmp_path / "evaluate", variants())
     output = tmp_path / "report"
     write_report(ReportConfig(evaluations=tuple(both), output=output))
     (output / "notes.txt").write_text("mine")
@@ -60,14 +66,14 @@ def test_an_earlier_report_is_replaced_and_leaves_nothing_behind(tmp_path: Path)
     assert (output / "notes.txt").read_text() == "mine"
 
 
-def test_what_is_no_report_is_not_overwritten(tmp_path: Path) -> None:
-    (path,) = [write_evaluation(tmp_path, "result", evaluation())]
+def test_a_folder_that_is_not_a_report_is_not_overwritten(tmp_path: Path) -> None:
+    (path,) = write_evaluations(tmp_path, [evaluation()])
     folder, file = tmp_path / "folder", tmp_path / "file"
     folder.mkdir()
     (folder / "report.html").write_text("something else")
     file.write_text("x")
     for output in (folder, file):
-        with pytest.raises(UserError, match="holds no earlier report"):
+        with pytest.raises(UserError, match="exists and is not a report"):
             write_report(ReportConfig(evaluations=(path,), output=output))
     assert files(folder) == {"report.html": b"something else"}
     (empty := tmp_path / "empty").mkdir()
@@ -81,18 +87,18 @@ def test_a_bad_input_writes_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_report_of_pretraining_alone_or_of_one_result_alone_is_written(tmp_path: Path) -> None:
+def test_a_report_of_only_pretraining_or_of_only_one_result_is_written(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", paused=True)
     write_report(ReportConfig(pretrain=(run,), output=tmp_path / "a"))
     page = (tmp_path / "a" / "report.html").read_text()
     assert 'id="pretraining"' in page
     assert 'id="variants"' not in page
-    values = evaluation(variant=None, samples=[], pretraining=None, stderr=None, num_pauses_inf=0)
-    write_report(ReportConfig(evaluations=(write_evaluation(tmp_path, "one", values),), output=tmp_path / "b"))
+    record = evaluation(variant=None, samples=(), pretraining=None, stderr=None, num_pauses_inf=0)
+    write_report(ReportConfig(evaluations=tuple(write_evaluations(tmp_path, [record])), output=tmp_path / "b"))
     page = (tmp_path / "b" / "report.html").read_text()
     assert 'id="variants"' in page
     assert 'id="samples"' not in page
-    assert "not known to this report" in page
+    assert "does not know the size of the models" in page
 
 
 def test_a_run_without_validation_is_reported_by_its_training_loss(tmp_path: Path) -> None:
@@ -103,10 +109,10 @@ def test_a_run_without_validation_is_reported_by_its_training_loss(tmp_path: Pat
     assert "Training loss on real targets: StdPT ends at" in (tmp_path / "report" / "report.md").read_text()
 
 
-def test_the_command_line_writes_a_report_and_refuses_in_one_line(
+def test_the_command_writes_a_report_or_prints_one_line_of_error(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paths = [str(path) for path in write_variants(tmp_path / "evaluate")]
+    paths = [str(path) for path in write_evaluations(tmp_path / "evaluate", variants())]
     output = str(tmp_path / "report")
     assert main(["report", "--evaluations", *paths, "--output", output, "--title", "Mine"]) == EXIT_DONE
     assert (tmp_path / "report" / "report.html").is_file()
@@ -115,6 +121,6 @@ def test_the_command_line_writes_a_report_and_refuses_in_one_line(
     assert capsys.readouterr().err == f"error: {tmp_path / 'absent.json'}: No such file or directory\n"
 
 
-def test_a_report_on_nothing_is_refused() -> None:
+def test_a_report_without_inputs_is_refused() -> None:
     with pytest.raises(UserError, match="--evaluations"):
         ReportConfig(output=Path("report"))

@@ -1,4 +1,4 @@
-// Shows the samples of one task and of one kind. Without scripts all of them stand there, and this form does not.
+// Filters the samples by task and kind. Without scripts, the page shows all samples and hides this form.
 const form = document.querySelector(".filter");
 const questions = [...document.querySelectorAll(".question")];
 function choose() {

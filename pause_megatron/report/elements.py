@@ -1,0 +1,238 @@
+"""Building blocks of a report's sections: tables, and charts with their data as CSV."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import io
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from pause_megatron.records.variants import BASELINE
+from pause_megatron.report.drawing import Level, Line, Picture, draw_lines
+from pause_megatron.report.labels import model_label, pauses_label
+from pause_megatron.report.measurements import MODELS, Measurement, TaskResult
+
+MODEL_COLORS = dict(zip(MODELS, ("#56b4e9", "#0072b2", "#e69f00", "#d55e00", "#0072b2", "#d55e00"), strict=True))
+"""Okabe and Ito's palette: cool for standard pretraining, warm for pauses; darker for finetuning with pauses."""
+OTHER_COLORS = ("#009e73", "#cc79a7", "#999999")
+WHISKERS = "Whiskers are one standard error."
+
+
+@dataclass(frozen=True, kw_only=True)
+class TableCell:
+    """One cell of a table."""
+
+    text: str
+    note: str = ""
+    """Smaller second line."""
+    model: str = ""
+    """For the name of a row: the model that gives the colour."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table; its first column names the rows."""
+
+    name: str
+    caption: str
+    columns: tuple[str, ...]
+    words: tuple[str, ...] = ()
+    """Columns of words instead of numbers; the first column always holds words."""
+    rows: tuple[tuple[TableCell, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One chart with its words."""
+
+    name: str
+    """Name of its files and its anchor in the page."""
+    title: str
+    caption: str
+    alt: str
+    """Text alternative."""
+    picture: Picture
+    data: str
+    """Content of its CSV file."""
+
+    @property
+    def downloads(self) -> dict[str, str]:
+        """File name to a ``data:`` URL with the file's content, so that the page needs no other file."""
+        files = {"svg": ("image/svg+xml", self.picture.svg), "csv": ("text/csv", self.data.encode())}
+        return {
+            f"{self.name}.{suffix}": f"data:{kind};base64,{base64.b64encode(content).decode()}"
+            for suffix, (kind, content) in files.items()
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """Tables and figures under one heading."""
+
+    anchor: str
+    heading: str
+    tables: tuple[Table, ...] = ()
+    figures: tuple[Figure, ...] = ()
+    folded: tuple[Table, ...] = ()
+    """Tables that the page shows only on a click."""
+
+    def __bool__(self) -> bool:
+        """Whether the section has any content."""
+        return bool(self.tables or self.figures or self.folded)
+
+
+def present(*tables: Table | None) -> tuple[Table, ...]:
+    """Return the tables that are not None."""
+    return tuple(table for table in tables if table is not None)
+
+
+def text_cells(*texts: str) -> tuple[TableCell, ...]:
+    """Return one table cell for each text."""
+    return tuple(TableCell(text=text) for text in texts)
+
+
+def model_cell(measurement: Measurement, label: str | None = None) -> TableCell:
+    """Return the name of a row: the measurement's model, or ``label``, in the model's colour."""
+    model = measurement.setting.model
+    return TableCell(text=label or model_label(model), model=model)
+
+
+@dataclass(frozen=True)
+class ScoreSeries:
+    """Measurements that make one line of a chart."""
+
+    label: str
+    color: str
+    points: list[tuple[float, Measurement]]
+    """Pairs of x and a measurement; its mean is y."""
+
+
+def score_figure(
+    task: TaskResult,
+    kind: str,
+    caption: str,
+    series: Sequence[ScoreSeries],
+    x_label: str,
+    pretrained: str | None = None,
+) -> Figure:
+    """Draw a task's metric as lines, with the baselines and the chance level as horizontal lines.
+
+    ``kind`` begins the figure's name; ``pretrained`` ends its name and title, if there is a chart for each pretrained
+    model.
+    """
+    scale = scale_of(task)
+    measurements = [measurement for one in series for _, measurement in one.points]
+    attentions = {measurement.setting.prefix_attention for measurement in measurements}
+    levels = []
+    for attention, baseline in task.baselines.items():
+        if attention in attentions:
+            suffix = f", {attention} prefix" if len(attentions) > 1 else ""
+            levels.append(Level(label=f"{model_label(BASELINE)}, M_inf 0{suffix}", value=scale * baseline.mean))
+    if task.chance_level is not None:
+        levels.append(Level(label="chance level", value=scale * task.chance_level))
+    return line_figure(
+        name="-".join(slug(part) for part in (kind, task.name, pretrained) if part),
+        title=", ".join(filter(None, (task.name, pretrained))),
+        caption=caption,
+        lines=[_line(one, scale) for one in series],
+        x_label=x_label,
+        y_label=axis_label(task),
+        levels=levels,
+        data=measurements_csv(task, measurements),
+    )
+
+
+def _line(series: ScoreSeries, scale: float) -> Line:
+    measurements = [measurement for _, measurement in series.points]
+    return Line(
+        label=series.label,
+        color=series.color,
+        x=tuple(x for x, _ in series.points),
+        y=tuple(scale * measurement.mean for measurement in measurements),
+        stderr=tuple(None if one.stderr is None else scale * one.stderr for one in measurements),
+    )
+
+
+def line_figure(
+    *,
+    name: str,
+    title: str,
+    caption: str,
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    levels: Sequence[Level] = (),
+    data: str | None = None,
+) -> Figure:
+    """Draw a line chart. Its CSV file is ``data``, by default the points; its text alternative lists their ends."""
+    ends = [f"{line.label} from {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in lines]
+    alt = f"Line chart, {y_label} against {x_label}: {'; '.join(ends)}"
+    rows = [[line.label, x, y] for line in lines for x, y in zip(line.x, line.y, strict=True)]
+    return Figure(
+        name=name,
+        title=title,
+        caption=caption,
+        alt=alt,
+        picture=draw_lines(name, alt, lines, x_label, y_label, levels),
+        data=data or _csv(["series", x_label, y_label], rows),
+    )
+
+
+def measurements_csv(task: TaskResult, measurements: Iterable[Measurement]) -> str:
+    """Return measurements as CSV; mean, standard error and deviation over seeds are in the metric's own unit."""
+    rows = [
+        {
+            "task": task.name,
+            "metric": task.metric,
+            "variant": measurement.setting.model,
+            "num_pauses_ft": pauses_label(measurement.setting),
+            "num_pauses_inf": measurement.setting.num_pauses_inf,
+            "pause_placement": measurement.setting.placement,
+            "filler": measurement.setting.filler or "",
+            "prefix_attention": measurement.setting.prefix_attention,
+            "seeds": measurement.seeds,
+            "samples": measurement.num_samples,
+            "mean": measurement.mean,
+            "standard_error": measurement.stderr,
+            "deviation_over_seeds": measurement.deviation,
+        }
+        for measurement in measurements
+    ]
+    return _csv(list(rows[0]), [list(row.values()) for row in rows])
+
+
+def _csv(header: list[str], rows: Iterable[Sequence[object]]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def axis_label(task: TaskResult) -> str:
+    """Return a task's metric with its unit, for example "em (%)"."""
+    return f"{task.metric} (%)" if task.is_percentage else task.metric
+
+
+def scale_of(task: TaskResult) -> float:
+    """Return the factor from the metric's unit to the unit of a chart: 100 for a share."""
+    return 100.0 if task.is_percentage else 1.0
+
+
+def color_of(measurement: Measurement) -> str:
+    """Return the colour of a measurement's model."""
+    return MODEL_COLORS.get(measurement.setting.model, OTHER_COLORS[0])
+
+
+def pretrained_colors(labels: Iterable[str]) -> list[str]:
+    """Return a colour for each label of a pretrained model: that of StdPT or PausePT, or else another one."""
+    known = {model_label(model).partition(",")[0]: MODEL_COLORS[model] for model in ("stdpt", "pausept")}
+    spare = list(OTHER_COLORS)
+    return [known.get(label) or (spare.pop(0) if spare else OTHER_COLORS[-1]) for label in labels]
+
+
+def slug(name: str) -> str:
+    """Return ``name`` as it is used in file names and anchors."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")

@@ -1,0 +1,301 @@
+"""Number of pauses: scores over M_inf and over M_ft, and which models collapse without pauses."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from pause_megatron.report.drawing import Tile, draw_heat_map
+from pause_megatron.report.elements import (
+    WHISKERS,
+    Figure,
+    ScoreSeries,
+    Section,
+    Table,
+    TableCell,
+    axis_label,
+    color_of,
+    measurements_csv,
+    model_cell,
+    present,
+    pretrained_colors,
+    score_figure,
+    slug,
+    text_cells,
+)
+from pause_megatron.report.labels import (
+    NOTHING,
+    amount,
+    counted,
+    listed,
+    metric_label,
+    model_label,
+    pauses_label,
+    series_label,
+    signed,
+    significance,
+    value,
+    with_error,
+)
+from pause_megatron.report.measurements import Measurement, Setting, TaskResult
+from pause_megatron.report.uncertainty import Difference
+
+COLLAPSE = 0.5
+"""A model without pauses collapses if it keeps less than this share of its score above chance level."""
+MOST_NAMED = 4
+"""Models that a sentence names one by one."""
+
+
+def inference_section(tasks: Sequence[TaskResult]) -> Section:
+    """Build the section on M_inf; it is empty unless some model was measured with several M_inf."""
+    return Section(
+        anchor="inference",
+        heading="Pauses at inference",
+        tables=present(robustness_table(tasks)),
+        figures=(*inference_figures(tasks), *heat_maps(tasks)),
+    )
+
+
+def finetuning_pauses_section(tasks: Sequence[TaskResult]) -> Section:
+    """Build the section on M_ft; it is empty unless some model was finetuned with several M_ft."""
+    figures = tuple(finetuning_pauses_figures(tasks))
+    return Section(anchor="finetuning-pauses", heading="Pauses in finetuning", figures=figures)
+
+
+def inference_series(task: TaskResult) -> list[list[Measurement]]:
+    """Return the measurements of each finetuned model with several M_inf, in the order of M_inf; no fillers."""
+    series: dict[tuple[Setting, str], list[Measurement]] = {}
+    for measurement in task.measurements:
+        setting = measurement.setting
+        if setting.filler is None:
+            series.setdefault((setting.matched, setting.placement), []).append(measurement)
+    return [measurements for measurements in series.values() if len(measurements) > 1]
+
+
+def finetuning_series(task: TaskResult) -> dict[str, list[Measurement]]:
+    """Return the matched measurements of each pretrained model in the order of M_ft, from finetuning without pauses on.
+
+    Only appended pauses in a fixed number count. Models with fewer than two numbers of pauses are left out.
+    """
+    groups = _by_pretrained(one for one in task.matched if one.setting.min_num_pauses_ft is None)
+    return {
+        label: measurements
+        for label, measurements in groups.items()
+        if sum(bool(one.setting.num_pauses_ft) for one in measurements) > 1
+    }
+
+
+def heat_map_measurements(task: TaskResult) -> dict[str, list[Measurement]]:
+    """Return the measurements of each pretrained model for which at least two M_ft have several M_inf."""
+    groups = _by_pretrained(one for one in task.measurements if one.setting.filler is None)
+    return {
+        label: measurements
+        for label, measurements in groups.items()
+        if sum(number > 1 for number in Counter(pauses_label(one.setting) for one in measurements).values()) > 1
+    }
+
+
+def _by_pretrained(measurements: Iterable[Measurement]) -> dict[str, list[Measurement]]:
+    """Group finetuned models with appended pauses by pretrained model, and by attention if there are several."""
+    groups: dict[tuple[str, str], list[Measurement]] = {}
+    for measurement in measurements:
+        setting = measurement.setting
+        if setting.num_pauses_ft is not None and setting.placement_ft == setting.placement == "append":
+            groups.setdefault((_pretrained_label(setting), setting.prefix_attention), []).append(measurement)
+    several = len({attention for _, attention in groups}) > 1
+    return {
+        f"{pretrained}, {attention} prefix" if several else pretrained: found
+        for (pretrained, attention), found in groups.items()
+    }
+
+
+def _pretrained_label(setting: Setting) -> str:
+    """StdPT or PausePT."""
+    return model_label(setting.model).partition("_")[0]
+
+
+def inference_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
+    """Draw score against M_inf: a chart for each pretrained model on each task, a line for each finetuned model."""
+    figures = []
+    for task in tasks:
+        by_pretrained: dict[str, list[ScoreSeries]] = {}
+        for measurements in inference_series(task):
+            setting = measurements[0].setting
+            points = [(float(one.setting.num_pauses_inf), one) for one in measurements]
+            series = ScoreSeries(series_label(setting, task), color_of(measurements[0]), points)
+            by_pretrained.setdefault(_pretrained_label(setting), []).append(series)
+        caption = f"Finetuned models with fewer or more pauses at inference. {WHISKERS}"
+        figures += [
+            score_figure(task, "inference", caption, lines, "M_inf, pauses at inference", pretrained)
+            for pretrained, lines in by_pretrained.items()
+        ]
+    return figures
+
+
+def finetuning_pauses_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
+    """Draw score against M_ft with M_inf = M_ft, for each task with models finetuned with several M_ft."""
+    figures = []
+    for task in tasks:
+        found = finetuning_series(task)
+        lines = [
+            ScoreSeries(label, color, [(float(one.setting.num_pauses_ft or 0), one) for one in measurements])
+            for (label, measurements), color in zip(found.items(), pretrained_colors(found), strict=True)
+        ]
+        if lines:
+            caption = f"M_inf = M_ft; 0 is finetuning without pauses. {WHISKERS}"
+            figures.append(score_figure(task, "finetuning-pauses", caption, lines, "M_ft, pauses in finetuning"))
+    return figures
+
+
+def heat_maps(tasks: Sequence[TaskResult]) -> list[Figure]:
+    """Draw score over M_ft and M_inf, a map for each pretrained model that was measured at several of both."""
+    return [
+        _heat_map(task, pretrained, measurements)
+        for task in tasks
+        for pretrained, measurements in heat_map_measurements(task).items()
+    ]
+
+
+def _heat_map(task: TaskResult, pretrained: str, measurements: Sequence[Measurement]) -> Figure:
+    rows = list(dict.fromkeys(pauses_label(one.setting) for one in measurements))
+    columns = sorted({one.setting.num_pauses_inf for one in measurements})
+    collapsed = {removal.without.setting for removal in removals(task) if removal.is_collapse}
+    tiles = [
+        Tile(
+            row=rows.index(pauses_label(one.setting)),
+            column=columns.index(one.setting.num_pauses_inf),
+            value=one.mean if task.higher_is_better else -one.mean,
+            text=value(one.mean, task) + (" ▼" if one.setting in collapsed else ""),
+            framed=one.setting.is_matched,
+        )
+        for one in measurements
+    ]
+    name = f"heat-map-{slug(task.name)}-{slug(pretrained)}"
+    scores = "; ".join(
+        f"M_ft {pauses_label(one.setting)}, M_inf {one.setting.num_pauses_inf}: {value(one.mean, task)}"
+        for one in measurements
+    )
+    alt = f"Heat map of {axis_label(task)} on {task.name} after {pretrained}: {scores}"
+    labels = "M_inf, pauses at inference", "M_ft, in finetuning"
+    flagged = any(one.setting in collapsed for one in measurements)
+    return Figure(
+        name=name,
+        title=f"{task.name}, {pretrained}",
+        caption=f"{axis_label(task)}; lighter is better, M_inf = M_ft has a frame."
+        + (" ▼: collapses without pauses." if flagged else ""),
+        alt=alt,
+        picture=draw_heat_map(name, alt, tiles, rows, [str(column) for column in columns], *labels),
+        data=measurements_csv(task, measurements),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Removal:
+    """A model finetuned with pauses, evaluated with them and without."""
+
+    finetuned: Measurement
+    """With the pauses of its finetuning."""
+    without: Measurement
+    """With M_inf = 0."""
+    difference: Difference
+    """``without`` minus ``finetuned``."""
+    kept: float | None
+    """Kept share of the score above chance level, see :func:`kept_share`."""
+
+    @property
+    def is_collapse(self) -> bool:
+        """Whether the model keeps less than half, and the loss is significant."""
+        return self.difference.is_significant and self.kept is not None and self.kept < COLLAPSE
+
+
+def kept_share(measurement: Measurement, finetuned: Measurement, task: TaskResult) -> float | None:
+    """Return the share of ``finetuned``'s score above chance level that ``measurement`` keeps.
+
+    Zero replaces a chance level that is unknown. None if ``finetuned`` is not above it, or if lower is better.
+    """
+    floor = task.chance_level or 0.0
+    gained = finetuned.mean - floor
+    return (measurement.mean - floor) / gained if task.higher_is_better and gained > 0 else None
+
+
+def removals(task: TaskResult) -> list[Removal]:
+    """Return every model finetuned with pauses that was evaluated both with as many and without any."""
+    found = []
+    for measurements in inference_series(task):
+        finetuned = task.matched_of(measurements[0])
+        without = next((one for one in measurements if not one.setting.num_pauses_inf), None)
+        if finetuned is None or without is None or not finetuned.setting.num_pauses_ft:
+            continue
+        kept = kept_share(without, finetuned, task)
+        difference = without.minus(finetuned)
+        found.append(Removal(finetuned=finetuned, without=without, difference=difference, kept=kept))
+    return found
+
+
+def robustness_table(tasks: Sequence[TaskResult]) -> Table | None:
+    """Tabulate how models finetuned with pauses score with other numbers of pauses; None without such models."""
+    rows = [row for task in tasks for row in _robustness_rows(task)]
+    if not rows:
+        return None
+    return Table(
+        name="robustness",
+        caption="Models finetuned with pauses, evaluated with fewer or more of them. A model keeps half if its score"
+        " above chance level (above zero if chance level is unknown) is at least half of that with M_inf = M_ft. A"
+        " model collapses without pauses if it does not keep half and the loss is significant (95 %).",
+        columns=("Model", "Task", "M_inf = M_ft", "M_inf = 0", "Difference", "Without pauses", "Keeps half at M_inf"),
+        words=("Task", "Without pauses", "Keeps half at M_inf"),
+        rows=tuple(rows),
+    )
+
+
+def _robustness_rows(task: TaskResult) -> Iterator[tuple[TableCell, ...]]:
+    removed = {removal.finetuned.setting: removal for removal in removals(task)}
+    for measurements in inference_series(task):
+        finetuned = task.matched_of(measurements[0])
+        if finetuned is None or not finetuned.setting.num_pauses_ft:
+            continue
+        removal = removed.get(finetuned.setting)
+        shares = {
+            one.setting.num_pauses_inf: kept_share(one, finetuned, task) for one in measurements if one is not finetuned
+        }
+        keeping = [str(number) for number, share in shares.items() if share is not None and share >= COLLAPSE]
+        yield (
+            model_cell(finetuned, series_label(finetuned.setting, task)),
+            TableCell(text=task.name, note=metric_label(task)),
+            TableCell(text=with_error(finetuned, task)),
+            *(text_cells(NOTHING, NOTHING, NOTHING) if removal is None else _removal_cells(removal, task)),
+            TableCell(text=", ".join(keeping) or "none other"),
+        )
+
+
+def _removal_cells(removal: Removal, task: TaskResult) -> tuple[TableCell, ...]:
+    outcome = "collapses" if removal.is_collapse else significance(removal.difference)
+    kept = "" if removal.kept is None else f"keeps {max(removal.kept, 0):.0%}"
+    return (
+        *text_cells(with_error(removal.without, task), signed(removal.difference, task)),
+        TableCell(text=outcome, note=kept),
+    )
+
+
+def removal_sentences(tasks: Sequence[TaskResult]) -> list[str]:
+    """State which models finetuned with pauses collapse without them; empty if none was evaluated without."""
+    measured = [(task, removal) for task in tasks for removal in removals(task)]
+    collapsed = [(task, removal) for task, removal in measured if removal.is_collapse]
+    if not measured:
+        return []
+    if not collapsed:
+        ending = "the only model finetuned with pauses does not collapse" if len(measured) == 1 else (
+            f"none of the {len(measured)} models finetuned with pauses collapses")  # fmt: skip
+        return [f"Without pauses at inference, {ending}."]
+    named = [
+        f"{series_label(removal.finetuned.setting, task)} on {task.name} (from {amount(removal.finetuned, task)} to"
+        f" {amount(removal.without, task)})"
+        for task, removal in collapsed[:MOST_NAMED]
+    ]
+    more = len(collapsed) - MOST_NAMED
+    return [
+        f"Without pauses at inference, {len(collapsed)} of {counted(len(measured), 'model')} finetuned with pauses"
+        f" {'collapses' if len(collapsed) == 1 else 'collapse'}:"
+        f" {listed([*named, f'{more} more'] if more > 0 else named)}."
+    ]
