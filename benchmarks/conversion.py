@@ -23,7 +23,7 @@ from cpu_time import CommandError, Cost, Spread, run_measured
 from sections import Section, load_now
 
 from pause_megatron.config.tokenizer import TokenizerConfig
-from pause_megatron.corpus.pydoc import write_pydoc_corpus
+from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
 from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
 
 HERE = Path(__file__).parent

@@ -24,11 +24,11 @@ from lm_eval.models.huggingface import HFLM
 from sections import Section, load_now
 
 from pause_megatron.config.tokenizer import TokenizerConfig
-from pause_megatron.corpus.pydoc import write_pydoc_corpus
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import Task, load_task
+from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.huggingface import to_huggingface
 from pause_megatron.tokenizer.make_tokenizer import train_tokenizer

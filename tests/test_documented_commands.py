@@ -17,7 +17,7 @@ import pytest
 
 from pause_megatron.cli.commands import SUBCOMMANDS, TOOLS
 from pause_megatron.cli.main import parse
-from pause_megatron.config.grid import GridConfig
+from pause_megatron.config.experiments import GridConfig
 from pause_megatron.experiments.grid_file import read_grid
 from tests.documentation import (
     ELISION,

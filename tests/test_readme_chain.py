@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pause_megatron.corpus.pydoc import write_pydoc_corpus
 from pause_megatron.downstream.generated_tasks import write_task
+from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
 from tests.documentation import README, REPOSITORY, Command, code_blocks, our_command, section
 
 CHAIN = section(README, "The chain by hand")

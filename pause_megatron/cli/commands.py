@@ -78,7 +78,7 @@ SUBCOMMANDS: dict[str, Command] = {
     ),
     "grid": Command(
         summary="finetune and evaluate models on many tasks, with many numbers of pauses and seeds",
-        config="pause_megatron.config.grid:GridConfig",
+        config="pause_megatron.config.experiments:GridConfig",
         function="pause_megatron.experiments.grid:run_grid",
     ),
     "report": Command(
@@ -88,7 +88,7 @@ SUBCOMMANDS: dict[str, Command] = {
     ),
     "demo": Command(
         summary="run the whole chain at small size, from raw text to a report",
-        config="pause_megatron.config.demo:DemoConfig",
+        config="pause_megatron.config.experiments:DemoConfig",
         function="pause_megatron.experiments.demo:run_demo",
     ),
 }

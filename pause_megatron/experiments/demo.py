@@ -14,9 +14,8 @@ from pathlib import Path
 
 from pause_megatron.atomic import write_json
 from pause_megatron.children import available_cores
-from pause_megatron.config.demo import DemoConfig
+from pause_megatron.config.experiments import DemoConfig
 from pause_megatron.config.serialize import to_plain
-from pause_megatron.corpus.pydoc import write_pydoc_corpus
 from pause_megatron.downstream.generated_tasks import write_task
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.demo_commands import (
@@ -35,7 +34,7 @@ from pause_megatron.experiments.demo_commands import (
     tokenizer_step,
     write_grid,
 )
-from pause_megatron.experiments.held_out import write_c4_corpus
+from pause_megatron.experiments.demo_corpus import write_c4_corpus, write_pydoc_corpus
 from pause_megatron.experiments.steps import Stage, StageRunner, Step
 
 SETTINGS_FILE = "demo.json"

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from pause_megatron.atomic import write_json
-from pause_megatron.config.grid import GridConfig
+from pause_megatron.config.experiments import GridConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid_file import check_folders, read_grid

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pause_megatron.corpus.pydoc import write_pydoc_corpus
+from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = [

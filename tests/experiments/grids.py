@@ -7,7 +7,7 @@ from typing import Any
 
 import yaml
 
-from pause_megatron.config.grid import GridConfig
+from pause_megatron.config.experiments import GridConfig
 from pause_megatron.experiments.grid_file import read_grid
 from pause_megatron.experiments.grid_jobs import Job, grid_jobs
 

@@ -14,12 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pause_megatron.config.demo import DemoConfig
+from pause_megatron.config.experiments import DemoConfig
 from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, StoppedEarly, UserError
 from pause_megatron.experiments.demo import remember_settings
 from pause_megatron.experiments.steps import Stage, StageRunner, Step
 
-REAL_C4 = Path(__file__).parents[3] / "shared" / "data" / "c4" / "c4-train.small.json.gz"
 MODELS = ("stdpt", "pausept")
 
 
@@ -167,21 +166,3 @@ def test_step_that_was_asked_to_stop_has_not_failed(tmp_path: Path) -> None:
     step = Step(name="step", action=["-c", f"import sys; sys.exit({EXIT_REQUEUE})"], product=tmp_path / "product")
     with pytest.raises(StoppedEarly, match="step was asked to stop, and saved; the same command continues"):
         StageRunner(logs=tmp_path, number_of_stages=1).run(Stage(title="a stage", steps=[step]))
-
-
-@pytest.mark.skipif(
-    not REAL_C4.exists(), reason="no real C4 text beside the repository: the --c4 corpus is not checked"
-)
-def test_real_c4_is_divided_into_training_and_held_out_documents(tmp_path: Path) -> None:
-    from pause_megatron.corpus import ReadOptions, find_sources
-    from pause_megatron.experiments.held_out import write_c4_corpus
-
-    def documents(pattern: str) -> list[str]:
-        blocks = (block for source in find_sources([pattern]) for block in source.read(ReadOptions()))
-        return [text for block in blocks for text in block.texts]
-
-    write_c4_corpus([str(REAL_C4)], tmp_path / "corpus", max_documents=100)
-    train, held_out = documents(str(tmp_path / "corpus" / "*train*")), documents(str(tmp_path / "corpus" / "*valid*"))
-    assert (len(train), len(held_out)) == (90, 10)
-    assert not set(train) & set(held_out)
-    assert set(train) | set(held_out) == set(documents(str(REAL_C4))[:100])

@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from pause_megatron.atomic import write_json
-from pause_megatron.config.grid import GridConfig
+from pause_megatron.config.experiments import GridConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, UserError
 from pause_megatron.experiments.grid import run_grid

@@ -10,7 +10,7 @@ import pytest
 from pause_megatron.cli.commands import SUBCOMMANDS
 from pause_megatron.cli.main import parse
 from pause_megatron.config.downstream import FinetuneConfig
-from pause_megatron.config.grid import GridConfig
+from pause_megatron.config.experiments import GridConfig
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid import run_grid
 from pause_megatron.experiments.grid_file import read_grid

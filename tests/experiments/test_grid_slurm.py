@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from pause_megatron.config.grid import GridConfig
+from pause_megatron.config.experiments import GridConfig
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid import run_grid
 

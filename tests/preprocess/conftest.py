@@ -7,7 +7,7 @@ import pytest
 from megatron.core.datasets.indexed_dataset import IndexedDataset
 
 from pause_megatron.config.tokenizer import TokenizerConfig
-from pause_megatron.corpus.pydoc import write_pydoc_corpus
+from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.make_tokenizer import train_tokenizer

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 from pause_megatron.config.tokenizer import TokenizerConfig
-from pause_megatron.corpus.pydoc import write_pydoc_corpus
+from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
 from tests.chain import SEQ_LENGTH, preprocess_config

@@ -1,10 +1,19 @@
+"""The demo's corpus: C4's file format, the same bytes every time, no text shared by training and validation."""
+
 import gzip
 import json
 
 import pytest
 
-from pause_megatron.corpus.pydoc import pydoc_documents, write_pydoc_corpus
+from pause_megatron.corpus import ReadOptions, find_sources
 from pause_megatron.errors import UserError
+from pause_megatron.experiments.demo_corpus import pydoc_documents, write_c4_corpus, write_pydoc_corpus
+from tests.slurm.site import C4
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_pydoc_corpus(tmp_path_factory.mktemp("pydoc") / "corpus", train_shards=3)
 
 
 def records(path):
@@ -52,3 +61,18 @@ def test_existing_folder_and_too_many_shards_are_refused(tmp_path):
     with pytest.raises(UserError, match="train_shards 100000: must be between 1 and"):
         write_pydoc_corpus(tmp_path / "new", train_shards=100_000)
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.skipif(not C4.exists(), reason="no real C4 text beside the repository: the --c4 corpus is not checked")
+def test_c4_is_divided_into_training_and_held_out_documents(tmp_path):
+    def documents(pattern: str) -> list[str]:
+        blocks = (block for source in find_sources([pattern]) for block in source.read(ReadOptions()))
+        return [text for block in blocks for text in block.texts]
+
+    files = write_c4_corpus([str(C4)], tmp_path / "corpus", max_documents=100)
+    assert [path.name for path in files.train] == [f"c4-train.0000{i}-of-00004.json.gz" for i in range(4)]
+    train, held_out = documents(str(tmp_path / "corpus" / "*train*")), documents(str(files.validation))
+    assert (len(train), len(held_out)) == (90, 10)
+    assert set(train) | set(held_out) == set(documents(str(C4))[:100])
+    with pytest.raises(UserError, match=r"--c4 .*: 49 documents; give at least 50"):
+        write_c4_corpus([str(C4)], tmp_path / "few", max_documents=49)
