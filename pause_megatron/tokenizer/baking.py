@@ -1,12 +1,12 @@
-"""Pauses for programs that know nothing of them: a tokenizer whose encoded prompts end in ``<pause>``.
+"""Baked pauses: a tokenizer that ends every encoded prompt with ``<pause>``, for programs without support for pauses.
 
-A stock pipeline, server or chat client that loads a folder with such a tokenizer pauses before it answers, without any
-code of this project. It attends causally, as all of them do, which is how a pretrained model attends.
+A stock pipeline, server or chat client that loads such a folder pauses before it answers, without code of this project.
+Attention is causal, as in these programs and in pretraining.
 
-Two ways lead from a prompt to ids, and both have to end in pauses. Text is encoded with special tokens, so the
-post-processor appends them. A chat is rendered to text by its template and encoded without special tokens; there the
-pauses have to be in the text. They are written as :data:`PAUSE_MARK`, which no keyboard has, and a literal ``<pause>``
-in a prompt or a message stays the text it is in every other export.
+Prompts become ids in two ways, and both must end with pauses. A text is encoded with special tokens, so the
+post-processor can append them. A chat is first rendered to text by the template, and then encoded without special
+tokens, so the rendered text must contain the pauses. It contains :data:`PAUSE_MARK`, a string that nobody types; a
+literal ``<pause>`` in a prompt or message stays text, as in every export.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pause_megatron.errors import UserError
 from pause_megatron.tokenizer.pause_tokenizer import PAUSE_TOKEN
 
 PAUSE_MARK = "\ue000pause\ue000"
-"""What a chat template writes for one pause; U+E000 is for private use."""
+"""Text of one pause in a rendered chat; U+E000 is a private-use character."""
 _PLAIN_CHAT = (
     "{% for message in messages %}{{ message['content'] | replace('" + PAUSE_MARK + "', '') }}"
     "{% if not loop.last %}{{ '\\n' }}{% endif %}{% endfor %}"
@@ -31,31 +31,31 @@ _PLAIN_CHAT = (
 
 
 def bake_pauses(tokenizer: PreTrainedTokenizerFast, num_pauses: int) -> PreTrainedTokenizerFast:
-    """A copy of ``tokenizer`` that ends every prompt in ``num_pauses`` pauses; 0 copies it as it is.
+    """A copy of ``tokenizer`` that ends every prompt with ``num_pauses`` pauses; 0 makes an unchanged copy.
 
-    - Encoding a text, alone or as a pair, appends them, behind whatever the post-processor adds already. With
-      ``add_special_tokens=False`` it does not. Truncation never takes them. Padding goes to the left.
-    - ``apply_chat_template(..., add_generation_prompt=True)`` ends in them, and without a generation prompt there are
-      none. A tokenizer without a chat template gets one that joins the contents of the messages by newlines, so a
-      single message is encoded as its text is.
-    - Decoding drops pauses, whether it skips special tokens or not. The id's token reads as :data:`PAUSE_MARK`.
+    - Encoding a text or a pair appends the pauses after all other special tokens, unless ``add_special_tokens=False``.
+      Truncation never removes them. Padding is on the left.
+    - ``apply_chat_template(..., add_generation_prompt=True)`` ends with the pauses; without a generation prompt there
+      are none. A tokenizer without a chat template gets one that joins the messages with newlines, so that a single
+      message is encoded like its text.
+    - Decoding drops pauses, even if it keeps special tokens. The token of the id reads :data:`PAUSE_MARK`.
 
-    Text is text still: ``<pause>`` in a prompt or in a message is encoded as by ``tokenizer``. The one exception is a
-    prompt that is ``<pause>`` and nothing else, which becomes the pause's id. :data:`PAUSE_MARK` in a prompt is a
-    pause; so it is in messages rendered by a template of the tokenizer's own.
+    ``<pause>`` within a prompt or message is text, encoded as by ``tokenizer``. Two exceptions: a prompt that consists
+    only of ``<pause>`` becomes the pause's id, and :data:`PAUSE_MARK` in a prompt becomes a pause (also in messages, if
+    the tokenizer has its own chat template).
 
-    Raises :class:`UserError` for a tokenizer without ``<pause>``, one with baked pauses already, and one whose steps
-    would hide or lose the pauses.
+    Raises :class:`UserError` for a tokenizer without ``<pause>``, with baked pauses, with several chat templates, or
+    with processing steps that would hide or remove the pauses.
     """
     flag = f"--bake-pauses {num_pauses}"
     pause_id = tokenizer.get_vocab().get(PAUSE_TOKEN)
     if pause_id is None:
-        raise UserError(f"{flag}: the tokenizer has no {PAUSE_TOKEN} token")
+        raise UserError(f"{flag}: the tokenizer has no {PAUSE_TOKEN} token; add it with `pause-megatron tokenizer`")
     if pause_id in tokenizer.encode(""):
-        raise UserError(f"{flag}: the tokenizer has pauses baked in already")
+        raise UserError(f"{flag}: the tokenizer already has baked pauses; give the original tokenizer")
     template = tokenizer.chat_template or _PLAIN_CHAT
     if not isinstance(template, str):
-        raise UserError(f"{flag}: the tokenizer has several chat templates; keep the one to be used")
+        raise UserError(f"{flag}: the tokenizer has several chat templates; remove all but one")
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         if num_pauses:
@@ -84,9 +84,10 @@ def _write(path: Path, content: dict[str, Any]) -> None:
 def _bake_library(library: dict[str, Any], tokenizer: PreTrainedTokenizerFast, pause_id: int, num_pauses: int) -> None:
     """Change ``library``, the content of ``tokenizer.json``, in place.
 
-    A special token's name is text (``split_special_tokens``), that of an ordinary added token is not, so ``<pause>``
-    becomes an ordinary one. Being ``normalized`` it is not looked for by its name, but by what the normalizer makes of
-    its name, and a last step of the normalizer makes the mark of that: of the name alone, not within a longer text.
+    Names of special tokens are text (``split_special_tokens``), but names of ordinary added tokens match in a text, so
+    ``<pause>`` becomes an ordinary one. It is ``normalized``: the library matches not its name, but the normalized
+    name. The new last step of the normalizer turns the complete text ``<pause>`` into the mark, so that the mark
+    matches anywhere in a text, and ``<pause>`` within a longer text does not.
     """
     normalizer = tokenizer.backend_tokenizer.normalizer
     name = normalizer.normalize_str(PAUSE_TOKEN) if normalizer else PAUSE_TOKEN
@@ -106,10 +107,10 @@ def _sequence(members: str, *steps: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _appending(processor: dict[str, Any] | None, pause_id: int, num_pauses: int) -> dict[str, Any]:
-    """The post-processor with pauses behind what it does already.
+    """Extend the post-processor so that it appends pauses last.
 
-    A template that is there is extended: a second one could not process pairs, which the first has made more than two
-    parts of.
+    Extends an existing template: a second template could not process a pair, which the first has divided into more than
+    two parts.
     """
     steps = [processor] if processor else []
     if processor and processor["type"] == "Sequence":
@@ -133,12 +134,12 @@ def _appending(processor: dict[str, Any] | None, pause_id: int, num_pauses: int)
 
 
 def _check(baked: PreTrainedTokenizerFast, plain: PreTrainedTokenizerFast, pause_id: int, num_pauses: int) -> None:
-    """Raise :class:`UserError` unless ``baked`` does on a sample what :func:`bake_pauses` promises."""
+    """Raise :class:`UserError` unless ``baked`` encodes a sample as documented in :func:`bake_pauses`."""
     text = f"a literal {PAUSE_TOKEN}, and a word"
     pauses, chat = [pause_id] * num_pauses, [{"role": "user", "content": text}]
     messages = baked.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
     if baked.encode(text) != plain.encode(text) + pauses or messages[-num_pauses:] != pauses:
         raise UserError(
-            f"--bake-pauses {num_pauses}: pauses cannot be baked into this tokenizer: "
-            f"{text!r} becomes {baked.encode(text)}, and as a message {messages}"
+            f"--bake-pauses {num_pauses}: not supported by this tokenizer, which encodes {text!r} as "
+            f"{baked.encode(text)} and as {messages} in a chat; leave it out"
         )

@@ -1,4 +1,4 @@
-"""What turns batches of text into ids in preprocessing: the reference encoder, and a fast one that must equal it."""
+"""Encoders of preprocessing: the reference, and a fast one that must give the same ids."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ class Encoder(Protocol):
     """``sentencepiece``, ``tokenizers`` or ``gigatoken``."""
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-        """Ids of all texts one after the other, shape ``[tokens]``, and how many each has, shape ``[texts]``."""
+        """Ids of all texts in a row, shape ``[tokens]``, and the number of ids per text, shape ``[texts]``."""
         ...
 
 
 class ReferenceEncoder:
-    """The tokenizer itself."""
+    """Encodes by the tokenizer's own library."""
 
     def __init__(self, tokenizer: PauseTokenizer) -> None:
         self.name: str = tokenizer.encoder_name
@@ -41,45 +41,42 @@ class ReferenceEncoder:
 
 
 def open_encoder(tokenizer: PauseTokenizer, name: str) -> Encoder:
-    """The encoder called ``name``.
-
-    Raises :class:`UserError` when it cannot encode for this tokenizer, or is not installed.
-    """
+    """Open the encoder ``name``. Raises :class:`UserError` if it is not installed or does not support ``tokenizer``."""
     if name == tokenizer.encoder_name:
         return ReferenceEncoder(tokenizer)
     if name == GigatokenEncoder.name:
         return GigatokenEncoder(tokenizer)
     raise UserError(
-        f"encoder {name}: {tokenizer.path} is encoded by {tokenizer.encoder_name}, or by {GigatokenEncoder.name}"
+        f"encoder {name}: does not support {tokenizer.path}; use {tokenizer.encoder_name} or {GigatokenEncoder.name}"
     )
 
 
 def choose_encoder(
     tokenizer: PauseTokenizer, wanted: Literal["auto", "reference", "gigatoken"], texts: Iterable[str]
 ) -> str:
-    """The name of the encoder to use, for :func:`open_encoder`.
+    """Choose the encoder, and return its name for :func:`open_encoder`.
 
-    The fast one is chosen only after it gave the reference's ids for all ``texts``, the first documents of the run, and
-    for some awkward ones. Where it does not, or cannot be had, ``auto`` falls back with a warning, and ``gigatoken``
-    raises :class:`UserError`. ``auto`` is silent about a tokenizer that is no byte-pair encoding, which only the
-    reference can do.
+    The fast encoder is chosen only if it gives the reference's ids for all ``texts`` (the first documents of the run)
+    and for edge cases. Otherwise, or if it is not installed, ``auto`` warns and falls back to the reference, and
+    ``gigatoken`` raises :class:`UserError`. ``auto`` does not warn about a tokenizer without byte-pair encoding, which
+    only the reference supports.
     """
     if wanted == "reference" or (wanted == "auto" and not tokenizer.backend.is_bpe):
         return tokenizer.encoder_name
-    texts = list(texts)  # here, since an error of reading them is none of the encoder's
+    texts = list(texts)  # outside the try block: an error of reading texts is not an encoder error
     try:
         fast = GigatokenEncoder(tokenizer)
         _compare(fast, ReferenceEncoder(tokenizer), texts)
     except UserError as error:
         if wanted == "gigatoken":
             raise
-        log.warn(f"{error}; {tokenizer.encoder_name} is used")
+        log.warn(f"{error}; using {tokenizer.encoder_name}")
         return tokenizer.encoder_name
     return fast.name
 
 
 def _compare(fast: Encoder, reference: Encoder, texts: Iterable[str]) -> None:
-    """Raises :class:`UserError` that names the first text with other ids."""
+    """Raise :class:`UserError` with the first text that both encode differently."""
     remaining = iter(texts)
     batch, number = list(EDGE_CASE_TEXTS), 1 - len(EDGE_CASE_TEXTS)
     while batch:
@@ -88,8 +85,8 @@ def _compare(fast: Encoder, reference: Encoder, texts: Iterable[str]) -> None:
             ends, expected_ends = np.cumsum(lengths)[:-1], np.cumsum(expected_lengths)[:-1]
             pairs = zip(np.split(ids, ends), np.split(expected, expected_ends), strict=True)
             first = next(index for index, pair in enumerate(pairs) if not np.array_equal(*pair))
-            which = f"document {number + first} of the run" if number > 0 else "a text made to test it"
+            which = f"document {number + first} of the run" if number > 0 else "an edge case"
             text = batch[first] if len(batch[first]) <= 60 else batch[first][:60] + "…"
-            raise UserError(f"encoder {fast.name}: it encodes {which} differently from {reference.name}: {text!r}")
+            raise UserError(f"encoder {fast.name}: encodes {which} differently from {reference.name}: {text!r}")
         number += len(batch)
         batch = list(islice(remaining, _COMPARED_AT_ONCE))

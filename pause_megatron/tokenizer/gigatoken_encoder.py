@@ -1,13 +1,13 @@
-"""The fast encoder: gigatoken, for byte-pair encoding of both kinds.
+"""Fast encoder of byte-pair encodings: the gigatoken library.
 
-It gets the vocabulary without special tokens, since it would recognise their names in a text. What is left between it
-and the reference are the versions of Unicode: gigatoken knows characters that the reference has yet to learn, and so
-takes some for letters that are none there, or reorders them. Texts with such a character go to the reference, found by
-the tokens they give, as looking at every character would cost as much as encoding does. Nothing else was found in some
-hundred thousand texts, random ones among them, with fourteen vocabularies, five of them of published models;
-:mod:`pause_megatron.tokenizer.encoders` compares the two again on the first documents of every run.
+gigatoken gets the vocabulary without special tokens, because it would recognise their names in a text. It still differs
+from the reference in the version of Unicode: it takes some newer characters for letters, or reorders them, which the
+reference does not. Texts with such characters are therefore encoded by the reference. They are found by their tokens,
+since testing every character would take as long as encoding. No other difference was found in about a hundred thousand
+texts, including random ones, with fourteen vocabularies, five of them of published models. In addition,
+:mod:`pause_megatron.tokenizer.encoders` compares both on the first documents of every run.
 
-Its reader of files is never used: it takes the first member of a gzip file for the whole.
+gigatoken's own file reader is not used: it reads only the first member of a gzip file.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer.cutting import encode_in_pieces
+from pause_megatron.tokenizer.chunking import encode_in_chunks
 from pause_megatron.tokenizer.pause_tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
 from pause_megatron.tokenizer.sentencepiece_conversion import convert_sentencepiece
@@ -28,14 +28,15 @@ from pause_megatron.tokenizer.tokenizer_json import flatten
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-TOKENS_A_TOKENIZER = 1 << 28
-"""After so many tokens the tokenizer is opened anew, for it remembers every word it has seen.
+TOKENS_PER_TOKENIZER = 1 << 28
+"""Tokens after which the tokenizer is opened again, to free its cache of all words seen.
 
-Text in which every word is new makes it grow by 9 MB in a million tokens, 2.3 GB until then; real text grows it ever
-more slowly. Opening takes 0.1 to 0.5 s of about ten."""
+The cache grows by 9 MB per million tokens if every word is new, so up to 2.3 GB; with real text it grows ever more
+slowly. Opening takes 0.1 to 0.5 s, compared with about 10 s for encoding this number of tokens."""
 
 _SHOWN_NORMALIZERS = {"NFC", "Prepend", "Replace"}
-"""Precompiled, SentencePiece's own, is known to differ: \\r\\n is one space for one library and two for another."""
+"""Normalizers with equal results in both libraries. In ``Precompiled``, one makes one space of \\r\\n, the other
+two."""
 _SPACE = {"String": " "}
 _UNICODE_17 = (
     "\u0295\u088f\u0c5c\u0cdc\u1acf-\u1aff\u20c1-\u20cf\u2b96\ua7ce-\ua7f1\ufbc3-\ufbd2\ufd90-\ufd91"
@@ -43,60 +44,63 @@ _UNICODE_17 = (
     "\U0001f8d0-\U0001f8d8\U0001fa54-\U0001fa57\U0001fa8a-\U0001fa8e\U0001fac8-\U0001facd\U0001faea-\U0001faef"
     "\U0001fbfa\U0002b73a-\U0002b740\U0002cea2-\U0002ceaf\U000323b0-\U00033479"
 )
-"""Characters that came or changed with Unicode 17, and rare scripts whole: what patterns of words see otherwise."""
+"""Characters that word patterns classify differently: new or changed in Unicode 17, and complete rare scripts."""
 _MARKS_SINCE_UNICODE_9 = (
     "\u07fd\u0897-\u089f\u08ca-\u08d3\u09fe\u0afa-\u0aff\u0c3c\u0d3b-\u0d3c\u0eba\u1715\u1abf-\u1ace\u1df6-\u1dfa\ua82c"
 )
-"""Combining marks that normalisation to NFC and its like treats otherwise, besides those above."""
+"""Further combining marks, which NFC and similar normalisations treat differently."""
 _NEWER = _UNICODE_17 + _MARKS_SINCE_UNICODE_9
 NEWER_CHARACTERS = re.compile(f"[{_NEWER}]")
 _BEGUN_CHARACTER = re.compile(rb"[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4][\x80-\xbf]{0,2}")
-"""A character of more than one byte, without its last byte, or as much of it as there is."""
+"""Start of a multi-byte UTF-8 character, without its last byte."""
 
 
 class GigatokenEncoder:
-    """Encodes as ``tokenizer`` does, many times as fast."""
+    """Gives the ids of ``tokenizer``, many times as fast."""
 
     name = "gigatoken"
 
     def __init__(self, tokenizer: PauseTokenizer) -> None:
-        """Raises :class:`UserError` when gigatoken is not installed, or cannot be the equal of ``tokenizer``."""
+        """Raises :class:`UserError` if gigatoken is not installed, or is not known to give the ids of ``tokenizer``."""
         self._reference = tokenizer
         content = _without_special_tokens(tokenizer)
         self._content = json.dumps(content)
         self._tokenizer = self._open()
         self._tokens = 0
-        # Without classes of characters and normalisation, all characters are equal before the merges.
+        # If only merges decide, without character classes and normalisation, the version of Unicode does not matter.
         steps = flatten(content["pre_tokenizer"], "pretokenizers") + flatten(content["normalizer"], "normalizers")
-        by_merges_alone = {step["type"] for step in steps} <= {"Metaspace", "Prepend", "Replace"}
-        self._is_suspect = None if by_merges_alone else _suspect_tokens(self._tokenizer.vocab)
+        uses_only_merges = {step["type"] for step in steps} <= {"Metaspace", "Prepend", "Replace"}
+        self._is_suspect = None if uses_only_merges else _suspect_tokens(self._tokenizer.vocab)
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Ids of all ``texts`` in a row, shape ``[tokens]``, and how many each has, shape ``[texts]``."""
-        return encode_in_pieces(texts, self._reference.backend.cuts, self._encode_batch)
+        """Ids of all ``texts`` in a row, shape ``[tokens]``, and the number of ids per text, shape ``[texts]``."""
+        return encode_in_chunks(texts, self._reference.backend.cuts, self._encode_batch)
 
     def _open(self) -> Any:
         try:
             from gigatoken import Tokenizer
         except ImportError as error:
             raise UserError(
-                "encoder gigatoken: it is not installed; pip install 'pause_megatron[fast]', or take the reference"
+                "encoder gigatoken: not installed; run pip install 'pause_megatron[fast]' or use --encoder reference"
             ) from error
         try:
             return Tokenizer.from_json(self._content)
-        except Exception as error:  # it raises nothing more precise
-            raise UserError(f"encoder gigatoken: it cannot read {self._reference.path}: {error}") from error
+        except Exception as error:  # the library raises plain Exception
+            raise UserError(
+                f"encoder gigatoken: cannot read {self._reference.path} ({error}); use --encoder reference"
+            ) from error
 
     def _encode_batch(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         if not texts:
             return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
-        if self._tokens > TOKENS_A_TOKENIZER:
+        if self._tokens > TOKENS_PER_TOKENIZER:
             self._tokenizer = self._open()
             self._tokens = 0
         encoded = self._tokenizer.encode_batch(texts, parallel=False).layout
         offsets, ids = np.asarray(encoded.offsets.data), np.asarray(encoded.content.data).view(np.int32)
         self._tokens += len(ids)
         lengths = np.diff(offsets)
+        # Positions in ids, [suspects], of tokens that may contain a newer character
         suspects = () if self._is_suspect is None else np.flatnonzero(self._is_suspect[ids])
         if not len(suspects):
             return ids, lengths
@@ -107,21 +111,23 @@ class GigatokenEncoder:
     def _with_reference_ids(
         self, texts: list[str], documents: list[int], ids: NDArray[np.int32], offsets: NDArray[np.int64]
     ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """``ids``, those of ``documents`` replaced by the reference's."""
-        parts, lengths, start = [], np.diff(offsets), 0
+        """Replace the ids of ``documents`` (indices of ``texts``) by the reference's."""
+        runs, lengths, start = [], np.diff(offsets), 0
         for document in documents:
             replacement = np.array(self._reference.backend.encode(texts[document]), dtype=np.int32)
-            parts += [ids[start : offsets[document]], replacement]
+            runs += [ids[start : offsets[document]], replacement]
             start = offsets[document + 1]
             lengths[document] = len(replacement)
-        return np.concatenate([*parts, ids[start:]]), lengths
+        return np.concatenate([*runs, ids[start:]]), lengths
 
 
 def _without_special_tokens(tokenizer: PauseTokenizer) -> dict[str, Any]:
-    """The content of a ``tokenizer.json`` for gigatoken."""
+    """Content of a ``tokenizer.json`` for gigatoken."""
     backend = tokenizer.backend
     if not backend.is_bpe:
-        raise UserError(f"encoder gigatoken: {tokenizer.path} is no byte-pair encoding, which alone it can do")
+        raise UserError(
+            f"encoder gigatoken: supports only byte-pair encoding, unlike {tokenizer.path}; use --encoder reference"
+        )
     if isinstance(backend, SentencePieceBackend):
         converted: dict[str, Any] = json.loads(convert_sentencepiece(backend).to_str())
     else:
@@ -130,16 +136,16 @@ def _without_special_tokens(tokenizer: PauseTokenizer) -> dict[str, Any]:
     for step in flatten(converted["normalizer"], "normalizers"):
         if step["type"] not in _SHOWN_NORMALIZERS or step.get("pattern", _SPACE) != _SPACE:
             raise UserError(
-                f"encoder gigatoken: {tokenizer.path} normalises texts ({step['type']}), where it is not known to be "
-                "equal to the reference"
+                f"encoder gigatoken: {tokenizer.path} normalises texts ({step['type']}), so ids could differ from the "
+                "reference's; use --encoder reference"
             )
     return converted
 
 
 def _suspect_tokens(vocabulary: dict[int, bytes]) -> NDArray[np.bool_]:
-    """Which tokens may have a newer character, or begin one; shape ``[ids]``."""
+    """True for tokens that may contain or begin a newer character; shape ``[ids]``."""
     blocks = {
-        chr(code).encode()[:-1]  # the 64 characters that differ in their last byte
+        chr(code).encode()[:-1]  # common prefix of the 64 characters that differ only in their last byte
         for first, last in ((ord(run[0]), ord(run[-1])) for run in re.findall(".-.|.", _NEWER))
         for code in (*range(first, last, 64), last)
     }

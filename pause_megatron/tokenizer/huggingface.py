@@ -1,6 +1,6 @@
-"""The same tokenizer for Hugging Face: built of the same pieces, then proven equal on real text.
+"""Conversion of a tokenizer to Hugging Face, and comparison of both on text.
 
-Conversion and everything downstream use this; the folder it is saved to loads with stock ``AutoTokenizer``.
+Conversion and downstream use the result; its folder loads with stock ``AutoTokenizer``.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from pause_megatron.tokenizer.sentencepiece_conversion import convert_sentencepi
 
 
 def to_huggingface(tokenizer: PauseTokenizer) -> PreTrainedTokenizerFast:
-    """The tokenizer for Hugging Face that encodes as ``tokenizer`` does. Follow it by :func:`prove_equal`.
+    """The Hugging Face tokenizer that encodes as ``tokenizer`` does. You should check it with :func:`prove_equal`.
 
-    No token is added to a text, the end of a document is ``eos_token`` and stands in for a ``pad_token``, ``<pause>``
-    is an extra special token. The names of special tokens in a text are text (``split_special_tokens``).
+    It adds no token to a text. The end-of-document token is its ``eos_token`` and ``pad_token``, and ``<pause>`` is an
+    extra special token. Names of special tokens in a text are text (``split_special_tokens``).
 
-    Raises :class:`UserError` for a SentencePiece model whose ways Hugging Face's library does not have.
+    Raises :class:`UserError` for a SentencePiece model that Hugging Face's library does not support.
     """
     backend = tokenizer.backend
     if isinstance(backend, SentencePieceBackend):
@@ -43,7 +43,7 @@ def to_huggingface(tokenizer: PauseTokenizer) -> PreTrainedTokenizerFast:
 
 
 def prove_equal(tokenizer: PauseTokenizer, hf_tokenizer: PreTrainedTokenizerFast, texts: Iterable[str]) -> int:
-    """Compare both tokenizers' ids, and their decoding of them, on ``texts`` and on :data:`EDGE_CASE_TEXTS`.
+    """Compare the ids of both tokenizers, and the texts decoded from them, on ``texts`` and :data:`EDGE_CASE_TEXTS`.
 
     Returns the number of texts compared. Raises :class:`UserError` at the first difference.
     """
@@ -54,10 +54,11 @@ def prove_equal(tokenizer: PauseTokenizer, hf_tokenizer: PreTrainedTokenizerFast
             position = _first_difference(ids, hf_ids)
             raise UserError(
                 f"{tokenizer.path}: the Hugging Face tokenizer encodes {_excerpt(text)} differently from token "
-                f"{position} on: {hf_ids[position : position + 5]} instead of {ids[position : position + 5]}"
+                f"{position} on: {hf_ids[position : position + 5]} instead of {ids[position : position + 5]}; "
+                "make a tokenizer that can be exported with `pause-megatron tokenizer`"
             )
         decoded, hf_decoded = tokenizer.decode(ids), hf_tokenizer.decode(hf_ids)
-        # Nothing can be got back of what became <unk>, and the libraries write it in different ways.
+        # The text behind <unk> is lost, and the libraries write <unk> in different ways.
         if decoded != hf_decoded and tokenizer.backend.unk_id not in ids:
             raise UserError(
                 f"{tokenizer.path}: the Hugging Face tokenizer decodes the ids of {_excerpt(text)} to "

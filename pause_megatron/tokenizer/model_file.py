@@ -1,8 +1,7 @@
-"""The parts of a SentencePiece ``.model`` file that SentencePiece's Python interface does not show.
+"""Reader and editor of fields of a SentencePiece ``.model`` file that its Python interface does not expose.
 
-The file is a protocol buffer (``sentencepiece_model.proto``); the few fields needed here take less code than the
-protobuf package would. Loading uses :func:`read_settings`, training and taking over :func:`round_scores`, and
-``pause-megatron tokenizer --from-tokenizer`` :func:`append_control_piece`.
+The file is a protocol buffer (``sentencepiece_model.proto``). Decoding the few fields needed here takes less code than
+a dependency on the protobuf package would.
 """
 
 from __future__ import annotations
@@ -13,13 +12,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 SCORE_STEP = 1 / 64
-"""Unigram scores (log-probabilities, in nats) are kept as multiples of this.
+"""Unigram scores (log-probabilities, in nats) are rounded to multiples of this.
 
-SentencePiece adds scores up in float32, `tokenizers` in float64, and where two segmentations of a long text come out
-nearly equal the rounding of float32 decides. Sums of multiples of 1/64 are exact in both up to 2**18 nats (some 30,000
-tokens), so the two libraries cannot disagree; a step this small does not change what the model prefers. Models trained
-elsewhere have other scores: of 12,000 texts, of C4 and others, 1 and 28 then came out differently in the two libraries
-(with and without SentencePiece's own normalisation), and rounding changed 385 and 183.
+SentencePiece sums scores in float32, `tokenizers` in float64. If two segmentations of a long text have nearly equal
+sums, the rounding of float32 decides. Sums of multiples of 1/64 are exact in both up to 2**18 nats (about 30,000
+tokens), so the libraries cannot disagree. The step is too small to change clear preferences of the model. With the
+unrounded scores of models trained elsewhere, the libraries disagreed on 1 and on 28 of 12,000 texts (C4 and others;
+with and without SentencePiece's own normalisation); rounding changed the ids of 385 and of 183 texts.
 """
 
 # sentencepiece_model.proto: ModelProto.pieces, .trainer_spec, .normalizer_spec, and fields of these messages.
@@ -30,11 +29,11 @@ _NORMALIZER_NAME, _CHARSMAP, _ADD_DUMMY_PREFIX, _REMOVE_EXTRA_WHITESPACES, _ESCA
 _MODEL_TYPES = {1: "unigram", 2: "bpe", 3: "word", 4: "char"}
 _VARINT, _LENGTH_DELIMITED, _FIXED32 = 0, 2, 5
 _WIDTHS = {1: 8, _FIXED32: 4}
-"""Bytes that values of the other wire types take."""
+"""Bytes of a value of the fixed-width wire types."""
 
 
 class PieceType(IntEnum):
-    """What a piece is for (``ModelProto.SentencePiece.Type``)."""
+    """Type of a piece (``ModelProto.SentencePiece.Type``)."""
 
     NORMAL = 1
     UNKNOWN = 2
@@ -46,34 +45,34 @@ class PieceType(IntEnum):
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """How a SentencePiece model segments and normalises."""
+    """Settings of segmentation and normalisation."""
 
     model_type: str
     """``unigram``, ``bpe``, ``word`` or ``char``."""
     normalizer: str
-    """Name of the normalisation rules: ``identity``, ``nmt_nfkc``, ...; empty when there is none."""
+    """Name of the normalisation rules, e.g. ``identity`` or ``nmt_nfkc``; empty for none."""
     precompiled_charsmap: bytes
     """Character replacements in SentencePiece's compiled form; empty for the identity."""
     add_dummy_prefix: bool
     """Whether a space is put before every text."""
     remove_extra_whitespaces: bool
-    """Whether spaces at the ends are dropped and runs of spaces become one."""
+    """Whether spaces at both ends are removed and runs of spaces become one space."""
     marks_spaces_in_front: bool
-    """Whether pieces carry a space as U+2581 before a word, which is the rule; not behind it, nor as it is."""
+    """Whether pieces mark a space as U+2581 before a word, as usual; not after it, and not as a plain space."""
 
     @property
     def is_unigram(self) -> bool:
-        """Whether the most probable segmentation is chosen, by the sum of scores."""
+        """Whether the segmentation with the highest sum of scores is chosen."""
         return self.model_type == "unigram"
 
     @property
     def is_bpe(self) -> bool:
-        """Whether pieces are merged pair by pair, in the order of scores."""
+        """Whether pairs of pieces are merged in the order of scores."""
         return self.model_type == "bpe"
 
 
 def read_settings(model: bytes) -> ModelSettings:
-    """The settings stored in ``model``, the content of a ``.model`` file; absent fields have the format's defaults."""
+    """Settings in ``model``, the content of a ``.model`` file; absent fields have the defaults of the format."""
     trainer: dict[int, tuple[int, int]] = {}
     normalizer: dict[int, tuple[int, int]] = {}
     for number, start, end in _fields(model, 0, len(model)):
@@ -99,7 +98,7 @@ def read_settings(model: bytes) -> ModelSettings:
 
 
 def read_piece_types(model: bytes) -> list[PieceType]:
-    """The type of each piece of ``model``, in the order of their ids."""
+    """Types of the pieces of ``model``, in the order of ids."""
     types = []
     for number, start, end in _fields(model, 0, len(model)):
         if number == _PIECES:
@@ -121,7 +120,7 @@ def round_scores(model: bytes) -> bytes:
 
 
 def append_control_piece(model: bytes, piece: str) -> bytes:
-    """``model``, the content of a ``.model`` file, with the control symbol ``piece`` after its last piece."""
+    """``model``, the content of a ``.model`` file, with the control symbol ``piece`` appended to its pieces."""
     text = piece.encode()
     message = b"".join(
         (
@@ -130,12 +129,12 @@ def append_control_piece(model: bytes, piece: str) -> bytes:
             _key(_PIECE_TYPE, _VARINT) + _as_varint(PieceType.CONTROL),
         )
     )
-    # Elements of a repeated field may stand anywhere; their order is that of the file.
+    # Elements of a repeated field can be anywhere in a message, so the new piece can follow all other fields.
     return model + _key(_PIECES, _LENGTH_DELIMITED) + _as_varint(len(message)) + message
 
 
 def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Number, first byte and end of each field's value in the protocol buffer message ``data[start:end]``."""
+    """Yield field number, start and end of each value in the protocol buffer message ``data[start:end]``."""
     while start < end:
         key, start = _varint(data, start)
         wire_type = key & 7
@@ -151,7 +150,7 @@ def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]
 
 
 def _varint(data: bytes, start: int) -> tuple[int, int]:
-    """The variable-length integer at ``start``, and where it ends."""
+    """Decode the variable-length integer at ``start``; returns it and its end."""
     value = shift = 0
     while True:
         byte = data[start]

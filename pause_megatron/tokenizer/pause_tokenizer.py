@@ -1,8 +1,8 @@
-"""Text to token ids and back, with the ids of ``<pause>`` and of the end of a document checked at loading.
+"""Tokenizer that encodes and decodes text, and checks the ids of ``<pause>`` and end-of-document when it loads.
 
 ``<pause>`` is a *control symbol* of a SentencePiece model, or a *special token* of a Hugging Face tokenizer: it has an
-id, but no text is ever encoded to it. A document that happens to contain the characters ``<pause>`` keeps them as text,
-and so it is with ``</s>`` and the like; pauses and ends of documents enter by id alone.
+id, but no text is encoded to it. A document that contains the characters ``<pause>`` or ``</s>`` keeps them as text.
+Pauses and end-of-document tokens are only inserted as ids.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer import cutting
-from pause_megatron.tokenizer.cutting import encode_in_pieces
+from pause_megatron.tokenizer import chunking
+from pause_megatron.tokenizer.chunking import encode_in_chunks
 from pause_megatron.tokenizer.model_file import SCORE_STEP
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
 from pause_megatron.tokenizer.tokenizers_backend import TOKENIZER_FILE, TokenizersBackend
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODEL_FILE = "tokenizer.model"
-"""Name of the SentencePiece model in a tokenizer folder that this project writes."""
+"""File name of the SentencePiece model in a tokenizer folder."""
 PAUSE_TOKEN = "<pause>"
 """Name of the pause token: a control symbol of a SentencePiece model, a special token of a Hugging Face tokenizer."""
 EDGE_CASE_TEXTS = (
@@ -50,16 +50,16 @@ _HOW_TO_MAKE_ONE = "make one with `pause-megatron tokenizer`"
 
 
 class PauseTokenizer:
-    """A tokenizer that knows ``<pause>`` and an end-of-document token.
+    """A tokenizer with ``<pause>`` and an end-of-document token.
 
     Attributes: ``path`` (the ``.model`` file or ``tokenizer.json``), ``sha256`` (of that file, hexadecimal),
-    ``vocab_size`` (no id is as large; special and added tokens are counted), ``pause_id``, ``eod_id`` (SentencePiece's
-    ``eos``, Hugging Face's ``eos_token``), ``encoder_name`` (the library that encodes: ``sentencepiece`` or
+    ``vocab_size`` (largest id plus one, including special and added tokens), ``pause_id``, ``eod_id`` (``eos`` of
+    SentencePiece, ``eos_token`` of Hugging Face), ``encoder_name`` (the library that encodes: ``sentencepiece`` or
     ``tokenizers``) and ``backend``.
     """
 
     def __init__(self, path: Path, content: bytes) -> None:
-        """Check ``content``, that of ``path``; use :meth:`load` to read it."""
+        """Check ``content``, the bytes of ``path``; use :meth:`load` to read a file."""
         self.path = path
         self.sha256 = hashlib.sha256(content).hexdigest()
         self.backend = open_backend(path, content)
@@ -68,7 +68,7 @@ class PauseTokenizer:
         pause_id, eod_id = self.backend.special_id(PAUSE_TOKEN), self.backend.eod_id
         if pause_id is None:
             raise UserError(
-                f"{path}: this tokenizer has no {PAUSE_TOKEN} token; add it with "
+                f"{path}: no {PAUSE_TOKEN} token; add it with "
                 f"`pause-megatron tokenizer --from-tokenizer {path} --output FOLDER`"
             )
         if eod_id is None:
@@ -80,51 +80,50 @@ class PauseTokenizer:
     def load(cls, path: Path | str) -> PauseTokenizer:
         """Load a tokenizer from its folder, its ``.model`` file or its ``tokenizer.json``.
 
-        Raises :class:`UserError` when there is none, when it is no such tokenizer, or when ``<pause>`` or the end of a
-        document has no id of its own there.
+        Raises :class:`UserError` if the file is missing or not a tokenizer, or if ``<pause>`` or end-of-document has no
+        id that text is never encoded to.
         """
         file = find_tokenizer_file(Path(path))
         return cls(file, read_tokenizer_file(file))
 
     @property
     def caveat(self) -> str | None:
-        """What to know before data is written with this tokenizer, if anything."""
+        """Warning about data written with this tokenizer; None if there is no reason for one."""
         if isinstance(self.backend, SentencePieceBackend) and not self.backend.scores_are_rounded:
             return (
-                f"{self.path}: its scores are not multiples of {SCORE_STEP}, so the Hugging Face tokenizer can differ "
-                "on a text in thousands, and the export would then be refused; "
-                "`pause-megatron tokenizer --from-tokenizer` rounds them"
+                f"{self.path}: scores are not multiples of {SCORE_STEP}, so the Hugging Face tokenizer can differ on "
+                "about one text in thousands, and the export is then refused; "
+                "round them with `pause-megatron tokenizer --from-tokenizer`"
             )
         return None
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; nothing is added before or after."""
-        if len(text) > cutting.PIECE_CHARACTERS:
+        if len(text) > chunking.CHUNK_CHARACTERS:
             long: list[int] = self.encode_batch([text])[0].tolist()
             return long
         return self.backend.encode(text)
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Token ids of all ``texts`` one after the other, and how many each has.
+        """Token ids of all ``texts`` in a row, shape ``[tokens]``, and the number of ids per text, shape ``[texts]``.
 
-        On one thread: preprocessing has a process for every core. Returns ids of shape ``[tokens]`` and lengths of
-        shape ``[texts]``.
+        Uses one thread, since preprocessing has a process for every core.
         """
-        return encode_in_pieces(texts, self.backend.cuts, self.backend.encode_batch)
+        return encode_in_chunks(texts, self.backend.cuts, self.backend.encode_batch)
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``; pauses, ends of documents and other special tokens have none.
+        """Text of ``ids``; pauses, end-of-document and other special tokens give no text.
 
-        ``decode(encode(text)) == text`` for tokenizers trained here, save that U+2581, SentencePiece's own sign for a
-        space, comes back as a space. Others may normalise a text, and not have all characters.
+        ``decode(encode(text)) == text`` for tokenizers trained by this project, except that U+2581, SentencePiece's
+        marker for a space, becomes a space. Other tokenizers can normalise text, or lack characters.
         """
         return self.backend.decode(ids)
 
 
 def find_tokenizer_file(path: Path) -> Path:
-    """The file of the tokenizer at ``path``, a folder or already a file.
+    """File of the tokenizer at ``path``, a folder or a file.
 
-    Of both kinds in one folder the ``tokenizer.json`` counts: it is what Hugging Face's models there are used with.
+    In a folder with both kinds, ``tokenizer.json`` takes precedence, because Hugging Face models are used with it.
     """
     if not path.is_dir():
         return path
@@ -136,7 +135,7 @@ def find_tokenizer_file(path: Path) -> Path:
 
 
 def read_tokenizer_file(file: Path) -> bytes:
-    """Content of ``file``. Raises :class:`UserError` when it cannot be read."""
+    """Content of ``file``. Raises :class:`UserError` if it cannot be read."""
     try:
         return file.read_bytes()
     except OSError as error:
@@ -144,7 +143,7 @@ def read_tokenizer_file(file: Path) -> bytes:
 
 
 def open_backend(path: Path, content: bytes) -> SentencePieceBackend | TokenizersBackend:
-    """The backend for ``content``, that of ``path``, by the name of the file."""
+    """Backend for ``content``, the bytes of ``path``, chosen by the suffix of the file."""
     if path.suffix == ".json":
         return TokenizersBackend(path, content)
     return SentencePieceBackend(path, content)

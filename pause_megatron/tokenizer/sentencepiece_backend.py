@@ -1,7 +1,4 @@
-"""SentencePiece ``.model`` files, read and run by SentencePiece itself.
-
-One of the two backends of :class:`~pause_megatron.tokenizer.pause_tokenizer.PauseTokenizer`.
-"""
+"""Backend of :class:`~pause_megatron.tokenizer.pause_tokenizer.PauseTokenizer` for SentencePiece ``.model`` files."""
 
 from __future__ import annotations
 
@@ -12,24 +9,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer.cutting import ASCII_NEIGHBOURS, WORD_NEIGHBOURS, Cuts, find_cuts
+from pause_megatron.tokenizer.chunking import ASCII_NEIGHBOURS, WORD_NEIGHBOURS, Cuts, find_cuts
 from pause_megatron.tokenizer.model_file import PieceType, read_piece_types, read_settings, round_scores
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SPACE = "▁"
-"""SentencePiece's sign for a space (U+2581)."""
+"""SentencePiece's marker for a space (U+2581)."""
 _LOCAL_NORMALIZERS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf")
-"""SentencePiece's own rules, of which none has an ASCII letter or digit beside a space on its left-hand side."""
+"""SentencePiece's own rules. None of them replaces an ASCII letter or digit together with a space next to it."""
 
 
 class SentencePieceBackend:
     """A SentencePiece model.
 
     Attributes: ``processor`` (the SentencePiece object), ``settings``, ``pieces`` and ``types`` (in the order of ids),
-    ``scores_are_rounded`` (so that no other library can disagree), ``vocab_size``, ``eod_id``, ``eos_name``, ``unk_id``
-    and ``unk_name`` (``None`` where there is none), ``cuts``.
+    ``scores_are_rounded`` (so other libraries give the same ids), ``vocab_size``, ``eod_id``, ``eos_name``, ``unk_id``
+    and ``unk_name`` (``None`` if absent), ``cuts``.
     """
 
     encoder_name = "sentencepiece"
@@ -62,28 +59,25 @@ class SentencePieceBackend:
 
     @property
     def control_names(self) -> list[str]:
-        """Names of all control symbols."""
+        """Names of all control symbols, e.g. ``</s>`` and ``<pause>``."""
         return [piece for piece, kind in zip(self.pieces, self.types, strict=True) if kind is PieceType.CONTROL]
 
     def no_end_of_document(self) -> str:
-        """What to do about a model without one."""
-        return (
-            "this SentencePiece model has no end-of-document token; train it with an eos token (--eos_id, piece </s>)"
-        )
+        """Error message for a model without an end-of-document token."""
+        return "no end-of-document token in this SentencePiece model; train it with an eos token (--eos_id, piece </s>)"
 
     def special_id(self, piece: str) -> int | None:
-        """Id of the control symbol ``piece``; ``None`` when the model has no such piece.
+        """Id of the control symbol ``piece``; ``None`` if the model has no such piece.
 
-        Raises :class:`UserError` when text can be encoded to it.
+        Raises :class:`UserError` if text can be encoded to it.
         """
         found: int = self.processor.piece_to_id(piece)
         if self.pieces[found] != piece:
             return None
         if self.types[found] is not PieceType.CONTROL:
             raise UserError(
-                f"{self.path}: {piece} is an ordinary piece of this model, so that text could be encoded to it; "
-                "it must be a control symbol; take a model without it and add it with "
-                "`pause-megatron tokenizer --from-tokenizer`"
+                f"{self.path}: {piece} is an ordinary piece, so text can be encoded to it; use a model without it, "
+                "and add it as a control symbol with `pause-megatron tokenizer --from-tokenizer`"
             )
         return found
 
@@ -93,26 +87,26 @@ class SentencePieceBackend:
         return ids
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Ids of all ``texts`` in a row, and how many each has."""
+        """Ids of all ``texts`` in a row, and the number of ids per text."""
         if not texts:
             return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
         encoded = self.processor.encode(texts, return_type="numpy", num_threads=1)
         return np.concatenate(encoded), np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``; control symbols have none."""
+        """Text of ``ids``; control symbols give no text."""
         text: str = self.processor.decode(ids)
         return text
 
     def _places_to_cut(self) -> str | None:
-        """Where every piece ends or begins, as a pattern; ``None`` when no such place is known."""
+        """Pattern of characters at which a piece must begin; ``None`` if no such pattern is known."""
         settings, pieces = self.settings, self.pieces
         whole_words = all(space not in piece.lstrip(space) for piece in pieces for space in (SPACE, " "))
-        known = SPACE in pieces  # or neighbouring unknown characters would be one <unk>
-        if not (settings.marks_spaces_in_front and whole_words and known):
+        has_space = SPACE in pieces  # otherwise a space and an unknown character next to it become one <unk>
+        if not (settings.marks_spaces_in_front and whole_words and has_space):
             return None
         if settings.precompiled_charsmap:
             return ASCII_NEIGHBOURS if settings.normalizer in _LOCAL_NORMALIZERS else None
-        newline_alone = [piece for piece in pieces if "\n" in piece] == ["\n"]
+        newline_is_separate = [piece for piece in pieces if "\n" in piece] == ["\n"]
         unchanged = not (settings.add_dummy_prefix or settings.remove_extra_whitespaces)
-        return f"{WORD_NEIGHBOURS}|\n" if newline_alone and unchanged else WORD_NEIGHBOURS
+        return f"{WORD_NEIGHBOURS}|\n" if newline_is_separate and unchanged else WORD_NEIGHBOURS

@@ -1,7 +1,7 @@
-"""A SentencePiece model as a tokenizer of the ``tokenizers`` library, built from the model's own pieces and scores.
+"""Conversion of a SentencePiece model to the ``tokenizers`` library, from the model's own pieces and scores.
 
-The Hugging Face export and the fast encoder start from it. The classes of transformers that open a ``.model`` file
-themselves give other ids than SentencePiece does, and take names of special tokens in a text for the tokens.
+The Hugging Face export and the fast encoder start from the result. The classes of transformers that open a ``.model``
+file give other ids than SentencePiece, and take names of special tokens in a text for the tokens.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pause_megatron.tokenizer.tokenizer_json import split_names
 
 
 def convert_sentencepiece(backend: SentencePieceBackend) -> Tokenizer:
-    """The tokenizer that encodes as ``backend`` does, without any token that a text could name.
+    """The tokenizer that encodes as ``backend`` does, without special tokens.
 
-    Raises :class:`UserError` for a model whose ways the library does not have.
+    Raises :class:`UserError` for a model that the library does not support.
     """
     _refuse_unsupported(backend)
     if backend.settings.is_unigram:
@@ -36,13 +36,13 @@ def convert_sentencepiece(backend: SentencePieceBackend) -> Tokenizer:
 
 
 def require_convertible(backend: SentencePieceBackend) -> None:
-    """Raises :class:`UserError` unless ``backend`` can be converted, and the result is equal on awkward texts."""
+    """Raise :class:`UserError` unless ``backend`` can be converted and the result gives its ids for edge cases."""
     converted = convert_sentencepiece(backend)
     for text in EDGE_CASE_TEXTS:
         if converted.encode(text).ids != backend.encode(text):
             raise UserError(
-                f"{backend.path}: this SentencePiece model cannot become a Hugging Face one: {text!r} would be encoded "
-                "differently"
+                f"{backend.path}: cannot be converted to Hugging Face: {text!r} would be encoded differently; "
+                "use another model"
             )
 
 
@@ -50,27 +50,27 @@ def _refuse_unsupported(backend: SentencePieceBackend) -> None:
     settings, types = backend.settings, backend.types
     characters = {character for index in _ordinary_ids(backend) for character in backend.pieces[index]}
     reasons = (
-        (not (settings.is_unigram or settings.is_bpe), f"is of type {settings.model_type}, neither unigram nor BPE"),
+        (not (settings.is_unigram or settings.is_bpe), f"is of type {settings.model_type}, not unigram or BPE"),
         (not settings.marks_spaces_in_front, "does not mark a space by U+2581 in front of a word"),
         (PieceType.UNUSED in types, "has unused pieces"),
         (PieceType.USER_DEFINED in types, "has user-defined symbols"),
-        (settings.is_bpe and not characters <= set(backend.pieces), "has pieces with characters that are no pieces"),
+        (settings.is_bpe and not characters <= set(backend.pieces), "has pieces with characters that are not pieces"),
     )
     for unsupported, reason in reasons:
         if unsupported:
-            raise UserError(f"{backend.path}: this SentencePiece model cannot become a Hugging Face one: it {reason}")
+            raise UserError(f"{backend.path}: cannot be converted to Hugging Face: it {reason}; use another model")
 
 
 def _ordinary_ids(backend: SentencePieceBackend) -> list[int]:
-    """Ids of the pieces that SentencePiece looks for in a text."""
+    """Ids of the pieces that SentencePiece matches in a text."""
     return [index for index, kind in enumerate(backend.types) if kind is PieceType.NORMAL]
 
 
 def _unigram(backend: SentencePieceBackend) -> Tokenizer:
-    """SentencePiece never matches special and byte pieces in a text, `tokenizers` matches every piece.
+    """Convert a unigram model so that special and byte pieces never match in a text, which `tokenizers` would allow.
 
-    Here these pieces get scores that lose to spelling them out. That takes all their characters being pieces, too;
-    otherwise a text is split where it has the name of such a piece.
+    If all their characters are pieces, too, they get scores below any way to spell them out. Otherwise, texts are split
+    within their names.
     """
     ordinary = set(_ordinary_ids(backend))
     scores = [backend.processor.get_score(index) for index in range(backend.vocab_size)]
@@ -99,11 +99,11 @@ def _unigram(backend: SentencePieceBackend) -> Tokenizer:
 
 
 def _merges(backend: SentencePieceBackend) -> list[tuple[str, str]]:
-    """The merges of a BPE model, which SentencePiece does not keep.
+    """Merges of a BPE model, which SentencePiece does not store.
 
-    It joins the neighbours that make the piece of the highest score, the leftmost first. So every way to make a piece
-    of two others is a merge, of that piece's rank; merges of one rank must be in some order here, and the one with the
-    longer left part comes first, as what is joined from the left has it.
+    SentencePiece joins the neighbours that make the piece with the highest score, the leftmost first. Every way to make
+    a piece of two others is therefore a merge with the rank of that piece. `tokenizers` needs an order among the merges
+    of one piece: the one with the longest left part comes first, since joining from the left produces it.
     """
     vocabulary = {backend.pieces[index]: backend.processor.get_score(index) for index in _ordinary_ids(backend)}
     merges = [
@@ -119,11 +119,11 @@ def _merges(backend: SentencePieceBackend) -> list[tuple[str, str]]:
 def _normalizer(settings: ModelSettings) -> normalizers.Normalizer:
     steps: list[normalizers.Normalizer] = []
     if settings.precompiled_charsmap:
-        # Not quite SentencePiece's way: a combining mark behind a character that is replaced (½ and U+0301) gets lost,
-        # and \r\n becomes one space, not two. prove_equal finds such a text.
+        # Differs from SentencePiece in rare texts: a combining mark after a replaced character (½ and U+0301) is lost,
+        # and \r\n becomes one space instead of two. prove_equal refuses an export that meets such a text.
         steps.append(normalizers.Precompiled(settings.precompiled_charsmap))
     if settings.remove_extra_whitespaces:
-        # Of spaces alone: normalizers.Strip takes other white space, too.
+        # Only spaces: normalizers.Strip also removes other white space.
         steps.append(normalizers.Replace(Regex(r"\A +| +\z| (?= )"), ""))
     if settings.add_dummy_prefix:
         steps.append(normalizers.Prepend(SPACE))

@@ -1,7 +1,7 @@
-"""``tokenizer.json``, the file of a Hugging Face fast tokenizer: what is read from it, and what is changed in it.
+"""Reader and editor of ``tokenizer.json``, the file of a Hugging Face fast tokenizer.
 
-:func:`prepare` makes of it the tokenizer that this project encodes with and exports; :func:`add_special_token` is how
-``<pause>`` gets in. Both work on the parsed JSON, which is :class:`tokenizers.Tokenizer`'s own format.
+:func:`prepare` changes it to the tokenizer that this project encodes with and exports. :func:`add_special_token` adds
+``<pause>``. All functions work on the parsed JSON, the serialisation format of :class:`tokenizers.Tokenizer`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 MODEL_KINDS = ("BPE", "Unigram")
 BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 _LOCAL_NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Precompiled", "Strip", "Lowercase")
-"""Rules that leave what stands before and after a space between ASCII letters or digits alone."""
+"""Normalizers that treat the text on both sides of a space between ASCII letters or digits separately."""
 _SPACE_PATTERNS = ({"String": " "}, {"Regex": " {2,}"})
 WORD_PATTERNS = (
     # Llama 3 (GPT-4), Qwen 2, GPT-4o, GPT-2 (which ByteLevel has built in), DeepSeek
@@ -29,14 +29,14 @@ WORD_PATTERNS = (
     r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*|"
     r"\s*[\r\n]+|\s+(?!\S)|\s+",
 )
-"""Patterns that put a boundary before every single space or newline that stands between word characters: each takes
-white space only as the first character of a match, or with white space alone."""
+"""Patterns that put a boundary before every single space or newline between word characters: in each, white space is
+only the first character of a match, or matches together with other white space only."""
 _SPACELESS_PATTERNS = (r"\p{N}{1,3}", r"\p{N}", "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+")
-"""Patterns that need neither a space nor what stands beyond one."""
+"""Patterns that never match a space, nor depend on text beyond one."""
 
 
 def all_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
-    """Every token, added ones included, and its id."""
+    """Every token, including added tokens, and its id."""
     vocabulary = tokenizer["model"]["vocab"]
     if isinstance(vocabulary, list):
         vocabulary = {piece: index for index, (piece, _) in enumerate(vocabulary)}
@@ -44,12 +44,12 @@ def all_ids(tokenizer: dict[str, Any]) -> dict[str, int]:
 
 
 def special_tokens(tokenizer: dict[str, Any]) -> dict[str, int]:
-    """The added tokens that are special, and their ids."""
+    """Special added tokens and their ids."""
     return {token["content"]: token["id"] for token in tokenizer["added_tokens"] if token["special"]}
 
 
 def add_special_token(tokenizer: dict[str, Any], content: str, token_id: int) -> dict[str, Any]:
-    """``tokenizer`` with ``content`` among its special tokens, under the id ``token_id``."""
+    """A copy of ``tokenizer`` with the special token ``content`` and its id ``token_id``."""
     token = {"id": token_id, "content": content, "special": True}
     token |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
     others = [other for other in tokenizer["added_tokens"] if other["content"] != content]
@@ -57,12 +57,12 @@ def add_special_token(tokenizer: dict[str, Any], content: str, token_id: int) ->
 
 
 def prepare(tokenizer: dict[str, Any], end_of_document: str | None) -> dict[str, Any]:
-    """``tokenizer`` as this project uses it: nothing is added to a text or cut off it, and names of special tokens can
-    be spelled out in other tokens.
+    """A copy of ``tokenizer`` as this project uses it.
 
-    With ``encode_special_tokens`` such a name is text to the library, but the model's vocabulary may still have it as a
-    piece: merges that lead there are dropped, and for unigram models a text is split within such a name. The token
-    ``end_of_document`` is made special if it is not.
+    It adds nothing to a text, does not truncate it, and spells names of special tokens with other tokens. The library
+    treats such a name as text (``encode_special_tokens``), but the vocabulary can still contain it: for BPE, merges
+    that lead to it are dropped; for unigram models, texts are split within the name. ``end_of_document`` becomes
+    special if it is not.
     """
     prepared = {**tokenizer, "truncation": None, "padding": None, "post_processor": None}
     if end_of_document is not None:
@@ -79,9 +79,9 @@ def prepare(tokenizer: dict[str, Any], end_of_document: str | None) -> dict[str,
 
 
 def split_names(names: Iterable[str], known: Iterable[str]) -> dict[str, Any] | None:
-    """A pre-tokenizer that splits each of ``names`` in two, so that a unigram model cannot take it for one piece.
+    """A pre-tokenizer that splits each of ``names`` in two, so that a unigram model cannot match it as one piece.
 
-    Where possible the split is beside a character that is not ``known``, across which no piece reaches anyway.
+    If possible, it splits next to a character that is not ``known``, since no piece can contain that character.
     """
     characters = {piece for piece in known if len(piece) == 1}
     tails = defaultdict(list)
@@ -97,7 +97,7 @@ def split_names(names: Iterable[str], known: Iterable[str]) -> dict[str, Any] | 
 
 
 def is_plain(tokenizer: dict[str, Any]) -> bool | None:
-    """Whether text reaches the model as it is, but for the signs of spaces; ``None`` when it may change anywhere."""
+    """Whether normalisation changes only spaces; ``None`` if it can change text across spaces."""
     plain = True
     for step in flatten(tokenizer["normalizer"], "normalizers"):
         if step["type"] in _LOCAL_NORMALIZERS:
@@ -108,7 +108,7 @@ def is_plain(tokenizer: dict[str, Any]) -> bool | None:
 
 
 def has_boundaries_at_spaces(tokenizer: dict[str, Any]) -> bool:
-    """Whether it is known that a token begins at every single space between word characters."""
+    """Whether a token is certain to begin at every single space between word characters."""
     if any(_reaches_over_spaces(token) for token in tokenizer["added_tokens"]):
         return False
     steps = flatten(tokenizer["pre_tokenizer"], "pretokenizers")
@@ -137,7 +137,7 @@ def splits_into_words(tokenizer: dict[str, Any]) -> bool:
 
 
 def flatten(step: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
-    """The steps of a normalizer or pre-tokenizer, those of sequences in their place."""
+    """Steps of a normalizer or pre-tokenizer, with sequences replaced by their members."""
     if step is None:
         return []
     if step["type"] == "Sequence":
@@ -147,7 +147,7 @@ def flatten(step: dict[str, Any] | None, members: str) -> list[dict[str, Any]]:
 
 def _pattern(step: dict[str, Any]) -> str:
     pattern: str = step.get("pattern", {}).get("Regex", "")
-    return pattern.replace("\r", r"\r").replace("\n", r"\n")  # some files have the characters themselves
+    return pattern.replace("\r", r"\r").replace("\n", r"\n")  # some files contain the raw characters
 
 
 def _reaches_over_spaces(token: dict[str, Any]) -> bool:
@@ -156,5 +156,5 @@ def _reaches_over_spaces(token: dict[str, Any]) -> bool:
 
 
 def _merged(merge: str | list[str]) -> str:
-    """What a merge makes; older files have the pair as one string."""
+    # Older files store the pair as one string, "a b"
     return merge.replace(" ", "", 1) if isinstance(merge, str) else "".join(merge)

@@ -1,7 +1,7 @@
-"""Hugging Face fast tokenizers: ``tokenizer.json``, run by the ``tokenizers`` library alone.
+"""Backend of :class:`~pause_megatron.tokenizer.pause_tokenizer.PauseTokenizer` for Hugging Face fast tokenizers.
 
-One of the two backends of :class:`~pause_megatron.tokenizer.pause_tokenizer.PauseTokenizer`. Special tokens are never
-recognised in a text, and nothing is added to one; see :func:`~pause_megatron.tokenizer.tokenizer_json.prepare`.
+It reads ``tokenizer.json`` with the ``tokenizers`` library, without transformers. It never recognises special tokens in
+a text, and adds nothing to a text; see :func:`~pause_megatron.tokenizer.tokenizer_json.prepare`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import tokenizer_json
-from pause_megatron.tokenizer.cutting import ASCII_NEIGHBOURS, NEWLINES_IN_WORDS, WORD_NEIGHBOURS, Cuts, find_cuts
+from pause_megatron.tokenizer.chunking import ASCII_NEIGHBOURS, NEWLINES_IN_WORDS, WORD_NEIGHBOURS, Cuts, find_cuts
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,9 +27,9 @@ CONFIG_FILE = "tokenizer_config.json"
 class TokenizersBackend:
     """A Hugging Face fast tokenizer.
 
-    Attributes: ``prepared`` (the content of ``tokenizer.json`` as used here), ``vocab_size`` (one more than the largest
-    id, those of added tokens included), ``eod_id`` and ``eos_name`` (``eos_token``), ``unk_id`` and ``unk_name``
-    (``None`` where there is none), ``cuts``.
+    Attributes: ``prepared`` (the content of ``tokenizer.json`` after :func:`tokenizer_json.prepare`), ``vocab_size``
+    (largest id plus one, including added tokens), ``eod_id`` and ``eos_name`` (``eos_token``), ``unk_id`` and
+    ``unk_name`` (``None`` if absent), ``cuts``.
     """
 
     encoder_name = "tokenizers"
@@ -57,25 +57,25 @@ class TokenizersBackend:
         return bool(self.prepared["model"]["type"] == "BPE")
 
     def open_library(self) -> Tokenizer:
-        """A new object of the library for :attr:`prepared`, which takes the names of special tokens for text."""
+        """A new object of the library for :attr:`prepared`; it treats names of special tokens as text."""
         return open_tokenizer(self.path, self.prepared)
 
     def no_end_of_document(self) -> str:
-        """What to do about a tokenizer without one."""
+        """Error message for a tokenizer without an end-of-document token."""
         config = self.path.with_name(CONFIG_FILE)
         if self.eos_name is None:
-            return f'no end-of-document token is known; name one in {config}: {{"eos_token": "</s>"}}'
-        return f'"eos_token" of {config}, {self.eos_name}, is no token of this tokenizer; name one that is'
+            return f'no end-of-document token; set one in {config}, e.g. {{"eos_token": "</s>"}}'
+        return f'"eos_token" of {config}, {self.eos_name}, is not in the vocabulary; set a token that is'
 
     def special_id(self, piece: str) -> int | None:
-        """Id of the special token ``piece``; ``None`` when there is no such token.
+        """Id of the special token ``piece``; ``None`` if there is no such token.
 
-        Raises :class:`UserError` when text can be encoded to it.
+        Raises :class:`UserError` if text can be encoded to it.
         """
         if piece in self._ids and piece not in self._special:
             raise UserError(
-                f"{self.path}: {piece} is an ordinary token here, so that text could be encoded to it; it must be a "
-                "special one; take a tokenizer without it and add it with `pause-megatron tokenizer --from-tokenizer`"
+                f"{self.path}: {piece} is an ordinary token, so text can be encoded to it; use a tokenizer without it, "
+                "and add it as a special token with `pause-megatron tokenizer --from-tokenizer`"
             )
         return self._special.get(piece)
 
@@ -85,14 +85,14 @@ class TokenizersBackend:
         return ids
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Ids of all ``texts`` in a row, and how many each has."""
-        # One by one, for the library's own batches start threads and hold every detail of all texts at once.
+        """Ids of all ``texts`` in a row, and the number of ids per text."""
+        # One by one: batches of the library start threads, and keep offsets and more for all texts in memory.
         encoded = [np.array(self.encode(text), dtype=np.int32) for text in texts]
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
         return np.concatenate([*encoded, np.empty(0, dtype=np.int32)]), lengths
 
     def decode(self, ids: list[int]) -> str:
-        """Text of ``ids``; special tokens have none."""
+        """Text of ``ids``; special tokens give no text."""
         text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
         return text
 
@@ -102,54 +102,60 @@ class TokenizersBackend:
             if self.tokenizer.token_to_id(name) != token_id:
                 raise UserError(
                     f"{self.path}: the added token {name} has the id {token_id} in the file, but "
-                    f"{self.tokenizer.token_to_id(name)} when it is loaded; the ids must have no gaps"
+                    f"{self.tokenizer.token_to_id(name)} after loading; remove gaps between ids from the file"
                 )
             if token["special"] and any(token_id in self.encode(text) for text in (name, f"x{name}y")):
-                raise UserError(f"{self.path}: the text {name} is encoded to the special token of that name")
+                raise UserError(
+                    f"{self.path}: the text {name} is encoded to the special token of that name; use another tokenizer"
+                )
 
 
 def parse_tokenizer(path: Path, content: bytes) -> dict[str, Any]:
-    """The parsed ``content`` of ``path``. Raises :class:`UserError` when it is no tokenizer of a kind known here."""
+    """Parse ``content``, the bytes of ``path``. Raises :class:`UserError` for an unsupported tokenizer."""
     try:
         parsed = {"added_tokens": [], "normalizer": None, "pre_tokenizer": None, **json.loads(content)}
         kind = parsed["model"]["type"]
         readable = tokenizer_json.all_ids(parsed) | tokenizer_json.special_tokens(parsed)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"{path}: not the tokenizer.json of a Hugging Face fast tokenizer") from error
+        raise UserError(
+            f"{path}: not the tokenizer.json of a Hugging Face fast tokenizer; give another file"
+        ) from error
     if kind not in tokenizer_json.MODEL_KINDS:
-        raise UserError(f"{path}: a tokenizer of type {kind}; expected {' or '.join(tokenizer_json.MODEL_KINDS)}")
+        raise UserError(
+            f"{path}: unsupported type {kind}; give a tokenizer of type {' or '.join(tokenizer_json.MODEL_KINDS)}"
+        )
     if not readable:
-        raise UserError(f"{path}: a tokenizer without any token")
+        raise UserError(f"{path}: no tokens; give another file")
     return parsed
 
 
 def open_tokenizer(path: Path, parsed: dict[str, Any]) -> Tokenizer:
-    """The library's object for a parsed ``tokenizer.json``. Raises :class:`UserError` when the library refuses it."""
+    """The library's object for a parsed ``tokenizer.json``. Raises :class:`UserError` if the library refuses it."""
     from tokenizers import Tokenizer
 
     try:
         tokenizer = Tokenizer.from_str(json.dumps(parsed))
-    except Exception as error:  # the library raises nothing more precise
+    except Exception as error:  # the library raises plain Exception
         raise UserError(f"{path}: not the tokenizer.json of a Hugging Face fast tokenizer: {error}") from error
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 def _eos_token(path: Path) -> str | None:
-    """``eos_token`` as the ``tokenizer_config.json`` beside ``path`` gives it; ``None`` when it does not."""
+    """``eos_token`` in the ``tokenizer_config.json`` next to ``path``; ``None`` if absent."""
     config = path.with_name(CONFIG_FILE)
     try:
         token = json.loads(config.read_bytes()).get("eos_token")
     except OSError:
         return None
     except (ValueError, AttributeError) as error:
-        raise UserError(f"{config}: not the JSON object that a tokenizer_config.json is") from error
+        raise UserError(f"{config}: not a JSON object; fetch the file again") from error
     name: str | None = token.get("content") if isinstance(token, dict) else token
     return name
 
 
 def _unknown_token(model: dict[str, Any]) -> str | None:
-    """The token of unknown characters."""
+    """Name of the token for unknown characters."""
     name: str | None = model.get("unk_token")
     if model["type"] == "Unigram" and model.get("unk_id") is not None:
         name = model["vocab"][model["unk_id"]][0]
@@ -157,7 +163,7 @@ def _unknown_token(model: dict[str, Any]) -> str | None:
 
 
 def _places_to_cut(tokenizer: dict[str, Any]) -> str | None:
-    """Where a token is known to end, as a pattern; ``None`` when no such place is known."""
+    """Pattern of characters at which a token must begin; ``None`` if no such pattern is known."""
     plain = tokenizer_json.is_plain(tokenizer)
     if plain is None or not tokenizer_json.has_boundaries_at_spaces(tokenizer):
         return None

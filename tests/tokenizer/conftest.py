@@ -47,7 +47,7 @@ def c4_texts():
 
 @pytest.fixture(scope="session")
 def sentencepiece_model():
-    """A function that trains a SentencePiece model as one would without this project."""
+    """A function that trains a SentencePiece model without this project's settings."""
 
     def train(texts, **settings):
         model = io.BytesIO()

@@ -1,4 +1,4 @@
-"""Tokenizers as others make them, without ``<pause>``: one of each kind that this project takes over."""
+"""Tokenizers without ``<pause>``, one of each kind that this project supports."""
 
 import io
 import json
@@ -69,7 +69,7 @@ def gpt2(texts):
 
 
 def qwen2(texts):
-    """Also has tokens that are added and yet ordinary."""
+    """Also has added tokens that are not special."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.normalizer = normalizers.NFC()
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -83,7 +83,7 @@ def qwen2(texts):
 
 
 def llama2(texts):
-    """Has a merge that makes of text the name of a special token, as conversions by others may."""
+    """Has a merge that joins text to the name of a special token, as some published conversions do."""
     model = sentencepiece_model("sentencepiece-llama", texts)
     content = json.loads(convert_sentencepiece(SentencePieceBackend("llama", model)).to_str())
     content["model"]["merges"] += [["<", "/"], ["</", "s"], ["</s", ">"]]

@@ -106,11 +106,11 @@ def word_piece(tokenizer, _):
 @pytest.mark.parametrize(
     ("change", "complaint"),
     [
-        (ordinary_pause, "<pause> is an ordinary token here"),
-        (ordinary_added_pause, "<pause> is an ordinary token here"),
-        (no_eos, r"tokenizer_config\.json: \{\"eos_token\": \"</s>\"\}"),
-        (unknown_eos, "</s>, is no token of this tokenizer"),
-        (word_piece, "a tokenizer of type WordPiece; expected BPE or Unigram"),
+        (ordinary_pause, "<pause> is an ordinary token, so text"),
+        (ordinary_added_pause, "<pause> is an ordinary token, so text"),
+        (no_eos, r"tokenizer_config\.json, e\.g\. \{\"eos_token\": \"</s>\"\}"),
+        (unknown_eos, "</s>, is not in the vocabulary"),
+        (word_piece, "unsupported type WordPiece; give a tokenizer of type BPE or Unigram"),
         (lambda tokenizer, _: tokenizer.pop("model"), "not the tokenizer.json of a Hugging Face fast tokenizer"),
     ],
 )
@@ -130,13 +130,13 @@ def test_a_tokenizer_with_pause_is_refused(tmp_path, tokenizers):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({"user_defined_symbols": ["<pause>"]}, "<pause> is an ordinary piece of this model"),
-        ({"user_defined_symbols": ["<tag>"]}, "cannot become a Hugging Face one: it has user-defined symbols"),
-        ({"model_type": "char"}, "it is of type char, neither unigram nor BPE"),
-        ({"eos_id": -1}, "has no end-of-document token"),
+        ({"user_defined_symbols": ["<pause>"]}, "<pause> is an ordinary piece, so text"),
+        ({"user_defined_symbols": ["<tag>"]}, "cannot be converted to Hugging Face: it has user-defined symbols"),
+        ({"model_type": "char"}, "it is of type char, not unigram or BPE"),
+        ({"eos_id": -1}, "no end-of-document token in this"),
         (
             {"normalization_rule_name": "nmt_nfkc"},
-            r"cannot become a Hugging Face one: 'first line.* would be encoded differently",
+            r"cannot be converted to Hugging Face: 'first line.* would be encoded differently",
         ),
     ],
 )
@@ -154,7 +154,7 @@ def test_ids_with_gaps_are_refused(tmp_path, tokenizers):
     content = json.loads((folder / "tokenizer.json").read_text())
     content["added_tokens"][-1]["id"] += 5
     (folder / "tokenizer.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match="<pause> has the id 2005 in the file, but 2000 when it is loaded"):
+    with pytest.raises(UserError, match="<pause> has the id 2005 in the file, but 2000 after loading"):
         PauseTokenizer.load(folder)
 
 
@@ -176,7 +176,7 @@ def test_scores_are_rounded_without_keep_scores(tmp_path, foreign_files, pydoc_t
     assert [kept.encode(text) for text in pydoc_texts] == original.encode(pydoc_texts)
     assert [rounded.encode(text) for text in pydoc_texts] != original.encode(pydoc_texts)
     assert rounded.caveat is None
-    assert "its scores are not multiples of" in kept.caveat
+    assert "scores are not multiples of" in kept.caveat
     # The rounded scores are in the file, not only in memory: SentencePiece itself gives the same ids.
     reloaded = SentencePieceProcessor(model_file=str(rounded.path))
     assert [rounded.encode(text) for text in pydoc_texts] == reloaded.encode(pydoc_texts)

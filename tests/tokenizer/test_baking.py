@@ -1,4 +1,4 @@
-"""Tokenizers that pause by themselves, of every kind this project takes over."""
+"""Baked pauses in tokenizers of every supported kind."""
 
 import pytest
 from tokenizers import Regex, normalizers, processors
@@ -47,7 +47,7 @@ def test_every_text_ends_in_pauses_and_is_encoded_as_before(plain, baked):
     assert baked.encode("<pause>") == pauses(plain, 4)  # the exception the docstring names
 
 
-def test_a_chat_ends_in_pauses_when_an_answer_is_asked_for(plain, baked):
+def test_a_chat_with_generation_prompt_ends_in_pauses(plain, baked):
     text = plain.encode("Say <pause> and </s>.\n<pause>\nWhy?")
     assert pauses(plain, 1)[0] not in text
     assert baked.apply_chat_template(CHAT)["input_ids"] == text
@@ -81,7 +81,7 @@ def with_processor(plain, processor):
     return plain
 
 
-def test_what_the_post_processor_adds_already_stays(tokenizers):
+def test_other_tokens_of_the_post_processor_stay(tokenizers):
     trained = next(tokenizer for kind, tokenizer in tokenizers.items() if kind not in KINDS)
     plain = to_huggingface(trained)
     text, other, eos, end = plain.encode("text"), plain.encode("other"), plain.eos_token_id, pauses(plain, 2)
@@ -101,7 +101,7 @@ def test_what_the_post_processor_adds_already_stays(tokenizers):
     assert only_offsets.encode("text") == [*text, *end]
 
 
-def test_a_chat_template_of_the_tokenizers_own_is_kept(tokenizers):
+def test_an_existing_chat_template_is_kept(tokenizers):
     plain = to_huggingface(next(iter(tokenizers.values())))
     plain.chat_template = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}A:"
     baked = bake_pauses(plain, 2)
@@ -111,16 +111,16 @@ def test_a_chat_template_of_the_tokenizers_own_is_kept(tokenizers):
     assert baked.apply_chat_template(chat)["input_ids"] == text
 
 
-def test_no_pauses_bake_nothing(tokenizers):
+def test_zero_pauses_change_nothing(tokenizers):
     plain = to_huggingface(next(iter(tokenizers.values())))
     same = bake_pauses(plain, 0)
     assert same.backend_tokenizer.to_str() == plain.backend_tokenizer.to_str()
     assert same.chat_template is None
 
 
-def test_what_cannot_be_baked_is_refused(tokenizers):
+def test_baked_tokenizers_and_several_templates_are_refused(tokenizers):
     plain = to_huggingface(next(iter(tokenizers.values())))
-    with pytest.raises(UserError, match="--bake-pauses 2: the tokenizer has pauses baked in already"):
+    with pytest.raises(UserError, match="--bake-pauses 2: the tokenizer already has baked pauses"):
         bake_pauses(bake_pauses(plain, 3), 2)
     plain.chat_template = {"default": "x", "tool_use": "y"}
     with pytest.raises(UserError, match="--bake-pauses 2: the tokenizer has several chat templates"):
@@ -137,5 +137,5 @@ def test_a_normalizer_that_loses_the_pauses_is_refused(tokenizers):
     plain = to_huggingface(next(iter(tokenizers.values())))
     steps = [plain.backend_tokenizer.normalizer, normalizers.Replace(Regex(r"[\uE000-\uF8FF]"), "")]
     plain.backend_tokenizer.normalizer = normalizers.Sequence([step for step in steps if step])
-    with pytest.raises(UserError, match="--bake-pauses 2: pauses cannot be baked into this tokenizer"):
+    with pytest.raises(UserError, match="--bake-pauses 2: not supported by this tokenizer"):
         bake_pauses(plain, 2)

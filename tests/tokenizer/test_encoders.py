@@ -39,24 +39,24 @@ def assert_equal(encoders, texts):
         assert ids.tolist() == expected.tolist()
 
 
-def test_fast_encoder_is_the_reference_on_real_and_awkward_text(encoders, pydoc_texts, c4_texts):
+def test_fast_encoder_equals_the_reference_on_real_text_and_edge_cases(encoders, pydoc_texts, c4_texts):
     assert_equal(encoders, [*EDGE_CASE_TEXTS, *FRAGMENTS, NEWER, *pydoc_texts, *c4_texts[:300]])
     assert_equal(encoders, [])
     assert_equal(encoders, [""])
 
 
-def test_fast_encoder_is_the_reference_on_few_letters(encoders):
+def test_fast_encoder_equals_the_reference_on_few_letters(encoders):
     letters = np.random.default_rng(1).choice(list("aab \n-"), size=(400, 50))
     assert_equal(encoders, ["".join(row) for row in letters])
 
 
 @settings(deadline=None, max_examples=60)
 @given(texts=st.lists(st.lists(st.sampled_from(FRAGMENTS) | st.text(max_size=5)).map("".join)))
-def test_fast_encoder_is_the_reference_on_any_text(encoders, texts):
+def test_fast_encoder_equals_the_reference_on_any_text(encoders, texts):
     assert_equal(encoders, texts)
 
 
-def test_characters_newer_than_the_reference_go_to_the_reference(tokenizers, monkeypatch):
+def test_texts_with_newer_characters_are_encoded_by_the_reference(tokenizers, monkeypatch):
     fast = open_encoder(tokenizers["qwen2"], "gigatoken")
     texts = ["first", NEWER, "between", NEWER, "last"]
     expected = [tokenizers["qwen2"].encode(text) for text in texts]
@@ -67,8 +67,8 @@ def test_characters_newer_than_the_reference_go_to_the_reference(tokenizers, mon
     assert fast.encode_batch(texts)[0].tolist() != ids.tolist()
 
 
-def test_memory_of_words_is_given_up_after_some_tokens(tokenizers, pydoc_texts, monkeypatch):
-    monkeypatch.setattr(gigatoken_encoder, "TOKENS_A_TOKENIZER", 1000)
+def test_tokenizer_is_opened_again_after_some_tokens(tokenizers, pydoc_texts, monkeypatch):
+    monkeypatch.setattr(gigatoken_encoder, "TOKENS_PER_TOKENIZER", 1000)
     tokenizer = tokenizers["gpt2"]
     fast = open_encoder(tokenizer, "gigatoken")
     opened = []
@@ -78,49 +78,49 @@ def test_memory_of_words_is_given_up_after_some_tokens(tokenizers, pydoc_texts, 
     assert 1 < len({id(each) for each in opened}) < 10
 
 
-def test_reference_is_chosen_when_asked_for_and_where_nothing_else_can_encode(tokenizers, capsys):
+def test_reference_is_chosen_on_request_and_without_byte_pair_encoding(tokenizers, capsys):
     for tokenizer in tokenizers.values():
         assert choose_encoder(tokenizer, "reference", ["text"]) == tokenizer.encoder_name
     for kind in ("trained", "t5", "sentencepiece-t5"):
         assert choose_encoder(tokenizers[kind], "auto", ["text"]) == tokenizers[kind].encoder_name
-        with pytest.raises(UserError, match="is no byte-pair encoding"):
+        with pytest.raises(UserError, match="supports only byte-pair encoding"):
             choose_encoder(tokenizers[kind], "gigatoken", ["text"])
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("wanted", ["auto", "gigatoken"])
-def test_fast_encoder_is_chosen_after_it_equalled_the_reference(tokenizers, pydoc_texts, wanted):
+def test_fast_encoder_is_chosen_if_it_equals_the_reference(tokenizers, pydoc_texts, wanted):
     for kind in BPE_KINDS:
         assert choose_encoder(tokenizers[kind], wanted, iter([*pydoc_texts[:20], NEWER])) == "gigatoken"
 
 
-def test_first_differing_document_is_named(tokenizers, pydoc_texts, monkeypatch, capsys):
+def test_error_shows_the_first_different_document(tokenizers, pydoc_texts, monkeypatch, capsys):
     monkeypatch.setattr(gigatoken_encoder, "NEWER_CHARACTERS", re.compile("(?!)"))
     texts = [*["short"] * 300, NEWER, "text", NEWER]
-    message = "encoder gigatoken: it encodes document 301 of the run differently from tokenizers: 'a"
+    message = "encoder gigatoken: encodes document 301 of the run differently from tokenizers: 'a"
     with pytest.raises(UserError, match=re.escape(message)):
         choose_encoder(tokenizers["qwen2"], "gigatoken", texts)
     assert choose_encoder(tokenizers["qwen2"], "auto", texts) == "tokenizers"
     err = capsys.readouterr().err
     assert message in err
     assert "warning" in err
-    assert err.endswith("; tokenizers is used\n")
+    assert err.endswith("; using tokenizers\n")
 
 
 def test_missing_gigatoken_is_a_warning_or_a_user_error(tokenizers, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     assert choose_encoder(tokenizers["gpt2"], "auto", ["text"]) == "tokenizers"
     assert "pip install 'pause_megatron[fast]'" in capsys.readouterr().err
-    with pytest.raises(UserError, match="encoder gigatoken: it is not installed"):
+    with pytest.raises(UserError, match="encoder gigatoken: not installed"):
         open_encoder(tokenizers["gpt2"], "gigatoken")
 
 
 def test_unknown_encoder_is_a_user_error(tokenizers):
-    with pytest.raises(UserError, match=r"encoder tokenizers: .* is encoded by sentencepiece, or by gigatoken"):
+    with pytest.raises(UserError, match=r"encoder tokenizers: does not support .*; use sentencepiece or gigatoken"):
         open_encoder(tokenizers["trained"], "tokenizers")
 
 
-def test_normalising_models_are_left_to_the_reference(tmp_path, pydoc_texts):
+def test_normalising_models_are_encoded_by_the_reference(tmp_path, pydoc_texts):
     settings = {"vocab_size": 500, "normalization_rule_name": "nfkc", "control_symbols": "<pause>"}
     model = sentencepiece_model("sentencepiece-llama", pydoc_texts[:10], **settings)
     tokenizer = PauseTokenizer.load(write(tmp_path / "tokenizer.model", model))
@@ -128,7 +128,7 @@ def test_normalising_models_are_left_to_the_reference(tmp_path, pydoc_texts):
         open_encoder(tokenizer, "gigatoken")
 
 
-def test_an_error_of_the_input_is_no_error_of_the_encoder(tokenizers):
+def test_an_input_error_is_not_reported_as_an_encoder_error(tokenizers):
     def broken_input():
         yield "text"
         raise UserError("a.jsonl, line 2: not valid JSON")

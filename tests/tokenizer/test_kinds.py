@@ -1,10 +1,10 @@
-"""What holds for a tokenizer of every kind."""
+"""Properties of tokenizers of every kind."""
 
 import numpy as np
 import pytest
 from transformers import AutoTokenizer, GPT2Config, LlamaConfig
 
-from pause_megatron.tokenizer import cutting
+from pause_megatron.tokenizer import chunking
 from pause_megatron.tokenizer.huggingface import prove_equal, to_huggingface
 from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
 from tests.tokenizer.foreign import KINDS
@@ -25,7 +25,7 @@ def tokenizer(tokenizers, kind):
 
 
 def special_ids(tokenizer):
-    """Ids that no text may be encoded to; the one of unknown characters is none of them."""
+    """Ids that no text may be encoded to; without the id of unknown characters."""
     hf_tokenizer = to_huggingface(tokenizer)
     return {*hf_tokenizer.all_special_ids, tokenizer.pause_id, tokenizer.eod_id} - {tokenizer.backend.unk_id}
 
@@ -37,7 +37,7 @@ def test_names_of_special_tokens_in_a_text_are_text(tokenizer, pydoc_texts):
         assert not special & set(tokenizer.encode(text))
 
 
-def test_spelled_out_names_come_back(tokenizer, kind):
+def test_spelled_out_names_decode_to_themselves(tokenizer, kind):
     assert tokenizer.decode(tokenizer.encode(NAMES)) == NAMES or kind in ("t5", "sentencepiece-t5")
 
 
@@ -54,7 +54,7 @@ def test_text_comes_back_unchanged_where_nothing_is_normalised(tokenizers, pydoc
             assert tokenizer.decode(tokenizer.encode(text)) == expected, lossless
 
 
-def test_batch_is_the_single_encodings_in_a_row_below_the_vocabulary_size(tokenizer, pydoc_texts):
+def test_batch_encoding_equals_single_encodings_below_the_vocabulary_size(tokenizer, pydoc_texts):
     texts = [*EDGE_CASE_TEXTS, *pydoc_texts[:10]]
     ids, lengths = tokenizer.encode_batch(texts)
     assert (ids.dtype, lengths.dtype) == (np.int32, np.int64)
@@ -65,7 +65,7 @@ def test_batch_is_the_single_encodings_in_a_row_below_the_vocabulary_size(tokeni
     assert [array.size for array in tokenizer.encode_batch([])] == [0, 0]
 
 
-def test_nothing_is_added_to_a_text_or_cut_off_it(tokenizers, pydoc_texts):
+def test_encoding_adds_no_token_and_does_not_truncate(tokenizers, pydoc_texts):
     for tokenizer in tokenizers.values():
         assert tokenizer.encode("") == []
         assert len(tokenizer.encode(" ".join(pydoc_texts[:2]))) > 512
@@ -88,7 +88,7 @@ def test_exports_are_equal_as_stock_transformers_loads_them(tokenizer, kind, pyd
 def test_cutting_long_texts_changes_no_id(tokenizer, pydoc_texts, c4_texts, monkeypatch, length):
     texts = [*EDGE_CASE_TEXTS, "_\ny a_ b\nc 1 2\r\n3 é é\n\n。\n漢 字" * 3, *pydoc_texts[:5], *c4_texts[:50]]
     whole = [tokenizer.encode(text) for text in texts]
-    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", length)
+    monkeypatch.setattr(chunking, "CHUNK_CHARACTERS", length)
     assert sum(len(list(tokenizer.backend.cuts.pieces(text))) > 2 for text in texts) >= 50
     assert [tokenizer.encode(text) for text in texts] == whole
     ids, lengths = tokenizer.encode_batch(texts)

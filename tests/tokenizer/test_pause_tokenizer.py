@@ -14,7 +14,7 @@ def test_folder_and_model_file_load_alike(tokenizer_folder):
     assert from_folder.sha256 == from_file.sha256
 
 
-def test_special_ids_are_those_of_the_interface(tokenizer_folder):
+def test_special_ids_are_as_documented(tokenizer_folder):
     tokenizer = PauseTokenizer.load(tokenizer_folder)
     assert (tokenizer.backend.unk_id, tokenizer.eod_id, tokenizer.pause_id) == (0, 1, 2)
     assert tokenizer.backend.processor.bos_id() == tokenizer.backend.processor.pad_id() == -1
@@ -39,13 +39,13 @@ def test_special_tokens_decode_to_nothing(tokenizer_folder):
     assert tokenizer.decode([tokenizer.pause_id, *ids, tokenizer.pause_id, tokenizer.eod_id]) == "one two"
 
 
-def test_context_and_continuation_encode_apart_as_joined(tokenizer_folder):
+def test_context_and_continuation_encode_separately_as_joined(tokenizer_folder):
     tokenizer = PauseTokenizer.load(tokenizer_folder)
     context, continuation = "Question: what is a class?\nAnswer:", " A class is an object."
     assert tokenizer.encode(context) + tokenizer.encode(continuation) == tokenizer.encode(context + continuation)
 
 
-def test_batch_is_the_single_encodings_in_a_row(tokenizer_folder, pydoc_texts):
+def test_batch_encoding_equals_single_encodings(tokenizer_folder, pydoc_texts):
     tokenizer = PauseTokenizer.load(tokenizer_folder)
     texts = [*EDGE_CASE_TEXTS, *pydoc_texts[:20]]
     ids, lengths = tokenizer.encode_batch(texts)
@@ -63,7 +63,7 @@ def test_missing_tokenizer_is_a_user_error(tmp_path):
         PauseTokenizer.load(tmp_path)
 
 
-def test_another_file_is_no_tokenizer(tmp_path):
+def test_other_files_are_refused(tmp_path):
     path = tmp_path / "tokenizer.model"
     path.write_bytes(b"not a model")
     with pytest.raises(UserError, match="not a SentencePiece model"):
@@ -76,9 +76,9 @@ def test_another_file_is_no_tokenizer(tmp_path):
 @pytest.mark.parametrize(
     ("settings", "complaint"),
     [
-        ({}, "has no <pause> token; add it with `pause-megatron tokenizer --from-tokenizer"),
-        ({"user_defined_symbols": ["<pause>"]}, "it must be a control symbol"),
-        ({"control_symbols": ["<pause>"], "eos_id": -1}, "has no end-of-document token"),
+        ({}, "no <pause> token; add it with `pause-megatron tokenizer --from-tokenizer"),
+        ({"user_defined_symbols": ["<pause>"]}, "<pause> is an ordinary piece"),
+        ({"control_symbols": ["<pause>"], "eos_id": -1}, "no end-of-document token"),
     ],
 )
 def test_model_without_the_special_tokens_is_refused(tmp_path, sentencepiece_model, pydoc_texts, settings, complaint):

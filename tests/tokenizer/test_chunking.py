@@ -3,7 +3,7 @@ import sys
 
 import pytest
 
-from pause_megatron.tokenizer import PauseTokenizer, cutting
+from pause_megatron.tokenizer import PauseTokenizer, chunking
 from pause_megatron.tokenizer.model_file import round_scores
 
 GROWTH = """
@@ -38,7 +38,7 @@ def test_memory_for_a_long_text_is_little_more_than_its_ids(tokenizer_folder):
         ({"add_dummy_prefix": False, "remove_extra_whitespaces": False}, True),
     ],
 )
-def test_models_that_reach_over_spaces_encode_whole(
+def test_models_with_tokens_across_spaces_encode_in_one_chunk(
     tmp_path, monkeypatch, sentencepiece_model, pydoc_texts, settings, is_cut
 ):
     monkeypatch.chdir(tmp_path)
@@ -48,13 +48,13 @@ def test_models_that_reach_over_spaces_encode_whole(
     tokenizer = PauseTokenizer.load(tmp_path)
     assert (tokenizer.backend.cuts is not None) == is_cut
     whole = [tokenizer.encode(text) for text in pydoc_texts[:10]]
-    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 10)
+    monkeypatch.setattr(chunking, "CHUNK_CHARACTERS", 10)
     assert [tokenizer.encode(text) for text in pydoc_texts[:10]] == whole
 
 
-def test_text_without_a_place_to_cut_is_one_piece(tokenizers, monkeypatch):
-    monkeypatch.setattr(cutting, "PIECE_CHARACTERS", 10)
-    assert list(tokenizers["trained"].backend.cuts.pieces("a" * 100)) == ["a" * 100]
+def test_text_without_a_possible_cut_is_one_chunk(tokenizers, monkeypatch):
+    monkeypatch.setattr(chunking, "CHUNK_CHARACTERS", 10)
+    assert list(tokenizers["trained"].backend.cuts.chunks("a" * 100)) == ["a" * 100]
 
 
 def test_short_and_long_texts_keep_their_order(tokenizers, monkeypatch):
@@ -62,7 +62,7 @@ def test_short_and_long_texts_keep_their_order(tokenizers, monkeypatch):
     for tokenizer in tokenizers.values():
         expected = [tokenizer.encode(text) for text in texts]
         with monkeypatch.context() as patch:
-            patch.setattr(cutting, "PIECE_CHARACTERS", 4)
+            patch.setattr(chunking, "CHUNK_CHARACTERS", 4)
             ids, lengths = tokenizer.encode_batch(texts)
         assert lengths.tolist() == [len(text_ids) for text_ids in expected]
         assert ids.tolist() == [token for text_ids in expected for token in text_ids]
