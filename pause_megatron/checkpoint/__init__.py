@@ -1,15 +1,14 @@
-"""Checkpoints that any layout can load: safetensors fragments of the optimizer's fp32 state, and a JSON manifest.
+"""Checkpoints that a run can resume under any layout: safetensors fragments, and a JSON manifest.
 
-A checkpoint is a folder. Every process writes one ``rankNNNNN.safetensors`` with the flat pieces of the fp32 master
-weights and of Adam's two moments it owns, without gathering anything; rank 0 adds ``manifest.json``, which says where
-in which parameter each piece belongs, and renames the folder to its final name. Nothing is unpickled when it is read, a
-damaged file is told by its checksum, and another tensor-parallel, pipeline, data-parallel or ZeRO layout reads the same
-pieces. DeepSpeed's own checkpoints cannot change layout and are pickles; Megatron-core's distributed checkpoints keep a
-pickled index and were four times slower to save.
+A checkpoint is a folder. Each rank writes one ``rankNNNNN.safetensors`` with its fragments of the fp32 master weights
+and of Adam's two moments, without gathering anything. Rank 0 adds ``manifest.json``, which maps each fragment to a
+range of a parameter, and renames the folder to its final name. Readers unpickle nothing, find damaged files by their
+checksums, and may use another tensor-parallel, pipeline, data-parallel or ZeRO layout. DeepSpeed's own checkpoints are
+pickles and cannot change layout; Megatron-core's distributed checkpoints keep a pickled index and took four times as
+long to save.
 
-:class:`~pause_megatron.checkpoint.saver.CheckpointSaver` writes them, :func:`~pause_megatron.checkpoint.resume.
-resume_from_newest` goes on from the newest that is whole, and :class:`~pause_megatron.checkpoint.reader.
-CheckpointReader` reads them without any process group. ``manifest.py`` is the format, ``folders.py`` decides which
-folders count, and the optimizer is read and written through
-:mod:`pause_megatron.engine.optimizer_state`.
+- :class:`~pause_megatron.checkpoint.saver.CheckpointSaver` saves.
+- :func:`~pause_megatron.checkpoint.load.resume_from_newest` resumes from the newest complete checkpoint.
+- :class:`~pause_megatron.checkpoint.reader.CheckpointReader` reads without a process group, for example to convert.
+- ``checkpoint_manifest.py`` defines the format, and ``checkpoint_folders.py`` which folders count.
 """

@@ -1,15 +1,33 @@
-"""Loads a checkpoint into a training engine of any layout."""
+"""Loads checkpoints into a training engine of any layout: to resume a run, or to start from its weights.
+
+All functions are collectives: every rank must call them.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-from pause_megatron.checkpoint.manifest import STATE_KEYS, WEIGHTS, DamagedCheckpointError, ParameterRecord, StateKey
+from pause_megatron import log
+from pause_megatron.checkpoint.checkpoint_folders import (
+    CHECKPOINTS,
+    checkpoint_folders,
+    damaged_folders,
+    set_aside,
+    sweep_unfinished,
+)
+from pause_megatron.checkpoint.checkpoint_manifest import (
+    STATE_KEYS,
+    WEIGHTS,
+    DamagedCheckpointError,
+    ParameterRecord,
+    StateKey,
+)
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.engine import DeepSpeedEngine
 from pause_megatron.engine.optimizer_state import (
@@ -21,13 +39,49 @@ from pause_megatron.engine.optimizer_state import (
 )
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import NamedParameter
-from pause_megatron.parallel.collectives import gather_from_ranks, raise_on_all_ranks
+from pause_megatron.parallel.collectives import gather_from_ranks, raise_on_all_ranks, run_on_rank_0
+
+
+def resume_from_newest(
+    run: Path, *, parameters: Sequence[NamedParameter], engine: DeepSpeedEngine
+) -> tuple[Path, dict[str, Any]] | None:
+    """Load the newest complete checkpoint of the run folder ``run``; call this before the first save.
+
+    Removes what an interrupted save left. If a checkpoint is damaged, logs a warning, renames its folder and tries the
+    checkpoint before it.
+
+    Returns:
+        The checkpoint's folder and its ``state``; None if the run has no checkpoint yet.
+
+    Raises :class:`UserError` on every rank if all checkpoints are damaged, or if the newest complete one belongs to
+    another model.
+    """
+    checkpoints = run / CHECKPOINTS
+    for folder in run_on_rank_0(partial(_sweep_and_list, checkpoints)):
+        try:
+            reader = open_verified(folder)
+        except DamagedCheckpointError as error:
+            aside = run_on_rank_0(partial(set_aside, folder))
+            log.warn(f"{error}; renamed the folder to {aside.name}, trying the checkpoint before it")
+            continue
+        return folder, load(reader, parameters=parameters, engine=engine)
+    if damaged := run_on_rank_0(partial(damaged_folders, checkpoints)):
+        raise UserError(
+            f"{checkpoints}: all checkpoints are damaged ({', '.join(folder.name for folder in damaged)}); restore one,"
+            " or remove them to start from the beginning"
+        )
+    return None
+
+
+def _sweep_and_list(checkpoints: Path) -> list[Path]:
+    sweep_unfinished(checkpoints)
+    return checkpoint_folders(checkpoints)
 
 
 def open_verified(folder: Path) -> CheckpointReader:
-    """Open the checkpoint in ``folder`` and verify it, the files shared out among the processes; all call this.
+    """Open and verify the checkpoint in ``folder``; each rank verifies some of its files.
 
-    Raises :class:`DamagedCheckpointError` or :class:`UserError` on every process when one of them finds a fault.
+    Raises :class:`DamagedCheckpointError` or :class:`UserError` on every rank if any rank finds a fault.
     """
     reader, damage, failure = None, None, None
     try:
@@ -44,23 +98,18 @@ def open_verified(folder: Path) -> CheckpointReader:
     return reader
 
 
-def load_checkpoint(folder: Path, *, parameters: Sequence[NamedParameter], engine: DeepSpeedEngine) -> dict[str, Any]:
-    """Verify the checkpoint in ``folder`` and load it; see :func:`open_verified` and :func:`load`."""
-    return load(open_verified(folder), parameters=parameters, engine=engine)
-
-
 @torch.no_grad()
 def load(reader: CheckpointReader, *, parameters: Sequence[NamedParameter], engine: DeepSpeedEngine) -> dict[str, Any]:
-    """Load weights and optimizer state of a verified checkpoint; every process calls this.
+    """Load weights and optimizer state of a verified checkpoint.
 
-    Each process reads the pieces it needs of the parameters it holds, one parameter at a time.
+    Each rank reads the ranges that it owns, one parameter at a time.
 
     Returns:
         The ``state`` given to :meth:`~pause_megatron.checkpoint.saver.CheckpointSaver.save`.
 
-    Raises :class:`UserError` on every process when the checkpoint is of another model.
+    Raises :class:`UserError` on every rank if the checkpoint belongs to another model.
     """
-    _refuse_another_model(reader, parameters)
+    _check_model(reader, parameters)
     reset_optimizer(engine, reader.optimizer["step"])
     restore_loss_scaler(engine, reader.optimizer["loss_scaler"])
     _copy(reader, STATE_KEYS, parameters, engine)
@@ -69,40 +118,37 @@ def load(reader: CheckpointReader, *, parameters: Sequence[NamedParameter], engi
 
 @torch.no_grad()
 def load_weights(folder: Path, *, parameters: Sequence[NamedParameter], engine: DeepSpeedEngine) -> None:
-    """Verify the checkpoint in ``folder`` and start from its weights, with a new optimizer; every process calls this.
+    """Verify the checkpoint in ``folder`` and load only its weights; the optimizer starts anew.
 
     Raises as :func:`open_verified` and :func:`load` do.
     """
     reader = open_verified(folder)
-    _refuse_another_model(reader, parameters)
+    _check_model(reader, parameters)
     reset_optimizer(engine, 0)
     _copy(reader, (WEIGHTS,), parameters, engine)
 
 
 def _copy(
-    reader: CheckpointReader,
-    keys: Sequence[StateKey],
-    parameters: Sequence[NamedParameter],
-    engine: DeepSpeedEngine,
+    reader: CheckpointReader, keys: Sequence[StateKey], parameters: Sequence[NamedParameter], engine: DeepSpeedEngine
 ) -> None:
     for item in parameters:
         start, length = owned_range(engine, item.parameter)
         if length == 0:
             continue
-        for key in keys:
-            owned_state(engine, item.parameter, key).copy_(reader.piece(item.shard, key, start, length))
+        for key in keys:  # both sides are flat, [length]
+            owned_state(engine, item.parameter, key).copy_(reader.read_range(item.shard, key, start, length))
     publish_master_weights(engine)
 
 
-def _refuse_another_model(reader: CheckpointReader, parameters: Sequence[NamedParameter]) -> None:
-    """Raise :class:`UserError` on every process when one of them needs a parameter that the checkpoint has not got."""
+def _check_model(reader: CheckpointReader, parameters: Sequence[NamedParameter]) -> None:
+    """Raise :class:`UserError` on every rank if a rank's parameter is missing or has another shape or sharding."""
     failure = None
     for item in parameters:
         found, needed = reader.parameters.get(item.name), ParameterRecord.of(item.shard)
         if found != needed:
             failure = (
-                f"{reader.folder} is a checkpoint of another model: {item.name} has {found or 'no place'} in it and"
-                f" {needed} here; give the flags the run was started with"
+                f"{reader.folder}: checkpoint of another model ({item.name} has {found or 'no entry'} there, but"
+                f" {needed} here); use the model flags of the run that wrote it"
             )
             break
     raise_on_all_ranks(failure)

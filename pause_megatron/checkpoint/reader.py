@@ -1,18 +1,24 @@
-"""Reads a checkpoint, whatever layout wrote it. No process group, no GPU, and nothing is unpickled."""
+"""Checkpoint reader for any layout. It needs no process group and no GPU, and unpickles nothing."""
 
 from __future__ import annotations
 
 import math
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 
-from pause_megatron.checkpoint.manifest import DamagedCheckpointError, FileRecord, Fragment, StateKey, read_manifest
+from pause_megatron.checkpoint.checkpoint_manifest import (
+    WEIGHTS,
+    DamagedCheckpointError,
+    FileChecksum,
+    Fragment,
+    StateKey,
+    read_manifest,
+)
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import Shard, join_shards
 
@@ -20,29 +26,25 @@ _READ_BYTES = 1 << 22
 
 
 def tensor_key(key: StateKey, name: str) -> str:
-    """Under which key a fragment's tensor stands in its safetensors file."""
+    """Return the key of a fragment's tensor in its safetensors file."""
     return f"{key}/{name}"
 
 
-def file_record(path: Path) -> FileRecord:
-    """Size and CRC-32 of a file."""
+def file_checksum(path: Path) -> FileChecksum:
+    """Return the size and CRC-32 of a file."""
     crc, size = 0, 0
     with open(path, "rb") as file:
         while block := file.read(_READ_BYTES):
             crc = zlib.crc32(block, crc)
             size += len(block)
-    return FileRecord(bytes=size, crc32=crc)
+    return FileChecksum(bytes=size, crc32=crc)
 
 
 class CheckpointReader:
-    """The state of the whole model's parameters, read out of the files as it is asked for."""
+    """State of the complete model's parameters, read from the files on demand."""
 
     def __init__(self, folder: Path) -> None:
-        """Open the checkpoint in ``folder``.
-
-        Raises :class:`~pause_megatron.checkpoint.manifest.DamagedCheckpointError` when its manifest is missing or
-        damaged, and :class:`UserError` when it cannot be read.
-        """
+        """Open the checkpoint in ``folder``; raises as :func:`read_manifest` does."""
         self.folder = folder
         manifest = read_manifest(folder)
         self.state: dict[str, Any] = manifest.state
@@ -58,15 +60,16 @@ class CheckpointReader:
         self._open_files: dict[str, Any] = {}
 
     def verify(self, *, part: int = 0, parts: int = 1) -> None:
-        """Compare every ``parts``-th file, from ``part`` on, with its recorded size, checksum and fragments.
+        """Compare files with their recorded sizes, checksums and fragments.
 
-        Raises :class:`~pause_megatron.checkpoint.manifest.DamagedCheckpointError` naming the first file that is missing
-        or damaged, and :class:`UserError` when one cannot be read.
+        Verifies every ``parts``-th file starting with ``part``, so that ranks can share the work. Raises
+        :class:`DamagedCheckpointError` that names the first missing or damaged file, and :class:`UserError` if one
+        cannot be read.
         """
         for name in sorted(self.files)[part::parts]:
             path = self.folder / name
             try:
-                found = file_record(path)
+                found = file_checksum(path)
             except FileNotFoundError as error:
                 raise DamagedCheckpointError(f"{path}: missing from the checkpoint") from error
             except OSError as error:
@@ -77,54 +80,52 @@ class CheckpointReader:
                 for key in self.state_keys:
                     self._stored(fragment, key)
 
-    def whole(self, name: str, key: StateKey = "master") -> torch.Tensor:
-        """The state ``key`` of parameter ``name`` in the whole model, fp32, padding rows of the vocabulary included."""
+    def read_parameter(self, name: str, key: StateKey = WEIGHTS) -> torch.Tensor:
+        """Read the state ``key`` of the complete parameter ``name``, fp32, with padding rows of the vocabulary."""
         record = self.parameters[name]
         tp_size = self._by_name[name][0].tp_size if record.dim is not None else 1
         shape = record.shard_shape(tp_size)
-        shards = [self._range(name, key, tp_rank, 0, math.prod(shape)).view(shape) for tp_rank in range(tp_size)]
+        shards = [self._read_shard(name, key, rank, 0, math.prod(shape)).view(shape) for rank in range(tp_size)]
         return join_shards(shards, dim=record.dim, blocks=record.blocks)
 
-    def piece(self, shard: Shard, key: StateKey, start: int, length: int) -> torch.Tensor:
-        """The range ``start : start + length`` of the flattened ``shard`` of a parameter, fp32.
+    def read_range(self, shard: Shard, key: StateKey, start: int, length: int) -> torch.Tensor:
+        """Read the range ``start : start + length`` of the flattened ``shard`` of a parameter, fp32 ``[length]``.
 
-        Reads just that where the checkpoint cuts the parameter the same way, the whole parameter otherwise.
+        Reads only this range if the checkpoint has the same tensor-parallel size, otherwise the complete parameter.
         """
         tp_sizes = {fragment.tp_size for fragment in self._by_name[shard.name]}
         if shard.dim is None or tp_sizes == {shard.tp_size}:
-            return self._range(shard.name, key, shard.tp_rank, start, length)
-        return shard.slice(self.whole(shard.name, key)).reshape(-1)[start : start + length]
+            return self._read_shard(shard.name, key, shard.tp_rank, start, length)
+        return shard.slice(self.read_parameter(shard.name, key)).reshape(-1)[start : start + length]
 
     def release(self) -> None:
-        """Close the files that were read from, whose pages count as this process's memory while they are mapped."""
+        """Close the mapped files; their pages count as this process's memory while they are open."""
         self._open_files.clear()
 
-    def whole_and_release(self, name: str) -> torch.Tensor:
-        """The weights of parameter ``name`` as :meth:`whole` gives them, with no file kept open behind it."""
-        tensor = self.whole(name)
+    def read_parameter_and_release(self, name: str) -> torch.Tensor:
+        """Read the weights of parameter ``name`` as :meth:`read_parameter` does, then close the files."""
+        tensor = self.read_parameter(name)
         self.release()
         return tensor
 
-    def _range(self, name: str, key: StateKey, tp_rank: int, start: int, length: int) -> torch.Tensor:
-        """A range of the flattened shard ``tp_rank`` of parameter ``name``, put together from its fragments."""
-        fragments = list(self._fragments(name, tp_rank))
+    def _read_shard(self, name: str, key: StateKey, tp_rank: int, start: int, length: int) -> torch.Tensor:
+        """Read the range ``start : start + length`` of the flattened shard ``tp_rank``, joined from its fragments."""
+        any_shard = self.parameters[name].dim is None  # not sharded: the fragments of any rank are the parameter's
+        fragments = [each for each in self._by_name[name] if any_shard or each.tp_rank == tp_rank]
         if len(fragments) == 1:
             only: torch.Tensor = self._stored(fragments[0], key)[start : start + length]
             return only
         values = torch.empty(length, dtype=torch.float32)
         for fragment in fragments:
+            # Overlap of the requested range and the fragment, in positions of the flattened shard.
             first, last = max(start, fragment.start), min(start + length, fragment.end)
             if first < last:
                 stored = self._stored(fragment, key)[first - fragment.start : last - fragment.start]
                 values[first - start : last - start] = stored
         return values
 
-    def _fragments(self, name: str, tp_rank: int) -> Iterator[Fragment]:
-        any_shard = self.parameters[name].dim is None
-        return (fragment for fragment in self._by_name[name] if any_shard or fragment.tp_rank == tp_rank)
-
     def _stored(self, fragment: Fragment, key: StateKey) -> Any:
-        """The tensor of ``fragment``, from which slices can be read."""
+        """Return the lazy safetensors slice ``[length]`` of ``fragment``; indexing it reads from the file."""
         path = self.folder / fragment.file
         try:
             if fragment.file not in self._open_files:

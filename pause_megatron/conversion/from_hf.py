@@ -19,9 +19,8 @@ from transformers import AutoConfig
 
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json
-from pause_megatron.checkpoint.manifest import WEIGHTS, Fragment, Manifest, ParameterRecord
-from pause_megatron.checkpoint.names import MANIFEST
-from pause_megatron.checkpoint.reader import CheckpointReader, file_record, tensor_key
+from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST, WEIGHTS, Fragment, Manifest, ParameterRecord
+from pause_megatron.checkpoint.reader import CheckpointReader, file_checksum, tensor_key
 from pause_megatron.config.conversion import ConvertFromHfConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.serialize import to_plain
@@ -66,7 +65,7 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
         _write_checkpoint(folder, read, model, tokenizer, config)
         comparison = prove_export(
             config.model,
-            CheckpointReader(folder).whole_and_release,
+            CheckpointReader(folder).read_parameter_and_release,
             model,
             vocab_size=tokenizer.vocab_size,
             num_tokens=num_known,
@@ -142,7 +141,7 @@ def _write_checkpoint(
     manifest = Manifest(
         state=_state(config, model, tokenizer),
         optimizer={},
-        files={file.name: file_record(folder / file.name) for file in files},
+        files={file.name: file_checksum(folder / file.name) for file in files},
         parameters=records,
         fragments=[_fragment(file, key, length) for file in files for key, (length,) in file.shapes.items()],
     )

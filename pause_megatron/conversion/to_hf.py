@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json, write_text
-from pause_megatron.checkpoint.folders import find_checkpoint
+from pause_megatron.checkpoint.checkpoint_folders import find_checkpoint
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.blend import parse_blend
 from pause_megatron.config.conversion import ConvertToHfConfig
@@ -62,7 +62,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
             bake_pauses(AutoTokenizer.from_pretrained(folder), config.bake_pauses).save_pretrained(folder)
         comparison = prove_export(
             folder,
-            lambda name: reader.whole_and_release(name).to(dtype),
+            lambda name: reader.read_parameter_and_release(name).to(dtype),
             model,
             vocab_size=tokenizer.vocab_size,
             num_tokens=tokenizer.vocab_size,
@@ -116,7 +116,7 @@ def write_model(
     hf_config.save_pretrained(folder)
     hf_generation_config(pause_id=tokenizer.pause_id, eod_id=tokenizer.eod_id).save_pretrained(folder)
     files = divide(shapes, bytes_per_element=dtype.itemsize, max_bytes=max_shard_bytes, stem="model")
-    write_tensors(folder, files, to_hf_state(reader.whole_and_release, model, tokenizer.vocab_size), dtype)
+    write_tensors(folder, files, to_hf_state(reader.read_parameter_and_release, model, tokenizer.vocab_size), dtype)
     if len(files) > 1:
         total = sum(hf_model.get_parameter(name).numel() for name in shapes) * dtype.itemsize
         weight_map = {name: file.name for file in files for name in file.shapes}

@@ -9,7 +9,8 @@ import yaml
 
 import pause_megatron
 from pause_megatron.atomic import write_file
-from pause_megatron.checkpoint.names import CHECKPOINTS, MANIFEST, checkpoint_name
+from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
+from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST
 from pause_megatron.children import available_cores
 from pause_megatron.experiments.steps import Step
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pause_megatron.checkpoint.folders import find_checkpoint
-from pause_megatron.checkpoint.manifest import read_manifest
+from pause_megatron.checkpoint.checkpoint_folders import find_checkpoint
+from pause_megatron.checkpoint.checkpoint_manifest import read_manifest
 from pause_megatron.config.deepspeed import DeepSpeedFile, read_deepspeed_file
 from pause_megatron.config.parallel import Layout, check_batches, resolve_layout
 from pause_megatron.config.pretrain import PretrainConfig

@@ -13,9 +13,8 @@ import torch
 from megatron.core import parallel_state
 
 from pause_megatron import log
-from pause_megatron.checkpoint.load import load_weights
-from pause_megatron.checkpoint.names import CHECKPOINTS, checkpoint_name
-from pause_megatron.checkpoint.resume import resume_from_newest
+from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
+from pause_megatron.checkpoint.load import load_weights, resume_from_newest
 from pause_megatron.checkpoint.saver import CheckpointSaver
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.pretrain import PretrainConfig

@@ -1,4 +1,4 @@
-"""Small checkpoints written by hand, and ways to spoil them; no process group is needed."""
+"""Small checkpoints made by hand, and ways to damage them; no process group is needed."""
 
 from __future__ import annotations
 
@@ -11,29 +11,36 @@ import torch
 from safetensors.torch import save_file
 
 from pause_megatron.atomic import write_json
-from pause_megatron.checkpoint.manifest import STATE_KEYS, Fragment, Manifest, ParameterRecord, _checksum
-from pause_megatron.checkpoint.names import CHECKPOINTS, MANIFEST, checkpoint_name
-from pause_megatron.checkpoint.reader import file_record, tensor_key
+from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
+from pause_megatron.checkpoint.checkpoint_manifest import (
+    MANIFEST,
+    STATE_KEYS,
+    Fragment,
+    Manifest,
+    ParameterRecord,
+    checksum,
+)
+from pause_megatron.checkpoint.reader import file_checksum, tensor_key
 from pause_megatron.model.parameters import Shard
 
 MATRIX = Shard(name="matrix", global_shape=(8, 3), dim=0, blocks=2, tp_rank=0, tp_size=1)
 VECTOR = Shard(name="vector", global_shape=(5,), dim=None, blocks=1, tp_rank=0, tp_size=1)
-PIECES = {
+FRAGMENTS = {
     "rank00000.safetensors": [(MATRIX, 0, 0, 7), (VECTOR, 0, 0, 2)],
     "rank00001.safetensors": [(MATRIX, 0, 7, 5), (VECTOR, 0, 2, 3)],
     "rank00002.safetensors": [(MATRIX, 1, 0, 12)],
 }
-"""Parameter, tensor-parallel rank of two, start and length of every fragment in every file."""
+"""Fragments of each file: parameter, tensor-parallel rank (of two), start and length in the flattened shard."""
 
 
 def values(shard: Shard, key: str) -> torch.Tensor:
-    """The whole parameter, each element another number."""
+    """The complete parameter; all its elements are different."""
     elements = torch.Size(shard.global_shape).numel()
     return (torch.arange(elements, dtype=torch.float32) + 100 * STATE_KEYS.index(key)).view(shard.global_shape)
 
 
 def cut(shard: Shard, tp_size: int, tp_rank: int) -> Shard:
-    """One of ``tp_size`` parts of the whole that ``shard`` is."""
+    """Shard ``tp_rank`` of ``tp_size`` of the complete parameter ``shard``."""
     return Shard(**{**vars(shard), "tp_size": tp_size, "tp_rank": tp_rank})
 
 
@@ -41,9 +48,9 @@ def write_checkpoint(folder: Path) -> Path:
     """Write a checkpoint as three processes would."""
     folder.mkdir(parents=True)
     fragments = []
-    for file, pieces in PIECES.items():
+    for file, contents in FRAGMENTS.items():
         tensors = {}
-        for shard, tp_rank, start, length in pieces:
+        for shard, tp_rank, start, length in contents:
             for key in STATE_KEYS:
                 flat = cut(shard, 2, tp_rank).slice(values(shard, key)).reshape(-1)
                 tensors[tensor_key(key, shard.name)] = flat[start : start + length].clone()
@@ -54,7 +61,7 @@ def write_checkpoint(folder: Path) -> Path:
     manifest = Manifest(
         state={"note": "é"},
         optimizer={"step": 3, "loss_scaler": None},
-        files={file: file_record(folder / file) for file in PIECES},
+        files={file: file_checksum(folder / file) for file in FRAGMENTS},
         parameters={shard.name: ParameterRecord.of(shard) for shard in (MATRIX, VECTOR)},
         fragments=fragments,
     )
@@ -68,11 +75,11 @@ def write_iterations(run: Path, *iterations: int) -> list[Path]:
 
 
 def rewrite_manifest(folder: Path, change: Callable[[dict[str, Any]], None], *, seal: bool = True) -> None:
-    """Let ``change`` edit the manifest; with a checksum that fits, as a stranger would make it, unless not ``seal``."""
+    """Edit the manifest with ``change``; recompute the checksum, as an attacker could, unless ``seal`` is False."""
     content = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    checksum = content.pop("crc32")
+    written = content.pop("crc32")
     change(content)
-    write_json(folder / MANIFEST, {**content, "crc32": _checksum(content) if seal else checksum})
+    write_json(folder / MANIFEST, {**content, "crc32": checksum(content) if seal else written})
 
 
 def flip_bit(path: Path) -> None:
@@ -83,5 +90,5 @@ def flip_bit(path: Path) -> None:
 
 
 def cut_short(path: Path) -> None:
-    """Leave the first half of a file."""
+    """Truncate a file to its first half."""
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])

@@ -1,4 +1,4 @@
-"""A small training loop that resumes, saves and polls as a run does; used by the tests of checkpoints."""
+"""A small training loop that resumes, saves and polls as a run does."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pytest
 import torch
 from megatron.core import parallel_state
 
-from pause_megatron.checkpoint.names import CHECKPOINTS, checkpoint_name
-from pause_megatron.checkpoint.resume import resume_from_newest
+from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
+from pause_megatron.checkpoint.load import resume_from_newest
 from pause_megatron.checkpoint.saver import CheckpointSaver
 from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.deepspeed import TORCH_DTYPES
@@ -37,29 +37,29 @@ Curve = list[tuple[float, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Loop:
-    """A run that goes on from the newest checkpoint in ``folder``, if there is one, until ``run.last_step``."""
+    """A run that resumes from the newest checkpoint in ``folder``, if any, and trains until ``run.last_step``."""
 
     run: Run = field(default_factory=Run)
     folder: Path
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     drop_moments: bool = False
-    """Forget Adam's moments after resuming: what a test has to notice."""
+    """Set Adam's moments to zero after resuming, as a negative control."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What a loop did, as one of its processes saw it."""
+    """Result of a loop on one rank."""
 
     resumed: int
-    """The step it went on from; 0 when it began."""
+    """Step it resumed from; 0 if it started anew."""
     curve: Curve
-    """Its own steps."""
+    """Steps since ``resumed``."""
     busy: int
     """Steps after which a checkpoint was still being written."""
     loss_scaler: dict[str, float] | None
-    """Where fp16's loss scaler ended."""
+    """Final state of fp16's loss scaler."""
     warnings: list[str]
-    """What it warned a person of."""
+    """Logged warnings."""
 
 
 def iteration_folder(folder: Path, iteration: int) -> Path:
@@ -68,7 +68,7 @@ def iteration_folder(folder: Path, iteration: int) -> Path:
 
 
 def run_loops(loops: Sequence[Loop]) -> list[Outcome]:
-    """Run ``loops``, one after the other in the same processes; called in each of them."""
+    """Run ``loops`` one after the other; every rank must call this."""
     try:
         return [run_loop(loop) for loop in loops]
     finally:
@@ -76,7 +76,7 @@ def run_loops(loops: Sequence[Loop]) -> list[Outcome]:
 
 
 def errors_of(loops: Sequence[Loop]) -> list[str]:
-    """What each of ``loops`` is refused or stopped with; called in each of their processes."""
+    """Run ``loops``, each of which must raise ``UserError``, and return the messages; every rank must call this."""
     errors = []
     for loop in loops:
         with pytest.raises(UserError) as caught:
@@ -86,9 +86,9 @@ def errors_of(loops: Sequence[Loop]) -> list[str]:
 
 
 def run_loop(loop: Loop) -> Outcome:
-    """Run ``loop``; called in each of its processes."""
-    said = io.StringIO()
-    with redirect_stderr(said), built(loop.run) as (model, engine, stepper):
+    """Run ``loop``; every rank must call this."""
+    stderr = io.StringIO()
+    with redirect_stderr(stderr), built(loop.run) as (model, engine, stepper):
         saver = CheckpointSaver(loop.folder / CHECKPOINTS, loop.checkpoint, parameters=model.parameters, engine=engine)
         resumed = resume_from_newest(loop.folder, parameters=model.parameters, engine=engine)
         first = resumed[1]["iteration"] if resumed else 0
@@ -105,15 +105,15 @@ def run_loop(loop: Loop) -> Outcome:
             if (step + 1) % loop.checkpoint.save_interval == 0:
                 state = {"iteration": step + 1, "note": "é"}
                 saver.save(step + 1, state)
-                state.clear()  # a checkpoint on its way has its own
+                state.clear()  # a pending save must have its own copy
         saver.wait()
-    warnings = [line for line in said.getvalue().splitlines() if LINE.match(line) and "warning: " in line]
+    warnings = [line for line in stderr.getvalue().splitlines() if LINE.match(line) and "warning: " in line]
     return Outcome(resumed=first, curve=curve, busy=busy, loss_scaler=loss_scaler_state(engine), warnings=warnings)
 
 
 @contextmanager
 def built(run: Run) -> Iterator[tuple[LocalModel, DeepSpeedEngine, Stepper]]:
-    """The model, engine and stepper of ``run``; its process groups are there inside the block."""
+    """Yield the model, engine and stepper of ``run``, with its process groups inside the block."""
     launch, settings = detect_launch(), run.deepspeed_file
     layout = resolve_layout(
         run.parallel, world_size=launch.world_size, model=run.model, vocab_size=VOCAB_SIZE, deepspeed=settings

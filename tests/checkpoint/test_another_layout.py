@@ -1,4 +1,4 @@
-"""A run saved under one layout continues under another, and back, as if nothing had happened."""
+"""A run that resumes under another layout, and later under the first one again, has the same losses."""
 
 from __future__ import annotations
 
@@ -27,30 +27,30 @@ LAYOUTS: dict[str, tuple[int, Run]] = {
     "DP2 ZeRO-3": (2, Run(zero_stage=3)),
     "one process": (1, Run()),
 }
-"""Processes and layout of each way there and back."""
+"""Number of processes, and layout."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trial:
-    """All that was run of one model."""
+    """Loss curves of one model."""
 
     alone: Curve
-    """One process from beginning to end."""
+    """One process, not interrupted."""
     together: Curve
-    """TP 2, PP 2 from beginning to end."""
+    """TP 2, PP 2, not interrupted."""
     same: Curve
-    """TP 2, PP 2 from the middle to the end."""
+    """TP 2, PP 2, resumed in the middle."""
     there: dict[str, Curve]
-    """Another layout from the middle on."""
+    """Another layout, resumed in the middle."""
     back: dict[str, Curve]
-    """TP 2, PP 2 from where that left off."""
+    """TP 2, PP 2, resumed from a checkpoint of the other layout."""
     without_moments: Curve
-    """One process from the middle on, Adam's moments dropped."""
+    """One process, resumed in the middle with Adam's moments set to zero."""
 
 
 @pytest.fixture(scope="module")
 def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trial]:
-    """Save in the middle, go on under each layout, save there, and come back."""
+    """Save in the middle, resume under each layout, save there, and resume under the first layout."""
     folders = {name: tmp_path_factory.mktemp(name.replace(" ", "_")) for name in MODELS}
     plans = {name: plan(model, folders[name]) for name, model in MODELS.items()}
     together = run_all(4, [loop for loops in plans.values() for loop in loops["together"]])
@@ -75,7 +75,7 @@ def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trial]:
 
 
 def plan(model: ModelConfig, folder: Path) -> dict[str, list[Loop]]:
-    """The loops of one model in the order of :func:`trials`; those that resume begin with other weights."""
+    """Loops of one model in the order of :func:`trials`; those that resume start from other random weights."""
     whole = Run(model=model, parallel=TP2_PP2)
     resumed = replace(whole, seed=99)
     there = {
@@ -102,14 +102,14 @@ def run_all(world_size: int, loops: list[Loop]) -> dict[Path, Curve]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("model", MODELS)
-def test_loss_curve_continues_there_and_back(trials: dict[str, Trial], model: str, layout: str) -> None:
+def test_losses_match_under_another_layout_and_back(trials: dict[str, Trial], model: str, layout: str) -> None:
     trial = trials[model]
     assert max(largest_differences(trial.alone[SAVED:AGAIN], trial.there[layout])) <= TOLERANCE
     assert max(largest_differences(trial.alone[AGAIN:], trial.back[layout])) <= TOLERANCE
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_lost_moments_are_told_apart(trials: dict[str, Trial], model: str) -> None:
+def test_dropped_moments_change_the_losses(trials: dict[str, Trial], model: str) -> None:
     trial = trials[model]
     assert largest_differences(trial.alone[SAVED:], trial.without_moments)[0] > 100 * TOLERANCE
 

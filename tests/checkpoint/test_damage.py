@@ -1,4 +1,4 @@
-"""A run whose newest checkpoint is damaged says so and goes on from the one before; it never begins anew in silence."""
+"""A run whose newest checkpoint is damaged warns and resumes from the previous one; it never restarts silently."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pause_megatron.checkpoint.names import CHECKPOINTS, LATEST, MANIFEST
+from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS
+from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST
 from pause_megatron.config.checkpoint import CheckpointConfig
 from tests.checkpoint.handmade import cut_short, flip_bit, rewrite_manifest
 from tests.checkpoint.loops import Loop, Outcome, errors_of, iteration_folder, run_loops
@@ -28,8 +29,8 @@ def change_state(path: Path) -> None:
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a flipped bit": (flip_bit, SHARD_1),
     "a missing shard": (Path.unlink, SHARD_0),
-    "a torn shard": (cut_short, SHARD_1),
-    "a torn manifest": (cut_short, MANIFEST),
+    "a truncated shard": (cut_short, SHARD_1),
+    "a truncated manifest": (cut_short, MANIFEST),
     "a missing manifest": (Path.unlink, MANIFEST),
     "an empty manifest": (lambda path: path.write_bytes(b""), MANIFEST),
     "a changed manifest": (change_state, MANIFEST),
@@ -38,7 +39,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
-    """A run on two processes with two checkpoints, and what it did until the end."""
+    """A run on two processes with two checkpoints, and its outcome."""
     folder = tmp_path_factory.mktemp("saved")
     outcome = run_distributed(run_loops, 2, [Loop(run=Run(last_step=END), folder=folder, checkpoint=SAVING)])[0][0]
     return folder, outcome
@@ -46,21 +47,20 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Outcome]:
 
 @pytest.fixture(scope="module")
 def resumed(saved: tuple[Path, Outcome], tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Outcome]]:
-    """The same with each damage to the newest, and with none but a wrong ``latest``, resumed."""
+    """Resumed copies of the run, each with one kind of damage to the newest checkpoint, and one without damage."""
     folders = {name: tmp_path_factory.mktemp("damaged") / "run" for name in [*DAMAGES, "none"]}
     for name, folder in folders.items():
         shutil.copytree(saved[0], folder)
         if name in DAMAGES:
-            spoil, file = DAMAGES[name]
-            spoil(iteration_folder(folder, NEWEST) / file)
-    (folders["none"] / CHECKPOINTS / LATEST).write_text(iteration_folder(folders["none"], BEFORE).name)
+            damage, file = DAMAGES[name]
+            damage(iteration_folder(folder, NEWEST) / file)
     loops = [Loop(run=Run(seed=99, last_step=END), folder=folder) for folder in folders.values()]
     outcomes = run_distributed(run_loops, 2, loops)[0]
     return {name: (folders[name], outcome) for name, outcome in zip(folders, outcomes, strict=True)}
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_run_goes_on_from_the_checkpoint_before(
+def test_run_resumes_from_the_previous_checkpoint(
     saved: tuple[Path, Outcome], resumed: dict[str, tuple[Path, Outcome]], damage: str
 ) -> None:
     folder, outcome = resumed[damage]
@@ -69,12 +69,12 @@ def test_run_goes_on_from_the_checkpoint_before(
     aside = Path(f"{iteration_folder(folder, NEWEST)}.damaged")
     (warning,) = outcome.warnings
     assert f"{iteration_folder(folder, NEWEST) / DAMAGES[damage][1]}: " in warning
-    assert f"the folder is now {aside.name}" in warning
+    assert f"renamed the folder to {aside.name}" in warning
     assert not iteration_folder(folder, NEWEST).exists()
     assert len(list(aside.iterdir())) == (2 if "missing" in damage else 3)
 
 
-def test_crash_before_latest_was_written_loses_nothing(
+def test_undamaged_run_resumes_from_the_newest_checkpoint(
     saved: tuple[Path, Outcome], resumed: dict[str, tuple[Path, Outcome]]
 ) -> None:
     _, outcome = resumed["none"]
@@ -83,7 +83,7 @@ def test_crash_before_latest_was_written_loses_nothing(
     assert outcome.warnings == []
 
 
-def test_nothing_whole_is_an_error_the_next_time_too(saved: tuple[Path, Outcome], tmp_path: Path) -> None:
+def test_run_with_only_damaged_checkpoints_is_refused_every_time(saved: tuple[Path, Outcome], tmp_path: Path) -> None:
     folder, older = tmp_path / "run", tmp_path / "older"
     shutil.copytree(saved[0], folder)
     shutil.copytree(saved[0], older)
@@ -96,10 +96,10 @@ def test_nothing_whole_is_an_error_the_next_time_too(saved: tuple[Path, Outcome]
     for errors in run_distributed(errors_of, 2, loops):
         for error in errors[:2]:
             assert error.startswith(
-                f"{folder / CHECKPOINTS}: no checkpoint is whole (iter_0000003.damaged, iter_0000006"
+                f"{folder / CHECKPOINTS}: all checkpoints are damaged (iter_0000003.damaged, iter_0000006"
             )
         assert "format 'pause_megatron/1'" in errors[2]
-        assert "is a checkpoint of another model: embedding.word_embeddings.weight has shape [256, 64]" in errors[3]
+        assert ": checkpoint of another model (embedding.word_embeddings.weight has shape [256, 64]" in errors[3]
     for iteration in (BEFORE, NEWEST):
         assert iteration_folder(older, iteration).exists()
         assert iteration_folder(saved[0], iteration).exists()

@@ -1,4 +1,4 @@
-"""A checkpoint is read by any layout, and what is not what was written is refused before it can do harm."""
+"""A checkpoint can be read under any layout; damaged or forged files are refused before they are loaded."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from safetensors.torch import save_file
 
-from pause_megatron.checkpoint.folders import is_complete
-from pause_megatron.checkpoint.manifest import STATE_KEYS, DamagedCheckpointError, read_manifest
-from pause_megatron.checkpoint.names import MANIFEST
-from pause_megatron.checkpoint.reader import CheckpointReader, file_record
+from pause_megatron.checkpoint.checkpoint_folders import is_complete
+from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST, STATE_KEYS, DamagedCheckpointError, read_manifest
+from pause_megatron.checkpoint.reader import CheckpointReader, file_checksum
 from pause_megatron.errors import UserError
 from tests.checkpoint.handmade import (
     MATRIX,
@@ -33,17 +33,17 @@ def checkpoint(tmp_path: Path) -> Path:
     return write_checkpoint(tmp_path / "iter_0000010")
 
 
-def test_whole_parameters_are_put_together(checkpoint: Path) -> None:
+def test_complete_parameters_are_joined_from_fragments(checkpoint: Path) -> None:
     reader = CheckpointReader(checkpoint)
     reader.verify()
     assert (reader.state, reader.optimizer["step"]) == ({"note": "é"}, 3)
     for shard in (MATRIX, VECTOR):
         for key in STATE_KEYS:
-            assert torch.equal(reader.whole(shard.name, key), values(shard, key))
+            assert torch.equal(reader.read_parameter(shard.name, key), values(shard, key))
 
 
 @pytest.mark.parametrize("tp_size", [1, 2, 4])
-def test_every_range_of_every_cut_is_found(checkpoint: Path, tp_size: int) -> None:
+def test_every_range_of_every_sharding_is_read(checkpoint: Path, tp_size: int) -> None:
     reader = CheckpointReader(checkpoint)
     for shard in (MATRIX, VECTOR):
         for tp_rank in range(tp_size):
@@ -51,29 +51,29 @@ def test_every_range_of_every_cut_is_found(checkpoint: Path, tp_size: int) -> No
             flat = part.slice(values(shard, "exp_avg")).reshape(-1)
             for start in range(len(flat)):
                 for length in range(1, len(flat) - start + 1):
-                    found = reader.piece(part, "exp_avg", start, length)
+                    found = reader.read_range(part, "exp_avg", start, length)
                     assert torch.equal(found, flat[start : start + length])
 
 
-def test_under_the_same_cut_only_the_files_needed_are_read(checkpoint: Path) -> None:
+def test_same_sharding_reads_only_the_files_it_needs(checkpoint: Path) -> None:
     reader = CheckpointReader(checkpoint)
     for name in ("rank00001.safetensors", "rank00002.safetensors"):
         (checkpoint / name).unlink()
-    assert len(reader.piece(cut(MATRIX, 2, 0), "master", 0, 7)) == 7
+    assert len(reader.read_range(cut(MATRIX, 2, 0), "master", 0, 7)) == 7
     with pytest.raises(DamagedCheckpointError, match=r"rank00001\.safetensors: damaged"):
-        reader.piece(cut(MATRIX, 2, 0), "master", 0, 8)
+        reader.read_range(cut(MATRIX, 2, 0), "master", 0, 8)
 
 
 @pytest.mark.parametrize(
-    ("spoil", "message"),
+    ("damage", "message"),
     [
         (flip_bit, r"rank00001\.safetensors: damaged \(found \d+ bytes, CRC-32 \w+; written \d+ bytes, CRC-32 \w+\)"),
         (cut_short, r"rank00001\.safetensors: damaged"),
         (Path.unlink, r"rank00001\.safetensors: missing"),
     ],
 )
-def test_damaged_file_is_named(checkpoint: Path, spoil: Callable[[Path], None], message: str) -> None:
-    spoil(checkpoint / "rank00001.safetensors")
+def test_damaged_file_is_named(checkpoint: Path, damage: Callable[[Path], None], message: str) -> None:
+    damage(checkpoint / "rank00001.safetensors")
     reader = CheckpointReader(checkpoint)
     with pytest.raises(DamagedCheckpointError, match=message):
         reader.verify()
@@ -96,14 +96,14 @@ def test_damaged_file_is_named(checkpoint: Path, spoil: Callable[[Path], None], 
     ],
     ids=["empty", "bytes", "null", "list", "object", "deep", "cut", "no UTF-8"],
 )
-def test_garbage_in_place_of_the_manifest_is_damage(checkpoint: Path, content: bytes) -> None:
+def test_garbage_instead_of_the_manifest_is_damage(checkpoint: Path, content: bytes) -> None:
     (checkpoint / MANIFEST).write_bytes(content)
     with pytest.raises(DamagedCheckpointError, match=r"manifest\.json: damaged"):
         CheckpointReader(checkpoint)
     assert not is_complete(checkpoint)
 
 
-def test_manifest_cut_short_anywhere_is_damage(checkpoint: Path) -> None:
+def test_manifest_truncated_anywhere_is_damage(checkpoint: Path) -> None:
     content = (checkpoint / MANIFEST).read_bytes()
     for length in range(0, len(content.rstrip()), 97):
         (checkpoint / MANIFEST).write_bytes(content[:length])
@@ -113,7 +113,7 @@ def test_manifest_cut_short_anywhere_is_damage(checkpoint: Path) -> None:
 
 def test_changed_number_in_the_manifest_is_damage(checkpoint: Path) -> None:
     rewrite_manifest(checkpoint, lambda content: content["optimizer"].update(step=4), seal=False)
-    with pytest.raises(DamagedCheckpointError, match="not the content it was written with"):
+    with pytest.raises(DamagedCheckpointError, match="the content does not match its checksum"):
         CheckpointReader(checkpoint)
 
 
@@ -123,9 +123,9 @@ def test_missing_manifest_is_damage(checkpoint: Path) -> None:
         CheckpointReader(checkpoint)
 
 
-def test_format_of_another_version_is_no_damage(checkpoint: Path) -> None:
+def test_format_of_another_version_is_refused_but_not_as_damage(checkpoint: Path) -> None:
     rewrite_manifest(checkpoint, lambda content: content.update(format="pause_megatron/checkpoint/1"))
-    with pytest.raises(UserError, match=r"format 'pause_megatron/checkpoint/1', expected .*another version") as caught:
+    with pytest.raises(UserError, match=r"format 'pause_megatron/checkpoint/1', expected .*use the version") as caught:
         CheckpointReader(checkpoint)
     assert not isinstance(caught.value, DamagedCheckpointError)
 
@@ -133,16 +133,16 @@ def test_format_of_another_version_is_no_damage(checkpoint: Path) -> None:
 @pytest.mark.parametrize(
     "name", ["../outside.safetensors", "/outside.safetensors", "..", "", ".", "a/b", "./a", "a\0b", ".hidden"]
 )
-def test_names_that_lead_out_of_the_folder_are_refused(checkpoint: Path, name: str) -> None:
+def test_file_names_outside_the_folder_are_refused(checkpoint: Path, name: str) -> None:
     (checkpoint / "rank00000.safetensors").rename(checkpoint.parent / "outside.safetensors")
 
-    def lead_out(content: dict[str, Any]) -> None:
+    def move_outside(content: dict[str, Any]) -> None:
         content["files"][name] = content["files"].pop("rank00000.safetensors")
         for fragment in content["fragments"]:
             fragment["file"] = fragment["file"].replace("rank00000.safetensors", name)
 
-    rewrite_manifest(checkpoint, lead_out)
-    with pytest.raises(DamagedCheckpointError, match="is no name of a file in this folder"):
+    rewrite_manifest(checkpoint, move_outside)
+    with pytest.raises(DamagedCheckpointError, match="is not the name of a file in this folder"):
         CheckpointReader(checkpoint)
 
 
@@ -173,11 +173,11 @@ def test_fragments_that_do_not_cover_their_parameter_are_refused(checkpoint: Pat
         CheckpointReader(checkpoint)
 
 
-def test_holes_and_doubles_are_refused(checkpoint: Path) -> None:
+def test_missing_and_duplicate_fragments_are_refused(checkpoint: Path) -> None:
     content = (checkpoint / MANIFEST).read_bytes()
     for number in range(5):
         rewrite_manifest(checkpoint, lambda content, number=number: content["fragments"].pop(number))
-        with pytest.raises(DamagedCheckpointError, match=r"(matrix|vector)(, shard|: shards|: cut)"):
+        with pytest.raises(DamagedCheckpointError, match=r"(matrix|vector)(, shard|: shards|: sharded)"):
             CheckpointReader(checkpoint)
         (checkpoint / MANIFEST).write_bytes(content)
     rewrite_manifest(checkpoint, lambda content: content["fragments"].append(content["fragments"][0]))
@@ -186,19 +186,19 @@ def test_holes_and_doubles_are_refused(checkpoint: Path) -> None:
 
 
 @pytest.mark.parametrize("shape", [[8, 4], [9, 3], [-8, -3], [0, 3], [8], [], "83", [10**30, 3]], ids=str)
-def test_shapes_that_the_fragments_do_not_fill_are_refused(checkpoint: Path, shape: Any) -> None:
+def test_shapes_that_do_not_match_the_fragments_are_refused(checkpoint: Path, shape: Any) -> None:
     rewrite_manifest(checkpoint, lambda content: content["parameters"]["matrix"].update(shape=shape))
     with pytest.raises(DamagedCheckpointError, match=r"manifest\.json: damaged"):
         CheckpointReader(checkpoint)
 
 
 def replace_file(checkpoint: Path, path: Path) -> None:
-    """Take ``path`` for a file that was just written, as a stranger could make the manifest say."""
-    record = vars(file_record(path))
+    """Record the current content of ``path`` in the manifest, as an attacker could."""
+    record = msgspec.structs.asdict(file_checksum(path))
     rewrite_manifest(checkpoint, lambda content: content["files"].update({path.name: record}))
 
 
-def test_tensors_of_another_shape_are_found_before_loading(checkpoint: Path) -> None:
+def test_tensors_of_another_shape_are_refused_before_loading(checkpoint: Path) -> None:
     path = checkpoint / "rank00002.safetensors"
     save_file({f"{key}/matrix": torch.zeros(6, 2) for key in STATE_KEYS}, path)
     replace_file(checkpoint, path)
@@ -222,10 +222,10 @@ class Trap:
 
 def test_pickles_are_not_opened(checkpoint: Path, tmp_path: Path) -> None:
     path = checkpoint / "rank00002.safetensors"
-    path.write_bytes(pickle.dumps(Trap(tmp_path / "sprung")))
+    path.write_bytes(pickle.dumps(Trap(tmp_path / "unpickled")))
     replace_file(checkpoint, path)
     with pytest.raises(DamagedCheckpointError, match=r"rank00002\.safetensors: damaged"):
         CheckpointReader(checkpoint).verify()
-    assert not (tmp_path / "sprung").exists()
+    assert not (tmp_path / "unpickled").exists()
     pickle.loads(path.read_bytes())
-    assert (tmp_path / "sprung").exists()
+    assert (tmp_path / "unpickled").exists()

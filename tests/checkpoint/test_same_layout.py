@@ -1,4 +1,4 @@
-"""A run that continues under its own layout computes what it would have computed, to the last bit."""
+"""A run that resumes under its own layout matches the uninterrupted run to the last bit."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ ZERO: dict[str, tuple[int, dict[str, Any], list[str]]] = {
     "ZeRO-3 offloaded": (3, OFFLOADED, ["bf16", "fp16"]),
     "ZeRO-3 all offloaded": (3, {**OFFLOADED, "offload_param": {"device": "cpu"}}, ["fp32", "bf16"]),
 }
-"""Stage, its settings, and the precisions tried with them."""
+"""ZeRO stage, its DeepSpeed settings, and the precisions tested with them."""
 
 
 @pytest.mark.parametrize("zero", ZERO)
@@ -44,7 +44,10 @@ def test_resume_is_bit_exact(zero: str, tmp_path: Path) -> None:
     for precision in precisions:
         run = Run(zero_stage=stage, deepspeed={**PRECISIONS[precision], "zero_optimization": settings}, last_step=END)
         whole = Loop(run=run, folder=tmp_path / precision, checkpoint=SAVING)
-        loops += [whole, replace(whole, run=replace(run, seed=99))]  # another seed: what is not loaded would show
+        loops += [
+            whole,
+            replace(whole, run=replace(run, seed=99)),
+        ]  # with another seed, anything that is not loaded differs
     found = iter(run_distributed(run_loops, 2, loops)[0])
     for precision in precisions:
         uninterrupted, resumed = next(found), next(found)

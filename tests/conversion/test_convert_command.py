@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pause_megatron.checkpoint.manifest import FileRecord, Manifest
+from pause_megatron.checkpoint.checkpoint_manifest import FileChecksum, Manifest
 from pause_megatron.cli.commands import TOOLS
 from pause_megatron.cli.main import run_command
 from pause_megatron.errors import EXIT_USER
@@ -36,7 +36,7 @@ def test_half_written_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[s
 
 
 def test_missing_rank_file_leaves_no_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    files = {"rank00000.safetensors": FileRecord(bytes=4, crc32=1)}
+    files = {"rank00000.safetensors": FileChecksum(bytes=4, crc32=1)}
     manifest = Manifest(state={}, optimizer={}, files=files, parameters={}, fragments=[])
     checkpoint = tmp_path / "iter_0000100"
     checkpoint.mkdir()

@@ -10,7 +10,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from pause_megatron.checkpoint.folders import latest_checkpoint
+from pause_megatron.checkpoint.checkpoint_folders import latest_checkpoint
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
@@ -80,4 +80,4 @@ def assert_imports_exactly(export: Path, reader: CheckpointReader, model: ModelC
     assert set(returned) == set(reader.parameters)
     for name, tensor in returned.items():
         rows = slice(VOCAB_SIZE) if name in (WORD_EMBEDDINGS, OUTPUT_LAYER) else slice(None)
-        assert torch.equal(tensor[rows], reader.whole(name)[rows]), name
+        assert torch.equal(tensor[rows], reader.read_parameter(name)[rows]), name

@@ -136,7 +136,7 @@ def test_first_training_loss_is_the_imported_models(
 
 def _with_padding(logits: torch.Tensor, reader: CheckpointReader) -> torch.Tensor:
     """Append the logits of the padding rows, which are zero."""
-    rows = reader.whole("output_layer.weight").shape[0]
+    rows = reader.read_parameter("output_layer.weight").shape[0]
     return F.pad(logits, (0, rows - logits.shape[-1]))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pause_megatron.checkpoint.folders import latest_checkpoint
+from pause_megatron.checkpoint.checkpoint_folders import latest_checkpoint
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
@@ -53,8 +53,10 @@ def export_and_prove(checkpoint: Path, model: ModelConfig, folder: Path, swapped
     reader = CheckpointReader(checkpoint)
     undamaged = CheckpointReader(checkpoint)
     if swapped:
-        read = reader.whole
-        reader.whole = lambda name, key="master": damage(read(name, key)) if name == swapped else read(name, key)
+        read = reader.read_parameter
+        reader.read_parameter = lambda name, key="master": (
+            damage(read(name, key)) if name == swapped else read(name, key)
+        )
     write_model(folder, reader, model, SmallVocabulary())
     comparisons = [prove(folder, undamaged, model, method) for method in ("whole", "layers")]
     assert all(comparison.pauses > 0 for comparison in comparisons)
@@ -66,7 +68,7 @@ def prove(
 ) -> LogitComparison:
     return prove_export(
         folder,
-        reader.whole,
+        reader.read_parameter,
         model,
         vocab_size=VOCAB_SIZE,
         num_tokens=VOCAB_SIZE,
@@ -104,11 +106,11 @@ def test_swapped_halves_are_refused(checkpoints: dict[str, Path], name: str, ten
 @pytest.mark.parametrize("name", MODELS)
 def test_table_round_trip_gives_the_same_tensors(checkpoints: dict[str, Path], name: str) -> None:
     reader, model = CheckpointReader(checkpoints[name]), MODELS[name]
-    exported = dict(to_hf_state(reader.whole, model, VOCAB_SIZE))
+    exported = dict(to_hf_state(reader.read_parameter, model, VOCAB_SIZE))
     returned = dict(from_hf_state(exported.__getitem__, model, VOCAB_SIZE))
     assert set(returned) == set(reader.parameters)
     for parameter, tensor in returned.items():
-        expected = reader.whole(parameter)
+        expected = reader.read_parameter(parameter)
         if parameter in (WORD_EMBEDDINGS, OUTPUT_LAYER):
             expected = expected[:VOCAB_SIZE]
             tensor = tensor[:VOCAB_SIZE]

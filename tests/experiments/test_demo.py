@@ -31,7 +31,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished fast demo that was killed once while it pretrained."""
     output = tmp_path_factory.mktemp("demo") / "demo"
     killed = subprocess.Popen(demo_command(output), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    wait_for(output / "pretrain" / "stdpt" / "checkpoints" / "latest", killed)
+    wait_for(output / "pretrain" / "stdpt" / "checkpoints", "iter_*", killed)
     os.kill(killed.pid, signal.SIGKILL)
     killed.wait()
     assert not (output / "report").exists()
@@ -42,11 +42,11 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
-def wait_for(path: Path, process: subprocess.Popen[bytes], seconds: float = 240) -> None:
+def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes], seconds: float = 240) -> None:
     deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, f"ended before it wrote {path}"
-        assert time.monotonic() < deadline, f"{path} did not appear"
+    while not any(folder.glob(pattern)):
+        assert process.poll() is None, f"ended before it wrote {folder / pattern}"
+        assert time.monotonic() < deadline, f"{folder / pattern} did not appear"
         time.sleep(0.05)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pause_megatron.checkpoint.names import CHECKPOINTS, checkpoint_name
+from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
 from pause_megatron.downstream.generated_tasks import write_task
 from tests.chain import SEQ_LENGTH, verified
 from tests.slurm.cluster import REPOSITORY, Cluster

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from megatron.core import parallel_state
 
-from pause_megatron.checkpoint.load import load_checkpoint
+from pause_megatron.checkpoint.load import load, open_verified
 from pause_megatron.checkpoint.saver import CheckpointSaver
 from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.deepspeed import TORCH_DTYPES, DeepSpeedFile, deepspeed_file
@@ -134,7 +134,7 @@ def _train(run: Run) -> list[tuple[float, float]]:
     engine = build_engine(model, deepspeed_file=run.deepspeed_file, optimizer=OPTIMIZER, training=TRAINING)
     stepper = Stepper(model, engine, layout, device())
     if run.load:
-        load_checkpoint(run.load, parameters=model.parameters, engine=engine)
+        load(open_verified(run.load), parameters=model.parameters, engine=engine)
     found = []
     for step in range(run.first_step, run.last_step):
         losses = stepper.accumulate(own_microbatches(step))

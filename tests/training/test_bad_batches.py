@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from pause_megatron.checkpoint.manifest import STATE_KEYS
+from pause_megatron.checkpoint.checkpoint_manifest import STATE_KEYS
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.faults import FaultsConfig
@@ -77,7 +77,7 @@ def pretrain_with_a_bad_batch(config: PretrainConfig, what: str) -> None:
 def state_after(run: Path, iteration: int) -> dict[str, torch.Tensor]:
     """Weights and moments of every parameter in a checkpoint."""
     reader = CheckpointReader(run / "checkpoints" / f"iter_{iteration:07d}")
-    return {f"{key} {name}": reader.whole(name, key) for name in reader.parameters for key in STATE_KEYS}
+    return {f"{key} {name}": reader.read_parameter(name, key) for name in reader.parameters for key in STATE_KEYS}
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

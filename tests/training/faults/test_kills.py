@@ -239,7 +239,7 @@ def test_damaged_checkpoints_are_passed_over_and_the_rerun_ends_as_the_undisturb
         assert group.exit_codes() == [EXIT_DONE] * PROCESSES, group.said()
         for folder, fault in ((newest, "rank00001.safetensors: damaged"), (before, "rank00000.safetensors: missing")):
             assert f"{folder}/{fault}" in group.said()
-            assert f"the folder is now {folder.name}.damaged" in group.said()
+            assert f"renamed the folder to {folder.name}.damaged" in group.said()
     assert losses(config) == undisturbed
 
 
@@ -256,6 +256,6 @@ def test_full_disk_keeps_what_was_saved_and_the_rerun_ends_as_the_undisturbed_on
                     pass
             assert group.exit_codes() == [EXIT_USER] * PROCESSES, group.said()
             assert "could not be written" in group.said()
-            assert "goes on from the checkpoint before" in group.said()
+            assert "resume from the previous checkpoint" in group.said()
         resize("64m")
         assert_continues_as(undisturbed, config)

@@ -1,4 +1,4 @@
-"""The pieces of the optimizer's state that this process writes, and copies of them in CPU memory."""
+"""Fragments of the optimizer state that this rank writes to a checkpoint, and copies of them in CPU memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pause_megatron.checkpoint.manifest import STATE_KEYS, Fragment, ParameterRecord
+from pause_megatron.checkpoint.checkpoint_manifest import STATE_KEYS, Fragment, ParameterRecord
 from pause_megatron.checkpoint.reader import tensor_key
 from pause_megatron.engine import DeepSpeedEngine
 from pause_megatron.engine.optimizer_state import is_replica, optimizer_step, owned_range, owned_state, reset_optimizer
@@ -15,29 +15,28 @@ from pause_megatron.model.parameters import NamedParameter
 
 
 @dataclass(frozen=True, kw_only=True)
-class Contents:
-    """What a process's file holds."""
+class FileContents:
+    """Entries of the manifest for one rank's file."""
 
     parameters: dict[str, ParameterRecord]
-    """The parameters of which it has a piece."""
+    """Parameters that have a fragment in the file."""
     fragments: list[Fragment]
-    """The pieces."""
 
 
-def own_pieces(
+def owned_fragments(
     parameters: Sequence[NamedParameter], engine: DeepSpeedEngine, file: str
-) -> tuple[dict[str, torch.Tensor], Contents]:
-    """The pieces this process is to write to ``file``, by their keys there, as views of the optimizer's memory.
+) -> tuple[dict[str, torch.Tensor], FileContents]:
+    """Return the tensors that this rank must write to ``file``, as flat views ``[length]`` of the optimizer's memory.
 
-    What several processes hold alike is written by the first of them: parameters that tensor parallelism does not cut,
-    tied embeddings, and under ZeRO-0 everything.
+    If several ranks hold the same values, only the first writes them: parameters that tensor parallelism does not
+    shard (for example norms), tied embeddings, and under ZeRO-0 everything.
     """
     tensors: dict[str, torch.Tensor] = {}
-    contents = Contents(parameters={}, fragments=[])
+    contents = FileContents(parameters={}, fragments=[])
     if is_replica(engine):
         return tensors, contents
     if optimizer_step(engine) == 0:
-        reset_optimizer(engine, 0)  # Adam makes its moments at its first update; fp16 may have skipped all so far
+        reset_optimizer(engine, 0)  # Adam creates its moments in its first update; fp16 may have skipped all so far
     for item in parameters:
         shard = item.shard
         start, length = owned_range(engine, item.parameter)
@@ -55,13 +54,13 @@ def own_pieces(
 
 
 class HostCopies:
-    """Room in CPU memory for one copy of this process's pieces, used again by every save."""
+    """CPU memory for one copy of this rank's fragments, reused by every save."""
 
     def __init__(self) -> None:
         self._copies: dict[str, torch.Tensor] = {}
 
     def take(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        """Copy ``tensors``; what the last call gave is overwritten."""
+        """Copy ``tensors``, and overwrite the result of the last call."""
         for name, tensor in tensors.items():
             if name not in self._copies:
                 self._copies[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)

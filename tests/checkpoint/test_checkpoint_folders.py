@@ -1,4 +1,4 @@
-"""Which checkpoints a run has, keeps and removes; none is ever gone before another one counts."""
+"""Finding, replacing and removing checkpoints; at every moment at least one complete checkpoint exists."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 
 from pause_megatron.atomic import temporary_name
-from pause_megatron.checkpoint.folders import (
+from pause_megatron.checkpoint.checkpoint_folders import (
+    CHECKPOINTS,
     checkpoint_folders,
+    checkpoint_name,
     damaged_folders,
     find_checkpoint,
     is_complete,
@@ -23,7 +25,7 @@ from pause_megatron.checkpoint.folders import (
     set_aside,
     sweep_unfinished,
 )
-from pause_megatron.checkpoint.names import CHECKPOINTS, LATEST, MANIFEST, checkpoint_name
+from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.errors import UserError
@@ -31,7 +33,7 @@ from tests.checkpoint.handmade import cut_short, write_checkpoint, write_iterati
 
 
 def publish(run: Path, iteration: int, original: Path) -> None:
-    """Give ``run`` a checkpoint as a save does: the files of ``original``, and a state that names the iteration."""
+    """Add a checkpoint to ``run`` as a save does, with the files of ``original``."""
     with new_checkpoint(run / CHECKPOINTS, iteration) as temporary:
         for file in original.iterdir():
             shutil.copy(file, temporary)
@@ -64,7 +66,7 @@ def test_newest_and_every_nth_are_kept(tmp_path: Path, keep: int, every: int, le
     assert names(tmp_path) == [checkpoint_name(iteration) for iteration in left]
 
 
-def test_what_is_not_whole_is_neither_counted_nor_removed(tmp_path: Path) -> None:
+def test_incomplete_checkpoints_are_neither_counted_nor_removed(tmp_path: Path) -> None:
     folders = write_iterations(tmp_path, 10, 20, 30, 40, 50, 60)
     cut_short(folders[5] / MANIFEST)
     (folders[4] / "rank00001.safetensors").unlink()
@@ -75,25 +77,22 @@ def test_what_is_not_whole_is_neither_counted_nor_removed(tmp_path: Path) -> Non
     assert names(tmp_path) == sorted([damaged, *(checkpoint_name(iteration) for iteration in (30, 40, 50, 60))])
 
 
-def test_what_was_just_written_is_kept_even_beside_later_ones(tmp_path: Path) -> None:
+def test_just_written_checkpoint_is_kept_even_if_later_iterations_exist(tmp_path: Path) -> None:
     folders = write_iterations(tmp_path, 10, 20, 30, 40)
     remove_old(tmp_path, CheckpointConfig(keep_checkpoints=2), folders[0])
     assert names(tmp_path) == [checkpoint_name(iteration) for iteration in (10, 30, 40)]
 
 
-def test_newest_complete_one_is_taken_whatever_latest_says(tmp_path: Path) -> None:
+def test_newest_complete_checkpoint_is_found(tmp_path: Path) -> None:
     assert latest_checkpoint(tmp_path) is None
     older, newer, newest = write_iterations(tmp_path, 999, 1000, 20_000_000)
-    (tmp_path / CHECKPOINTS / LATEST).write_text(older.name)
     assert latest_checkpoint(tmp_path) == newest
     (newest / "rank00002.safetensors").unlink()
     assert latest_checkpoint(tmp_path) == find_checkpoint(tmp_path) == newer
-    (tmp_path / CHECKPOINTS / LATEST).unlink()
-    assert latest_checkpoint(tmp_path) == newer
     assert checkpoint_folders(tmp_path / CHECKPOINTS) == [newest, newer, older]
 
 
-def test_what_a_user_named_is_resolved_or_refused(tmp_path: Path) -> None:
+def test_named_checkpoint_or_run_is_found_or_refused(tmp_path: Path) -> None:
     (whole,) = write_iterations(tmp_path, 10)
     assert find_checkpoint(whole) == find_checkpoint(tmp_path) == whole
     (whole / MANIFEST).unlink()
@@ -105,7 +104,7 @@ def test_what_a_user_named_is_resolved_or_refused(tmp_path: Path) -> None:
         find_checkpoint(tmp_path / "nowhere")
 
 
-def test_damaged_ones_are_set_aside_with_all_their_files(tmp_path: Path) -> None:
+def test_damaged_checkpoints_are_set_aside_with_all_their_files(tmp_path: Path) -> None:
     for number in range(3):
         (folder,) = write_iterations(tmp_path, 10)
         (folder / "rank00002.safetensors").write_text(str(number))
@@ -116,32 +115,31 @@ def test_damaged_ones_are_set_aside_with_all_their_files(tmp_path: Path) -> None
     assert checkpoint_folders(tmp_path / CHECKPOINTS) == []
 
 
-def test_latest_names_the_newest_and_sweeping_removes_what_was_never_finished(tmp_path: Path) -> None:
+def test_sweeping_removes_an_unfinished_save_and_nothing_else(tmp_path: Path) -> None:
     original = write_checkpoint(tmp_path / "original")
     publish(tmp_path, 10, original)
-    assert (tmp_path / CHECKPOINTS / LATEST).read_text() == "iter_0000010\n"
     unfinished = temporary_name(tmp_path / CHECKPOINTS / checkpoint_name(20))
     shutil.copytree(original, unfinished)
     sweep_unfinished(tmp_path / CHECKPOINTS)
-    assert names(tmp_path) == [checkpoint_name(10), LATEST]
+    assert names(tmp_path) == [checkpoint_name(10)]
 
 
-def test_sweeping_spares_what_another_process_is_writing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sweeping_keeps_a_save_of_another_live_process(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with new_checkpoint(tmp_path / CHECKPOINTS, 20) as temporary:
         sweep_unfinished(tmp_path / CHECKPOINTS)
         assert temporary.exists()
-    assert "is being written by another process" in capsys.readouterr().err
+    assert "is locked by another process" in capsys.readouterr().err
 
 
-class PulledPlugError(BaseException):
-    """What ends a process between two calls of the system."""
+class PowerLossError(BaseException):
+    """Simulated power loss between two system calls."""
 
 
 CALLS = ("fsync", "link", "mkdir", "open", "remove", "rename", "replace", "rmdir", "unlink")
 
 
-def until_the_plug_is_pulled(monkeypatch: pytest.MonkeyPatch, calls: int, action: Callable[[], Any]) -> bool:
-    """Run ``action``, letting it change the disk ``calls`` times and no more; returns whether that was enough."""
+def run_until_power_loss(monkeypatch: pytest.MonkeyPatch, calls: int, action: Callable[[], Any]) -> bool:
+    """Run ``action`` and stop it after ``calls`` changes to the disk; return whether it finished."""
     left = calls
 
     def limited(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -149,7 +147,7 @@ def until_the_plug_is_pulled(monkeypatch: pytest.MonkeyPatch, calls: int, action
             nonlocal left
             left -= 1
             if left < 0:
-                raise PulledPlugError
+                raise PowerLossError
             return function(*arguments, **keywords)
 
         return call
@@ -159,38 +157,38 @@ def until_the_plug_is_pulled(monkeypatch: pytest.MonkeyPatch, calls: int, action
             patched.setattr(os, name, limited(getattr(os, name)))
         try:
             action()
-        except PulledPlugError:
+        except PowerLossError:
             return False
     return True
 
 
-def test_replacing_a_checkpoint_leaves_no_moment_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_loss_while_replacing_leaves_a_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = write_checkpoint(tmp_path / "original")
     seen, calls, done = set(), 0, False
     while not done:
         run = tmp_path / f"run{calls}"
         write_iterations(run, 10)
-        done = until_the_plug_is_pulled(monkeypatch, calls, partial(publish, run, 10, original))
+        done = run_until_power_loss(monkeypatch, calls, partial(publish, run, 10, original))
         found = latest_checkpoint(run)
         assert found is not None
         CheckpointReader(found).verify()
         seen.add(found.name)
         sweep_unfinished(run / CHECKPOINTS)  # as the next run does
         assert [path.name for path in checkpoint_folders(run / CHECKPOINTS)] == [checkpoint_name(10)]
-        assert set(names(run)) <= {checkpoint_name(10), LATEST}
+        assert set(names(run)) <= {checkpoint_name(10)}
         assert is_complete(run / CHECKPOINTS / checkpoint_name(10))
         shutil.rmtree(run)
         calls += 1
-    assert seen == {checkpoint_name(10), f"{checkpoint_name(10)}.new"}  # the critical moments were among them
+    assert seen == {checkpoint_name(10), f"{checkpoint_name(10)}.new"}  # both critical states occurred
 
 
-def test_removing_old_ones_leaves_no_moment_with_half_of_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_power_loss_while_removing_leaves_no_half_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls, done = 0, False
     while not done:
         run = tmp_path / f"run{calls}"
         *_, newest = write_iterations(run, 10, 20, 30)
         action = partial(remove_old, run, CheckpointConfig(keep_checkpoints=1), newest)
-        done = until_the_plug_is_pulled(monkeypatch, calls, action)
+        done = run_until_power_loss(monkeypatch, calls, action)
         folders = checkpoint_folders(run / CHECKPOINTS)
         assert folders[0] == newest
         assert all(is_complete(folder) for folder in folders)

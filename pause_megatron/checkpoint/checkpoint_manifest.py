@@ -1,18 +1,18 @@
-"""The checkpoint format: what ``manifest.json`` says, and what must hold of it before a tensor is read.
+"""Checkpoint format: the content of ``manifest.json``, and the checks it must pass before a tensor is read.
 
 ::
 
     {"format": "pause_megatron/checkpoint/2",
-     "state":      {"iteration": ..., "config": ..., ...},              what the run needs to go on
-     "optimizer":  {"step": ..., "loss_scaler": {...} or null},         empty where there are weights only
+     "state":      {"iteration": ..., "config": ..., ...},              state of the run
+     "optimizer":  {"step": ..., "loss_scaler": {...} or null},         empty if the checkpoint has weights only
      "files":      {"rank00000.safetensors": {"bytes": ..., "crc32": ...}},
-     "parameters": {name: {"shape": [...], "dim": ..., "blocks": ...}}, the whole model's parameters
+     "parameters": {name: {"shape": [...], "dim": ..., "blocks": ...}}, of the complete model
      "fragments":  [{"file", "name", "tp_rank", "tp_size", "start", "length"}, ...],
-     "crc32":      ...}                                                 of all the above
+     "crc32":      ...}                                                 of everything above
 
-A fragment is the range ``start : start + length`` of the flattened tensor-parallel shard ``tp_rank`` of a parameter;
-its tensors are stored under ``<state key>/<name>``. Of a parameter that is not cut (``dim`` is null) every shard is the
-whole.
+A fragment is the range ``start : start + length`` of a flattened tensor-parallel shard of a parameter. Its tensors have
+the keys ``<state key>/<name>`` in the file, for example ``exp_avg/output_layer.weight``. If a parameter is not sharded
+(``dim`` is null), every shard is the complete parameter.
 """
 
 from __future__ import annotations
@@ -21,31 +21,34 @@ import json
 import math
 import re
 import zlib
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pause_megatron.checkpoint.names import MANIFEST
+import msgspec
+
 from pause_megatron.errors import UserError
-from pause_megatron.model.parameters import Shard
+
+if TYPE_CHECKING:
+    from pause_megatron.model.parameters import Shard
 
 FORMAT = "pause_megatron/checkpoint/2"
+MANIFEST = "manifest.json"
+"""File of a checkpoint that is written last: a folder without it is incomplete."""
 
 StateKey = Literal["master", "exp_avg", "exp_avg_sq"]
 WEIGHTS: StateKey = "master"
 STATE_KEYS: tuple[StateKey, ...] = (WEIGHTS, "exp_avg", "exp_avg_sq")
-"""What is kept of a parameter: the fp32 weight and Adam's two moments."""
+"""State of each parameter: the fp32 weight and Adam's two moments."""
 
 _FILE_NAME = re.compile(r"\w[\w.-]*")
 
 
 class DamagedCheckpointError(UserError):
-    """A checkpoint is not what was written: something of it is missing, cut short or changed."""
+    """A file of a checkpoint is missing, truncated or changed."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class FileRecord:
-    """What a file held when it was written."""
+class FileChecksum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Size and checksum of a file when it was written."""
 
     bytes: int
     crc32: int
@@ -54,38 +57,38 @@ class FileRecord:
         return f"{self.bytes} bytes, CRC-32 {self.crc32:08x}"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParameterRecord:
-    """A parameter of the whole model and how tensor parallelism cuts it."""
+class ParameterRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Shape of a parameter in the complete model, and how tensor parallelism shards it."""
 
     shape: tuple[int, ...]
     dim: int | None
+    """Dimension of the shards; None if every rank holds all of the parameter."""
     blocks: int
+    """Matrices stacked along ``dim`` that are sharded one by one: 2 for [gate; up], otherwise 1."""
 
     @classmethod
     def of(cls, shard: Shard) -> ParameterRecord:
-        """The record of the parameter that ``shard`` is a part of."""
+        """Return the record of the parameter that ``shard`` is a part of."""
         return cls(shape=shard.global_shape, dim=shard.dim, blocks=shard.blocks)
 
     def __str__(self) -> str:
-        return f"shape {list(self.shape)}" + (f", cut along {self.dim}" if self.dim is not None else "")
+        return f"shape {list(self.shape)}" + (f", sharded along {self.dim}" if self.dim is not None else "")
 
     def shard_shape(self, tp_size: int) -> tuple[int, ...]:
-        """The shape of one of ``tp_size`` shards. Raises :class:`ValueError` where it cannot be cut so."""
+        """Return the shape of one of ``tp_size`` shards. Raises ``ValueError`` if the shape is not divisible."""
         if any(size <= 0 for size in self.shape):
             raise ValueError(f"shape {list(self.shape)}")
         if self.dim is None:
             return self.shape
         if self.shape[self.dim] % (tp_size * self.blocks):
-            raise ValueError(f"{list(self.shape)} cannot be cut into {tp_size} shards along {self.dim}")
+            raise ValueError(f"{list(self.shape)} cannot be sharded into {tp_size} along {self.dim}")
         shape = list(self.shape)
         shape[self.dim] //= tp_size
         return tuple(shape)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fragment:
-    """A flat piece of one tensor-parallel shard of one parameter."""
+class Fragment(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A range of one flattened tensor-parallel shard of one parameter."""
 
     file: str
     name: str
@@ -96,36 +99,37 @@ class Fragment:
 
     @property
     def end(self) -> int:
-        """Where the next one begins."""
+        """End of the range, exclusive."""
         return self.start + self.length
 
 
-@dataclass(frozen=True, kw_only=True)
-class Manifest:
-    """The content of ``manifest.json``."""
+class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Content of ``manifest.json``."""
 
     state: dict[str, Any]
     optimizer: dict[str, Any]
-    files: dict[str, FileRecord]
+    files: dict[str, FileChecksum]
     parameters: dict[str, ParameterRecord]
     fragments: list[Fragment]
 
     @property
     def state_keys(self) -> tuple[StateKey, ...]:
-        """What is there of every parameter."""
+        """Keys that the checkpoint has for every parameter."""
         return STATE_KEYS if self.optimizer else (WEIGHTS,)
 
     def to_plain(self) -> dict[str, Any]:
-        """JSON-ready, with format and checksum. Raises :class:`TypeError` when ``state`` is no JSON."""
-        content = json.loads(json.dumps({"format": FORMAT, **asdict(self)}))
-        return {**content, "crc32": _checksum(content)}
+        """Return JSON-ready data with format and checksum. Raises ``TypeError`` if ``state`` is not JSON."""
+        content = {"format": FORMAT, **msgspec.to_builtins(self)}
+        return {**content, "crc32": checksum(content)}
 
     def check(self) -> None:
-        """Raise :class:`ValueError` unless all files lie in the checkpoint's folder, and the fragments of every
-        parameter fit together to the whole of it."""
+        """Check that all files are in the checkpoint's folder and that the fragments cover every parameter exactly.
+
+        Raises ``ValueError`` otherwise.
+        """
         for name in self.files:
             if not _FILE_NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no name of a file in this folder")
+                raise ValueError(f"{name!r} is not the name of a file in this folder")
         by_shard: dict[str, dict[int, list[Fragment]]] = {name: {} for name in self.parameters}
         for fragment in self.fragments:
             if fragment.file not in self.files:
@@ -139,46 +143,36 @@ class Manifest:
 def read_manifest(folder: Path) -> Manifest:
     """Read and check the manifest of the checkpoint in ``folder``.
 
-    Raises :class:`DamagedCheckpointError` when it is missing, cut short, changed, or contradicts itself, and
-    :class:`UserError` when it cannot be read or is of another version's format.
+    Raises :class:`DamagedCheckpointError` if it is missing, truncated, changed or contradicts itself, and
+    :class:`UserError` if it cannot be read or has another version's format.
     """
     path = folder / MANIFEST
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(content, dict):
+            raise ValueError("not a JSON object")
         found = content.pop("format")
         if found != FORMAT:
-            raise UserError(f"{path}: format {found!r}, expected {FORMAT!r}; it is of another version of this program")
-        if content.pop("crc32") != _checksum({"format": found, **content}):
-            raise ValueError("not the content it was written with")
-        manifest = _from_plain(content)
+            raise UserError(
+                f"{path}: format {found!r}, expected {FORMAT!r}; use the version of this program that wrote it"
+            )
+        if content.pop("crc32") != checksum({"format": found, **content}):
+            raise ValueError("the content does not match its checksum")
+        manifest = msgspec.convert(content, Manifest)
         manifest.check()
     except FileNotFoundError as error:
         raise DamagedCheckpointError(f"{path}: missing from the checkpoint") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    except (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError) as error:
+    except (ArithmeticError, LookupError, RecursionError, ValueError, msgspec.ValidationError) as error:
         raise DamagedCheckpointError(f"{path}: damaged ({type(error).__name__}: {error})") from error
     return manifest
-
-
-def _from_plain(content: dict[str, Any]) -> Manifest:
-    parameters = {
-        name: ParameterRecord(**{**record, "shape": tuple(record["shape"])})
-        for name, record in content["parameters"].items()
-    }
-    return Manifest(
-        state=dict(content["state"]),
-        optimizer=dict(content["optimizer"]),
-        files={name: FileRecord(**record) for name, record in content["files"].items()},
-        parameters=parameters,
-        fragments=[Fragment(**record) for record in content["fragments"]],
-    )
 
 
 def _check_shards(name: str, record: ParameterRecord, shards: dict[int, list[Fragment]]) -> None:
     sizes = {fragment.tp_size for fragments in shards.values() for fragment in fragments}
     if len(sizes) != 1:
-        raise ValueError(f"{name}: cut into {sorted(sizes)} shards")
+        raise ValueError(f"{name}: sharded into {sorted(sizes)}")
     (tp_size,) = sizes
     if sorted(shards) != list(range(tp_size if record.dim is not None else 1)):
         raise ValueError(f"{name}: shards {sorted(shards)} of {tp_size}")
@@ -192,6 +186,6 @@ def _check_shards(name: str, record: ParameterRecord, shards: dict[int, list[Fra
             raise ValueError(f"{name}, shard {tp_rank}: ends at {end}")
 
 
-def _checksum(content: dict[str, Any]) -> int:
-    """CRC-32 of JSON-ready ``content``, however it is laid out in a file."""
+def checksum(content: dict[str, Any]) -> int:
+    """Return the CRC-32 of JSON-ready ``content``, independent of its layout in a file."""
     return zlib.crc32(json.dumps(content, sort_keys=True).encode())
