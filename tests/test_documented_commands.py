@@ -34,7 +34,9 @@ from tests.downstream.real_samples import FOLDERS
 from tests.slurm.site import edit_env, link_checkout
 
 COMMANDS = {**SUBCOMMANDS, **TOOLS}
-BLOCKS = [block for page in PAGES for block in code_blocks(page)]
+CHECKED = [page for page in PAGES if page.name != "command_line.md"]
+"""Pages without the one that tests/cli/test_command_line_page.py checks, together with the files that it shows."""
+BLOCKS = [block for page in CHECKED for block in code_blocks(page)]
 SHOWN = [(block.page, line) for block in BLOCKS for line in block.commands]
 LINES = list(dict.fromkeys(line for _, line in SHOWN))
 OTHER_PROGRAMS = ("git clone", "cd", "pip install", "'$EDITOR'", "source", "scancel", "scontrol")
@@ -113,7 +115,7 @@ def all_flags(config_class: type) -> set[str]:
     return flags | {"--help", "--config", "--preset"}
 
 
-@pytest.mark.parametrize("span", sorted({span for page in PAGES for span in inline_commands(page)}))
+@pytest.mark.parametrize("span", sorted({span for page in CHECKED for span in inline_commands(page)}))
 def test_command_in_running_text_names_what_exists(span: str) -> None:
     """Required flags may be missing here."""
     command, words = our_command(span), shlex.split(span)
@@ -151,7 +153,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def batch_commands() -> list[tuple[str, ...]]:
     """Return every batch script with its arguments, from blocks and running text."""
-    lines = [*LINES, *(span for page in PAGES for span in inline_commands(page))]
+    lines = [*LINES, *(span for page in CHECKED for span in inline_commands(page))]
     found = [command for line in lines if (command := our_command(line)) and command.name.startswith("slurm/")]
     return list(
         dict.fromkeys(

@@ -1,1 +1,1 @@
-"""The command line: subcommands and nothing else. Every command is a configuration class and a function taking it."""
+"""Command line: a table of commands, their flags, help and shell completion."""

@@ -1,4 +1,4 @@
-"""The table of commands, as names only: a command's modules are imported when it is called, so help answers at once."""
+"""Table of all commands. It names modules instead of importing them, so that ``--help`` answers at once."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """One command: where its configuration class and the function that runs it live."""
+    """A command: its configuration class and the function that runs it, as references to import."""
 
     summary: str
     """One line for the list of commands."""
     config: str
-    """``module:Class`` of the frozen dataclass its flags are generated from."""
+    """``module:Class`` of the frozen dataclass that defines the flags."""
     function: str
-    """``module:function`` that takes such a configuration."""
+    """``module:function`` that runs the command; its only argument is the configuration."""
     distributed: bool = False
-    """Whether several processes run it together under a launcher; only rank 0 then reports a user's error."""
+    """Whether a launcher may start several ranks of it. Only rank 0 then reports an error of the user."""
     saves_when_asked: bool = False
-    """Whether it answers the signals that ask it to save and leave; until it does, they wait."""
+    """Whether it saves and stops after SIGTERM or SIGUSR1. The signals are blocked until it can handle them."""
 
     def config_class(self) -> type:
         """Import and return the configuration class."""
@@ -44,12 +44,12 @@ SUBCOMMANDS: dict[str, Command] = {
         function="pause_megatron.tokenizer.make_tokenizer:make_tokenizer",
     ),
     "merge-datasets": Command(
-        summary="join the shards of preprocessed datasets into one or a few pairs of files",
+        summary="merge the shards of preprocessed datasets into one or a few pairs of files",
         config="pause_megatron.config.dataset:MergeDatasetsConfig",
         function="pause_megatron.preprocess.merge:merge_datasets",
     ),
     "verify-dataset": Command(
-        summary="check a dataset against its manifest, its settings and its standard twin",
+        summary="check a dataset against its manifest, its settings and the dataset without pauses",
         config="pause_megatron.config.dataset:VerifyDatasetConfig",
         function="pause_megatron.preprocess.verification.command:verify_dataset",
     ),
@@ -67,7 +67,7 @@ SUBCOMMANDS: dict[str, Command] = {
         distributed=True,
     ),
     "evaluate": Command(
-        summary="evaluate a model on a task through lm-evaluation-harness, pausing before the answer",
+        summary="evaluate a model on a task with lm-evaluation-harness, with pauses before the answer",
         config="pause_megatron.config.downstream:EvaluateConfig",
         function="pause_megatron.downstream.evaluate:evaluate",
     ),
@@ -77,7 +77,7 @@ SUBCOMMANDS: dict[str, Command] = {
         function="pause_megatron.downstream.generation:generate_command",
     ),
     "grid": Command(
-        summary="finetune and evaluate models on many tasks, with many numbers of pauses and seeds",
+        summary="finetune and evaluate models on many tasks, pause counts and seeds",
         config="pause_megatron.config.experiments:GridConfig",
         function="pause_megatron.experiments.grid:run_grid",
     ),
@@ -87,7 +87,7 @@ SUBCOMMANDS: dict[str, Command] = {
         function="pause_megatron.report.write:write_report",
     ),
     "demo": Command(
-        summary="run the whole chain at small size, from raw text to a report",
+        summary="run all steps at small size, from raw text to a report",
         config="pause_megatron.config.experiments:DemoConfig",
         function="pause_megatron.experiments.demo:run_demo",
     ),
@@ -95,22 +95,22 @@ SUBCOMMANDS: dict[str, Command] = {
 
 TOOLS: dict[str, Command] = {
     "preprocess_c4.py": Command(
-        summary="C4 text to Megatron indexed datasets, with the pauses already in",
+        summary="convert C4 text to Megatron datasets that contain the pauses",
         config="pause_megatron.config.preprocess:PreprocessConfig",
         function="pause_megatron.preprocess.run:preprocess",
     ),
     "inspect_dataset.py": Command(
-        summary="a dataset's statistics, sequences with their pauses and loss mask, and a histogram",
+        summary="show statistics of a dataset, sequences with pauses and loss mask, and a histogram",
         config="pause_megatron.config.dataset:InspectDatasetConfig",
         function="pause_megatron.preprocess.inspection.command:inspect_dataset",
     ),
     "convert_to_hf.py": Command(
-        summary="a checkpoint to a Hugging Face folder, verified by logits",
+        summary="convert a checkpoint to a Hugging Face folder, verified by logits",
         config="pause_megatron.config.conversion:ConvertToHfConfig",
         function="pause_megatron.conversion.to_hf:convert_to_hf",
     ),
     "convert_from_hf.py": Command(
-        summary="a Hugging Face model to a checkpoint to pretrain from, with <pause> added, verified by logits",
+        summary="convert a Hugging Face model to a checkpoint with <pause>, verified by logits",
         config="pause_megatron.config.conversion:ConvertFromHfConfig",
         function="pause_megatron.conversion.from_hf:convert_from_hf",
     ),
