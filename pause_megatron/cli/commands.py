@@ -51,7 +51,7 @@ SUBCOMMANDS: dict[str, Command] = {
     "verify-dataset": Command(
         summary="check a dataset against its manifest, its settings and the dataset without pauses",
         config="pause_megatron.config.dataset:VerifyDatasetConfig",
-        function="pause_megatron.preprocess.verification.command:verify_dataset",
+        function="pause_megatron.preprocess.verification.verify_dataset:verify_dataset",
     ),
     "pretrain": Command(
         summary="pretrain a GPT with Megatron-core and DeepSpeed",

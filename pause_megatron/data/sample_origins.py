@@ -25,10 +25,10 @@ from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.packed_documents import DocumentDataset
 from pause_megatron.data.training_sample import SampleDataset
 from pause_megatron.parallel import collectives
-from pause_megatron.preprocess.indexed_reader import spans
+from pause_megatron.preprocess.indexed_reader import chunk_ranges
 from pause_megatron.preprocess.indexed_writer import token_dtype
 from pause_megatron.preprocess.manifest import DatasetSettings
-from pause_megatron.preprocess.parts import Part, parts_of
+from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of
 
 _TOKENS_AT_ONCE = 1 << 22
 
@@ -104,7 +104,7 @@ def _documents_of(source: DataFolder, sequences: Iterable[int]) -> dict[int, Doc
     for sequence in sorted(sequences):
         shard = bisect_right(starts, sequence) - 1
         by_shard[shard].append(sequence - starts[shard])
-    parts = parts_of(source.path, manifest)
+    parts = spans_of(source.path, manifest)
     found = {}
     for shard, wanted in by_shard.items():
         entry = parts[shard].shard
@@ -121,7 +121,7 @@ def _documents_of(source: DataFolder, sequences: Iterable[int]) -> dict[int, Doc
     return found
 
 
-def _numbers(part: Part, settings: DatasetSettings, sequences: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _numbers(part: ShardSpan, settings: DatasetSettings, sequences: Sequence[int]) -> Iterator[tuple[int, int]]:
     """First and last document of each of the ascending ``sequences`` of a shard, all counted from its beginning."""
     if settings.strategy == "document":
         yield from zip(sequences, sequences, strict=True)
@@ -131,7 +131,7 @@ def _numbers(part: Part, settings: DatasetSettings, sequences: Sequence[int]) ->
     ended = counted = 0
     for sequence in sequences:
         start = sequence * length
-        for first, last in spans(counted, start, _TOKENS_AT_ONCE):
+        for first, last in chunk_ranges(counted, start, _TOKENS_AT_ONCE):
             ended += int(np.count_nonzero(tokens[first:last] == settings.eod_id))
         counted = start
         text = tokens[start : start + length]

@@ -56,6 +56,20 @@ class Strategy(Protocol):
         """
         ...
 
+    def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
+        """Return which tokens of consecutive sequences are real, as :meth:`pack` places them; the rest are pauses.
+
+        The places do not depend on the text, so this checks a stored dataset without its text.
+
+        Args:
+            lengths: stored length of each sequence in tokens, shape ``[sequences]``.
+            first_sequence: index in its shard of the first of them.
+
+        Returns:
+            Boolean, shape ``[sum(lengths)]``.
+        """
+        ...
+
 
 @dataclass(frozen=True)
 class NoPauses:
@@ -68,6 +82,10 @@ class NoPauses:
         count = len(stream) // self.seq_length
         consumed = count * self.seq_length
         return Packed(stream[:consumed], _equal_lengths(count, self.seq_length), consumed)
+
+    def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
+        """Every token is real; see :class:`Strategy`."""
+        return np.ones(int(lengths.sum()), dtype=bool)
 
 
 @dataclass(frozen=True)
@@ -91,6 +109,11 @@ class EveryTokenPauses:
         tokens = np.full((consumed, group), self.pause_id, dtype=stream.dtype)  # a row per real token
         tokens[:, 0] = stream[:consumed]
         return Packed(tokens.reshape(-1), _equal_lengths(count, self.seq_length), consumed)
+
+    def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
+        """The first token of each group is real; see :class:`Strategy`."""
+        is_real: NDArray[np.bool_] = np.arange(int(lengths.sum())) % (self.pauses_per_token + 1) == 0
+        return is_real
 
 
 def pauses_per_sequence(pause_rate: float, seq_length: int) -> int:
@@ -150,9 +173,15 @@ class SequencePauses:
 
         Positions count through all ``count`` sequences; shapes ``[kept real tokens]`` and ``[count]``.
         """
-        keys = sequence_keys(self.seed, self.shard, np.arange(first_sequence, first_sequence + count))
-        kept = np.flatnonzero(self._lengthened(keys)[:, : self.seq_length])  # indices into [count, seq_length], flat
+        kept = np.flatnonzero(
+            self.real_places(_equal_lengths(count, self.seq_length), first_sequence)
+        )  # indices into [count, seq_length], flat
         return kept, np.searchsorted(kept, np.arange(1, count + 1) * self.seq_length)
+
+    def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
+        """Cut the lengthened sequences to ``seq_length``; see :class:`Strategy`."""
+        keys = sequence_keys(self.seed, self.shard, np.arange(first_sequence, first_sequence + len(lengths)))
+        return self._lengthened(keys)[:, : self.seq_length].reshape(-1)
 
     def _lengthened(self, keys: Words) -> NDArray[np.bool_]:
         """True at the real tokens of the sequences before trimming; shape ``[keys, seq_length + num_pauses]``."""
@@ -195,25 +224,48 @@ class DocumentPauses:
         ends = np.flatnonzero(stream == self.eod_id)
         consumed = int(ends[-1]) + 1 if len(ends) else 0
         text_lengths = np.diff(ends, prepend=-1) - 1  # without the end-of-document token
+        is_real = self._real_places(text_lengths, first_sequence)
+        tokens = np.full(is_real.shape, self.pause_id, dtype=stream.dtype)
+        tokens[np.flatnonzero(is_real)] = stream[:consumed]  # faster than indexing by the mask
+        lengths = text_lengths + pauses_per_document(self.pause_rate, text_lengths) + 1
+        return Packed(tokens, lengths.astype(np.int32), consumed)
+
+    def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
+        """Derive the text of each document from its stored length; see :class:`Strategy`."""
+        text_lengths = text_lengths_of(self.pause_rate, lengths)
+        assert (text_lengths >= 0).all(), "no document has this length with its pauses"
+        return self._real_places(text_lengths, first_sequence)
+
+    def _real_places(self, text_lengths: NDArray[np.int64], first_sequence: int) -> NDArray[np.bool_]:
         counts = pauses_per_document(self.pause_rate, text_lengths)
         lengths = text_lengths + counts + 1
-        keys = sequence_keys(self.seed, self.shard, np.arange(first_sequence, first_sequence + len(ends)))
+        keys = sequence_keys(self.seed, self.shard, np.arange(first_sequence, first_sequence + len(lengths)))
         if self.gaps == "repeat":
             # Spans of the output: each document without its first token and its end-of-document token
             starts = np.cumsum(lengths) - lengths + 1
-            is_real = ~sample_spans(keys, starts, lengths - 2, counts, int(lengths.sum()))
-        else:
-            # Spans of the stream: each document's text
-            starts = ends - text_lengths
-            is_real = _pauses_after(sample_spans(keys, starts, text_lengths, counts, consumed))
-        tokens = np.full(is_real.shape, self.pause_id, dtype=stream.dtype)
-        tokens[np.flatnonzero(is_real)] = stream[:consumed]  # faster than indexing by the mask
-        return Packed(tokens, lengths.astype(np.int32), consumed)
+            is_pause = sample_spans(keys, starts, lengths - 2, counts, int(lengths.sum()))
+            return np.logical_not(is_pause, out=is_pause)
+        # Spans of the stream: each document's text
+        starts = np.cumsum(text_lengths + 1) - text_lengths - 1
+        return _pauses_after(sample_spans(keys, starts, text_lengths, counts, int((text_lengths + 1).sum())))
 
 
 def pauses_per_document(pause_rate: float, text_lengths: NDArray[np.int64]) -> NDArray[np.int64]:
     """``pause_rate`` times each length (tokens, without the end-of-document token), rounded half up."""
     return np.floor(np.round(pause_rate * text_lengths, 6) + 0.5).astype(np.int64)
+
+
+def text_lengths_of(pause_rate: float, lengths: NDArray[np.integer]) -> NDArray[np.int64]:
+    """Return the tokens of text in documents of these stored ``lengths`` (text, pauses and end of document).
+
+    -1 marks a length that no document can have. For example, at a rate of 0.5 documents of 1, 2, 3 tokens are stored as
+    1 + 1 + 1 = 3, 2 + 1 + 1 = 4 and 3 + 2 + 1 = 6 tokens, and none as 5.
+    """
+    stored = lengths.astype(np.int64)
+    text = np.rint((stored - 1) / (1 + pause_rate)).astype(np.int64)
+    # Rounding errs by one at most, and stored lengths grow strictly with the text, so one correction suffices.
+    text += np.sign(stored - (text + pauses_per_document(pause_rate, text) + 1))
+    return np.where(text + pauses_per_document(pause_rate, text) + 1 == stored, text, -1)
 
 
 def _pauses_after(followed: NDArray[np.bool_]) -> NDArray[np.bool_]:

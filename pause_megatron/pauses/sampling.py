@@ -16,6 +16,11 @@ from pause_megatron.pauses.counter_hash import Words, draws_below
 
 _Integers = NDArray[np.int64]
 
+_DRAWS_AT_ONCE = 1 << 18
+"""Draws of one span that are in memory together, at about 60 bytes each."""
+_LARGE_MASK = 1 << 22
+"""Slots above which memory counts more than speed."""
+
 
 def sample_rows(keys: Words, slots: int, count: int) -> NDArray[np.bool_]:
     """Choose ``count`` of ``slots`` slots for each key; boolean, shape ``[K, S]``."""
@@ -35,13 +40,19 @@ def sample_spans(keys: Words, starts: _Integers, slots: _Integers, counts: _Inte
     ``counts <= slots``. Returns a boolean mask of shape ``[total]``.
     """
     mask = np.zeros(total + 1, dtype=bool)  # one element more, because reduceat needs the end of the last span as index
-    mask[_draws(keys, starts, slots, np.zeros_like(counts), counts)] = True
+    done = np.zeros_like(counts)
+    while (more := np.minimum(counts - done, _DRAWS_AT_ONCE)).any():  # one round, unless a document is very long
+        mask[_draws(keys, starts, slots, done, more)] = True
+        done += more
     drawn = counts > 0
     if drawn.any():
         keys, starts, slots, counts = keys[drawn], starts[drawn], slots[drawn], counts[drawn]
         # start 0, end 0, start 1, end 1, ...: every second of the sums between them is that of a span
         borders = np.stack([starts, starts + slots], axis=1).reshape(-1)
-        taken = np.add.reduceat(mask.view(np.uint8), borders, dtype=np.int64)[::2]
+        if total > _LARGE_MASK:  # reduceat would take 8 bytes for each slot
+            taken = np.diff(np.searchsorted(np.flatnonzero(mask), borders))[::2]
+        else:
+            taken = np.add.reduceat(mask.view(np.uint8), borders, dtype=np.int64)[::2]
         _fill_up(mask, keys, starts, slots, counts, taken)
     return mask[:total]
 

@@ -1,10 +1,14 @@
-"""Text to Megatron indexed datasets with the pauses already in, and what is done with them before training.
+"""Preprocessing: turns text into Megatron indexed datasets that already contain the pauses.
 
-Writing (``tools/preprocess_c4.py``): :mod:`~pause_megatron.preprocess.planning` finds what is to be done,
-:mod:`~pause_megatron.preprocess.executors` runs it on processes and MPI ranks, :mod:`~pause_megatron.preprocess.shard`
-is the one worker body (read, encode once), :mod:`~pause_megatron.preprocess.shard_writer` inserts pauses and writes.
-What a folder then holds is said by its :mod:`~pause_megatron.preprocess.manifest`, through which everything opens it.
+``tools/preprocess_c4.py`` calls :func:`pause_megatron.preprocess.run.preprocess`, which works in these steps:
 
-Afterwards: :mod:`~pause_megatron.preprocess.merge`, :mod:`~pause_megatron.preprocess.verification` and
-:mod:`~pause_megatron.preprocess.inspection`, all over :mod:`~pause_megatron.preprocess.parts`. Nothing imports torch.
+1. :mod:`~pause_megatron.preprocess.planning` finds the inputs and the shards that are missing.
+2. :mod:`~pause_megatron.preprocess.executors` runs one job for each missing shard, on processes or MPI ranks.
+3. :mod:`~pause_megatron.preprocess.shard`, the worker body, reads and encodes the text once.
+4. :mod:`~pause_megatron.preprocess.shard_writer` inserts the pauses and writes the files, once for each dataset.
+
+:mod:`~pause_megatron.preprocess.manifest` describes the files of a dataset folder, and
+:mod:`~pause_megatron.preprocess.shard_spans` locates each shard in them. On finished datasets work
+:mod:`~pause_megatron.preprocess.merge`, :mod:`~pause_megatron.preprocess.verification` and
+:mod:`~pause_megatron.preprocess.inspection`. This package must not import torch.
 """

@@ -79,7 +79,7 @@ class IndexFile:
         return np.fromfile(self.path, "<i8", stop - start, offset=self.boundaries_start() + 8 * start)
 
 
-def spans(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
+def chunk_ranges(start: int, stop: int, size: int) -> Iterator[tuple[int, int]]:
     """The range from ``start`` to before ``stop``, cut into pieces of at most ``size``: (start, stop) of each."""
     for first in range(start, stop, size):
         yield first, min(first + size, stop)

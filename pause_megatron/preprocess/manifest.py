@@ -18,6 +18,7 @@ import msgspec
 from pause_megatron.atomic import write_json
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError
+from pause_megatron.pauses.insertion import pauses_per_sequence
 
 DATASET_FILE = "dataset.json"
 DATASET_FORMAT = "pause_megatron/dataset/2"
@@ -179,6 +180,17 @@ class DatasetManifest(DatasetSettings):
     def pauses(self) -> int:
         """Stored pauses of all shards."""
         return sum(shard.pauses for shard in self.shards)
+
+    @property
+    def expected_pause_fraction(self) -> float:
+        """Expected share of pauses among the stored tokens, from the settings (and the lengths of documents)."""
+        if self.strategy == "sequence":
+            inserted = pauses_per_sequence(self.pause_rate, self.seq_length)
+            return inserted / (self.seq_length + inserted)
+        if self.strategy == "document":
+            text = self.tokens - self.pauses - self.sequences
+            return self.pause_rate * text / max(1.0, self.pause_rate * text + text + self.sequences)
+        return self.pauses_per_token / (self.pauses_per_token + 1)  # 0 for the strategy none
 
 
 @dataclass(frozen=True, kw_only=True)

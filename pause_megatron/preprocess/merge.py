@@ -27,7 +27,7 @@ from pause_megatron.preprocess.manifest import (
     write_manifest,
 )
 from pause_megatron.preprocess.merged_files import write_merged_index, write_merged_tokens
-from pause_megatron.preprocess.parts import Part, parts_of, settings_of
+from pause_megatron.preprocess.shard_spans import ShardSpan, settings_of, spans_of
 
 
 def merge_datasets(config: MergeDatasetsConfig) -> None:
@@ -37,11 +37,11 @@ def merge_datasets(config: MergeDatasetsConfig) -> None:
     are shards, for an output that exists, and when the disk is full. Nothing then stands under the output's name.
     """
     manifests = [load_dataset_manifest(folder) for folder in config.input]
-    parts = [
-        part for folder, manifest in zip(config.input, manifests, strict=True) for part in parts_of(folder, manifest)
+    spans = [
+        span for folder, manifest in zip(config.input, manifests, strict=True) for span in spans_of(folder, manifest)
     ]
-    _check_mergeable(config.input, manifests, parts)
-    groups = cut_into_files(parts, config.files)
+    _check_mergeable(config.input, manifests, spans)
+    groups = cut_into_files(spans, config.files)
     if alive := sweep(config.output.parent, config.output.name):
         raise UserError(f"--output {config.output}: another merge is writing it, in {alive[0]}; wait for it")
     with new_folder(config.output) as folder:
@@ -56,12 +56,12 @@ def merge_datasets(config: MergeDatasetsConfig) -> None:
         manifest = _joined(manifests, merged)
         write_manifest(folder / DATASET_FILE, manifest)
     log.info(
-        f"{config.output}: {len(parts)} shards in {', '.join(f'{file.name}.bin' for file in merged)}; "
+        f"{config.output}: {len(spans)} shards in {', '.join(f'{file.name}.bin' for file in merged)}; "
         f"{manifest.sequences} sequences, {manifest.tokens} tokens"
     )
 
 
-def _check_mergeable(folders: Sequence[Path], manifests: Sequence[DatasetManifest], parts: Sequence[Part]) -> None:
+def _check_mergeable(folders: Sequence[Path], manifests: Sequence[DatasetManifest], spans: Sequence[ShardSpan]) -> None:
     first, settings = folders[0], manifests[0]
     for folder, manifest in zip(folders, manifests, strict=True):
         if name := differing_setting(settings, manifest):
@@ -70,31 +70,31 @@ def _check_mergeable(folders: Sequence[Path], manifests: Sequence[DatasetManifes
                 f"{getattr(manifest, name)}; datasets are merged when they were written with the same settings"
             )
     seen: dict[tuple[str, str, str], Path] = {}
-    for part in parts:
-        key = (part.shard.name, part.shard.input, part.shard.bin_sha256)
-        if part.shard.sequences and key in seen:
+    for span in spans:
+        key = (span.shard.name, span.shard.input, span.shard.bin_sha256)
+        if span.shard.sequences and key in seen:
             raise UserError(
-                f"--input: shard {part.shard.name}, made from {part.shard.input}, is both in {seen[key]} and in "
-                f"{part.folder}; its text would be there twice"
+                f"--input: shard {span.shard.name}, made from {span.shard.input}, is both in {seen[key]} and in "
+                f"{span.folder}; its text would be there twice"
             )
-        seen[key] = part.folder
+        seen[key] = span.folder
 
 
-def cut_into_files(parts: Sequence[Part], files: int) -> list[Sequence[Part]]:
-    """Consecutive groups of ``parts``, one for each file, of about equal bytes. No file comes out empty.
+def cut_into_files(spans: Sequence[ShardSpan], files: int) -> list[Sequence[ShardSpan]]:
+    """Consecutive groups of ``spans``, one for each file, of about equal bytes. No file comes out empty.
 
     Raises :class:`UserError` when there are fewer shards with data than ``files``.
     """
-    filled = [place for place, part in enumerate(parts) if part.shard.sequences]
+    filled = [place for place, span in enumerate(spans) if span.shard.sequences]
     if len(filled) < files:
         raise UserError(f"--files {files}: there are only {len(filled)} shards with data; name at most so many")
-    before = np.cumsum([0, *(parts[place].shard.bin_bytes for place in filled)])
+    before = np.cumsum([0, *(spans[place].shard.bin_bytes for place in filled)])
     cuts = [0]
     for file in range(1, files):
         nearest = int(np.argmin(np.abs(before - before[-1] * file / files)))
         cuts.append(min(max(nearest, cuts[-1] + 1), len(filled) - files + file))
-    starts = [0, *(filled[cut] for cut in cuts[1:]), len(parts)]
-    return [parts[start:stop] for start, stop in pairwise(starts)]
+    starts = [0, *(filled[cut] for cut in cuts[1:]), len(spans)]
+    return [spans[start:stop] for start, stop in pairwise(starts)]
 
 
 def _names(files: int) -> list[str]:

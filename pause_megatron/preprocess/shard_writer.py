@@ -131,7 +131,7 @@ def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
     )
 
 
-def count_runs(is_pause: NDArray[np.bool_], sequence_lengths: NDArray[np.int32]) -> dict[int, int]:
+def count_runs(is_pause: NDArray[np.bool_], sequence_lengths: NDArray[np.integer]) -> dict[int, int]:
     """How many pauses stand together, and how many such runs there are; none goes on into the next sequence.
 
     ``is_pause`` has shape ``[tokens]``, the sequences one after the other. Time grows with the longest run, which is a

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pause_megatron.pauses import insertion
+from pause_megatron.pauses import insertion, sampling
 from pause_megatron.pauses.counter_hash import draws_below, sequence_keys
 from pause_megatron.pauses.insertion import (
     DocumentPauses,
@@ -16,6 +16,7 @@ from pause_megatron.pauses.insertion import (
     SequencePauses,
     pauses_per_document,
     pauses_per_sequence,
+    text_lengths_of,
 )
 
 EOD, PAUSE = 1, 2
@@ -135,6 +136,34 @@ def test_output_without_pauses_is_the_stream(strategy, lengths):
             real = [token for token in row if token != PAUSE]
             start = i * strategy.seq_length
             assert real == stream[start : start + len(real)].tolist()
+
+
+@given(any_strategy, document_lengths, st.integers(0, 100))
+def test_real_places_are_those_where_pack_puts_the_text(strategy, lengths, first_sequence):
+    packed = strategy.pack(documents_of(lengths), first_sequence)
+    is_real = strategy.real_places(packed.lengths, first_sequence)
+    np.testing.assert_array_equal(is_real, packed.tokens != PAUSE)
+
+
+@given(st.floats(1e-7, 0.99), st.integers(0, 10**7))
+def test_text_lengths_are_derived_from_stored_lengths(rate, first):
+    texts = np.arange(first, first + 500)
+    stored = texts + pauses_per_document(rate, texts) + 1
+    np.testing.assert_array_equal(text_lengths_of(rate, stored), texts)
+    impossible = np.setdiff1d(np.arange(stored[0], stored[-1]), stored)
+    assert (text_lengths_of(rate, impossible) == -1).all()
+
+
+def test_very_long_documents_are_drawn_as_short_ones(monkeypatch):
+    text = documents_of([3000, 5, 4000])
+    for gaps in GAPS:
+        strategy = DocumentPauses(pause_rate=0.3, pause_id=PAUSE, eod_id=EOD, seed=7, shard=3, gaps=gaps)
+        expected = strategy.pack(text, 11)
+        monkeypatch.setattr(sampling, "_DRAWS_AT_ONCE", 100)
+        monkeypatch.setattr(sampling, "_LARGE_MASK", 100)
+        as_if_long = strategy.pack(text, 11)
+        monkeypatch.undo()
+        np.testing.assert_array_equal(expected.tokens, as_if_long.tokens)
 
 
 @given(fixed_length_strategies, st.integers(0, 3000))

@@ -18,7 +18,7 @@ from pause_megatron.preprocess.indexed_writer import index_bytes, index_size, st
 from pause_megatron.preprocess.manifest import load_dataset_manifest, shard_file
 from pause_megatron.preprocess.merge import cut_into_files, merge_datasets
 from pause_megatron.preprocess.merged_files import append_range, write_merged_index
-from pause_megatron.preprocess.parts import Part
+from pause_megatron.preprocess.shard_spans import ShardSpan
 from tests.chain import verified
 from tests.preprocess.conftest import contents
 from tests.preprocess.finished_datasets import Damaged, shard_entry, write_by_hand, write_datasets
@@ -72,7 +72,7 @@ def test_wide_tokens_and_empty_shards_are_byte_for_byte_megatrons(tmp_path):
 
 def test_pieces_of_the_index_join_seamlessly(tmp_path, by_hand, monkeypatch):
     whole = merge(tmp_path / "whole", by_hand)
-    monkeypatch.setattr("pause_megatron.preprocess.parts.SEQUENCES_AT_ONCE", 7)
+    monkeypatch.setattr("pause_megatron.preprocess.shard_spans.SEQUENCES_AT_ONCE", 7)
     monkeypatch.setattr(indexed_writer, "_BOUNDARIES_AT_ONCE", 5)
     assert merge(tmp_path / "pieces", by_hand).merged == whole.merged
 
@@ -132,7 +132,7 @@ def test_cuts_balance_bytes_and_leave_no_file_empty(by_hand, sizes, files, expec
 
 def synthetic_part(folder, name, lengths, index):
     entry = shard_entry(name, 0, lengths, 2 * int(np.sum(lengths, dtype=np.int64)), b"", index)
-    return Part(folder, shard_file(entry), entry, 0, 0)
+    return ShardSpan(folder, shard_file(entry), entry, 0, 0)
 
 
 def test_merging_what_was_merged_gives_the_same(tmp_path, datasets):

@@ -18,8 +18,7 @@ from pause_megatron.preprocess.inspection.display import LEGEND, Pieces, sample_
 from pause_megatron.preprocess.inspection.measurements import Measurements, measure
 from pause_megatron.preprocess.inspection.samples import StoredSample, choose_indices, read_sample
 from pause_megatron.preprocess.manifest import DatasetManifest, load_dataset_manifest, stored_files
-from pause_megatron.preprocess.parts import parts_of
-from pause_megatron.preprocess.verification.strategies import expected_fraction
+from pause_megatron.preprocess.shard_spans import spans_of
 from pause_megatron.tokenizer import PauseTokenizer
 
 _PLAIN_WIDTH = 120
@@ -39,14 +38,14 @@ def inspect_dataset(config: InspectDatasetConfig) -> None:
             f"{config.data} was written with another tokenizer than --tokenizer {tokenizer.path}"
             f" (sha256 {manifest.tokenizer_sha256[:12]} and {tokenizer.sha256[:12]})"
         )
-    parts = parts_of(config.data, manifest)
+    spans = spans_of(config.data, manifest)
     indices = choose_indices(config.indices, config.samples, manifest.sequences)
-    found = measure(parts, manifest, config.scan_tokens)
+    found = measure(spans, manifest, config.scan_tokens)
     console = _open_console()
     _print_rows(console, [*_facts(config.data, manifest), *_measured(manifest, found)])
     pieces = Pieces(tokenizer)
     for number, index in enumerate(indices):
-        sample = read_sample(parts, manifest, index)
+        sample = read_sample(spans, manifest, index)
         console.print()
         if not number:
             console.print(Text(LEGEND, style="dim"))
@@ -86,7 +85,7 @@ def _facts(folder: Path, manifest: DatasetManifest) -> Iterator[tuple[str, str]]
     documents = sum(shard.documents for shard in shards)
     yield "documents", f"{documents:,}; {empty:,} empty ones and {skipped:,} unreadable records left out"
     yield "sequences", f"{manifest.sequences:,}" + (f" of {manifest.seq_length} tokens" if manifest.seq_length else "")
-    realised, asked = manifest.pauses / max(1, manifest.tokens), expected_fraction(manifest)
+    realised, asked = manifest.pauses / max(1, manifest.tokens), manifest.expected_pause_fraction
     yield "tokens", f"{manifest.tokens:,}; {manifest.pauses:,} pauses ({realised:.2%}, asked for {asked:.2%})"
     trimmed, tail = (sum(getattr(shard, name) for shard in shards) for name in ("trimmed_tokens", "tail_tokens"))
     yield "not stored", f"{trimmed:,} real tokens trimmed off, {tail:,} left over at the ends of shards"
@@ -131,7 +130,7 @@ def _measured(manifest: DatasetManifest, found: Measurements) -> Iterator[tuple[
 def _heading(sample: StoredSample, manifest: DatasetManifest) -> str:
     tokens, pauses = len(sample.tokens), int((sample.tokens == manifest.pause_id).sum())
     return (
-        f"sequence {sample.index} ({sample.place} of shard {sample.part.shard.name}): {tokens} tokens, {pauses} pauses "
+        f"sequence {sample.index} ({sample.place} of shard {sample.span.shard.name}): {tokens} tokens, {pauses} pauses "
         f"({pauses / tokens:.1%}), loss at {int(sample.has_loss.sum())} positions"
     )
 

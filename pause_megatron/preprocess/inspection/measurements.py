@@ -12,10 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron.preprocess.indexed_reader import IndexFile
-from pause_megatron.preprocess.indexed_writer import token_dtype
 from pause_megatron.preprocess.manifest import DatasetManifest
-from pause_megatron.preprocess.parts import Part, stored_lengths
-from pause_megatron.preprocess.pieces import Piece, equal_lengths, read_pieces
+from pause_megatron.preprocess.shard_spans import ShardSpan, stored_lengths
+from pause_megatron.preprocess.token_blocks import TokenBlock, equal_lengths, read_blocks
 
 DOCUMENT_BINS = 50
 """Parts of equal length that a document is divided into, for the places of pauses in it."""
@@ -31,7 +30,7 @@ class Measurements:
 
     tokens: int = 0
     places: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Tokens at each place: position in the sequence or, for documents, :data:`DOCUMENT_BINS` parts of the document."""
+    """Tokens at each place: position in the sequence or, for documents, :data:`DOCUMENT_BINS` spans of the document."""
     pauses: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Pauses at each place."""
     gaps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(LONGEST_GAP + 1, np.int64))
@@ -44,29 +43,28 @@ class Measurements:
         return int(np.searchsorted(np.cumsum(self.documents), share * self.documents.sum()))
 
 
-def measure(parts: Sequence[Part], manifest: DatasetManifest, tokens: int) -> Measurements:
+def measure(spans: Sequence[ShardSpan], manifest: DatasetManifest, tokens: int) -> Measurements:
     """Measure about ``tokens`` tokens of the dataset (0: all)."""
     share = min(1.0, tokens / max(1, manifest.tokens)) if tokens else 1.0
     places = manifest.seq_length or DOCUMENT_BINS
     found = Measurements(places=np.zeros(places, np.int64), pauses=np.zeros(places, np.int64))
-    for part in parts:
-        lengths = _lengths(part, manifest, share)
+    for span in spans:
         documents, gaps = _DocumentLengths(manifest), _Gaps()
-        for piece in read_pieces(part, lengths, token_dtype(manifest.vocab_size), manifest.pause_id, None):
-            found.tokens += len(piece.tokens)
-            _count_places(piece, manifest, found)
-            found.gaps += np.bincount(gaps.of_piece(piece), minlength=LONGEST_GAP + 1)
-            found.documents = _added(found.documents, np.bincount(documents.of_piece(piece)))
+        for block in read_blocks(span, _lengths(span, manifest, share), manifest):
+            found.tokens += len(block.tokens)
+            _count_places(block, manifest, found)
+            found.gaps += np.bincount(gaps.of_block(block), minlength=LONGEST_GAP + 1)
+            found.documents = _added(found.documents, np.bincount(documents.of_block(block)))
     return found
 
 
-def _lengths(part: Part, manifest: DatasetManifest, share: float) -> Iterator[NDArray[np.int32]]:
-    """Lengths of the first sequences of a shard, that together have ``share`` of its tokens."""
+def _lengths(span: ShardSpan, manifest: DatasetManifest, share: float) -> Iterator[NDArray[np.int32]]:
+    """Yield the lengths of a shard's first sequences, which have ``share`` of its tokens together."""
     if manifest.seq_length:
-        yield from equal_lengths(int(np.ceil(share * part.shard.sequences)), manifest.seq_length)
+        yield from equal_lengths(int(np.ceil(share * span.shard.sequences)), manifest.seq_length)
         return
-    left = share * part.shard.tokens
-    for lengths in stored_lengths(part, IndexFile.open(part.idx_path)):
+    left = share * span.shard.tokens
+    for lengths in stored_lengths(span, IndexFile.open(span.idx_path)):
         ends = np.cumsum(lengths, dtype=np.int64)
         yield lengths[: int(np.searchsorted(ends, left)) + 1]
         left -= int(ends[-1])
@@ -74,41 +72,32 @@ def _lengths(part: Part, manifest: DatasetManifest, share: float) -> Iterator[ND
             return
 
 
-def _count_places(piece: Piece, manifest: DatasetManifest, found: Measurements) -> None:
-    positions = np.arange(len(piece.tokens))
+def _count_places(block: TokenBlock, manifest: DatasetManifest, found: Measurements) -> None:
+    positions = np.arange(len(block.tokens))
     if manifest.seq_length:
-        places = (piece.first_token + positions) % manifest.seq_length
+        places = positions % manifest.seq_length  # a block starts with a sequence
     else:
-        document = np.searchsorted(piece.starts, positions, side="right") - 1
-        lengths = piece.ends - piece.starts
-        places = (positions - piece.starts[document]) * DOCUMENT_BINS // lengths[document]
+        place = np.repeat(np.arange(len(block.lengths)), block.lengths_here)  # document of each token
+        places = (positions - block.starts[place]) * DOCUMENT_BINS // block.lengths[place]
     found.places += np.bincount(places, minlength=len(found.places))
-    found.pauses += np.bincount(places[piece.pauses], minlength=len(found.places))
+    found.pauses += np.bincount(places[block.is_pause], minlength=len(found.places))
 
 
 class _Gaps:
-    """Finds the gaps between pauses of a shard that follow each other in one sequence."""
+    """Finds the gaps between consecutive pauses of one sequence."""
 
     def __init__(self) -> None:
-        self._open: int | None = None
-        """Real tokens since the last pause of the sequence that goes on in the next piece; None if it has had none."""
+        self._last = np.empty(0, np.int64)
+        """Index in the shard of the last pause of the last block; empty if it had none."""
 
-    def of_piece(self, piece: Piece) -> NDArray[np.int64]:
-        """Real tokens between a pause and the next one, for those whose second pause is in ``piece``."""
-        sequence = np.searchsorted(piece.starts, piece.pauses, side="right") - 1
-        gaps = np.diff(piece.pauses)[np.diff(sequence) == 0] - 1
-        if self._open is not None and len(sequence) and sequence[0] == 0 and piece.starts[0] < 0:
-            gaps = np.append(gaps, self._open + int(piece.pauses[0]))
-        last = len(piece.starts) - 1
-        if piece.finished > last:
-            self._open = None
-        elif len(sequence) and sequence[-1] == last:
-            self._open = len(piece.tokens) - 1 - int(piece.pauses[-1])
-        elif last or piece.starts[0] == 0:
-            self._open = None
-        elif self._open is not None:
-            self._open += len(piece.tokens)
-        return _capped(gaps, LONGEST_GAP)
+    def of_block(self, block: TokenBlock) -> NDArray[np.int64]:
+        """Return the real tokens between each pause of ``block`` and the pause before it in its sequence."""
+        pauses = np.flatnonzero(block.is_pause) + block.first_token
+        if block.offset:  # a document continues, so its first pause here follows the last one there
+            pauses = np.append(self._last, pauses)
+        same_sequence = np.diff(np.searchsorted(block.ends + block.first_token, pauses, side="right")) == 0
+        self._last = pauses[-1:]
+        return _capped(np.diff(pauses)[same_sequence] - 1, LONGEST_GAP)
 
 
 def _added(counts: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -119,10 +108,10 @@ def _added(counts: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int
 
 
 class _DocumentLengths:
-    """Finds the documents of a shard that are stored whole.
+    """Finds the complete documents of a shard and their lengths.
 
-    Where sequences continue each other a document may go through several; where text was dropped between them, only
-    those inside one sequence are known to be whole.
+    If each sequence continues the text of the one before it, a document may lie in several sequences. If text was
+    dropped between them, only a document inside one sequence is known to be complete.
     """
 
     def __init__(self, manifest: DatasetManifest) -> None:
@@ -131,19 +120,16 @@ class _DocumentLengths:
         self._open = 0
         """Real tokens since the last end of a document."""
 
-    def of_piece(self, piece: Piece) -> NDArray[np.int64]:
-        """Real tokens of the documents that end in ``piece``, without their ends."""
-        ends = np.flatnonzero(piece.tokens == self._eod_id)
-        real_before = ends - np.searchsorted(piece.pauses, ends)
-        lengths = np.diff(real_before, prepend=-1) - 1
+    def of_block(self, block: TokenBlock) -> NDArray[np.int64]:
+        """Return the real tokens of the documents that end in ``block``, without their ends."""
+        ends = np.flatnonzero(block.tokens == self._eod_id)
+        real_so_far = np.cumsum(~block.is_pause)  # [tokens]
+        lengths = np.diff(real_so_far[ends], prepend=0) - 1
         if self._dropped:
-            sequence = np.searchsorted(piece.starts, ends, side="right")
+            sequence = np.searchsorted(block.ends, ends, side="right")
             return _capped(lengths[1:][np.diff(sequence) == 0], LONGEST_DOCUMENT)
-        if len(lengths):
-            lengths[0] += self._open
-            self._open = 0
-        real = len(piece.tokens) - len(piece.pauses)
-        self._open += real - (int(real_before[-1]) + 1 if len(ends) else 0)
+        lengths[:1] += self._open
+        self._open = int(real_so_far[-1] - real_so_far[ends[-1]] if len(ends) else self._open + real_so_far[-1])
         return _capped(lengths, LONGEST_DOCUMENT)
 
 

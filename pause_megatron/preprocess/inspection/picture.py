@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.inspection.measurements import DOCUMENT_BINS, Measurements
 from pause_megatron.preprocess.manifest import DatasetManifest
-from pause_megatron.preprocess.verification.strategies import expected_fraction
 
 PAUSE_COLOR = "#e69f00"
 DOCUMENT_COLOR = "#56b4e9"
@@ -69,7 +68,7 @@ def _draw_places(axes: Axes, manifest: DatasetManifest, found: Measurements) -> 
     tokens, pauses = (np.add.reduceat(counts, edges[:-1]) for counts in (found.places, found.pauses))
     scale = 100 / DOCUMENT_BINS if manifest.strategy == "document" else 1
     axes.stairs(100 * pauses / np.maximum(tokens, 1), edges * scale, fill=True, color=PAUSE_COLOR)
-    expected = 100 * expected_fraction(manifest)
+    expected = 100 * manifest.expected_pause_fraction
     axes.axhline(expected, color=INK, linestyle="--", linewidth=1, label=f"asked for: {expected:.2f} %")
     axes.set_ylim(0, 1.35 * max(expected, float((100 * pauses / np.maximum(tokens, 1)).max())))
     axes.legend(loc="upper right")
@@ -99,7 +98,7 @@ def _share_of_gaps(manifest: DatasetManifest, gaps: NDArray[np.int64]) -> NDArra
     """The share of gaps of each length when pauses are placed at random; None when they are not."""
     if manifest.strategy == "every":
         return None
-    fraction = expected_fraction(manifest)
+    fraction = manifest.expected_pause_fraction
     if manifest.gaps == "repeat":
         return np.asarray(fraction * (1 - fraction) ** gaps, dtype=np.float64)
     after_token = fraction / (1 - fraction)

@@ -14,7 +14,7 @@ from pause_megatron.errors import UserError
 from pause_megatron.pauses.loss_mask import loss_mask
 from pause_megatron.preprocess.indexed_reader import IndexFile
 from pause_megatron.preprocess.manifest import DatasetManifest
-from pause_megatron.preprocess.parts import Part
+from pause_megatron.preprocess.shard_spans import ShardSpan
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class StoredSample:
 
     index: int
     """Among all sequences of the dataset."""
-    part: Part
+    span: ShardSpan
     place: int
     """Among the sequences of its shard."""
     tokens: NDArray[np.integer]
@@ -44,23 +44,23 @@ def choose_indices(wanted: Sequence[int], samples: int, sequences: int) -> Seque
     return wanted or [sequences * place // count for place in range(count)]
 
 
-def read_sample(parts: Sequence[Part], manifest: DatasetManifest, index: int) -> StoredSample:
-    """Read stored sequence ``index`` of the dataset that consists of ``parts``.
+def read_sample(spans: Sequence[ShardSpan], manifest: DatasetManifest, index: int) -> StoredSample:
+    """Read stored sequence ``index`` of the dataset that consists of ``spans``.
 
     The target of its last position is the first token of the sequence that continues it in its shard; where none does,
     there is no target and no loss. A document's last position predicts the first token of whichever document Megatron
     packs behind it, which is never a pause.
     """
-    starts = [0, *accumulate(part.shard.sequences for part in parts)]
+    starts = [0, *accumulate(span.shard.sequences for span in spans)]
     number = bisect_right(starts, index) - 1
-    part, place = parts[number], index - starts[number]
-    file = IndexFile.open(part.idx_path)
-    in_file = part.first_sequence + place
+    span, place = spans[number], index - starts[number]
+    file = IndexFile.open(span.idx_path)
+    in_file = span.first_sequence + place
     length, offset = int(file.lengths(in_file, in_file + 1)[0]), int(file.offsets(in_file, in_file + 1)[0])
-    continued = manifest.trimmed == "carry" and manifest.seq_length > 0 and place + 1 < part.shard.sequences
-    tokens = np.fromfile(part.bin_path, file.dtype, length + int(continued), offset=offset)
+    continued = manifest.trimmed == "carry" and manifest.seq_length > 0 and place + 1 < span.shard.sequences
+    tokens = np.fromfile(span.bin_path, file.dtype, length + int(continued), offset=offset)
     targets = tokens[1:]
     if not continued:
         after = manifest.eod_id if manifest.strategy == "document" else manifest.pause_id
         targets = np.append(targets, np.array(after, tokens.dtype))
-    return StoredSample(index, part, place, tokens[:length], loss_mask(targets, manifest.pause_id))
+    return StoredSample(index, span, place, tokens[:length], loss_mask(targets, manifest.pause_id))

@@ -1,11 +1,8 @@
-"""``pause-megatron verify-dataset``: is a dataset what its manifest says, and what its settings ask for?
+"""``pause-megatron verify-dataset``: checks a dataset against its manifest, settings and text.
 
-:mod:`~pause_megatron.preprocess.verification.command` plans and reports. Every pair of files is checked for sizes,
-header and hash (:mod:`~pause_megatron.preprocess.verification.files`); every shard for its manifest entry
-(:mod:`~pause_megatron.preprocess.verification.entries`), its lengths, offsets and document boundaries
-(:mod:`~pause_megatron.preprocess.verification.index`), and its tokens, read once, in pieces
-(:mod:`~pause_megatron.preprocess.verification.tokens`): counts, what the strategy asks for
-(:mod:`~pause_megatron.preprocess.verification.strategies`), the standard twin
-(:mod:`~pause_megatron.preprocess.verification.twin`) and the hash. Each check adds its
-:mod:`~pause_megatron.preprocess.verification.faults`.
+:mod:`~pause_megatron.preprocess.verification.verify_dataset` plans the checks and prints the result. For every pair of
+files :mod:`~pause_megatron.preprocess.verification.index_checks` checks sizes, header and hash. For every shard
+:mod:`~pause_megatron.preprocess.verification.shard_checks` checks the entry in the manifest
+(:mod:`~pause_megatron.preprocess.verification.manifest_checks`), the index, and the tokens, which it reads once:
+:mod:`~pause_megatron.preprocess.verification.replay` inserts the pauses again and compares.
 """

@@ -3,7 +3,7 @@ import pytest
 
 from pause_megatron.preprocess.inspection.measurements import DOCUMENT_BINS, LONGEST_GAP, measure
 from pause_megatron.preprocess.manifest import load_dataset_manifest
-from pause_megatron.preprocess.parts import parts_of
+from pause_megatron.preprocess.shard_spans import spans_of
 from tests.preprocess.conftest import rows_of
 from tests.preprocess.finished_datasets import EOD, KINDS, PAUSE
 
@@ -12,14 +12,14 @@ from tests.preprocess.finished_datasets import EOD, KINDS, PAUSE
 def opened(datasets, request):
     folder = datasets / request.param
     manifest = load_dataset_manifest(folder)
-    return folder, manifest, parts_of(folder, manifest)
+    return folder, manifest, spans_of(folder, manifest)
 
 
 @pytest.mark.parametrize("at_once", [1 << 18, 29])
 def test_everything_is_counted_right(opened, monkeypatch, at_once):
     folder, manifest, parts = opened
-    monkeypatch.setattr("pause_megatron.preprocess.pieces.TOKENS_AT_ONCE", at_once)
-    monkeypatch.setattr("pause_megatron.preprocess.parts.SEQUENCES_AT_ONCE", 11)
+    monkeypatch.setattr("pause_megatron.preprocess.token_blocks.TOKENS_AT_ONCE", at_once)
+    monkeypatch.setattr("pause_megatron.preprocess.shard_spans.SEQUENCES_AT_ONCE", 11)
     found = measure(parts, manifest, 0)
     places = np.zeros((2, manifest.seq_length or DOCUMENT_BINS), int)
     gaps, lengths = np.zeros(LONGEST_GAP + 1, int), []

@@ -6,7 +6,7 @@ from pause_megatron.errors import UserError
 from pause_megatron.preprocess.inspection.display import FURTHER_BYTE, Pieces, sample_lines
 from pause_megatron.preprocess.inspection.samples import StoredSample, choose_indices, read_sample
 from pause_megatron.preprocess.manifest import load_dataset_manifest
-from pause_megatron.preprocess.parts import parts_of
+from pause_megatron.preprocess.shard_spans import spans_of
 from tests.preprocess.conftest import rows_of
 from tests.preprocess.finished_datasets import EOD, KINDS, PAUSE
 
@@ -14,7 +14,7 @@ from tests.preprocess.finished_datasets import EOD, KINDS, PAUSE
 @pytest.mark.parametrize("name", [*KINDS, "none"])
 def test_samples_are_the_stored_sequences_with_their_mask(datasets, name):
     manifest = load_dataset_manifest(datasets / name)
-    parts, index = parts_of(datasets / name, manifest), 0
+    parts, index = spans_of(datasets / name, manifest), 0
     for shard in manifest.shards:
         rows = rows_of(datasets / name, shard, manifest.seq_length)
         for place in (0, 1, len(rows) - 1):

@@ -3,7 +3,7 @@ import pytest
 from pause_megatron.config.dataset import MergeDatasetsConfig, VerifyDatasetConfig
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.merge import merge_datasets
-from pause_megatron.preprocess.verification.command import verify_dataset
+from pause_megatron.preprocess.verification.verify_dataset import verify_dataset
 from tests.preprocess.finished_datasets import EOD, KINDS, PAUSE, Damaged, write_datasets
 
 

@@ -56,25 +56,25 @@ def test_text_of_other_length(damaged, found, datasets):
     assert f"{copy.name}.bin: {said}" in lines
     real = shard.real_tokens + shard.tail_tokens
     other = shard.real_tokens + (shard.tail_tokens + 1) % 64
-    assert f"{copy.name}.bin: its text has {other} tokens, stored or not, that of {twin} {real}" in lines
+    assert f"{copy.name}.bin: tokens of text, compared with {twin}, are {other}, expected {real}" in lines
 
 
 def test_twin_with_pauses_is_refused(damaged, found, datasets):
-    with pytest.raises(UserError, match=r"--standard .*every: written with --pauses every, expected --pauses none"):
+    with pytest.raises(UserError, match=r"--standard .*every: written with --pauses every; give a dataset of"):
         found(damaged("sequence"), datasets / "every")
 
 
 def test_twin_of_another_tokenizer_is_refused(damaged, found):
     other = damaged("none")
     other.change_settings(tokenizer_sha256="f" * 64)
-    with pytest.raises(UserError, match=r"its tokenizer_sha256 is f{64}, that of --data [0-9a-f]{64}; a twin is"):
+    with pytest.raises(UserError, match=r"its tokenizer_sha256 is f{64}, that of --data is [0-9a-f]{64}; give a"):
         found(damaged("sequence"), other.folder)
 
 
 def test_twin_of_other_input_is_refused(tmp_path, damaged, found, config_for, corpus):
     preprocess(config_for(tmp_path / "fewer", input=tuple(map(str, corpus.train[:2])), pauses="none", seq_length=64))
     copy = damaged("sequence")
-    with pytest.raises(UserError, match=rf"has no shard {copy.manifest.shards[2].name} \(number 2, of /.*\); a twin"):
+    with pytest.raises(UserError, match=rf"has no shard {copy.manifest.shards[2].name} \(number 2, from /.*\); give a"):
         found(copy, tmp_path / "fewer")
 
 

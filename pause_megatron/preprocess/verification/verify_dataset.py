@@ -14,13 +14,11 @@ from pause_megatron.config.dataset import VerifyDatasetConfig
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.executors import new_process_pool
 from pause_megatron.preprocess.manifest import DatasetManifest, read_dataset_manifest, stored_files
-from pause_megatron.preprocess.parts import Part, parts_of, settings_of
-from pause_megatron.preprocess.verification.entries import check_settings
-from pause_megatron.preprocess.verification.faults import Verdict
-from pause_megatron.preprocess.verification.files import check_file
-from pause_megatron.preprocess.verification.shard import ShardCheck, check_shard
-from pause_megatron.preprocess.verification.strategies import expected_fraction
-from pause_megatron.preprocess.verification.twin import find_twins
+from pause_megatron.preprocess.shard_spans import ShardSpan, settings_of, spans_of
+from pause_megatron.preprocess.verification.faults import FaultReport
+from pause_megatron.preprocess.verification.index_checks import check_file
+from pause_megatron.preprocess.verification.manifest_checks import check_settings, find_twins
+from pause_megatron.preprocess.verification.shard_checks import ShardCheck, check_shard
 
 _SECONDS_BETWEEN_MESSAGES = 10
 
@@ -28,7 +26,7 @@ _SECONDS_BETWEEN_MESSAGES = 10
 class Check(Protocol):
     """Something to check, in whatever process."""
 
-    def __call__(self) -> Verdict:
+    def __call__(self) -> FaultReport:
         """Check it."""
         ...
 
@@ -43,9 +41,9 @@ def verify_dataset(config: VerifyDatasetConfig) -> None:
     compared = 0
     if not faults:
         checks = _plan(config, manifest)
-        for verdict in run_checks(checks, config.workers):
-            faults += verdict.faults
-            compared += verdict.compared_tokens
+        for report in run_checks(checks, config.workers):
+            faults += report.faults
+            compared += report.compared_tokens
     if faults:
         print("\n".join(faults), flush=True)
         count = "1 fault" if len(faults) == 1 else f"{len(faults)} faults"
@@ -54,30 +52,21 @@ def verify_dataset(config: VerifyDatasetConfig) -> None:
 
 
 def _plan(config: VerifyDatasetConfig, manifest: DatasetManifest) -> list[Check]:
-    settings, parts = settings_of(manifest), parts_of(config.data, manifest)
-    twins: Sequence[Part | None] = [None] * len(parts)
+    settings, spans = settings_of(manifest), spans_of(config.data, manifest)
+    twins: Sequence[ShardSpan | None] = [None] * len(spans)
     if config.standard is not None:
-        twins = find_twins(config.standard, manifest, parts)
-    return [
-        *(partial(check_file, config.data, file, settings, config.hashes) for file in stored_files(manifest)),
-        *(
-            partial(
-                check_shard,
-                ShardCheck(
-                    part=part,
-                    settings=settings,
-                    merged=bool(manifest.merged),
-                    standard=twin,
-                    hashes=config.hashes,
-                ),
-            )
-            for part, twin in zip(parts, twins, strict=True)
-        ),
+        twins = find_twins(config.standard, manifest, spans)
+    checks: list[Check] = [
+        partial(check_file, config.data, file, settings, config.hashes) for file in stored_files(manifest)
     ]
+    for span, twin in zip(spans, twins, strict=True):
+        check = ShardCheck(span=span, settings=settings, merged=bool(manifest.merged), twin=twin, hashes=config.hashes)
+        checks.append(partial(check_shard, check))
+    return checks
 
 
-def run_checks(checks: Sequence[Check], workers: int) -> Iterator[Verdict]:
-    """The verdicts, in the order of ``checks``. Raises :class:`UserError` when a process is killed."""
+def run_checks(checks: Sequence[Check], workers: int) -> Iterator[FaultReport]:
+    """The reports, in the order of ``checks``. Raises :class:`UserError` when a process is killed."""
     workers = min(workers or available_cores(), len(checks))
     if workers == 1:
         yield from _with_progress((check() for check in checks), len(checks))
@@ -92,17 +81,17 @@ def run_checks(checks: Sequence[Check], workers: int) -> Iterator[Verdict]:
         ) from error
 
 
-def _call(check: Check) -> Verdict:
+def _call(check: Check) -> FaultReport:
     return check()
 
 
-def _with_progress(verdicts: Iterator[Verdict], count: int) -> Iterator[Verdict]:
+def _with_progress(reports: Iterator[FaultReport], count: int) -> Iterator[FaultReport]:
     said = time.monotonic()
-    for done, verdict in enumerate(verdicts, start=1):
+    for done, report in enumerate(reports, start=1):
         if time.monotonic() - said > _SECONDS_BETWEEN_MESSAGES:
             said = time.monotonic()
             log.info(f"{done} of {count} checks done")
-        yield verdict
+        yield report
 
 
 def _summary(config: VerifyDatasetConfig, manifest: DatasetManifest, compared: int) -> Iterator[tuple[str, str]]:
@@ -135,5 +124,5 @@ def _pauses(manifest: DatasetManifest) -> str:
     realised = manifest.pauses / max(1, manifest.tokens)
     text = f"{manifest.strategy}: {manifest.pauses:,}, {realised:.3%} of the tokens; "
     if manifest.strategy == "sequence":
-        return text + f"the settings ask for {expected_fraction(manifest):.3%}"
+        return text + f"the settings ask for {manifest.expected_pause_fraction:.3%}"
     return text + f"in each {'document' if manifest.strategy == 'document' else 'sequence'} as many as asked for"

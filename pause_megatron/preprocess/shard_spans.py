@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pause_megatron.preprocess.indexed_reader import SEQUENCES_AT_ONCE, IndexFile, spans
+from pause_megatron.preprocess.indexed_reader import SEQUENCES_AT_ONCE, IndexFile, chunk_ranges
 from pause_megatron.preprocess.manifest import DatasetManifest, DatasetSettings, ShardManifest, StoredFile, stored_files
 
 
 @dataclass(frozen=True)
-class Part:
+class ShardSpan:
     """Where one shard lies."""
 
     folder: Path
@@ -54,23 +54,23 @@ class Part:
         return str(self.bin_path) + (f", shard {self.shard.name}" if len(self.file.shards) > 1 else "")
 
 
-def parts_of_file(folder: Path, file: StoredFile) -> Iterator[Part]:
+def spans_of_file(folder: Path, file: StoredFile) -> Iterator[ShardSpan]:
     """The shards in one pair of files, in order."""
     first_byte = first_sequence = 0
     for shard in file.shards:
-        yield Part(folder, file, shard, first_byte, first_sequence)
+        yield ShardSpan(folder, file, shard, first_byte, first_sequence)
         first_byte += shard.bin_bytes
         first_sequence += shard.sequences
 
 
-def parts_of(folder: Path, manifest: DatasetManifest) -> tuple[Part, ...]:
+def spans_of(folder: Path, manifest: DatasetManifest) -> tuple[ShardSpan, ...]:
     """All shards of the dataset in ``folder``, in order."""
-    return tuple(part for file in stored_files(manifest) for part in parts_of_file(folder, file))
+    return tuple(span for file in stored_files(manifest) for span in spans_of_file(folder, file))
 
 
-def stored_lengths(part: Part, index: IndexFile) -> Iterator[NDArray[np.int32]]:
+def stored_lengths(span: ShardSpan, index: IndexFile) -> Iterator[NDArray[np.int32]]:
     """Lengths in tokens of a shard's sequences as its index gives them, in pieces."""
-    for start, stop in spans(part.first_sequence, part.after_last_sequence, SEQUENCES_AT_ONCE):
+    for start, stop in chunk_ranges(span.first_sequence, span.after_last_sequence, SEQUENCES_AT_ONCE):
         yield index.lengths(start, stop)
 
 

@@ -1,9 +1,19 @@
 """Damage to single tokens, found without the help of hashes, and named by its place."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
-from tests.preprocess.finished_datasets import EOD, PAUSE, real_place, write_by_hand
+from pause_megatron.preprocess.manifest import (
+    DATASET_FORMAT,
+    DatasetManifest,
+    DatasetSettings,
+    ShardInput,
+    write_manifest,
+)
+from pause_megatron.preprocess.shard_writer import open_shard
+from tests.preprocess.finished_datasets import BY_HAND, EOD, PAUSE, Damaged, real_place, write_by_hand
 
 
 def place_of(is_wanted, start=0):
@@ -50,7 +60,7 @@ def test_real_token_that_became_a_pause(damaged, found):
     copy.put(place, PAUSE)
     shard = copy.manifest.shards[0]
     assert found(copy) == [
-        at(copy, place) + "a pause where seed 1234 puts a real token",
+        at(copy, place) + "a pause, expected a real token (--pauses sequence, seed 1234)",
         f"{copy.name}.bin: pauses counted are {shard.pauses + 1}, expected {shard.pauses}",
         f"{copy.name}.bin: runs of 1 pauses counted are {shard.pause_runs[1] + 1}, expected {shard.pause_runs[1]}",
     ]
@@ -68,25 +78,52 @@ def test_pause_that_stands_where_the_seed_did_not_put_it(damaged, found, name):
     copy.put(place, before)
     copy.put(place - 1, PAUSE)
     (line,) = found(copy)
-    assert f"(byte {2 * (place - 1)}): a pause where seed 1234 puts a real token (1 more of this kind)" in line
+    said = f"a pause, expected a real token (--pauses {copy.manifest.strategy}, seed 1234) (1 more of this kind)"
+    assert f"(byte {2 * (place - 1)}): {said}" in line
 
 
 def test_more_pauses_than_a_sequence_was_given(damaged, found):
     copy = damaged("sequence")
+    place = real_place(copy, 128)
     pauses = int((copy.tokens()[128:192] == PAUSE).sum())
     for _ in range(7 - pauses):
         copy.put(real_place(copy, 128), PAUSE)
-    assert f"{copy.name}.bin: sequence 2: 7 pauses, expected at most 6" in found(copy)
+    more = f" ({6 - pauses} more of this kind)" if pauses < 6 else ""
+    said = f"a pause, expected a real token (--pauses sequence, seed 1234){more}"
+    assert at(copy, place) + said in found(copy)
 
 
 @pytest.mark.parametrize(
-    ("rate", "said"),
-    [(0.2, "pauses in a sequence on average, expected 10.11 from a rate of 0.2"), (0.05, "pauses, expected at most 3")],
+    ("name", "changes"),
+    [
+        ("sequence", {"pause_rate": 0.2}),
+        ("sequence", {"pause_rate": 0.05}),
+        ("sequence", {"seed": 1235}),
+        ("sequence", {"gaps": "distinct"}),
+        ("drop", {"gaps": "distinct"}),
+        ("document", {"seed": 1235}),
+        ("document-distinct", {"gaps": "repeat"}),
+        ("every", {"pauses_per_token": 1}),
+        ("every", {"strategy": "none", "pauses_per_token": 0}),
+        ("none", {"strategy": "every", "pauses_per_token": 1}),
+    ],
 )
-def test_settings_that_do_not_fit_the_pauses(damaged, found, rate, said):
-    copy = damaged("sequence")
+def test_settings_that_do_not_fit_the_pauses(damaged, found, name, changes):
+    copy = damaged(name)
+    copy.change_settings(**changes)
+    assert len([line for line in found(copy) if "expected a" in line]) >= len(copy.manifest.shards)
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.2])
+def test_rate_that_does_not_fit_the_lengths_of_documents(damaged, found, rate):
+    copy = damaged("document")
     copy.change_settings(pause_rate=rate)
-    assert len([line for line in found(copy) if said in line]) == len(copy.manifest.shards)
+    lines = found(copy)
+    assert all(".idx: sequence " in line for line in lines)
+    assert (
+        len([line for line in lines if f"a document of at least one token with pauses at a rate of {rate}" in line])
+        == 3
+    )
 
 
 def test_pauses_moved_together_though_gaps_are_distinct(damaged, found):
@@ -96,14 +133,17 @@ def test_pauses_moved_together_though_gaps_are_distinct(damaged, found):
     first = place_of(tokens == PAUSE, second // 64 * 64)
     copy.put(first, 77)
     copy.put(second + 1, PAUSE)
-    assert found(copy)[0] == at(copy, second) + "2 pauses stand together, though gaps are distinct"
+    said = "a real token, expected a pause (--pauses sequence, seed 1234) (1 more of this kind)"
+    assert found(copy)[0] == at(copy, first) + said
 
 
 @pytest.mark.parametrize("name", ["distinct", "document", "document-distinct"])
 def test_pause_before_the_first_token(damaged, found, name):
     copy = damaged(name)
     copy.put(0, PAUSE)
-    assert f"{copy.name}.bin: sequence 0, token 0 (byte 0): a pause before the first token" in found(copy)
+    assert any(
+        line.startswith(f"{copy.name}.bin: sequence 0, token 0 (byte 0): a pause, expected") for line in found(copy)
+    )
 
 
 def test_document_with_a_pause_too_many(damaged, found):
@@ -113,10 +153,8 @@ def test_document_with_a_pause_too_many(damaged, found):
     place = place_of(tokens != PAUSE, 1)
     assert place < end
     copy.put(place, PAUSE)
-    pauses, real = int((tokens[:end] == PAUSE).sum()), int((tokens[:end] != PAUSE).sum())
-    due = int(0.1 * (real - 1) + 0.5)
-    said = f"sequence 0: {pauses + 1} pauses, expected {due} for a document of {real - 1} tokens"
-    assert found(copy)[0] == f"{copy.name}.bin: {said}"
+    said = "a pause, expected a real token (--pauses document, seed 1234)"
+    assert found(copy)[0] == f"{copy.name}.bin: sequence 0, token {place} (byte {2 * place}): {said}"
 
 
 def test_ends_of_documents_in_wrong_places(damaged, found):
@@ -130,7 +168,7 @@ def test_ends_of_documents_in_wrong_places(damaged, found):
         f"{copy.name}.bin: sequence 0, token {at} (byte {2 * at}): {said}"
         for at, said in (
             (place, "the end-of-document token inside a document"),
-            (end, "a document's last token is not the end-of-document token"),
+            (end, "the last token of a document is not the end-of-document token"),
         )
     ]
 
@@ -159,14 +197,14 @@ def test_more_ends_than_documents(damaged, found):
 def test_pause_in_a_standard_dataset(damaged, found):
     copy = damaged("none")
     copy.put(70, PAUSE)
-    assert found(copy)[0] == at(copy, 70) + "a pause, though the strategy is none"
+    assert found(copy)[0] == at(copy, 70) + "a pause, expected a real token (--pauses none)"
 
 
 @pytest.mark.parametrize(
     ("place", "token", "said"),
     [
-        (132, PAUSE, "a pause where a real token is due, each token having its pauses behind it"),
-        (133, 77, "token 77 where a pause is due, each token having its pauses behind it"),
+        (132, PAUSE, "a pause, expected a real token (--pauses every)"),
+        (133, 77, "a real token, expected a pause (--pauses every)"),
     ],
 )
 def test_pauses_out_of_step(damaged, found, place, token, said):
@@ -182,3 +220,37 @@ def test_merged_shards_are_named(damaged, found):
     copy.put(place, 1024)
     said = f"sequence {first.sequences}, token {place - first.tokens} (byte {2 * place}): id 1024, expected one below"
     assert found(copy)[0].startswith(f"merged.bin, shard {second.name}: {said}")
+
+
+@pytest.fixture(params=["repeat", "distinct"])
+def long_document(tmp_path, request):
+    """A dataset of one document of six million tokens, and one short document."""
+    changes = {"vocab_size": 1024, "pause_rate": 0.1, "gaps": request.param}
+    settings = DatasetSettings(**{**BY_HAND, **changes})
+    text = np.random.default_rng(0).integers(3, 1024, 6_000_000).astype(np.uint16)
+    text[[-10, -1]] = EOD
+    folder = tmp_path / "long"
+    folder.mkdir()
+    with open_shard(folder, "long", settings, 0) as writer:
+        writer.add(text)
+    counts = {"documents": 2, "empty_documents": 0, "skipped_records": 0, "skipped": ()}
+    shard = writer.finish(folder, ShardInput(name="long", index=0, input="long.jsonl", input_bytes=0, **counts))
+    manifest = DatasetManifest(**vars(settings), format=DATASET_FORMAT, shards=(shard,), versions={})
+    write_manifest(folder / "dataset.json", manifest)
+    return folder
+
+
+def test_a_long_document_is_verified_in_a_few_bytes_for_each_token(long_document, faults):
+    tracemalloc.start()
+    assert faults(long_document) == []
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 6 * 6_600_000
+
+
+def test_damage_far_inside_a_long_document_is_named(long_document, tmp_path, found):
+    copy = Damaged(long_document, tmp_path / "copy")
+    place = real_place(copy, 6_000_000)
+    copy.put(place, PAUSE)
+    said = f"sequence 0, token {place} (byte {2 * place}): a pause, expected a real token"
+    assert found(copy)[0].startswith(f"long.bin: {said}")

@@ -11,7 +11,7 @@ from pause_megatron.config.dataset import VerifyDatasetConfig
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
-from pause_megatron.preprocess.verification.command import run_checks, verify_dataset
+from pause_megatron.preprocess.verification.verify_dataset import run_checks, verify_dataset
 from tests.preprocess.finished_datasets import EOD, KINDS, PAUSE, Damaged, real_place, write_by_hand
 
 
@@ -74,13 +74,13 @@ def test_processes_find_the_same(datasets, damaged, faults):
     assert faults(copy.folder, standard=datasets / "none", workers=2) == alone
 
 
-def test_a_killed_worker_is_not_taken_for_a_verdict():
+def test_a_killed_worker_is_an_error():
     with pytest.raises(UserError, match=r"a worker process was killed .*, so not everything was checked"):
         list(run_checks([partial(os._exit, 1)] * 2, workers=2))
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_reading_in_pieces_makes_no_difference(datasets, damaged, faults, monkeypatch, name):
+def test_block_size_makes_no_difference(datasets, damaged, faults, monkeypatch, name):
     copy = damaged(name)
     tokens = copy.tokens()
     for place in range(40, len(tokens) - 1, 131):
@@ -88,10 +88,10 @@ def test_reading_in_pieces_makes_no_difference(datasets, damaged, faults, monkey
     copy.bin.write_bytes(tokens.tobytes())
     whole = faults(copy.folder, standard=datasets / "none")
     assert len(whole) > 3
-    monkeypatch.setattr("pause_megatron.preprocess.pieces.TOKENS_AT_ONCE", 31)
-    monkeypatch.setattr("pause_megatron.preprocess.pieces.SEQUENCES_AT_ONCE", 3)
-    monkeypatch.setattr("pause_megatron.preprocess.parts.SEQUENCES_AT_ONCE", 3)
-    monkeypatch.setattr("pause_megatron.preprocess.verification.index.SEQUENCES_AT_ONCE", 5)
+    monkeypatch.setattr("pause_megatron.preprocess.token_blocks.TOKENS_AT_ONCE", 31)
+    monkeypatch.setattr("pause_megatron.preprocess.token_blocks.SEQUENCES_AT_ONCE", 3)
+    monkeypatch.setattr("pause_megatron.preprocess.shard_spans.SEQUENCES_AT_ONCE", 3)
+    monkeypatch.setattr("pause_megatron.preprocess.verification.index_checks.SEQUENCES_AT_ONCE", 5)
     assert sorted(faults(copy.folder, standard=datasets / "none")) == sorted(whole)
 
 

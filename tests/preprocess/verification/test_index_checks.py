@@ -8,9 +8,9 @@ from pause_megatron.preprocess.indexed_reader import IndexFile
 from pause_megatron.preprocess.indexed_writer import index_bytes
 from pause_megatron.preprocess.manifest import DatasetSettings, StoredFile
 from pause_megatron.preprocess.merge import merge_datasets
-from pause_megatron.preprocess.parts import parts_of_file
+from pause_megatron.preprocess.shard_spans import spans_of_file
 from pause_megatron.preprocess.verification.faults import Faults
-from pause_megatron.preprocess.verification.index import check_index
+from pause_megatron.preprocess.verification.index_checks import check_index
 from tests.preprocess.finished_datasets import BY_HAND, Damaged, shard_entry, write_by_hand
 
 
@@ -48,7 +48,9 @@ def test_length(damaged, faults, name):
     byte = copy.lengths_at(3)
     copy.patch_index(byte, "i", 1)
     first, *others = faults(copy.folder, hashes=False)
-    expected = "64" if name == "sequence" else "at least 2"
+    expected = (
+        "64" if name == "sequence" else "the length of a document of at least one token with pauses at a rate of 0.1"
+    )
     assert first == f"{copy.name}.idx: sequence 3 (byte {byte}): length 1, expected {expected}"
     assert others[0].startswith(f"{copy.name}.idx: sequence 4 (byte {copy.offsets_at(4)}): offset in the .bin file ")
     assert others[1].startswith(f"{copy.name}.idx: tokens of all lengths are ")
@@ -121,7 +123,7 @@ def test_index_past_2_to_the_31_tokens(tmp_path):
 
     def found():
         faults = Faults()
-        for part in parts_of_file(tmp_path, file):
+        for part in spans_of_file(tmp_path, file):
             check_index(part, IndexFile.open(tmp_path / "merged.idx"), settings, faults)
         return faults.lines()
 

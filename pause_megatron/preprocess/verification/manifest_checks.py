@@ -1,8 +1,9 @@
-"""Checks of the manifests alone: settings that make sense, and entries whose numbers fit together."""
+"""Checks of manifests: settings, the numbers of each shard's entry, and the entries of the dataset without pauses."""
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from pause_megatron.errors import UserError
@@ -13,9 +14,10 @@ from pause_megatron.preprocess.manifest import (
     DatasetManifest,
     DatasetSettings,
     ShardRecord,
+    load_dataset_manifest,
     read_shard_record,
 )
-from pause_megatron.preprocess.parts import Part
+from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of
 from pause_megatron.preprocess.verification.faults import Faults
 
 
@@ -58,9 +60,9 @@ def _check_shards(path: Path, manifest: DatasetManifest, faults: Faults) -> None
             faults.add("unlisted", f"{found}: not listed in {path}")
 
 
-def check_entry(part: Part, settings: DatasetSettings, merged: bool, faults: Faults) -> bool:
+def check_entry(span: ShardSpan, settings: DatasetSettings, merged: bool, faults: Faults) -> bool:
     """Check a shard's entry by itself; returns whether its sizes fit together, so that its tokens can be read."""
-    shard, subject = part.shard, f"{part.folder / DATASET_FILE}: shard {part.shard.name}:"
+    shard, subject = span.shard, f"{span.folder / DATASET_FILE}: shard {span.shard.name}:"
     itemsize = token_dtype(settings.vocab_size).itemsize
     sound = min(shard.sequences, shard.tokens) >= 0
     if settings.seq_length:
@@ -81,22 +83,66 @@ def check_entry(part: Part, settings: DatasetSettings, merged: bool, faults: Fau
             "tail", f"{subject} tail_tokens {shard.tail_tokens}, though a sequence has {settings.seq_length} tokens"
         )
     if not merged:
-        _check_record(part, settings, faults)
+        _check_record(span, settings, faults)
     return sound
 
 
-def _check_record(part: Part, settings: DatasetSettings, faults: Faults) -> None:
+def _check_record(span: ShardSpan, settings: DatasetSettings, faults: Faults) -> None:
     """The shard's own manifest must say the same as its entry in the dataset's."""
-    path = part.folder / f"{part.shard.name}.json"
+    path = span.folder / f"{span.shard.name}.json"
     try:
         record: ShardRecord = read_shard_record(path)
     except UserError as error:
         faults.add("record", str(error))
         return
-    for what, ours, theirs in (("settings", settings, record.settings), ("entry", part.shard, record.shard)):
+    for what, ours, theirs in (("settings", settings, record.settings), ("entry", span.shard, record.shard)):
         for name, value in vars(ours).items():
             if getattr(theirs, name) != value:
                 faults.add(
                     f"record {what}",
                     f"{path}: {name} is {getattr(theirs, name)}, in {DATASET_FILE} it is {value}",
                 )
+
+
+_SHARED_SETTINGS = ("tokenizer_sha256", "vocab_size", "pause_id", "eod_id", "text_key")
+
+
+def find_twins(folder: Path, manifest: DatasetManifest, spans: Sequence[ShardSpan]) -> list[ShardSpan]:
+    """Return the shard of the dataset without pauses in ``folder`` for each of ``spans``, by name and index.
+
+    Raises :class:`UserError` when ``folder`` has pauses, or was written from other input or with another tokenizer.
+    """
+    standard = load_dataset_manifest(folder)
+    if standard.strategy != "none":
+        raise UserError(
+            f"--standard {folder}: written with --pauses {standard.strategy}; give a dataset of --pauses none"
+        )
+    for name in _SHARED_SETTINGS:
+        if getattr(standard, name) != getattr(manifest, name):
+            raise UserError(
+                f"--standard {folder}: its {name} is {getattr(standard, name)}, that of --data is "
+                f"{getattr(manifest, name)}; give a dataset written from the same text with the same tokenizer"
+            )
+    by_shard = defaultdict(list)
+    for span in spans_of(folder, standard):
+        by_shard[span.shard.name, span.shard.index].append(span)
+    twins = []
+    for span in spans:
+        found = by_shard[span.shard.name, span.shard.index]
+        if not found:
+            raise UserError(
+                f"--standard {folder}: has no shard {span.shard.name} (number {span.shard.index}, from "
+                f"{span.shard.input}); give a dataset written from the same input files in the same order"
+            )
+        twins.append(found.pop(0))
+    return twins
+
+
+def check_twin_counts(span: ShardSpan, twin: ShardSpan, faults: Faults) -> None:
+    """Compare the entry of a shard with that of its twin: documents, and tokens of text, stored or not."""
+    ours, theirs = span.shard, twin.shard
+    for name in ("documents", "empty_documents", "skipped_records"):
+        subject = f"{span.label}: {name}, compared with {twin.label}, are"
+        faults.expect(f"twin {name}", subject, getattr(ours, name), getattr(theirs, name))
+    text, twin_text = ours.real_tokens + ours.dropped_tokens, theirs.real_tokens + theirs.dropped_tokens
+    faults.expect("twin tokens", f"{span.label}: tokens of text, compared with {twin.label}, are", text, twin_text)
