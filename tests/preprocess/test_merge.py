@@ -255,7 +255,7 @@ def test_two_merges_to_one_folder_do_not_disturb_each_other(tmp_path, by_hand):
 
 def test_existing_output_is_not_touched(tmp_path, by_hand):
     (tmp_path / "merged").mkdir()
-    with pytest.raises(UserError, match="merged exists already"):
+    with pytest.raises(UserError, match="merged: exists already"):
         merge(tmp_path / "merged", by_hand)
     assert list((tmp_path / "merged").iterdir()) == []
 
