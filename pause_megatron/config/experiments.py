@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pause_megatron.config.checks import require_at_least
-from pause_megatron.config.downstream import PausePlacement
+from pause_megatron.config.pausing import PausePlacement
 from pause_megatron.errors import UserError
 
 SAME: Literal["same"] = "same"

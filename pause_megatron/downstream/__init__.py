@@ -1,7 +1,7 @@
-"""The Hugging Face half: tasks, finetuning, evaluation and generation with pauses appended to the prompt.
+"""Tasks, finetuning, evaluation and generation with Hugging Face models, with pauses in every prompt.
 
-Importing it keeps the libraries' progress bars and advice off the terminal, where a person's own settings do not say
-otherwise. It happens here because those libraries read the environment once, when they are first imported.
+Importing it switches off the progress bars and advice of the libraries, unless the environment sets them. The libraries
+read these variables when they are first imported.
 """
 
 import logging
@@ -10,5 +10,5 @@ import os
 os.environ.setdefault("TQDM_DISABLE", "1")
 os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
 logging.getLogger("lm_eval").setLevel(logging.ERROR)
-# accelerate imports DeepSpeed where it is installed, which then tells standard output about its choice of device.
+# accelerate imports DeepSpeed if it is installed, which prints its choice of device to standard output.
 logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)

@@ -1,7 +1,13 @@
-"""Sequences of unequal length as one batch, lined up on the border between prefix and target.
+"""Batches of prefixes and targets, aligned at the border between the two, with a prefix-LM attention mask.
 
-Prefixes are padded on their left and targets on their right, so the last prefix token of every row stands in the same
-column. "The logits from the last pause on" are then one slice, for training, scoring and generation alike.
+Prefixes are padded on the left and targets on the right, so the last prefix token of every row has the same column and
+one slice holds the logits that matter, in training, scoring and generation. For example, with padding ``_``::
+
+    _ _ a b P P | c d
+    a b c d P P | e _
+
+Prompt and pauses can attend to each other in both directions, as in the paper. GPT-2 and Llama in transformers accept
+a 4-D mask, so this needs no change to a model.
 """
 
 from __future__ import annotations
@@ -13,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from pause_megatron.downstream.attention import prefix_lm_mask
 from pause_megatron.pauses.prompts import TokenIds
 
 TokenRow = Sequence[int] | TokenIds
@@ -25,31 +30,32 @@ class BorderBatch:
 
     input_ids: torch.Tensor
     real: torch.Tensor
-    """False on padding."""
+    """False at padding."""
     border: int
-    """The column where the targets begin; the last prefix token of every row stands left of it."""
+    """First column of the targets; the last prefix token of every row is in the column before it."""
 
     def to(self, device: torch.device) -> BorderBatch:
-        """The same batch on ``device``."""
+        """Return the same batch on ``device``."""
         return BorderBatch(self.input_ids.to(device), self.real.to(device), self.border)
 
     def model_inputs(self, *, bidirectional: bool, dtype: torch.dtype) -> dict[str, Any]:
-        """The arguments of a causal model's ``forward``.
+        """Return the arguments of a causal model's ``forward``; ``dtype`` is the model's.
 
-        ``bidirectional`` says how the prefix is attended; ``dtype`` is the model's. Only the logits from the last
-        prefix position on are asked for: [batch, target + 1, vocabulary].
+        ``bidirectional`` makes prompt and pauses attend in both directions. The model returns logits only from the
+        last prefix position on: [batch, target + 1, vocabulary].
         """
         columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
         prefix = self.real & (columns < self.border) & bidirectional
         return {
             "input_ids": self.input_ids,
             "attention_mask": prefix_lm_mask(self.real, prefix, dtype),
+            # Positions count real tokens only; padding on the left gets 0, which no other token attends to.
             "position_ids": (self.real.cumsum(dim=1) - 1).clamp(min=0),
             "logits_to_keep": self.input_ids.shape[1] - self.border + 1,
         }
 
 
-def line_up(prefixes: Sequence[TokenRow], targets: Sequence[TokenRow], pad_id: int) -> BorderBatch:
+def align(prefixes: Sequence[TokenRow], targets: Sequence[TokenRow], pad_id: int) -> BorderBatch:
     """Pad ``prefixes`` on the left and ``targets`` (which may be empty) on the right; the batch is on the CPU."""
     border = max(len(prefix) for prefix in prefixes)
     width = border + max(len(target) for target in targets)
@@ -61,3 +67,20 @@ def line_up(prefixes: Sequence[TokenRow], targets: Sequence[TokenRow], pad_id: i
         input_ids[row, border:end] = target
         real[row, first:end] = True
     return BorderBatch(torch.from_numpy(input_ids), torch.from_numpy(real), border)
+
+
+def prefix_lm_mask(real: torch.Tensor, prefix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Return the additive attention mask of a padded batch, [batch, 1, query, key] in ``dtype``.
+
+    ``real`` and ``prefix`` are boolean, [batch, sequence]: tokens that are not padding, and tokens that attend in both
+    directions. Without any ``prefix`` the mask is causal. It is 0 where the query attends to the key, and the most
+    negative value of ``dtype`` elsewhere: eager attention adds it to the scores, and infinities would give NaN.
+    """
+    length = real.shape[1]
+    causal = torch.ones(length, length, dtype=torch.bool, device=real.device).tril()  # [query, key]
+    both_in_prefix = prefix[:, :, None] & prefix[:, None, :]  # [batch, query, key]
+    itself = torch.eye(length, dtype=torch.bool, device=real.device)
+    # Padding attends to itself, because a row without any key would give NaN.
+    allowed = (real[:, None, :] & (causal | both_in_prefix)) | itself
+    blocked = torch.full((), torch.finfo(dtype).min, dtype=dtype, device=real.device)
+    return torch.where(allowed, torch.zeros_like(blocked), blocked)[:, None]

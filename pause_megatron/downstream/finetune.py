@@ -1,10 +1,9 @@
-"""Finetuning: an exported model becomes a finetuned one, with M_ft pauses between every prompt and its target.
+"""Finetuning of an exported model on a task, with pauses between every prompt and its target.
 
-Stock pieces only: Hugging Face's Trainer, the model's own loss. The collator decides what is seen and what is learned.
-Every weight is updated, or by LoRA low-rank additions to them. The target is followed by end-of-document, which is
-learned too, so that decoding stops.
-An interrupted run leaves a hidden folder beside the output and continues from it; the output appears whole or not at
-all. Of several processes each computes a part of every batch, and rank 0 writes.
+It uses Hugging Face's Trainer and the model's own loss; the collator decides what the model reads and which tokens
+carry loss. The loss covers the target and the end-of-document token after it, so that decoding stops. An interrupted
+run resumes from a hidden folder next to the output; the output appears complete or not at all. Of several processes
+each trains on a part of every batch, and rank 0 writes.
 """
 
 from __future__ import annotations
@@ -17,41 +16,44 @@ from dataclasses import replace
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.utils.data import Dataset, Subset
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from pause_megatron import log
-from pause_megatron.atomic import new_folder, write_json
+from pause_megatron.atomic import new_folder
 from pause_megatron.config.deepspeed import TORCH_DTYPES
-from pause_megatron.config.downstream import FinetuneConfig, pause_range
+from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.config.pausing import pause_range
 from pause_megatron.config.serialize import to_flat
-from pause_megatron.downstream.lora import with_lora
-from pause_megatron.downstream.model_folder import (
-    FINETUNE_FORMAT,
-    FINETUNE_MARKER,
-    ModelFolder,
-    load_model_folder,
-)
+from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
 from pause_megatron.downstream.pausing import finetuning_pausing
-from pause_megatron.downstream.processes import leave_processes, process_arguments, whole_weights
+from pause_megatron.downstream.processes import leave_processes, merged_weights, process_arguments
 from pause_megatron.downstream.tasks import load_task
 from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
-from pause_megatron.downstream.work_folder import METRICS, MetricsWriter, WorkFolder
+from pause_megatron.downstream.work_folder import MetricsWriter, WorkFolder
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import PausedExample
+from pause_megatron.records.files import write_record
+from pause_megatron.records.finetuning import FinetuneRecord
+from pause_megatron.records.pretraining import METRICS_FILE
+from pause_megatron.records.variants import variant_name
 from pause_megatron.versions import versions
+
+LORA_ALPHA = 2
+"""Scale of the low-rank additions, the same for every rank."""
 
 
 def finetune(config: FinetuneConfig) -> None:
     """Finetune ``config.model`` on ``config.task`` and write ``config.output``; each process of a launcher calls this.
 
-    Raises :class:`UserError` for an output that exists, a model without ``<pause>`` that is to pause, a batch that the
-    processes cannot share, and whatever loading the task and the model and placing the pauses refuse.
+    Raises :class:`UserError` for an output that exists, a model without ``<pause>`` that should pause, a batch that the
+    processes cannot divide, and the errors of loading the task and the model and of placing the pauses.
     """
     try:
         _finetune(config)
-    except UserError as error:  # only these: others may leave an exchange unfinished, which leaving might wait for
-        traceback.clear_frames(error.__traceback__)  # they hold the Trainer
+    except UserError as error:  # other errors may interrupt a collective, and leaving the group would wait for it
+        traceback.clear_frames(error.__traceback__)  # the frames refer to the Trainer
         leave_processes()
         raise
     leave_processes()
@@ -59,30 +61,30 @@ def finetune(config: FinetuneConfig) -> None:
 
 def _finetune(config: FinetuneConfig) -> None:
     if config.output.exists():
-        raise UserError(f"--output {config.output} exists already; name another folder or remove it first")
+        raise UserError(f"--output {config.output}: exists already; choose another folder, or remove it")
     started = time.monotonic()
     arguments = training_arguments(config, WorkFolder.of(config))
-    with arguments.main_process_first(local=False):  # the hub's data are downloaded once
+    with arguments.main_process_first(local=False):  # only rank 0 downloads the data from the hub
         task = load_task(config.task, config.data, halve=config.halve_evaluation)
         pairs = task.training_pairs()
     base = load_model_folder(config.model, device="cpu" if config.fsdp else None)
     pausing = finetuning_pausing(base, config.pausing)
     fewest, _ = pause_range(config.pausing.num_pauses_ft)
     examples = PausedExamples(pairs, base, pausing, fewest=fewest, seed=config.seed)
-    examples[0]  # what cannot work with any example is refused before anything is written
-    work = WorkFolder.of(config, leads=arguments.process_index == 0)
+    examples[0]  # fails before anything is written if the pauses leave no room
+    work = WorkFolder.of(config, writes=arguments.process_index == 0)
     work.open(config, arguments.world_size)
     if config.lora_rank:
-        base = with_lora(base, config.lora_rank, config.seed)
-    origin = ", every second document of what is evaluated," if task.halved else ""
+        base = _with_lora(base, config.lora_rank, config.seed)
+    origin = " (every second document of the evaluation split)" if task.halved else ""
     together = f" on {arguments.world_size} processes" if arguments.world_size > 1 else ""
     log.info(
         f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with"
         f" {config.pausing.num_pauses_ft} pauses{together}"
     )
     trainer = train(base, examples, config, arguments, work)
-    weights = whole_weights(trainer)
-    if work.leads:
+    weights = merged_weights(trainer)
+    if work.writes:
         kept_step = trainer.state.best_global_step or trainer.state.global_step
         write_finetuned_folder(base, config, work, time.monotonic() - started, kept_step, weights)
         work.remove()
@@ -93,14 +95,14 @@ def _finetune(config: FinetuneConfig) -> None:
 def train(
     base: ModelFolder, examples: PausedExamples, config: FinetuneConfig, arguments: TrainingArguments, work: WorkFolder
 ) -> Trainer:
-    """Train ``base.model`` in place, keeping states and metrics in ``work`` and continuing from a state found there."""
+    """Train ``base.model`` in place, and keep checkpoints and metrics in ``work``; resumes from a checkpoint there."""
     collator = PauseCollator(
         pad_id=base.eod_id,
         bidirectional=config.pausing.prefix_attention == "bidirectional",
         dtype=getattr(torch, TORCH_DTYPES[config.precision]),
     )
     with arguments.main_process_first(local=False):
-        state = work.resume()
+        checkpoint = work.resume()
     callbacks: list[TrainerCallback] = [MetricsWriter(work)]
     learned: Dataset[PausedExample] = examples
     held_out = None
@@ -116,43 +118,41 @@ def train(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=state and str(state))
+    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
     return trainer
 
 
 def hold_out(examples: PausedExamples, config: FinetuneConfig) -> tuple[Subset[PausedExample], Subset[PausedExample]]:
-    """The examples to learn from, and those that early stopping looks at: the same ones for the same seed.
+    """Split off the examples that early stopping evaluates: returns training and held-out examples.
 
-    Raises :class:`UserError` where there are too few.
+    The seed decides which. Raises :class:`UserError` if there are too few.
     """
     number = config.held_out_examples
     if len(examples) <= number:
-        raise UserError(f"--held-out-examples {number}: {config.task} has {len(examples)} training examples in all")
+        raise UserError(
+            f"--held-out-examples {number}: {config.task} has only {len(examples)} training examples; hold out fewer"
+        )
     chosen = set(random.Random(config.seed).sample(range(len(examples)), number))
     learned = [index for index in range(len(examples)) if index not in chosen]
     return Subset(examples, learned), Subset(examples, sorted(chosen))
 
 
-def _early_stopping_arguments(config: FinetuneConfig) -> dict[str, Any]:
-    """What the Trainer has to be told for early stopping: when to look, and to go back to the best."""
-    if not config.early_stopping_patience:
-        return {}
-    return {
-        "eval_strategy": "steps",
-        "eval_steps": config.save_interval,
-        "prediction_loss_only": True,
-        "load_best_model_at_end": True,
-        "metric_for_best_model": "loss",
-        "greater_is_better": False,
-        "restore_callback_states_from_checkpoint": True,
-    }
-
-
 def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArguments:
-    """Our configuration in the Trainer's words; what it would do beside training is switched off.
+    """Translate ``config`` for the Trainer, without its reports and progress bars.
 
-    Where a launcher started several processes, or DeepSpeed or FSDP is asked for, they form their group here.
+    If a launcher started several processes, or with DeepSpeed or FSDP, this forms the process group.
     """
+    early_stopping: dict[str, Any] = {}
+    if config.early_stopping_patience:
+        early_stopping = {
+            "eval_strategy": "steps",
+            "eval_steps": config.save_interval,
+            "prediction_loss_only": True,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "loss",
+            "greater_is_better": False,
+            "restore_callback_states_from_checkpoint": True,
+        }
     arguments = TrainingArguments(
         output_dir=str(work.path),
         max_steps=config.steps,
@@ -174,12 +174,32 @@ def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArgu
         dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
-        **_early_stopping_arguments(config),
+        **early_stopping,
         **process_arguments(config),
     )
-    # With several GPUs in sight the Trainer would split every batch over them and multiply the batch size.
+    # With several visible GPUs the Trainer would use DataParallel and multiply the batch size.
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
+
+
+def _with_lora(base: ModelFolder, rank: int, seed: int) -> ModelFolder:
+    """Return ``base`` with LoRA (Hu et al. 2021) of ``rank`` on every matrix of its layers.
+
+    The additions start at zero: ``seed`` draws one factor, the other is zero. The pause embedding is trained too,
+    because a model without pauses in pretraining cannot use pauses otherwise.
+    """
+    set_seed(seed)
+    embeddings = base.model.get_input_embeddings()
+    [name] = [name.rpartition(".")[2] for name, module in base.model.named_modules() if module is embeddings]
+    settings = LoraConfig(
+        r=rank,
+        lora_alpha=LORA_ALPHA * rank,
+        target_modules="all-linear",
+        trainable_token_indices={name: [base.pause_id]} if base.pause_id is not None else None,
+        fan_in_fan_out=base.model.config.model_type == "gpt2",
+        task_type="CAUSAL_LM",
+    )
+    return replace(base, model=get_peft_model(base.model, settings))
 
 
 def write_finetuned_folder(
@@ -190,46 +210,38 @@ def write_finetuned_folder(
     kept_step: int,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> None:
-    """Write the trained ``base.model``, its tokenizer, metrics and ``finetune.json`` to ``config.output`` at once.
+    """Write the trained ``base.model``, its tokenizer, metrics and ``finetune.json`` to ``config.output``.
 
-    ``weights`` are those of a model that does not hold them whole.
+    ``weights`` replace those of a model that is sharded over several processes. A model of unknown origin counts as
+    pretrained without pauses.
     """
     if config.lora_rank:
         base = replace(base, model=base.model.merge_and_unload())
     generation = base.model.generation_config
     generation.eos_token_id = generation.pad_token_id = base.eod_id
     if base.pause_id is not None:
-        generation.suppress_tokens = [base.pause_id]  # stock generate() then never emits a pause either
+        generation.suppress_tokens = [base.pause_id]  # so that stock generate() never emits a pause either
+    fewest, most = pause_range(config.pausing.num_pauses_ft)
+    record = FinetuneRecord(
+        task=config.task,
+        num_pauses_ft=most,
+        min_num_pauses_ft=fewest,
+        pause_placement=config.pausing.pause_placement,
+        pause_marker=config.pausing.pause_marker,
+        prefix_attention=config.pausing.prefix_attention,
+        halve_evaluation=config.halve_evaluation,
+        seed=config.seed,
+        steps=config.steps,
+        kept_step=kept_step,
+        final_loss=work.final_loss(),
+        pretraining=base.pretraining,
+        variant=variant_name(base.pretraining.pauses if base.pretraining else "none", most),
+        config=to_flat(config),
+        versions=versions(),
+        seconds=round(seconds, 1),
+    )
     with new_folder(config.output) as folder:
         base.model.save_pretrained(folder, state_dict=weights)
         base.tokenizer.save_pretrained(folder)
-        shutil.copy(work.metrics, folder / METRICS)
-        write_json(folder / FINETUNE_MARKER, finetune_record(base, config, work.final_loss(), seconds, kept_step))
-
-
-def finetune_record(
-    base: ModelFolder, config: FinetuneConfig, final_loss: float, seconds: float, kept_step: int
-) -> dict[str, Any]:
-    """What ``finetune.json`` says; a model whose pretraining is not known counts as pretrained without pauses."""
-    pretrained = "pausept" if (base.pretraining or {}).get("pauses", "none") != "none" else "stdpt"
-    fewest, most = pause_range(config.pausing.num_pauses_ft)
-    finetuned = "pauseft" if most else "stdft"
-    return {
-        "format": FINETUNE_FORMAT,
-        "task": config.task,
-        "num_pauses_ft": most,
-        "min_num_pauses_ft": fewest,
-        "pause_placement": config.pausing.pause_placement,
-        "pause_marker": config.pausing.pause_marker,
-        "prefix_attention": config.pausing.prefix_attention,
-        "halve_evaluation": config.halve_evaluation,
-        "seed": config.seed,
-        "steps": config.steps,
-        "kept_step": kept_step,
-        "final_loss": final_loss,
-        "pretraining": base.pretraining,
-        "variant": f"{pretrained}_{finetuned}",
-        "config": to_flat(config),
-        "versions": versions(),
-        "seconds": round(seconds, 1),
-    }
+        shutil.copy(work.metrics, folder / METRICS_FILE)
+        write_record(folder / FinetuneRecord.FILE, record)

@@ -1,24 +1,22 @@
-"""A small family of generated tasks, so that the whole chain can be run, and pausing seen to matter, in minutes.
+"""Generated tasks, small enough to run the complete chain, and to see an effect of pauses, in minutes.
 
 parity
-    ``0110100110010110:`` -> ``0`` or ``1``: is the number of ones odd? Every bit is a token of its own and the answer
-    depends on all of them, so under causal attention a model can gather it only at the positions after the last bit;
-    pauses give it more of those. Training strings have a uniformly drawn number of ones (uniform bits give a small
-    model no gradient to begin with); validation and test strings are uniform bits, which is stricter.
+    ``0110100110010110:`` -> ``0`` or ``1``: is the number of ones odd? Each bit is a token and the answer depends on
+    all bits. With causal attention a model can combine them only at positions after the last bit; pauses add such
+    positions. Training strings have a uniform number of ones, because uniform bits give a small model no gradient at
+    first; validation and test strings have uniform bits, which is harder.
 
-    It can show that under a *causal* prefix pauses make a small model learn faster and more reliably at a fixed budget.
-    It cannot show that pauses make the impossible possible: some runs without pauses solve it too, so judge means over
-    several seeds. Under the paper's bidirectional prefix little is left to show, because the bits then see each other
-    without any pause. A model whose weights begin too small (standard deviation 0.02 at width 64) does not learn it in
-    some thousand steps whatever the pauses. A wrong bit flips the answer, which makes parity an unkind measure of how
-    gracefully a model bears another number of pauses than it was trained with. London and Kanade 2025
-    (arXiv 2505.21024) study parity with pauses, with hints at the pauses that are not used here.
+    Parity can show that with a *causal* prefix pauses help a small model to learn faster and more reliably in a fixed
+    budget. It cannot show that pauses make a task possible at all: some runs without pauses solve it too, so you should
+    compare means over several seeds. With a bidirectional prefix the bits see each other without pauses, so expect no
+    difference. Weights that start small (standard deviation 0.02 at width 64) do not learn it in thousands of steps.
+    One wrong bit flips the answer, so parity overstates how much a model suffers from another number of pauses. London
+    and Kanade 2025 (arXiv 2505.21024) study parity with pauses, with hints at the pauses that are not used here.
 
 lookup
-    ``d5k2a9m0?k:`` -> ``2``: which digit followed this letter (associative recall)? Two attention hops answer it.
-    It is the control: more positions to compute at should not be needed, so a gain from pausing here would have to be
-    explained by something else. It takes a small model long: at width 32 it had not begun to learn after 2000 steps
-    (accuracy 0.27 to 0.30, what guessing among the digits shown gives), so little can be concluded from short runs.
+    ``d5k2a9m0?k:`` -> ``2``: which digit followed this letter (associative recall)? Two attention hops answer it, so
+    more positions should not help: it is the control. A small model learns it slowly. At width 32 it was still guessing
+    among the digits after 2000 steps (accuracy 0.27 to 0.30), so short runs tell little.
 """
 
 from __future__ import annotations
@@ -36,7 +34,7 @@ from pause_megatron.errors import UserError
 PARITY_BITS = 16
 LOOKUP_PAIRS = 8
 ROUNDS = 50
-"""Draws after which a split is given up: the task has too few questions for it."""
+"""Draws before a split is given up because the task has too few questions."""
 
 Record = tuple[str, str]
 """A question and its answer."""
@@ -44,7 +42,7 @@ Record = tuple[str, str]
 
 @dataclass(frozen=True)
 class GeneratedTask:
-    """How to draw any number of records, for training and for judging."""
+    """Functions that draw any number of records, for training and for evaluation."""
 
     draw_training: Callable[[np.random.Generator, int], list[Record]]
     draw_held_out: Callable[[np.random.Generator, int], list[Record]]
@@ -55,8 +53,8 @@ def write_task(
 ) -> None:
     """Write ``folder/{train,validation,test}.jsonl`` with records {"question", "answer"}; the seed decides every byte.
 
-    Validation and test questions are all different and none of them stands in the training split. Raises
-    :class:`UserError` for an unknown task, a folder that exists, or more questions than the task has.
+    Validation and test questions are distinct and do not occur in the training split. Raises :class:`UserError` for an
+    unknown task, a folder that exists, or more questions than the task has.
     """
     if name not in GENERATED_TASKS:
         raise UserError(f"generated task '{name}': unknown; tasks: {', '.join(GENERATED_TASKS)}")
@@ -78,7 +76,7 @@ def _draw(
     avoid: set[str],
     distinct: bool,
 ) -> list[Record]:
-    """``count`` records whose questions are not in ``avoid`` and, if ``distinct``, differ from each other."""
+    """Draw ``count`` records with questions that are not in ``avoid`` and, if ``distinct``, that all differ."""
     avoid = set(avoid)
     records: list[Record] = []
     for _ in range(ROUNDS):
@@ -90,7 +88,7 @@ def _draw(
             records.append((question, answer))
         if len(records) == count:
             return records
-    raise UserError(f"{count} records are more than this generated task can give; ask for fewer")
+    raise UserError(f"{count} records: more than this generated task has; ask for fewer")
 
 
 def _parity_records(bits: np.ndarray) -> list[Record]:
@@ -98,19 +96,18 @@ def _parity_records(bits: np.ndarray) -> list[Record]:
 
 
 def _draw_parity_by_count(generator: np.random.Generator, count: int) -> list[Record]:
-    """The number of ones is uniform in 0..16, their places are random."""
+    """Draw strings with a uniform number of ones (0 to 16) at random places."""
     ones = generator.integers(0, PARITY_BITS, size=(count, 1), endpoint=True)
-    rank = generator.random((count, PARITY_BITS)).argsort(axis=1)
+    rank = generator.random((count, PARITY_BITS)).argsort(axis=1)  # a random permutation per row
     return _parity_records((rank < ones).astype(int))
 
 
 def _draw_parity_uniform(generator: np.random.Generator, count: int) -> list[Record]:
-    """Every bit is uniform."""
     return _parity_records(generator.integers(0, 2, size=(count, PARITY_BITS)))
 
 
 def _draw_lookup(generator: np.random.Generator, count: int) -> list[Record]:
-    """Eight different letters with a digit each, and one of the letters asked for."""
+    """Draw eight distinct letters, each followed by a digit, and a question about one of them."""
     letters = generator.random((count, 26)).argsort(axis=1)[:, :LOOKUP_PAIRS]
     digits = generator.integers(0, 10, size=(count, LOOKUP_PAIRS))
     asked = generator.integers(0, LOOKUP_PAIRS, size=count)

@@ -1,7 +1,7 @@
-"""Decoding after pauses: the prefix is read once, as it is attended in finetuning, and stock ``generate`` goes on.
+"""Decoding after pauses: one forward pass reads the prefix with its attention mask, and stock ``generate`` continues.
 
-What the model says before the last pause is ignored, and ``<pause>`` itself can never be emitted. Whoever has texts
-calls :func:`generate_texts`, as the ``generate`` command does; the harness model has ids and comes in further down.
+The model's predictions before the last prefix position are ignored, and ``<pause>`` itself is never emitted. Call
+:func:`generate_texts` if you have texts, as the ``generate`` command does, and :func:`generate_after` if you have ids.
 """
 
 from __future__ import annotations
@@ -11,20 +11,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache, PreTrainedModel, set_seed
+from transformers import DynamicCache, set_seed
 
-from pause_megatron.config.downstream import GenerateConfig, InferencePausing
-from pause_megatron.downstream.batching import BorderBatch, line_up
+from pause_megatron.config.downstream import GenerateConfig
+from pause_megatron.config.pausing import InferencePausing
+from pause_megatron.downstream.batching import BorderBatch, align
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
 from pause_megatron.downstream.pausing import resolve_pausing
 from pause_megatron.pauses.prompts import TokenIds
 
 
 def generate_command(config: GenerateConfig) -> None:
-    """Print the continuation of ``config.prompt``: the text of a single one, a JSON object a line of several.
+    """Print the continuation of ``config.prompt``: the text of a single prompt, or one JSON object per line.
 
-    Raises :class:`UserError` for what is no model folder, pauses the model does not know, more of them than fit, and a
-    prompt without the marker.
+    Raises :class:`UserError` for the errors of :func:`load_model_folder` and :func:`generate_texts`.
     """
     texts = generate_texts(
         load_model_folder(config.model, config.precision),
@@ -57,28 +57,26 @@ def generate_texts(
     seed: int | None = None,
     **settings: Any,
 ) -> list[str]:
-    """The continuation of every prompt after its pauses, all decoded as one batch.
+    """Return the continuation of every prompt after its pauses; all prompts are decoded as one batch.
 
         folder = load_model_folder(Path("ft/pausept_pauseft"))
         [answer] = generate_texts(folder, ["Question: 2 + 2? Answer:"])
         [other] = generate_texts(folder, ["Question: 2 + 2? Answer:"], pausing=InferencePausing(num_pauses_inf=0))
 
-    The model pauses as it was finetuned, except for the settings in ``pausing``
-    (:func:`~pause_megatron.downstream.pausing.resolve_pausing`). A prompt that is too long loses its beginning.
+    The model pauses as it was finetuned, except for the settings in ``pausing``. A prompt that is too long loses its
+    beginning. Temperature 0 takes the likeliest token, or with ``num_beams`` the likeliest continuation of a beam
+    search. A higher temperature samples from the ``top_k`` likeliest tokens (0: all) that make up ``top_p`` of the
+    probability; ``seed`` sets PyTorch's seed. ``settings`` are passed to stock ``generate``, for example
+    ``repetition_penalty``; with ``num_return_sequences`` each prompt has that many texts in a row.
 
-    Temperature 0 takes the likeliest token or, with ``num_beams``, the likeliest continuation that beam search finds;
-    above 0 it samples, from the ``top_k`` likeliest tokens and from ``top_p`` of the probability where these are given.
-    ``seed`` sets PyTorch's, for the same samples again. ``settings`` are further ones of stock ``generate``, such as
-    ``repetition_penalty``; with ``num_return_sequences`` every prompt has that many texts in a row.
-
-    Raises :class:`UserError` for pauses the model does not know, more of them than fit, and a prompt without marker.
+    Raises :class:`UserError` for the errors of :func:`~pause_megatron.downstream.pausing.resolve_pausing`, for pauses
+    that leave no room, and for a prompt without the marker.
     """
     if not prompts:
         return []
     resolved = resolve_pausing(folder, pausing or InferencePausing())
     room = folder.context_length - max_new_tokens
-    encoded = [folder.tokenizer.encode(prompt, add_special_tokens=False) for prompt in prompts]
-    prefixes = [resolved.prefix(folder, prompt, ids, room) for prompt, ids in zip(prompts, encoded, strict=True)]
+    prefixes = [resolved.prefix(folder, prompt, folder.encode(prompt), room) for prompt in prompts]
     sampling: dict[str, Any] = {"do_sample": False}
     if temperature > 0:
         sampling = {"do_sample": True, "temperature": temperature, "top_k": top_k, "top_p": top_p}
@@ -99,14 +97,12 @@ def generate_texts(
 def generate_after(
     folder: ModelFolder, prefixes: list[TokenIds], *, bidirectional: bool, **settings: Any
 ) -> list[list[int]]:
-    """The tokens stock ``generate`` adds to each of ``prefixes``, without padding and end-of-document.
+    """Return the ids that stock ``generate`` adds to each prefix, up to the end of the document.
 
-    ``settings`` are ``generate``'s own, such as ``max_new_tokens`` and ``do_sample``.
+    ``settings`` are those of ``generate``, such as ``max_new_tokens`` and ``do_sample``.
     """
-    batch = line_up(prefixes, [[]] * len(prefixes), folder.eod_id).to(folder.model.device)
-    arguments = generation_arguments(
-        folder.model, batch, folder.pause_id, bidirectional=bidirectional, settings=settings
-    )
+    batch = align(prefixes, [[]] * len(prefixes), folder.eod_id).to(folder.model.device)
+    arguments = generation_arguments(folder, batch, bidirectional=bidirectional, settings=settings)
     ended = {"eos_token_id": folder.eod_id, "pad_token_id": folder.eod_id}
     output = folder.model.generate(batch.input_ids, **{**ended, **settings, **arguments})
     continuations: list[list[int]] = output[:, batch.border :].tolist()
@@ -115,33 +111,28 @@ def generate_after(
 
 @torch.no_grad()
 def generation_arguments(
-    model: PreTrainedModel,
-    batch: BorderBatch,
-    pause_id: int | None,
-    *,
-    bidirectional: bool,
-    settings: Mapping[str, Any],
+    folder: ModelFolder, batch: BorderBatch, *, bidirectional: bool, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """What ``model.generate(batch.input_ids, ...)`` needs beside ``settings``, its own; ``batch`` holds prefixes only.
+    """Return the arguments that ``generate(batch.input_ids, **settings)`` needs in addition; ``batch`` has no targets.
 
-    A bidirectional prefix is read here, into a cache, because ``generate`` by itself reads prompts causally. The cache
-    is handed over one position short: ``generate`` then reads the prefix's last position again, over keys that have
-    seen the whole prefix, and so passes the first target token through the same sampling and suppression as every
-    other. Where it searches with beams or returns several sequences it repeats ids and masks for them, but no cache it
-    is given: that is done here.
+    ``generate`` reads prompts causally, so a bidirectional prefix is read here, into a cache without its last
+    position. ``generate`` reads that position again and attends to the complete prefix. The first target token thus
+    passes through the same sampling and suppression as all others.
     """
+    model = folder.model
 
     def setting(name: str) -> Any:
         return settings[name] if name in settings else getattr(model.generation_config, name, None)
 
     arguments: dict[str, Any] = {"attention_mask": batch.real.long()}
-    if pause_id is not None:
-        arguments["suppress_tokens"] = sorted({*(setting("suppress_tokens") or ()), pause_id})
+    if folder.pause_id is not None:
+        arguments["suppress_tokens"] = sorted({*(setting("suppress_tokens") or ()), folder.pause_id})
     if bidirectional and batch.border > 1:
         cache = DynamicCache(config=model.config)
         inputs = batch.model_inputs(bidirectional=True, dtype=model.dtype)
         model(**inputs, past_key_values=cache, use_cache=True)
         cache.crop(-1)
+        # For beams and several sequences generate() repeats ids and masks of each row, but not a cache.
         cache.batch_repeat_interleave(max(setting("num_beams") or 1, setting("num_return_sequences") or 1))
         arguments["past_key_values"] = cache
     return arguments

@@ -1,7 +1,7 @@
-"""The model as lm-evaluation-harness sees it: its own ``hf`` model, with pauses put in as ids.
+"""Model for lm-evaluation-harness: its ``hf`` model, with pauses inserted as ids.
 
-The harness words and tokenizes the prompts and judges the answers; this puts the pauses into the context, and attends
-the prefix as in finetuning. Without pauses and causally it gives what ``hf`` gives.
+The harness words and tokenizes the prompts and scores the answers. This class inserts the pauses and the attention
+mask. Without pauses and with causal attention, the results equal those of ``hf``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from pause_megatron.downstream.batching import BorderBatch, line_up
+from pause_megatron.downstream.batching import BorderBatch, align
 from pause_megatron.downstream.generation import generation_arguments
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
@@ -32,7 +32,7 @@ class PauseLM(HFLM):
             tokenizer=folder.tokenizer,
             batch_size=batch_size,
             max_length=folder.context_length,
-            add_bos_token=False,  # as in finetuning: no token the tokenizer adds by itself, baked pauses among them
+            add_bos_token=False,  # as in finetuning: without the tokens that a tokenizer adds, such as baked pauses
         )
         self._folder = folder
         self._pausing = pausing
@@ -41,7 +41,7 @@ class PauseLM(HFLM):
     def _loglikelihood_tokens(
         self, requests: list[TokenizedRequest], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """Log-probability of every continuation, and whether it is what greedy decoding gives; in order."""
+        """Return each continuation's log-probability, and whether greedy decoding gives it; in order."""
         longest_first = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
         scores: dict[int, tuple[float, bool]] = {}
         batch_size = override_bs or self.batch_size
@@ -51,15 +51,15 @@ class PauseLM(HFLM):
         return [scores[i] for i in range(len(requests))]
 
     def _score(self, requests: list[TokenizedRequest]) -> list[tuple[float, bool]]:
-        # The last token of a continuation is judged but never read, so it needs no position.
+        # The last token of a continuation is predicted but not read, so it needs no position.
         read = [continuation[:-1] for _, _, continuation in requests]
         prefixes = [
             self._pausing.prefix(self._folder, text, context, self.max_length - len(tokens))
             for ((text, _), context, _), tokens in zip(requests, read, strict=True)
         ]
-        batch = line_up(prefixes, read, self._folder.eod_id).to(self.device)
+        batch = align(prefixes, read, self._folder.eod_id).to(self.device)
         inputs = batch.model_inputs(bidirectional=self._pausing.bidirectional, dtype=self.model.dtype)
-        log_probabilities = self.model(**inputs).logits.float().log_softmax(dim=-1)
+        log_probabilities = self.model(**inputs).logits.float().log_softmax(dim=-1)  # [batch, target + 1, vocabulary]
         return [
             _continuation_score(row, torch.tensor(continuation, device=self.device))
             for row, (_, _, continuation) in zip(log_probabilities, requests, strict=True)
@@ -72,26 +72,24 @@ class PauseLM(HFLM):
         left_truncate_len: int | None = None,
         truncation: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Contexts with their pauses, padded on the left; the harness generates from nothing else.
+        """Encode contexts with their pauses, padded on the left, for generation.
 
         Returns ids and attention mask, each [batch, sequence].
         """
         assert padding_side == "left"
         room = left_truncate_len or self.max_length
         prefixes = [self._pausing.prefix(self._folder, text, self.tok_encode(text), room) for text in strings]
-        batch = line_up(prefixes, [[]] * len(prefixes), self._folder.eod_id)
+        batch = align(prefixes, [[]] * len(prefixes), self._folder.eod_id)
         return batch.input_ids, batch.real.long()
 
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> torch.Tensor:
-        """Continue the prefixes ``context``, [batch, sequence]; returns them with what follows."""
+        """Continue the prefixes ``context``, [batch, sequence]; returns prefixes and continuations."""
         real = generation_kwargs.pop("attention_mask").bool()
-        batch = BorderBatch(context, real, border=context.shape[1])
         arguments = generation_arguments(
-            self.model,
-            batch,
-            self._folder.pause_id,
+            self._folder,
+            BorderBatch(context, real, border=context.shape[1]),
             bidirectional=self._pausing.bidirectional,
             settings=generation_kwargs,
         )
@@ -99,25 +97,28 @@ class PauseLM(HFLM):
         output: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
         return output
 
+    # The harness shows a progress bar for these two by default.
+
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """The text that follows each request's context and pauses; without the harness's progress bar."""
+        """Return the text that follows each request's context and pauses, without a progress bar."""
         texts: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
         return texts
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Each continuation's log-probability and whether it is the greedy one; without the harness's progress bar."""
+        """Return each continuation's log-probability and whether it is the greedy one, without a progress bar."""
         scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
         return scores
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Refused: a text scored from its first token on has no context to pause after."""
-        raise UserError("tasks that score whole texts (loglikelihood_rolling) have no prompt to pause after")
+        """Refuse: a text that is scored from its first token on has no prompt to pause after."""
+        raise UserError("--task: tasks that score complete texts (loglikelihood_rolling) have no prompt to pause after")
 
 
 def _continuation_score(log_probabilities: torch.Tensor, continuation: torch.Tensor) -> tuple[float, bool]:
-    """Sum of a continuation's log-probabilities and whether each is the largest; inputs [window, vocabulary], [tokens].
+    """Return a continuation's log-probability and whether each of its tokens is the likeliest.
 
-    The window begins with the prediction of the first token and may be longer than the continuation.
+    ``log_probabilities`` [target + 1, vocabulary] starts with the prediction of the first token of ``continuation``
+    [tokens], and is longer than it if another row of the batch has a longer target.
     """
     window = log_probabilities[: len(continuation)]
     total = window.gather(1, continuation[:, None]).sum()

@@ -1,8 +1,7 @@
 """Pauses in a prompt: how many, where, which token, and how the prefix attends.
 
 Finetuning takes them from its flags. Evaluation, generation and the Python API take every setting that the user leaves
-out from the model's ``finetune.json``, in :func:`resolve_pausing`. :mod:`pause_megatron.pauses.prompts` puts the ids
-together.
+out from the model's ``finetune.json``, by :func:`resolve_pausing`.
 """
 
 from __future__ import annotations
@@ -10,21 +9,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pause_megatron.config.downstream import (
+from pause_megatron.config.pausing import (
     FinetunePausing,
     InferencePausing,
     PausePlacement,
     PrefixAttention,
     pause_range,
 )
-from pause_megatron.downstream.model_folder import PAUSE_TOKEN, ModelFolder
+from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import TokenIds, pause_prefix, split_at_marker
+from pause_megatron.tokenizer import PAUSE_TOKEN
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pausing:
-    """Pauses of every prompt, with nothing left open."""
+    """Pauses of every prompt, with every setting decided."""
 
     num_pauses: int
     placement: PausePlacement = "append"
@@ -40,9 +40,9 @@ class Pausing:
         return self.prefix_attention == "bidirectional"
 
     def prefix(self, folder: ModelFolder, text: str, ids: Sequence[int], room: int) -> TokenIds:
-        """The prompt ``text`` with its pauses, as ids of shape [at most ``room``]; ``ids`` is ``text``, encoded.
+        """Return the prompt ``text`` with its pauses, [at most ``room`` tokens]; ``ids`` is the encoded ``text``.
 
-        With a marker the text on each side of the pauses is encoded separately.
+        With a marker, the text before the pauses and the text after them are encoded separately.
 
         Raises :class:`UserError` if the prompt lacks the marker, or if the pauses leave no room for the prompt.
         """
@@ -51,14 +51,14 @@ class Pausing:
             at = 0
         elif self.placement == "before-marker":
             assert self.marker
-            before, after = (_encode(folder, half) for half in split_at_marker(text, self.marker))
+            before, after = (folder.encode(half) for half in split_at_marker(text, self.marker))
             ids, at = [*before, *after], len(before)
         pause_id = folder.pause_id if self.filler_id is None else self.filler_id
         return pause_prefix(ids, self.num_pauses, pause_id=pause_id, eod_id=folder.eod_id, room=room, at=at)
 
 
 def finetuning_pausing(base: ModelFolder, asked: FinetunePausing) -> Pausing:
-    """The pauses to finetune ``base`` with; for a range of numbers, the largest.
+    """Return the pauses to finetune ``base`` with; for a range of numbers, the largest.
 
     Raises :class:`UserError` if ``base`` has no ``<pause>``.
     """
@@ -73,46 +73,40 @@ def finetuning_pausing(base: ModelFolder, asked: FinetunePausing) -> Pausing:
 
 
 def resolve_pausing(folder: ModelFolder, asked: InferencePausing) -> Pausing:
-    """The pauses of a prompt at inference: ``asked``, and the rest as the model was finetuned.
+    """Return the pauses of a prompt at inference: ``asked``, and everything else as the model was finetuned.
 
-    A model that is not finetuned gets no pauses and attends causally, as in pretraining. If only the number is
-    ``asked``, placement, marker and attention still come from finetuning.
+    For example, a model that was finetuned with prepended pauses gets them prepended even if ``asked`` sets another
+    number. A model that is not finetuned gets no pauses and attends causally, as in pretraining.
 
     Raises :class:`UserError` for a placement without a marker, a marker without its placement, a filler that is not
-    one token, and pauses of a model that has no ``<pause>``.
+    one token, and pauses if the model has no ``<pause>``.
     """
-    finetuning = folder.finetuning or {"num_pauses_ft": 0}
+    finetuning = folder.finetuning
     num_pauses, filler_id = asked.only_number(), _filler_id(folder, asked.filler)
     if num_pauses is None:
-        num_pauses = int(finetuning["num_pauses_ft"])
+        num_pauses = finetuning.num_pauses_ft if finetuning else 0
     if filler_id is None:
         _require_pause(folder, num_pauses, "--num-pauses-inf")
-    placement, marker = _placement(folder, asked)
+    placement = asked.pause_placement or (finetuning.pause_placement if finetuning else "append")
+    marker = asked.pause_marker
+    if placement == "before-marker":
+        marker = marker or (finetuning.pause_marker if finetuning else None)
+        if not marker:
+            raise UserError(
+                f"--pause-placement {placement}: {folder.path} was not finetuned with a marker; give --pause-marker"
+            )
+    elif marker is not None:
+        raise UserError(
+            f"--pause-marker {marker!r}: {folder.path} has the placement {placement}; give --pause-placement"
+            " before-marker too"
+        )
     return Pausing(
         num_pauses=num_pauses,
         placement=placement,
         marker=marker,
-        prefix_attention=asked.prefix_attention or finetuning.get("prefix_attention", "causal"),
+        prefix_attention=asked.prefix_attention or (finetuning.prefix_attention if finetuning else "causal"),
         filler_id=filler_id,
     )
-
-
-def _placement(folder: ModelFolder, asked: InferencePausing) -> tuple[PausePlacement, str | None]:
-    finetuning = folder.finetuning or {}
-    placement: PausePlacement = asked.pause_placement or finetuning.get("pause_placement", "append")
-    if placement != "before-marker":
-        if asked.pause_marker is not None:
-            raise UserError(
-                f"--pause-marker {asked.pause_marker!r}: the placement of {folder.path} is {placement}; give"
-                " --pause-placement before-marker too"
-            )
-        return placement, None
-    marker = asked.pause_marker or finetuning.get("pause_marker")
-    if not marker:
-        raise UserError(
-            f"--pause-placement before-marker: {folder.path} was not finetuned with a marker; give --pause-marker"
-        )
-    return placement, marker
 
 
 def _require_pause(folder: ModelFolder, num_pauses: int, flag: str) -> None:
@@ -126,7 +120,7 @@ def _require_pause(folder: ModelFolder, num_pauses: int, flag: str) -> None:
 def _filler_id(folder: ModelFolder, filler: str | None) -> int | None:
     if filler is None:
         return None
-    ids = _encode(folder, filler)
+    ids = folder.encode(filler)
     if len(ids) == 1:
         return ids[0]
     if filler.isdecimal() and int(filler) < folder.model.config.vocab_size:
@@ -134,8 +128,3 @@ def _filler_id(folder: ModelFolder, filler: str | None) -> int | None:
     raise UserError(
         f"--filler {filler!r}: {len(ids)} tokens in {folder.path}; give a text that encodes to one token, or a token id"
     )
-
-
-def _encode(folder: ModelFolder, text: str) -> list[int]:
-    ids: list[int] = folder.tokenizer.encode(text, add_special_tokens=False)
-    return ids

@@ -1,13 +1,12 @@
-"""Finetuning on several processes: how a batch is split over them, and the Trainer's own switches for what they share.
+"""Finetuning on several processes: the size of each process's part of a batch, and the Trainer's sharding options.
 
-The Trainer runs plain data parallelism, DeepSpeed's ZeRO or PyTorch's FSDP, all through accelerate, under torchrun,
-``srun`` or ``mpirun``. On CPUs, where accelerate knows the first alone, the group is formed here.
+The Trainer runs data parallelism, DeepSpeed's ZeRO or PyTorch's FSDP, all through accelerate, under torchrun, ``srun``
+or ``mpirun``. On CPUs accelerate supports only the first, so this module forms the process group for the others.
 """
 
 from __future__ import annotations
 
 import gc
-import json
 import os
 from typing import Any
 
@@ -20,6 +19,7 @@ from pause_megatron.config.deepspeed import OWNED_KEYS_OF_FINETUNING, read_deeps
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.launcher import detect_launch, export_launch
+from pause_megatron.records.files import read_json
 
 FSDP_KEYS = (
     "activation_checkpointing",
@@ -28,21 +28,21 @@ FSDP_KEYS = (
     "min_num_params",
     "transformer_layer_cls_to_wrap",
 )
-"""What a ``--fsdp-config`` file may set."""
+"""Keys of a ``--fsdp-config`` file."""
 _USE_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 
 
 def process_arguments(config: FinetuneConfig) -> dict[str, Any]:
-    """What ``TrainingArguments`` should know of the processes; a process without a launcher is alone.
+    """Return the ``TrainingArguments`` that depend on the processes; without a launcher there is one process.
 
-    Raises :class:`UserError` for a batch that cannot be split evenly, and for files that do not go with the flags.
+    Raises :class:`UserError` for a batch that does not divide evenly, and for files that contradict the flags.
     """
     launch = detect_launch()
     parts = launch.world_size * config.gradient_accumulation_steps
     if config.batch_size % parts:
         raise UserError(
-            f"--batch-size {config.batch_size}: {launch.world_size} processes with --gradient-accumulation-steps"
-            f" {config.gradient_accumulation_steps} need a multiple of {parts}"
+            f"--batch-size {config.batch_size}: does not divide into {launch.world_size} processes times"
+            f" --gradient-accumulation-steps {config.gradient_accumulation_steps}; give a multiple of {parts}"
         )
     on_cpu = not torch.cuda.is_available()
     arguments: dict[str, Any] = {"per_device_train_batch_size": config.batch_size // parts, "use_cpu": on_cpu}
@@ -50,7 +50,7 @@ def process_arguments(config: FinetuneConfig) -> dict[str, Any]:
     sharding = _sharding(config)
     if launch.world_size > 1 or sharding:
         export_launch(launch)
-        arguments["ddp_find_unused_parameters"] = False  # a causal language model's are all used
+        arguments["ddp_find_unused_parameters"] = False  # a causal language model uses all
     if sharding and on_cpu:
         _form_cpu_group(config)
         arguments["accelerator_config"] = {"use_configured_state": True}
@@ -66,20 +66,20 @@ def _sharding(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def _deepspeed_values(config: FinetuneConfig) -> dict[str, Any]:
-    """The file's content, with what the Trainer fills in from its own arguments where it reads ``auto``."""
+    """Return the file's content, with ``auto`` for the values that the Trainer fills in from its arguments."""
     assert config.deepspeed
     file = read_deepspeed_file(config.deepspeed, OWNED_KEYS_OF_FINETUNING)
     if file.precision != config.precision:
         raise UserError(
-            f"--deepspeed {file.path} computes in {file.precision}, but --precision is {config.precision};"
-            " let the two say the same, fp32 or bf16"
+            f"--deepspeed {file.path}: computes in {file.precision}, but --precision is {config.precision}; use the"
+            " same for both, fp32 or bf16"
         )
     zero = dict(file.values.get("zero_optimization", {}))
     if file.zero_stage == 3:
-        zero["stage3_gather_16bit_weights_on_model_save"] = True  # whatever their precision
+        zero["stage3_gather_16bit_weights_on_model_save"] = True  # in any precision
     filled_in = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
     return {
-        "zero_force_ds_cpu_optimizer": False,  # PyTorch's AdamW updates on the CPU too, and needs no compiler
+        "zero_force_ds_cpu_optimizer": False,  # PyTorch's AdamW also runs on the CPU, without a compiler
         **file.values,
         "zero_optimization": zero,
         **dict.fromkeys((*filled_in, "gradient_clipping"), "auto"),
@@ -87,17 +87,11 @@ def _deepspeed_values(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def _fsdp_values(config: FinetuneConfig) -> dict[str, Any]:
-    values: dict[str, Any] = {}
+    values: Any = {}
     if config.fsdp_config:
-        flag = f"--fsdp-config {config.fsdp_config}"
-        try:
-            values = json.loads(config.fsdp_config.read_text(encoding="utf-8"))
-        except OSError as error:
-            raise UserError(f"{flag}: {error.strerror or error}") from error
-        except ValueError as error:
-            raise UserError(f"{flag}: not JSON: {error}") from error
+        values, flag = read_json(config.fsdp_config), f"--fsdp-config {config.fsdp_config}"
         if not isinstance(values, dict):
-            raise UserError(f"{flag}: expected a JSON object")
+            raise UserError(f"{flag}: expected a JSON object; give settings by name, for example cpu_offload")
         for key in values:
             if key not in FSDP_KEYS:
                 raise UserError(f"{flag}: unknown key '{key}'; known keys: {', '.join(FSDP_KEYS)}")
@@ -105,40 +99,38 @@ def _fsdp_values(config: FinetuneConfig) -> dict[str, Any]:
 
 
 def _form_cpu_group(config: FinetuneConfig) -> None:
-    """Form the group as accelerate would on GPUs, but with gloo: what is split runs on CPUs too, for a trial."""
+    """Form the process group as accelerate does on GPUs, but with gloo, so that sharding can be tried on CPUs."""
     if config.deepspeed:
         from pause_megatron.engine.cpu import let_deepspeed_use_any_cpu
 
         let_deepspeed_use_any_cpu()
-        os.environ[_USE_DEEPSPEED] = "true"  # as TrainingArguments tells it
+        os.environ[_USE_DEEPSPEED] = "true"  # as TrainingArguments does
     PartialState._reset_state()
     state = PartialState(backend="gloo")
     if config.deepspeed:
         del os.environ[_USE_DEEPSPEED]
     else:
-        state.distributed_type = DistributedType.MULTI_GPU  # of a group of CPUs it ignores the wish for FSDP
+        state.distributed_type = DistributedType.MULTI_GPU  # on CPUs accelerate ignores FSDP otherwise
 
 
 def leave_processes() -> None:
-    """End the group of processes, if there is one; the Trainer must be out of reach.
+    """Destroy the process group, if there is one; the caller must not hold a reference to the Trainer.
 
-    A process that ends while it is in a group of gloo's now and then aborts, whatever its exit code was to be.
-    What it leaves has to be gone first: a wrapped model that outlives its group waits for gloo's threads with Python's
-    lock in hand, for which they may be waiting.
+    A process that ends inside a gloo group sometimes aborts, with another exit code. Collect the wrapped model first:
+    if it outlives the group, it waits for gloo's threads while it holds Python's lock, which they may wait for.
     """
     if torch.distributed.is_initialized():
         gc.collect()
         torch.distributed.destroy_process_group()
 
 
-def whole_weights(trainer: Trainer) -> dict[str, torch.Tensor] | None:
-    """The trained weights on rank 0, gathered where they are split; every process calls this. None: the model holds
-    them as they are to be written.
+def merged_weights(trainer: Trainer) -> dict[str, torch.Tensor] | None:
+    """Gather sharded weights on rank 0; every process must call this. ``None`` if the model holds complete weights.
 
-    With DeepSpeed and bf16 they are bf16, as DeepSpeed keeps them beside its optimizer's own.
+    With DeepSpeed and bf16 they are bf16, because DeepSpeed keeps the fp32 copy in its optimizer.
     """
     if not trainer.is_deepspeed_enabled and not trainer.is_fsdp_enabled:
         return None
-    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}  # nothing, if anything, on other ranks
-    tied = trainer.model.all_tied_weights_keys  # once is enough, as in a model that is not split
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) or {}  # None or empty on other ranks
+    tied = trainer.model.all_tied_weights_keys  # written once, as for a model that is not sharded
     return {name: tensor for name, tensor in weights.items() if name not in tied}

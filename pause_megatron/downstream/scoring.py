@@ -1,7 +1,7 @@
-"""How answers are judged: the rules of each benchmark, for the task definitions in ``tasks/``.
+"""Scores of answers by the rules of each benchmark, for the task definitions in ``tasks/``.
 
-The functions that definitions name take a document and the harness's results for it, and return the document's
-metrics. GSM8K's numbers are found and compared by the harness's own filters and exact match.
+A definition names one of these functions as ``process_results``, for example :func:`squad`. It takes a document and
+the harness's results for it, and returns the document's metrics.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ _PUNCTUATION = str.maketrans("", "", string.punctuation)
 _AFTER_HASHES = RegexFilter(regex_pattern=r"#### (\-?[0-9\.\,]+)")
 _LAST_NUMBER = RegexFilter(regex_pattern=r"(-?[$0-9.,]{2,})|(-?[0-9]+)", group_select=-1)
 _GSM8K_IGNORES = [",", "\\$", "(?s).*#### ", "\\.$"]
-"""The harness's ``gsm8k`` task, 0.4.13."""
+"""Filters of the harness's ``gsm8k`` task, version 0.4.13."""
 
 
 def normalize_answer(text: str) -> str:
-    """Lower case, no punctuation, no articles, single spaces: SQuAD's rule, which CoQA and open-domain QA share."""
+    """Lower-case ``text``, without punctuation and articles: the rule of SQuAD, CoQA and open-domain QA."""
     return " ".join(_ARTICLES.sub(" ", text.lower().translate(_PUNCTUATION)).split())
 
 
 def squad_exact_match(prediction: str, answer: str) -> float:
-    """SQuAD v1.1's official exact match of one answer."""
+    """Return SQuAD v1.1's official exact match with one answer."""
     return float(normalize_answer(prediction) == normalize_answer(answer))
 
 
 def squad_f1(prediction: str, answer: str) -> float:
-    """SQuAD v1.1's official F1 of the bags of words of one answer; 0 where there is no word in common."""
+    """Return SQuAD v1.1's official F1 with one answer, over bags of words; 0 without a common word."""
     predicted, expected = normalize_answer(prediction).split(), normalize_answer(answer).split()
     common = sum((Counter(predicted) & Counter(expected)).values())
     if not common:
@@ -50,14 +50,14 @@ def squad_f1(prediction: str, answer: str) -> float:
 
 
 def coqa_f1(prediction: str, answer: str) -> float:
-    """CoQA's official F1 of one answer: SQuAD's, but two texts without words are equal."""
+    """Return CoQA's official F1 with one answer: that of SQuAD, but two texts without words are equal."""
     if not normalize_answer(prediction) or not normalize_answer(answer):
         return squad_exact_match(prediction, answer)
     return squad_f1(prediction, answer)
 
 
 def squad(document: Document, results: list[str]) -> dict[str, float]:
-    """The best of all reference answers."""
+    """Return the scores with the best reference answer."""
     answers = document["answers"]["text"]
     return {
         "em": max(squad_exact_match(results[0], answer) for answer in answers),
@@ -66,7 +66,7 @@ def squad(document: Document, results: list[str]) -> dict[str, float]:
 
 
 def coqa(document: Document, results: list[str]) -> dict[str, float]:
-    """CoQA's official scores of a turn: each reference answer is left out once, and the best of the others counts."""
+    """Return CoQA's official scores of a turn: the mean, over each reference answer left out, of the best other one."""
     answers = document["answers"]
     rounds = [answers[:i] + answers[i + 1 :] for i in range(len(answers))] if len(answers) > 1 else [answers]
     return {
@@ -76,7 +76,10 @@ def coqa(document: Document, results: list[str]) -> dict[str, float]:
 
 
 def gsm8k(document: Document, results: list[str]) -> dict[str, float]:
-    """Whether the number after ``####`` is right, whether the last number is, and Rouge-1 of the whole solution."""
+    """Score the number after ``####``, the last number, and Rouge-1 of the complete solution.
+
+    Numbers are found and compared by the harness's filters and exact match.
+    """
     answer = document["answer"]
     return {
         "accuracy": _same_number(_AFTER_HASHES, results[0], answer),
@@ -95,13 +98,13 @@ def _same_number(number: RegexFilter, output: str, answer: str) -> float:
 
 @cache
 def _rouge1() -> RougeScorer:
-    from rouge_score.rouge_scorer import RougeScorer  # seconds, for what no other task scores
+    from rouge_score.rouge_scorer import RougeScorer  # takes seconds to import, and only GSM8K needs it
 
     return RougeScorer(["rouge1"])
 
 
 def any_answer(document: Document, results: list[str]) -> dict[str, float]:
-    """Exact match of any accepted answer, normalised as in SQuAD, and the best F1."""
+    """Return exact match with any accepted answer, and the best F1, both normalised as in SQuAD."""
     answers = document["answers" if "answers" in document else "answer"]
     return {
         "em": max(squad_exact_match(results[0], answer) for answer in answers),
@@ -110,12 +113,12 @@ def any_answer(document: Document, results: list[str]) -> dict[str, float]:
 
 
 def decoded_choice(document: Document, results: list[str]) -> dict[str, float]:
-    """Exact match of the right choice's text, normalised as in SQuAD."""
-    right = document["choices"]["text"][document["choices"]["label"].index(document["answerKey"])]
-    return {"em": squad_exact_match(results[0], right)}
+    """Return exact match with the text of the correct choice, normalised as in SQuAD."""
+    correct = document["choices"]["text"][document["choices"]["label"].index(document["answerKey"])]
+    return {"em": squad_exact_match(results[0], correct)}
 
 
 def last_word(document: Document, results: list[tuple[float, bool]]) -> dict[str, float]:
-    """Whether greedy decoding gives the last word, and its log-probability for the perplexity."""
+    """Return whether greedy decoding gives the last word, and its log-probability for the perplexity."""
     log_probability, is_greedy = results[0]
     return {"em": float(is_greedy), "perplexity": log_probability}

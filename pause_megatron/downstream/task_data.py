@@ -1,7 +1,7 @@
-"""A task's data: a folder of ``SPLIT.jsonl`` files in the hub's schema, checked record by record; or the hub's.
+"""Data of a task: a local folder of ``SPLIT.jsonl`` files in the hub's schema, with every record checked.
 
-Where a task has no training split, the evaluation split is halved: every second document is for finetuning, and the
-others are all that is ever evaluated.
+If a task has no training split, its evaluation split is halved: the even documents (0, 2, ...) are for finetuning, and
+only the odd ones are evaluated.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pause_megatron.errors import UserError
 
 Splits = Mapping[str, datasets.Dataset]
 Fields = Mapping[str, Any]
-"""Field to ``text``, ``number``, ``texts`` (a list of texts), or the fields of an object within."""
+"""Field name to ``text``, ``number``, ``texts`` (a list of texts), or the fields of a nested object."""
 
 TRAIN = "train"
 
 
 class JsonLinesSplits(Splits):
-    """A folder's ``SPLIT.jsonl`` files, each read and checked when it is first asked for."""
+    """The ``SPLIT.jsonl`` files of a folder, each read and checked at its first use."""
 
     def __init__(self, folder: Path, fields: Fields, optional_fields: Fields) -> None:
         self._folder = folder
@@ -44,12 +44,12 @@ class JsonLinesSplits(Splits):
 
     def _read(self, path: Path) -> list[dict[str, Any]]:
         if not path.is_file():
-            advice = "; or give --halve-evaluation, to finetune on half of what is evaluated" * (path.stem == TRAIN)
-            raise UserError(f"{path}: no such file; this task needs its '{path.stem}' split there{advice}")
+            advice = ", or give --halve-evaluation to finetune on half of the evaluation split" * (path.stem == TRAIN)
+            raise UserError(f"{path}: no such file; add the '{path.stem}' split of this task{advice}")
         with open(path, encoding="utf-8") as file:
             records = [self._record(line, f"{path}:{number}") for number, line in enumerate(file, start=1)]
         if not records:
-            raise UserError(f"{path}: holds no records")
+            raise UserError(f"{path}: no records; write one JSON object per line")
         return records
 
     def _record(self, line: str, where: str) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class JsonLinesSplits(Splits):
 
 
 def _choose(record: Any, fields: Fields, where: str, within: str = "") -> dict[str, Any]:
-    """The ``fields`` of ``record``. Raises :class:`UserError` when one is missing or of another type."""
+    """Return the ``fields`` of ``record``. Raises :class:`UserError` if one is missing or has another type."""
     chosen: dict[str, Any] = {}
     for field, kind in fields.items():
         name = f"{within}{field}"
@@ -73,22 +73,26 @@ def _choose(record: Any, fields: Fields, where: str, within: str = "") -> dict[s
         if isinstance(kind, Mapping):
             chosen[field] = _choose(value, kind, where, f"{name}.")
             continue
-        if not _KINDS[kind](value):
-            raise UserError(f'{where}: expected an object with "{name}", {_WORDS[kind]}')
+        has_kind, words = _KINDS[kind]
+        if not has_kind(value):
+            raise UserError(f'{where}: expected an object with "{name}", {words}')
         chosen[field] = value
     return chosen
 
 
 _KINDS = {
-    "text": lambda value: isinstance(value, str),
-    "number": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "texts": lambda value: bool(value) and isinstance(value, list) and all(isinstance(item, str) for item in value),
+    "text": (lambda value: isinstance(value, str), "a text"),
+    "number": (lambda value: isinstance(value, int) and not isinstance(value, bool), "an integer"),
+    "texts": (
+        lambda value: bool(value) and isinstance(value, list) and all(isinstance(item, str) for item in value),
+        "a list of one or more texts",
+    ),
 }
-_WORDS = {"text": "a text", "number": "a whole number", "texts": "a list of one or more texts"}
+"""Kind of a field to its test, and its name in error messages."""
 
 
 class HalvedSplits(Splits):
-    """``splits`` with every second document of ``evaluated`` as the training split, and the others left there."""
+    """``splits`` with the even documents of ``evaluated`` as the training split, and only the odd ones left in it."""
 
     def __init__(self, splits: Splits, evaluated: str) -> None:
         self._splits = splits
@@ -99,8 +103,8 @@ class HalvedSplits(Splits):
         if split not in (TRAIN, self._evaluated):
             return self._splits[split]
         if split not in self._halves:
-            whole = self._splits[self._evaluated]
-            self._halves[split] = whole.select(range(split != TRAIN, len(whole), 2))
+            complete = self._splits[self._evaluated]
+            self._halves[split] = complete.select(range(split != TRAIN, len(complete), 2))
         return self._halves[split]
 
     def __iter__(self) -> Iterator[str]:
@@ -108,3 +112,34 @@ class HalvedSplits(Splits):
 
     def __len__(self) -> int:
         return len({*self._splits, TRAIN})
+
+
+def squad_answers(document: dict[str, Any]) -> list[str]:
+    """Return all reference answers of a SQuAD document; finetuning uses the first."""
+    answers: list[str] = document["answers"]["text"]
+    return answers
+
+
+def coqa_turns(conversations: datasets.Dataset) -> datasets.Dataset:
+    """Return one document for each turn: ``story``, ``history`` (earlier turns), ``question``, ``answers``.
+
+    The conversation's own answer is the first, before those of other annotators.
+    """
+    return conversations.map(_turns, batched=True, remove_columns=conversations.column_names)
+
+
+def _turns(conversations: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    found: dict[str, list[Any]] = {"story": [], "history": [], "question": [], "answers": []}
+    others = conversations.get("additional_answers") or [None] * len(conversations["story"])
+    for story, questions, answers, additional in zip(
+        conversations["story"], conversations["questions"], conversations["answers"], others, strict=True
+    ):
+        history = ""
+        for turn, (question, answer) in enumerate(zip(questions["input_text"], answers["input_text"], strict=True)):
+            alternatives = [other["input_text"][turn] for other in (additional or {}).values() if other]
+            found["story"].append(story)
+            found["history"].append(history)
+            found["question"].append(question)
+            found["answers"].append([answer, *alternatives])
+            history += f"Q: {question}\nA: {answer}\n"
+    return found

@@ -1,12 +1,12 @@
-"""Tasks: one lm-evaluation-harness definition each, which finetuning reads too, so that prompts cannot drift apart.
+"""Tasks: one lm-evaluation-harness definition each, for finetuning and evaluation, so that their prompts are the same.
 
-A definition is a file ``tasks/NAME.yaml`` in the harness's own format. Evaluation hands the task to the harness;
-finetuning renders the task's training split through the very same ``doc_to_text`` and ``doc_to_target``. Adding a
-benchmark means adding its definition there. The data come from a local folder of ``SPLIT.jsonl`` files where one is
-given, and otherwise from where the definition says.
+A definition is a file ``tasks/NAME.yaml`` in the harness's format; to add a benchmark, add its definition. Evaluation
+passes the task to the harness. Finetuning words the training split with the same ``doc_to_text`` and
+``doc_to_target``. The data come from a local folder of ``SPLIT.jsonl`` files if you give one, otherwise from the
+``dataset_path`` of the definition.
 
-In a definition's ``metadata``: ``fields`` and ``optional_fields`` say what a local record must and may have
-(:data:`~pause_megatron.downstream.task_data.Fields`), and ``halved`` that the task has no training split.
+A definition's ``metadata`` has ``fields`` and ``optional_fields`` of a local record
+(:data:`~pause_megatron.downstream.task_data.Fields`), and ``halved: true`` if the task has no training split.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ import datasets
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
+from pause_megatron.config.downstream import TASK_DEFINITIONS, require_task
 from pause_megatron.downstream.task_data import HalvedSplits, JsonLinesSplits, Splits
-from pause_megatron.downstream.task_names import DEFINITIONS, task_names
 from pause_megatron.errors import UserError
 
 
@@ -31,11 +31,11 @@ class TextPair:
 
     context: str
     target: str
-    """What follows the context, its delimiter included."""
+    """Text after the context, with its delimiter."""
 
 
 class TextPairs(Protocol):
-    """Text pairs by their index: a list, or documents that are worded one by one."""
+    """Text pairs by index: a list, or documents that are worded one by one."""
 
     def __len__(self) -> int: ...
 
@@ -48,34 +48,33 @@ class Task:
 
     name: str
     harness: ConfigurableTask
-    """What the harness evaluates."""
+    """Task object of lm-evaluation-harness."""
     halved: bool
-    """Whether half of the evaluation split is for finetuning, and not evaluated."""
+    """Whether half of the evaluation split is used for finetuning and not evaluated."""
 
     @property
     def primary_metric(self) -> str:
-        """The metric the definition names first."""
+        """First metric of the definition."""
         metric: str = self.harness.config.metric_list[0]["metric"]
         return metric
 
     def training_pairs(self) -> TextPairs:
-        """Every training document, worded exactly as evaluation words its prompts, and only when it is asked for. No
-        few-shot examples."""
+        """Return the training documents, each worded like a prompt of the evaluation when it is read; without few-shot
+        examples."""
         return _TrainingPairs(self, self.harness.training_docs())
 
     def pair(self, document: dict[str, Any]) -> TextPair:
-        """``document`` as text to learn from."""
+        """Return ``document`` as text for finetuning."""
         target = self.harness.config.target_delimiter + self.target(document)
         return TextPair(self.harness.doc_to_text(document), target)
 
     def target(self, document: dict[str, Any]) -> str:
-        """The text that answers ``document``: the right choice, or the first of several answers."""
+        """Return the text that answers ``document``: the correct choice, or the first of several answers."""
         target = self.harness.doc_to_target(document)
-        if self.harness.OUTPUT_TYPE == "multiple_choice":
-            choices: list[str] = self.harness.doc_to_choice(document)
-            first = target[0] if isinstance(target, list) else target
-            return str(choices[first] if isinstance(first, int) else first)
-        return str(target[0] if isinstance(target, list) else target)
+        first = target[0] if isinstance(target, list) else target
+        if self.harness.OUTPUT_TYPE == "multiple_choice" and isinstance(first, int):
+            return str(self.harness.doc_to_choice(document)[first])
+        return str(first)
 
 
 @dataclass(frozen=True)
@@ -93,18 +92,17 @@ class _TrainingPairs:
 def load_task(name: str, data_folder: Path | None, *, halve: bool = False) -> Task:
     """Load the definition ``name``, with its data from ``data_folder`` if one is given.
 
-    With ``halve``, or for a task that has no training split, half of the evaluation split takes its place.
+    With ``halve``, and for every task without a training split, the training split is half of the evaluation split.
 
-    Raises :class:`UserError` for an unknown task, an absent folder or split file, and a record that is not one.
+    Raises :class:`UserError` for an unknown task, a missing folder or split file, and an invalid record.
     """
-    if name not in task_names():
-        raise UserError(f"--task {name}: unknown; tasks: {', '.join(task_names())}")
-    definition = load_yaml(DEFINITIONS / f"{name}.yaml")
+    require_task(name)
+    definition = load_yaml(TASK_DEFINITIONS / f"{name}.yaml")
     if "process_docs" in definition:
-        definition["process_docs"] = cache(definition["process_docs"])  # the harness asks for a split again and again
+        definition["process_docs"] = cache(definition["process_docs"])  # the harness calls it several times per split
     halved = halve or definition["metadata"].get("halved", False)
     if data_folder is None and definition["dataset_path"] == "json":
-        raise UserError(f"--task {name} has no data of its own; give --data FOLDER with its .jsonl files")
+        raise UserError(f"--task {name}: its data are not on the hub; give --data FOLDER with its .jsonl files")
     if data_folder is not None or halved:
         splits = _splits(definition, data_folder)
         if halved:

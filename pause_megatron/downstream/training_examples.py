@@ -1,7 +1,4 @@
-"""What finetuning learns from: a task's documents as tokens with their pauses, and batches of them.
-
-Between the task's text and the Trainer; where the pauses go is decided in ``pauses.prompts``.
-"""
+"""Training examples of finetuning: documents of a task as tokens with pauses, and batches of them."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from pause_megatron.downstream.batching import line_up
+from pause_megatron.downstream.batching import align
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import TextPair, TextPairs
@@ -21,21 +18,23 @@ from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import IGNORE_INDEX, PausedExample
 
 _SHOWN = 40
-"""Characters of a context that are enough to find it by."""
+"""Characters of a context in error messages."""
 
 
 class PausedExamples(Dataset[PausedExample]):
-    """Text pairs as tokens with their pauses. Each is worded and encoded when it is first asked for, and then kept:
-    training begins at once, and a run of few steps encodes few examples.
+    """Text pairs as tokens with pauses, each encoded at its first use and then kept.
 
-    Raises :class:`UserError` that names the example, when it is asked for, where there is no place for its pauses.
+    Training starts at once, and a run of few steps encodes few examples. The price: reading an example that has no room
+    for its pauses raises a :class:`UserError` with its number, possibly late in a run.
     """
 
     def __init__(
         self, pairs: TextPairs, base: ModelFolder, pausing: Pausing, *, fewest: int | None = None, seed: int = 0
     ) -> None:
-        """Every example has as many pauses as ``pausing`` says, or a number drawn uniformly from ``fewest`` to that,
-        which ``seed`` and the example's index decide alone: in whatever order and process it is asked for."""
+        """With ``fewest``, draw each example's number of pauses uniformly from ``fewest`` to ``pausing.num_pauses``.
+
+        The number depends only on ``seed`` and the example's index, not on the order or the rank that reads it.
+        """
         self._pairs = pairs
         self._base = base
         self._pausing = pausing
@@ -52,7 +51,8 @@ class PausedExamples(Dataset[PausedExample]):
             try:
                 self._encoded[index] = encode_example(pair, self._base, self._pausing_of(index))
             except UserError as error:
-                raise UserError(f"training example {index + 1} ({_beginning(pair.context)}): {error}") from error
+                shown = pair.context if len(pair.context) <= _SHOWN else f"{pair.context[:_SHOWN]}..."
+                raise UserError(f"training example {index + 1} ({shown!r}): {error}") from error
         return self._encoded[index]
 
     def _pausing_of(self, index: int) -> Pausing:
@@ -63,42 +63,37 @@ class PausedExamples(Dataset[PausedExample]):
 
 
 def encode_example(pair: TextPair, base: ModelFolder, pausing: Pausing) -> PausedExample:
-    """Tokenize the pair and place the pauses.
+    """Tokenize the pair and insert the pauses.
 
-    Context and target are encoded together, as the harness does it, so the target's first token is the one that
-    follows this context in running text; where that would change the context's own tokens, they are encoded apart.
+    Context and target are encoded together, as the harness does it, so that the target starts with the token that
+    follows the context in running text. If this changes tokens of the context, they are encoded separately.
 
-    Raises :class:`UserError` where the context lacks the marker of the pauses, or they leave it no room.
+    Raises :class:`UserError` if the context lacks the marker of the pauses, or if the pauses leave no room for it.
     """
-    context = base.tokenizer.encode(pair.context, add_special_tokens=False)
-    whole = base.tokenizer.encode(pair.context + pair.target, add_special_tokens=False)
-    together = whole[: len(context)] == context
-    target = whole[len(context) :] if together else base.tokenizer.encode(pair.target, add_special_tokens=False)
+    context, together = base.encode(pair.context), base.encode(pair.context + pair.target)
+    starts_alike = together[: len(context)] == context
+    target = together[len(context) :] if starts_alike else base.encode(pair.target)
     learned = np.array([*target, base.eod_id], dtype=np.int64)
     prefix = pausing.prefix(base, pair.context, context, base.context_length - len(learned))
     return PausedExample(prefix, learned)
 
 
-def _beginning(text: str) -> str:
-    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")
-
-
 @dataclass(frozen=True)
 class PauseCollator:
-    """Examples to a batch of model inputs and labels; only the target carries labels."""
+    """Turns examples into a batch of model inputs and labels; only the target has labels."""
 
     pad_id: int
     bidirectional: bool
-    """Whether the prefix is attended both ways."""
+    """Whether prompt and pauses attend to each other in both directions."""
     dtype: torch.dtype
-    """Of the attention mask: what the model computes in."""
+    """Data type of the attention mask: the one that the model computes in."""
 
     def __call__(self, examples: list[PausedExample]) -> dict[str, Any]:
-        """The arguments of ``forward``, ``labels`` among them.
+        """Return the arguments of ``forward``, including ``labels``.
 
-        Logits and labels both begin at the last prefix token, [batch, target + 1]; the model shifts them by one.
+        Logits and labels start at the last prefix token, [batch, target + 1]; the model shifts them by one.
         """
-        batch = line_up([example.prefix for example in examples], [example.target for example in examples], self.pad_id)
+        batch = align([example.prefix for example in examples], [example.target for example in examples], self.pad_id)
         labels = batch.input_ids.masked_fill(~batch.real, IGNORE_INDEX)[:, batch.border - 1 :]
         labels[:, 0] = IGNORE_INDEX
         return {**batch.model_inputs(bidirectional=self.bidirectional, dtype=self.dtype), "labels": labels}

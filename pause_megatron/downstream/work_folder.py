@@ -1,6 +1,6 @@
-"""Where a finetuning run keeps what is not finished: a hidden folder beside the output, gone when the output is there.
+"""Work folder of a finetuning run: a hidden folder next to the output, removed when the output is complete.
 
-It holds the settings, the metrics so far and the Trainer's last state, from which an interrupted run continues.
+It holds the settings, the metrics so far and the Trainer's last checkpoint, from which an interrupted run resumes.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import TrainerCallback, TrainerControl, TrainerState
 
 from pause_megatron import log
 from pause_megatron.atomic import write_json, write_text
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.serialize import to_flat
 from pause_megatron.errors import UserError
-from pause_megatron.log import JsonLines, read_json_lines
+from pause_megatron.log import JsonLines
+from pause_megatron.records.files import line_of, read_record_lines
+from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneStepRecord, HeldOutLossRecord
+from pause_megatron.records.pretraining import METRICS_FILE
 
-METRICS = "metrics.jsonl"
 SETTINGS = "settings.json"
 STATE_MARKER = "trainer_state.json"
-"""The file the Trainer writes last into a state; without it a state is cut short."""
+"""File that the Trainer writes last into a checkpoint; a checkpoint without it is incomplete."""
 
 
 @dataclass(frozen=True)
@@ -32,46 +34,50 @@ class WorkFolder:
     """The hidden folder of one run."""
 
     path: Path
-    leads: bool = True
-    """Whether this process writes here: of several, rank 0 does."""
+    writes: bool = True
+    """Whether this process writes here; of several, only rank 0 does."""
 
     @staticmethod
-    def of(config: FinetuneConfig, *, leads: bool = True) -> WorkFolder:
-        """The folder of the run that ``config`` asks for, which need not be there yet."""
-        return WorkFolder(config.output.with_name(f".{config.output.name}.work"), leads)
+    def of(config: FinetuneConfig, *, writes: bool = True) -> WorkFolder:
+        """Return the folder of the run that ``config`` describes; it may not exist yet."""
+        return WorkFolder(config.output.with_name(f".{config.output.name}.work"), writes)
 
     def open(self, config: FinetuneConfig, processes: int = 1) -> None:
-        """Keep what an interrupted run with the very same settings, on as many processes, left; or begin anew."""
-        if not self.leads:
+        """Keep the folder of a run with the same settings and number of processes; otherwise start over."""
+        if not self.writes:
             return
         settings = to_flat(config)
         if processes > 1:
             settings["processes"] = processes
         if self.path.exists() and self._settings() != settings:
-            log.info(f"starting anew: {self.path} belongs to a run with other settings")
+            log.info(f"starting over: {self.path} belongs to a run with other settings")
             self.remove()
         self.path.mkdir(parents=True, exist_ok=True)
         write_json(self.path / SETTINGS, settings)
 
     @property
     def metrics(self) -> Path:
-        """The run's metrics.jsonl."""
-        return self.path / METRICS
+        """The run's ``metrics.jsonl``."""
+        return self.path / METRICS_FILE
 
     def resume(self) -> Path | None:
-        """The last complete state, if any; metrics from after it are dropped, for those steps will be run again."""
-        states = {int(path.parent.name.rpartition("-")[2]): path.parent for path in self.path.glob(f"*/{STATE_MARKER}")}
-        last_step = max(states, default=0)
-        if self.leads:
-            records = read_json_lines(self.metrics) if self.metrics.exists() else []
-            write_text(self.metrics, "".join(json.dumps(r) + "\n" for r in records if r["step"] <= last_step))
-        if states:
-            log.info(f"continuing the interrupted run at step {last_step}")
-        return states.get(last_step)
+        """Return the last complete checkpoint, if any, and drop the metrics of later steps, which will be repeated."""
+        found = {int(path.parent.name.rpartition("-")[2]): path.parent for path in self.path.glob(f"*/{STATE_MARKER}")}
+        last_step = max(found, default=0)
+        if self.writes:
+            records = self._records() if self.metrics.exists() else []
+            lines = [json.dumps(line_of(record)) + "\n" for record in records if record.step <= last_step]
+            write_text(self.metrics, "".join(lines))
+        if found:
+            log.info(f"resuming the interrupted run at step {last_step}")
+        return found.get(last_step)
 
     def final_loss(self) -> float:
-        """The training loss of the last metrics record that has one."""
-        return float([record["loss"] for record in read_json_lines(self.metrics) if record["kind"] == "train"][-1])
+        """Return the last training loss in the metrics."""
+        return [record.loss for record in self._records() if isinstance(record, FinetuneStepRecord)][-1]
+
+    def _records(self) -> list[FinetuneStepRecord | HeldOutLossRecord]:
+        return read_record_lines(self.metrics, FINETUNE_METRICS_KINDS)
 
     def remove(self) -> None:
         """Delete the folder."""
@@ -83,46 +89,38 @@ class WorkFolder:
 
 
 class MetricsWriter(TrainerCallback):
-    """Writes the Trainer's training records as lines of metrics.jsonl, the last step's always among them.
+    """Writes the Trainer's losses to ``metrics.jsonl``, including that of the last step.
 
-    Every process has one, since all of them take part in adding up a loss; only the one that leads writes.
+    Every rank needs one, because a logged loss is a sum over all ranks; only rank 0 writes.
     """
 
     def __init__(self, work: WorkFolder) -> None:
-        self._lines = JsonLines(work.metrics) if work.leads else None
+        self._lines = JsonLines(work.metrics) if work.writes else None
 
-    def on_step_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> TrainerControl:
-        """Have the last step logged even where it is no multiple of the interval."""
+    def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
+        """Log the last step even if it is not a multiple of the interval."""
         control.should_log |= state.global_step == state.max_steps
         return control
 
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        logs: dict[str, float],
-        **kwargs: Any,
-    ) -> None:
-        """Write one record; the Trainer's closing summary carries no ``loss`` and is left out."""
+    def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
+        """Write one record; the Trainer's final summary has no ``loss`` and is left out."""
         if "eval_loss" in logs:
-            if self._lines:
-                self._lines.write({"kind": "validation", "step": state.global_step, "loss": logs["eval_loss"]})
-            log.info(f"step {state.global_step}/{state.max_steps}: held-out loss {logs['eval_loss']:.4f}")
+            self._write(HeldOutLossRecord(step=state.global_step, loss=logs["eval_loss"]), state, "held-out loss")
         if "loss" not in logs:
             return
         if not math.isfinite(logs["loss"]):
-            raise UserError(f"the loss is not finite at step {state.global_step}; lower --learning-rate")
-        record = {"step": state.global_step, "loss": logs["loss"], "learning_rate": logs["learning_rate"]}
-        if self._lines:
-            self._lines.write({"kind": "train", **record})
-        log.info(f"step {state.global_step}/{state.max_steps}: loss {logs['loss']:.4f}")
+            raise UserError(f"--learning-rate: the loss is not finite at step {state.global_step}; lower it")
+        record = FinetuneStepRecord(
+            step=state.global_step, loss=logs["loss"], learning_rate=float(logs["learning_rate"])
+        )
+        self._write(record, state, "loss")
 
-    def on_train_end(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
-    ) -> None:
+    def _write(self, record: FinetuneStepRecord | HeldOutLossRecord, state: TrainerState, name: str) -> None:
+        if self._lines:
+            self._lines.write(line_of(record))
+        log.info(f"step {record.step}/{state.max_steps}: {name} {record.loss:.4f}")
+
+    def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Close the file."""
         if self._lines:
             self._lines.close()

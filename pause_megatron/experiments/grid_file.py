@@ -12,10 +12,9 @@ from typing import Any
 import msgspec
 import yaml
 
-from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig
+from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, task_names
 from pause_megatron.config.experiments import Grid, GridConfig, GridTask
 from pause_megatron.config.serialize import flat_fields
-from pause_megatron.downstream.task_names import task_names
 from pause_megatron.errors import UserError
 
 GRIDS = Path(__file__).parent / "grids"

@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, PausePlacement, pause_range
+from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig
 from pause_megatron.config.experiments import SAME, Grid
+from pause_megatron.config.pausing import PausePlacement, pause_range
 from pause_megatron.config.serialize import build, flags_of_mapping, flat_fields, to_flat, to_plain
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid_file import PRESET

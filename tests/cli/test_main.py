@@ -13,7 +13,7 @@ from pause_megatron.cli.commands import COMMANDS, SUBCOMMANDS, TOOLS
 from pause_megatron.cli.main import main
 from pause_megatron.errors import EXIT_DONE, EXIT_USER
 
-FINETUNE = ["--model", "M", "--task", "T", "--output", "O"]
+FINETUNE = ["--model", "M", "--task", "parity", "--output", "O"]
 PRETRAIN = ["--data", "D", "--output", "O", "--tokenizer", "T", "--deepspeed", "S"]
 
 

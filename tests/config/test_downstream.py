@@ -3,7 +3,8 @@ from pathlib import Path
 import pytest
 
 from pause_megatron.cli.main import parse
-from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, GenerateConfig, pause_range
+from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, GenerateConfig
+from pause_megatron.config.pausing import pause_range
 from pause_megatron.config.serialize import build
 from pause_megatron.errors import UserError
 
@@ -11,21 +12,28 @@ from pause_megatron.errors import UserError
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"num_pauses_ft": -1}, "--num-pauses-ft -1: expected a number of at least 0, or a range such as 0..50"),
-        ({"num_pauses_ft": "many"}, "--num-pauses-ft many: expected a number"),
-        ({"num_pauses_ft": "..50"}, r"--num-pauses-ft \.\.50: expected a number"),
-        ({"num_pauses_ft": "50..10"}, r"--num-pauses-ft 50\.\.10: expected a number"),
+        ({"num_pauses_ft": -1}, "--num-pauses-ft -1: give a number of at least 0, or a range such as 0..50"),
+        ({"num_pauses_ft": "many"}, "--num-pauses-ft many: give a number"),
+        ({"num_pauses_ft": "..50"}, r"--num-pauses-ft \.\.50: give a number"),
+        ({"num_pauses_ft": "50..10"}, r"--num-pauses-ft 50\.\.10: give a number"),
         ({"pause_placement": "before-marker"}, "before-marker: needs a marker; give --pause-marker"),
         ({"pause_marker": "A:"}, "--pause-marker 'A:': not used by --pause-placement append"),
+        ({"task": "sudoku"}, r"--task sudoku: unknown; tasks: .*lookup, natural_questions, parity"),
         ({"steps": 0}, "--steps 0: must be at least 1"),
         ({"batch_size": 0}, "--batch-size 0: must be at least 1"),
-        ({"learning_rate": 0.0}, "--learning-rate 0.0: expected a positive number"),
-        ({"learning_rate": float("nan")}, "--learning-rate nan: expected a positive number"),
-        ({"adam_beta2": 1.0}, r"--adam-beta2 1.0: expected a number in \[0, 1\)"),
-        ({"batch_size": 6, "gradient_accumulation_steps": 4}, "--gradient-accumulation-steps 4 does not divide"),
-        ({"deepspeed": Path("z.json"), "fsdp": "full_shard"}, "--deepspeed and --fsdp full_shard both split the work"),
-        ({"fsdp_config": Path("f.json")}, "--fsdp-config f.json: give --fsdp too"),
-        ({"fsdp": "full_shard", "lora_rank": 4}, "--lora-rank 4 with --fsdp: .*cannot be merged"),
+        ({"learning_rate": 0.0}, "--learning-rate 0.0: must be positive"),
+        ({"learning_rate": float("nan")}, "--learning-rate nan: must be positive"),
+        ({"adam_beta2": 1.0}, "--adam-beta2 1.0: must be at least 0 and below 1"),
+        (
+            {"batch_size": 6, "gradient_accumulation_steps": 4},
+            "--gradient-accumulation-steps 4: must divide",
+        ),
+        (
+            {"deepspeed": Path("z.json"), "fsdp": "full_shard"},
+            "--deepspeed z.json: cannot be combined with --fsdp",
+        ),
+        ({"fsdp_config": Path("f.json")}, "--fsdp-config f.json: not used without --fsdp; give --fsdp too"),
+        ({"fsdp": "full_shard", "lora_rank": 4}, "--lora-rank 4: cannot change sharded weights; remove --fsdp"),
     ],
 )
 def test_finetuning_settings_that_cannot_work_name_their_flag(setting, message):
@@ -44,10 +52,10 @@ def test_a_number_of_pauses_may_be_a_range():
     [
         ({"limit": 0}, "--limit 0: must be at least 1"),
         ({"num_pauses_inf": (0, -1)}, "--num-pauses-inf -1: must be at least 0"),
-        ({"num_pauses_inf": (5, 0, 5)}, "--num-pauses-inf 5 0 5: a number repeats"),
+        ({"num_pauses_inf": (5, 0, 5)}, "--num-pauses-inf 5 0 5: give each number only once"),
         (
             {"num_pauses_inf": (0, 5)},
-            r"--output o.json: one file for 2 results; put {num_pauses_inf} into its name, such",
+            r"--output o.json: one file for 2 results; name it like o-inf{num_pauses_inf}.json",
         ),
         ({"output": Path("o{num_pauses_inf}.json")}, "{num_pauses_inf} needs a number; give --num-pauses-inf"),
     ],
@@ -73,20 +81,20 @@ def test_each_number_of_pauses_is_an_evaluation_with_its_own_file():
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
-        ({"prompt": ()}, "--prompt: expected at least one text"),
+        ({"prompt": ()}, "--prompt: no text; give at least one"),
         ({"temperature": -1}, "--temperature -1: must be at least 0"),
         ({"num_beams": 0}, "--num-beams 0: must be at least 1"),
         ({"top_k": -1}, "--top-k -1: must be at least 0"),
-        ({"top_p": 0.0, "temperature": 1.0}, "--top-p 0.0: expected a number above 0 and up to 1"),
-        ({"top_p": 1.5, "temperature": 1.0}, "--top-p 1.5: expected a number above 0 and up to 1"),
-        ({"top_k": 5}, "--top-k 5 limits sampling, which --temperature 0 does not do"),
-        ({"top_p": 0.9}, "--top-p 0.9 limits sampling, which --temperature 0 does not do"),
+        ({"top_p": 0.0, "temperature": 1.0}, "--top-p 0.0: must be above 0 and at most 1"),
+        ({"top_p": 1.5, "temperature": 1.0}, "--top-p 1.5: must be above 0 and at most 1"),
+        ({"top_k": 5}, "--top-k 5: has no effect with --temperature 0"),
+        ({"top_p": 0.9}, "--top-p 0.9: has no effect with --temperature 0"),
         (
             {"pause_placement": "prepend", "pause_marker": "A:"},
             "--pause-marker 'A:': not used by --pause-placement pre",
         ),
         ({"num_pauses_inf": -1}, "--num-pauses-inf -1: must be at least 0"),
-        ({"num_pauses_inf": (0, 10)}, "--num-pauses-inf 0 10: only 'evaluate' takes several; give one number"),
+        ({"num_pauses_inf": (0, 10)}, "--num-pauses-inf 0 10: only 'evaluate' takes several numbers; give one"),
     ],
 )
 def test_generation_settings_that_cannot_work_name_their_flag(setting, message):

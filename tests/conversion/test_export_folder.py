@@ -13,7 +13,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
 from pause_megatron.config.conversion import ConvertFromHfConfig, ConvertToHfConfig
-from pause_megatron.config.downstream import InferencePausing
+from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.conversion.from_hf import convert_from_hf
 from pause_megatron.conversion.layouts import GateAndUp, SplitQkv
 from pause_megatron.conversion.safetensors_writer import divide

@@ -1,7 +1,6 @@
 """A baked export in programs that know nothing of pauses, beside our own generation; and docs/inference.md."""
 
 import re
-import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
-from pause_megatron.cli.commands import SUBCOMMANDS
-from pause_megatron.cli.main import parse
-from pause_megatron.config.downstream import InferencePausing
+from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.conversion.hf_config import hf_generation_config
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.harness_model import PauseLM
@@ -119,12 +116,3 @@ def test_documented_python_runs(exports, tmp_path, monkeypatch):
         exports.plain, ["0110100110010110:", "01101:"], pausing=InferencePausing(num_pauses_inf=10), max_new_tokens=4
     )
     assert len(names["samples"]) == 3
-
-
-def test_documented_commands_parse():
-    lines = [line for block in shown("") for line in block.replace("\\\n", " ").splitlines()]
-    assert len(lines) == 3
-    for line in lines:
-        program, name, *arguments = shlex.split(line)
-        assert program == "pause-megatron"
-        assert parse(SUBCOMMANDS[name].config_class(), name, arguments) is not None

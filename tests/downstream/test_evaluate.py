@@ -8,6 +8,7 @@ from pause_megatron.cli.main import main
 from pause_megatron.config.downstream import EvaluateConfig
 from pause_megatron.downstream.evaluate import evaluate, metric_values
 from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
+from pause_megatron.records.evaluation import Metric
 from tests.downstream.settings import changed
 
 
@@ -123,7 +124,7 @@ def test_score_is_the_mean_of_the_samples(config):
 
 def test_harness_metrics_lose_their_filter_and_keep_their_error():
     harness = {"alias": "parity", "sample_len": 4, "f1,stripped": 0.5, "f1_stderr,stripped": "N/A"}
-    assert metric_values(harness) == {"f1": {"value": 0.5, "stderr": None}}
+    assert metric_values(harness) == {"f1": Metric(value=0.5, stderr=None)}
 
 
 def test_existing_result_is_refused_and_left_alone(config):

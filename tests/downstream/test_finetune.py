@@ -7,7 +7,9 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 
-from pause_megatron.config.downstream import FinetuneConfig, FinetunePausing
+from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.config.pausing import FinetunePausing
+from pause_megatron.config.serialize import to_plain
 from pause_megatron.downstream.finetune import finetune, training_arguments
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.downstream.pausing import Pausing
@@ -17,7 +19,10 @@ from pause_megatron.downstream.work_folder import WorkFolder
 from pause_megatron.errors import UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.pauses.prompts import IGNORE_INDEX
+from pause_megatron.records.conversion import ExportRecord
+from pause_megatron.records.files import write_record
 from tests.downstream.settings import changed
+from tests.records.examples import example
 
 
 @pytest.fixture
@@ -124,11 +129,12 @@ def test_pretraining_is_copied_from_the_export_and_names_the_variant(config, mod
     base = load_model_folder(model_path("gpt2"))
     base.model.save_pretrained(tmp_path / "base")
     base.tokenizer.save_pretrained(tmp_path / "base")
-    pretraining = {"name": "pausept", "pauses": "sequence", "pause_rate": 0.1}
-    (tmp_path / "base" / "conversion_report.json").write_text(json.dumps({"pretraining": pretraining}))
+    report = example(ExportRecord)
+    report = replace(report, pretraining=replace(report.pretraining, pauses="sequence"))
+    write_record(tmp_path / "base" / "conversion_report.json", report)
     finetune(changed(config, model=tmp_path / "base", num_pauses_ft=0, steps=1, log_interval=1))
     record = json.loads((config.output / "finetune.json").read_text())
-    assert record["pretraining"] == pretraining
+    assert record["pretraining"] == to_plain(report.pretraining)
     assert record["variant"] == "pausept_stdft"
 
 
@@ -198,7 +204,7 @@ def test_interrupted_run_continues_to_the_very_same_result(config, tmp_path, mon
             finetune(config)
     assert not config.output.exists()
     finetune(config)
-    assert "continuing the interrupted run at step 4" in capsys.readouterr().err
+    assert "resuming the interrupted run at step 4" in capsys.readouterr().err
     whole, resumed = weights(tmp_path / "whole"), weights(config.output)
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     metrics = [read_json_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "interrupted")]
@@ -211,7 +217,7 @@ def test_state_of_a_run_with_other_settings_is_not_continued(config, monkeypatch
         with pytest.raises(InterruptionError):
             finetune(replace(config, save_interval=2))
     finetune(replace(config, save_interval=2, seed=5))
-    assert "starting anew" in capsys.readouterr().err
+    assert "starting over" in capsys.readouterr().err
 
 
 def test_state_cut_short_is_passed_over(config, monkeypatch, capsys):

@@ -65,7 +65,7 @@ def test_every_bit_letter_and_digit_is_one_token(tokenizer, tmp_path):
 
 
 def test_more_questions_than_there_are_is_refused(tmp_path):
-    with pytest.raises(UserError, match="more than this generated task can give"):
+    with pytest.raises(UserError, match="70000 records: more than this generated task has"):
         write_task("parity", tmp_path / "parity", seed=0, train=10, validation=0, test=70_000)
     assert not any(tmp_path.iterdir())
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from pause_megatron.config.downstream import GenerateConfig, InferencePausing
-from pause_megatron.downstream.attention import prefix_lm_mask
-from pause_megatron.downstream.batching import line_up
+from pause_megatron.config.downstream import GenerateConfig
+from pause_megatron.config.pausing import InferencePausing
+from pause_megatron.downstream.batching import align, prefix_lm_mask
 from pause_megatron.downstream.generation import (
     generate_after,
     generate_command,
@@ -63,8 +63,8 @@ def test_prefix_of_one_token_can_be_continued(folder, context):
 def test_first_token_scores_are_those_of_the_prefix_attended_both_ways(folder):
     """Sampling must see the first token's scores, and they must be the bidirectional ones."""
     prefixes = prefixes_with(folder, 3)
-    batch = line_up(prefixes, [[]] * len(prefixes), folder.eod_id)
-    arguments = generation_arguments(folder.model, batch, folder.pause_id, bidirectional=True, settings={})
+    batch = align(prefixes, [[]] * len(prefixes), folder.eod_id)
+    arguments = generation_arguments(folder, batch, bidirectional=True, settings={})
     output = folder.model.generate(
         batch.input_ids, **arguments, max_new_tokens=1, return_dict_in_generate=True, output_logits=True
     )
@@ -227,8 +227,8 @@ def test_beam_search_of_a_batch_equals_searching_by_hand(folder, num_pauses, bid
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_beams_that_may_end_score_what_recomputing_says_and_a_batch_equals_each_alone(folder, bidirectional):
     prefixes = prefixes_with(folder, 3)
-    batch = line_up(prefixes, [[]] * len(prefixes), folder.eod_id)
-    arguments = generation_arguments(folder.model, batch, folder.pause_id, bidirectional=bidirectional, settings=BEAMS)
+    batch = align(prefixes, [[]] * len(prefixes), folder.eod_id)
+    arguments = generation_arguments(folder, batch, bidirectional=bidirectional, settings=BEAMS)
     output = folder.model.generate(
         batch.input_ids,
         **arguments,

@@ -5,7 +5,7 @@ import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from pause_megatron.downstream.attention import prefix_lm_mask
+from pause_megatron.downstream.batching import prefix_lm_mask
 from pause_megatron.downstream.generation import generate_after
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder

@@ -1,11 +1,16 @@
 import json
+from dataclasses import replace
 
 import pytest
 import torch
 
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.errors import UserError
+from pause_megatron.records.conversion import ExportRecord
+from pause_megatron.records.files import write_record
+from pause_megatron.records.finetuning import FinetuneRecord
 from tests.downstream.random_models import CONTEXT_LENGTH, random_model
+from tests.records.examples import example
 
 
 @pytest.fixture
@@ -23,12 +28,14 @@ def test_ids_and_length_are_the_models_own(folder, tokenizer):
 
 
 def test_records_of_finetuning_and_pretraining_are_read(saved):
-    marker = {"format": "pause_megatron/finetune/1", "num_pauses_ft": 7, "prefix_attention": "bidirectional"}
-    (saved / "finetune.json").write_text(json.dumps({**marker, "pretraining": {"pauses": "sequence"}}))
-    (saved / "conversion_report.json").write_text(json.dumps({"pretraining": {"pauses": "none"}}))
+    exported, finetuned = example(ExportRecord), example(FinetuneRecord)
+    write_record(saved / "conversion_report.json", exported)
     found = load_model_folder(saved)
-    assert found.finetuning["num_pauses_ft"] == 7
-    assert found.pretraining == {"pauses": "sequence"}
+    assert (found.pretraining, found.finetuning) == (exported.pretraining, None)
+    finetuned = replace(finetuned, pretraining=replace(finetuned.pretraining, pauses="sequence"))
+    write_record(saved / "finetune.json", finetuned)
+    found = load_model_folder(saved)
+    assert (found.pretraining, found.finetuning) == (finetuned.pretraining, finetuned)
 
 
 def test_bf16_loads_bf16_weights(saved):
@@ -36,7 +43,8 @@ def test_bf16_loads_bf16_weights(saved):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"), [("{", "finetune.json: not JSON"), ("{}", "expected format pause_megatron/finetune/1")]
+    ("content", "message"),
+    [("{", "finetune.json: not complete JSON"), ("{}", "finetune.json: expected format 'pause_megatron/finetune/1'")],
 )
 def test_spoilt_marker_is_refused(saved, content, message):
     (saved / "finetune.json").write_text(content)

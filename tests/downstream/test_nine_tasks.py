@@ -11,7 +11,8 @@ import pytest
 from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
 
-from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, FinetunePausing
+from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig
+from pause_megatron.config.pausing import FinetunePausing
 from pause_megatron.downstream.evaluate import evaluate
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.harness_model import PauseLM
@@ -212,7 +213,7 @@ def test_a_model_is_not_evaluated_on_what_it_learned(long_models, few, tmp_path)
     with pytest.raises(UserError, match=r"train.jsonl: no such file; .*--halve-evaluation"):
         finetune(FinetuneConfig(**settings, output=tmp_path / "ft"))
     finetune(FinetuneConfig(**settings, output=tmp_path / "ft", halve_evaluation=True, steps=1, batch_size=1))
-    with pytest.raises(UserError, match="was finetuned on half of what is evaluated"):
+    with pytest.raises(UserError, match="was finetuned on half of the evaluation split"):
         evaluate(
             EvaluateConfig(
                 model=tmp_path / "ft",

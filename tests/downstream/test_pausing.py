@@ -8,12 +8,15 @@ import torch
 from transformers import GPT2LMHeadModel
 
 from pause_megatron.cli.main import main
-from pause_megatron.config.downstream import FinetuneConfig, FinetunePausing, InferencePausing
+from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.config.pausing import FinetunePausing, InferencePausing
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.downstream.pausing import Pausing, finetuning_pausing, resolve_pausing
 from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
+from pause_megatron.records.finetuning import FinetuneRecord
+from tests.records.examples import example
 
 PROMPT = "0110:"
 PLACEMENTS = {
@@ -92,13 +95,14 @@ def test_a_model_pauses_everywhere_as_it_was_finetuned(name, model_path, data, p
     assert first_prefix(passes, len(ids)) == expected
 
 
-MARKED = {
-    "num_pauses_ft": 7,
-    "pause_placement": "before-marker",
-    "pause_marker": "Answer:",
-    "prefix_attention": "bidirectional",
-}
-APPENDED = {**MARKED, "pause_placement": "append", "pause_marker": None}
+MARKED = replace(
+    example(FinetuneRecord),
+    num_pauses_ft=7,
+    pause_placement="before-marker",
+    pause_marker="Answer:",
+    prefix_attention="bidirectional",
+)
+APPENDED = replace(MARKED, pause_placement="append", pause_marker=None)
 
 
 @pytest.mark.parametrize(
@@ -134,10 +138,10 @@ def test_settings_left_out_come_from_finetuning(model_path, finetuning, asked, e
         (
             APPENDED,
             {"pause_marker": "A:"},
-            "--pause-marker 'A:': the placement of .* is append; give",
+            "--pause-marker 'A:': .* has the placement append; give",
         ),
         (None, {"filler": "several words here"}, "--filler 'several words here': 13 tokens in"),
-        (None, {"num_pauses_inf": (0, 1)}, "--num-pauses-inf 0 1: only 'evaluate' takes several; give one number"),
+        (None, {"num_pauses_inf": (0, 1)}, "--num-pauses-inf 0 1: only 'evaluate' takes several numbers; give one"),
     ],
 )
 def test_settings_that_contradict_finetuning_are_refused(model_path, finetuning, asked, message):
@@ -177,7 +181,7 @@ def test_generate_takes_a_filler(model_path, passes, capsys):
 
 def test_generate_refuses_several_numbers_before_it_loads_a_model(capsys):
     assert main(["generate", "--model", "absent", "--prompt", "x", "--num-pauses-inf", "0", "10"]) == EXIT_USER
-    assert "--num-pauses-inf 0 10: only 'evaluate' takes several" in capsys.readouterr().err
+    assert "--num-pauses-inf 0 10: only 'evaluate' takes several numbers" in capsys.readouterr().err
 
 
 def test_pause_in_a_prompts_text_is_text(folder):

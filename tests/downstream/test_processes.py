@@ -14,7 +14,8 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 
-from pause_megatron.config.downstream import FinetuneConfig, FinetunePausing
+from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.config.pausing import FinetunePausing
 from pause_megatron.config.serialize import flags_of_mapping, to_flat
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.processes import process_arguments
@@ -163,7 +164,7 @@ def test_state_of_another_number_of_processes_is_not_continued(config, tmp_path,
     assert state.exists()
     work.open(config, processes=1)
     assert not state.exists()
-    assert "starting anew" in capsys.readouterr().err
+    assert "starting over" in capsys.readouterr().err
 
 
 def launched(config: FinetuneConfig) -> subprocess.CompletedProcess[str]:
@@ -189,7 +190,7 @@ def test_torchrun_starts_the_command_and_rank_0_speaks(config, alone, tmp_path):
 def test_error_of_all_processes_is_said_once(config, tmp_path):
     done = launched(replace(config, output=tmp_path / "together", batch_size=6))
     assert done.returncode != EXIT_DONE
-    message = "error: --batch-size 6: 2 processes with --gradient-accumulation-steps 2 need a multiple of 4\n"
+    message = "error: --batch-size 6: does not divide into 2 processes times --gradient-accumulation-steps 2"
     assert done.stderr.count("error: ") == done.stderr.count(message) == 1
     assert list(tmp_path.iterdir()) == []
 
@@ -223,14 +224,14 @@ def test_error_leaves_the_group(config, tmp_path, sharing):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"deepspeed": {"bf16": {"enabled": True}}}, r"deepspeed.json computes in bf16, but --precision is fp32"),
+        ({"deepspeed": {"bf16": {"enabled": True}}}, r"deepspeed.json: computes in bf16, but --precision is fp32"),
         ({"deepspeed": {"fp16": {"enabled": True}}, "precision": "bf16"}, r"computes in fp16, but --precision is bf16"),
         ({"deepspeed": {"train_batch_size": 8}}, r"remove 'train_batch_size'; it is decided by --batch-size"),
         (
             {"fsdp": "full_shard", "fsdp_config": {"reshard_after_forward": True}},
             r"unknown key 'reshard_after_forward'",
         ),
-        ({"fsdp": "full_shard", "fsdp_config": Path("absent.json")}, r"--fsdp-config absent.json: No such file"),
+        ({"fsdp": "full_shard", "fsdp_config": Path("absent.json")}, r"absent.json: No such file"),
     ],
 )
 def test_files_that_do_not_go_with_the_flags_are_refused(config, tmp_path, settings, message):

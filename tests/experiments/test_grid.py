@@ -99,7 +99,7 @@ def interrupted(grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
     assert first not in done.stderr  # that one was complete before the kill
     for name in (first, second):
         log = (output / "logs" / f"finetune-parity-{name}.log").read_text()
-        assert "continuing the interrupted run at step" in log
+        assert "resuming the interrupted run at step" in log
     return output
 
 

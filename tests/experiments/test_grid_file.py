@@ -102,7 +102,7 @@ def test_a_range_of_pauses_is_one_finetuning(tmp_path: Path) -> None:
         "evaluate-parity-stdpt-ft0..50-inf0-seed0",
     ]
     assert "0..50" in jobs[2].action
-    with pytest.raises(UserError, match=r"grid\.yaml: tasks: parity: --num-pauses-ft 9\.\.1: expected"):
+    with pytest.raises(UserError, match=r"grid\.yaml: tasks: parity: --num-pauses-ft 9\.\.1: give a number"):
         keys["num_pauses_ft"] = ["9..1"]
         jobs_of(GridConfig(grid=str(write_grid(tmp_path, **keys)), output=tmp_path / "out"))
 
@@ -179,7 +179,7 @@ def test_command_line_replaces_a_files_models_and_data(tmp_path: Path) -> None:
         ({"finetune": {"seed": 1}}, r"finetune: seed: the grid itself sets it"),
         (
             {"finetune": {"batch_size": 3, "gradient_accumulation_steps": 2}},
-            r"--gradient-accumulation-steps 2 does not",
+            r"--gradient-accumulation-steps 2: must divide --batch-size 3",
         ),
         ({"evaluate": {"preset": "tiny"}}, r"evaluate: unknown key 'preset'"),
         ({"evaluate": {"num_pauses_inf": 1}}, r"evaluate: num_pauses_inf: the grid itself sets it"),

@@ -95,7 +95,7 @@ def test_jobs_run_through_submitit_and_continue_when_their_time_is_over(
     warned.join()
     assert "2 of 2 jobs queued" in capsys.readouterr().err
     log = (output / "logs" / "finetune-parity-tiny-ft2-seed0.log").read_text()
-    assert "continuing the interrupted run at step" in log
+    assert "resuming the interrupted run at step" in log
     result = json.loads((output / "evaluate" / "parity" / "tiny-ft2-inf2-seed0.json").read_text())
     assert (result["num_samples"], result["num_pauses_ft"], result["num_pauses_inf"]) == (4, 2, 2)
     run_grid(config)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pause_megatron.downstream.attention import prefix_lm_mask
+from pause_megatron.downstream.batching import prefix_lm_mask
 from tests.downstream.random_models import ARCHITECTURES, random_model
 
 PREFIX, LENGTH = 4, 7
