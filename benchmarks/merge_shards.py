@@ -22,14 +22,14 @@ def main(folder: Path, documents: int, shards: int, mean_tokens: int) -> None:
     """Write the shards and their manifest."""
     import numpy as np
 
-    from pause_megatron.preprocess.indexed_writer import index_bytes
-    from pause_megatron.preprocess.manifest import (
+    from pause_megatron.preprocess.dataset_manifest import (
         DATASET_FILE,
         DATASET_FORMAT,
         DatasetManifest,
         ShardManifest,
         write_manifest,
     )
+    from pause_megatron.preprocess.indexed_files import index_bytes
 
     random = np.random.default_rng(1234)
     ids = random.integers(3, 32_000, size=documents // shards * mean_tokens * 2, dtype=np.uint16)

@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pause_megatron.preprocess.indexed_writer import token_dtype
-from pause_megatron.preprocess.manifest import DatasetManifest, load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest, load_dataset_manifest
+from pause_megatron.preprocess.indexed_files import token_dtype
 
 _HEADER = struct.Struct("<9sQBQQ")
 

@@ -46,6 +46,18 @@ def warn(message: str) -> None:
     info(f"warning: {message}")
 
 
+def format_duration(seconds: float) -> str:
+    """Format ``seconds`` in the two largest units, for example "3 d 04 h", "1 h 02 min", "5 min 09 s" or "12 s"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    days, hours = divmod(hours, 24)
+    if days:
+        return f"{days} d {hours:02d} h"
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"
+
+
 class JsonLines:
     """Appends one JSON object per line to ``path``; other processes may read the file at the same time.
 

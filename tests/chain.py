@@ -10,7 +10,7 @@ from pause_megatron.config.dataset import VerifyDatasetConfig
 from pause_megatron.config.preprocess import InsertionConfig, PreprocessConfig
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
-from pause_megatron.preprocess.manifest import DatasetManifest, load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest, load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.preprocess.verification.verify_dataset import verify_dataset
 from pause_megatron.tokenizer.make_tokenizer import train_tokenizer

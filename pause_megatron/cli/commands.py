@@ -102,7 +102,7 @@ TOOLS: dict[str, Command] = {
     "inspect_dataset.py": Command(
         summary="show statistics of a dataset, sequences with pauses and loss mask, and a histogram",
         config="pause_megatron.config.dataset:InspectDatasetConfig",
-        function="pause_megatron.preprocess.inspection.command:inspect_dataset",
+        function="pause_megatron.preprocess.inspection.inspect_dataset:inspect_dataset",
     ),
     "convert_to_hf.py": Command(
         summary="convert a checkpoint to a Hugging Face folder, verified by logits",

@@ -27,7 +27,7 @@ from pause_megatron.conversion.safetensors_writer import divide, write_tensors
 from pause_megatron.conversion.table import to_hf_state
 from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.records.conversion import ExportedTokenizerRecord, ExportRecord, LogitComparison, PretrainingRecord
 from pause_megatron.records.files import write_record
 from pause_megatron.tokenizer import PauseTokenizer

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pause_megatron.config.blend import BlendComponent
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.manifest import DatasetManifest, load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest, load_dataset_manifest
 from pause_megatron.tokenizer import PauseTokenizer
 
 

@@ -27,7 +27,7 @@ from pause_megatron.data.document_index import DocumentIndex
 from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.data.training_sample import Sample
 from pause_megatron.pauses.loss_mask import loss_mask
-from pause_megatron.preprocess.manifest import read_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import read_dataset_manifest
 
 _NO_PADDING = -1
 

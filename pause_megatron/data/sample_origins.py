@@ -25,9 +25,8 @@ from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.packed_documents import DocumentDataset
 from pause_megatron.data.training_sample import SampleDataset
 from pause_megatron.parallel import collectives
-from pause_megatron.preprocess.indexed_reader import chunk_ranges
-from pause_megatron.preprocess.indexed_writer import token_dtype
-from pause_megatron.preprocess.manifest import DatasetSettings
+from pause_megatron.preprocess.dataset_manifest import DatasetSettings
+from pause_megatron.preprocess.indexed_files import chunk_ranges, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of
 
 _TOKENS_AT_ONCE = 1 << 22

@@ -16,8 +16,8 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from numpy.typing import NDArray
 
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.indexed_reader import IndexFile
-from pause_megatron.preprocess.manifest import DatasetManifest, stored_files
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest, stored_files
+from pause_megatron.preprocess.indexed_files import IndexFile
 
 
 class StoredSequences:

@@ -7,7 +7,7 @@
 3. :mod:`~pause_megatron.preprocess.shard`, the worker body, reads and encodes the text once.
 4. :mod:`~pause_megatron.preprocess.shard_writer` inserts the pauses and writes the files, once for each dataset.
 
-:mod:`~pause_megatron.preprocess.manifest` describes the files of a dataset folder, and
+:mod:`~pause_megatron.preprocess.dataset_manifest` describes the files of a dataset folder, and
 :mod:`~pause_megatron.preprocess.shard_spans` locates each shard in them. On finished datasets work
 :mod:`~pause_megatron.preprocess.merge`, :mod:`~pause_megatron.preprocess.verification` and
 :mod:`~pause_megatron.preprocess.inspection`. This package must not import torch.

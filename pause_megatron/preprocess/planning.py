@@ -17,7 +17,7 @@ from pause_megatron.config.preprocess import InsertionConfig, PreprocessConfig
 from pause_megatron.corpus.blocks import ReadOptions
 from pause_megatron.corpus.sources import Source, find_sources
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.manifest import (
+from pause_megatron.preprocess.dataset_manifest import (
     DATASET_FILE,
     DatasetSettings,
     ShardManifest,
@@ -28,7 +28,7 @@ from pause_megatron.preprocess.manifest import (
     read_shard_record,
     shard_file,
 )
-from pause_megatron.preprocess.progress import PROGRESS_FOLDER
+from pause_megatron.preprocess.progress_log import PROGRESS_FOLDER
 from pause_megatron.preprocess.shard import ShardJob, ShardOutput
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.encoders import choose_encoder

@@ -12,10 +12,10 @@ from pause_megatron import log
 from pause_megatron.children import available_cores
 from pause_megatron.config.preprocess import PreprocessConfig
 from pause_megatron.errors import UserError
+from pause_megatron.preprocess.dataset_manifest import DATASET_FILE, DATASET_FORMAT, DatasetManifest, write_manifest
 from pause_megatron.preprocess.executors import Ranks, join_ranks, run_shards, share_out
-from pause_megatron.preprocess.manifest import DATASET_FILE, DATASET_FORMAT, DatasetManifest, write_manifest
 from pause_megatron.preprocess.planning import Plan, finished_shards, plan_run
-from pause_megatron.preprocess.progress import PROGRESS_FOLDER, RunProgress, report_progress
+from pause_megatron.preprocess.progress_log import PROGRESS_FOLDER, RunProgress, report_progress
 from pause_megatron.preprocess.shard import ShardOutput
 from pause_megatron.versions import versions
 

@@ -6,6 +6,7 @@ which insert pauses and write. Memory is a few blocks, or a small multiple of th
 
 from __future__ import annotations
 
+import ctypes
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -17,10 +18,9 @@ from numpy.typing import NDArray
 from pause_megatron.corpus.blocks import Block, ReadOptions
 from pause_megatron.corpus.sources import Source
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.indexed_writer import token_dtype
-from pause_megatron.preprocess.manifest import LISTED_SKIPS, DatasetSettings, ShardInput, SkippedRecord
-from pause_megatron.preprocess.memory import keep_freed_memory
-from pause_megatron.preprocess.progress import ShardProgress
+from pause_megatron.preprocess.dataset_manifest import LISTED_SKIPS, DatasetSettings, ShardInput, SkippedRecord
+from pause_megatron.preprocess.indexed_files import token_dtype
+from pause_megatron.preprocess.progress_log import ShardProgress
 from pause_megatron.preprocess.shard_writer import open_shard
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.encoders import Encoder, open_encoder
@@ -119,3 +119,19 @@ def _open_encoder(path: Path, sha256: str, name: str) -> Encoder:
     if tokenizer.sha256 != sha256:
         raise UserError(f"--tokenizer {path}: the file has changed since preprocessing began; start again")
     return open_encoder(tokenizer, name)
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = 256 << 20
+_LARGEST_KEPT_BYTES = 32 << 20
+"""Larger pieces, which only a very long document needs, still go back at once."""
+
+
+def keep_freed_memory() -> None:
+    """Let this process keep up to 256 MiB of freed memory for its next block; without glibc nothing changes."""
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT_BYTES)
+    mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -12,8 +12,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pause_megatron.preprocess.indexed_reader import SEQUENCES_AT_ONCE, IndexFile, chunk_ranges
-from pause_megatron.preprocess.manifest import DatasetManifest, DatasetSettings, ShardManifest, StoredFile, stored_files
+from pause_megatron.preprocess.dataset_manifest import (
+    DatasetManifest,
+    DatasetSettings,
+    ShardManifest,
+    StoredFile,
+    stored_files,
+)
+from pause_megatron.preprocess.indexed_files import SEQUENCES_AT_ONCE, IndexFile, chunk_ranges
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,7 @@ from pause_megatron.pauses.insertion import (
     Strategy,
     pauses_per_sequence,
 )
-from pause_megatron.preprocess.indexed_writer import index_bytes, token_dtype
-from pause_megatron.preprocess.manifest import (
+from pause_megatron.preprocess.dataset_manifest import (
     SHARD_FORMAT,
     DatasetSettings,
     ShardInput,
@@ -34,6 +33,7 @@ from pause_megatron.preprocess.manifest import (
     ShardRecord,
     write_manifest,
 )
+from pause_megatron.preprocess.indexed_files import index_bytes, token_dtype
 
 
 class ShardWriter:

@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.indexed_reader import SEQUENCES_AT_ONCE, chunk_ranges
-from pause_megatron.preprocess.indexed_writer import token_dtype
-from pause_megatron.preprocess.manifest import DatasetSettings
+from pause_megatron.preprocess.dataset_manifest import DatasetSettings
+from pause_megatron.preprocess.indexed_files import SEQUENCES_AT_ONCE, chunk_ranges, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan
 
 TOKENS_AT_ONCE = 1 << 18

@@ -11,7 +11,7 @@ from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.document_index import CachedIndex
 from pause_megatron.data.packed_documents import DocumentDataset, open_documents
 from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
-from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.preprocess.merge import merge_datasets
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.make_tokenizer import train_tokenizer

@@ -14,7 +14,7 @@ from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
 from pause_megatron.config.dataset import MergeDatasetsConfig
 from pause_megatron.data.packed_documents import DatasetTokenizer, DocumentDataset
-from pause_megatron.preprocess.manifest import stored_files
+from pause_megatron.preprocess.dataset_manifest import stored_files
 from pause_megatron.preprocess.merge import merge_datasets
 from tests.chain import SEQ_LENGTH
 from tests.data.datasets import Datasets

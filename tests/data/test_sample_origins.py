@@ -17,7 +17,7 @@ from pause_megatron.data.datasets import SequenceDataset
 from pause_megatron.data.sample_order import TrainingData
 from pause_megatron.data.sample_origins import Origin, find_origins_together, origins
 from pause_megatron.data.training_sample import SampleDataset
-from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.tokenizer import PauseTokenizer
 from tests.chain import SEQ_LENGTH, preprocess_config

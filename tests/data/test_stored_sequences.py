@@ -11,7 +11,7 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset, IndexedDatase
 
 from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.manifest import stored_files
+from pause_megatron.preprocess.dataset_manifest import stored_files
 from tests.data.datasets import STRATEGIES, Datasets
 from tests.distributed import run_distributed
 

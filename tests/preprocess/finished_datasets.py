@@ -10,8 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pause_megatron.preprocess.indexed_writer import index_bytes, token_dtype
-from pause_megatron.preprocess.manifest import (
+from pause_megatron.preprocess.dataset_manifest import (
     DATASET_FORMAT,
     SHARD_FORMAT,
     DatasetManifest,
@@ -21,6 +20,7 @@ from pause_megatron.preprocess.manifest import (
     load_dataset_manifest,
     write_manifest,
 )
+from pause_megatron.preprocess.indexed_files import index_bytes, token_dtype
 from pause_megatron.preprocess.run import preprocess
 
 PAUSE, EOD = 2, 1

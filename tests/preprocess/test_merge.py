@@ -13,11 +13,10 @@ from pause_megatron.cli.commands import SUBCOMMANDS
 from pause_megatron.cli.main import run_command
 from pause_megatron.config.dataset import MergeDatasetsConfig
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess import indexed_reader, indexed_writer
-from pause_megatron.preprocess.indexed_writer import index_bytes, index_size, stream_index
-from pause_megatron.preprocess.manifest import load_dataset_manifest, shard_file
-from pause_megatron.preprocess.merge import cut_into_files, merge_datasets
-from pause_megatron.preprocess.merged_files import append_range, write_merged_index
+from pause_megatron.preprocess import indexed_files
+from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest, shard_file
+from pause_megatron.preprocess.indexed_files import index_bytes, index_size, stream_index
+from pause_megatron.preprocess.merge import append_range, cut_into_files, merge_datasets, write_merged_index
 from pause_megatron.preprocess.shard_spans import ShardSpan
 from tests.chain import verified
 from tests.preprocess.conftest import contents
@@ -73,7 +72,7 @@ def test_wide_tokens_and_empty_shards_are_byte_for_byte_megatrons(tmp_path):
 def test_pieces_of_the_index_join_seamlessly(tmp_path, by_hand, monkeypatch):
     whole = merge(tmp_path / "whole", by_hand)
     monkeypatch.setattr("pause_megatron.preprocess.shard_spans.SEQUENCES_AT_ONCE", 7)
-    monkeypatch.setattr(indexed_writer, "_BOUNDARIES_AT_ONCE", 5)
+    monkeypatch.setattr(indexed_files, "_BOUNDARIES_AT_ONCE", 5)
     assert merge(tmp_path / "pieces", by_hand).merged == whole.merged
 
 
@@ -157,7 +156,7 @@ def test_index_is_right_past_2_to_the_31_tokens(tmp_path):
     all_lengths = lengths.tolist() * 5
     ends = [2 * sum(all_lengths[:end]) for end in range(26)]
     assert ends[-1] == merged.bin_bytes > 2**33
-    index = indexed_reader.IndexFile.open(tmp_path / "merged.idx")
+    index = indexed_files.IndexFile.open(tmp_path / "merged.idx")
     assert index.offsets(0, 25).tolist() == ends[:-1]
     assert index.lengths(0, 25).tolist() == all_lengths
 

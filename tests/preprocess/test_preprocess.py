@@ -10,7 +10,7 @@ import pytest
 
 from pause_megatron.corpus.blocks import ReadOptions
 from pause_megatron.corpus.sources import find_sources
-from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.preprocess.planning import plan_run
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.preprocess.shard import ShardJob

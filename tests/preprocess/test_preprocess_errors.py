@@ -11,7 +11,7 @@ import pytest
 from pause_megatron.cli.commands import TOOLS
 from pause_megatron.cli.main import run_command
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
 from tests.chain import verified
 from tests.disk import small_disk

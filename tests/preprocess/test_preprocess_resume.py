@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
 from tests.preprocess.conftest import contents
 

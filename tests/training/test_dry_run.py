@@ -13,7 +13,7 @@ from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.training import TrainingConfig
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.training.dry_run import find_hardware, print_plan
 from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from pause_megatron.preprocess.indexed_reader import IndexFile
-from pause_megatron.preprocess.manifest import DatasetManifest
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest
+from pause_megatron.preprocess.indexed_files import IndexFile
 from pause_megatron.preprocess.shard_spans import ShardSpan, stored_lengths
 from pause_megatron.preprocess.token_blocks import TokenBlock, equal_lengths, read_blocks
 

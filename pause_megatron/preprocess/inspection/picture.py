@@ -17,8 +17,8 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from numpy.typing import NDArray
 
 from pause_megatron.errors import UserError
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest
 from pause_megatron.preprocess.inspection.measurements import DOCUMENT_BINS, Measurements
-from pause_megatron.preprocess.manifest import DatasetManifest
 
 PAUSE_COLOR = "#e69f00"
 DOCUMENT_COLOR = "#56b4e9"

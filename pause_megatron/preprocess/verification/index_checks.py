@@ -10,9 +10,15 @@ from numpy.typing import NDArray
 
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.insertion import text_lengths_of
-from pause_megatron.preprocess.indexed_reader import SEQUENCES_AT_ONCE, IndexFile, chunk_ranges
-from pause_megatron.preprocess.indexed_writer import HEADER, stream_index, token_dtype
-from pause_megatron.preprocess.manifest import DatasetSettings, StoredFile
+from pause_megatron.preprocess.dataset_manifest import DatasetSettings, StoredFile
+from pause_megatron.preprocess.indexed_files import (
+    HEADER,
+    SEQUENCES_AT_ONCE,
+    IndexFile,
+    chunk_ranges,
+    stream_index,
+    token_dtype,
+)
 from pause_megatron.preprocess.shard_spans import ShardSpan, stored_lengths
 from pause_megatron.preprocess.token_blocks import sha256_of
 from pause_megatron.preprocess.verification.faults import FaultReport, Faults

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.indexed_writer import index_size, token_dtype
-from pause_megatron.preprocess.manifest import (
+from pause_megatron.preprocess.dataset_manifest import (
     DATASET_FILE,
     LISTED_SKIPS,
     DatasetManifest,
@@ -17,6 +16,7 @@ from pause_megatron.preprocess.manifest import (
     load_dataset_manifest,
     read_shard_record,
 )
+from pause_megatron.preprocess.indexed_files import index_size, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of
 from pause_megatron.preprocess.verification.faults import Faults
 

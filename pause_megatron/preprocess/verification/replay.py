@@ -14,8 +14,8 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from pause_megatron.preprocess.indexed_writer import token_dtype
-from pause_megatron.preprocess.manifest import DatasetSettings
+from pause_megatron.preprocess.dataset_manifest import DatasetSettings
+from pause_megatron.preprocess.indexed_files import token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan
 from pause_megatron.preprocess.shard_writer import count_runs, make_strategy
 from pause_megatron.preprocess.token_blocks import TokenBlock

@@ -6,9 +6,8 @@ import hashlib
 from dataclasses import dataclass
 
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.indexed_reader import IndexFile
-from pause_megatron.preprocess.indexed_writer import token_dtype
-from pause_megatron.preprocess.manifest import DatasetSettings
+from pause_megatron.preprocess.dataset_manifest import DatasetSettings
+from pause_megatron.preprocess.indexed_files import IndexFile, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan, stored_lengths
 from pause_megatron.preprocess.token_blocks import equal_lengths, read_blocks, sha256_of
 from pause_megatron.preprocess.verification.faults import FaultReport, Faults

@@ -12,8 +12,8 @@ from pause_megatron import log
 from pause_megatron.children import available_cores
 from pause_megatron.config.dataset import VerifyDatasetConfig
 from pause_megatron.errors import UserError
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest, read_dataset_manifest, stored_files
 from pause_megatron.preprocess.executors import new_process_pool
-from pause_megatron.preprocess.manifest import DatasetManifest, read_dataset_manifest, stored_files
 from pause_megatron.preprocess.shard_spans import ShardSpan, settings_of, spans_of
 from pause_megatron.preprocess.verification.faults import FaultReport
 from pause_megatron.preprocess.verification.index_checks import check_file

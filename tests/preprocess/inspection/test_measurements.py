@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.preprocess.inspection.measurements import DOCUMENT_BINS, LONGEST_GAP, measure
-from pause_megatron.preprocess.manifest import load_dataset_manifest
 from pause_megatron.preprocess.shard_spans import spans_of
 from tests.preprocess.conftest import rows_of
 from tests.preprocess.finished_datasets import EOD, KINDS, PAUSE

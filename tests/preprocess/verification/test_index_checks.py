@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 
 from pause_megatron.config.dataset import MergeDatasetsConfig
-from pause_megatron.preprocess.indexed_reader import IndexFile
-from pause_megatron.preprocess.indexed_writer import index_bytes
-from pause_megatron.preprocess.manifest import DatasetSettings, StoredFile
+from pause_megatron.preprocess.dataset_manifest import DatasetSettings, StoredFile
+from pause_megatron.preprocess.indexed_files import IndexFile, index_bytes
 from pause_megatron.preprocess.merge import merge_datasets
 from pause_megatron.preprocess.shard_spans import spans_of_file
 from pause_megatron.preprocess.verification.faults import Faults

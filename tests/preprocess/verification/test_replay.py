@@ -5,7 +5,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pause_megatron.preprocess.manifest import (
+from pause_megatron.preprocess.dataset_manifest import (
     DATASET_FORMAT,
     DatasetManifest,
     DatasetSettings,

@@ -9,7 +9,7 @@ from pause_megatron.cli.commands import SUBCOMMANDS
 from pause_megatron.cli.main import run_command
 from pause_megatron.config.dataset import VerifyDatasetConfig
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.preprocess.verification.verify_dataset import run_checks, verify_dataset
 from tests.preprocess.finished_datasets import EOD, KINDS, PAUSE, Damaged, real_place, write_by_hand

@@ -5,12 +5,21 @@ Lines are :class:`rich.text.Text`: coloured on a terminal, plain elsewhere. Noth
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
 
+import numpy as np
+from numpy.typing import NDArray
 from rich.cells import cell_len
 from rich.text import Text
 
-from pause_megatron.preprocess.inspection.samples import StoredSample
+from pause_megatron.errors import UserError
+from pause_megatron.pauses.loss_mask import loss_mask
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest
+from pause_megatron.preprocess.indexed_files import IndexFile
+from pause_megatron.preprocess.shard_spans import ShardSpan
 from pause_megatron.tokenizer import PauseTokenizer
 
 PAUSE = "<pause>"
@@ -34,7 +43,7 @@ _SHOWN = {"\n": "\u23ce", "\t": "\u21e5", "\r": "\u240d"}
 """Signs for characters that would break the lines."""
 
 
-class Pieces:
+class TokenTexts:
     """The text of single tokens."""
 
     def __init__(self, tokenizer: PauseTokenizer) -> None:
@@ -82,7 +91,7 @@ def _printable(character: str) -> str:
     return _SHOWN.get(character, character.encode("unicode_escape").decode())
 
 
-def sample_lines(sample: StoredSample, pieces: Pieces, tokens: int, width: int) -> Iterator[Text]:
+def sample_lines(sample: StoredSample, pieces: TokenTexts, tokens: int, width: int) -> Iterator[Text]:
     """The first ``tokens`` positions of ``sample`` (0: all) in lines of ``width`` columns."""
     shown = min(tokens or len(sample.tokens), len(sample.tokens))
     margin = len(str(shown)) + 2
@@ -112,3 +121,52 @@ def _filled(upper: Text, lower: Text) -> Iterator[Text]:
     lower.rstrip()
     if lower:
         yield lower
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """One stored sequence."""
+
+    index: int
+    """Among all sequences of the dataset."""
+    span: ShardSpan
+    place: int
+    """Among the sequences of its shard."""
+    tokens: NDArray[np.integer]
+    """Token ids, shape ``[tokens]``."""
+    has_loss: NDArray[np.bool_]
+    """Which positions carry loss, that is, whose target (the token after it) is no pause; shape ``[tokens]``."""
+
+
+def choose_indices(wanted: Sequence[int], samples: int, sequences: int) -> Sequence[int]:
+    """The sequences to show: those ``wanted``, or ``samples`` of them evenly spread.
+
+    Raises :class:`UserError` for an index there is no sequence for.
+    """
+    for index in wanted:
+        if index >= sequences:
+            raise UserError(f"--indices {index}: the dataset has {sequences} sequences, from 0 to {sequences - 1}")
+    count = min(samples, sequences)
+    return wanted or [sequences * place // count for place in range(count)]
+
+
+def read_sample(spans: Sequence[ShardSpan], manifest: DatasetManifest, index: int) -> StoredSample:
+    """Read stored sequence ``index`` of the dataset that consists of ``spans``.
+
+    The target of its last position is the first token of the sequence that continues it in its shard; where none does,
+    there is no target and no loss. A document's last position predicts the first token of whichever document Megatron
+    packs behind it, which is never a pause.
+    """
+    starts = [0, *accumulate(span.shard.sequences for span in spans)]
+    number = bisect_right(starts, index) - 1
+    span, place = spans[number], index - starts[number]
+    file = IndexFile.open(span.idx_path)
+    in_file = span.first_sequence + place
+    length, offset = int(file.lengths(in_file, in_file + 1)[0]), int(file.offsets(in_file, in_file + 1)[0])
+    continued = manifest.trimmed == "carry" and manifest.seq_length > 0 and place + 1 < span.shard.sequences
+    tokens = np.fromfile(span.bin_path, file.dtype, length + int(continued), offset=offset)
+    targets = tokens[1:]
+    if not continued:
+        after = manifest.eod_id if manifest.strategy == "document" else manifest.pause_id
+        targets = np.append(targets, np.array(after, tokens.dtype))
+    return StoredSample(index, span, place, tokens[:length], loss_mask(targets, manifest.pause_id))

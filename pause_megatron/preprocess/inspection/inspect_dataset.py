@@ -14,10 +14,16 @@ from rich.text import Text
 from pause_megatron import log
 from pause_megatron.config.dataset import InspectDatasetConfig
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.inspection.display import LEGEND, Pieces, sample_lines
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest, load_dataset_manifest, stored_files
 from pause_megatron.preprocess.inspection.measurements import Measurements, measure
-from pause_megatron.preprocess.inspection.samples import StoredSample, choose_indices, read_sample
-from pause_megatron.preprocess.manifest import DatasetManifest, load_dataset_manifest, stored_files
+from pause_megatron.preprocess.inspection.sequence_display import (
+    LEGEND,
+    StoredSample,
+    TokenTexts,
+    choose_indices,
+    read_sample,
+    sample_lines,
+)
 from pause_megatron.preprocess.shard_spans import spans_of
 from pause_megatron.tokenizer import PauseTokenizer
 
@@ -43,7 +49,7 @@ def inspect_dataset(config: InspectDatasetConfig) -> None:
     found = measure(spans, manifest, config.scan_tokens)
     console = _open_console()
     _print_rows(console, [*_facts(config.data, manifest), *_measured(manifest, found)])
-    pieces = Pieces(tokenizer)
+    pieces = TokenTexts(tokenizer)
     for number, index in enumerate(indices):
         sample = read_sample(spans, manifest, index)
         console.print()

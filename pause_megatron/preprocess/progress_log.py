@@ -27,7 +27,7 @@ _SECONDS_BETWEEN_ENTRIES = 5.0
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-class Entry(msgspec.Struct, frozen=True, kw_only=True):
+class ProgressEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One line of a log."""
 
     time: float
@@ -46,7 +46,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
     error: str | None = None
 
 
-_decoder = msgspec.json.Decoder(Entry)
+_decoder = msgspec.json.Decoder(ProgressEntry)
 
 
 class ShardProgress:
@@ -90,7 +90,7 @@ class RunProgress:
         self._sizes = shards
         self._offsets = {path: path.stat().st_size for path in self._logs()}
         self._started = time.monotonic()
-        self.entries: dict[str, Entry] = {}
+        self.entries: dict[str, ProgressEntry] = {}
 
     def _logs(self) -> list[Path]:
         return sorted(self._folder.glob("*.jsonl"))
@@ -121,7 +121,7 @@ class RunProgress:
             f"{states.count('done')} of {len(self._sizes)} shards done, {running} running; "
             f"{documents} documents, {tokens / 1e6:.2f} million tokens; "
             f"{documents / seconds:.0f} documents/s, {tokens / seconds / 1e6:.2f} million tokens/s, "
-            f"{read / seconds / 1e6:.1f} MB/s; {'unknown time' if left is None else _duration(left)} left"
+            f"{read / seconds / 1e6:.1f} MB/s; {'unknown time' if left is None else log.format_duration(left)} left"
         )
 
     def seconds_left(self, seconds: float) -> float | None:
@@ -140,12 +140,6 @@ class RunProgress:
                     weight = weights[entry.shard]
                     finished += min(entry.read_bytes / read_by_weight, weight)
         return (sum(weights.values()) - finished) * seconds / finished
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
 @contextmanager

@@ -1,7 +1,7 @@
 """What a dataset folder holds, and the check that it is whole.
 
 For each input file there are ``NAME.bin`` and ``NAME.idx`` (Megatron indexed dataset, see
-:mod:`~pause_megatron.preprocess.indexed_writer`) and, written after them, ``NAME.json``: format, settings, and the
+:mod:`~pause_megatron.preprocess.indexed_files`) and, written after them, ``NAME.json``: format, settings, and the
 shard's entry. ``dataset.json``, written when all shards are done, holds the settings and all entries; a folder without
 it is no dataset. In a merged dataset the shards' files have been joined into a few, and their entries are kept, so that
 every part can still be traced to its input and checked. The fields are those of the classes below.

@@ -3,7 +3,7 @@ import pytest
 import torch
 from megatron.core.datasets.indexed_dataset import DType, IndexedDataset, IndexedDatasetBuilder
 
-from pause_megatron.preprocess.indexed_writer import DTYPE_CODES, index_bytes, token_dtype
+from pause_megatron.preprocess.indexed_files import DTYPE_CODES, index_bytes, token_dtype
 
 
 @pytest.mark.parametrize("vocab_size", [1024, 65_499, 65_500, 100_000])

@@ -3,9 +3,15 @@ import pytest
 from rich.cells import cell_len
 
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.inspection.display import FURTHER_BYTE, Pieces, sample_lines
-from pause_megatron.preprocess.inspection.samples import StoredSample, choose_indices, read_sample
-from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
+from pause_megatron.preprocess.inspection.sequence_display import (
+    FURTHER_BYTE,
+    StoredSample,
+    TokenTexts,
+    choose_indices,
+    read_sample,
+    sample_lines,
+)
 from pause_megatron.preprocess.shard_spans import spans_of
 from tests.preprocess.conftest import rows_of
 from tests.preprocess.finished_datasets import EOD, KINDS, PAUSE
@@ -41,12 +47,12 @@ def test_indices_wanted_or_evenly_spread():
 
 def shown(tokenizer, tokens, has_loss, *, most=0, width=60):
     sample = StoredSample(0, None, 0, np.array(tokens), np.array(has_loss, dtype=bool))
-    return [str(line) for line in sample_lines(sample, Pieces(tokenizer), most, width)]
+    return [str(line) for line in sample_lines(sample, TokenTexts(tokenizer), most, width)]
 
 
 def test_pieces_join_to_the_text(tokenizer):
     text = "Some  words, <pause> and </s> among them:\n\tcafé, naïve, 北京 \x1b[31m."
-    pieces = Pieces(tokenizer).texts(tokenizer.encode(text))
+    pieces = TokenTexts(tokenizer).texts(tokenizer.encode(text))
     joined = "".join(piece for piece in pieces if piece != FURTHER_BYTE)
     assert joined == text.replace("\n", "⏎").replace("\t", "⇥").replace("\x1b", "\\x1b")
     assert "<pause>" not in pieces
@@ -57,7 +63,7 @@ def test_broken_characters_are_shown_as_such(tokenizer):
     first, second = tokenizer.encode("é")[-2:]
     word = tokenizer.encode("e")[0]
     broken = "\ufffd"
-    found = Pieces(tokenizer).texts([first, word, first, second, second, first])
+    found = TokenTexts(tokenizer).texts([first, word, first, second, second, first])
     assert found == [broken, "e", "é", FURTHER_BYTE, broken, broken]
 
 

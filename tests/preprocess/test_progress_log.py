@@ -4,8 +4,8 @@ import time
 import pytest
 
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess import progress
-from pause_megatron.preprocess.progress import PROGRESS_FOLDER, RunProgress, ShardProgress
+from pause_megatron.preprocess import progress_log
+from pause_megatron.preprocess.progress_log import PROGRESS_FOLDER, RunProgress, ShardProgress
 from pause_megatron.preprocess.run import preprocess
 
 
@@ -76,11 +76,11 @@ def test_a_line_half_written_is_read_when_it_is_whole(tmp_path):
 
 
 def test_a_line_is_printed_while_the_work_goes_on(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.02)
+    monkeypatch.setattr(progress_log, "_SECONDS_BETWEEN_LINES", 0.02)
     run = RunProgress(tmp_path, {"a": 10, "b": 10})
-    with progress.report_progress(run), ShardProgress(tmp_path, "a", 10):
+    with progress_log.report_progress(run), ShardProgress(tmp_path, "a", 10):
         time.sleep(0.2)
     lines = capsys.readouterr().err.splitlines()
     assert any("0 of 2 shards done, 1 running" in line and "unknown time left" in line for line in lines)
     assert "1 of 2 shards done, 0 running" in lines[-1]
-    assert "0 min 00 s left" in lines[-1]
+    assert "/s; 0 s left" in lines[-1]

@@ -11,8 +11,8 @@ from pause_megatron.cli.commands import TOOLS
 from pause_megatron.cli.main import run_command
 from pause_megatron.config.dataset import InspectDatasetConfig, MergeDatasetsConfig
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.inspection.command import inspect_dataset
-from pause_megatron.preprocess.manifest import load_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
+from pause_megatron.preprocess.inspection.inspect_dataset import inspect_dataset
 from pause_megatron.preprocess.merge import merge_datasets
 from pause_megatron.preprocess.run import preprocess
 from tests.preprocess.finished_datasets import KINDS, Damaged
