@@ -11,22 +11,23 @@ from pause_megatron.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class ReportConfig:
-    """Write report.html (one file that needs nothing else), report.md, report.json, and the figures as PNG and SVG with
-    their data as CSV.
+    """Write report.html (one file that needs no other), report.md, report.json, and figures as PNG, SVG and CSV.
+
+    For example: pause-megatron report --pretrain runs/* --evaluations grids/1b/evaluate --output report
     """
 
     output: Path
-    """Folder of the report; an earlier report there is replaced."""
+    """Folder of the report. An earlier report in it is replaced."""
     evaluations: tuple[Path, ...] = ()
-    """Results written by 'pause-megatron evaluate': JSON files, or folders of them such as GRID/evaluate."""
+    """Results of 'pause-megatron evaluate': JSON files, or folders of them, such as GRID/evaluate. None: no results."""
     pretrain: tuple[Path, ...] = ()
-    """Run folders of 'pause-megatron pretrain', standard and paused."""
+    """Run folders of 'pause-megatron pretrain', with and without pauses. None: no runs."""
     title: str = "Does pausing help?"
     """Title of the report."""
     samples_per_task: int = 20
-    """Questions shown for each task, with every variant's answer."""
+    """Test items per task that are shown with the answer of every variant (0: none)."""
 
     def __post_init__(self) -> None:
         if not self.evaluations and not self.pretrain:
-            raise UserError("nothing to report on: give --evaluations FILE... or --pretrain RUN... or both")
+            raise UserError("--evaluations, --pretrain: at least one is required; give result files, run folders or both")
         require_at_least(0, samples_per_task=self.samples_per_task)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pause_megatron.records.variants import BASELINE
 from pause_megatron.report.drawing import Level, Line, Picture, draw_lines
-from pause_megatron.report.labels import model_label, pauses_label
+from pause_megatron.report.labels import metric_label, model_label, pauses_label
 from pause_megatron.report.measurements import MODELS, Measurement, TaskResult
 
 MODEL_COLORS = dict(zip(MODELS, ("#56b4e9", "#0072b2", "#e69f00", "#d55e00", "#0072b2", "#d55e00"), strict=True))
@@ -83,9 +83,9 @@ class Section:
         return bool(self.tables or self.figures or self.folded)
 
 
-def present(*tables: Table | None) -> tuple[Table, ...]:
-    """Return the tables that are not None."""
-    return tuple(table for table in tables if table is not None)
+def with_rows(*tables: Table) -> tuple[Table, ...]:
+    """Return the tables that have any row."""
+    return tuple(table for table in tables if table.rows)
 
 
 def text_cells(*texts: str) -> tuple[TableCell, ...]:
@@ -138,7 +138,7 @@ def score_figure(
         caption=caption,
         lines=[_line(one, scale) for one in series],
         x_label=x_label,
-        y_label=axis_label(task),
+        y_label=metric_label(task),
         levels=levels,
         data=measurements_csv(task, measurements),
     )
@@ -211,11 +211,6 @@ def _csv(header: list[str], rows: Iterable[Sequence[object]]) -> str:
     return text.getvalue()
 
 
-def axis_label(task: TaskResult) -> str:
-    """Return a task's metric with its unit, for example "em (%)"."""
-    return f"{task.metric} (%)" if task.is_percentage else task.metric
-
-
 def scale_of(task: TaskResult) -> float:
     """Return the factor from the metric's unit to the unit of a chart: 100 for a share."""
     return 100.0 if task.is_percentage else 1.0
@@ -227,10 +222,12 @@ def color_of(measurement: Measurement) -> str:
 
 
 def pretrained_colors(labels: Iterable[str]) -> list[str]:
-    """Return a colour for each label of a pretrained model: that of StdPT or PausePT, or else another one."""
-    known = {model_label(model).partition(",")[0]: MODEL_COLORS[model] for model in ("stdpt", "pausept")}
-    spare = list(OTHER_COLORS)
-    return [known.get(label) or (spare.pop(0) if spare else OTHER_COLORS[-1]) for label in labels]
+    """Return a colour for each label of a pretrained model; the first StdPT and the first PausePT have their own."""
+    colors, spare = [], list(OTHER_COLORS)
+    for label in labels:
+        color = MODEL_COLORS["pausept" if label.startswith("PausePT") else "stdpt"]
+        colors.append(color if color not in colors else spare.pop(0) if spare else OTHER_COLORS[-1])
+    return colors
 
 
 def slug(name: str) -> str:

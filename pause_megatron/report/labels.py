@@ -80,8 +80,8 @@ def series_label(setting: Setting, task: TaskResult) -> str:
 
 
 def metric_label(task: TaskResult) -> str:
-    """A task's metric with its unit, for example "em, %"."""
-    return f"{task.metric}, %" if task.is_percentage else task.metric
+    """A task's metric with its unit, for example "em in %"."""
+    return f"{task.metric} in %" if task.is_percentage else task.metric
 
 
 def value(number: float | None, task: TaskResult) -> str:

@@ -149,9 +149,9 @@ def _render(template: str, document: Document, *, autoescape: bool) -> str:
 
 
 def typeset(text: str) -> Markup:
-    """Escape ``text`` for HTML, with M_ft as a subscript and line breaks after underscores but not within numbers."""
+    """Escape ``text`` for HTML: M_ft with a subscript, line breaks after underscores but not within numbers."""
     html = SUBSCRIPTS.sub(r"<i>M</i><sub>\1</sub>", str(escape(text))).replace("</sub> ", "</sub>&nbsp;")
-    return Markup(html.replace("_", "_<wbr>").replace(" ± ", "&nbsp;±&nbsp;"))
+    return Markup(html.replace("_", "_<wbr>").replace(" ± ", "&nbsp;±&nbsp;").replace(" %", "&nbsp;%"))
 
 
 def plain(text: str) -> str:

@@ -10,6 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pause_megatron.config.parallel import ParallelConfig
+from pause_megatron.config.serialize import to_plain
 from pause_megatron.records.conversion import PretrainingRecord
 from pause_megatron.records.evaluation import Architecture, EvaluationRecord, Metric, Sample
 from pause_megatron.records.files import line_of, write_record
@@ -234,7 +236,7 @@ def write_run(folder: Path, *, paused: bool = False, iterations: int = 400, name
             "data": f"data/train-{'pause' if paused else 'standard'}",
             "deepspeed": "ds_configs/zero1_fp32.json",
             "model": {"architecture": "gpt2", "num_layers": 4, "hidden_size": 128},
-            "parallel": {"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 1},
+            "parallel": to_plain(ParallelConfig(tensor_model_parallel_size=2)),
             "training": {"train_iters": iterations, "global_batch_size": 16},
         },
         deepspeed={},

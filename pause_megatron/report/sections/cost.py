@@ -17,10 +17,10 @@ from pause_megatron.report.elements import (
     ScoreSeries,
     Section,
     Table,
-    present,
     pretrained_colors,
     score_figure,
     text_cells,
+    with_rows,
 )
 from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.report.sections.pauses import finetuning_series
@@ -63,7 +63,7 @@ class PauseCost:
 def cost_section(tasks: Sequence[TaskResult]) -> Section:
     """Build the section; it is empty if no model was evaluated with pauses."""
     return Section(
-        anchor="cost", heading="At equal cost", tables=present(cost_table(tasks)), figures=tuple(cost_figures(tasks))
+        anchor="cost", heading="At equal cost", tables=with_rows(cost_table(tasks)), figures=tuple(cost_figures(tasks))
     )
 
 
@@ -89,15 +89,13 @@ def cost_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
     return figures
 
 
-def cost_table(tasks: Sequence[TaskResult]) -> Table | None:
-    """Tabulate the cost of each number of pauses on each task; None without pauses."""
+def cost_table(tasks: Sequence[TaskResult]) -> Table:
+    """Tabulate the cost of each number of pauses on each task."""
     costs: dict[tuple[str, int], PauseCost] = {}
     for task in tasks:
         for measurement in sorted(task.measurements, key=lambda measurement: measurement.setting.num_pauses_inf):
             if measurement.setting.num_pauses_inf:
                 costs.setdefault((task.name, measurement.setting.num_pauses_inf), cost_of(measurement))
-    if not costs:
-        return None
     return Table(
         name="cost",
         caption="Multiplications of the forward pass over prompt and pauses, relative to the prompt only (Goyal et al."

@@ -14,15 +14,14 @@ from pause_megatron.report.elements import (
     Section,
     Table,
     TableCell,
-    axis_label,
     color_of,
     measurements_csv,
     model_cell,
-    present,
     pretrained_colors,
     score_figure,
     slug,
     text_cells,
+    with_rows,
 )
 from pause_megatron.report.labels import (
     NOTHING,
@@ -52,7 +51,7 @@ def inference_section(tasks: Sequence[TaskResult]) -> Section:
     return Section(
         anchor="inference",
         heading="Pauses at inference",
-        tables=present(robustness_table(tasks)),
+        tables=with_rows(robustness_table(tasks)),
         figures=(*inference_figures(tasks), *heat_maps(tasks)),
     )
 
@@ -176,13 +175,13 @@ def _heat_map(task: TaskResult, pretrained: str, measurements: Sequence[Measurem
         f"M_ft {pauses_label(one.setting)}, M_inf {one.setting.num_pauses_inf}: {value(one.mean, task)}"
         for one in measurements
     )
-    alt = f"Heat map of {axis_label(task)} on {task.name} after {pretrained}: {scores}"
+    alt = f"Heat map of {metric_label(task)} on {task.name} after {pretrained}: {scores}"
     labels = "M_inf, pauses at inference", "M_ft, in finetuning"
     flagged = any(one.setting in collapsed for one in measurements)
     return Figure(
         name=name,
         title=f"{task.name}, {pretrained}",
-        caption=f"{axis_label(task)}; lighter is better, M_inf = M_ft has a frame."
+        caption=f"{metric_label(task)}; lighter is better, a frame marks M_inf = M_ft."
         + (" ▼: collapses without pauses." if flagged else ""),
         alt=alt,
         picture=draw_heat_map(name, alt, tiles, rows, [str(column) for column in columns], *labels),
@@ -233,11 +232,9 @@ def removals(task: TaskResult) -> list[Removal]:
     return found
 
 
-def robustness_table(tasks: Sequence[TaskResult]) -> Table | None:
-    """Tabulate how models finetuned with pauses score with other numbers of pauses; None without such models."""
+def robustness_table(tasks: Sequence[TaskResult]) -> Table:
+    """Tabulate how models finetuned with pauses score with other numbers of pauses."""
     rows = [row for task in tasks for row in _robustness_rows(task)]
-    if not rows:
-        return None
     return Table(
         name="robustness",
         caption="Models finetuned with pauses, evaluated with fewer or more of them. A model keeps half if its score"

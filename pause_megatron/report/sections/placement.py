@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pause_megatron.report.elements import Section, Table, TableCell, model_cell, present, text_cells
+from pause_megatron.report.elements import Section, Table, TableCell, model_cell, text_cells, with_rows
 from pause_megatron.report.labels import (
     NOTHING,
     PLACEMENT_LABELS,
@@ -20,12 +20,12 @@ from pause_megatron.report.measurements import Measurement, Setting, TaskResult
 
 def placement_section(tasks: Sequence[TaskResult]) -> Section:
     """Build the section; it is empty if all pauses are appended and none is replaced by a filler."""
-    tables = present(placement_table(tasks), filler_table(tasks))
+    tables = with_rows(placement_table(tasks), filler_table(tasks))
     return Section(anchor="placements", heading="Placement and fillers", tables=tables)
 
 
-def placement_table(tasks: Sequence[TaskResult]) -> Table | None:
-    """Tabulate each placement's score and its difference from appended pauses; None with a single placement."""
+def placement_table(tasks: Sequence[TaskResult]) -> Table:
+    """Tabulate each placement's score and its difference from appended pauses."""
     measured = [(task, one) for task in tasks for one in task.matched if one.setting.num_pauses_ft]
     placements = [name for name in PLACEMENT_LABELS if any(one.setting.placement == name for _, one in measured)]
     groups: dict[tuple[str, Setting], dict[str, Measurement]] = {}
@@ -43,8 +43,6 @@ def placement_table(tasks: Sequence[TaskResult]) -> Table | None:
         for (name, setting), found in groups.items()
         if len(found) > 1
     ]
-    if not rows:
-        return None
     return Table(
         name="placements",
         caption="Placement of the pauses, with M_inf = M_ft; below each score its difference from appended pauses.",
@@ -54,8 +52,8 @@ def placement_table(tasks: Sequence[TaskResult]) -> Table | None:
     )
 
 
-def filler_table(tasks: Sequence[TaskResult]) -> Table | None:
-    """Tabulate models with filler tokens at inference against the same models with M_inf = M_ft; None without."""
+def filler_table(tasks: Sequence[TaskResult]) -> Table:
+    """Tabulate models with filler tokens at inference against the same models with M_inf = M_ft."""
     rows = []
     for task in tasks:
         for measurement in task.measurements:
@@ -70,8 +68,6 @@ def filler_table(tasks: Sequence[TaskResult]) -> Table | None:
                     _compared(measurement, matched, task),
                 )
                 rows.append(row)
-    if not rows:
-        return None
     return Table(
         name="fillers",
         caption="Filler tokens in place of pauses, at inference only, compared with the same models with M_inf = M_ft;"

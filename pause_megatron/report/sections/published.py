@@ -2,7 +2,7 @@
 
 ``published.csv`` has one number in each row, in percent. Table 1 has means and standard deviations over five finetuning
 runs; numbers from figures were read off the plots, with a precision of about 0.1. ``best`` as the number of pauses
-means the better of 10 and 50, which the paper reports where it does not give the number. Its "F1" of PhysicalIQA and
+means the better of 10 and 50, which the paper reports if it does not give the number. Its "F1" of PhysicalIQA and
 HellaSwag, which are multiple choice, is ``acc`` in lm-evaluation-harness.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from pause_megatron.report.elements import Section, Table, TableCell, model_cell, present, text_cells
+from pause_megatron.report.elements import Section, Table, TableCell, model_cell, text_cells, with_rows
 from pause_megatron.report.labels import MINUS, NOTHING, pauses_kind, pauses_label
 from pause_megatron.report.measurements import Measurement, Setting, TaskResult
 
@@ -91,13 +91,11 @@ def _rows() -> tuple[dict[str, str], ...]:
 
 def published_section(tasks: Sequence[TaskResult]) -> Section:
     """Build the section; it is empty if no measurement has a published counterpart."""
-    return Section(
-        anchor="paper", heading="Comparison with the published numbers", tables=present(published_table(tasks))
-    )
+    return Section(anchor="paper", heading="Published numbers", tables=with_rows(published_table(tasks)))
 
 
-def published_table(tasks: Sequence[TaskResult]) -> Table | None:
-    """Every measurement that has a published counterpart, next to it; None without any.
+def published_table(tasks: Sequence[TaskResult]) -> Table:
+    """Tabulate every measurement that has a published counterpart, next to the published number.
 
     Differences are from StdPT_StdFT: ours from the measured one, the paper's from the published one.
     """
@@ -108,13 +106,11 @@ def published_table(tasks: Sequence[TaskResult]) -> Table | None:
         for measurement in task.measurements
         for row in _published_row(task, measurement, metric)
     ]
-    if not rows:
-        return None
     return Table(
         name="paper",
         caption="Comparison with the published numbers of the model of this size (Goyal et al. 2024), in %: mean ±"
         " standard deviation over finetuning seeds, and the difference (Δ) from StdPT_StdFT. Numbers from the paper's"
-        " figures have a precision of about 0.1 and no deviation. Where the paper gives no M_ft, its number is the"
+        " figures have a precision of about 0.1 and no deviation. If the paper gives no M_ft, its number is the"
         " better of M_ft 10 and 50.",
         columns=("Variant", "Task", "M_ft", "M_inf", "Pauses", "Here", "Published", "Δ here", "Δ published", "Source"),
         words=("Task", "Pauses", "Source"),

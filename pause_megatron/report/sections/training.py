@@ -9,17 +9,16 @@ from pause_megatron.records.finetuning import FinetuneStepRecord
 from pause_megatron.report.collect import PretrainRun
 from pause_megatron.report.drawing import Line
 from pause_megatron.report.elements import (
-    MODEL_COLORS,
-    OTHER_COLORS,
     Figure,
     Section,
     Table,
     TableCell,
     color_of,
     line_figure,
-    present,
+    pretrained_colors,
     slug,
     text_cells,
+    with_rows,
 )
 from pause_megatron.report.labels import NOTHING, listed, run_label, setting_label
 from pause_megatron.report.measurements import Measurement, TaskResult
@@ -33,8 +32,8 @@ def pretraining_section(runs: tuple[PretrainRun, ...]) -> Section:
     return Section(
         anchor="pretraining",
         heading="Pretraining",
-        tables=present(validation_table(runs), pretraining_table(runs)) if runs else (),
-        figures=(*training_figures(runs), *validation_figures(runs)),
+        tables=with_rows(validation_table(runs), pretraining_table(runs)) if runs else (),
+        figures=(*training_figures(runs), *validation_figures(runs)) if runs else (),
     )
 
 
@@ -95,11 +94,8 @@ def final_loss(run: PretrainRun) -> float:
     return statistics.fmean(record.loss for record in tail)
 
 
-def validation_table(runs: tuple[PretrainRun, ...]) -> Table | None:
-    """Tabulate loss and perplexity of each run at its last validation on each held-out dataset; None without any."""
-    datasets = validation_sets(runs)
-    if not datasets:
-        return None
+def validation_table(runs: tuple[PretrainRun, ...]) -> Table:
+    """Tabulate loss and perplexity of each run at its last validation on each held-out dataset."""
     return Table(
         name="validation",
         caption="Loss on held-out text at the last validation, over real targets only (pauses as targets do not"
@@ -107,7 +103,7 @@ def validation_table(runs: tuple[PretrainRun, ...]) -> Table | None:
         columns=("Held-out text", *(run_label(run, runs) for run in runs)),
         rows=tuple(
             (TableCell(text=dataset, note=text_kind(pauses)), *(_validation_cell(run, dataset) for run in runs))
-            for dataset, pauses in datasets.items()
+            for dataset, pauses in validation_sets(runs).items()
         ),
     )
 
@@ -148,15 +144,13 @@ def pretraining_sentence(runs: tuple[PretrainRun, ...]) -> str:
 
 
 def training_figures(runs: tuple[PretrainRun, ...]) -> list[Figure]:
-    """Draw training loss over iterations, and over real tokens, of which a run with pauses sees fewer."""
-    if not runs:
-        return []
-    figures = []
+    """Draw training loss over iterations, and over real tokens: a run with pauses sees fewer of them."""
+    labels, figures = [run_label(run, runs) for run in runs], []
     for field, words in (("iteration", "iterations"), ("real_tokens", "real tokens seen")):
         lines = []
-        for run, color in zip(runs, _run_colors(runs), strict=True):
-            x = [float(getattr(record, field)) for record in run.train]
-            lines.append(thinned(run_label(run, runs), color, x, [record.loss for record in run.train]))
+        for run, label, color in zip(runs, labels, pretrained_colors(labels), strict=True):
+            x, y = [float(getattr(record, field)) for record in run.train], [record.loss for record in run.train]
+            lines.append(thinned(label, color, x, y))
         caption = "Cross-entropy on real targets, in nats."
         figures.append(_loss_figure("pretraining", words, f"Training loss over {words}", caption, lines, words))
     return figures
@@ -164,14 +158,14 @@ def training_figures(runs: tuple[PretrainRun, ...]) -> list[Figure]:
 
 def validation_figures(runs: tuple[PretrainRun, ...]) -> list[Figure]:
     """Draw validation loss over iterations, a chart for each held-out dataset."""
-    figures = []
+    labels, figures = [run_label(run, runs) for run in runs], []
     for dataset, pauses in validation_sets(runs).items():
         lines = []
-        for run, color in zip(runs, _run_colors(runs), strict=True):
+        for run, label, color in zip(runs, labels, pretrained_colors(labels), strict=True):
             records = [record for record in run.validation if record.dataset == dataset]
             if records:
                 x, y = [float(record.iteration) for record in records], [record.loss for record in records]
-                lines.append(thinned(run_label(run, runs), color, x, y))
+                lines.append(thinned(label, color, x, y))
         caption = f"Held-out dataset {dataset}; real targets only."
         title = f"Validation on {text_kind(pauses)}"
         figures.append(_loss_figure("validation", dataset, title, caption, lines, "iterations"))
@@ -221,12 +215,3 @@ def thinned(label: str, color: str, x: Sequence[float], y: Sequence[float]) -> L
         x=tuple(statistics.fmean(x[start : start + stretch]) for start in starts),
         y=tuple(statistics.fmean(y[start : start + stretch]) for start in starts),
     )
-
-
-def _run_colors(runs: tuple[PretrainRun, ...]) -> list[str]:
-    """Return the colour of StdPT or PausePT for the first run of its kind, and other colours for further runs."""
-    colors, spare = [], list(OTHER_COLORS)
-    for run in runs:
-        color = MODEL_COLORS["stdpt" if run.is_standard else "pausept"]
-        colors.append(color if color not in colors else spare.pop(0) if spare else OTHER_COLORS[-1])
-    return colors

@@ -13,14 +13,13 @@ from pause_megatron.report.elements import (
     Section,
     Table,
     TableCell,
-    axis_label,
     color_of,
     measurements_csv,
     model_cell,
-    present,
     scale_of,
     slug,
     text_cells,
+    with_rows,
 )
 from pause_megatron.report.labels import (
     NOTHING,
@@ -49,9 +48,9 @@ def variants_section(tasks: Sequence[TaskResult]) -> Section:
     return Section(
         anchor="variants",
         heading="The variants",
-        tables=present(variants_table(tasks), significance_table(tasks)) if tasks else (),
+        tables=with_rows(variants_table(tasks), significance_table(tasks)),
         figures=tuple(bar_figures(tasks)),
-        folded=present(settings_table(tasks), metrics_table(tasks)) if tasks else (),
+        folded=with_rows(settings_table(tasks), metrics_table(tasks)),
     )
 
 
@@ -85,8 +84,8 @@ def _variant_cell(task: TaskResult, label: str, tasks: Sequence[TaskResult]) -> 
     return TableCell(text=with_error(found, task), note=", ".join(facts))
 
 
-def significance_table(tasks: Sequence[TaskResult]) -> Table | None:
-    """Tabulate the difference of every matched setting from its baseline; None without a comparison."""
+def significance_table(tasks: Sequence[TaskResult]) -> Table:
+    """Tabulate the difference of every matched setting from its baseline."""
     rows = [
         (
             model_cell(measurement, setting_label(measurement.setting, tasks)),
@@ -97,8 +96,6 @@ def significance_table(tasks: Sequence[TaskResult]) -> Table | None:
         for task in tasks
         for measurement, baseline, difference in task.comparisons
     ]
-    if not rows:
-        return None
     return Table(
         name="significance",
         caption=f"Differences from {LABEL} with M_inf = M_ft, ± standard error. A difference is significant if its 95 %"
@@ -148,11 +145,9 @@ def _settings_row(task: TaskResult, measurement: Measurement) -> tuple[TableCell
     return *cells, TableCell(text=signed(difference, task), note=significance(difference))
 
 
-def metrics_table(tasks: Sequence[TaskResult]) -> Table | None:
-    """Tabulate the metrics other than the primary ones, as means over seeds; None without any."""
+def metrics_table(tasks: Sequence[TaskResult]) -> Table:
+    """Tabulate the metrics other than the primary ones, as means over seeds."""
     rows = [row for task in tasks for measurement in task.measurements for row in _metrics_rows(task, measurement)]
-    if not rows:
-        return None
     return Table(
         name="metrics",
         caption="Metrics other than the primary one, in the evaluation's own unit; means over seeds.",
@@ -199,7 +194,7 @@ def _bars(task: TaskResult, tasks: Sequence[TaskResult]) -> Figure:
         title=task.name,
         caption=WHISKERS + ("" if chance_level is None else " The dashed line is chance level, the score of guessing."),
         alt=alt,
-        picture=draw_bars(name, alt, bars, axis_label(task), chance_level),
+        picture=draw_bars(name, alt, bars, metric_label(task), chance_level),
         data=measurements_csv(task, shown),
     )
 

@@ -30,9 +30,8 @@ def test_ten_pauses_after_a_hundred_tokens_cost_about_two_layers_of_the_papers_l
 
 def test_the_cost_table_has_a_row_for_each_number_of_pauses() -> None:
     table = cost_table(grouped(*ablations()))
-    assert table is not None
     assert [(row[0].text, row[2].text) for row in table.rows] == [("squad", "10"), ("squad", "50")]
-    assert cost_table(grouped(evaluation())) is None
+    assert not cost_table(grouped(evaluation())).rows
 
 
 def test_the_cost_chart_begins_at_1_without_pauses() -> None:

@@ -55,7 +55,6 @@ def test_presets_of_the_papers_sizes_are_compared_with_its_models() -> None:
 
 def test_the_table_has_our_difference_and_the_published_one() -> None:
     table = published_table(grouped(*ablations()))
-    assert table is not None
     rows = {tuple(cell.text for cell in row[:5]): [cell.text for cell in row[5:]] for row in table.rows}
     here, there, our_difference, their_difference, origin = rows["PausePT_PauseFT", "squad", "10", "10", "appended"]
     assert (there, their_difference, origin) == ("51.7 ± 2.3", "+15.3", "Table 1")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
+from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.config.serialize import flag_names
 from pause_megatron.report.collect import read_run
 from pause_megatron.report.sections.training import (
     MOST_POINTS,
@@ -38,14 +39,13 @@ def test_pretraining_runs_are_described_from_their_last_record(tmp_path: Path) -
     assert float(facts["Final training loss"][0]) == pytest.approx(sum(tail) / 4, abs=1e-4)
 
 
-def test_the_layout_is_read_from_flags_that_exist() -> None:
-    assert {"tensor_model_parallel_size", "pipeline_model_parallel_size"} <= flag_names(PretrainConfig)
+def test_the_layout_is_read_from_the_section_of_the_configuration_that_has_it() -> None:
+    assert {field.name: field.type for field in fields(PretrainConfig)}["parallel"] == ParallelConfig.__name__
 
 
 def test_validation_gives_each_model_on_each_text_with_perplexity(tmp_path: Path) -> None:
     runs = (read_run(write_run(tmp_path / "a")), read_run(write_run(tmp_path / "b", paused=True)))
     table = validation_table(runs)
-    assert table is not None
     assert [(row[0].text, row[0].note) for row in table.rows] == [
         ("validation-standard", "standard text"),
         ("validation-pause", "paused text"),

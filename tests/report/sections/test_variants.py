@@ -25,7 +25,7 @@ def texts(table: Table) -> list[list[str]]:
 
 def test_variants_are_rows_and_tasks_columns() -> None:
     table = variants_table(grouped(*variants()))
-    assert table.columns == ("Variant", "gsm8k (exact_match, %)", "parity (exact_match, %)")
+    assert table.columns == ("Variant", "gsm8k (exact_match in %)", "parity (exact_match in %)")
     assert texts(table) == [
         ["StdPT_StdFT", "7.0 ± 1.1", "52.0 ± 2.2"],
         ["StdPT_PauseFT", "7.0 ± 1.1", "55.0 ± 2.2"],
@@ -63,9 +63,8 @@ def test_the_settings_table_gives_the_significance_of_each_difference() -> None:
 
 def test_other_metrics_are_means_over_seeds() -> None:
     table = metrics_table(grouped(*variants(tasks=("parity",), seeds=(1, 2))))
-    assert table is not None
     assert texts(table)[3] == ["PausePT_PauseFT", "parity", "10", "10", "2", "rouge1", "0.4"]
-    assert metrics_table(grouped(evaluation())) is None
+    assert not metrics_table(grouped(evaluation())).rows
 
 
 def test_results_without_their_test_items_have_no_bootstrap() -> None:
@@ -78,7 +77,6 @@ def test_results_without_their_test_items_have_no_bootstrap() -> None:
             evaluation(variant="pausept_stdft", value=0.4),
         )
     )
-    assert table is not None
     found = {row[0].text: [cell.text for cell in row[3:]] for row in table.rows}
     assert found["PausePT_StdFT"] == ["–"] * 3  # noqa: RUF001
     low, _, high = found["PausePT_PauseFT"][0].partition(" to ")
