@@ -29,5 +29,7 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         if not self.evaluations and not self.pretrain:
-            raise UserError("--evaluations, --pretrain: at least one is required; give result files, run folders or both")
+            raise UserError(
+                "--evaluations, --pretrain: one of them is required; give result files, run folders or both"
+            )
         require_at_least(0, samples_per_task=self.samples_per_task)

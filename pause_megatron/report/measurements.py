@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
@@ -123,10 +124,8 @@ class Measurement:
         All seeds answer the same items, so it does not shrink with the number of seeds.
         """
         errors = [result.record.primary.stderr for result in self.results]
-        known = [error for error in errors if error is not None]
-        if len(known) < len(errors):
-            return None
-        return Uncertainty(stderr=math.sqrt(statistics.fmean(error**2 for error in known)))
+        squares = [error**2 for error in errors if error is not None]
+        return Uncertainty(stderr=math.sqrt(statistics.fmean(squares))) if len(squares) == self.seeds else None
 
     @property
     def seed_error(self) -> Uncertainty | None:
@@ -153,11 +152,9 @@ class Measurement:
         for result in self.results:
             record = result.record
             listed = [sample.correct for sample in record.samples]
-            if (
-                not listed
-                or len(listed) != record.num_samples
-                or not math.isclose(statistics.fmean(listed), record.primary.value, abs_tol=1e-6)
-            ):
+            if not listed or len(listed) != record.num_samples:
+                return None
+            if not math.isclose(statistics.fmean(listed), record.primary.value, abs_tol=1e-6):
                 return None
             for index, sample in enumerate(record.samples):
                 scores.setdefault((index, sample.prompt), []).append(sample.correct)
@@ -192,11 +189,9 @@ class Measurement:
         return np.array(list(ours.values())).T, np.array([theirs[item] for item in ours]).T
 
     def _paired_items(self, other: Measurement) -> Uncertainty | None:
-        scores = self._paired_scores(other)
-        if scores is None:
+        if (scores := self._paired_scores(other)) is None:
             return None
-        ours, theirs = scores
-        spread = Uncertainty.of_mean((ours.mean(axis=0) - theirs.mean(axis=0)).tolist())
+        spread = Uncertainty.of_mean((scores[0].mean(axis=0) - scores[1].mean(axis=0)).tolist())
         return None if spread is None else replace(spread, freedom=math.inf)
 
     def _paired_seeds(self, other: Measurement) -> Uncertainty | None:
@@ -272,21 +267,18 @@ def group_results(results: Iterable[EvaluationResult]) -> tuple[TaskResult, ...]
 
 
 def _measurement(setting: Setting, group: list[EvaluationResult]) -> Measurement:
-    first = group[0]
-    by_seed: dict[int | None, EvaluationResult] = {}
-    for result in group:
-        if result.record.pretraining != first.record.pretraining:
+    ordered = sorted(group, key=lambda result: -1 if result.record.seed is None else result.record.seed)
+    for one, other in pairwise(ordered):
+        if one.record.pretraining != other.record.pretraining:
             raise UserError(
-                f"{first.source} and {result.source}: results of one variant, but of differently pretrained models;"
+                f"{one.source} and {other.source}: results of one variant, but of differently pretrained models;"
                 " write a separate report for each model"
             )
-        earlier = by_seed.setdefault(result.record.seed, result)
-        if earlier is not result:
+        if one.record.seed == other.record.seed:
             raise UserError(
-                f"{earlier.source} and {result.source}: results of the same measurement ({setting.task},"
-                f" {setting.model}, seed {result.record.seed}); give only one of them"
+                f"{one.source} and {other.source}: results of the same measurement ({setting.task}, {setting.model},"
+                f" seed {one.record.seed}); give only one of them"
             )
-    ordered = sorted(group, key=lambda result: -1 if result.record.seed is None else result.record.seed)
     return Measurement(setting=setting, results=tuple(ordered))
 
 
