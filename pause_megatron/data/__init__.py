@@ -1,1 +1,1 @@
-"""From indexed datasets to batches: fixed-length sequences, their loss mask, and an order that no layout changes."""
+"""Training data: opens dataset folders, orders their samples, and stacks them into batches, under any layout."""

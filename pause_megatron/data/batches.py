@@ -1,4 +1,4 @@
-"""The microbatches of a step. They depend on the position of the step in the walk alone, not on the layout."""
+"""Microbatches of a training step; they depend on the step and the data-parallel rank only."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ import torch
 from pause_megatron.data.training_sample import Sample
 from pause_megatron.pauses.loss_mask import pause_runs
 
+_SAMPLE_KEYS = ("tokens", "labels", "loss_mask", "position_ids")
+
 
 @dataclass(frozen=True, kw_only=True)
 class Microbatch:
-    """What one forward pass of a process computes on. All tensors are ``[micro_batch_size, seq_length]``."""
+    """Input of one forward pass. All tensors are ``[micro_batch_size, seq_length]``."""
 
     tokens: torch.Tensor
     """Input ids, int64."""
     labels: torch.Tensor
-    """The token after each, int64."""
+    """Next token of each position, int64."""
     loss_mask: torch.Tensor
-    """1.0 where the label carries loss, 0.0 where it is ``<pause>``; float32."""
+    """1.0 where the label counts in the loss, 0.0 where it is ``<pause>``; float32."""
     position_ids: torch.Tensor
-    """0 to seq_length - 1, pauses counted as any token; int64."""
+    """0 to seq_length - 1, pauses included; int64."""
     pause_runs: torch.Tensor
-    """Consecutive pauses that end at each token, 0 where it is real; int64."""
+    """Number of consecutive pauses that end at each position, for example 2 at the second pause of a run; 0 at real
+    tokens; int64."""
 
 
 def microbatches(
@@ -38,18 +41,18 @@ def microbatches(
     data_parallel_size: int,
     device: torch.device,
 ) -> Iterator[Microbatch]:
-    """This process's microbatches of the global batch that begins at position ``start`` of the walk ``sample_at``.
+    """Yield this rank's microbatches of the global batch that starts at position ``start`` of ``sample_at``.
 
-    Microbatch ``m`` of data-parallel rank ``r`` holds the positions from ``start + (m * size + r) * micro_batch_size``.
+    Microbatch ``m`` of data-parallel rank ``r`` of ``R`` holds ``micro_batch_size`` positions from
+    ``start + (m * R + r) * micro_batch_size`` on. For example, with R = 2 and micro_batch_size 2:
+
+        position - start   0 1 | 2 3 | 4 5 | 6 7
+        rank, microbatch   0,0 | 1,0 | 0,1 | 1,1
     """
     for microbatch in range(num_microbatches):
         first = start + (microbatch * data_parallel_size + data_parallel_rank) * micro_batch_size
         samples = [sample_at(position) for position in range(first, first + micro_batch_size)]
-        tokens = torch.stack([sample["tokens"] for sample in samples])
-        yield Microbatch(
-            tokens=tokens.to(device),
-            labels=torch.stack([sample["labels"] for sample in samples]).to(device),
-            loss_mask=torch.stack([sample["loss_mask"] for sample in samples]).to(device),
-            position_ids=torch.stack([sample["position_ids"] for sample in samples]).to(device),
-            pause_runs=pause_runs(tokens, pause_id).to(device),
-        )
+        # [seq_length] of each sample to [micro_batch_size, seq_length]
+        batch = {key: torch.stack([sample[key] for sample in samples]) for key in _SAMPLE_KEYS}
+        batch["pause_runs"] = pause_runs(batch["tokens"], pause_id)
+        yield Microbatch(**{key: tensor.to(device) for key, tensor in batch.items()})

@@ -1,4 +1,4 @@
-"""The folders of a blend, checked before any process group exists; nothing is opened yet."""
+"""Dataset folders of ``--data`` and ``--validation-data``, checked before any process group exists."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ from pause_megatron.tokenizer import PauseTokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class DataFolder:
-    """One folder written by ``tools/preprocess_c4.py``, and how it is read."""
+    """A folder that ``tools/preprocess_c4.py`` wrote, and how to read it."""
 
     path: Path
     name: str
-    """What results call it."""
+    """Name in logs and results."""
     manifest: DatasetManifest
     seq_length: int
     """Tokens of a sample."""
     weight: float | None
-    """Its weight in the blend; None when the blend has none."""
+    """Weight in the blend; None if the blend has no weights."""
 
     @property
     def num_samples(self) -> int:
-        """Samples it holds. One of documents needs one token more than it has, its last target; a rest is not read."""
+        """Number of samples. Documents need one more token, the last target; an incomplete last sample is not read."""
         if self.manifest.strategy == "document":
             return max(self.manifest.tokens - 1, 0) // self.seq_length
         return self.manifest.sequences
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 over the content of all shards in order; the same before and after they are merged."""
+        """SHA-256 over the content of all shards in order; merging does not change it."""
         digest = hashlib.sha256()
         for shard in self.manifest.shards:
             digest.update(f"{shard.bin_sha256} {shard.idx_sha256}\n".encode())
@@ -45,11 +45,11 @@ class DataFolder:
 def check_training_folders(
     parts: Sequence[BlendComponent], tokenizer: PauseTokenizer, *, seq_length: int, max_position_embeddings: int
 ) -> tuple[DataFolder, ...]:
-    """The folders of ``--data``, all read in samples of one length.
+    """Check the folders of ``--data``, which must all have samples of one length.
 
-    ``seq_length`` is what ``--seq-length`` says, 0 for nothing. Raises :class:`UserError` naming the folder or the flag
-    when a folder is no dataset or too small, was written with another tokenizer, or when lengths contradict each other
-    or the model's positions.
+    ``seq_length`` is the value of ``--seq-length`` (0: not given). Raises :class:`UserError` that names the folder or
+    the flag if a folder is not a dataset, is too small or was written with another tokenizer, or if the lengths
+    contradict each other or exceed the model's positions.
     """
     manifests = [_load(part.folder, tokenizer) for part in parts]
     for part, manifest in zip(parts, manifests, strict=True):
@@ -57,8 +57,8 @@ def check_training_folders(
             continue
         if seq_length and manifest.seq_length != seq_length:
             raise UserError(
-                f"{part.folder} has sequences of {manifest.seq_length} tokens, but the samples of --data have "
-                f"{seq_length}: blend datasets of one length, and give --seq-length, if at all, that length"
+                f"{part.folder}: has sequences of {manifest.seq_length} tokens, but the samples of --data have "
+                f"{seq_length}; blend datasets of one length, and omit --seq-length or set it to that length"
             )
         seq_length = manifest.seq_length
     length = seq_length or max_position_embeddings
@@ -68,9 +68,9 @@ def check_training_folders(
 def check_validation_folders(
     parts: Sequence[BlendComponent], tokenizer: PauseTokenizer, *, seq_length: int, max_position_embeddings: int
 ) -> tuple[DataFolder, ...]:
-    """The folders of ``--validation-data``; documents are cut to ``seq_length``, the length of the training samples.
+    """Check the folders of ``--validation-data``; documents are cut to ``seq_length``, the training samples' length.
 
-    Raises :class:`UserError` as :func:`check_training_folders`; each folder may have a length of its own.
+    Each folder may have its own length. Raises :class:`UserError` as :func:`check_training_folders` does.
     """
     manifests = [_load(part.folder, tokenizer) for part in parts]
     lengths = [manifest.seq_length or seq_length for manifest in manifests]
@@ -81,14 +81,14 @@ def _load(path: Path, tokenizer: PauseTokenizer) -> DatasetManifest:
     manifest = load_dataset_manifest(path)
     if manifest.tokenizer_sha256 != tokenizer.sha256:
         raise UserError(
-            f"{path} was written with another tokenizer than --tokenizer {tokenizer.path}"
-            f" (sha256 {manifest.tokenizer_sha256[:12]} and {tokenizer.sha256[:12]})"
+            f"{path}: was written with another tokenizer than --tokenizer {tokenizer.path} (sha256"
+            f" {manifest.tokenizer_sha256[:12]} and {tokenizer.sha256[:12]}); use the tokenizer of the dataset"
         )
     for name in ("pause_id", "eod_id", "vocab_size"):
         if getattr(manifest, name) != getattr(tokenizer, name):
             raise UserError(
-                f"{path} was written with {name} {getattr(manifest, name)}, but --tokenizer {tokenizer.path} has "
-                f"{getattr(tokenizer, name)}; preprocess again"
+                f"{path}: was written with {name} {getattr(manifest, name)}, but --tokenizer {tokenizer.path} has "
+                f"{getattr(tokenizer, name)}; preprocess the data again"
             )
     return manifest
 
@@ -100,8 +100,10 @@ def _checked(
     names = [part.folder.name for part in parts]
     for part, manifest, length in zip(parts, manifests, lengths, strict=True):
         if length > max_positions:
-            whose = f"{part.folder} has sequences of" if manifest.seq_length else f"--seq-length {length}: samples have"
-            raise UserError(f"{whose} {length} tokens, longer than --max-position-embeddings {max_positions}")
+            source = f"{part.folder}: sequences" if manifest.seq_length else f"--seq-length {length}: samples"
+            raise UserError(
+                f"{source} of {length} tokens are longer than --max-position-embeddings {max_positions}; raise it"
+            )
         name = part.folder.name
         folder = DataFolder(
             path=part.folder,
@@ -111,6 +113,6 @@ def _checked(
             weight=part.weight,
         )
         if not folder.num_samples:
-            raise UserError(f"{part.folder}: the dataset has no sequence of {length} tokens; give more text")
+            raise UserError(f"{part.folder}: has no sequence of {length} tokens; preprocess more text")
         folders.append(folder)
     return tuple(folders)

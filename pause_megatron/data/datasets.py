@@ -1,4 +1,4 @@
-"""Sequences of a fixed length (strategies ``sequence``, ``every`` and ``none``) as samples, one to one."""
+"""Fixed-length sequences (strategies ``sequence``, ``every`` and ``none``) as samples, and opening of all datasets."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from pause_megatron.parallel.launcher import Launch
 
 
 class SequenceDataset:
-    """Sample ``i`` is stored sequence ``i``, never a mixture of two.
+    """Sample ``i`` is stored sequence ``i``.
 
-    The target of a position is the token after it. The target of a sequence's last position is the first token of the
-    stored sequence that continues it; where the text is not continued (the end of a shard, or a dropped tail) it is
-    ``<pause>``, whose loss is dropped as every pause's.
+    The label of each position is the next token. The label of the last position is the first token of the next stored
+    sequence if the text continues there. At the end of a shard, or if the tail was dropped, the label is ``<pause>``,
+    which carries no loss.
     """
 
     def __init__(self, source: DataFolder) -> None:
@@ -33,11 +33,12 @@ class SequenceDataset:
         self._shard_ends = frozenset(accumulate(shard.sequences for shard in source.manifest.shards))
 
     def __len__(self) -> int:
-        """Number of sequences."""
+        """Return the number of sequences."""
         return len(self._stored)
 
     def __getitem__(self, index: int) -> Sample:
-        """Sample ``index``."""
+        """Return sample ``index``."""
+        # tokens t0 ... tn-1, labels t1 ... tn-1 and the token after them, each [seq_length]
         tokens = self._stored.get(index).astype(np.int64)
         continues = self._is_carried and index + 1 not in self._shard_ends
         after = self._stored.get(index + 1, 0, 1)[0] if continues else self._pause_id
@@ -48,10 +49,10 @@ class SequenceDataset:
 def open_datasets(
     folders: Sequence[DataFolder], *, seed: int | None, cache: Path, launch: Launch
 ) -> list[SampleDataset]:
-    """The samples of each folder. To be called in every process of the group.
+    """Open the dataset of each folder. A collective: every rank must call this.
 
-    ``seed`` decides the order in which documents are packed; None packs them as they are stored. Raises
-    :class:`UserError` in every process when an index can be neither found in ``cache`` nor built.
+    ``seed`` decides the order in which documents are packed; None packs them in stored order. Raises
+    :class:`UserError` on every rank if an index is not in ``cache`` and cannot be built.
     """
     indices = [
         CachedIndex(cache, folder, seed) if folder.manifest.strategy == "document" else None for folder in folders

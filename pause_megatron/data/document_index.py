@@ -1,9 +1,8 @@
-"""The index of packed documents: built once for each disk, kept in a cache, and read by every process.
+"""Index of packed documents: built once per disk, kept in a cache, and read by every process.
 
-It says in which order the documents stand and where each sample begins. Its place in the cache is named after all that
-decides it, so data that changed has another index. The cache may lie on a disk that all processes share or on a disk of
-each node; nobody has to say which: rank 0 builds what it misses, then the first process of every node builds what is
-missing there.
+The index holds the order of the documents and the start of each sample. Its name in the cache is a hash of everything
+it depends on, so changed data gets another index. The cache may be on a disk that all nodes share or on a disk of each
+node: rank 0 builds the index if it is missing, then local rank 0 of every node builds it if it is still missing there.
 """
 
 from __future__ import annotations
@@ -29,23 +28,24 @@ from pause_megatron.parallel.launcher import Launch
 _DOCUMENTS, _SAMPLES = "documents.npy", "samples.npy"
 _FORMAT = 1
 _VISIBLE_WITHIN_SECONDS = 90.0
-"""Network file systems may hide a new folder for a minute from a process that looked for it before."""
+"""Network file systems may cache for a minute that a folder does not exist."""
 
 
 @dataclass(frozen=True)
 class DocumentIndex:
-    """What ``GPTDataset`` calls the document index and the sample index."""
+    """The document index and sample index of Megatron-core's ``GPTDataset``."""
 
     documents: NDArray[np.int32]
-    """The documents in the order they are packed in, ``[documents]``."""
+    """Documents in packing order, ``[documents]``."""
     samples: NDArray[np.integer]
-    """For each sample, and for the end: position in ``documents`` and first token there, ``[samples + 1, 2]``."""
+    """Start of each sample, and the end of the last: position in ``documents`` and token offset in that document,
+    ``[samples + 1, 2]``."""
 
     @classmethod
     def build(cls, lengths: NDArray[np.int32], seq_length: int, seed: int | None) -> DocumentIndex:
-        """Pack documents of these lengths (tokens), shuffled by ``seed`` or as they are stored.
+        """Pack documents of the given lengths (tokens, ``[documents]``), shuffled by ``seed``; None keeps their order.
 
-        The same as plain ``GPTDataset`` builds for one epoch with this seed.
+        The result equals that of ``GPTDataset`` for one epoch with this seed.
         """
         documents = np.arange(len(lengths), dtype=np.int32)
         if seed is not None:
@@ -55,11 +55,11 @@ class DocumentIndex:
 
     @classmethod
     def load(cls, path: Path) -> DocumentIndex:
-        """Map the index in the folder ``path``."""
+        """Memory-map the index in the folder ``path``."""
         return cls(np.load(path / _DOCUMENTS, mmap_mode="r"), np.load(path / _SAMPLES, mmap_mode="r"))
 
     def save(self, path: Path) -> None:
-        """Write the index to the folder ``path``, whole or not at all."""
+        """Write the index to the folder ``path``, complete or not at all."""
         sweep(path.parent, path.name)
         with new_folder(path) as folder:
             np.save(folder / _DOCUMENTS, self.documents)
@@ -68,21 +68,21 @@ class DocumentIndex:
 
 @dataclass(frozen=True)
 class CachedIndex:
-    """The index of one folder's documents in a cache."""
+    """Index of one folder's documents in a cache."""
 
     cache: Path
     source: DataFolder
     seed: int | None
-    """Seed of the order of the documents; None for the order they are stored in."""
+    """Seed of the document order; None for the stored order."""
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Folder of the index."""
         content = f"{_FORMAT} {self.source.fingerprint} {self.source.seq_length} {self.seed}"
         return self.cache / f"{self.source.path.name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
     def build_if_missing(self) -> None:
-        """Build it unless it is there."""
+        """Build the index unless it exists."""
         path = self.path
         if path.is_dir():
             return
@@ -92,15 +92,15 @@ class CachedIndex:
         try:
             index.save(path)
         except (OSError, UserError) as error:
-            if not path.is_dir():  # else another process, of this run or another one, was faster
-                raise UserError(f"--data-cache {self.cache}: {error}") from error
+            if not path.is_dir():  # otherwise another process, perhaps of another run, was faster
+                raise UserError(f"--data-cache {self.cache}: {error}; choose a writable folder") from error
         log.info(f"indexed {len(lengths):,} documents of {self.source.name} in {time.monotonic() - started:.1f} s")
 
 
 def ensure_indices(wanted: Sequence[CachedIndex], launch: Launch) -> None:
-    """Have every index built wherever it is missing. To be called in every process of the group.
+    """Build every missing index. A collective: every rank must call this.
 
-    Raises :class:`UserError`, in every process, when one of them cannot build or does not find an index.
+    Raises :class:`UserError` on every rank if one of them cannot build or find an index.
     """
     for builds in (launch.rank == 0, launch.local_rank == 0):
         failure = None
@@ -114,13 +114,13 @@ def ensure_indices(wanted: Sequence[CachedIndex], launch: Launch) -> None:
 
 
 def _missing(index: CachedIndex, launch: Launch) -> str | None:
-    """Why the index cannot be used here, or None."""
+    """Return why this rank cannot read the index, or None."""
     give_up = time.monotonic() + _VISIBLE_WITHIN_SECONDS
     while not index.path.is_dir():
         if time.monotonic() > give_up:
             return (
-                f"--data-cache {index.cache}: rank {launch.rank} does not find what the first process of its node "
-                "wrote; give a folder that all processes of a node see"
+                f"--data-cache {index.cache}: rank {launch.rank} cannot see the index that local rank 0 of its node "
+                "wrote; choose a folder that all processes of a node share"
             )
         time.sleep(0.5)
     return None

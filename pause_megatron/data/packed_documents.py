@@ -1,7 +1,7 @@
-"""Whole documents (strategy ``document``) as samples: Megatron-core's ``GPTDataset``, which packs them.
+"""Packed documents (strategy ``document``) as samples, by Megatron-core's ``GPTDataset``.
 
-Documents are put in random order, one after the other, and cut into samples; the last target of a sample is the first
-token of the next. How Megatron-core is used here, and why not otherwise:
+``GPTDataset`` shuffles the documents, concatenates them and cuts them into samples of ``seq_length`` tokens. The last
+target of a sample is the first token of the next one. This module changes three things:
 
 - The documents of all files of a folder form one list
   (:class:`~pause_megatron.data.stored_sequences.StoredSequences`), so merging files changes no sample. Megatron-core's
@@ -34,50 +34,50 @@ _NO_PADDING = -1
 
 @dataclass(frozen=True)
 class DatasetTokenizer:
-    """What Megatron-core's datasets ask of a tokenizer."""
+    """Tokenizer interface that Megatron-core's datasets require."""
 
     vocab_size: int
     eod: int
     pad: int = _NO_PADDING
-    """Never an id that occurs: ``GPTDataset`` overwrites tokens with this id by 0."""
+    """Must not be an id that occurs: ``GPTDataset`` replaces tokens with this id by 0."""
 
     @property
     def unique_identifiers(self) -> dict[str, int]:
-        """How the dataset's description names it."""
+        """Identifiers for the dataset's description."""
         return {"vocab_size": self.vocab_size, "eod": self.eod}
 
 
 class DocumentDataset(GPTDataset):
-    """Packed documents of one folder, with the loss dropped where the target is ``<pause>``."""
+    """Packed documents of one folder, with loss mask 0 where the target is ``<pause>``."""
 
     source: DataFolder
 
     @staticmethod
     def build_low_level_dataset(dataset_path: str, config: GPTDatasetConfig) -> StoredSequences:
-        """The documents of the folder ``dataset_path``."""
+        """Open the documents of the folder ``dataset_path``."""
         return StoredSequences(Path(dataset_path), read_dataset_manifest(Path(dataset_path)))
 
     @staticmethod
     def numel_low_level_dataset(low_level_dataset: StoredSequences) -> int:
-        """Number of documents."""
+        """Return the number of documents."""
         return len(low_level_dataset)
 
     def __getitem__(self, idx: int | None) -> Sample:
-        """Sample ``idx``. Megatron-core's own mask, which it hands out again and again, is left as it is."""
+        """Return sample ``idx`` with its own loss mask; Megatron-core's mask is shared and must not change."""
         sample: Sample = super().__getitem__(idx)
         return {**sample, "loss_mask": loss_mask(sample["labels"], self.dataset.manifest.pause_id).float()}
 
     def _build_document_sample_shuffle_indices(self) -> tuple[Any, Any, Any]:
-        """The index in ``path_to_cache``; samples stay in the order they are packed in, the walk shuffles them."""
+        """Load the index in ``path_to_cache``; samples keep their packing order, and the sample order shuffles them."""
         index = DocumentIndex.load(Path(self.config.path_to_cache))
         return index.documents, index.samples, range(len(index.samples) - 1)
 
 
 def open_documents(source: DataFolder, index: Path) -> DocumentDataset:
-    """The packed documents of ``source``, by the index at ``index``. To be called in every process."""
+    """Open the packed documents of ``source`` with the index at ``index``. Every rank must call this."""
     manifest = source.manifest
     config = GPTDatasetConfig(
-        random_seed=0,  # the index has been shuffled
+        random_seed=0,  # unused: the index is already shuffled
         sequence_length=source.seq_length,
         blend=([str(source.path)], None),
         split="1",
@@ -90,6 +90,6 @@ def open_documents(source: DataFolder, index: Path) -> DocumentDataset:
     )
     builder = BlendedMegatronDatasetBuilder(DocumentDataset, [None, None, None], lambda: True, config)
     dataset: DocumentDataset = builder.build()[0]
-    dataset.indices = None  # a number for each document, gigabytes of them, which the index holds already
+    dataset.indices = None  # gigabytes of document numbers, which the index holds already
     dataset.source = source
     return dataset

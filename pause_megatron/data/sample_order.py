@@ -1,8 +1,8 @@
-"""The order of samples: which sample stands at a position of the endless walk that training is, or of a validation.
+"""Order of the samples: which sample is at each position of training or validation.
 
-It depends on the seed and the position alone, so a run continues with the same data after a restart, also under another
-layout or with more iterations, as long as the global batch size stays. Megatron-core's ``BlendedDataset`` cannot give
-that: its table is as long as the run, and it blends datasets of one kind only.
+The order is a function of the seed and the position only. A run therefore resumes with the same data, also under
+another layout or with more iterations, if the global batch size is the same. Megatron-core's ``BlendedDataset`` cannot
+do this: its table is as long as the run, and it blends datasets of one kind only.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from megatron.core.datasets import helpers
 from pause_megatron.data.training_sample import Sample, SampleDataset, blank_sample
 
 LONGEST_PERIOD = 1_000_000
-"""Samples after which a blend by weights repeats its turns, at most."""
+"""Maximum number of samples after which a weighted blend repeats its sequence of datasets."""
 
 
 class SampleOrder:
-    """A shuffled, endless walk over ``num_samples`` samples: a new permutation each epoch."""
+    """Endless shuffled order of ``num_samples`` samples: a new permutation each epoch."""
 
     def __init__(self, num_samples: int, *seed: int) -> None:
         self.num_samples = num_samples
@@ -32,10 +32,10 @@ class SampleOrder:
         self._permutation = np.arange(0)
 
     def __call__(self, position: int) -> int:
-        """The sample at ``position`` of the walk."""
+        """Return the index of the sample at ``position``."""
         epoch, offset = divmod(position, self.num_samples)
         if epoch != self._epoch:
-            # Every process holds it, so it is as narrow as can be: 4 bytes a sample.
+            # Every process holds it, so use the smallest integer type: 4 bytes per sample for billions of samples.
             self._permutation = np.arange(self.num_samples, dtype=np.min_scalar_type(self.num_samples))
             np.random.default_rng([*self.seed, epoch]).shuffle(self._permutation)
             self._epoch = epoch
@@ -43,30 +43,34 @@ class SampleOrder:
 
 
 class BlendOrder:
-    """An endless walk over several datasets: how many samples each has seen follows its weight at every position.
+    """Endless order of several datasets in proportion to their weights.
 
-    Each dataset is walked over in an order of its own, and begun anew when it ends.
+    After any number of samples each dataset's count is within one sample of its weight's share. For example, with
+    weights 2 and 1, the first dataset gives 200 of every 300 samples. Each dataset has its own shuffled order, and
+    repeats when it is used up.
     """
 
     def __init__(self, sizes: Sequence[int], weights: Sequence[float], seed: int) -> None:
         self.orders = [SampleOrder(size, seed, dataset) for dataset, size in enumerate(sizes)]
         self.turns = whole_turns(weights)
         period = sum(self.turns)
-        # One period of Megatron-core's blending; it repeats itself.
+        # One period of Megatron-core's blending, which repeats: the dataset at each offset [period], and the number of
+        # samples of that dataset before it [period].
         self._datasets, self._earlier = np.zeros(period, np.int16), np.zeros(period, np.int64)
         helpers.build_exhaustive_blending_indices(self._datasets, self._earlier, self.turns, len(self.turns))
 
     def __call__(self, position: int) -> tuple[int, int]:
-        """The dataset at ``position`` of the walk, and its sample."""
+        """Return the index of the dataset at ``position``, and of the sample in it."""
         periods, offset = divmod(position, len(self._datasets))
         dataset = int(self._datasets[offset])
         return dataset, self.orders[dataset](periods * self.turns[dataset] + int(self._earlier[offset]))
 
 
 def whole_turns(weights: Sequence[float]) -> list[int]:
-    """The smallest whole numbers in the proportion of ``weights``, taken as the decimal numbers that were written.
+    """Return the smallest integers in proportion to ``weights``, for example ``[7, 3]`` for ``[0.7, 0.3]``.
 
-    Where their sum would be above :data:`LONGEST_PERIOD`, the proportion is kept to that fraction; each is at least 1.
+    The weights count as the decimal numbers that the user wrote. If the sum would exceed :data:`LONGEST_PERIOD`, the
+    integers are rounded to about that sum, and are at least 1.
     """
     exact = [Fraction(repr(weight)) for weight in weights]
     parts = math.lcm(*(weight.denominator for weight in exact))
@@ -82,7 +86,7 @@ def _divided(numbers: list[int]) -> list[int]:
 
 
 class TrainingData:
-    """The samples of training, of one folder or of several; an epoch is each sample of all of them once."""
+    """Samples of training, from one folder or several; one epoch is every sample of all folders once."""
 
     def __init__(self, datasets: Sequence[SampleDataset], seed: int) -> None:
         self.sources = tuple(dataset.source for dataset in datasets)
@@ -95,16 +99,16 @@ class TrainingData:
         self._blend = BlendOrder([len(dataset) for dataset in datasets], weights, seed) if weights else None
 
     def __len__(self) -> int:
-        """Samples of all folders."""
+        """Return the number of samples of all folders."""
         return self._starts[-1]
 
     def __call__(self, position: int) -> Sample:
-        """The sample at ``position`` of the walk."""
+        """Return the sample at ``position``."""
         dataset, index = self.locate(position)
         return self.datasets[dataset][index]
 
     def locate(self, position: int) -> tuple[int, int]:
-        """The dataset at ``position`` of the walk, and its sample."""
+        """Return the index of the dataset at ``position``, and of the sample in it."""
         if self._blend:
             return self._blend(position)
         index = self._order(position)
@@ -113,7 +117,7 @@ class TrainingData:
 
 
 class ValidationData:
-    """The samples of a validation: the first ``limit`` of a dataset as they are stored, then blank ones."""
+    """Samples of validation: the first ``limit`` samples of a dataset in stored order, then blank samples."""
 
     def __init__(self, dataset: SampleDataset, limit: int) -> None:
         self.source = dataset.source
@@ -122,9 +126,9 @@ class ValidationData:
         self._blank = blank_sample(dataset.source)
 
     def __len__(self) -> int:
-        """Samples that are not blank."""
+        """Return the number of samples that are not blank."""
         return self._length
 
     def __call__(self, position: int) -> Sample:
-        """The sample at ``position``; blank from the end on, so that the last batch may be short."""
+        """Return the sample at ``position``. Blank samples carry no loss and fill up the last batch."""
         return self._dataset[position] if position < self._length else self._blank

@@ -1,12 +1,12 @@
-"""From a sample back to the documents it was made of: which file, and which documents of it.
+"""Origins of samples: the file and the documents that each sample was made of, for example of a loss spike.
 
-A stored sequence does not say which documents it holds, but its shard says which file it was made from, and every
-document in it ends with the end-of-document token: as many of them stand before a sequence, so many documents have
-ended. They are counted when somebody asks, which reads each shard concerned once, up to the sequence.
+A stored sequence does not record its documents. Its shard records the input file, and every document ends with the
+end-of-document token, so the number of these tokens before a sequence is the number of its first document. They are
+counted on demand, which reads each shard concerned once, up to the sequence.
 
-Documents are numbered from 0 as they stand in their file. Those that preprocessing left out (records that could not be
-read, under ``--on-error skip``, and documents without text) have no number; how many of them the file has is said. In
-a dataset written with ``--trimmed drop`` some ends were trimmed off, so numbers there are the lowest possible ones.
+Documents are numbered from 0 in file order. Those that preprocessing left out (unreadable records under
+``--on-error skip``, and documents without text) have no number; :attr:`DocumentRange.left_out` counts them. In a
+dataset written with ``--trimmed drop`` some end-of-document tokens were dropped, so numbers are lower bounds.
 """
 
 from __future__ import annotations
@@ -33,21 +33,21 @@ _TOKENS_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True, kw_only=True)
-class Documents:
-    """Consecutive documents of one file, of which a stored sequence holds at least a token each."""
+class DocumentRange:
+    """Consecutive documents of one file of which a stored sequence holds at least one token each."""
 
     input: str
-    """The file, as preprocessing named it."""
+    """Input file, as given to preprocessing."""
     first: int
-    """Number of the first of them in the file, from 0."""
+    """Number of the first document in the file, from 0."""
     last: int
-    """Number of the last of them; a document that is longer than a sequence is first and last of many."""
+    """Number of the last document, inclusive. A document longer than a sequence is first and last of many."""
     left_out: int
-    """Records and documents of the file that were left out, wherever in it, and have no number."""
+    """Records and documents anywhere in the file that were left out and have no number."""
     at_least: bool
-    """Whether the numbers are the lowest possible ones, for ends of documents were trimmed off."""
+    """Whether the numbers are lower bounds, because end-of-document tokens were dropped."""
     folder: str
-    """The dataset folder."""
+    """Dataset folder."""
     sequence: int
     """Index of the stored sequence in the folder."""
 
@@ -58,12 +58,12 @@ class Documents:
         return f"{Path(self.input).name} {numbers}{remarks} (sequence {self.sequence} of {self.folder})"
 
 
-Origin = tuple[Documents, ...]
-"""What a sample was made of: one stored sequence, or packed documents in their order."""
+Origin = tuple[DocumentRange, ...]
+"""Documents of a sample: of its one stored sequence, or the packed documents in order."""
 
 
-def origins(datasets: Sequence[SampleDataset], located: Iterable[tuple[int, int]]) -> list[Origin]:
-    """The origin of each sample of ``located``: pairs of an index into ``datasets`` and a sample of that dataset."""
+def find_origins(datasets: Sequence[SampleDataset], located: Iterable[tuple[int, int]]) -> list[Origin]:
+    """Return the origin of each sample of ``located``: pairs of an index into ``datasets`` and a sample index."""
     sequences = [(dataset, _sequences_of(datasets[dataset], sample)) for dataset, sample in located]
     wanted: dict[int, set[int]] = defaultdict(set)
     for dataset, of_sample in sequences:
@@ -73,30 +73,30 @@ def origins(datasets: Sequence[SampleDataset], located: Iterable[tuple[int, int]
 
 
 def find_origins_together(datasets: Sequence[SampleDataset], located: Sequence[tuple[int, int]]) -> list[Origin]:
-    """The same, with the work divided among all processes; every process calls this with the same samples.
+    """Like :func:`find_origins`, with the work divided over all ranks, which must pass the same samples.
 
     The samples of a large batch come from hundreds of shards, which are many gigabytes to read.
     """
-    in_order = sorted(set(located))  # so that few processes read the same shard
+    in_order = sorted(set(located))  # neighbours are in the same shard, so few ranks read the same one
     rank, processes = dist.get_rank(), dist.get_world_size()
     share = in_order[rank * len(in_order) // processes : (rank + 1) * len(in_order) // processes]
     found: dict[tuple[int, int], Origin] = {}
-    for part in collectives.gather_from_ranks(dict(zip(share, origins(datasets, share), strict=True))):
+    for part in collectives.gather_from_ranks(dict(zip(share, find_origins(datasets, share), strict=True))):
         found |= part
     return [found[place] for place in located]
 
 
 def _sequences_of(dataset: SampleDataset, sample: int) -> Sequence[int]:
-    """The stored sequences that hold the tokens of a sample, in order."""
+    """Return the stored sequences that hold the tokens of a sample, in order."""
     if not isinstance(dataset, DocumentDataset):
         return [sample]
     (first, _), (last, offset) = dataset.sample_index[sample], dataset.sample_index[sample + 1]
-    # The next sample begins in the last of these documents; if at its beginning, this one has its last target from it.
+    # The next sample starts in document ``last``. At offset 0 only this sample's last target is from that document.
     return [int(document) for document in dataset.document_index[first : last + (offset > 0)]]
 
 
-def _documents_of(source: DataFolder, sequences: Iterable[int]) -> dict[int, Documents]:
-    """The documents of each of the stored ``sequences`` of a folder."""
+def _documents_of(source: DataFolder, sequences: Iterable[int]) -> dict[int, DocumentRange]:
+    """Return the documents of each of the stored ``sequences`` of a folder."""
     manifest = source.manifest
     starts = [0, *accumulate(shard.sequences for shard in manifest.shards)]
     by_shard: dict[int, list[int]] = defaultdict(list)
@@ -108,7 +108,7 @@ def _documents_of(source: DataFolder, sequences: Iterable[int]) -> dict[int, Doc
     for shard, wanted in by_shard.items():
         entry = parts[shard].shard
         for sequence, (first, last) in zip(wanted, _numbers(parts[shard], manifest, wanted), strict=True):
-            found[starts[shard] + sequence] = Documents(
+            found[starts[shard] + sequence] = DocumentRange(
                 input=entry.input,
                 first=first,
                 last=last,
@@ -121,7 +121,7 @@ def _documents_of(source: DataFolder, sequences: Iterable[int]) -> dict[int, Doc
 
 
 def _numbers(part: ShardSpan, settings: DatasetSettings, sequences: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """First and last document of each of the ascending ``sequences`` of a shard, all counted from its beginning."""
+    """Yield the first and last document of each of the ascending ``sequences`` of a shard, numbered from its start."""
     if settings.strategy == "document":
         yield from zip(sequences, sequences, strict=True)
         return

@@ -1,7 +1,7 @@
-"""The stored sequences of a dataset folder as one list, whichever files they lie in.
+"""Stored sequences of a dataset folder as one list, independent of its files.
 
-Below both kinds of dataset: what Megatron-core calls the low-level dataset. A folder may hold a thousand files, one for
-each input, or a few merged ones; the list is the same, so samples and their order do not depend on it.
+This is the "low-level dataset" of Megatron-core's terms, below both kinds of dataset. A folder may have a thousand
+files, one per input, or a few merged ones; the list is the same, so samples and their order are too.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from pause_megatron.preprocess.indexed_files import IndexFile
 
 
 class StoredSequences:
-    """All stored sequences of ``folder``, in order. A file is opened (and kept open) when something in it is read."""
+    """All stored sequences of ``folder``, in order. Opens a file when it is first read, and keeps it open."""
 
     def __init__(self, folder: Path, manifest: DatasetManifest) -> None:
         self.folder = folder
@@ -30,14 +30,14 @@ class StoredSequences:
         self._names = [file.name for file in files]
         self._starts = [0, *accumulate(file.sequences for file in files)]
         self._open: list[IndexedDataset | None] = [None] * len(files)
-        _allow_as_many_files_as_possible()
+        _raise_open_file_limit()
 
     def __len__(self) -> int:
-        """Number of sequences."""
+        """Return the number of sequences."""
         return self._starts[-1]
 
     def get(self, index: int, offset: int = 0, length: int | None = None) -> NDArray[np.integer]:
-        """Tokens of sequence ``index`` from ``offset`` on, ``length`` of them or all; a view of the mapped file."""
+        """Return ``length`` tokens (default: all) of sequence ``index`` from ``offset`` on, as a memory-mapped view."""
         file = bisect_right(self._starts, index) - 1
         dataset = self._open[file]
         if dataset is None:
@@ -46,7 +46,7 @@ class StoredSequences:
         return tokens
 
     def lengths(self) -> NDArray[np.int32]:
-        """Length of every sequence in tokens, ``[sequences]``, read from the index files."""
+        """Return the length of every sequence in tokens, ``[sequences]``, from the index files."""
         files = [IndexFile.open(self.folder / f"{name}.idx") for name in self._names]
         return np.concatenate([file.lengths(0, file.sequences) for file in files])
 
@@ -56,13 +56,13 @@ class StoredSequences:
             return IndexedDataset(str(path))
         except OSError as error:
             raise UserError(
-                f"{path}.bin: {error.strerror or error}; the folder has {len(self._names)} pairs of files, which "
-                "merging them, or a higher `ulimit -n`, helps to open"
+                f"{path}.bin: {error.strerror or error}; if its {len(self._names)} pairs of files are too many, merge "
+                "them with 'pause-megatron merge-datasets' or raise `ulimit -n`"
             ) from error
 
 
-def _allow_as_many_files_as_possible() -> None:
-    """Lift the process's limit on open files to the one it may choose: a mapped shard takes three."""
+def _raise_open_file_limit() -> None:
+    """Raise the soft limit on open files to the hard limit: each mapped shard needs three."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if hard != resource.RLIM_INFINITY and soft < hard:
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,4 +1,4 @@
-"""A training sample, and what both kinds of dataset have in common."""
+"""Training sample, and the interface of the datasets that hold them."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.pauses.loss_mask import loss_mask
 
 Sample = dict[str, torch.Tensor]
-"""A sample as Megatron-core's datasets give it; all tensors are ``[seq_length]``.
+"""Sample with the keys of Megatron-core's datasets; all tensors are ``[seq_length]``.
 
-``tokens``: input ids, int64. ``labels``: the token after each, int64. ``loss_mask``: 1.0 where the label carries loss,
-0.0 where it is ``<pause>``, float32. ``position_ids``: 0 to seq_length - 1, pauses counted as any token, int64.
+``tokens``: input ids, int64. ``labels``: next token of each position, int64. ``loss_mask``: 1.0 where the label counts
+in the loss, 0.0 where it is ``<pause>``, float32. ``position_ids``: 0 to seq_length - 1, pauses included, int64.
 """
 
 
 class SampleDataset(Protocol):
-    """The samples of one folder."""
+    """Samples of one folder."""
 
     source: DataFolder
 
@@ -28,7 +28,7 @@ class SampleDataset(Protocol):
 
 
 def make_sample(tokens: torch.Tensor, labels: torch.Tensor, pause_id: int) -> Sample:
-    """A sample of ``tokens`` and ``labels``, with the loss mask that follows from the labels."""
+    """Return the sample of ``tokens`` and ``labels``, both ``[seq_length]``; the labels decide the loss mask."""
     return {
         "tokens": tokens,
         "labels": labels,
@@ -38,6 +38,6 @@ def make_sample(tokens: torch.Tensor, labels: torch.Tensor, pause_id: int) -> Sa
 
 
 def blank_sample(source: DataFolder) -> Sample:
-    """A sample without any loss, to fill a batch up with."""
+    """Return a sample without loss, to fill up a batch."""
     length, pause_id = source.seq_length, source.manifest.pause_id
     return make_sample(torch.zeros(length, dtype=torch.int64), torch.full((length,), pause_id), pause_id)

@@ -44,10 +44,8 @@ def test_resume_is_bit_exact(zero: str, tmp_path: Path) -> None:
     for precision in precisions:
         run = Run(zero_stage=stage, deepspeed={**PRECISIONS[precision], "zero_optimization": settings}, last_step=END)
         whole = Loop(run=run, folder=tmp_path / precision, checkpoint=SAVING)
-        loops += [
-            whole,
-            replace(whole, run=replace(run, seed=99)),
-        ]  # with another seed, anything that is not loaded differs
+        # With another seed, everything that is not loaded differs.
+        loops += [whole, replace(whole, run=replace(run, seed=99))]
     found = iter(run_distributed(run_loops, 2, loops)[0])
     for precision in precisions:
         uninterrupted, resumed = next(found), next(found)

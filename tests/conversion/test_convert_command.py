@@ -24,7 +24,7 @@ def convert(checkpoint: Path, output: Path, capsys: pytest.CaptureFixture[str]) 
 
 def test_wrong_path(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     line = convert(tmp_path / "nowhere", tmp_path / "hf", capsys)
-    assert line == f"error: --checkpoint {tmp_path / 'nowhere'}: no such folder"
+    assert line == f"error: --checkpoint {tmp_path / 'nowhere'}: no such folder; give a run folder"
 
 
 def test_half_written_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""Datasets of every strategy, from the same text, written and merged by the real commands; shared by these tests."""
+"""Datasets of every strategy from the same text, written and merged by the real commands."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ SHARDS = 3
 
 @dataclass(frozen=True)
 class Datasets:
-    """A folder with ``corpus``, ``tokenizer``, a dataset called after each of :data:`STRATEGIES`, written shard by
-    shard, and the same merged into two files under ``merged-NAME``."""
+    """A folder with ``corpus``, ``tokenizer``, a dataset for each of :data:`STRATEGIES`, and each dataset merged into
+    two files, for example ``none`` and ``merged-none``."""
 
     folder: Path
 
@@ -40,7 +40,7 @@ class Datasets:
         )
 
     def documents(self, cache: Path, name: str = "document", seed: int | None = 5) -> DocumentDataset:
-        """The packed documents of a dataset, opened by a process that is alone."""
+        """Open the packed documents of a dataset in one process."""
         index = CachedIndex(cache, self.source(name), seed)
         index.build_if_missing()
         return open_documents(index.source, index.path)

@@ -60,12 +60,12 @@ def test_global_batch_does_not_depend_on_the_layout_or_on_a_restart(
         ]
         return sorted(torch.cat([row.tokens, row.labels], dim=1).flatten().tolist() for row in single_rows(batches))
 
-    alone = {start: global_batch(data, 1, 1, start) for start in (0, 4000)}
-    assert alone[0] != alone[4000]
-    assert all(len(batch) == GLOBAL_BATCH for batch in alone.values())
-    assert global_batch(data, 2, 4, 0) == global_batch(data, 4, 2, 0) == alone[0]
+    one_rank = {start: global_batch(data, 1, 1, start) for start in (0, 4000)}
+    assert one_rank[0] != one_rank[4000]
+    assert all(len(batch) == GLOBAL_BATCH for batch in one_rank.values())
+    assert global_batch(data, 2, 4, 0) == global_batch(data, 4, 2, 0) == one_rank[0]
     restarted = TrainingData(opened(datasets, cache, *names, weights=weights), seed=3)
-    assert global_batch(restarted, 2, 8, 4000) == alone[4000]
+    assert global_batch(restarted, 2, 8, 4000) == one_rank[4000]
 
 
 def single_rows(batches: list[Microbatch]) -> list[Microbatch]:

@@ -1,4 +1,4 @@
-"""What cannot be trained on is refused before anything is opened."""
+"""Folders that cannot be trained on are refused before anything is opened."""
 
 from __future__ import annotations
 
@@ -35,17 +35,17 @@ def training(
     )
 
 
-def test_documents_are_cut_to_the_length_of_the_sequences_beside_them(datasets: Datasets) -> None:
+def test_documents_are_cut_to_the_length_of_the_sequences_in_the_blend(datasets: Datasets) -> None:
     assert [folder.seq_length for folder in training(datasets, "document", "none")] == [SEQ_LENGTH, SEQ_LENGTH]
 
 
-def test_documents_alone_are_cut_to_the_models_positions_or_the_given_length(datasets: Datasets) -> None:
+def test_documents_only_are_cut_to_the_models_positions_or_the_given_length(datasets: Datasets) -> None:
     assert training(datasets, "document")[0].seq_length == POSITIONS
     assert training(datasets, "document", seq_length=100)[0].seq_length == 100
     assert training(datasets, "none", seq_length=SEQ_LENGTH)[0].seq_length == SEQ_LENGTH
 
 
-def test_held_out_sequences_may_have_a_length_of_their_own(datasets: Datasets) -> None:
+def test_validation_sequences_may_have_their_own_length(datasets: Datasets) -> None:
     found = check_validation_folders(
         parts(datasets.folder / "document", datasets.folder / "none"),
         datasets.tokenizer,
@@ -55,7 +55,7 @@ def test_held_out_sequences_may_have_a_length_of_their_own(datasets: Datasets) -
     assert [folder.seq_length for folder in found] == [128, SEQ_LENGTH]
 
 
-def test_folders_of_the_same_name_are_told_apart(datasets: Datasets, tmp_path: Path) -> None:
+def test_folders_of_the_same_name_are_called_by_their_path(datasets: Datasets, tmp_path: Path) -> None:
     (tmp_path / "none").symlink_to(datasets.folder / "none")
     found = check_validation_folders(
         parts(datasets.folder / "none", tmp_path / "none", datasets.folder / "every"),
@@ -69,15 +69,15 @@ def test_folders_of_the_same_name_are_told_apart(datasets: Datasets, tmp_path: P
 @pytest.mark.parametrize(
     ("names", "lengths", "message"),
     [
-        (["none"], {"positions": 32}, "none has sequences of 64 tokens, longer than --max-position-embeddings 32"),
+        (["none"], {"positions": 32}, "none: sequences of 64 tokens are longer than --max-position-embeddings 32"),
         (["document"], {"seq_length": 300}, "--seq-length 300.*longer than --max-position-embeddings 256"),
-        (["none"], {"seq_length": 32}, "none has sequences of 64 tokens, but the samples of --data have 32"),
+        (["none"], {"seq_length": 32}, "none: has sequences of 64 tokens, but the samples of --data have 32"),
         (["document"], {"seq_length": 200_000, "positions": 200_000}, "no sequence of 200000 tokens"),
         (["tokenizer"], {}, "no dataset"),
         (["nowhere"], {}, "nowhere"),
     ],
 )
-def test_lengths_and_folders_that_do_not_fit_are_refused(
+def test_unsuitable_lengths_and_folders_are_refused(
     datasets: Datasets, names: list[str], lengths: dict[str, int], message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -88,7 +88,7 @@ def test_mixed_lengths_are_refused(datasets: Datasets, tmp_path: Path) -> None:
     for name in ("corpus", "tokenizer"):
         (tmp_path / name).symlink_to(datasets.folder / name)
     longer = write_dataset(tmp_path, "longer", seq_length=128)
-    with pytest.raises(UserError, match="longer has sequences of 128 tokens, but the samples of --data have 64"):
+    with pytest.raises(UserError, match="longer: has sequences of 128 tokens, but the samples of --data have 64"):
         check_training_folders(
             parts(datasets.folder / "none", longer),
             datasets.tokenizer,
@@ -112,7 +112,7 @@ def test_another_tokenizer_or_another_pause_id_is_refused(datasets: Datasets, tm
         input=(str(datasets.folder / "corpus" / "*train*"),), output=tmp_path / "other", vocab_size=400
     )
     train_tokenizer(config)
-    with pytest.raises(UserError, match="none was written with another tokenizer"):
+    with pytest.raises(UserError, match="none: was written with another tokenizer"):
         check_training_folders(
             parts(datasets.folder / "none"),
             PauseTokenizer.load(config.output),

@@ -1,4 +1,4 @@
-"""Stored sequences of a fixed length become samples one to one, with the target of their last position."""
+"""Stored sequences of a fixed length become samples one to one, with the right label at the last position."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.data.datasets import FIXED_LENGTH, SHARDS, Datasets
 
 
 def shard_starts(dataset: SequenceDataset) -> list[int]:
-    """First sample of each shard, and the end of the last."""
+    """First sample of each shard, and the end of the last shard."""
     starts = [0]
     for shard in dataset.source.manifest.shards:
         starts.append(starts[-1] + shard.sequences)
@@ -29,11 +29,11 @@ def test_labels_are_the_next_tokens_across_the_sequences_of_a_shard(datasets: Da
         stream = torch.cat([dataset[index]["tokens"] for index in range(start, end)])
         labels = torch.cat([dataset[index]["labels"] for index in range(start, end)])
         assert torch.equal(labels[:-1], stream[1:])
-        assert labels[-1] == dataset.source.manifest.pause_id  # nothing follows: the target is dropped
+        assert labels[-1] == dataset.source.manifest.pause_id  # the text ends: no loss
 
 
 @pytest.mark.parametrize("name", ["drop", "merged-drop"])
-def test_dropped_tail_leaves_the_last_target_without_loss(datasets: Datasets, name: str) -> None:
+def test_last_position_has_no_loss_if_tails_were_dropped(datasets: Datasets, name: str) -> None:
     dataset = SequenceDataset(datasets.source(name))
     for index in range(len(dataset)):
         sample = dataset[index]

@@ -1,4 +1,4 @@
-"""The index is built once for each disk, whoever shares it, and anew when the data or the order changes."""
+"""The index is built once per disk, and rebuilt when the data or the order changes."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from pause_megatron.parallel.launcher import detect_launch
 from tests.data.datasets import Datasets
 from tests.distributed import run_distributed
 
-PROCESSES_A_NODE = 2
+PROCESSES_PER_NODE = 2
 
 
 def open_everywhere(folders: list[DataFolder], caches: list[Path], seed: int) -> tuple[list[list[int]], bool]:
-    """Open the folders as a process of several nodes, each process with its cache; some samples, and whether built."""
+    """Open the folders as a rank of several nodes; return a sample of each, and whether this rank built an index."""
     launch = detect_launch()
     layout = resolve_layout(
         ParallelConfig(),
@@ -39,13 +39,13 @@ def open_everywhere(folders: list[DataFolder], caches: list[Path], seed: int) ->
     built = []
     save = DocumentIndex.save
 
-    def save_and_say(index: DocumentIndex, path: Path) -> None:
+    def save_and_record(index: DocumentIndex, path: Path) -> None:
         built.append(path)
         save(index, path)
 
-    DocumentIndex.save = save_and_say  # type: ignore[method-assign]
+    DocumentIndex.save = save_and_record  # type: ignore[method-assign]
     try:
-        on_node = replace(launch, local_rank=launch.rank % PROCESSES_A_NODE)
+        on_node = replace(launch, local_rank=launch.rank % PROCESSES_PER_NODE)
         cache = caches[launch.rank]
         datasets = open_datasets(folders, seed=seed, cache=cache, launch=on_node)
         dist.barrier()
@@ -54,7 +54,7 @@ def open_everywhere(folders: list[DataFolder], caches: list[Path], seed: int) ->
         destroy_process_groups()
 
 
-def test_one_process_builds_on_a_shared_disk_and_nobody_does_again(datasets: Datasets, tmp_path: Path) -> None:
+def test_one_process_builds_on_a_shared_disk_only_once(datasets: Datasets, tmp_path: Path) -> None:
     folders = [datasets.source("document"), datasets.source("none")]
     shared = [tmp_path] * 4
     first = run_distributed(open_everywhere, 4, folders, shared, 1)
@@ -64,13 +64,13 @@ def test_one_process_builds_on_a_shared_disk_and_nobody_does_again(datasets: Dat
     assert len({str(samples) for samples, _ in first + again}) == 1
 
 
-def test_first_process_of_each_node_builds_on_disks_of_their_own(datasets: Datasets, tmp_path: Path) -> None:
+def test_first_process_of_each_node_builds_on_its_own_disk(datasets: Datasets, tmp_path: Path) -> None:
     folders = [datasets.source("document")]
     caches = [tmp_path / node for node in ("node0", "node0", "node1", "node1")]
     found = run_distributed(open_everywhere, 4, folders, caches, 1)
     assert [built for _, built in found] == [True, False, True, False]
     assert len({str(samples) for samples, _ in found}) == 1
-    (tmp_path / "node1").rename(tmp_path / "lost")  # a node that was exchanged
+    (tmp_path / "node1").rename(tmp_path / "lost")  # the node was replaced
     found = run_distributed(open_everywhere, 4, folders, caches, 1)
     assert [built for _, built in found] == [False, False, True, False]
 
@@ -82,7 +82,7 @@ def error_everywhere(folders: list[DataFolder], caches: list[Path]) -> str:
     return str(raised.value)
 
 
-def test_cache_that_cannot_be_written_ends_every_process_with_the_reason(datasets: Datasets, tmp_path: Path) -> None:
+def test_unwritable_cache_is_a_user_error_on_every_rank(datasets: Datasets, tmp_path: Path) -> None:
     in_the_way = tmp_path / "node1"
     in_the_way.write_text("a file")
     caches = [tmp_path / node for node in ("node0", "node0", "node1", "node1")]
@@ -91,16 +91,16 @@ def test_cache_that_cannot_be_written_ends_every_process_with_the_reason(dataset
     assert str(found[0]).startswith(f"--data-cache {in_the_way}: ")
 
 
-def test_cache_that_the_processes_of_a_node_do_not_share_is_named(datasets: Datasets, tmp_path: Path) -> None:
+def test_cache_that_the_processes_of_a_node_do_not_share_is_refused(datasets: Datasets, tmp_path: Path) -> None:
     caches = [tmp_path / "shared", tmp_path / "private"]
     found = run_distributed(error_everywhere, 2, [datasets.source("document")], caches)
     assert set(found) == {
-        f"--data-cache {tmp_path / 'private'}: rank 1 does not find what the first process of its node wrote; "
-        "give a folder that all processes of a node see"
+        f"--data-cache {tmp_path / 'private'}: rank 1 cannot see the index that local rank 0 of its node wrote; "
+        "choose a folder that all processes of a node share"
     }
 
 
-def test_changed_data_length_or_order_has_another_index_and_merging_has_not(datasets: Datasets, tmp_path: Path) -> None:
+def test_index_depends_on_data_length_and_order_but_not_on_merging(datasets: Datasets, tmp_path: Path) -> None:
     source = datasets.source("document")
     path = CachedIndex(tmp_path, source, 1).path
     shards = source.manifest.shards
@@ -119,7 +119,7 @@ def test_changed_data_length_or_order_has_another_index_and_merging_has_not(data
     assert CachedIndex(tmp_path, replace(merged, path=source.path), 1).path == path
 
 
-def test_index_that_another_process_has_written_meanwhile_is_taken(
+def test_index_that_another_process_wrote_meanwhile_is_used(
     datasets: Datasets, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     index = CachedIndex(tmp_path, datasets.source("document"), 1)

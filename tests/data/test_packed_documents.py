@@ -1,4 +1,4 @@
-"""Documents packed by Megatron-core's GPTDataset: its samples, our loss mask, nothing changed on the way."""
+"""Packed documents have the samples of Megatron-core's GPTDataset, with our loss mask."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ SEED = 5
 
 
 def plain_megatron(datasets: Datasets, name: str, folder: Path) -> GPTDataset | BlendedDataset:
-    """The same documents through Megatron-core alone, a blend by size where there are several files."""
+    """The same documents through plain Megatron-core; several files become a blend by size."""
     source = datasets.source(name)
     prefixes = []
-    for file in stored_files(source.manifest):  # linked, because Megatron-core puts its cache beside the files
+    for file in stored_files(source.manifest):  # links, because Megatron-core puts its cache next to the files
         for suffix in (".bin", ".idx"):
             (folder / f"{file.name}{suffix}").symlink_to(source.path / f"{file.name}{suffix}")
         prefixes.append(str(folder / file.name))
@@ -55,7 +55,7 @@ def stored_order(datasets: Datasets, cache: Path) -> DocumentDataset:
 
 
 def stream_of(datasets: Datasets, name: str = "document") -> np.ndarray:
-    """All tokens of a dataset as they are stored."""
+    """All tokens of a dataset in stored order."""
     source = datasets.source(name)
     return np.concatenate(
         [np.fromfile(source.path / f"{file.name}.bin", np.uint16) for file in stored_files(source.manifest)]
@@ -83,20 +83,20 @@ def test_blend_of_shards_holds_the_documents_of_the_merged_dataset(datasets: Dat
     expected = Counter(documents_in(stream_of(datasets, "merged-document"), eod))
     found: Counter[tuple[int, ...]] = Counter()
     cut = 0
-    for part in blend.datasets:  # in the order they were packed in, so that documents cut by samples are whole again
+    for part in blend.datasets:  # in packing order, so that documents cut by samples are complete again
         order = np.argsort(part.shuffle_index)
         packed = torch.cat([part[int(index)]["tokens"] for index in order]).numpy()
         whole = documents_in(packed, eod)
         cut += len(part.document_index) - len(whole)
         found.update(whole)
     assert not found - expected
-    assert sum((expected - found).values()) == cut <= 3 * 2  # each shard's rest fills no sample
+    assert sum((expected - found).values()) == cut <= 3 * 2  # the last incomplete sample of each shard is not read
     drawn = Counter(zip(blend.dataset_index.tolist(), blend.dataset_sample_index.tolist(), strict=True))
     assert drawn == Counter((i, j) for i, part in enumerate(blend.datasets) for j in range(len(part)))
 
 
 def documents_in(stream: np.ndarray, eod: int) -> list[tuple[int, ...]]:
-    """The whole documents of a stream that begins with one."""
+    """The complete documents of a token stream that begins with a document."""
     ends = np.flatnonzero(stream == eod) + 1
     return [tuple(document.tolist()) for document in np.split(stream, ends)[:-1]]
 
@@ -114,7 +114,7 @@ def test_every_document_is_packed_once(datasets: Datasets, dataset: DocumentData
     packed = torch.cat([dataset[index]["tokens"] for index in range(len(dataset))]).numpy()
     whole = documents_in(packed, eod)
     assert not Counter(whole) - Counter(documents_in(stream_of(datasets), eod))
-    assert len(dataset.document_index) - len(whole) <= 2  # the rest fills no sample
+    assert len(dataset.document_index) - len(whole) <= 2  # the last incomplete sample is not read
     assert whole != documents_in(stream_of(datasets), eod)[: len(whole)]  # shuffled
 
 
@@ -124,9 +124,7 @@ def test_labels_are_the_next_tokens_across_samples(dataset: DocumentDataset) -> 
     assert torch.equal(labels[:-1], tokens[1:])
 
 
-def test_held_out_documents_are_walked_over_as_they_are_stored(
-    datasets: Datasets, stored_order: DocumentDataset
-) -> None:
+def test_validation_documents_are_in_stored_order(datasets: Datasets, stored_order: DocumentDataset) -> None:
     stream = stream_of(datasets)
     tokens = torch.cat([stored_order[index]["tokens"] for index in range(len(stored_order))]).numpy()
     labels = torch.cat([stored_order[index]["labels"] for index in range(len(stored_order))]).numpy()
@@ -146,7 +144,7 @@ def test_loss_mask_follows_the_labels_and_pauses_stay_tokens(dataset: DocumentDa
     assert pauses > 0.08 * len(dataset) * SEQ_LENGTH
 
 
-def test_reading_a_sample_changes_no_other(datasets: Datasets, cache: Path) -> None:
+def test_reading_or_changing_a_sample_changes_no_other(datasets: Datasets, cache: Path) -> None:
     dataset = datasets.documents(cache, seed=SEED)
     first = {key: value.clone() for key, value in dataset[0].items()}
     mask_of_megatron = dataset.cached_loss_mask.clone()

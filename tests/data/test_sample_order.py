@@ -1,4 +1,4 @@
-"""The walk over the samples: a function of seed and position, for one folder, for several, and with weights."""
+"""The order of samples is a function of seed and position, for one folder, several folders, and weighted blends."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_order_visits_every_sample_once_an_epoch_and_shuffles_anew() -> None:
     assert [SampleOrder(50, 2)(i) for i in range(50)] != first
 
 
-def test_folders_without_weights_are_taken_whole(datasets: Datasets, cache: Path) -> None:
+def test_epoch_of_folders_without_weights_is_every_sample_once(datasets: Datasets, cache: Path) -> None:
     data = TrainingData(opened(datasets, cache, "document", "none", "every"), seed=1)
     epoch = [data.locate(position) for position in range(len(data))]
     expected = [(i, j) for i, name in enumerate(("document", "none", "every")) for j in range(samples(datasets, name))]
@@ -60,7 +60,7 @@ def test_merging_changes_no_position(datasets: Datasets, cache: Path) -> None:
             assert torch.equal(shards(position)["tokens"], merged(position)["tokens"])
 
 
-def test_weights_hold_at_every_position_and_each_folder_is_used_up_before_it_repeats() -> None:
+def test_weights_hold_at_every_position_and_no_sample_repeats_before_its_folder_is_used_up() -> None:
     sizes, weights = [40, 1000, 7], [0.25, 0.7, 0.05]
     order = BlendOrder(sizes, weights, seed=3)
     walk = [order(position) for position in range(2000)]
@@ -74,7 +74,7 @@ def test_weights_hold_at_every_position_and_each_folder_is_used_up_before_it_rep
             assert sorted(own[start : start + size]) == list(range(size))
 
 
-def test_position_alone_decides_not_what_was_read_before() -> None:
+def test_sample_depends_on_the_position_not_on_earlier_reads() -> None:
     sizes, weights = [40, 1000], [2.0, 1.0]
     order = BlendOrder(sizes, weights, seed=3)
     walk = [order(position) for position in range(500)]
@@ -86,13 +86,13 @@ def test_position_alone_decides_not_what_was_read_before() -> None:
     assert [BlendOrder(sizes, weights, seed=4)(position) for position in range(500)] != walk
 
 
-def test_twins_of_one_length_are_not_walked_over_in_step() -> None:
+def test_datasets_of_equal_length_have_different_orders() -> None:
     order = BlendOrder([100, 100], [1.0, 1.0], seed=3)
     walk = [order(position) for position in range(200)]
     assert [index for dataset, index in walk if dataset == 0] != [index for dataset, index in walk if dataset == 1]
 
 
-def test_turns_are_the_smallest_whole_numbers_in_proportion() -> None:
+def test_turns_are_the_smallest_integers_in_proportion_to_the_weights() -> None:
     assert whole_turns([0.7, 0.3]) == whole_turns([70, 30]) == whole_turns([0.07, 0.03]) == [7, 3]
     assert whole_turns([5.0]) == [1]
     assert whole_turns([2.0, 1.0]) == [2, 1]
@@ -101,7 +101,7 @@ def test_turns_are_the_smallest_whole_numbers_in_proportion() -> None:
     assert whole_turns([1.0, 1e-12]) == [1_000_000, 1]
 
 
-def test_held_out_samples_come_as_stored_and_then_blank(datasets: Datasets) -> None:
+def test_validation_samples_are_in_stored_order_then_blank(datasets: Datasets) -> None:
     dataset = SequenceDataset(datasets.source("sequence"))
     walk = ValidationData(dataset, limit=10)
     assert len(walk) == 10

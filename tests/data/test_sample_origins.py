@@ -1,4 +1,4 @@
-"""The documents named for a sample are those whose text it holds, found in the input files themselves."""
+"""The documents found for a sample have its text, compared with the input files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pause_megatron.data import sample_origins
 from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.datasets import SequenceDataset
 from pause_megatron.data.sample_order import TrainingData
-from pause_megatron.data.sample_origins import Origin, find_origins_together, origins
+from pause_megatron.data.sample_origins import Origin, find_origins, find_origins_together
 from pause_megatron.data.training_sample import SampleDataset
 from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
@@ -27,7 +27,7 @@ from tests.distributed import run_distributed
 
 @lru_cache
 def documents_in(path: str, tokenizer: Path) -> list[list[int]]:
-    """The tokens of every document with text in an input file, each with its end."""
+    """Tokens of every document with text in an input file, with their end-of-document tokens."""
     opened = PauseTokenizer.load(tokenizer)
     lines = (gzip.decompress if path.endswith(".gz") else bytes)(Path(path).read_bytes()).splitlines()
     records = []
@@ -46,9 +46,9 @@ def real_tokens(dataset: SampleDataset, sample: int) -> list[int]:
 
 
 def assert_holds(tokens: list[int], origin: Origin, tokenizer: Path) -> None:
-    """``tokens`` begin in the first document of ``origin``, go through all, and end in the last."""
+    """Assert that ``tokens`` start in the first document of ``origin``, contain the next ones, and end in the last."""
     documents = [
-        document for piece in origin for document in documents_in(piece.input, tokenizer)[piece.first : piece.last + 1]
+        document for each in origin for document in documents_in(each.input, tokenizer)[each.first : each.last + 1]
     ]
     text = [token for document in documents for token in document]
     behind_first, last = len(documents[0]), len(text) - len(documents[-1])
@@ -58,12 +58,12 @@ def assert_holds(tokens: list[int], origin: Origin, tokenizer: Path) -> None:
 
 @pytest.mark.parametrize("prefix", ["", "merged-"])
 @pytest.mark.parametrize("name", ["sequence", "every", "none", "document"])
-def test_sample_holds_the_text_of_the_documents_named(datasets: Datasets, cache: Path, name: str, prefix: str) -> None:
+def test_sample_has_the_text_of_the_documents_found(datasets: Datasets, cache: Path, name: str, prefix: str) -> None:
     folder = f"{prefix}{name}"
     dataset: SampleDataset = (
         datasets.documents(cache, folder) if name == "document" else SequenceDataset(datasets.source(folder))
     )
-    found = origins([dataset], [(0, sample) for sample in range(len(dataset))])
+    found = find_origins([dataset], [(0, sample) for sample in range(len(dataset))])
     files, shared = set(), 0
     for sample, origin in enumerate(found):
         assert_holds(real_tokens(dataset, sample), origin, datasets.folder / "tokenizer")
@@ -74,29 +74,29 @@ def test_sample_holds_the_text_of_the_documents_named(datasets: Datasets, cache:
     assert 0 < shared < len(dataset)
 
 
-def test_ends_are_counted_the_same_in_pieces_of_any_size(datasets: Datasets, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_chunk_size_does_not_change_the_counts(datasets: Datasets, monkeypatch: pytest.MonkeyPatch) -> None:
     dataset = SequenceDataset(datasets.source("merged-sequence"))
     located = [(0, sample) for sample in range(0, len(dataset), 3)]
-    expected = origins([dataset], located)
+    expected = find_origins([dataset], located)
     monkeypatch.setattr(sample_origins, "_TOKENS_AT_ONCE", 7)
-    assert origins([dataset], located) == expected
+    assert find_origins([dataset], located) == expected
 
 
-def test_positions_of_a_blend_lead_to_their_samples(datasets: Datasets, cache: Path) -> None:
+def test_origins_of_positions_in_a_blend_are_found(datasets: Datasets, cache: Path) -> None:
     parts = [SequenceDataset(datasets.source("merged-sequence", 0.5)), datasets.documents(cache)]
     parts[1].source = datasets.source("document", 0.5)
     data = TrainingData(parts, seed=3)
     located = [data.locate(position) for position in range(100, 140)]
     assert {dataset for dataset, _ in located} == {0, 1}
-    for position, origin in zip(range(100, 140), origins(parts, located), strict=True):
+    for position, origin in zip(range(100, 140), find_origins(parts, located), strict=True):
         tokens = data(position)["tokens"]
         assert_holds(tokens[tokens != data.pause_id].tolist(), origin, datasets.folder / "tokenizer")
 
 
-def test_where_ends_were_trimmed_off_the_numbers_are_the_lowest_possible(datasets: Datasets) -> None:
+def test_document_numbers_are_lower_bounds_if_ends_were_trimmed(datasets: Datasets) -> None:
     dataset = SequenceDataset(datasets.source("drop"))
     later = 0
-    for sample, (documents,) in enumerate(origins([dataset], [(0, i) for i in range(len(dataset))])):
+    for sample, (documents,) in enumerate(find_origins([dataset], [(0, i) for i in range(len(dataset))])):
         stream = documents_in(documents.input, datasets.folder / "tokenizer")
         start = (documents.sequence - first_sequence(dataset.source, documents.input)) * SEQ_LENGTH
         first = next(i for i in range(len(stream)) if sum(map(len, stream[: i + 1])) > start)
@@ -118,7 +118,7 @@ def first_sequence(source: DataFolder, path: str) -> int:
 
 @pytest.fixture
 def awkward(datasets: Datasets, tmp_path: Path) -> SequenceDataset:
-    """A file with a broken record, a blank line, a document without text, and one as long as many sequences."""
+    """A file with a broken record, a blank line, a document without text, and one longer than many sequences."""
     texts = ["A first document.", "", "Long. " * 20 * SEQ_LENGTH, "A third one.", *["And more of them."] * 200]
     lines = [json.dumps({"text": text}) for text in texts]
     lines[1:1] = ['{"text": 7}', "   "]
@@ -140,24 +140,24 @@ def awkward(datasets: Datasets, tmp_path: Path) -> SequenceDataset:
     )
 
 
-def test_documents_left_out_are_not_counted_which_is_said(awkward: SequenceDataset, datasets: Datasets) -> None:
+def test_documents_left_out_are_reported_but_not_numbered(awkward: SequenceDataset, datasets: Datasets) -> None:
     last = len(awkward) - 1
-    (documents,) = origins([awkward], [(0, last)])[0]
+    (documents,) = find_origins([awkward], [(0, last)])[0]
     assert_holds(real_tokens(awkward, last), (documents,), datasets.folder / "tokenizer")
     assert documents.left_out == 2
     assert "not counting 2 left out (sequence" in str(documents)
 
 
-def test_long_document_is_the_only_one_of_many_sequences(awkward: SequenceDataset) -> None:
-    found = [documents for (documents,) in origins([awkward], [(0, i) for i in range(len(awkward))])]
+def test_long_document_fills_many_sequences(awkward: SequenceDataset) -> None:
+    found = [documents for (documents,) in find_origins([awkward], [(0, i) for i in range(len(awkward))])]
     alone = [documents for documents in found if (documents.first, documents.last) == (1, 1)]
     assert len(alone) > 10
     assert (found[0].first, found[0].last) == (0, 1)
 
 
-def test_text_and_json_say_file_documents_and_sequence(datasets: Datasets) -> None:
+def test_text_and_json_name_file_documents_and_sequence(datasets: Datasets) -> None:
     dataset = SequenceDataset(datasets.source("sequence"))
-    (documents,) = origins([dataset], [(0, 7)])[0]
+    (documents,) = find_origins([dataset], [(0, 7)])[0]
     name = Path(documents.input).name
     numbers = f"documents {documents.first}-{documents.last}"
     numbers = f"document {documents.first}" if documents.first == documents.last else numbers
@@ -170,7 +170,7 @@ def origins_in_a_group(datasets: Datasets, located: list[tuple[int, int]]) -> li
     return find_origins_together([SequenceDataset(datasets.source(name)) for name in ("sequence", "none")], located)
 
 
-def test_processes_share_the_work_and_all_know_the_result(datasets: Datasets) -> None:
+def test_ranks_share_the_work_and_all_get_the_result(datasets: Datasets) -> None:
     located = [(1, 5), (0, 9), (0, 3), (1, 70), (0, 9)]
     parts = [SequenceDataset(datasets.source(name)) for name in ("sequence", "none")]
-    assert run_distributed(origins_in_a_group, 2, datasets, located) == [origins(parts, located)] * 2
+    assert run_distributed(origins_in_a_group, 2, datasets, located) == [find_origins(parts, located)] * 2

@@ -1,4 +1,4 @@
-"""A folder's files are one list of sequences: what plain Megatron-core reads, in any number of files."""
+"""A folder's sequences equal those that plain Megatron-core reads, in any number of files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.distributed import run_distributed
 
 
 def read_by_megatron(datasets: Datasets, name: str) -> list[list[int]]:
-    """All sequences of a dataset as Megatron-core alone reads them, file by file."""
+    """All sequences of a dataset as plain Megatron-core reads them, file by file."""
     source = datasets.source(name)
     files = [IndexedDataset(str(source.path / file.name)) for file in stored_files(source.manifest)]
     return [sequence.tolist() for file in files for sequence in file]
@@ -35,7 +35,7 @@ def test_plain_megatron_core_reads_the_same_sequences_merged_or_not(datasets: Da
         assert stored.lengths().tolist() == [len(sequence) for sequence in expected]
 
 
-def test_joined_by_megatrons_builder_it_is_the_merged_dataset(datasets: Datasets, tmp_path: Path) -> None:
+def test_megatrons_builder_joins_the_files_to_the_merged_dataset(datasets: Datasets, tmp_path: Path) -> None:
     source = datasets.source("document")
     builder = IndexedDatasetBuilder(str(tmp_path / "joined.bin"), dtype=np.uint16)
     for file in stored_files(source.manifest):
@@ -69,7 +69,7 @@ def open_files() -> int:
 
 
 def read_all_with_few_files(folder: Datasets, soft: int, hard: int) -> str:
-    """Read a dataset in a process that may open ``soft`` more files, or ``hard`` if it asks; the error, or nothing."""
+    """Read a dataset with limits of ``soft`` and ``hard`` more open files; return the error, or an empty string."""
     used = open_files()
     resource.setrlimit(resource.RLIMIT_NOFILE, (used + soft, used + hard))
     source = folder.source("none")
@@ -82,7 +82,7 @@ def read_all_with_few_files(folder: Datasets, soft: int, hard: int) -> str:
     return ""
 
 
-def test_limit_on_open_files_is_lifted_as_far_as_it_may_be(datasets: Datasets) -> None:
+def test_open_file_limit_is_raised_to_the_hard_limit(datasets: Datasets) -> None:
     assert run_distributed(read_all_with_few_files, 1, datasets, 5, 50) == [""]
     (error,) = run_distributed(read_all_with_few_files, 1, datasets, 5, 5)
-    assert "Too many open files; the folder has 3 pairs of files, which merging them" in error
+    assert "Too many open files; if its 3 pairs of files are too many, merge them" in error
