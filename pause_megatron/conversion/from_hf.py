@@ -31,6 +31,7 @@ from pause_megatron.conversion.safetensors_writer import TensorFile, divide, wri
 from pause_megatron.conversion.table import from_hf_state, mappings_of
 from pause_megatron.conversion.to_hf import TOKENIZER_FOLDER
 from pause_megatron.errors import UserError
+from pause_megatron.records.checkpoint_state import CheckpointDataRecord, CheckpointState
 from pause_megatron.records.conversion import ImportRecord
 from pause_megatron.records.files import write_record
 from pause_megatron.tokenizer import PAUSE_TOKEN, PauseTokenizer
@@ -139,7 +140,7 @@ def _write_checkpoint(
     state = from_hf_state(read, model, tokenizer.vocab_size)
     write_tensors(folder, files, ((tensor_key(WEIGHTS, name), each.reshape(-1)) for name, each in state), torch.float32)
     manifest = Manifest(
-        state=_state(config, model, tokenizer),
+        state=_state(config, model, tokenizer).to_plain(),
         optimizer={},
         files={file.name: file_checksum(folder / file.name) for file in files},
         parameters=records,
@@ -171,26 +172,26 @@ def _parameter_records(model: ModelConfig, vocab_size: int) -> dict[str, Paramet
     return records
 
 
-def _state(config: ConvertFromHfConfig, model: ModelConfig, tokenizer: PauseTokenizer) -> dict[str, object]:
+def _state(config: ConvertFromHfConfig, model: ModelConfig, tokenizer: PauseTokenizer) -> CheckpointState:
     """Training state of the checkpoint, as of a run before its first step."""
-    return {
-        "iteration": 0,
-        "consumed_samples": 0,
-        "real_tokens": 0,
-        "pause_tokens": 0,
-        "layout": "from Hugging Face",
-        "vocab_size": tokenizer.vocab_size,
-        "tokenizer_sha256": tokenizer.sha256,
-        "dataset": {"strategy": "none", "pause_rate": 0.0, "seq_length": model.max_position_embeddings},
-        "config": {
+    return CheckpointState(
+        iteration=0,
+        consumed_samples=0,
+        real_tokens=0,
+        pause_tokens=0,
+        layout="from Hugging Face",
+        vocab_size=tokenizer.vocab_size,
+        tokenizer_sha256=tokenizer.sha256,
+        dataset=CheckpointDataRecord(strategy="none", pause_rate=0.0, seq_length=model.max_position_embeddings),
+        config={
             "model": to_plain(model),
             "tokenizer": str(config.output / TOKENIZER_FOLDER),
             "output": str(config.output),
             "data": [],
         },
-        "converted_from": str(config.model),
-        "versions": versions(),
-    }
+        converted_from=str(config.model),
+        versions=versions(),
+    )
 
 
 def _flags(model: ModelConfig) -> str:

@@ -28,6 +28,7 @@ from pause_megatron.conversion.table import to_hf_state
 from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
+from pause_megatron.records.checkpoint_state import CheckpointState
 from pause_megatron.records.conversion import ExportedTokenizerRecord, ExportRecord, LogitComparison, PretrainingRecord
 from pause_megatron.records.files import write_record
 from pause_megatron.tokenizer import PauseTokenizer
@@ -52,12 +53,13 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
     with new_folder(config.output) as folder:
         reader = CheckpointReader(checkpoint)
         reader.verify()
-        model = ModelConfig(**reader.state["config"]["model"])
-        tokenizer = _tokenizer_of_run(reader, config.tokenizer)
+        state = CheckpointState.read(reader.state, checkpoint)
+        model = ModelConfig(**state.config["model"])
+        tokenizer = _tokenizer_of_run(checkpoint, state, config.tokenizer)
         dtype = getattr(torch, TORCH_DTYPES[config.dtype])
-        log.info(f"converting {checkpoint} ({reader.state['layout']}, iteration {reader.state['iteration']})")
+        log.info(f"converting {checkpoint} ({state.layout}, iteration {state.iteration})")
         write_model(folder, reader, model, tokenizer, dtype=dtype, max_shard_bytes=int(config.max_shard_gb * 1e9))
-        texts_compared = write_tokenizer(folder, tokenizer, reader.state["config"]["data"])
+        texts_compared = write_tokenizer(folder, tokenizer, state.config["data"])
         if config.bake_pauses:
             bake_pauses(AutoTokenizer.from_pretrained(folder), config.bake_pauses).save_pretrained(folder)
         comparison = prove_export(
@@ -71,7 +73,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
             tolerance=config.tolerance,
             method=config.proof,
         )
-        record = _record(config, reader, tokenizer, texts_compared, comparison)
+        record = _record(config, checkpoint, state, tokenizer, texts_compared, comparison)
         write_record(folder / ExportRecord.FILE, record)
         write_text(folder / "README.md", model_card(config.output.name, record, model))
     log.info(
@@ -80,13 +82,11 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
     )
 
 
-def _tokenizer_of_run(reader: CheckpointReader, path: Path | None) -> PauseTokenizer:
-    own = reader.folder / TOKENIZER_FOLDER
-    tokenizer = PauseTokenizer.load(path or (own if own.exists() else Path(reader.state["config"]["tokenizer"])))
-    if tokenizer.sha256 != reader.state["tokenizer_sha256"]:
-        raise UserError(
-            f"--tokenizer {tokenizer.path}: {reader.folder} was trained with another tokenizer; give that one"
-        )
+def _tokenizer_of_run(checkpoint: Path, state: CheckpointState, path: Path | None) -> PauseTokenizer:
+    own = checkpoint / TOKENIZER_FOLDER
+    tokenizer = PauseTokenizer.load(path or (own if own.exists() else Path(state.config["tokenizer"])))
+    if tokenizer.sha256 != state.tokenizer_sha256:
+        raise UserError(f"--tokenizer {tokenizer.path}: {checkpoint} was trained with another tokenizer; give that one")
     return tokenizer
 
 
@@ -156,22 +156,22 @@ def _texts(tokenizer: PauseTokenizer, data: Sequence[str]) -> list[str]:
 
 def _record(
     config: ConvertToHfConfig,
-    reader: CheckpointReader,
+    checkpoint: Path,
+    state: CheckpointState,
     tokenizer: PauseTokenizer,
     texts_compared: int,
     comparison: LogitComparison,
 ) -> ExportRecord:
-    state = reader.state
     return ExportRecord(
         pretraining=PretrainingRecord(
-            name=Path(state["config"]["output"]).name,
-            pauses=state["dataset"]["strategy"],
-            pause_rate=state["dataset"]["pause_rate"],
-            seq_length=state["dataset"]["seq_length"],
-            iterations=state["iteration"],
-            consumed_samples=state["consumed_samples"],
-            real_tokens=state["real_tokens"],
-            pause_tokens=state["pause_tokens"],
+            name=Path(state.config["output"]).name,
+            pauses=state.dataset.strategy,
+            pause_rate=state.dataset.pause_rate,
+            seq_length=state.dataset.seq_length,
+            iterations=state.iteration,
+            consumed_samples=state.consumed_samples,
+            real_tokens=state.real_tokens,
+            pause_tokens=state.pause_tokens,
         ),
         tokenizer=ExportedTokenizerRecord(
             sha256=tokenizer.sha256,
@@ -183,7 +183,7 @@ def _record(
         ),
         dtype=config.dtype,
         verdict=comparison,
-        source={"checkpoint": str(reader.folder), "layout": state["layout"], "config": state["config"]},
+        source={"checkpoint": str(checkpoint), "layout": state.layout, "config": state.config},
         commit=commit(),
         versions=versions(),
     )

@@ -12,6 +12,7 @@ an :class:`~pause_megatron.records.evaluation.EvaluationRecord`, and ``pause-meg
 | ``finetune.json`` | ``finetuning.FinetuneRecord`` | ``pause-megatron finetune`` |
 | ``metrics.jsonl`` of a finetuned model | ``finetuning.FinetuneStepRecord`` and its kin | ``pause-megatron finetune`` |
 | result files | ``evaluation.EvaluationRecord`` | ``pause-megatron evaluate`` |
+| ``state`` in a checkpoint's ``manifest.json`` | ``checkpoint_state.CheckpointState`` | ``pause-megatron pretrain`` |
 
 Dataset manifests (``preprocess``) and checkpoint manifests (``checkpoint``) stay with the code that checks their files.
 """

@@ -47,7 +47,7 @@ Record = TypeVar("Record")
 
 def write_record(path: Path, record: FileRecord) -> None:
     """Write ``record`` to ``path`` as indented JSON, complete or not at all."""
-    write_json(path, _plain(record))
+    write_json(path, plain_record(record))
 
 
 def read_record(path: Path, kind: type[File]) -> File:
@@ -62,7 +62,7 @@ def read_record(path: Path, kind: type[File]) -> File:
         raise UserError(
             f"{path}: expected format '{kind.FORMAT}', found '{found}'; give a file that '{kind.PRODUCER}' wrote"
         )
-    return _convert(values, kind, f"{path}", f"write it again with '{kind.PRODUCER}'")
+    return convert_record(values, kind, f"{path}", f"write it again with '{kind.PRODUCER}'")
 
 
 def read_json(path: Path) -> Any:
@@ -77,7 +77,7 @@ def read_json(path: Path) -> Any:
 
 def line_of(record: LineRecord) -> dict[str, Any]:
     """Return ``record`` as the content of one line of a ``metrics.jsonl``, with ``kind`` first."""
-    return {"kind": record.KIND, **_plain(record)}
+    return {"kind": record.KIND, **plain_record(record)}
 
 
 def read_record_lines(path: Path, kinds: tuple[type[Record], ...]) -> list[Record]:
@@ -92,7 +92,7 @@ def read_record_lines(path: Path, kinds: tuple[type[Record], ...]) -> list[Recor
         kind = by_kind.get(str(values.pop("kind", None))) if isinstance(values, dict) else None
         if kind is None:
             raise UserError(f"{place}: key 'kind' must be one of {', '.join(by_kind)}; remove the line")
-        records.append(_convert(values, kind, place, "remove the line"))
+        records.append(convert_record(values, kind, place, "remove the line"))
     return records
 
 
@@ -113,7 +113,12 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: not UTF-8 ({error}); remove the line") from error
 
 
-def _convert(values: dict[str, Any], kind: type[Record], place: str, remedy: str) -> Record:
+def convert_record(values: dict[str, Any], kind: type[Record], place: str, remedy: str) -> Record:
+    """Return the record of class ``kind`` with ``values``, JSON content.
+
+    Raises :class:`UserError` that starts with ``place`` and ends with ``remedy`` when a key is missing, unknown or of
+    another type.
+    """
     if problem := next(_key_problems(values, kind), None):
         raise UserError(f"{place}: {problem}; {remedy}")
     try:
@@ -154,13 +159,16 @@ def _field_types(kind: type) -> dict[str, Any]:
     return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
 
 
-def _plain(value: Any) -> Any:
-    """Return ``value`` as JSON-ready data. A field with the default None is an optional key: left out if None."""
+def plain_record(value: Any) -> Any:
+    """Return ``value``, a record or a part of one, as JSON-ready data.
+
+    A field with the default None is an optional key: left out if None.
+    """
     if dataclasses.is_dataclass(value):
         pairs = ((field, getattr(value, field.name)) for field in dataclasses.fields(value))
-        return {field.name: _plain(item) for field, item in pairs if not (item is None and field.default is None)}
+        return {field.name: plain_record(item) for field, item in pairs if not (item is None and field.default is None)}
     if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
+        return {key: plain_record(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain_record(item) for item in value]
     return str(value) if isinstance(value, Path) else value

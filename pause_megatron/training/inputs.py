@@ -12,6 +12,7 @@ from pause_megatron.config.parallel import Layout, check_batches, resolve_layout
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.data.data_folders import DataFolder, check_training_folders, check_validation_folders
 from pause_megatron.errors import UserError
+from pause_megatron.records.checkpoint_state import CheckpointState
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.training.state import model_differences
 
@@ -83,9 +84,9 @@ def _initial_checkpoint(config: PretrainConfig, tokenizer: PauseTokenizer) -> Pa
     if config.initial_checkpoint is None:
         return None
     folder = find_checkpoint(config.initial_checkpoint, "--initial-checkpoint")
-    state = read_manifest(folder).state
-    differences = model_differences(state["config"]["model"], config.model)
-    differences.append(("--tokenizer (sha256)", state["tokenizer_sha256"], tokenizer.sha256))
+    state = CheckpointState.read(read_manifest(folder).state, folder)
+    differences = model_differences(state.config["model"], config.model)
+    differences.append(("--tokenizer (sha256)", state.tokenizer_sha256, tokenizer.sha256))
     for flag, there, here in differences:
         if there != here:
             raise UserError(f"--initial-checkpoint {folder} is of a model with {flag} {there}, and {here} is given")

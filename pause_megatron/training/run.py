@@ -18,6 +18,7 @@ from pause_megatron.checkpoint.load import load_weights, resume_from_newest
 from pause_megatron.checkpoint.saver import CheckpointSaver
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.config.serialize import to_plain
 from pause_megatron.data.batches import Microbatch, microbatches
 from pause_megatron.data.datasets import open_datasets
 from pause_megatron.data.sample_order import TrainingData
@@ -29,16 +30,18 @@ from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.collectives import max_over_ranks
 from pause_megatron.parallel.groups import device
 from pause_megatron.parallel.launcher import Launch
+from pause_megatron.records.checkpoint_state import CheckpointState
 from pause_megatron.training.faults.bad_batches import BatchJudge, Verdict
 from pause_megatron.training.faults.stopping import StopRequests, stopped_early
 from pause_megatron.training.inputs import PretrainInputs
-from pause_megatron.training.run_file import write_run_file
+from pause_megatron.training.run_folder import write_run_file
 from pause_megatron.training.schedule import BatchSchedule, learning_rate
-from pause_megatron.training.state import refuse_another_run, run_state
+from pause_megatron.training.state import checkpoint_data, refuse_another_run
 from pause_megatron.training.step import Stepper
 from pause_megatron.training.validation import Validation
 from pause_megatron.training.watching.metrics import Metrics
 from pause_megatron.training.watching.pause_embedding import PauseEmbedding
+from pause_megatron.versions import versions
 
 _DOCUMENTS_SHOWN = 5
 
@@ -109,11 +112,12 @@ class PretrainRun:
         if found is None:
             self._load_initial_weights()
             return
-        folder, state = found
+        folder, saved = found
+        state = CheckpointState.read(saved, folder)
         refuse_another_run(state, config, self.inputs.tokenizer, self.data, folder)
-        self.iteration = self.saved_iteration = state["iteration"]
-        self.validated_iteration = state["validated_iteration"]
-        self.judge.restore(state["bad_batches"])
+        self.iteration = self.saved_iteration = state.iteration
+        self.validated_iteration = state.validated_iteration or 0
+        self.judge.restore(state.bad_batches)
         self.metrics.resume(folder, state)
         self._leave_if_asked()
 
@@ -197,19 +201,21 @@ class PretrainRun:
 
     def _save(self) -> None:
         """Write a checkpoint, or begin to."""
-        state = run_state(
-            self.config,
-            tokenizer=self.inputs.tokenizer,
-            data=self.data,
-            layout=str(self.inputs.layout),
+        state = CheckpointState(
             iteration=self.iteration,
             consumed_samples=self.consumed_samples,
             validated_iteration=self.validated_iteration,
-            bad_batches=self.judge.to_plain(),
+            bad_batches=self.judge.recent,
             real_tokens=self.metrics.real_tokens,
             pause_tokens=self.metrics.pause_tokens,
+            layout=str(self.inputs.layout),
+            vocab_size=self.inputs.tokenizer.vocab_size,
+            tokenizer_sha256=self.inputs.tokenizer.sha256,
+            dataset=checkpoint_data(self.data),
+            config=to_plain(self.config),
+            versions=versions(),
         )
-        self.saver.save(self.iteration, state)
+        self.saver.save(self.iteration, state.to_plain())
         self.saved_iteration = self.iteration
 
     def _meet(self) -> None:

@@ -1,4 +1,4 @@
-"""A run folder has one run at a time: two would write each other's checkpoints and metrics."""
+"""Run folder: its lock, which admits one run at a time, and its ``run.json``."""
 
 from __future__ import annotations
 
@@ -8,38 +8,71 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pause_megatron import log
+from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.config.serialize import to_plain
+from pause_megatron.data.sample_order import TrainingData
 from pause_megatron.errors import UserError
 from pause_megatron.locks import PATIENCE_SECONDS, sole_owner
 from pause_megatron.parallel.collectives import raise_on_all_ranks
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.parallel.slurm_step import describe_job
+from pause_megatron.records.files import write_record
+from pause_megatron.records.pretraining import RunRecord
+from pause_megatron.training.inputs import PretrainInputs
+from pause_megatron.training.state import describe_data
+from pause_megatron.versions import versions
 
-_PATIENCE_WITH_ITSELF_SECONDS = 180.0
-"""For the lock of an earlier start of the same Slurm job, whose machine was lost: servers give them up late."""
+_PATIENCE_WITH_OWN_JOB_SECONDS = 180.0
+"""Wait for the lock of an earlier start of the same Slurm job. If its machine is lost, a file server releases the lock
+only when the lease ends, for example after 90 s under NFSv4."""
 
 
 @contextmanager
 def owned_run_folder(folder: Path, launch: Launch) -> Iterator[None]:
-    """Hold ``folder`` for this run; all processes enter together, and rank 0 holds the lock until it ends.
+    """Hold the lock of ``folder`` in the block; all ranks enter together, and rank 0 holds the lock.
 
-    Raises :class:`UserError` in all of them when another run is at work there, naming its machine, process and job.
+    Two runs in one folder would overwrite each other's checkpoints and metrics. Raises :class:`UserError` on every rank
+    when another run holds the lock, with its machine, process and job.
     """
     failure = None
     with ExitStack() as stack:
         if launch.rank == 0:
             folder.mkdir(parents=True, exist_ok=True)
-            refusal = f"--output {folder}: another run is at work there; wait for its end, or name another folder"
+            refusal = f"--output {folder}: another run is using it; wait until it ends, or give another folder"
             owner = describe_job(os.environ)
             try:
                 if not stack.enter_context(sole_owner(folder, refusal=refusal, owner=owner, patience=_patience)):
-                    log.warn(f"{folder} cannot be locked; start no second run there")
+                    log.warn(f"{folder} cannot be locked; do not start a second run in it")
             except UserError as error:
                 failure = str(error)
         raise_on_all_ranks(failure)
         yield
 
 
-def _patience(other: str) -> float:
-    """Seconds to wait for the end of who says ``other`` of itself."""
+def _patience(owner: str) -> float:
+    """Seconds to wait for the lock that ``owner`` holds."""
     own_job = f"Slurm job {os.environ.get('SLURM_JOB_ID')}"
-    return _PATIENCE_WITH_ITSELF_SECONDS if own_job in other.split(", ") else PATIENCE_SECONDS
+    return _PATIENCE_WITH_OWN_JOB_SECONDS if own_job in owner.split(", ") else PATIENCE_SECONDS
+
+
+def write_run_file(config: PretrainConfig, launch: Launch, inputs: PretrainInputs, data: TrainingData) -> None:
+    """Log the model, the layout and the data, and write ``run.json``; rank 0 only."""
+    deepspeed_file = inputs.deepspeed_file
+    parameters = config.model.num_parameters(inputs.tokenizer.vocab_size)
+    dataset = describe_data(data)
+    log.info(
+        f"{config.output.name}: {parameters:,} parameters, {inputs.layout}, ZeRO-{deepspeed_file.zero_stage},"
+        f" {deepspeed_file.precision}"
+    )
+    log.info(f"{len(data):,} sequences of {data.seq_length} tokens, pauses: {dataset.strategy}")
+    record = RunRecord(
+        name=config.output.name,
+        config=to_plain(config),
+        deepspeed=deepspeed_file.values,
+        versions=versions(),
+        dataset=dataset,
+        parameters=parameters,
+        world_size=launch.world_size,
+        zero_stage=deepspeed_file.zero_stage,
+    )
+    write_record(config.output / RunRecord.FILE, record)

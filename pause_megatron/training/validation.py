@@ -9,7 +9,7 @@ from pause_megatron.data.batches import Microbatch
 from pause_megatron.data.sample_order import ValidationData
 from pause_megatron.data.training_sample import SampleDataset
 from pause_megatron.training.loss import Losses
-from pause_megatron.training.state import strategy
+from pause_megatron.training.state import blend_strategy
 from pause_megatron.training.step import Stepper
 from pause_megatron.training.watching.metrics import Metrics
 
@@ -53,4 +53,4 @@ class Validation:
         if weights := [source.weight for source in sources if source.weight is not None]:
             mean = statistics.fmean((losses.mean for losses in found), weights=weights)
             targets = sum(losses.targets for losses in found)
-            metrics.log_mean_validation(iteration, WEIGHTED_MEAN, strategy(sources), mean, targets)
+            metrics.log_mean_validation(iteration, WEIGHTED_MEAN, blend_strategy(sources), mean, targets)

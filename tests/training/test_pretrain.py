@@ -189,9 +189,9 @@ def test_index_lies_in_the_run_folder_where_no_cache_is_named(blend: PretrainCon
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        ((0, 1), "--data .number of folders. 2, now 1"),
-        ((2, 1, 0, 3), r"--data documents .weight. 0\.7, now 0\.3"),
-        ((0, 3, 2, 1), "--data standard .strategy. document, now none"),
+        ((0, 1), "--data .number of folders. 2, but 1"),
+        ((2, 1, 0, 3), r"--data documents .weight. 0\.7, but 0\.3"),
+        ((0, 3, 2, 1), "--data standard .strategy. document, but none"),
     ],
 )
 def test_resuming_with_other_data_is_refused(blend: PretrainConfig, data: tuple[int, ...], message: str) -> None:
@@ -233,8 +233,8 @@ def test_run_records_what_it_was(config: PretrainConfig) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"seed": 5}, "trained with --seed 1234, now 5"),
-        ({"global_batch_size": 4}, "trained with --global-batch-size 8, now 4"),
+        ({"seed": 5}, "trained with --seed 1234, but 5"),
+        ({"global_batch_size": 4}, "trained with --global-batch-size 8, but 4"),
     ],
 )
 def test_resuming_another_run_is_refused(config: PretrainConfig, changes: dict[str, Any], message: str) -> None:

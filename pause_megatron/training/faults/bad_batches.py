@@ -13,9 +13,9 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
 from pause_megatron.config.faults import FaultsConfig
+from pause_megatron.records.checkpoint_state import RecentLosses
 
 
 @dataclass(frozen=True)
@@ -77,11 +77,13 @@ class BatchJudge:
             return Verdict(f"{reason} ({counted})", ends_the_run=True)
         return Verdict(reason)
 
-    def to_plain(self) -> dict[str, Any]:
-        """What a checkpoint keeps of it."""
-        return {"losses": list(self._losses), "bad_in_a_row": self._bad_in_a_row}
+    @property
+    def recent(self) -> RecentLosses:
+        """State to keep in a checkpoint."""
+        return RecentLosses(losses=tuple(self._losses), bad_in_a_row=self._bad_in_a_row)
 
-    def restore(self, plain: dict[str, Any]) -> None:
-        """Go on from :meth:`to_plain`; where ``spike_window`` has become shorter, from the newest losses."""
-        self._losses = deque(plain["losses"], maxlen=self._losses.maxlen)
-        self._bad_in_a_row = plain["bad_in_a_row"]
+    def restore(self, recent: RecentLosses | None) -> None:
+        """Continue from :attr:`recent`; if ``spike_window`` is shorter now, with the newest losses only."""
+        if recent is not None:
+            self._losses = deque(recent.losses, maxlen=self._losses.maxlen)
+            self._bad_in_a_row = recent.bad_in_a_row

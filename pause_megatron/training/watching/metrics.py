@@ -13,6 +13,7 @@ from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.engine.update import Update
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.collectives import max_over_ranks, raise_on_all_ranks
+from pause_megatron.records.checkpoint_state import CheckpointState
 from pause_megatron.training.inputs import PretrainInputs
 from pause_megatron.training.loss import Losses
 from pause_megatron.training.schedule import BatchSchedule
@@ -46,15 +47,15 @@ class Metrics:
         self._restarts = count_restarts(config.output) if dist.get_rank() == 0 else 0
         self._sinks = _open_on_rank_0(config)
 
-    def resume(self, checkpoint: Path, state: dict[str, Any]) -> None:
+    def resume(self, checkpoint: Path, state: CheckpointState) -> None:
         """Go on from ``checkpoint`` and its ``state``, which have been loaded."""
-        self.real_tokens, self.pause_tokens = state["real_tokens"], state["pause_tokens"]
+        self.real_tokens, self.pause_tokens = state.real_tokens, state.pause_tokens
         self._restarts += 1
         self._write(
             kind="resumed",
-            iteration=state["iteration"],
+            iteration=state.iteration,
             checkpoint=str(checkpoint),
-            checkpoint_layout=state["layout"],
+            checkpoint_layout=state.layout,
             layout=str(self._inputs.layout),
             restarts=self._restarts,
         )

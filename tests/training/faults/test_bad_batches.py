@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from pause_megatron.config.faults import FaultsConfig
 from pause_megatron.errors import UserError
+from pause_megatron.records.checkpoint_state import RecentLosses
+from pause_megatron.records.files import convert_record, plain_record
 from pause_megatron.training.faults.bad_batches import GOOD, BatchJudge, Verdict
 
 NOT_FINITE = (math.nan, math.inf, -math.inf)
@@ -67,7 +69,8 @@ def test_restarted_run_judges_as_the_undisturbed_one(
     whole = judge_all(BatchJudge(faults), batches)
     first, second = BatchJudge(faults), BatchJudge(faults)
     before = judge_all(first, batches[:restart])
-    second.restore(json.loads(json.dumps(first.to_plain(), allow_nan=False)))
+    saved = json.loads(json.dumps(plain_record(first.recent), allow_nan=False))
+    second.restore(convert_record(saved, RecentLosses, "checkpoint", "write it again"))
     assert before + judge_all(second, batches[restart:]) == whole
 
 
@@ -76,17 +79,17 @@ def test_restarted_run_judges_as_the_undisturbed_one(
 def test_shorter_window_keeps_the_newest_losses(losses: list[float], window: int) -> None:
     long, short, fresh = (BatchJudge(FaultsConfig(spike_window=size)) for size in (8, window, window))
     judge_all(long, [(loss, 1.0) for loss in losses])
-    kept = long.to_plain()["losses"]
+    kept = long.recent.losses
     judge_all(fresh, [(loss, 1.0) for loss in kept[-window:]])
-    short.restore(long.to_plain())
-    assert short.to_plain()["losses"] == fresh.to_plain()["losses"] == kept[-window:]
+    short.restore(long.recent)
+    assert short.recent.losses == fresh.recent.losses == kept[-window:]
 
 
 def test_looking_at_a_good_loss_changes_nothing() -> None:
     judged = BatchJudge(FaultsConfig(spike_window=2))
-    before = judged.to_plain()
+    before = judged.recent
     assert judged.of_loss(3.0) == GOOD
-    assert judged.to_plain() == before
+    assert judged.recent == before
 
 
 @pytest.mark.parametrize(

@@ -171,7 +171,7 @@ def test_second_run_in_a_folder_is_refused_and_the_first_goes_on(config: Pretrai
         with started(config) as second:
             assert second.exit_codes() == [EXIT_USER] * PROCESSES, second.said()
         pid = first.processes[0].pid
-        assert "shared: another run is at work there; wait for its end, or name another folder (" in second.said()
+        assert "shared: another run is using it; wait until it ends, or give another folder (" in second.said()
         assert f", pid {pid})" in second.said()
         first.send(0, signal.SIGCONT)
         assert first.exit_codes() == [EXIT_DONE] * PROCESSES, first.said()

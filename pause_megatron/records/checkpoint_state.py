@@ -1,0 +1,80 @@
+"""Record of a run in its checkpoint: the key ``state`` of a checkpoint's ``manifest.json``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pause_megatron.records.files import convert_record, plain_record
+from pause_megatron.records.pretraining import DataFolderRecord
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecentLosses:
+    """State of the search for bad batches."""
+
+    losses: tuple[float, ...]
+    """Losses of the last good batches, oldest first, in nats."""
+    bad_in_a_row: int
+    """Consecutive bad batches up to the checkpoint."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointDataRecord:
+    """The training data up to a checkpoint; see :class:`~pause_megatron.records.pretraining.TrainingDataRecord`."""
+
+    strategy: str
+    """Pause strategy; "none" for a model converted from Hugging Face."""
+    pause_rate: float
+    """Pauses per real token, before trimming."""
+    seq_length: int
+    """Tokens of a sequence."""
+    samples: int | None = None
+    """Sequences of all folders; None for a model converted from Hugging Face."""
+    folders: tuple[DataFolderRecord, ...] | None = None
+    """None for a model converted from Hugging Face."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointState:
+    """Position in the data, configuration and provenance of a checkpoint."""
+
+    iteration: int
+    """Optimizer steps."""
+    consumed_samples: int
+    """Training sequences."""
+    validated_iteration: int | None = None
+    """Iteration of the last validation; None for a model converted from Hugging Face."""
+    bad_batches: RecentLosses | None = None
+    """None for a model converted from Hugging Face."""
+    real_tokens: int
+    """Real tokens since the run began."""
+    pause_tokens: int
+    """Pauses since the run began."""
+    layout: str
+    """Parallel layout that wrote the checkpoint."""
+    vocab_size: int
+    tokenizer_sha256: str
+    """SHA-256 of the tokenizer's file."""
+    dataset: CheckpointDataRecord
+    config: dict[str, Any]
+    """Resolved configuration; at least ``model``, ``tokenizer``, ``output`` and ``data``."""
+    converted_from: str | None = None
+    """Hugging Face folder; None for a checkpoint of a run."""
+    versions: dict[str, str]
+    """Package to installed version."""
+
+    @classmethod
+    def read(cls, values: dict[str, Any], folder: Path) -> CheckpointState:
+        """Return the record of ``values``, the ``state`` in the manifest of the checkpoint in ``folder``.
+
+        Raises :class:`~pause_megatron.errors.UserError` that names the folder and the key when a key is missing,
+        unknown or of another type.
+        """
+        return convert_record(values, cls, f"{folder} (state)", "give a checkpoint of this version")
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the record as JSON-ready data."""
+        values: dict[str, Any] = plain_record(self)
+        return values
