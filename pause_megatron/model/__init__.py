@@ -1,1 +1,1 @@
-"""The model: Megatron-core's GPT with our attention, norms and initial weights, and the names of its parameters."""
+"""Model: Megatron-core's GPT with our attention, linear layers, norms, loss and initial weights."""

@@ -1,4 +1,7 @@
-"""Core attention through PyTorch's fused scaled-dot-product attention, as a Megatron-core module."""
+"""Core attention by PyTorch's fused scaled-dot-product attention, as a Megatron-core module.
+
+Shape letters: S sequence, B batch, H query heads of this rank, G key/value heads (groups) of this rank, D head size.
+"""
 
 from __future__ import annotations
 
@@ -11,11 +14,10 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 
 class ScaledDotProductAttention(torch.nn.Module):
-    """Causal attention over this process's heads, grouped queries included.
+    """Causal attention over this rank's heads; supports grouped queries.
 
-    Takes the place of Megatron-core's ``DotProductAttention`` in a layer spec. It materialises no attention matrix and
-    needs neither Apex nor TransformerEngine. Pretraining is causal throughout (arXiv 2310.02226, section 3), so no mask
-    tensor is read.
+    Replaces Megatron-core's ``DotProductAttention`` in a layer spec. It stores no S x S matrix and needs neither Apex
+    nor TransformerEngine. Pretraining is always causal (arXiv 2310.02226, section 3), so no mask tensor is read.
     """
 
     def __init__(
@@ -41,29 +43,27 @@ class ScaledDotProductAttention(torch.nn.Module):
         attention_bias: torch.Tensor | None = None,
         packed_seq_params: Any = None,
     ) -> torch.Tensor:
-        """Attend.
+        """Attend causally.
 
         Args:
-            query: ``[sequence, batch, heads, head_dim]``.
-            key: ``[sequence, batch, groups, head_dim]``.
-            value: ``[sequence, batch, groups, head_dim]``.
-            attention_mask: unused; attention is causal.
-            attn_mask_type: unused; attention is causal.
-            attention_bias: not supported.
-            packed_seq_params: not supported.
+            query: ``[S, B, H, D]``.
+            key: ``[S, B, G, D]``.
+            value: ``[S, B, G, D]``.
+            attention_mask: ignored, as is ``attn_mask_type``.
+            attention_bias: must be None, as must ``packed_seq_params``.
 
         Returns:
-            ``[sequence, batch, heads * head_dim]``.
+            ``[S, B, H * D]``.
         """
         assert attention_bias is None
         assert packed_seq_params is None
         sequence, batch, heads, head_dim = query.shape
         context = F.scaled_dot_product_attention(
-            query.permute(1, 2, 0, 3),  # [batch, heads, sequence, head_dim]
-            key.permute(1, 2, 0, 3),
+            query.permute(1, 2, 0, 3),  # [S, B, H, D] -> [B, H, S, D]
+            key.permute(1, 2, 0, 3),  # [S, B, G, D] -> [B, G, S, D]
             value.permute(1, 2, 0, 3),
             is_causal=True,
             scale=self.softmax_scale,
             enable_gqa=key.shape[2] != heads,
         )
-        return context.permute(2, 0, 1, 3).reshape(sequence, batch, heads * head_dim)
+        return context.permute(2, 0, 1, 3).reshape(sequence, batch, heads * head_dim)  # [B, H, S, D] -> [S, B, H * D]

@@ -1,7 +1,7 @@
-"""Each transformer layer compiled by ``torch.compile``: fewer kernels, fewer passes over memory, less Python.
+"""Compiles each transformer layer with ``torch.compile``: fewer kernels, fewer passes over memory, less Python.
 
-Layers are compiled one by one, so that all of them are one graph, compiled once. What tensor-parallel processes
-exchange within a layer divides it into several.
+All layers share one graph, which is compiled once. With tensor parallelism the collectives inside a layer split it into
+several graphs.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from pause_megatron.errors import UserError
 
 
 def compiles(choice: CompileLayers) -> bool:
-    """Whether layers are compiled here: as ``choice`` says, or else on GPUs if there is a compiler.
+    """Return whether to compile layers; "auto" means on GPUs if a compiler is installed.
 
-    Raises :class:`UserError` when they are to be, and there is none.
+    Raises :class:`UserError` for "always" without a compiler.
     """
     if choice == "always" and not has_compiler():
         raise UserError(
-            f"--compile-layers always: torch.compile needs {_needed()} here; install it, or leave it at auto"
+            f"--compile-layers always: torch.compile needs {_required()}; install it, or use --compile-layers auto"
         )
     return choice == "always" or (choice == "auto" and torch.cuda.is_available() and has_compiler())
 
 
 def compile_layers(chunk: GPTModel) -> None:
-    """Compile every layer of ``chunk``, on its first use."""
+    """Compile every layer of ``chunk`` when it is first used."""
     for layer in chunk.decoder.layers:
         layer.forward = torch.compile(layer.forward)
 
 
 def has_compiler() -> bool:
-    """Whether ``torch.compile`` has what it needs: on a GPU Triton and a C compiler, else a C++ compiler."""
+    """Return whether ``torch.compile`` can work here: Triton and a C compiler on GPUs, a C++ compiler on CPUs."""
     if torch.cuda.is_available():
         c_compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
         return importlib.util.find_spec("triton") is not None and any(map(shutil.which, c_compilers))
@@ -49,5 +49,5 @@ def has_compiler() -> bool:
     return True
 
 
-def _needed() -> str:
+def _required() -> str:
     return "Triton and a C compiler" if torch.cuda.is_available() else "a C++ compiler"

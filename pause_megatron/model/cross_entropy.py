@@ -1,9 +1,12 @@
-"""Cross-entropy over a vocabulary that tensor-parallel processes share, in the memory of the logits alone.
+"""Vocabulary-parallel cross-entropy that needs little memory beyond the logits.
 
-The logits are the model's largest activation (``[sequence, batch, 32k]``) and its largest gradient. Megatron-core's
-cross-entropy keeps probabilities in fp32, which for bf16 logits is a second tensor of twice the size, and passes over
-it nine times. Here exponentials are written over the logits and the gradient over the exponentials, some rows at a
-time, in fp32 only for those.
+The logits are the model's largest activation (``[sequence, batch, 32k]``) and have the largest gradient.
+Megatron-core's cross-entropy stores probabilities in fp32 (for bf16 logits a second tensor of twice the size) and
+passes over them nine times. This one overwrites the logits with their exponentials in the forward pass, and those with
+the gradient in the backward pass, and converts only a few rows at a time to fp32.
+
+Shape suffixes: n rows (all positions of all sequences), v logits of this rank (vocabulary / ranks of the group). For
+example, ``logits_nv`` is ``[n, v]``, and ``max_n`` is ``[n]``.
 """
 
 from __future__ import annotations
@@ -18,24 +21,24 @@ from torch.autograd.function import once_differentiable
 from pause_megatron.model.compilation import has_compiler
 
 _CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**27}
-"""Logits worked on at a time: on a CPU what its caches hold in fp32, on a GPU what leaves its memory alone."""
+"""Logits processed at a time: on CPUs as many as the caches hold in fp32, on GPUs a small part of the memory."""
 
 
 def vocab_parallel_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, group: dist.ProcessGroup | None = None
 ) -> torch.Tensor:
-    """Cross-entropy of every position, in nats.
+    """Return the cross-entropy of every position, in nats.
 
-    Overwrites ``logits``: nobody else may read them afterwards, nor may the backward pass run twice.
+    Overwrites ``logits``: the caller must not read them afterwards, and the backward pass may run only once.
 
     Args:
-        logits: this process's columns of the logits, ``[..., vocabulary / processes]``, contiguous; process ``r`` of
-            ``group`` holds the ``r``-th part of the vocabulary.
-        labels: ids over the whole vocabulary, ``[...]``.
-        group: the processes that share the vocabulary; not given: this one has all of it.
+        logits: this rank's logits, ``[..., v]``, contiguous; rank ``r`` of ``group`` must have the ``r``-th slice of
+            the vocabulary.
+        labels: ids in the complete vocabulary, ``[...]``.
+        group: ranks that share the vocabulary; None if this rank has all of it.
 
     Returns:
-        fp32, of the shape of ``labels``, equal on every process of ``group``.
+        fp32 losses in the shape of ``labels``, equal on every rank of ``group``.
     """
     loss: torch.Tensor = _CrossEntropy.apply(logits, labels, group)
     return loss
@@ -44,77 +47,83 @@ def vocab_parallel_cross_entropy(
 class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
-        logits = logits.detach()  # or autograd takes what becomes of a view for another function's result
-        rows = logits.flatten(0, -2)
-        columns, here = _own_columns(labels.flatten(), rows.shape[1], group)
-        parts = [_exponentials_over_logits(*chunk) for chunk in _chunks(rows, columns)]
-        largest, sums, targets = (torch.cat(part) for part in zip(*parts, strict=True))
-        factors, at_labels = 1 / sums, targets.exp()
+        logits = logits.detach()  # otherwise autograd takes the overwritten view for another function's output
+        logits_nv = logits.flatten(0, -2)
+        columns_n, is_here_n = _own_columns(labels.flatten(), logits_nv.shape[1], group)
+        results = [_exponentials_over_logits(*chunk) for chunk in _chunks(logits_nv, columns_n)]
+        max_n, sums_n, targets_n = (torch.cat(chunks) for chunks in zip(*results, strict=True))
+        # Now logits_nv holds exp(logit - max), sums_n its row sums, and targets_n the label's logit - max.
+        factors_n, exp_at_labels_n = 1 / sums_n, targets_n.exp()
         if group and group.size() > 1:
-            shift = largest - _maximum(largest, group)
-            sums, targets = _sum(torch.stack([sums * shift.exp(), (targets + shift) * here]), group)
-            factors = shift.exp() / sums
-        # The probabilities of the labels are kept apart: next to 1, bf16 would round them to it.
-        ctx.save_for_backward(logits, factors, columns, here, at_labels * factors)
-        return (sums.log() - targets).view_as(labels)
+            # Every rank subtracted its own maximum; shift_n rescales to the maximum over all ranks.
+            shift_n = max_n - _all_reduce_max(max_n, group)
+            sums_n, targets_n = _all_reduce_sum(
+                torch.stack([sums_n * shift_n.exp(), (targets_n + shift_n) * is_here_n]), group
+            )
+            factors_n = shift_n.exp() / sums_n  # exponential to probability
+        # Keep the labels' probabilities separately in fp32: in bf16 a probability near 1 would be rounded to 1.
+        ctx.save_for_backward(logits, factors_n, columns_n, is_here_n, exp_at_labels_n * factors_n)
+        return (sums_n.log() - targets_n).view_as(labels)  # -log softmax at the label
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        exponentials, factors, columns, here, probabilities = ctx.saved_tensors
-        gradient = gradient.flatten()
-        at_labels = gradient * (probabilities - here)
-        for chunk in _chunks(exponentials.flatten(0, -2), gradient * factors, columns, at_labels):
+        exponentials, factors_n, columns_n, is_here_n, probabilities_n = ctx.saved_tensors
+        gradient_n = gradient.flatten()
+        # d loss / d logit = probability - 1 at the label, and the probability elsewhere.
+        at_labels_n = gradient_n * (probabilities_n - is_here_n)
+        for chunk in _chunks(exponentials.flatten(0, -2), gradient_n * factors_n, columns_n, at_labels_n):
             _gradient_over_exponentials(*chunk)
         return exponentials, None, None
 
 
 def _own_columns(
-    labels: torch.Tensor, vocab_part: int, group: dist.ProcessGroup | None
+    labels_n: torch.Tensor, vocab_slice: int, group: dist.ProcessGroup | None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The labels as columns of this process's logits, and 1.0 where that is where they are, 0.0 elsewhere."""
-    columns = labels - (group.rank() * vocab_part if group else 0)
-    here = (columns >= 0) & (columns < vocab_part)
-    return columns.clamp(0, vocab_part - 1), here.float()
+    """Return each label's column in this rank's logits, and 1.0 if this rank has the label, otherwise 0.0."""
+    columns_n = labels_n - (group.rank() * vocab_slice if group else 0)
+    is_here_n = (columns_n >= 0) & (columns_n < vocab_slice)
+    return columns_n.clamp(0, vocab_slice - 1), is_here_n.float()
 
 
-def _maximum(values: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+def _all_reduce_max(values: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     largest = values.clone()
     dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
     return largest
 
 
-def _sum(values: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
+def _all_reduce_sum(values: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
     dist.all_reduce(values, group=group)
     return values
 
 
-def _chunks(logits: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
-    """The same few rows of all tensors at a time."""
-    rows = max(1, _CHUNK_ELEMENTS[logits.device.type] // logits.shape[1])
-    return zip(*(tensor.split(rows) for tensor in (logits, *others)), strict=True)
+def _chunks(logits_nv: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Split all tensors into the same chunks of a few rows."""
+    rows = max(1, _CHUNK_ELEMENTS[logits_nv.device.type] // logits_nv.shape[1])
+    return zip(*(tensor.split(rows) for tensor in (logits_nv, *others)), strict=True)
 
 
 def _compiled_on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
-    """One kernel instead of one for each operation; on a CPU the chunks stay in the cache between operations."""
+    """Fuse the operations into one kernel on GPUs; on CPUs chunks stay in the cache between operations."""
     return torch.compile(function, dynamic=True) if torch.cuda.is_available() and has_compiler() else function
 
 
 @_compiled_on_gpu
 def _exponentials_over_logits(
-    logits: torch.Tensor, columns: torch.Tensor
+    logits_nv: torch.Tensor, columns_n: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Replace ``logits`` by ``exp(logits - largest)``; returns each row's largest, sum, and ``label - largest``."""
-    largest = logits.amax(1).float()
-    targets = logits.gather(1, columns[:, None]).squeeze(1).float() - largest
-    exponentials = logits.float().sub_(largest[:, None]).exp_()
-    logits.copy_(exponentials)
-    return largest, exponentials.sum(1), targets
+    """Overwrite logits with ``exp(logits - max)``; return each row's max, sum, and label's ``logit - max``."""
+    max_n = logits_nv.amax(1).float()
+    targets_n = logits_nv.gather(1, columns_n[:, None]).squeeze(1).float() - max_n
+    exponentials_nv = logits_nv.float().sub_(max_n[:, None]).exp_()
+    logits_nv.copy_(exponentials_nv)
+    return max_n, exponentials_nv.sum(1), targets_n
 
 
 @_compiled_on_gpu
 def _gradient_over_exponentials(
-    exponentials: torch.Tensor, factors: torch.Tensor, columns: torch.Tensor, at_labels: torch.Tensor
+    exponentials_nv: torch.Tensor, factors_n: torch.Tensor, columns_n: torch.Tensor, at_labels_n: torch.Tensor
 ) -> None:
-    """Replace ``exponentials`` by the gradient at the logits: times ``factors``, but ``at_labels`` for the labels."""
-    exponentials.mul_(factors[:, None]).scatter_(1, columns[:, None], at_labels[:, None].to(exponentials.dtype))
+    """Overwrite exponentials with the gradient of the logits: times ``factors_n``, but ``at_labels_n`` at labels."""
+    exponentials_nv.mul_(factors_n[:, None])
+    exponentials_nv.scatter_(1, columns_n[:, None], at_labels_n[:, None].to(exponentials_nv.dtype))

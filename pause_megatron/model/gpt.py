@@ -1,4 +1,4 @@
-"""Builds this process's part of the model as Megatron-core's ``GPTModel``."""
+"""Builds this rank's part of the model as Megatron-core's ``GPTModel``."""
 
 from __future__ import annotations
 
@@ -27,7 +27,10 @@ from pause_megatron.model.parameters import NamedParameter, named_parameters
 
 
 def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = torch.float32) -> TransformerConfig:
-    """Megatron-core's configuration for ``model`` under ``layout``; ``dtype`` is what the stages exchange."""
+    """Return Megatron-core's configuration of ``model`` under ``layout``.
+
+    ``dtype`` is the data type of the activations that pipeline stages exchange.
+    """
     llama = model.architecture == "llama"
     recomputes_layers = layout.recompute_granularity == "full"
     return TransformerConfig(
@@ -50,8 +53,8 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
         virtual_pipeline_model_parallel_size=layout.vp if layout.vp > 1 else None,
         sequence_parallel=layout.sequence_parallel,
         pipeline_dtype=dtype,
-        # With two stages the previous and the next rank are the same one, and batched exchanges of the interleaved
-        # schedule pair up wrongly, silently: the losses of the chunks get mixed. Overlapped exchanges do not.
+        # With two stages the previous and the next rank are the same. Batched sends of the interleaved schedule then
+        # match the wrong receives without an error and mix the losses of the chunks. Overlapped ones do not.
         overlap_p2p_comm=layout.vp > 1,
         batch_p2p_comm=layout.vp == 1,
         recompute_granularity="full" if recomputes_layers else None,
@@ -67,42 +70,46 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
 
 
 class PauseGPT(GPTModel):
-    """Megatron-core's GPT with our output layer and cross-entropy."""
+    """Megatron-core's GPT with :class:`ColumnLinear` as output layer, and our cross-entropy."""
 
     def __init__(self, *, post_process: bool, **settings: Any) -> None:
         super().__init__(post_process=post_process, **settings)
         if post_process:
-            self.output_layer.__class__ = ColumnLinear  # no specification says what it is made of
+            self.output_layer.__class__ = ColumnLinear  # layer specs do not cover it
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
-        """Cross-entropy of ``labels`` ``[batch, sequence]``, same shape; ``logits`` are ``[sequence, batch, part]``."""
+        """Return the cross-entropy, ``[batch, sequence]`` as ``labels``, of ``logits`` ``[sequence, batch, V]``.
+
+        V is this rank's slice of the vocabulary.
+        """
         group = parallel_state.get_tensor_model_parallel_group()
-        return vocab_parallel_cross_entropy(logits, labels.t().contiguous(), group).t().contiguous()
+        losses = vocab_parallel_cross_entropy(logits, labels.t().contiguous(), group)  # [sequence, batch]
+        return losses.t().contiguous()
 
 
 @dataclass(frozen=True, kw_only=True)
 class LocalModel:
-    """This process's part of the model."""
+    """This rank's part of the model."""
 
     chunks: list[GPTModel]
-    """One for each virtual pipeline stage."""
+    """One chunk per virtual pipeline stage."""
     parameters: list[NamedParameter]
-    """Their parameters, described while they were whole: ZeRO-3 empties the tensors themselves."""
+    """Parameters of the chunks. Their shapes were recorded before ZeRO-3 empties the tensors."""
 
 
 def build_local_model(
     model: ModelConfig, layout: Layout, *, vocab_size: int, seed: int, dtype: torch.dtype = torch.float32
 ) -> LocalModel:
-    """Build and initialise this process's part of the model.
+    """Build and initialize this rank's part of the model. Megatron-core's process groups must exist.
 
-    The initial weights depend on ``seed`` alone, not on ``layout``. Needs Megatron-core's process groups.
+    The initial weights depend on ``seed`` only, not on ``layout``.
 
     Args:
         model: sizes.
-        layout: how the model is divided.
-        vocab_size: the tokenizer's size, ``<pause>`` included; rows are padded to a fixed multiple.
-        seed: of the initial weights.
-        dtype: what pipeline stages exchange.
+        layout: parallel sizes.
+        vocab_size: size of the tokenizer with ``<pause>``; rows are padded to a fixed multiple.
+        seed: seed of the initial weights.
+        dtype: data type of the activations that pipeline stages exchange.
     """
     config = transformer_config(model, layout, dtype)
     chunks = [_build_chunk(model, config, vocab_size, stage, layout) for stage in range(layout.vp)]

@@ -1,8 +1,8 @@
-"""Initial weights that depend on the seed and the parameter's name alone.
+"""Initial weights, a function of the seed and the parameter's name only.
 
-Each parameter of the whole model draws from a generator of its own, so one process, tensor-parallel processes and
-pipeline stages all start from the same model, and a run can be compared across layouts from its first step. Every
-vocabulary row is drawn alike: the row of ``<pause>`` starts as any other.
+Each parameter of the complete model is drawn from its own generator. One process, tensor-parallel ranks and pipeline
+stages therefore start from the same model, and runs are comparable across layouts from their first step. All vocabulary
+rows have the same distribution, including the row of ``<pause>``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from pause_megatron.model.parameters import NamedParameter
 
 RESIDUAL_PROJECTIONS = ("self_attention.linear_proj.weight", "mlp.linear_fc2.weight")
-"""Matrices that write into the residual stream; scaled down with depth as in GPT-2."""
+"""Matrices that write to the residual stream; scaled down with depth as in GPT-2."""
 
 
 @torch.no_grad()

@@ -1,8 +1,9 @@
-"""Linear layers of one process: the bias added by the matrix product, the weight's gradient added where it belongs.
+"""Linear layers that fuse the bias into the matrix product, and add the weight gradient to ``main_grad`` directly.
 
-Megatron-core's layers add biases in a pass of their own, and accumulate gradients inside the matrix product only with
-a kernel of Apex. Where a process holds whole matrices, PyTorch's own products do both, on any device. Where
-tensor-parallel processes share a matrix, the layers are Megatron-core's.
+Megatron-core adds biases in a separate pass, and needs an Apex kernel to accumulate gradients in the matrix product.
+Without tensor parallelism PyTorch's own products do both on any device; with it, these layers are Megatron-core's.
+
+Shape letters: N rows (sequence x batch), I input features, O output features. Weights are ``[O, I]``.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from torch.autograd.function import once_differentiable
 
 
 class ColumnLinear(ColumnParallelLinear):
-    """Takes the place of ``ColumnParallelLinear`` in a layer spec."""
+    """Replaces ``ColumnParallelLinear`` in a layer spec."""
 
     def forward(
         self, input_: torch.Tensor, weight: torch.Tensor | None = None, runtime_gather_output: bool | None = None
     ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``[..., input]`` to ``[..., output]``, and the bias that is still to be added, if any.
+        """Map ``[..., I]`` to ``[..., O]``; also return the bias if the caller must still add it, otherwise None.
 
-        ``weight``, the word embeddings when they are tied, takes its gradient the ordinary way: its hooks are to see
-        all of it.
+        ``weight`` is given if it is the tied word embedding. Its gradient takes autograd's ordinary way, because hooks
+        on the embedding must see all of it.
         """
         if self.tp_group.size() > 1:
             output, bias = super().forward(input_, weight, runtime_gather_output)
@@ -36,10 +37,10 @@ class ColumnLinear(ColumnParallelLinear):
 
 
 class RowLinear(RowParallelLinear):
-    """Takes the place of ``RowParallelLinear`` in a layer spec."""
+    """Replaces ``RowParallelLinear`` in a layer spec."""
 
     def forward(self, input_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """``[..., input]`` to ``[..., output]``, and the bias that is still to be added, if any."""
+        """Map ``[..., I]`` to ``[..., O]``; also return the bias if the caller must still add it, otherwise None."""
         if self.tp_group.size() > 1:
             output, bias = super().forward(input_)
             return output, bias
@@ -47,9 +48,10 @@ class RowLinear(RowParallelLinear):
 
 
 def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """``rows @ weight.t() + bias``; the gradient of ``weight`` is added to ``weight.main_grad`` where there is one.
+    """Return ``rows @ weight.t() + bias``, ``[..., I]`` to ``[..., O]``.
 
-    Then autograd has no gradient for ``weight``: hooks on it get None. ``main_grad`` may be of a higher precision.
+    If ``weight.main_grad`` exists, the backward pass adds the weight gradient to it, and autograd's own gradient of
+    ``weight`` is None. ``main_grad`` may have a higher precision, for example fp32 for bf16 weights.
     """
     output: torch.Tensor = _Linear.apply(rows.flatten(0, -2), weight, bias)
     return output.view(*rows.shape[:-1], len(weight))
@@ -59,7 +61,8 @@ class _Linear(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
         ctx.save_for_backward(rows, weight)
-        ctx.main_grad = getattr(weight, "main_grad", None)  # what a recomputation saves in its stead has no attributes
+        # Read main_grad now: under recomputation the saved weight is another tensor without attributes.
+        ctx.main_grad = getattr(weight, "main_grad", None)
         return _product(rows, weight, bias)
 
     @staticmethod
@@ -69,18 +72,19 @@ class _Linear(torch.autograd.Function):
     ) -> tuple[torch.Tensor | None, torch.Tensor | None, torch.Tensor | None]:
         rows, weight = ctx.saved_tensors
         needs_rows, needs_weight, needs_bias = ctx.needs_input_grad
-        at_rows = _product(gradient, weight.t()) if needs_rows else None
-        at_weight = _weight_gradient(gradient, rows, ctx.main_grad) if needs_weight else None
-        return at_rows, at_weight, gradient.sum(0) if needs_bias else None
+        # gradient [N, O], weight [O, I], rows [N, I]
+        rows_gradient = _product(gradient, weight.t()) if needs_rows else None  # [N, O] @ [O, I] -> [N, I]
+        weight_gradient = _weight_gradient(gradient, rows, ctx.main_grad) if needs_weight else None
+        return rows_gradient, weight_gradient, gradient.sum(0) if needs_bias else None
 
 
 _ONEDNN = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
 
 
 def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    """``rows @ weight.t() + bias``.
+    """Return ``rows @ weight.t() + bias``.
 
-    PyTorch multiplies bf16 on a CPU with oneDNN, but fp32 with MKL, which is a tenth slower on AMD's processors.
+    On CPUs PyTorch uses oneDNN for bf16 but MKL for fp32, which is a tenth slower on AMD processors.
     """
     if _ONEDNN and rows.device.type == "cpu" and rows.dtype == torch.float32 and not torch.compiler.is_compiling():
         product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
@@ -89,7 +93,7 @@ def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
 
 
 def _weight_gradient(gradient: torch.Tensor, rows: torch.Tensor, main_grad: torch.Tensor | None) -> torch.Tensor | None:
-    """``gradient.t() @ rows``, or None when it has been added to ``main_grad``."""
+    """Return ``gradient.t() @ rows``, ``[O, N] @ [N, I]``; or add it to ``main_grad`` and return None."""
     if main_grad is None:
         return gradient.t() @ rows
     if torch.compiler.is_compiling():
@@ -112,4 +116,4 @@ _add_product_compiled = torch.library.custom_op(
     mutates_args={"total"},
     schema="(Tensor(a!) total, Tensor gradient, Tensor rows) -> ()",
 )
-"""In one piece: taken apart, the compiler would put the sum in a place of its own and copy it back."""
+"""One opaque operation: otherwise the compiler would allocate the sum separately and copy it back."""

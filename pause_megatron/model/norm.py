@@ -1,4 +1,4 @@
-"""LayerNorm and RMSNorm that work under sequence parallelism without Apex or TransformerEngine."""
+"""LayerNorm and RMSNorm that support sequence parallelism without Apex or TransformerEngine."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from megatron.core.transformer.transformer_config import TransformerConfig
 
 
 class Norm:
-    """PyTorch's norm of the kind ``config.normalization`` names.
+    """PyTorch's LayerNorm or RMSNorm, as ``config.normalization`` says.
 
-    Under sequence parallelism each tensor-parallel process normalises its own slice of the sequence and sees only that
-    slice's gradient; the parameters are flagged so that the training step sums their gradients.
+    Under sequence parallelism each tensor-parallel rank normalizes its own slice of the sequence and has the gradient
+    of that slice only. The parameters are therefore flagged, and the training step sums their gradients.
 
-    A class because a layer spec takes only classes; what it makes is the norm itself.
+    This is a class because layer specs require one, but calling it returns the norm itself.
     """
 
     def __new__(  # type: ignore[misc]
         cls, config: TransformerConfig, hidden_size: int, eps: float = 1e-5, **unused: object
     ) -> torch.nn.Module:
-        """Make the norm; Megatron-core passes more keywords than it needs."""
+        """Return the norm; Megatron-core passes more keywords than it needs."""
         kind = {"LayerNorm": torch.nn.LayerNorm, "RMSNorm": torch.nn.RMSNorm}[config.normalization]
         norm: torch.nn.Module = kind(hidden_size, eps=eps)
         for parameter in norm.parameters():

@@ -1,8 +1,9 @@
-"""Layout-independent names and shard maps of the model's parameters.
+"""Names and shards of the model's parameters, independent of the layout.
 
-Megatron-core numbers layers from zero in every pipeline chunk and holds a slice of most matrices on every
-tensor-parallel process. Here each parameter gets the name it has in the whole model, and a description of which part of
-it this process holds. Initial weights, checkpoints and conversion all build on these.
+Megatron-core numbers layers from zero in every pipeline chunk, and each tensor-parallel rank holds a slice of most
+matrices. Here each parameter has its name in the complete model, for example ``decoder.layers.7.mlp.linear_fc1.weight``
+on every pipeline stage, and a description of the slice that this rank holds. Initialization, checkpoints and conversion
+use them.
 """
 
 from __future__ import annotations
@@ -22,56 +23,58 @@ OUTPUT_LAYER = "output_layer.weight"
 
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """The part of a parameter that one tensor-parallel process holds."""
+    """Slice of a parameter that one tensor-parallel rank holds."""
 
     name: str
-    """The parameter's name in the whole model."""
+    """Name in the complete model."""
     global_shape: tuple[int, ...]
-    """Its shape in the whole model."""
+    """Shape in the complete model."""
     dim: int | None
-    """The dimension it is cut along; None when every process holds all of it."""
+    """Dimension that is sharded; None if every rank holds all of the parameter."""
     blocks: int
-    """Sub-matrices stacked along ``dim`` that are cut one by one: 2 for [gate; up], else 1."""
+    """Matrices stacked along ``dim`` that are sharded one by one: 2 for [gate; up], otherwise 1."""
     tp_rank: int
-    """Which part this is."""
     tp_size: int
-    """Of how many."""
 
-    def slice(self, whole: torch.Tensor) -> torch.Tensor:
-        """Cut this process's part out of the ``whole`` parameter."""
+    def slice(self, complete: torch.Tensor) -> torch.Tensor:
+        """Return this rank's slice of the complete parameter.
+
+        For example, rank 1 of 2 holds the rows marked x of [gate; up] (``dim`` 0, ``blocks`` 2)::
+
+            gate 0-1   gate 2-3 x   up 0-1   up 2-3 x
+        """
         if self.dim is None:
-            return whole
-        parts = [block.chunk(self.tp_size, self.dim)[self.tp_rank] for block in whole.chunk(self.blocks, self.dim)]
-        return torch.cat(parts, self.dim)
+            return complete
+        blocks = complete.chunk(self.blocks, self.dim)
+        return torch.cat([block.chunk(self.tp_size, self.dim)[self.tp_rank] for block in blocks], self.dim)
 
 
-def join_shards(parts: Sequence[torch.Tensor], *, dim: int | None, blocks: int) -> torch.Tensor:
-    """The inverse of :meth:`Shard.slice`: ``parts`` of all tensor-parallel processes, in order, to the whole."""
-    if dim is None or len(parts) == 1:
-        return parts[0]
-    pieces = [part.chunk(blocks, dim) for part in parts]
-    return torch.cat([piece[block] for block in range(blocks) for piece in pieces], dim)
+def join_shards(slices: Sequence[torch.Tensor], *, dim: int | None, blocks: int) -> torch.Tensor:
+    """Join the slices of all tensor-parallel ranks, in rank order; the inverse of :meth:`Shard.slice`."""
+    if dim is None or len(slices) == 1:
+        return slices[0]
+    blocks_of_rank = [each.chunk(blocks, dim) for each in slices]
+    # Block by block, each from all ranks: [gate of rank 0, gate of rank 1, up of rank 0, up of rank 1].
+    return torch.cat([of_rank[block] for block in range(blocks) for of_rank in blocks_of_rank], dim)
 
 
 @dataclass(frozen=True, kw_only=True)
 class NamedParameter:
-    """A parameter of this process with its place in the whole model."""
+    """Parameter of this rank with its place in the complete model."""
 
     parameter: torch.nn.Parameter
-    """What the process holds."""
     shard: Shard
-    """Which part of which parameter that is."""
     tied_copy: bool
-    """Whether it is the last pipeline stage's copy of the tied word embeddings."""
+    """Whether this is the last pipeline stage's copy of the tied word embeddings."""
 
     @property
     def name(self) -> str:
-        """The parameter's name in the whole model."""
+        """Name in the complete model."""
         return self.shard.name
 
 
 def named_parameters(chunks: Sequence[GPTModel]) -> list[NamedParameter]:
-    """All parameters of this process's model chunks, in a fixed order."""
+    """Return all parameters of this rank's model chunks, in a fixed order."""
     found = []
     for chunk in chunks:
         for local_name, parameter in chunk.named_parameters():

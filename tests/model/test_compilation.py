@@ -1,4 +1,4 @@
-"""Compiled layers train as those that are not, in one piece where no process exchanges anything within a layer."""
+"""Compiled layers train like uncompiled ones, as one graph if a layer has no collectives."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ TP2 = ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True)
 
 
 def trained(run: Run) -> tuple[list[tuple[float, float]], int, int]:
-    """Losses and norms, the graphs that were compiled, and how often a graph had to end within a layer."""
+    """Losses and gradient norms, the number of compiled graphs, and the number of graph breaks within layers."""
     curve = train(replace(run, last_step=5))
     return curve, counters["stats"]["unique_graphs"], sum(counters["graph_break"].values())
 
@@ -38,7 +38,7 @@ def trained(run: Run) -> tuple[list[tuple[float, float]], int, int]:
     ],
     ids=["gpt2", "llama, full", "gpt2, selective", "llama, TP", "gpt2, TP and ZeRO-2"],
 )
-def test_losses_and_norms_are_those_without(run: Run) -> None:
+def test_compiled_layers_have_the_losses_and_norms_of_uncompiled_ones(run: Run) -> None:
     def curves(choice: CompileLayers) -> list[Any]:
         chosen = replace(run, parallel=replace(run.parallel, compile_layers=choice))
         return run_distributed(trained, run.parallel.tensor_model_parallel_size, chosen)
@@ -52,7 +52,7 @@ def test_losses_and_norms_are_those_without(run: Run) -> None:
         assert compiled[1] < torch._dynamo.config.recompile_limit
 
 
-def test_no_compiler_is_said_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_compiler_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch._inductor.config.cpp, "cxx", ("no-such-compiler",))
     with pytest.raises(UserError, match=re.escape("always: torch.compile needs a C++ compiler")):
         compiles("always")

@@ -1,4 +1,4 @@
-"""Cross-entropy and its gradient are PyTorch's, whoever holds which part of the vocabulary, in the logits' memory."""
+"""Cross-entropy and its gradient equal PyTorch's, also with a sharded vocabulary, and reuse the logits' memory."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ VOCABULARY = 96
 
 
 def example(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Logits, some of them large, labels, and the weight of every position's loss (some 0, as under a mask)."""
+    """Logits, some of them large, labels, and the weight of each position's loss (some 0, as under a loss mask)."""
     generator = torch.Generator().manual_seed(0)
     logits = 5 * torch.randn(*SHAPE, VOCABULARY, generator=generator)
     logits[0] += 200
@@ -29,7 +29,7 @@ def example(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Ten
 
 
 def expected(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
-    """The losses and the gradient of their weighted sum, in fp64."""
+    """Losses, and the gradient of their weighted sum, in fp64."""
     logits, labels, weights = example(dtype)
     logits = logits.double().requires_grad_()
     losses = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none").view(SHAPE)
@@ -37,9 +37,9 @@ def expected(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Te
     return losses.detach(), logits.grad
 
 
-def computed(part: slice, group: dist.ProcessGroup | None, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def computed(columns: slice, group: dist.ProcessGroup | None, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     logits, labels, weights = example(dtype)
-    leaf = logits[..., part].contiguous().requires_grad_()
+    leaf = logits[..., columns].contiguous().requires_grad_()
     losses = vocab_parallel_cross_entropy(leaf * 1.0, labels, group)
     (losses * weights).sum().backward()
     return losses.detach(), leaf.grad
@@ -47,7 +47,7 @@ def computed(part: slice, group: dist.ProcessGroup | None, dtype: torch.dtype) -
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 2**-7)])
 @pytest.mark.parametrize("rows", [1, 5, 1000])
-def test_losses_and_gradient_are_pytorchs(
+def test_losses_and_gradient_equal_pytorchs(
     dtype: torch.dtype, tolerance: float, rows: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(cross_entropy._CHUNK_ELEMENTS, "cpu", rows * VOCABULARY)
@@ -58,25 +58,25 @@ def test_losses_and_gradient_are_pytorchs(
     torch.testing.assert_close(gradient.double(), expected_gradient, atol=1e-7, rtol=tolerance)
 
 
-def part_of_the_vocabulary() -> tuple[list[float], list[float]]:
+def slice_of_the_vocabulary() -> tuple[list[float], list[float]]:
     launch = detect_launch()
     dist.init_process_group("gloo", rank=launch.rank, world_size=launch.world_size)
-    part = VOCABULARY // launch.world_size
-    own = slice(launch.rank * part, (launch.rank + 1) * part)
+    width = VOCABULARY // launch.world_size
+    own = slice(launch.rank * width, (launch.rank + 1) * width)
     losses, gradient = computed(own, dist.group.WORLD, torch.float32)
     dist.destroy_process_group()
     return losses.flatten().tolist(), gradient.flatten().tolist()
 
 
-def test_processes_that_share_the_vocabulary_agree_with_one() -> None:
+def test_ranks_that_share_the_vocabulary_agree_with_one_rank() -> None:
     expected_losses, expected_gradient = expected()
-    for rank, (losses, gradient) in enumerate(run_distributed(part_of_the_vocabulary, 3)):
+    for rank, (losses, gradient) in enumerate(run_distributed(slice_of_the_vocabulary, 3)):
         own = expected_gradient.chunk(3, dim=-1)[rank]
         torch.testing.assert_close(torch.tensor(losses).double(), expected_losses.flatten(), atol=2e-6, rtol=1e-6)
         torch.testing.assert_close(torch.tensor(gradient).double(), own.flatten(), atol=1e-7, rtol=1e-5)
 
 
-def test_gradient_of_a_sure_and_right_prediction_is_not_rounded_away() -> None:
+def test_gradient_of_a_confident_correct_prediction_is_not_rounded_to_zero() -> None:
     logits = torch.tensor([[9.0, 0.0]], dtype=torch.bfloat16, requires_grad=True)
     vocab_parallel_cross_entropy(logits * 1.0, torch.tensor([0])).sum().backward()
     error = torch.sigmoid(torch.tensor(-9.0)).item()
@@ -84,7 +84,7 @@ def test_gradient_of_a_sure_and_right_prediction_is_not_rounded_away() -> None:
     assert logits.grad[0, 0].item() == pytest.approx(-error, rel=2**-7)
 
 
-def test_gradient_takes_the_logits_memory() -> None:
+def test_gradient_reuses_the_logits_memory() -> None:
     logits, labels, _ = example()
     leaf = logits.requires_grad_()
     own = leaf * 1.0

@@ -1,4 +1,4 @@
-"""Linear layers compute what PyTorch's do, and leave the weight's gradient where it belongs."""
+"""Linear layers equal PyTorch's, and add the weight gradient to ``main_grad``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ SEQUENCE, BATCH, INPUT, OUTPUT = 5, 3, 8, 12
 
 
 def tensors(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.nn.Parameter, torch.nn.Parameter]:
-    """Rows, weight and bias."""
+    """Input, weight and bias."""
     generator = torch.Generator().manual_seed(0)
     shapes = (SEQUENCE, BATCH, INPUT), (OUTPUT, INPUT), (OUTPUT,)
     rows, weight, bias = (torch.randn(shape, generator=generator).to(dtype) for shape in shapes)
@@ -24,19 +24,19 @@ def upstream(dtype: torch.dtype = torch.float32) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_output_and_gradients_are_pytorchs(with_bias: bool) -> None:
+def test_output_and_gradients_equal_pytorchs(with_bias: bool) -> None:
     rows, weight, bias = tensors()
     inputs = (rows, weight, bias) if with_bias else (rows, weight)
     output = linear(rows, weight, bias if with_bias else None)
     expected = F.linear(rows, weight, bias if with_bias else None)
     torch.testing.assert_close(output, expected)
     found = torch.autograd.grad(output, inputs, upstream())
-    for mine, theirs in zip(found, torch.autograd.grad(expected, inputs, upstream()), strict=True):
-        torch.testing.assert_close(mine, theirs)
+    for ours, theirs in zip(found, torch.autograd.grad(expected, inputs, upstream()), strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @pytest.mark.parametrize(("dtype", "main_dtype"), [("float32", "float32"), ("bfloat16", "float32")])
-def test_gradient_is_added_to_main_grad_and_to_nothing_else(dtype: str, main_dtype: str) -> None:
+def test_gradient_is_added_only_to_main_grad(dtype: str, main_dtype: str) -> None:
     rows, weight, bias = tensors(getattr(torch, dtype))
     expected = torch.autograd.grad(F.linear(rows, weight, bias), weight, upstream(rows.dtype))[0]
     weight.main_grad = torch.ones(OUTPUT, INPUT, dtype=getattr(torch, main_dtype))
@@ -47,7 +47,7 @@ def test_gradient_is_added_to_main_grad_and_to_nothing_else(dtype: str, main_dty
     assert bias.grad is not None
 
 
-def test_recomputation_finds_main_grad() -> None:
+def test_gradient_under_recomputation_is_added_to_main_grad() -> None:
     rows, weight, bias = tensors()
     weight.main_grad = torch.zeros(OUTPUT, INPUT)
     output = torch.utils.checkpoint.checkpoint(linear, rows, weight, bias, use_reentrant=False)

@@ -1,4 +1,4 @@
-"""Names, shards and initial weights are those of the whole model, whatever the layout."""
+"""Names, shards and initial weights do not depend on the layout."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ from tests.training.runs import GPT2, LLAMA, PAUSE_ID, VOCAB_SIZE, Run
 
 @pytest.mark.parametrize(("dim", "blocks"), [(0, 1), (1, 1), (0, 2), (None, 1)])
 @pytest.mark.parametrize("tp_size", [1, 2, 4])
-def test_joined_shards_are_the_whole(dim: int | None, blocks: int, tp_size: int) -> None:
-    whole = torch.randn(16, 8)
-    parts = [
-        Shard(name="w", global_shape=(16, 8), dim=dim, blocks=blocks, tp_rank=rank, tp_size=tp_size).slice(whole)
+def test_joined_shards_are_the_complete_parameter(dim: int | None, blocks: int, tp_size: int) -> None:
+    complete = torch.randn(16, 8)
+    slices = [
+        Shard(name="w", global_shape=(16, 8), dim=dim, blocks=blocks, tp_rank=rank, tp_size=tp_size).slice(complete)
         for rank in range(tp_size)
     ]
-    assert torch.equal(join_shards(parts, dim=dim, blocks=blocks), whole)
+    assert torch.equal(join_shards(slices, dim=dim, blocks=blocks), complete)
 
 
-def test_gate_and_up_are_cut_one_by_one() -> None:
+def test_gate_and_up_projection_are_sharded_separately() -> None:
     gate_and_up = torch.arange(8)[:, None]  # rows 0-3 are the gate, 4-7 the up projection
     shard = Shard(name="w", global_shape=(8, 1), dim=0, blocks=2, tp_rank=1, tp_size=2)
     assert shard.slice(gate_and_up).flatten().tolist() == [2, 3, 6, 7]
 
 
 def initial_weights(run: Run) -> list[tuple[Shard, np.ndarray]]:
-    """What this process starts with; arrays, which can be sent from a process that ends."""
+    """Initial weights of this rank, as arrays, which outlive the process that sends them."""
     launch = detect_launch()
     layout = resolve_layout(
         run.parallel,
@@ -62,7 +62,7 @@ def test_initial_weights_do_not_depend_on_the_layout(model: object) -> None:
     assert seen == set(whole)
 
 
-def test_pause_row_starts_as_any_other_row() -> None:
+def test_pause_row_is_initialized_like_other_rows() -> None:
     weights = {shard.name: weight for shard, weight in run_distributed(initial_weights, 1, Run())[0]}
     for name in ("embedding.word_embeddings.weight", "output_layer.weight"):
         norms = np.linalg.norm(weights[name][:VOCAB_SIZE], axis=1)
