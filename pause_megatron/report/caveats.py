@@ -120,23 +120,18 @@ def _one_task(task: TaskResult) -> Iterator[str]:
     if any(record.primary.stderr == 0 for record in records):
         yield f"On {task.name}, some standard error is 0 because all test items score the same; the true one is larger."
     if _all_guess(task):
-        yield f"On {task.name}, no variant differs significantly from chance level: pauses have no skill to improve."
+        yield f"On {task.name}, no variant differs significantly from chance level, so there is no skill to improve."
 
 
 def _all_guess(task: TaskResult) -> bool:
     if task.chance_level is None or not task.matched:
         return False
-    errors = [(measurement, measurement.uncertainty) for measurement in task.matched]
-    return all(abs(one.mean - task.chance_level) <= (error.margin if error else 0.0) for one, error in errors)
+    margins = [(one, one.uncertainty.margin if one.uncertainty else 0.0) for one in task.matched]
+    return all(abs(one.mean - task.chance_level) <= margin for one, margin in margins)
 
 
 def _seeds(tasks: Sequence[TaskResult]) -> Iterator[str]:
-    seeds = [
-        measurement.seeds
-        for task in tasks
-        for measurement in task.measurements
-        if measurement.results[0].record.finetuning is not None
-    ]
+    seeds = [one.seeds for task in tasks for one in task.measurements if one.results[0].record.finetuning]
     if not seeds or min(seeds) >= PAPER_SEEDS:
         return
     if min(seeds) == 1:

@@ -11,19 +11,9 @@ from dataclasses import dataclass
 
 from pause_megatron.costs.flops import paper_layer_flops
 from pause_megatron.records.evaluation import Architecture
-from pause_megatron.report.elements import (
-    WHISKERS,
-    Figure,
-    ScoreSeries,
-    Section,
-    Table,
-    pretrained_colors,
-    score_figure,
-    text_cells,
-    with_rows,
-)
+from pause_megatron.report.elements import WHISKERS, Figure, Section, Table, text_cells, with_rows
 from pause_megatron.report.measurements import Measurement, TaskResult
-from pause_megatron.report.sections.pauses import finetuning_series
+from pause_megatron.report.sections.pauses import figures_over_finetuning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,17 +66,9 @@ def cost_of(measurement: Measurement) -> PauseCost:
 
 def cost_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
     """Draw score against cost, for each task with models finetuned with several M_ft."""
-    figures = []
-    for task in tasks:
-        found = finetuning_series(task)
-        lines = [
-            ScoreSeries(label, color, [(cost_of(one).ratio, one) for one in measurements])
-            for (label, measurements), color in zip(found.items(), pretrained_colors(found), strict=True)
-        ]
-        if lines:
-            caption = f"M_inf = M_ft; points above each other have the same cost. {WHISKERS}"
-            figures.append(score_figure(task, "cost", caption, lines, "Cost of the prefix, without pauses = 1"))
-    return figures
+    caption = f"M_inf = M_ft; points above each other have the same cost. {WHISKERS}"
+    x_label = "Cost of the prefix, without pauses = 1"
+    return figures_over_finetuning(tasks, "cost", caption, x_label, lambda one: cost_of(one).ratio)
 
 
 def cost_table(tasks: Sequence[TaskResult]) -> Table:

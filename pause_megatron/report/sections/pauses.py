@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from pause_megatron.report.drawing import Tile, draw_heat_map
@@ -110,7 +110,6 @@ def _by_pretrained(measurements: Iterable[Measurement]) -> dict[str, list[Measur
 
 
 def _pretrained_label(setting: Setting) -> str:
-    """StdPT or PausePT."""
     return model_label(setting.model).partition("_")[0]
 
 
@@ -134,26 +133,32 @@ def inference_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
 
 def finetuning_pauses_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
     """Draw score against M_ft with M_inf = M_ft, for each task with models finetuned with several M_ft."""
+    caption = f"M_inf = M_ft; 0 is finetuning without pauses. {WHISKERS}"
+    x_label = "M_ft, pauses in finetuning"
+    return figures_over_finetuning(
+        tasks, "finetuning-pauses", caption, x_label, lambda one: one.setting.num_pauses_ft or 0
+    )
+
+
+def figures_over_finetuning(
+    tasks: Sequence[TaskResult], kind: str, caption: str, x_label: str, x_of: Callable[[Measurement], float]
+) -> list[Figure]:
+    """Draw score against ``x_of(measurement)`` for the lines of :func:`finetuning_series`, a chart for each task."""
     figures = []
     for task in tasks:
         found = finetuning_series(task)
         lines = [
-            ScoreSeries(label, color, [(float(one.setting.num_pauses_ft or 0), one) for one in measurements])
+            ScoreSeries(label, color, [(float(x_of(one)), one) for one in measurements])
             for (label, measurements), color in zip(found.items(), pretrained_colors(found), strict=True)
         ]
         if lines:
-            caption = f"M_inf = M_ft; 0 is finetuning without pauses. {WHISKERS}"
-            figures.append(score_figure(task, "finetuning-pauses", caption, lines, "M_ft, pauses in finetuning"))
+            figures.append(score_figure(task, kind, caption, lines, x_label))
     return figures
 
 
 def heat_maps(tasks: Sequence[TaskResult]) -> list[Figure]:
     """Draw score over M_ft and M_inf, a map for each pretrained model that was measured at several of both."""
-    return [
-        _heat_map(task, pretrained, measurements)
-        for task in tasks
-        for pretrained, measurements in heat_map_measurements(task).items()
-    ]
+    return [_heat_map(task, *found) for task in tasks for found in heat_map_measurements(task).items()]
 
 
 def _heat_map(task: TaskResult, pretrained: str, measurements: Sequence[Measurement]) -> Figure:
@@ -176,15 +181,14 @@ def _heat_map(task: TaskResult, pretrained: str, measurements: Sequence[Measurem
         for one in measurements
     )
     alt = f"Heat map of {metric_label(task)} on {task.name} after {pretrained}: {scores}"
-    labels = "M_inf, pauses at inference", "M_ft, in finetuning"
-    flagged = any(one.setting in collapsed for one in measurements)
+    columns_label, rows_label = "M_inf, pauses at inference", "M_ft, in finetuning"
     return Figure(
         name=name,
         title=f"{task.name}, {pretrained}",
-        caption=f"{metric_label(task)}; lighter is better, a frame marks M_inf = M_ft."
-        + (" ▼: collapses without pauses." if flagged else ""),
+        caption=f"{metric_label(task)}; lighter is better, and a frame marks M_inf = M_ft."
+        + (" ▼: collapses without pauses." if any("▼" in tile.text for tile in tiles) else ""),
         alt=alt,
-        picture=draw_heat_map(name, alt, tiles, rows, [str(column) for column in columns], *labels),
+        picture=draw_heat_map(name, alt, tiles, rows, list(map(str, columns)), columns_label, rows_label),
         data=measurements_csv(task, measurements),
     )
 
@@ -226,8 +230,7 @@ def removals(task: TaskResult) -> list[Removal]:
         without = next((one for one in measurements if not one.setting.num_pauses_inf), None)
         if finetuned is None or without is None or not finetuned.setting.num_pauses_ft:
             continue
-        kept = kept_share(without, finetuned, task)
-        difference = without.minus(finetuned)
+        difference, kept = without.minus(finetuned), kept_share(without, finetuned, task)
         found.append(Removal(finetuned=finetuned, without=without, difference=difference, kept=kept))
     return found
 
@@ -253,16 +256,14 @@ def _robustness_rows(task: TaskResult) -> Iterator[tuple[TableCell, ...]]:
         if finetuned is None or not finetuned.setting.num_pauses_ft:
             continue
         removal = removed.get(finetuned.setting)
-        shares = {
-            one.setting.num_pauses_inf: kept_share(one, finetuned, task) for one in measurements if one is not finetuned
-        }
-        keeping = [str(number) for number, share in shares.items() if share is not None and share >= COLLAPSE]
+        others = [one for one in measurements if one is not finetuned]
+        keeping = [one for one in others if (kept_share(one, finetuned, task) or 0.0) >= COLLAPSE]
         yield (
             model_cell(finetuned, series_label(finetuned.setting, task)),
             TableCell(text=task.name, note=metric_label(task)),
             TableCell(text=with_error(finetuned, task)),
             *(text_cells(NOTHING, NOTHING, NOTHING) if removal is None else _removal_cells(removal, task)),
-            TableCell(text=", ".join(keeping) or "none other"),
+            TableCell(text=", ".join(str(one.setting.num_pauses_inf) for one in keeping) or "none other"),
         )
 
 

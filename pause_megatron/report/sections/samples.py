@@ -47,11 +47,8 @@ class Question:
         """
         kinds = ["differ"] if len({answer.verdict for answer in self.answers}) > 1 else []
         verdicts = {(answer.model, answer.verdict) for answer in self.answers}
-        if {(BASELINE, "wrong"), (PAUSED, "correct")} <= verdicts:
-            kinds.append("helps")
-        if {(BASELINE, "correct"), (PAUSED, "wrong")} <= verdicts:
-            kinds.append("hurts")
-        return kinds
+        helps, hurts = {(BASELINE, "wrong"), (PAUSED, "correct")}, {(BASELINE, "correct"), (PAUSED, "wrong")}
+        return kinds + ["helps"] * (helps <= verdicts) + ["hurts"] * (hurts <= verdicts)
 
     @property
     def preview(self) -> str:
