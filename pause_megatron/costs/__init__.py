@@ -1,5 +1,5 @@
-"""What a run costs before it runs: parameters, floating-point operations, memory and time, by formula, without torch.
+"""Costs of a run before it starts: parameters, floating-point operations, memory and time, by formula, without torch.
 
-Each formula describes this implementation, not transformers at large, and a test compares it with the real thing.
+The formulas describe this implementation, not transformers in general; tests compare each with the real model.
 ``docs/costs.md`` explains them.
 """

@@ -1,9 +1,9 @@
-"""Bytes of activations that are kept from the forward pass for the backward pass, as this implementation keeps them.
+"""Bytes of activations that the forward pass keeps for the backward pass.
 
-The blocks are Megatron-core's local ones without fusions and without dropout, around
+The blocks are Megatron-core's local ones without fusions and dropout, with
 :class:`~pause_megatron.model.attention.ScaledDotProductAttention`, which keeps no attention matrix, and
-:mod:`~pause_megatron.model.cross_entropy`, which keeps little beside the logits. The properties below list the tensors
-that autograd saves, as found by counting them.
+:mod:`~pause_megatron.model.cross_entropy`, which keeps little but the logits. The properties below list the tensors
+that autograd saves.
 """
 
 from __future__ import annotations
@@ -15,29 +15,30 @@ from pause_megatron.config.parallel import Layout
 
 _FP32 = 4
 _INDEX = 8
-"""Bytes of a token's id, of its position, of its label."""
+"""Bytes of a token id, of a position, and of a label (int64)."""
 _OF_LABELS = _INDEX + 3 * _FP32
-"""Bytes a token beside the logits: the label's column, whether it is here, its probability, the row's factor."""
+"""Bytes per token that the loss keeps in addition to the logits: the label's column (int64), and in fp32 whether this
+rank has it, its probability, and the row's factor."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Activations:
-    """What one process keeps of one microbatch, part by part, in bytes."""
+    """Activations that one rank keeps of one microbatch, in bytes."""
 
     model: ModelConfig
     """Sizes."""
     layout: Layout
-    """How the model is divided, and what is recomputed."""
+    """Parallel sizes and recomputation."""
     vocab_size: int
-    """The tokenizer's."""
+    """Size of the tokenizer's vocabulary."""
     sequences: int
     """Sequences of the microbatch."""
     seq_length: int
     """Tokens of a sequence."""
     element: int
-    """Bytes of one number of the precision the model computes in."""
+    """Bytes of one number in the model's precision."""
     on_cpu: bool = False
-    """Whether PyTorch computes RMSNorm from simple operations, in fp32, which keep more than its GPU kernel does."""
+    """On CPUs PyTorch computes RMSNorm in fp32 from simple operations, which keep more than its GPU kernel."""
 
     @property
     def tokens(self) -> int:
@@ -46,33 +47,33 @@ class Activations:
 
     @property
     def _own_tokens(self) -> int:
-        """Tokens in this process's residual stream and norms: sequence parallelism divides them."""
+        """Tokens in this rank's residual stream and norms; sequence parallelism divides them."""
         return self.tokens // self.layout.tp if self.layout.sequence_parallel else self.tokens
 
     @property
-    def whole_residual(self) -> int:
-        """One state of the residual stream, of all tokens."""
+    def full_residual(self) -> int:
+        """Residual stream at one point, all tokens."""
         return self.tokens * self.model.hidden_size * self.element
 
     @property
     def residual(self) -> int:
-        """One state of this process's residual stream: what enters and leaves a layer, and goes to the next stage."""
+        """Residual stream at one point, this rank's tokens: input and output of a layer, sent to the next stage."""
         return self._own_tokens * self.model.hidden_size * self.element
 
     @property
     def embeddings(self) -> int:
-        """Ids, positions, and with tensor parallelism which ids are in this process's part of the vocabulary."""
+        """Ids, positions, and with tensor parallelism a mask of the ids in this rank's slice of the vocabulary."""
         positions = _INDEX if self.model.architecture == "gpt2" else 0
         return self.tokens * (_INDEX + positions + (1 if self.layout.tp > 1 else 0))
 
     @property
     def layer(self) -> int:
-        """A layer without any recomputation."""
+        """One layer without recomputation."""
         return 2 * self.norm + self.attention + self.mlp
 
     @property
     def norm(self) -> int:
-        """A norm's input and statistics, and its output, which the matrix after it keeps."""
+        """Input and statistics of a norm, and its output, which the next matrix product keeps."""
         rms = self.model.architecture == "llama"
         statistics = self._own_tokens * _FP32 * (1 if rms else 2)
         if rms and self.on_cpu:  # the input and the normalised input, both in fp32
@@ -81,34 +82,34 @@ class Activations:
 
     @property
     def attention(self) -> int:
-        """Queries, keys and values, the output, and the logarithm of each softmax's sum.
+        """Queries, keys and values, the output, and the log-sum-exp of each softmax.
 
-        Queries, keys and values are views of one tensor, except what had to be copied: queries out of their groups, and
-        queries and keys when they were rotated. A view keeps the whole tensor.
+        Queries, keys and values are views of one tensor, and each view keeps the complete tensor. Queries are copied
+        if they are grouped, and queries and keys if they are rotated.
         """
         model, tp = self.model, self.layout.tp
         rotary = model.architecture == "llama"
         key_value = model.query_groups * model.head_dim
-        width = (model.hidden_size + 2 * key_value) + model.hidden_size  # of the one tensor, and of the output
+        width = (model.hidden_size + 2 * key_value) + model.hidden_size  # of the shared tensor, and of the output
         width += model.hidden_size if rotary or tp < model.query_groups < model.num_attention_heads else 0
         width += key_value if rotary else 0
         sums = self.tokens * model.num_attention_heads // tp * _FP32
-        # Sines and cosines are made anew for queries and keys, once for all sequences.
+        # Sines and cosines, separately for queries and keys, shared by all sequences.
         angles = 4 * self.seq_length * model.head_dim * self.element if rotary else 0
         return self.tokens * width // tp * self.element + sums + angles
 
     @property
     def mlp(self) -> int:
-        """The inside of an MLP.
+        """Activations inside an MLP.
 
-        GELU's input and output; or gate and up projection in one tensor, SiLU of the gate, a copy of the up projection
-        (Megatron-core adds an offset, here 0) and the product.
+        gpt2: input and output of GELU (2). llama: gate and up projection in one tensor (2), SiLU of the gate, a copy of
+        the up projection (Megatron-core adds an offset, here 0), and the product.
         """
         return (5 if self.model.architecture == "llama" else 2) * self._in_mlp
 
     @property
     def mlp_gradients(self) -> int:
-        """Gradients of what is inside an MLP, as many as there are together."""
+        """Gradients of the activations inside an MLP that exist at the same time."""
         return (2 if self.model.architecture == "llama" else 1) * self._in_mlp
 
     @property
@@ -117,16 +118,16 @@ class Activations:
 
     @property
     def head(self) -> int:
-        """Final norm, and this process's part of the logits, over which the cross-entropy writes their gradient."""
+        """Final norm, and this rank's slice of the logits, which the cross-entropy overwrites with their gradient."""
         logits = self.tokens * padded_vocab_size(self.vocab_size) // self.layout.tp * self.element
         return self.norm + logits + self.tokens * _OF_LABELS
 
     @property
     def chunk_layers(self) -> int:
-        """The layers of one model chunk, under the layout's recomputation."""
+        """All layers of one model chunk, with the layout's recomputation."""
         layers = self.model.num_layers // (self.layout.pp * self.layout.vp)
         match self.layout.recompute_granularity:
-            case "full":  # the blocks' inputs, and the table of rotary angles that is passed to each
+            case "full":  # inputs of the recomputed blocks, and the table of rotary angles passed to each
                 angles = self.seq_length * self.model.head_dim * _FP32 if self.model.architecture == "llama" else 0
                 return layers // self.layout.recompute_num_layers * self.residual + angles
             case "selective":
@@ -136,7 +137,7 @@ class Activations:
 
     @property
     def recomputed(self) -> int:
-        """What recomputation brings back for a moment, beyond what was kept."""
+        """Activations that recomputation temporarily restores in the backward pass."""
         match self.layout.recompute_granularity:
             case "full":
                 return self.layout.recompute_num_layers * self.layer - self.residual

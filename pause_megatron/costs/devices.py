@@ -1,8 +1,8 @@
-"""What devices can do by their datasheets: the peak that utilisation is measured against, and memory.
+"""Peak rates and memory of devices by their datasheets.
 
-Rates are of dense matrix products with sums in fp32, as PyTorch computes them: datasheets also print twice as much, for
-sparse ones, and for consumer cards as much again, for sums in fp16. fp32 is not TF32, which PyTorch leaves off.
-``docs/costs.md`` names the source of every figure.
+Rates are for dense matrix products with sums in fp32, as PyTorch computes them. Datasheets also print twice as much for
+sparse products, and for consumer cards twice as much for sums in fp16. fp32 excludes TF32, which PyTorch disables by
+default. ``docs/costs.md`` cites the source of every figure.
 """
 
 from __future__ import annotations
@@ -15,30 +15,30 @@ from pause_megatron.config.deepspeed import Precision
 
 @dataclass(frozen=True, kw_only=True)
 class Device:
-    """One kind of device."""
+    """A kind of device."""
 
     name: str
-    """What people call it."""
+    """Common name, for example "H100 SXM"."""
     reported: str
-    """Regular expression for all of what ``torch.cuda.get_device_name()`` says, but the vendor."""
+    """Regular expression for the complete ``torch.cuda.get_device_name()`` without the vendor."""
     memory_gib: int
-    """Memory as sold; a program finds one to eight percent less."""
+    """Nominal memory in GiB; programs find one to eight percent less."""
     half: float
     """Peak in bf16 and fp16, TFLOP/s."""
     single: float
     """Peak in fp32, TFLOP/s."""
     has_bf16: bool = True
-    """Whether bf16 is as fast as fp16; else its rate is not known."""
+    """Whether bf16 is as fast as fp16; otherwise the bf16 rate is unknown."""
 
     def peak_tflops(self, precision: Precision) -> float | None:
-        """Peak rate in TFLOP/s; None where no datasheet has it."""
+        """Return the peak rate in TFLOP/s; None if no datasheet gives it."""
         if precision == "fp32":
             return self.single
         return self.half if self.has_bf16 or precision == "fp16" else None
 
 
 H100_SXM = Device(name="H100 SXM", reported=r"H100 80GB HBM3", memory_gib=80, half=989, single=67)
-"""What is planned for where there is no device."""
+"""Assumed for plans on a machine without GPUs."""
 DEVICES = (
     H100_SXM,
     Device(name="H100 PCIe", reported=r"H100 PCIe", memory_gib=80, half=756, single=51),
@@ -56,7 +56,7 @@ DEVICES = (
     Device(name="V100 PCIe 32 GB", reported=r"V100-PCIE-32GB", memory_gib=32, half=112, single=14, has_bf16=False),
     Device(name="RTX 3090", reported=r"GeForce RTX 3090", memory_gib=24, half=71, single=35.6),
     Device(name="RTX 4090", reported=r"GeForce RTX 4090", memory_gib=24, half=165.2, single=82.6),
-    # Of an MI250X, PyTorch sees each of its two dies as a device.
+    # PyTorch sees each of the two dies of an MI250X as a device.
     Device(name="half an MI250X", reported=r"Instinct MI250X", memory_gib=64, half=191.5, single=47.9),
     Device(name="MI300X", reported=r"Instinct MI300X( OAM)?", memory_gib=192, half=1307, single=163.4),
 )
@@ -64,8 +64,8 @@ _VENDOR = r"(?:(?:NVIDIA|Tesla|AMD) )*"
 
 
 def find_device(reported: str) -> Device | None:
-    """The device that ``torch.cuda.get_device_name()`` calls ``reported``; None when it is not known.
+    """Return the device with the ``torch.cuda.get_device_name()`` ``reported``; None if it is unknown.
 
-    Parts of a device (MIG) and variants (Laptop, Ti) are not known, rather than taken for the whole.
+    Partitions of a device (MIG) and variants (Laptop, Ti) are unknown: their rates differ.
     """
     return next((device for device in DEVICES if re.fullmatch(_VENDOR + device.reported, reported)), None)

@@ -1,4 +1,4 @@
-"""Memory of one process: what the model and its optimizer keep, and the most that activations take beside it."""
+"""Memory of one rank: model states, and the peak of activations."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from pause_megatron.costs.model_states import ELEMENT, ModelStates, model_states
 
 @dataclass(frozen=True, kw_only=True)
 class StageMemory:
-    """Bytes of one process of a pipeline stage."""
+    """Bytes of one rank of a pipeline stage."""
 
     stage: int
-    """Which stage."""
+    """Pipeline stage, from 0."""
     states: ModelStates
     """Weights, gradients and optimizer state."""
     activations: int
-    """Activations and their gradients, at the worst moment of a step."""
+    """Activations and their gradients at the peak of a step."""
 
     @property
     def total(self) -> int:
-        """Bytes of the device's memory. The update's come when the activations are gone."""
+        """Bytes of device memory. The update follows the backward pass, so only the larger of the two peaks counts."""
         return self.states.resident + max(self.activations, self.states.update)
 
 
@@ -40,20 +40,20 @@ def stage_memory(
     stage: int,
     on_cpu: bool = False,
 ) -> StageMemory:
-    """Memory of a process of pipeline stage ``stage``.
+    """Return the memory of a rank of pipeline stage ``stage``.
 
-    Not counted: the device's own context, NCCL's buffers, workspaces of matrix products, gaps of the allocator.
+    Excludes the device's context, NCCL's buffers, workspaces of matrix products, and fragmentation of the allocator.
 
     Args:
         model: sizes.
-        layout: how the model is divided, and what is recomputed.
+        layout: parallel sizes and recomputation.
         deepspeed: ZeRO stage, precision, offloading.
-        vocab_size: the tokenizer's.
+        vocab_size: size of the tokenizer's vocabulary.
         seq_length: tokens of a sequence.
         micro_batch_size: sequences of a microbatch.
         num_microbatches: microbatches of a step.
         stage: pipeline stage.
-        on_cpu: whether the process computes on a CPU, where PyTorch's RMSNorm keeps more and gloo copies.
+        on_cpu: whether the rank computes on a CPU; there PyTorch's RMSNorm keeps more, and gloo copies gradients.
     """
     parameters = stage_parameters(model, layout, vocab_size=vocab_size, stage=stage)
     activations = Activations(
@@ -73,33 +73,33 @@ def stage_memory(
 
 
 def peak_activations(one: Activations, *, stage: int, num_microbatches: int) -> int:
-    """The most bytes of activations, and gradients of activations, that a process of ``stage`` has at once.
+    """Return the peak bytes of activations and their gradients on a rank of ``stage``.
 
-    The worst moment is either at the very end of the model, where the logits are, or within a layer, where recomputed
-    activations are back and gradients come to them.
+    The peak is either at the end of the model (logits), or inside a layer (recomputed activations and gradients).
     """
     layout = one.layout
     last_stage = stage == layout.pp - 1
     kept = 0
     for chunk in passes_in_flight(layout, stage=stage, num_microbatches=num_microbatches):
         kept += one.chunk_layers + (one.embeddings if stage == chunk == 0 else 0)
-        # The schedule keeps what it has sent on; the last chunk sends nothing.
+        # The schedule keeps the output that it sent to the next stage; the last chunk sends nothing.
         kept += 0 if last_stage and chunk == layout.vp - 1 else one.residual
-    if layout.vp > 1:  # exchanged ahead of time, in both directions
+    if layout.vp > 1:  # sent and received ahead of time
         kept += 2 * one.residual
-    gathered = one.whole_residual if layout.sequence_parallel else 0
+    gathered = one.full_residual if layout.sequence_parallel else 0
     within_layer = one.recomputed + one.mlp_gradients + 2 * one.residual + gathered
-    at_end = one.head + 2 * one.whole_residual + (one.residual if gathered else 0)
-    # Megatron-core gathers sequences into a buffer that it never gives back.
+    at_end = one.head + 2 * one.full_residual + (one.residual if gathered else 0)
+    # Megatron-core gathers sequences into a buffer that it never frees.
     return kept + gathered + (max(at_end, within_layer) if last_stage else within_layer)
 
 
 def passes_in_flight(layout: Layout, *, stage: int, num_microbatches: int) -> list[int]:
-    """Chunk of each forward pass a process of ``stage`` has made when it is about to make its first backward pass.
+    """Return the chunks of the forward passes that a rank of ``stage`` runs before its first backward pass, in order.
 
-    A pass is one microbatch through one of the stage's chunks. From then on a backward pass follows every forward pass,
-    so their number is the most there are. Plain 1F1B: one for each stage from here to the last. Interleaved: the stages
-    take turns of ``pp`` microbatches a chunk, and start with two more for each stage that comes after.
+    A forward pass is one microbatch through one chunk. After these, forward and backward passes alternate, so their
+    number is the maximum in flight. For example, under 1F1B stage 1 of 4 has 3 (one per stage from it to the last), and
+    returns ``[0, 0, 0]``. The interleaved schedule runs ``pp`` microbatches per chunk in turn, and starts with two more
+    for each later stage.
     """
     later = layout.pp - 1 - stage
     before_first_backward = 1 + (later if layout.vp == 1 else 2 * later + (layout.vp - 1) * layout.pp)

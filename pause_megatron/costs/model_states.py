@@ -1,9 +1,9 @@
-"""Bytes of weights, gradients and optimizer state of one process, as DeepSpeed and this project lay them out.
+"""Parameters of one rank, and the bytes of their weights, gradients and optimizer state.
 
-The optimizer is AdamW on an fp32 copy of the weights: 12 bytes a parameter. ZeRO-0 keeps all of it; the other stages
-divide it over the data-parallel processes. Under ZeRO-0 and -1 gradients are one flat buffer a parameter group, with no
-buckets beside it (``engine/flat_gradients.py``), and in fp32 the weights themselves are what is updated
-(``engine/flat_gradients.py``); DeepSpeed's own paths have buckets, and a second copy of the weights in fp32 too.
+The optimizer is AdamW on fp32 master weights: 12 bytes per parameter, which all ZeRO stages but 0 divide over the
+data-parallel ranks. Under ZeRO-0 and -1 gradients are one flat buffer per parameter group without buckets, and in fp32
+the optimizer updates the model's own weights (``engine/flat_gradients.py``). DeepSpeed's own paths have buckets, and a
+second copy of the weights in fp32 too.
 """
 
 from __future__ import annotations
@@ -25,33 +25,33 @@ _DEFAULTS = {
     "stage3_max_live_parameters": 1_000_000_000,
     "stage3_max_reuse_distance": 1_000_000_000,
 }
-"""DeepSpeed's, in numbers of elements."""
+"""DeepSpeed's defaults, in elements."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageParameters:
-    """Parameters of one process of a pipeline stage."""
+    """Parameters of one rank of a pipeline stage."""
 
     embeddings: int
-    """Word embeddings, padding rows included, and learned positions; the first stage's."""
+    """Word embeddings with padding rows, and learned positions; first stage only."""
     layers: int
     """Transformer layers."""
     output: int
-    """Final norm and output layer; the last stage's. With tied embeddings the output layer counts where the stage has
-    no word embeddings of its own, and has to keep a copy."""
+    """Final norm and output layer; last stage only. A tied output layer counts only if the stage needs a copy of the
+    embeddings, because it is not the first stage too."""
     largest: int
-    """Size of the largest one."""
+    """Size of the largest parameter."""
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum."""
         return self.embeddings + self.layers + self.output
 
 
 def stage_parameters(model: ModelConfig, layout: Layout, *, vocab_size: int, stage: int) -> StageParameters:
-    """Parameters of a process of pipeline stage ``stage``, 0 to ``layout.pp - 1``.
+    """Return the parameters of each rank of pipeline stage ``stage``, 0 to ``layout.pp - 1``, without ZeRO-3.
 
-    ``vocab_size`` is the tokenizer's. Chunks of an interleaved schedule divide a stage without changing what it holds.
+    ``vocab_size`` is the tokenizer's. The chunks of an interleaved schedule divide a stage without changing the sum.
     """
     hidden, ffn = model.hidden_size, model.ffn_size
     first, last = stage == 0, stage == layout.pp - 1
@@ -69,36 +69,36 @@ def stage_parameters(model: ModelConfig, layout: Layout, *, vocab_size: int, sta
 
 @dataclass(frozen=True, kw_only=True)
 class ModelStates:
-    """Bytes of one process."""
+    """Bytes of one rank."""
 
     weights: int
-    """What the model computes with; under ZeRO-3 also what is gathered of it at once."""
+    """Weights in the model's precision; under ZeRO-3 with those that are gathered at the same time."""
     gradients: int
-    """What is accumulated, and the largest single gradient on its way there."""
+    """Accumulated gradients, and the largest single gradient before it is accumulated."""
     optimizer: int
-    """Both moments, and the fp32 weights where they are not the model's own."""
+    """Both moments, and the fp32 master weights unless they are the model's own."""
     communication: int
-    """Buckets in which DeepSpeed reduces gradients and gathers weights."""
+    """DeepSpeed's buckets for reducing gradients and gathering weights."""
     update: int
-    """What the update needs for a moment, when the activations are gone: gradients in fp32, or gloo's copy of them."""
+    """Temporary memory of the update, after the activations are freed: gradients in fp32, or gloo's copy of them."""
     host: int
-    """In CPU memory, under offloading."""
+    """CPU memory under offloading."""
 
     @property
     def resident(self) -> int:
-        """Bytes on the device while forward and backward run."""
+        """Bytes on the device during forward and backward."""
         return self.weights + self.gradients + self.optimizer + self.communication
 
 
 def model_states(
     parameters: StageParameters, deepspeed: DeepSpeedFile, *, dp: int, num_microbatches: int, on_cpu: bool = False
 ) -> ModelStates:
-    """Weights, gradients and optimizer state of a process.
+    """Return the bytes of weights, gradients and optimizer state of a rank.
 
     Args:
-        parameters: what its pipeline stage holds.
+        parameters: parameters of its pipeline stage.
         deepspeed: ZeRO stage, precision, offloading.
-        dp: data-parallel processes.
+        dp: data-parallel ranks.
         num_microbatches: microbatches of a step.
         on_cpu: whether gloo reduces the gradients.
     """
@@ -118,29 +118,29 @@ def model_states(
 
 
 def _gradients(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, num_microbatches: int) -> int:
-    """Accumulated gradients on the device."""
+    """Bytes of accumulated gradients on the device."""
     accumulated = ELEMENT[deepspeed.grad_dtype]
-    if deepspeed.zero_stage < 2:  # offloading changes when they are taken away, not that they are all there
+    if deepspeed.zero_stage < 2:  # all of them exist on the device even if they are offloaded later
         return parameters.total * accumulated
     if deepspeed.offload_optimizer:
         return 0
-    # ZeRO-2 adds a microbatch's part to the sum when it has all of it, unless the sum is of higher precision.
+    # ZeRO-2 holds a microbatch's partition and the sum at the same time, unless the sum has a higher precision.
     twice = deepspeed.zero_stage == 2 and num_microbatches > 1 and deepspeed.grad_dtype == deepspeed.precision
     return part * accumulated * (2 if twice else 1)
 
 
 def _update(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, *, by_gloo: bool) -> int:
-    """What the update takes on the device and gives back."""
+    """Temporary bytes of the update on the device."""
     if deepspeed.offload_optimizer:
         return 0
     in_fp32 = 0 if deepspeed.grad_dtype == "fp32" else part * _FP32
-    # Its reduce-scatter is an all-reduce of a copy.
+    # gloo's reduce-scatter is an all-reduce of a copy.
     copied = parameters.total * ELEMENT[deepspeed.grad_dtype] if by_gloo and deepspeed.zero_stage == 1 else 0
     return max(in_fp32, copied)
 
 
 def _gathered(parameters: StageParameters, deepspeed: DeepSpeedFile) -> int:
-    """Weights of ZeRO-3 that are whole at once, at most: those in use, or soon to be used again."""
+    """Maximum number of weights that ZeRO-3 keeps gathered: those in use, or soon used again."""
     if deepspeed.zero_stage < 3:
         return 0
     kept = max(_setting(deepspeed, "stage3_max_live_parameters"), _setting(deepspeed, "stage3_max_reuse_distance"))
@@ -148,7 +148,7 @@ def _gathered(parameters: StageParameters, deepspeed: DeepSpeedFile) -> int:
 
 
 def _buckets(parameters: StageParameters, deepspeed: DeepSpeedFile) -> int:
-    """Elements of the buffers in which DeepSpeed communicates."""
+    """Elements of DeepSpeed's communication buffers."""
     if deepspeed.gradients_stay_whole:
         return 0
     reduced = _setting(deepspeed, "reduce_bucket_size")
@@ -159,7 +159,7 @@ def _buckets(parameters: StageParameters, deepspeed: DeepSpeedFile) -> int:
 
 
 def _host(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, num_microbatches: int) -> int:
-    """CPU memory of an offloaded optimizer: its state, gradients in fp32 and as they arrive."""
+    """CPU bytes of an offloaded optimizer: its state, gradients in fp32, and gradients as they arrive."""
     if not deepspeed.offload_optimizer:
         return 0
     element = ELEMENT[deepspeed.precision]
@@ -171,5 +171,5 @@ def _host(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, num_
 
 
 def _setting(deepspeed: DeepSpeedFile, name: str) -> int:
-    """A size from the DeepSpeed file, which may write it as 5e8; DeepSpeed's own if it is not there."""
+    """Return a size from the DeepSpeed file (which may be written as 5e8), or DeepSpeed's default."""
     return int(deepspeed.values.get("zero_optimization", {}).get(name, _DEFAULTS[name]))

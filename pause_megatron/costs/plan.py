@@ -1,4 +1,4 @@
-"""A whole run, before it runs: how it is divided over numbers of devices, what each needs, and how long it takes."""
+"""Plan of a run: its layout, memory and duration on different numbers of GPUs."""
 
 from __future__ import annotations
 
@@ -13,36 +13,36 @@ from pause_megatron.costs.memory_plan import StageMemory, stage_memory
 from pause_megatron.errors import UserError
 
 USABLE = 0.9
-"""Share of a device's memory that a plan may fill: contexts, NCCL, workspaces and gaps take the rest."""
+"""Fraction of a device's memory that a plan may fill; the rest is for contexts, NCCL, workspaces and fragmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedRun:
-    """What is to be trained, however many devices there are."""
+    """A run, independent of the number of devices."""
 
     model: ModelConfig
     """Sizes."""
     parallel: ParallelConfig
-    """How the model is divided."""
+    """Parallel sizes."""
     training: TrainingConfig
-    """Batches."""
+    """Batch sizes and steps."""
     deepspeed: DeepSpeedFile
     """ZeRO stage, precision, offloading."""
     vocab_size: int
-    """The tokenizer's."""
+    """Size of the tokenizer's vocabulary."""
     seq_length: int
     """Tokens of a sequence."""
     samples: int
-    """Sequences of the whole run."""
+    """Sequences of the complete run."""
 
     @property
     def tokens(self) -> int:
-        """Tokens of the whole run, pauses included."""
+        """Tokens of the complete run, with pauses."""
         return self.samples * self.seq_length
 
     @property
     def flops_of_a_sequence(self) -> TrainingFlops:
-        """Operations of training on a sequence."""
+        """Operations of training on one sequence."""
         return training_flops(
             self.model,
             vocab_size=self.vocab_size,
@@ -52,42 +52,42 @@ class PlannedRun:
 
     @property
     def flops(self) -> int:
-        """Operations of the whole run that the mathematics asks for, without what is computed twice."""
+        """Model operations of the complete run, without recomputation."""
         return self.samples * self.flops_of_a_sequence.model
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScalePlan:
-    """A run on one number of devices, which it can be divided over."""
+    """Plan of a run for one number of devices."""
 
     run: PlannedRun
-    """What is trained."""
+    """The run."""
     layout: Layout
-    """How it is divided."""
+    """Resolved layout."""
     num_microbatches: int
-    """Microbatches a process computes in a step of the full batch."""
+    """Microbatches per rank in a step with the full batch size."""
     stages: tuple[StageMemory, ...]
-    """Memory of a process of each pipeline stage."""
+    """Memory of a rank of each pipeline stage."""
 
     @property
     def worst(self) -> StageMemory:
-        """The stage that needs most memory."""
+        """Stage that needs the most memory."""
         return max(self.stages, key=lambda stage: stage.total)
 
     @property
     def waiting(self) -> float:
-        """Share of a step in which a device waits for the others of its pipeline, all stages taking equally long."""
+        """Fraction of a step in which a device waits for other pipeline stages (bubble), if all take equally long."""
         filling = self.layout.pp - 1
         return filling / (self.layout.vp * self.num_microbatches + filling)
 
     def fits(self, memory_bytes: int) -> bool:
-        """Whether a device of ``memory_bytes`` is large enough."""
+        """Return whether a device with ``memory_bytes`` has enough memory."""
         return self.worst.total <= USABLE * memory_bytes
 
     def seconds(self, *, peak_tflops: float, mfu: float) -> float:
-        """Duration of the run on devices of that peak.
+        """Return the duration of the run in seconds.
 
-        ``mfu`` is reached while a device neither waits for its pipeline nor computes again what was not kept.
+        ``mfu`` is the utilization without pipeline bubbles and recomputation; both are added.
         """
         flops = self.run.flops + self.run.samples * self.run.flops_of_a_sequence.recomputed
         return flops / (self.layout.world_size * peak_tflops * 1e12 * mfu * (1 - self.waiting))
@@ -95,14 +95,14 @@ class ScalePlan:
 
 @dataclass(frozen=True, kw_only=True)
 class InfeasibleScale:
-    """A number of devices that the run cannot be divided over."""
+    """A number of devices on which the run is impossible."""
 
     reason: str
-    """Why, and what to change."""
+    """Problem and fix."""
 
 
 def plan_scale(run: PlannedRun, num_gpus: int) -> ScalePlan | InfeasibleScale:
-    """The run on ``num_gpus`` devices, or why that cannot be."""
+    """Plan the run on ``num_gpus`` devices."""
     try:
         return _scale(run, num_gpus)
     except UserError as error:
@@ -133,7 +133,7 @@ def _scale(run: PlannedRun, num_gpus: int) -> ScalePlan:
 
 
 def advice(scale: ScalePlan) -> list[str]:
-    """Flags that would lower the memory of the stage that needs most, those of its largest part first."""
+    """Return flags that lower the memory of the stage that needs most; those for its largest part come first."""
     memory, layout, deepspeed = scale.worst, scale.layout, scale.run.deepspeed
     for_activations = [
         (scale.run.training.micro_batch_size > 1, "a smaller --micro-batch-size"),

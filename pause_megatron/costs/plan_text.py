@@ -1,4 +1,4 @@
-"""A plan as text for a terminal."""
+"""Formats a plan as text for a terminal."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ _HOURS_A_DAY = 24
 
 @dataclass(frozen=True, kw_only=True)
 class Hardware:
-    """The devices that are planned for."""
+    """Devices of a plan."""
 
     name: str
-    """What they are, and how that is known."""
+    """Name of the device, and where it is from, for example "H100 SXM (assumed ...)"."""
     peak_tflops: float | None
-    """Peak rate of one in the run's precision; None where it is not known."""
+    """Peak rate of one device in the run's precision; None if unknown."""
     memory_bytes: int | None
-    """Memory of one; None where it is not known."""
+    """Memory of one device; None if unknown."""
 
 
 def plan_lines(
     run: PlannedRun, scales: dict[int, ScalePlan | InfeasibleScale], hardware: Hardware, *, mfu: float
 ) -> Iterator[str]:
-    """Everything about ``run`` that does not need its data, on each number of devices that ``scales`` maps."""
+    """Yield the lines of a plan for ``run``; ``scales`` maps numbers of devices to their plans."""
     possible = {number: scale for number, scale in scales.items() if isinstance(scale, ScalePlan)}
     yield from _run_lines(run, hardware)
     if possible:
         yield from ("", *_parameter_lines(run, next(iter(possible.values())).layout))
         yield from ("", *_memory_lines(possible, hardware))
-    yield from ("", f"time at {mfu:.0%} of the devices' peak, waiting and recomputation apart")
+    yield from ("", f"time at {mfu:.0%} of the devices' peak, plus pipeline bubbles and recomputation")
     yield from _time_lines(scales, hardware, mfu)
     for number, scale in possible.items():
         if hardware.memory_bytes and not scale.fits(hardware.memory_bytes):
@@ -65,12 +65,12 @@ def _run_lines(run: PlannedRun, hardware: Hardware) -> Iterator[str]:
         f" {training.global_batch_size:,} x {run.seq_length:,} = {step:,}{ramp}"
     )
     yield (
-        f"operations  {_large(flops.model // run.seq_length)} a token, forward and backward: {run.flops:.3g} in all"
+        f"operations  {_large(flops.model // run.seq_length)} per token, forward and backward: {run.flops:.3g} in total"
         f" (6 x parameters x tokens: {6 * parameters * run.tokens:.3g})"
     )
     yield (
-        f"            {3 * flops.forward.causal * run.samples:.3g} with half of the attention, which is causal;"
-        f" {flops.hardware * run.samples:.3g} with what is computed twice"
+        f"            {3 * flops.forward.causal * run.samples:.3g} with half of the attention (causal);"
+        f" {flops.hardware * run.samples:.3g} with recomputation"
     )
     yield f"device      {hardware.name}: {peak}, {memory}"
 
@@ -80,10 +80,10 @@ def _parameter_lines(run: PlannedRun, layout: Layout) -> Iterator[str]:
         stage_parameters(run.model, layout, vocab_size=run.vocab_size, stage=stage).total for stage in range(layout.pp)
     ]
     if layout.pp == 1:
-        yield f"parameters  {held[0]:,} on every process"
+        yield f"parameters  {held[0]:,} on every rank"
         return
     most, least = max(held), min(held)
-    yield f"parameters  {most:,} at most, on processes of pipeline stage {held.index(most) + 1} of {layout.pp}"
+    yield f"parameters  {most:,} at most, on each rank of pipeline stage {held.index(most) + 1} of {layout.pp}"
     yield f"            {least:,} at least, on stage {held.index(least) + 1}"
 
 
@@ -96,11 +96,11 @@ def _memory_lines(scales: dict[int, ScalePlan], hardware: Hardware) -> Iterator[
         ("optimizer state", [memory.states.optimizer for memory in worst]),
         ("communication", [memory.states.communication for memory in worst]),
         ("activations", [memory.activations for memory in worst]),
-        ("or the update", [memory.states.update for memory in worst]),
-        ("together", [memory.total for memory in worst]),
+        ("update, if more", [memory.states.update for memory in worst]),
+        ("total", [memory.total for memory in worst]),
         ("CPU memory", [memory.states.host for memory in worst]),
     ]
-    yield "GiB a GPU" + (", on the pipeline stage that needs most" if pipelined else "")
+    yield "GiB per GPU" + (", on the pipeline stage that needs the most" if pipelined else "")
     yield _row("", [f"{number:,} GPUs" for number in scales])
     if pipelined:
         yield _row("stage", [f"{memory.stage + 1}" for memory in worst])
@@ -113,7 +113,7 @@ def _memory_lines(scales: dict[int, ScalePlan], hardware: Hardware) -> Iterator[
 
 
 def _time_lines(scales: dict[int, ScalePlan | InfeasibleScale], hardware: Hardware, mfu: float) -> Iterator[str]:
-    yield "      GPUs  data-parallel  microbatches  pipeline waits     tokens/s       days    GPU-hours"
+    yield "      GPUs  data-parallel  microbatches pipeline bubble     tokens/s       days    GPU-hours"
     for number, scale in scales.items():
         if isinstance(scale, InfeasibleScale):
             yield f"{number:>10,}  no: {scale.reason}"
@@ -133,8 +133,8 @@ def _time_lines(scales: dict[int, ScalePlan | InfeasibleScale], hardware: Hardwa
 def _warning(number: int, scale: ScalePlan, memory_bytes: int) -> str:
     stage = f" on stage {scale.worst.stage + 1}" if scale.layout.pp > 1 else ""
     return (
-        f"warning: {number:,} GPUs: {scale.worst.total / GIB:,.1f} GiB are needed{stage}, and of a device's"
-        f" {memory_bytes / GIB:,.0f} GiB about {USABLE * memory_bytes / GIB:,.0f} can be used; what would help:"
+        f"warning: {number:,} GPUs: needs {scale.worst.total / GIB:,.1f} GiB{stage}, but about"
+        f" {USABLE * memory_bytes / GIB:,.0f} of a device's {memory_bytes / GIB:,.0f} GiB are usable; try"
         f" {', '.join(advice(scale))}"
     )
 
@@ -144,12 +144,12 @@ def _row(name: str, cells: Sequence[str]) -> str:
 
 
 def _amount(number: float) -> str:
-    """Three digits, or all before the point."""
+    """Format three significant digits, but all digits before the point."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 def _large(number: float) -> str:
-    """Three digits and a word: 200 billion."""
+    """Format three digits and a word, for example "200 billion"."""
     for size, name in ((1e12, "trillion"), (1e9, "billion"), (1e6, "million")):
         if number >= size:
             return f"{number / size:.3g} {name}"

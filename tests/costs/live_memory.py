@@ -1,4 +1,4 @@
-"""Counts the bytes of all tensors of a process, from the inside: on a CPU nothing else can."""
+"""Counts the live bytes of all tensors in a process; on CPUs no allocator reports them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_leaves
 
 
 class LiveMemory(TorchDispatchMode):
-    """Follows every storage that an operation makes inside the block until it is freed."""
+    """Follows every storage that is allocated inside the block until it is freed."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -39,13 +39,13 @@ class LiveMemory(TorchDispatchMode):
         self.now -= size
 
     def forget_peak(self) -> None:
-        """Let the peak begin anew."""
+        """Reset the peak to the current value."""
         gc.collect()
         self.peak = self.now
 
 
 def kept_for_backward(model: torch.nn.Module, *inputs: Any, **keywords: Any) -> int:
-    """Bytes of the distinct storages that autograd keeps of ``model``'s forward pass, its parameters not counted."""
+    """Bytes of the distinct storages that autograd keeps of ``model``'s forward pass, without parameters."""
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
     kept: dict[int, torch.Tensor] = {}
 

@@ -1,4 +1,4 @@
-"""The real model of this process, for the tests that compare formulas with it."""
+"""Real models of this rank, for tests that compare formulas with them."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ MODELS = {
 
 
 def layout(*, tp: int = 1, pp: int = 1, vp: int = 1, dp: int = 1, **others: object) -> Layout:
-    """A layout of the given sizes; sequence parallelism is off unless asked for."""
+    """A layout of the given sizes, by default without sequence parallelism."""
     return Layout(**{"tp": tp, "pp": pp, "vp": vp, "dp": dp, "sequence_parallel": False, **others})  # type: ignore[arg-type]
 
 
 def of_layouts(layouts: Iterable[Layout]) -> Iterator[Layout]:
-    """Each of ``layouts`` with its process groups, which are the ones that count until the next; left at the end."""
+    """Yield each of ``layouts`` with its process groups initialized; destroy them at the end."""
     try:
         for each in layouts:
             initialize_process_groups(detect_launch(), each, seed=0)
@@ -43,7 +43,7 @@ def of_layouts(layouts: Iterable[Layout]) -> Iterator[Layout]:
 
 
 def local_model(model: ModelConfig, layout: Layout, dtype: torch.dtype = torch.float32) -> LocalModel:
-    """This process's part of ``model``, in ``dtype``. Needs the process groups of ``layout``."""
+    """This rank's part of ``model`` in ``dtype``; the process groups of ``layout`` must exist."""
     built = build_local_model(model, layout, vocab_size=VOCAB_SIZE, seed=0, dtype=dtype)
     for chunk in built.chunks:
         chunk.to(dtype)

@@ -1,4 +1,4 @@
-"""Activations by formula are the bytes that autograd keeps of the real model."""
+"""The formula for activations equals the bytes that autograd keeps of the real model."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ LAYOUTS = {
     2: [layout(tp=2), *(layout(tp=2, sequence_parallel=True, **recomputation) for recomputation in RECOMPUTATIONS)],
 }
 DTYPES = {torch.float32: 0.0, torch.bfloat16: 0.01}
-"""The relative difference that is accepted: a CPU keeps the statistics of a bf16 LayerNorm in bf16, a GPU in fp32."""
+"""Accepted relative difference: CPUs keep the statistics of a bf16 LayerNorm in bf16, GPUs in fp32."""
 
 
 def counted(models: list[ModelConfig], layouts: list[Layout]) -> list[int]:
-    """Bytes that this process keeps of one microbatch."""
+    """Bytes that this rank keeps of one microbatch."""
     found = []
     tokens, positions, labels = random_tokens(SEQUENCES, SEQ_LENGTH)
     for each in of_layouts(layouts):
@@ -40,7 +40,7 @@ def counted(models: list[ModelConfig], layouts: list[Layout]) -> list[int]:
 
 
 @pytest.mark.parametrize("world_size", LAYOUTS)
-def test_a_process_keeps_what_is_predicted(world_size: int) -> None:
+def test_kept_bytes_equal_the_formula(world_size: int) -> None:
     models, layouts = list(MODELS.values()), LAYOUTS[world_size]
     cases = [(model, each, dtype) for each in layouts for model in models for dtype in DTYPES]
     for of_process in run_distributed(counted, world_size, models, layouts):

@@ -1,4 +1,4 @@
-"""Devices are known by the whole of what they call themselves, or not at all."""
+"""Devices are recognised by their complete reported name only."""
 
 from __future__ import annotations
 
@@ -42,15 +42,15 @@ def test_device_is_found_by_its_name(reported: str, bf16: float | None, memory_g
         "",
     ],
 )
-def test_what_only_looks_like_a_known_device_is_not_taken_for_it(reported: str) -> None:
+def test_partitions_and_variants_of_known_devices_are_unknown(reported: str) -> None:
     assert find_device(reported) is None
 
 
-def test_a_v100_has_a_rate_for_fp16_only() -> None:
+def test_v100_has_no_bf16_rate() -> None:
     device = find_device("Tesla V100-PCIE-16GB")
     assert device is not None
     assert (device.peak_tflops("fp16"), device.peak_tflops("bf16"), device.peak_tflops("fp32")) == (112, None, 14)
 
 
-def test_names_and_patterns_are_of_one_device_each() -> None:
+def test_names_and_patterns_are_unique() -> None:
     assert len({device.name for device in DEVICES}) == len({device.reported for device in DEVICES}) == len(DEVICES)

@@ -1,4 +1,4 @@
-"""The plans that docs/costs.md shows are the ones that are made."""
+"""The plans in docs/costs.md equal those that the dry run prints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DOCUMENT = (REPOSITORY / "docs" / "costs.md").read_text(encoding="utf-8")
         ({}, 4, "parameters "),
     ],
 )
-def test_plan_is_shown_as_it_is(flags: dict[str, Any], micro_batch_size: int, first_line: str) -> None:
+def test_documented_plan_equals_the_computed_one(flags: dict[str, Any], micro_batch_size: int, first_line: str) -> None:
     steps = 381_470
     training = TrainingConfig(train_iters=steps, micro_batch_size=micro_batch_size)
     run = PlannedRun(

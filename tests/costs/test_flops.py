@@ -1,4 +1,4 @@
-"""Operations by formula are those PyTorch counts in the real model."""
+"""The formulas for operations equal PyTorch's count of the real model."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ RECOMPUTATIONS = [
 
 
 def product_flop(rows: torch.Size, weight: torch.Size, *_: Any, **__: Any) -> int:
-    """Of ``rows @ weight.t()``."""
+    """Operations of ``rows @ weight.t()``."""
     return 2 * rows.numel() * weight[0]
 
 
 CPU_KERNELS: dict[Any, Any] = {
     torch.ops.mkldnn._linear_pointwise: product_flop,
-    # The counter knows the fused attention of GPUs by these two formulas, and not the CPU's, which does the same.
+    # The counter has these formulas for the fused attention of GPUs only; the CPU's does the same operations.
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: sdpa_flop.__wrapped__,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: sdpa_backward_flop.__wrapped__,
 }
 
 
 def counted(models: list[ModelConfig], layouts: list[Layout], fused: bool) -> list[tuple[int, int]]:
-    """Operations of the forward pass over a sequence, and of forward and backward, as PyTorch counts them."""
+    """PyTorch's count of operations of a sequence: of the forward pass, and of forward and backward."""
     found = []
     backend = SDPBackend.FLASH_ATTENTION if fused else SDPBackend.MATH
     tokens, positions, labels = random_tokens(1, SEQ_LENGTH)
@@ -53,7 +53,7 @@ def counted(models: list[ModelConfig], layouts: list[Layout], fused: bool) -> li
     return found
 
 
-def test_model_operations_are_those_of_attention_that_keeps_its_scores() -> None:
+def test_model_operations_equal_the_count_with_unfused_attention() -> None:
     models = list(MODELS.values())
     [found] = run_distributed(counted, 1, models, [layout()], False)
     for model, (forward, both) in zip(models, found, strict=True):
@@ -61,7 +61,7 @@ def test_model_operations_are_those_of_attention_that_keeps_its_scores() -> None
         assert (expected.forward.total, expected.model) == (forward, both), model
 
 
-def test_hardware_operations_are_those_of_the_fused_attention_and_recomputation() -> None:
+def test_hardware_operations_equal_the_count_with_fused_attention_and_recomputation() -> None:
     models = list(MODELS.values())
     [found] = run_distributed(counted, 1, models, RECOMPUTATIONS, True)
     cases = [(model, each) for each in RECOMPUTATIONS for model in models]
@@ -80,7 +80,7 @@ def test_the_paper_counts_half_as_many_operations_a_layer() -> None:
 
 
 def test_ten_pauses_on_a_prefix_of_100_tokens_cost_about_two_layers_of_the_1b_model() -> None:
-    """The paper's own figure (appendix I)."""
+    """The paper gives this figure in appendix I."""
     layers = 24
     without, with_pauses = (
         layers * paper_layer_flops(num_tokens=tokens, num_heads=32, head_dim=64, hidden_size=2048)
@@ -89,8 +89,8 @@ def test_ten_pauses_on_a_prefix_of_100_tokens_cost_about_two_layers_of_the_1b_mo
     assert 2 < (with_pauses - without) / (without / layers) < 3
 
 
-def test_gpt3_costs_what_megatrons_paper_says() -> None:
-    """Narayanan et al. 2021 (arXiv 2104.04473), appendix: layers are computed twice, and attention keeps its scores."""
+def test_gpt3_costs_equal_the_formula_of_megatrons_paper() -> None:
+    """Narayanan et al. 2021 (arXiv 2104.04473), appendix: all layers are recomputed, attention is not fused."""
     layers, hidden, seq_length, vocab_size = 96, 12_288, 2048, 51_200
     gpt3 = ModelConfig(
         num_layers=layers, hidden_size=hidden, num_attention_heads=96, max_position_embeddings=seq_length
@@ -103,7 +103,7 @@ def test_gpt3_costs_what_megatrons_paper_says() -> None:
 
 @pytest.mark.parametrize("preset", ["130m", "1b", "llama-1b"])
 def test_short_sequences_cost_six_operations_a_parameter_and_token(preset: str) -> None:
-    """The rule of thumb, of which the input embedding is no part and attention becomes none."""
+    """The rule of thumb holds for short sequences, whose attention is negligible, without the input embedding."""
     model = ModelConfig(**MODEL_PRESETS[preset])  # type: ignore[arg-type]
     vocab_size = 32_000
     embeddings = vocab_size * model.hidden_size

@@ -1,4 +1,4 @@
-"""Memory by formula is about what a process really takes, at the worst moments of whole training steps."""
+"""The formula for memory is close to the measured peaks of complete training steps."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ BF16 = {"bf16": {"enabled": True}}
 FP32_SUMS = {**BF16, "data_types": {"grad_accum_dtype": "fp32"}}
 CPU = {"device": "cpu"}
 COMPUTING = (0.95, 1.08)
-"""Bounds of the estimate divided by what is found, for forward and backward."""
+"""Bounds of the estimate divided by the measured peak, for forward and backward."""
 UPDATING = (0.87, 1.1)
-"""The same for the update, which in runs worth planning needs less: some activations that pipeline stages exchange, and
-some gradients that ZeRO-3 takes the norm of in fp64, are not counted."""
+"""The same for the update. Not counted are some activations that pipeline stages send, and some gradients whose norm
+ZeRO-3 computes in fp64; in large models they matter less."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
-    """One way to train."""
+    """Model, layout and DeepSpeed settings of one measurement."""
 
     layout: Layout
     model: ModelConfig = GPT2
@@ -55,7 +55,7 @@ class Case:
         return deepspeed_file(Path("test.json"), {**self.deepspeed, "zero_optimization": zero})
 
     def estimate(self, stage: int) -> StageMemory:
-        """What the formula says of a process of ``stage``."""
+        """Estimated memory of a rank of ``stage``."""
         return stage_memory(
             self.model,
             self.layout,
@@ -112,7 +112,7 @@ ACTIVATIONS_OF_FOUR = [
 
 
 def counted(cases: list[Case]) -> list[tuple[int, int, int]]:
-    """This process's stage, and its peaks in bytes over forward and backward, and over the update, of a later step."""
+    """This rank's stage, and its peaks in bytes during forward and backward, and during the update."""
     return [_counted(case) for case, _ in zip(cases, of_layouts(case.layout for case in cases), strict=True)]
 
 
@@ -133,7 +133,7 @@ def _counted(case: Case) -> tuple[int, int, int]:
             position_ids=positions,
             pause_runs=torch.zeros_like(tokens),
         )
-        for _ in range(2):  # the moments are made in the first
+        for _ in range(2):  # the first step allocates the moments
             memory.forget_peak()
             stepper.accumulate([batch] * case.num_microbatches)
             computing = memory.peak
@@ -147,7 +147,7 @@ def _counted(case: Case) -> tuple[int, int, int]:
     [(2, STATES), (2, ACTIVATIONS_OF_TWO), (4, ACTIVATIONS_OF_FOUR)],
     ids=["states", "activations", "pipeline"],
 )
-def test_a_process_takes_about_what_is_predicted(world_size: int, cases: list[Case]) -> None:
+def test_measured_peaks_are_close_to_the_estimates(world_size: int, cases: list[Case]) -> None:
     for of_process in run_distributed(counted, world_size, cases):
         for case, (stage, computing, updating) in zip(cases, of_process, strict=True):
             expected = case.estimate(stage)
@@ -156,8 +156,8 @@ def test_a_process_takes_about_what_is_predicted(world_size: int, cases: list[Ca
             assert is_between(UPDATING, (states.resident + states.update) / updating), (case, stage)
 
 
-def test_offloading_moves_to_the_host_what_is_predicted() -> None:
-    """Here the device is the host, so that the sum of both is compared."""
+def test_device_and_host_memory_under_offloading_are_close_to_the_estimate() -> None:
+    """On CPUs the device is the host, so the test compares the sum of both."""
     for of_process in run_distributed(counted, 2, OFFLOADED):
         for case, (stage, computing, _) in zip(OFFLOADED, of_process, strict=True):
             expected = case.estimate(stage)

@@ -1,4 +1,4 @@
-"""Microbatches in flight by formula are those of Megatron-core's schedules."""
+"""The formula for microbatches in flight matches Megatron-core's schedules."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ BACKWARD = -1
 
 
 def passes_made(cases: list[tuple[Layout, int]]) -> list[tuple[int, list[int]]]:
-    """This process's stage, and its passes in order: the chunk of each forward pass, -1 for a backward pass."""
+    """This rank's stage and its passes in order: the chunk of each forward pass, -1 for a backward pass."""
     layouts = of_layouts(each for each, _ in cases)
     return [_passes_made(each, num_microbatches) for each, (_, num_microbatches) in zip(layouts, cases, strict=True)]
 
@@ -55,7 +55,7 @@ def _passes_made(each: Layout, num_microbatches: int) -> tuple[int, list[int]]:
 
 
 @pytest.mark.parametrize("world_size", CASES)
-def test_passes_before_the_first_backward_pass_are_the_most_in_flight(world_size: int) -> None:
+def test_passes_before_the_first_backward_are_the_maximum_in_flight(world_size: int) -> None:
     cases = CASES[world_size]
     for of_process in run_distributed(passes_made, world_size, cases):
         for (each, num_microbatches), (stage, made) in zip(cases, of_process, strict=True):

@@ -1,4 +1,4 @@
-"""Plans: what a number of devices changes, and what is said where it cannot work."""
+"""Plans: the effect of the number of devices, and the messages for impossible ones."""
 
 from __future__ import annotations
 
@@ -50,12 +50,12 @@ def test_twice_the_devices_take_half_the_time_and_half_of_the_optimizer_state() 
 
 
 def test_a_pipeline_waits_while_it_fills_and_empties() -> None:
-    alone, staged = planned(RUN, 64), planned(replace(RUN, parallel=TP2_PP2), 64)
+    single, staged = planned(RUN, 64), planned(replace(RUN, parallel=TP2_PP2), 64)
     assert (staged.layout.dp, staged.num_microbatches) == (16, 8)
     assert staged.waiting == pytest.approx(1 / 9)
     chunks = ParallelConfig(pipeline_model_parallel_size=2, virtual_pipeline_model_parallel_size=4)
     assert planned(replace(RUN, parallel=chunks), 32).waiting == pytest.approx(1 / 33)
-    ratio = staged.seconds(peak_tflops=989, mfu=0.4) / alone.seconds(peak_tflops=989, mfu=0.4)
+    ratio = staged.seconds(peak_tflops=989, mfu=0.4) / single.seconds(peak_tflops=989, mfu=0.4)
     assert ratio == pytest.approx(9 / 8)
 
 
@@ -74,7 +74,7 @@ def test_recomputing_layers_costs_up_to_a_third_more_time() -> None:
         (8, replace(RUN, parallel=TP2_PP2, deepspeed=bf16(stage=3)), "or --pipeline-model-parallel-size 1"),
     ],
 )
-def test_numbers_that_cannot_work_say_why(num_gpus: int, run: PlannedRun, reason: str) -> None:
+def test_impossible_numbers_of_devices_are_explained(num_gpus: int, run: PlannedRun, reason: str) -> None:
     scale = plan_scale(run, num_gpus)
     assert isinstance(scale, InfeasibleScale)
     assert reason in scale.reason
@@ -88,7 +88,7 @@ def test_every_batch_of_a_ramp_up_must_divide() -> None:
     assert "--rampup-batch-size: a batch of 32" in refused.reason
 
 
-def test_advice_begins_with_what_needs_most() -> None:
+def test_advice_starts_with_the_largest_part_of_memory() -> None:
     wide = planned(replace(RUN, training=replace(RUN.training, micro_batch_size=32)), 8)
     assert advice(wide)[:2] == ["a smaller --micro-batch-size", "--recompute-granularity selective"]
     narrow = planned(replace(RUN, training=replace(RUN.training, micro_batch_size=1), deepspeed=bf16(stage=0)), 8)
@@ -105,7 +105,7 @@ def test_advice_begins_with_what_needs_most() -> None:
         {"pipeline_model_parallel_size": 2},
     ],
 )
-def test_what_is_advised_lowers_memory(flags: dict[str, Any]) -> None:
+def test_advised_flags_lower_memory(flags: dict[str, Any]) -> None:
     wide = replace(RUN, training=replace(RUN.training, micro_batch_size=8))
     assert planned(replace(wide, parallel=ParallelConfig(**flags)), 8).worst.total < planned(wide, 8).worst.total
 
@@ -115,23 +115,23 @@ def lines(run: PlannedRun, numbers: list[int], hardware: Hardware) -> list[str]:
 
 
 def time_rows(run: PlannedRun, numbers: list[int], hardware: Hardware) -> list[list[str]]:
-    """The cells of the table of times."""
+    """Cells of the table of times."""
     shown = lines(run, numbers, hardware)
     heading = next(index for index, line in enumerate(shown) if "tokens/s" in line)
     return [line.split() for line in shown[heading + 1 :] if line]
 
 
-def test_a_plan_that_does_not_fit_warns_and_says_what_would_help() -> None:
+def test_plan_that_does_not_fit_warns_with_advice() -> None:
     wide = replace(RUN, training=replace(RUN.training, micro_batch_size=16))
     fitting = Hardware(name="large", peak_tflops=989, memory_bytes=141 * GIB)
     small = Hardware(name="small", peak_tflops=312, memory_bytes=40 * GIB)
     assert not any("warning" in line for line in lines(wide, [8], fitting))
     [warning] = [line for line in lines(wide, [8], small) if "warning" in line]
-    assert "8 GPUs: 57.6 GiB are needed, and of a device's 40 GiB about 36 can be used" in warning
+    assert "8 GPUs: needs 57.6 GiB, but about 36 of a device's 40 GiB are usable; try" in warning
     assert "--recompute-granularity selective" in warning
 
 
-def test_a_refused_number_has_a_row_beside_the_others() -> None:
+def test_impossible_number_has_a_row_in_the_table() -> None:
     hardware = Hardware(name="H100 SXM", peak_tflops=989, memory_bytes=80 * GIB)
     assert time_rows(RUN, [8, 512], hardware) == [
         ["8", "8", "16", "0.0%", "357,521", "0.017", "3.26"],

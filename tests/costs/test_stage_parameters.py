@@ -1,4 +1,4 @@
-"""Parameters by formula are those of the real model, on every process of every layout."""
+"""The formula for parameters equals the count of the real model, on every rank of every layout."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ LAYOUTS = {
 }
 
 Counts = tuple[int, int, int]
-"""A process's stage, its parameters, and the size of its largest one."""
+"""Stage of a rank, its number of parameters, and the size of the largest."""
 
 
 def counted(models: list[ModelConfig], layouts: list[Layout]) -> list[Counts]:
-    """What this process really holds of every model under every layout."""
+    """Count this rank's parameters of every model under every layout."""
     found = []
     for each in of_layouts(layouts):
         for model in models:
@@ -32,7 +32,7 @@ def counted(models: list[ModelConfig], layouts: list[Layout]) -> list[Counts]:
 
 
 @pytest.mark.parametrize("world_size", LAYOUTS)
-def test_every_process_holds_what_is_predicted(world_size: int) -> None:
+def test_parameters_of_every_rank_equal_the_formula(world_size: int) -> None:
     models, layouts = list(MODELS.values()), LAYOUTS[world_size]
     cases = [(model, each) for each in layouts for model in models]
     for of_process in run_distributed(counted, world_size, models, layouts):
@@ -42,7 +42,7 @@ def test_every_process_holds_what_is_predicted(world_size: int) -> None:
 
 
 @pytest.mark.parametrize("preset", MODEL_PRESETS)
-def test_one_process_holds_the_whole_model_and_the_padding_rows(preset: str) -> None:
+def test_one_rank_holds_the_complete_model_with_padding_rows(preset: str) -> None:
     model = ModelConfig(**MODEL_PRESETS[preset])  # type: ignore[arg-type]
     held = stage_parameters(model, layout(), vocab_size=32_297, stage=0)
     assert held.total == model.num_parameters(32_384)

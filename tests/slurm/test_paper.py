@@ -128,7 +128,7 @@ def test_dry_run_says_command_layout_memory_and_days(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "2 nodes with 8 tasks each, 0:30:00 at a time" in done.stdout
     assert f"pretrain --preset 1b --data {tmp_path / 'work' / 'data' / 'standard-merged'}" in done.stdout
-    assert re.search(r"^GiB a GPU, on the pipeline stage that needs most\n +16 GPUs", done.stdout, re.MULTILINE)
+    assert re.search(r"^GiB per GPU, on the pipeline stage that needs the most\n +16 GPUs", done.stdout, re.MULTILINE)
     assert re.search(r"^ +GPUs  data-parallel .* days", done.stdout, re.MULTILINE)
     assert not list(tmp_path.rglob("*.log"))
 
