@@ -1,8 +1,8 @@
-"""Text in: documents from JSON lines, Parquet files and Hugging Face datasets, in blocks of bounded size.
+"""Readers of documents from JSON lines, Parquet files and Hugging Face datasets, in blocks of bounded size.
 
-The first step of tokenizer training and of preprocessing alike. :func:`~pause_megatron.corpus.sources.find_sources`
-turns what a user names into sources, one for each file or shard, and a source's ``read`` yields its documents in order.
-What cannot be read is never left out silently: it stops the run, or is reported with its line.
+Used by tokenizer training and preprocessing. :func:`~pause_megatron.corpus.sources.find_sources` turns ``--input`` into
+sources, one for each file or shard, and the ``read`` method of a source yields its documents in order. An unreadable
+record is never skipped silently: it stops the run, or is reported with its line.
 """
 
 from pause_megatron.corpus.blocks import Block, InputError, ReadOptions

@@ -1,7 +1,7 @@
-"""A column of text, as Arrow holds it, to documents: what Parquet files and datasets have in common.
+"""Reader of documents from Arrow columns of text, shared by Parquet files and datasets.
 
-Rows without a string are errors as lines without one are. Slices are cut by bytes, so that long documents do not pile
-up; no Python code runs for a row unless something is wrong with one.
+A row without a string is an error, like a line without one. Columns are read in slices of bounded bytes, so that long
+documents do not accumulate in memory. Python code runs for single rows only if a slice contains an error.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     import pyarrow
 
 SLICE_BYTES = 1 << 20
-"""Bytes of text made into Python strings at a time; a longer text is a slice of its own."""
+"""Bytes of text converted to Python strings at a time; a longer text is a slice of its own."""
 
 
 def read_columns(columns: Iterable[pyarrow.Array], location: str, options: ReadOptions) -> Iterator[Block]:
-    """Yield the texts of ``columns``, which follow each other, in order.
+    """Yield the texts of consecutive ``columns`` in order.
 
-    Raises :class:`UserError` when getting the columns fails for the system's reasons and, unless errors are to be
-    skipped, at the first row that is no string or too long, and where pyarrow finds the data damaged.
+    Raises :class:`UserError` if the system cannot read them; and, unless ``options`` skip errors, at the first row that
+    is not a string or is too long, and if the data is damaged.
     """
     import pyarrow
 
@@ -36,23 +36,23 @@ def read_columns(columns: Iterable[pyarrow.Array], location: str, options: ReadO
         for column in map(_plain, columns):
             lengths = _text_bytes(column)
             for rows in _slices(lengths, min(options.block_bytes, SLICE_BYTES)):
-                _gather(column[rows.start : rows.stop], lengths[rows], options.max_document_bytes, builder)
+                _read_slice(column[rows.start : rows.stop], lengths[rows], options.max_document_bytes, builder)
                 yield from builder.full_blocks()
     except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # the system's, not the data's
+        if isinstance(error, OSError) and error.errno is not None:  # an error of the system, not of the data
             raise UserError(f"{location}: cannot be read: {os.strerror(error.errno)}") from error
         builder.reject_rest(f"the data is damaged ({' '.join(str(error).split())})")
     yield from builder.last_block()
 
 
 def require_column(text_key: str, names: Sequence[str], location: str) -> None:
-    """Raise :class:`UserError` when ``text_key`` is not among the columns ``names``."""
+    """Raise :class:`UserError` if ``text_key`` is not among the columns ``names``."""
     if text_key not in names:
-        raise UserError(f'{location}: no column "{text_key}"; its columns are {", ".join(names) or "none"}')
+        raise UserError(f'{location}: no column "{text_key}"; set --text-key to one of: {", ".join(names) or "none"}')
 
 
 def _plain(column: pyarrow.Array) -> pyarrow.Array:
-    """``column`` without the encodings of text that few Arrow functions know."""
+    """Convert encodings of text that few Arrow functions support."""
     import pyarrow
 
     if pyarrow.types.is_dictionary(column.type):
@@ -61,7 +61,7 @@ def _plain(column: pyarrow.Array) -> pyarrow.Array:
 
 
 def _text_bytes(column: pyarrow.Array) -> NDArray[np.int64]:
-    """UTF-8 bytes of each row; 0 where it is null, and for every row of a column that is not text."""
+    """UTF-8 bytes of each row, shape ``[rows]``; 0 for null, and for all rows of a column that is not text."""
     import pyarrow
     import pyarrow.compute
 
@@ -81,8 +81,8 @@ def _is_text(kind: pyarrow.DataType) -> bool:
 
 
 def _slices(lengths: NDArray[np.int64], slice_bytes: int) -> Iterator[slice]:
-    """Consecutive rows of at most ``slice_bytes`` bytes, but at least one."""
-    ends = np.cumsum(lengths)
+    """Yield slices of consecutive rows: at most ``slice_bytes`` bytes, at least one row."""
+    ends = np.cumsum(lengths)  # bytes up to the end of each row, [rows]
     start = 0
     while start < len(ends):
         before = ends[start - 1] if start else 0
@@ -91,7 +91,7 @@ def _slices(lengths: NDArray[np.int64], slice_bytes: int) -> Iterator[slice]:
         start = stop
 
 
-def _gather(column: pyarrow.Array, lengths: NDArray[np.int64], max_bytes: int, builder: BlockBuilder) -> None:
+def _read_slice(column: pyarrow.Array, lengths: NDArray[np.int64], max_bytes: int, builder: BlockBuilder) -> None:
     if not (_is_text(column.type) and column.null_count == 0 and lengths.max() <= max_bytes and _take(column, builder)):
         for row, length in zip(column, lengths.tolist(), strict=True):
             builder.record += 1
@@ -101,7 +101,7 @@ def _gather(column: pyarrow.Array, lengths: NDArray[np.int64], max_bytes: int, b
 
 
 def _take(column: pyarrow.Array, builder: BlockBuilder) -> bool:
-    """Take all texts at once; False, and nothing taken, when one of them is not UTF-8."""
+    """Add all texts at once; returns False, without adding any, if one is not UTF-8."""
     import pyarrow
 
     try:
@@ -114,7 +114,7 @@ def _take(column: pyarrow.Array, builder: BlockBuilder) -> bool:
 
 
 def _take_row(row: pyarrow.Scalar, length: int, max_bytes: int, builder: BlockBuilder) -> str | None:
-    """Take one text; returns what is wrong with it."""
+    """Add one text, or return the reason why it cannot be read."""
     if not row.is_valid:
         return "no text (null)"
     if not _is_text(row.type):

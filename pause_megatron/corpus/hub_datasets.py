@@ -1,8 +1,8 @@
-"""``hf:NAME[:CONFIG[:SPLIT]]`` in: a dataset that the ``datasets`` library streams, each of its shards a source.
+"""Sources of ``hf:NAME[:CONFIG[:SPLIT]]``: one for each shard of a dataset that the ``datasets`` library streams.
 
-NAME is what ``datasets.load_dataset`` takes: a dataset of the Hugging Face Hub, or a local folder of data files. The
-library takes a while to import, which happens when such an input is given. How much it holds in memory is its own
-affair: a row group of a Parquet file, or some megabytes of JSON lines.
+NAME is an argument of ``datasets.load_dataset``: a dataset of the Hugging Face Hub, or a local folder of data files.
+The library is slow to import, so it is imported only for such an input. It holds a row group of a Parquet file in
+memory, or a few megabytes of JSON lines.
 """
 
 from __future__ import annotations
@@ -44,18 +44,16 @@ class HubSource:
     size_bytes: int = 0
 
     def read(self, options: ReadOptions) -> Iterator[Block]:
-        """Yield the shard's documents in order.
+        """Yield the shard's documents in order; see :class:`~pause_megatron.corpus.sources.Source`.
 
-        Raises :class:`UserError` when ``datasets`` cannot get at the shard, when it has no such column or is not
-        divided as it was and, unless errors are to be skipped, at the first row that is no string or too long, and
-        where a file is damaged.
+        Also raises :class:`UserError` if the number of shards has changed.
         """
         return read_columns(self._columns(options.text_key), self.location, options)
 
     def _columns(self, text_key: str) -> Iterator[pyarrow.Array]:
         dataset = _load(self.dataset, self.config, self.split)
         if dataset.num_shards != self.shards:
-            raise UserError(f"{self.location}: the dataset has {dataset.num_shards} shards now; start again")
+            raise UserError(f"{self.location}: the dataset now has {dataset.num_shards} shards; start again")
         with _without_torch():
             shard = dataset.shard(num_shards=self.shards, index=self.shard).with_format("arrow")
         with _translated_errors(self.location):
@@ -65,13 +63,13 @@ class HubSource:
 
 
 def hub_sources(wanted: str) -> list[HubSource]:
-    """The shards of the dataset that ``wanted`` (``hf:NAME[:CONFIG[:SPLIT]]``) names.
+    """Shards of the dataset ``wanted``, e.g. ``hf:allenai/c4:en:train``.
 
-    Raises :class:`UserError` when it is not of this form, or ``datasets`` does not find it.
+    Raises :class:`UserError` if it is not of the form ``hf:NAME[:CONFIG[:SPLIT]]``, or ``datasets`` does not find it.
     """
     name, config, split, *more = [*wanted.removeprefix(HUB_PREFIX).split(":"), "", ""]
     if not name or len(more) > 2 or any(more):
-        raise UserError(f"--input {wanted}: expected hf:NAME[:CONFIG[:SPLIT]], as hf:allenai/c4:en:train")
+        raise UserError(f"--input {wanted}: expected hf:NAME[:CONFIG[:SPLIT]], e.g. hf:allenai/c4:en:train")
     split = split or DEFAULT_SPLIT
     _load.cache_clear()
     dataset = _load(name, config or None, split)
@@ -97,7 +95,7 @@ def hub_sources(wanted: str) -> list[HubSource]:
 
 @lru_cache(maxsize=1)
 def _load(name: str, config: str | None, split: str) -> Any:
-    """The ``datasets.IterableDataset``; raises :class:`UserError` that says what was tried."""
+    """Open a ``datasets.IterableDataset``; raises :class:`UserError` with the call that failed."""
     import datasets
 
     try:
@@ -110,19 +108,19 @@ def _load(name: str, config: str | None, split: str) -> Any:
 
 @contextmanager
 def _without_torch() -> Iterator[None]:
-    """Keep ``datasets`` from importing torch, which it does for every streamed dataset and does not need for text."""
+    """Keep ``datasets`` from importing torch, which it does for every streamed dataset but does not need for text."""
     from datasets import config
 
-    there, config.TORCH_AVAILABLE = config.TORCH_AVAILABLE, False
+    was_available, config.TORCH_AVAILABLE = config.TORCH_AVAILABLE, False
     try:
         yield
     finally:
-        config.TORCH_AVAILABLE = there
+        config.TORCH_AVAILABLE = was_available
 
 
 @contextmanager
 def _translated_errors(location: str) -> Iterator[None]:
-    """Tell damaged data, of which what came before is good, from a network or server that fails and may not again."""
+    """Convert errors: damaged data keeps the rows before it, but a failing network must stop the run."""
     import pyarrow
 
     try:
@@ -133,7 +131,7 @@ def _translated_errors(location: str) -> Iterator[None]:
         raise pyarrow.ArrowInvalid(_one_line(error)) from error
     except Exception as error:
         raise UserError(
-            f"{location}: datasets could not read on: {_one_line(error)}; run again to try again"
+            f"{location}: datasets failed while reading: {_one_line(error)}; run the command again"
         ) from error
 
 

@@ -1,19 +1,19 @@
-"""JSON lines in: C4's ``.json.gz`` files and the like, one JSON object a line with the document under one key.
+"""Sources of JSON lines, such as C4's ``.json.gz`` files: one JSON object per line, with the document under one key.
 
-The hot path of reading. A block of whole lines is parsed at once, other keys are skipped unread, and no Python code
-runs for a document; only a block with something wrong or unusual in it is read line by line. Lines of white space alone
-are no documents, as for other JSON lines tools, but count as lines.
+This is the hot path of reading. A block of complete lines is parsed at once, other keys are skipped without parsing,
+and no Python code runs per document. Only a block with an error or an unusual line is read line by line. Lines of white
+space contain no document, but count as lines.
 
-Memory, besides the blocks handed on: below 20 MiB, whatever the size of the file (below 120 MiB for Zstandard data that
-unpacks to thousands of times its size, and besides its window of at most 128 MiB); and for a long line, while it is
-parsed, 2 times its bytes if it is ASCII, 3 with escapes, 6 with characters beyond the basic plane. A line longer than
-``max_document_bytes`` is thrown away as it is read.
+Memory, in addition to the blocks that are returned: below 20 MiB for any size of file (below 120 MiB, plus a window of
+at most 128 MiB, for Zstandard data that expands thousands of times); and while a long line is parsed, 2 times its bytes
+for ASCII, 3 with escapes, 6 with characters beyond the basic plane. A line longer than ``max_document_bytes`` is
+discarded while it is read.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -24,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron.corpus.blocks import Block, BlockBuilder, ReadOptions, too_long
-from pause_megatron.corpus.lines import OverlongLine, line_blocks
 from pause_megatron.corpus.unpack import Unpacked
 from pause_megatron.errors import UserError
 
@@ -33,7 +32,7 @@ JSON_SUFFIXES = (".json.gz", ".jsonl.gz", ".json.zst", ".jsonl.zst", ".json", ".
 _BLANK = re.compile(rb"[ \t\r]*")
 _PARSING_ERRORS = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 PARSED_BYTES = 512 << 10
-"""Bytes of lines parsed at once: they stay in the processor's caches, and memory is not given back between them."""
+"""Bytes of lines parsed at once; few enough to stay in the processor's caches."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,15 +44,10 @@ class JsonLinesSource:
     size_bytes: int
 
     def read(self, options: ReadOptions) -> Iterator[Block]:
-        """Yield the file's documents in order.
-
-        Raises :class:`UserError` when the file cannot be opened and, unless errors are to be
-        skipped, at the first line that is no JSON object with a string under ``text_key``, is not UTF-8 or is too long,
-        and where gzip or Zstandard data is damaged or cut short.
-        """
+        """Yield the file's documents in order; see :class:`~pause_megatron.corpus.sources.Source`."""
         parsed_bytes = min(options.block_bytes, PARSED_BYTES)
         unpacked = Unpacked(Path(self.location), parsed_bytes)
-        expected = f'one JSON object a line with a string "{options.text_key}"'
+        expected = f'one JSON object per line with a string "{options.text_key}"'
         builder = BlockBuilder(self.location, "line", expected, options)
         parser = _LineParser(options, builder)
         for block in line_blocks(unpacked, parsed_bytes, options.max_document_bytes):
@@ -62,7 +56,7 @@ class JsonLinesSource:
             else:
                 if not parser.parse(block):
                     parser.parse_each(block, cut=unpacked.damage is not None)
-                block.clear()  # a long line must not be there any longer than its text needs it
+                block.clear()  # frees a long line before the next one is read
             yield from builder.full_blocks()
         if unpacked.damage is not None:
             builder.reject_rest(unpacked.damage)
@@ -70,7 +64,7 @@ class JsonLinesSource:
 
 
 class _LineParser:
-    """Parses blocks of lines into a :class:`BlockBuilder`."""
+    """Parses blocks of lines into a :class:`~pause_megatron.corpus.blocks.BlockBuilder`."""
 
     def __init__(self, options: ReadOptions, builder: BlockBuilder) -> None:
         self._decoder = _decoder(options.text_key)
@@ -78,7 +72,7 @@ class _LineParser:
         self._builder = builder
 
     def parse(self, block: bytearray) -> bool:
-        """Read all lines of ``block`` at once; False, and nothing read, when they have to be looked at one by one."""
+        """Read all lines of ``block`` at once; returns False, without reading any, if :meth:`parse_each` must do it."""
         newlines = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
         if len(block) > self._max_line_bytes and _longest_line(newlines, len(block)) > self._max_line_bytes:
             return False
@@ -97,7 +91,7 @@ class _LineParser:
     def parse_each(self, block: bytearray, *, cut: bool) -> None:
         """Read the lines of ``block`` one by one.
 
-        ``cut``: the file is known to be damaged behind ``block``, which explains a last line without a newline.
+        ``cut``: the file is damaged after ``block``, so its last line can be incomplete and is not reported.
         """
         start = 0
         while start < len(block):
@@ -113,7 +107,7 @@ class _LineParser:
         self._builder.read_bytes += len(block)
 
     def _parse_line(self, block: bytearray, start: int, end: int) -> str | None:
-        """Take the document of one line, if it is not blank; returns what is wrong with it."""
+        """Add the document of one line unless it is blank, or return the reason why it cannot be read."""
         if end - start > self._max_line_bytes:
             return too_long(end - start, self._max_line_bytes)
         if _BLANK.fullmatch(block, start, end):
@@ -131,10 +125,59 @@ class _LineParser:
         return None
 
     def reject_overlong(self, line: OverlongLine) -> None:
-        """Report a line that was thrown away."""
+        """Report a discarded line."""
         self._builder.record += 1
         self._builder.read_bytes += line.read_bytes
         self._builder.reject(too_long(line.length, self._max_line_bytes))
+
+
+@dataclass(frozen=True)
+class OverlongLine:
+    """A line above the allowed length, which was discarded while it was read."""
+
+    length: int
+    """Bytes without the newline."""
+    read_bytes: int
+    """Bytes with the newline, if there is one."""
+
+
+def line_blocks(pieces: Iterable[bytes], block_bytes: int, max_line_bytes: int) -> Iterator[bytearray | OverlongLine]:
+    """Join ``pieces`` and divide them after newlines into blocks of at least ``block_bytes`` bytes.
+
+    Only the last block can end without a newline. Lines that exceed ``max_line_bytes`` by less than a piece can pass.
+    The caller may clear a block to free its memory before it asks for the next one. Time is linear in the input for
+    lines of any length, and memory is bounded by one block and one line.
+    """
+    block = bytearray()  # grows in place, so that a long line is in memory only once
+    complete = 0  # bytes of the complete lines in it
+    overlong = 0
+    for piece in pieces:
+        if overlong:
+            end = piece.find(b"\n")
+            if end < 0:
+                overlong += len(piece)
+                continue
+            yield OverlongLine(overlong + end, overlong + end + 1)
+            overlong = 0
+            piece = piece[end + 1 :]
+        end = piece.rfind(b"\n") + 1
+        if end and len(block) + end >= block_bytes:
+            block += memoryview(piece)[:end]
+            yield block
+            block, complete = bytearray(memoryview(piece)[end:]), 0
+        else:
+            complete = len(block) + end if end else complete
+            block += piece
+        if len(block) - complete > max_line_bytes:
+            overlong = len(block) - complete
+            if complete:
+                del block[complete:]
+                yield block
+            block, complete = bytearray(), 0
+    if overlong:
+        yield OverlongLine(overlong, overlong)
+    elif block:
+        yield block
 
 
 def _longest_line(newlines: NDArray[np.int64], block_bytes: int) -> int:
@@ -143,10 +186,10 @@ def _longest_line(newlines: NDArray[np.int64], block_bytes: int) -> int:
 
 
 def _one_object_a_line(block: bytearray, newlines: NDArray[np.int64]) -> bool:
-    """Whether each of the newlines stands between two objects, given that ``block`` could be parsed.
+    """Whether every newline of a parsed ``block`` is between two objects.
 
-    It does where the characters beside it are ``}`` and ``{``, which never are neighbours within an object. The parser
-    itself would take an object that goes on in the next line, or two in one; what is right must not depend on blocks.
+    That is the case if ``}`` precedes and ``{`` follows it, which cannot happen within an object. The parser itself
+    accepts an object across two lines, or two objects on one line; errors must not depend on the division into blocks.
     """
     if block.startswith(b"\n"):
         return False
@@ -161,6 +204,6 @@ def _decoder(text_key: str) -> msgspec.json.Decoder[Any]:
         record = msgspec.defstruct("Record", [("text", str)], gc=False, rename={"text": text_key})
     except ValueError as error:
         raise UserError(
-            f"--text-key {text_key!r}: keys with quotes, backslashes or control characters are not read; rename it"
+            f"--text-key {text_key!r}: keys with quotes, backslashes or control characters are not supported; rename it"
         ) from error
     return msgspec.json.Decoder(record)

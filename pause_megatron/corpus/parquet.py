@@ -1,8 +1,7 @@
-"""Parquet in: the text column of a ``.parquet`` file, a few rows at a time.
+"""Sources of ``.parquet`` files; only the text column is read, a few rows at a time.
 
-Pages are read as they are needed, and no other column is: memory, some 60 MiB, does not grow with a file or its row
-groups; for a long document it is up to 6 times its bytes, and for 128 long ones in a row as much for each. pyarrow is
-imported when the first such file is read.
+Memory is about 60 MiB, and does not grow with the size of a file or its row groups. A long document takes up to 6 times
+its bytes, and so does each of 128 long documents in a row. pyarrow is imported when the first file is read.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
 
 PARQUET_SUFFIX = ".parquet"
 BATCH_ROWS = 128
-"""Rows unpacked at a time: this many documents of the greatest length are in memory at the worst."""
+"""Rows decoded at a time; in the worst case, all of them are long documents in memory."""
 _PAGE_BUFFER_BYTES = 1 << 20
 
 
@@ -32,11 +31,7 @@ class ParquetSource:
     size_bytes: int
 
     def read(self, options: ReadOptions) -> Iterator[Block]:
-        """Yield the file's documents in order.
-
-        Raises :class:`~pause_megatron.errors.UserError` when the file cannot be opened or has no such column and,
-        unless errors are to be skipped, at the first row that is no string or too long, and where the file is damaged.
-        """
+        """Yield the file's documents in order; see :class:`~pause_megatron.corpus.sources.Source`."""
         return read_columns(_columns(self.location, options.text_key), self.location, options)
 
 

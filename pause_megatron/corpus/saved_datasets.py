@@ -1,7 +1,7 @@
-"""Folders written by ``datasets.save_to_disk`` in: each of their Arrow files is a source.
+"""Sources of folders written by ``datasets.save_to_disk``: one for each Arrow file.
 
-The files are Arrow streams, read record batch by record batch from mapped memory, so that other columns are never
-loaded. pyarrow alone does it, and is imported when the first such file is read.
+The files are Arrow streams. They are memory-mapped and read one record batch at a time, so other columns are never
+loaded. pyarrow is imported when the first file is read; ``datasets`` is not needed.
 """
 
 from __future__ import annotations
@@ -33,33 +33,29 @@ class ArrowSource:
     size_bytes: int
 
     def read(self, options: ReadOptions) -> Iterator[Block]:
-        """Yield the file's documents in order.
-
-        Raises :class:`UserError` when the file cannot be opened or has no such column and, unless errors are to be
-        skipped, at the first row that is no string or too long, and where the file is damaged or cut short.
-        """
+        """Yield the file's documents in order; see :class:`~pause_megatron.corpus.sources.Source`."""
         return read_columns(_columns(self.location, options.text_key), self.location, options)
 
 
 def is_saved_dataset(folder: Path) -> bool:
-    """Whether ``datasets.save_to_disk`` wrote ``folder``, be it one split or several."""
+    """Whether ``datasets.save_to_disk`` wrote ``folder``, with one split or several."""
     return (folder / _STATE_FILE).is_file() or (folder / _SPLITS_FILE).is_file()
 
 
 def saved_dataset_sources(folder: Path) -> list[ArrowSource]:
-    """The data files of the saved dataset ``folder``.
+    """Data files of the saved dataset ``folder``.
 
-    Raises :class:`UserError` when it holds several splits, no documents, or not all its files.
+    Raises :class:`UserError` if it contains several splits, no documents, or not all its files.
     """
     if (folder / _SPLITS_FILE).is_file():
         splits = json.loads((folder / _SPLITS_FILE).read_text(encoding="utf-8"))["splits"]
-        raise UserError(f"{folder}: holds the splits {', '.join(splits)}; name one of them, as {folder / splits[0]}")
+        raise UserError(f"{folder}: contains the splits {', '.join(splits)}; give one, e.g. {folder / splits[0]}")
     state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
     files = [folder / file["filename"] for file in state["_data_files"]]
     if not files:
-        raise UserError(f"{folder}: the dataset saved there is empty; leave it out")
+        raise UserError(f"{folder}: the dataset is empty; leave it out")
     if missing := [path.name for path in files if not path.is_file()]:
-        raise UserError(f"{folder}: {missing[0]} is missing, which {_STATE_FILE} names; copy the whole folder")
+        raise UserError(f"{folder}: {missing[0]} is missing, but listed in {_STATE_FILE}; copy the complete folder")
     return [
         ArrowSource(name=f"{folder.resolve().name}-{path.stem}", location=str(path), size_bytes=path.stat().st_size)
         for path in files
@@ -75,5 +71,5 @@ def _columns(location: str, text_key: str) -> Iterator[pyarrow.Array]:
         for batch in reader:
             yield batch.column(text_key)
         file.seek(max(file.size() - len(_END_OF_STREAM), 0))
-        if file.read() != _END_OF_STREAM:  # pyarrow takes a file cut between two batches for a whole one
+        if file.read() != _END_OF_STREAM:  # pyarrow accepts a file that is cut between two batches
             raise pyarrow.ArrowInvalid("the file ends too early")

@@ -1,6 +1,6 @@
-"""What a user names as input to sources: files, globs, folders and Hugging Face datasets, one source for each shard.
+"""Search for the sources of ``--input``: files, globs, folders and Hugging Face datasets.
 
-The entry of the package. A source is what one shard of a dataset is made from; it knows its name, and reads itself.
+Preprocessing makes one shard from each source. For example, ``'c4/*.json.gz'`` gives one source per matching file.
 """
 
 from __future__ import annotations
@@ -20,41 +20,46 @@ from pause_megatron.errors import UserError
 
 FILE_SUFFIXES = (*JSON_SUFFIXES, PARQUET_SUFFIX)
 RESERVED_NAMES = frozenset({"dataset"})
-"""Names of files that describe a dataset as a whole."""
+"""Shard names that would clash with the files of a complete dataset."""
 
 
 class Source(Protocol):
-    """One shard's input: a small frozen dataclass that can be sent to another process."""
+    """Input of one shard: a small frozen dataclass that can be sent to another process."""
 
     @property
     def name(self) -> str:
-        """The shard's file name, safe for a file system and unlike that of any other source found with it."""
+        """File name of the shard, unique among the sources found together."""
 
     @property
     def location(self) -> str:
-        """What errors and manifests call it."""
+        """Path or address, for errors and manifests."""
 
     @property
     def size_bytes(self) -> int:
-        """Stored size; 0 when unknown."""
+        """Stored size, in bytes; 0 if unknown."""
 
     def read(self, options: ReadOptions) -> Iterator[Block]:
-        """Yield the documents in order. Raises :class:`UserError` for what cannot be read."""
+        """Yield the documents in order.
+
+        Raises :class:`UserError` if the source cannot be opened or has no column ``options.text_key``; and, unless
+        ``options`` skip errors, at the first record that is not a string, not UTF-8 or too long, and if the data is
+        damaged.
+        """
 
 
 def find_sources(inputs: Iterable[str]) -> tuple[Source, ...]:
-    """The sources that ``inputs`` name, sorted by location, each once.
+    """Sources of ``inputs``, sorted by location, without duplicates.
 
     An input is a path, a glob (``*``, ``?``, ``[]``, ``**``), a folder written by ``datasets.save_to_disk``, or
     ``hf:NAME[:CONFIG[:SPLIT]]``.
 
-    Raises :class:`UserError` for an input that nothing is found for, a file of an unknown kind, and two sources of one
-    name.
+    Raises :class:`UserError` if nothing is found for an input, a file has an unknown suffix, or two sources have the
+    same name.
     """
     found: dict[str, Source] = {}
     for wanted in inputs:
         for source in hub_sources(wanted) if wanted.startswith(HUB_PREFIX) else _path_sources(wanted):
-            # Not resolved further: two links to one file are two inputs.
+            # Not resolved further: two links to the same file are two inputs.
             found.setdefault(os.path.abspath(source.location), source)  # noqa: PTH100
     sources = sorted(found.values(), key=lambda source: source.location)
     _check_names(sources)
@@ -62,23 +67,23 @@ def find_sources(inputs: Iterable[str]) -> tuple[Source, ...]:
 
 
 def shard_name(path: Path) -> str:
-    """The name of the shard made from the file ``path``: the file's, without its suffix.
+    """Name of the shard made from the file ``path``: its name without the suffix.
 
-    Raises :class:`UserError` for a file of an unknown kind.
+    Raises :class:`UserError` for an unknown suffix.
     """
     for suffix in FILE_SUFFIXES:
         if path.name.endswith(suffix):
             return path.name.removesuffix(suffix)
-    raise UserError(f"{path}: unknown kind of file; its name should end in {', '.join(FILE_SUFFIXES)}")
+    raise UserError(f"{path}: unknown suffix; give files that end in {', '.join(FILE_SUFFIXES)}")
 
 
 def _path_sources(pattern: str) -> list[Source]:
-    """The sources of a path, or of all paths that a glob matches; folders that hold no dataset are not meant by it."""
+    """Sources of a path, or of all paths that match a glob; other folders that match are ignored."""
     literal = Path(pattern)
     if literal.is_dir() and not is_saved_dataset(literal):
         raise UserError(
-            f"--input {pattern}: a folder that datasets.save_to_disk did not write; "
-            f"name the files in it, as '{literal / '*.json.gz'}'"
+            f"--input {pattern}: a folder without a dataset of datasets.save_to_disk; "
+            f"give the files in it, e.g. '{literal / '*.json.gz'}'"
         )
     names = [pattern] if literal.exists() else glob.glob(pattern, recursive=True)  # noqa: PTH207 - absolute too
     paths = [Path(name) for name in names]
@@ -89,7 +94,7 @@ def _path_sources(pattern: str) -> list[Source]:
         elif is_saved_dataset(path):
             sources += saved_dataset_sources(path)
     if not sources:
-        raise UserError(f"--input {pattern}: no such file; give paths or globs of text files, quoted for the shell")
+        raise UserError(f"--input {pattern}: no such file; give paths or quoted globs of text files")
     return sources
 
 
@@ -99,12 +104,12 @@ def _file_source(path: Path) -> Source:
 
 
 def _check_names(sources: Iterable[Source]) -> None:
-    """Raise :class:`UserError` where two sources would be written to one shard, or one where no shard may be."""
+    """Raise :class:`UserError` if two sources have the same name, or the name of one is reserved or empty."""
     location_of: dict[str, str] = {}
     for source in sources:
         first = location_of.setdefault(source.name, source.location)
         if first != source.location or source.name in RESERVED_NAMES or not source.name:
             clash = f"{first} and {source.location}" if first != source.location else first
             raise UserError(
-                f"{clash}: a shard is named after its file, and '{source.name}' is taken; rename it or leave it out"
+                f"{clash}: the shard name '{source.name}' is taken or reserved; rename a file or leave it out"
             )

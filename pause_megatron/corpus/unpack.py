@@ -1,7 +1,7 @@
-"""A file's unpacked content in pieces of bounded size: plain, gzip or Zstandard, of any number of members or frames.
+"""Decompression of plain, gzip and Zstandard files in pieces of bounded size, with any number of members or frames.
 
-First step of reading JSON lines. Unpacking is driven from here, not by a file object, so that all that can be unpacked
-before a cut is handed on, and so that a small file which unpacks to very much never does so at once.
+First step of reading JSON lines. This module drives the decompressors itself instead of reading from a file object. It
+can then yield everything before damage, and bound the memory of a small file with very large content.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import zstandard
 
 from pause_megatron.errors import UserError
 
-try:  # Intel's inflate is 3 to 4 times as fast as the standard library's
+try:  # 3 to 4 times as fast as zlib
     from isal import isal_zlib as zlib
 except ImportError:  # isal has no wheel for some platforms
     zlib = standard_zlib  # type: ignore[misc]
@@ -24,24 +24,22 @@ _INFLATE_ERRORS: tuple[type[Exception], ...] = (standard_zlib.error, zlib.error)
 
 READ_BYTES = 128 << 10
 _ZSTD_STEP_BYTES = 1 << 10
-"""Packed bytes given to Zstandard at a time: it unpacks them all at once, four of them to 128 KiB at the worst."""
+"""Compressed bytes per call of Zstandard, which decompresses them at once: in the worst case, 4 bytes give 128 KiB."""
 _GZIP_MAGIC = b"\x1f\x8b"
 _GZIP_WRAPPER = 31
 
 
 class _DamagedError(Exception):
-    """The packed data cannot be unpacked any further."""
+    """The compressed data cannot be read any further."""
 
 
 class Unpacked:
-    """Iterates over the content of ``path`` in pieces of at most ``piece_bytes`` bytes.
+    """Iterates over the content of ``path`` in pieces of at most ``piece_bytes`` bytes, decompressed by its suffix.
 
-    The suffix (``.gz``, ``.zst``) says how to unpack it.
+    Iteration ends at the end of the file, or at damage (truncated data, a wrong checksum, or another format), which
+    :attr:`damage` then describes; otherwise it is None.
 
-    Iteration ends at damage (packed data that is cut short, fails its checksum or is of another kind) as it does at the
-    end of the file, and :attr:`damage` then says what is wrong; until then it is None.
-
-    Raises :class:`UserError` when the file cannot be opened, or the system cannot read it: repeating the run may help.
+    Raises :class:`UserError` if the system cannot open or read the file.
     """
 
     def __init__(self, path: Path, piece_bytes: int) -> None:
@@ -66,12 +64,12 @@ def _plain(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
 
 
 def _gunzip(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
-    """Members one after the other, with the zeros that some tapes and tools pad them with."""
+    """Decompress all members; zeros between members are padding of some tools."""
     member = None
     members = 0
     while data := file.read(READ_BYTES):
         while data or member:
-            if member is None:
+            if member is None:  # a member begins
                 data = data.lstrip(b"\0") if members else data
                 if not data:
                     break
@@ -96,12 +94,12 @@ def _gunzip(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
 
 def _check_magic(data: bytes, members: int) -> None:
     if not data.startswith(_GZIP_MAGIC[: len(data)]):
-        where = "Not a gzipped file" if not members else "something else follows the gzip data"
+        where = "Not a gzipped file" if not members else "other data follows the gzip data"
         raise _DamagedError(f"cannot be read: {where} ({data[:4]!r})")
 
 
 def _unpack_zstd(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
-    """Frames one after the other; pieces are strung together since each step gives little."""
+    """Decompress all frames; joins the small outputs of single steps to larger pieces."""
     unpacker = zstandard.ZstdDecompressor()
     frame = None
     frames = 0

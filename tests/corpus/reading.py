@@ -1,4 +1,4 @@
-"""What the tests of reading share: everything a source gives, and files in every packing."""
+"""Helpers of the reading tests: read complete sources, and compress files in every format."""
 
 from __future__ import annotations
 
@@ -38,4 +38,4 @@ def skip(source: Source | Path, **options: object) -> Read:
 
 
 PACKINGS = {"": bytes, ".gz": gzip.compress, ".zst": zstandard.ZstdCompressor().compress}
-"""Suffix of a packed file, and what packs it."""
+"""Suffix of a compressed file to the function that compresses it."""

@@ -42,7 +42,7 @@ def test_splits_differ(folder):
     assert len(find_sources([f"hf:{folder}", f"hf:{folder}::test"])) == 4
 
 
-def test_parquet_and_packed_files_are_streamed(tmp_path):
+def test_parquet_and_compressed_files_are_streamed(tmp_path):
     pq.write_table(pa.table({"text": ["a", None, "b"]}), tmp_path / "train.parquet")
     (source,) = find_sources([f"hf:{tmp_path}"])
     assert skip(source) == (["a", "b"], [(2, "no text (null)")], 2)
@@ -59,7 +59,7 @@ def test_parquet_and_packed_files_are_streamed(tmp_path):
     [gzip.compress(b'{"text": "a"}\n' * 500)[:-20], b"plain", gzip.compress(b'{"text": ')],
     ids=["cut", "plain", "cut JSON"],
 )
-def test_damaged_file_is_named_or_reported(tmp_path, packed):
+def test_damaged_file_stops_or_is_reported(tmp_path, packed):
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl.gz").write_bytes(gzip.compress(b'{"text": "a"}\n' * 5))
     _, source = find_sources([f"hf:{tmp_path}"])
@@ -79,7 +79,7 @@ def test_damaged_file_is_named_or_reported(tmp_path, packed):
         (":a:b:c", r"expected hf:NAME\[:CONFIG\[:SPLIT\]\]"),
     ],
 )
-def test_what_cannot_be_found_says_what_was_tried(folder, suffix, complaint):
+def test_error_shows_the_failed_call(folder, suffix, complaint):
     with pytest.raises(UserError, match=complaint) as refused:
         find_sources([f"hf:{folder}{suffix}"])
     assert str(refused.value).startswith(f"--input hf:{folder}{suffix.partition(':')[0]}")
@@ -88,21 +88,21 @@ def test_what_cannot_be_found_says_what_was_tried(folder, suffix, complaint):
         find_sources(["hf:"])
 
 
-def test_missing_column_names_those_there_are(folder):
+def test_error_lists_the_columns(folder):
     source, *_ = find_sources([f"hf:{folder}"])
-    with pytest.raises(UserError, match=r'#00000-of-00003: no column "body"; its columns are n, text'):
+    with pytest.raises(UserError, match=r'#00000-of-00003: no column "body"; set --text-key to one of: n, text'):
         skip(source, text_key="body")
     with pytest.raises(UserError, match="row 1: not text but int64"):
         read(source, text_key="n")
 
 
-def test_dataset_that_was_divided_anew_is_noticed(tmp_path):
+def test_changed_number_of_shards_is_refused(tmp_path):
     for name in ("a", "b"):
         (tmp_path / f"{name}.jsonl").write_text('{"text": "a"}\n')
     source, _ = find_sources([f"hf:{tmp_path}"])
     (tmp_path / "b.jsonl").unlink()
     assert len(find_sources([f"hf:{tmp_path}"])) == 1
-    with pytest.raises(UserError, match="the dataset has 1 shards now; start again"):
+    with pytest.raises(UserError, match="the dataset now has 1 shards; start again"):
         read(source)
 
 

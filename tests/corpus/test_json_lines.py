@@ -80,13 +80,13 @@ def test_documents_and_errors_do_not_depend_on_block_sizes(folder, lines, last_n
 
 @pytest.mark.parametrize(("bad", "complaint"), BAD_LINES)
 @pytest.mark.parametrize("block_bytes", [20, 1 << 20])
-def test_bad_line_stops_by_name_or_is_skipped_and_counted(tmp_path, bad, complaint, block_bytes):
+def test_bad_line_stops_with_its_number_or_is_skipped_and_counted(tmp_path, bad, complaint, block_bytes):
     path = tmp_path / "bad.jsonl"
     path.write_bytes(GOOD * 6 + bad + b"\n\n" + GOOD * 3 + bad)
     with pytest.raises(UserError, match=re.escape(f"{path}, line 7: ") + ".*" + re.escape(complaint)) as stopped:
         read(path, block_bytes=block_bytes)
     assert "\n" not in str(stopped.value)
-    assert str(stopped.value).endswith('; expected one JSON object a line with a string "text"')
+    assert str(stopped.value).endswith('; expected one JSON object per line with a string "text"')
     got = skip(path, block_bytes=block_bytes)
     assert got.texts == ["good"] * 9
     assert [number for number, _ in got.errors] == [7, 12]
@@ -103,7 +103,7 @@ def test_bad_line_stops_by_name_or_is_skipped_and_counted(tmp_path, bad, complai
         (b'{"text":\n"split"}' + GOOD[:-1], [1, 2]),
     ],
 )
-def test_split_and_blank_lines_do_not_make_up_for_doubled_ones(tmp_path, content, wrong):
+def test_objects_across_lines_and_two_on_a_line_are_errors_even_if_the_counts_match(tmp_path, content, wrong):
     path = tmp_path / "a.jsonl"
     path.write_bytes(content)
     got = skip(path)
@@ -112,7 +112,7 @@ def test_split_and_blank_lines_do_not_make_up_for_doubled_ones(tmp_path, content
 
 
 @pytest.mark.parametrize("key", ["content", "raw text", "ключ", "a.b", ""])
-def test_any_key_can_hold_the_text(tmp_path, key):
+def test_text_key_can_be_any_name(tmp_path, key):
     path = tmp_path / "a.jsonl"
     path.write_text(json.dumps({"text": 1, key: "wanted"}) + "\n")
     assert read(path, text_key=key).texts == ["wanted"]
@@ -122,14 +122,14 @@ def test_any_key_can_hold_the_text(tmp_path, key):
 
 
 @pytest.mark.parametrize("key", ['a"b', "a\\b", "text\n"])
-def test_key_that_cannot_be_read_is_refused(tmp_path, key):
+def test_unsupported_text_key_is_refused(tmp_path, key):
     (tmp_path / "a.jsonl").write_bytes(GOOD)
     with pytest.raises(UserError, match=r"--text-key '.*': keys with quotes"):
         read(tmp_path / "a.jsonl", text_key=key)
 
 
 @pytest.mark.parametrize("block_bytes", [64, 1 << 20])
-def test_long_line_is_an_error_and_its_neighbours_are_not(tmp_path, block_bytes):
+def test_long_line_is_an_error_and_its_neighbours_are_read(tmp_path, block_bytes):
     path = tmp_path / "a.jsonl"
     longest = b'{"text": "good"' + b" " * 84 + b"}"
     for content in (longest, b" " + longest, longest[:-1] + b" " * 500 + b"}"):
@@ -151,7 +151,7 @@ def test_file_without_lines_has_no_documents(tmp_path, content):
     assert read(tmp_path / "a.jsonl") == ([], [], len(content))
 
 
-def test_empty_documents_are_handed_on(tmp_path):
+def test_empty_documents_are_kept(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(b'{"text": ""}\n' * 2)
     assert read(tmp_path / "a.jsonl").texts == ["", ""]
 
@@ -163,7 +163,7 @@ def test_many_errors_come_in_many_blocks(tmp_path):
     assert [error.line for block in blocks for error in block.errors] == list(range(1, 300_001))
 
 
-def test_blocks_are_about_as_large_as_asked(tmp_path):
+def test_blocks_have_about_the_given_size(tmp_path):
     (source,) = json_source(tmp_path, (line("word " * 400) + b"\n") * 3000)
     sizes = [block.read_bytes for block in source.read(ReadOptions(block_bytes=1 << 20))]
     assert len(sizes) > 4

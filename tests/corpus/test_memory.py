@@ -1,4 +1,4 @@
-"""Peaks of memory, each measured in a process of its own: what is stated in the modules' docstrings."""
+"""Peak memory stated in the modules' docstrings, each measured in a child process."""
 
 import gzip
 import subprocess
@@ -66,7 +66,7 @@ def test_blank_lines_take_no_memory(tmp_path, suffix, bound):
 
 
 @pytest.mark.parametrize(("suffix", "bound"), [(".gz", 24), (".zst", 128)])
-def test_stream_without_newlines_is_thrown_away_as_it_is_read(tmp_path, suffix, bound):
+def test_overlong_line_is_discarded_while_it_is_read(tmp_path, suffix, bound):
     path = pack(tmp_path / f"a.jsonl{suffix}", b"x" * MIB, 128)
     documents, read_bytes, errors, peak, _ = measure(path, max_document_bytes=4 * MIB)
     assert (documents, read_bytes, errors) == (0, 128 * MIB, 1)

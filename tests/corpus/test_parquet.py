@@ -44,7 +44,7 @@ def test_rows_do_not_depend_on_block_sizes(tmp_path_factory, texts, block_bytes,
     assert got.read_bytes == sum(len(text.encode()) for text in got.texts)
 
 
-def test_bad_rows_stop_by_name_or_are_skipped_and_counted(tmp_path):
+def test_bad_rows_stop_with_their_number_or_are_skipped_and_counted(tmp_path):
     values = [b"good", None, b"\xff\xfe", b"x" * 101, b"x" * 100, b""] * 300
     path = write(tmp_path / "a.parquet", invalid_utf8(values))
     with pytest.raises(UserError, match=r'a\.parquet, row 2: no text \(null\); expected a string in column "text"'):
@@ -60,7 +60,7 @@ def test_bad_rows_stop_by_name_or_are_skipped_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize("bad", [None, b"\xff", b"x" * 101])
-def test_one_kind_of_bad_row_alone_is_noticed(tmp_path, bad):
+def test_each_kind_of_bad_row_is_reported(tmp_path, bad):
     path = write(tmp_path / "a.parquet", invalid_utf8([b"good", bad, b"good"]))
     got = skip(path, max_document_bytes=100)
     assert got.texts == ["good"] * 2
@@ -76,14 +76,14 @@ def test_rows_that_are_not_text_are_errors(tmp_path):
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
-def test_missing_column_names_those_there_are(tmp_path, on_error):
+def test_error_lists_the_columns(tmp_path, on_error):
     path = write(tmp_path / "a.parquet", pa.array(TEXTS))
-    with pytest.raises(UserError, match=r'a\.parquet: no column "body"; its columns are url, text'):
+    with pytest.raises(UserError, match=r'a\.parquet: no column "body"; set --text-key to one of: url, text'):
         read(path, text_key="body", on_error=on_error)
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
-def test_file_that_is_gone_always_stops(tmp_path, on_error):
+def test_missing_file_always_stops(tmp_path, on_error):
     source = ParquetSource(name="a", location=str(tmp_path / "a.parquet"), size_bytes=1)
     with pytest.raises(UserError, match=r"a\.parquet: cannot be read: No such file or directory"):
         read(source, on_error=on_error)
@@ -93,7 +93,7 @@ def test_file_without_rows_has_no_documents(tmp_path):
     assert read(write(tmp_path / "a.parquet", pa.array([], pa.string()))) == ([], [], 0)
 
 
-def test_damaged_file_keeps_the_rows_before(tmp_path):
+def test_rows_before_damage_are_kept(tmp_path):
     path = write(
         tmp_path / "a.parquet", pa.array(TEXTS), row_group_size=500, write_page_checksum=True, use_dictionary=False
     )

@@ -31,16 +31,16 @@ def test_shuffled_and_selected_rows_are_the_saved_ones(tmp_path):
     assert read(save(tmp_path / "corpus", dataset)).texts == dataset["text"][:]
 
 
-def test_bad_rows_are_named(tmp_path):
+def test_error_shows_the_bad_row(tmp_path):
     folder = save(tmp_path / "corpus", Dataset.from_dict({"text": ["a", None, ""]}))
     with pytest.raises(UserError, match=r"data-00000-of-00001\.arrow, row 2: no text \(null\); expected a string"):
         read(folder)
     assert skip(folder) == (["a", ""], [(2, "no text (null)")], 1)
-    with pytest.raises(UserError, match=r'no column "body"; its columns are text'):
+    with pytest.raises(UserError, match=r'no column "body"; set --text-key to one of: text'):
         skip(folder, text_key="body")
 
 
-def test_every_cut_of_a_data_file_is_noticed(tmp_path):
+def test_every_truncated_data_file_is_reported(tmp_path):
     folder = save(tmp_path / "corpus", Dataset.from_dict({"text": TEXTS}))
     (path,) = folder.glob("*.arrow")
     whole = path.read_bytes()
@@ -56,8 +56,8 @@ def test_every_cut_of_a_data_file_is_noticed(tmp_path):
 @pytest.mark.parametrize(
     ("dataset", "complaint"),
     [
-        (DatasetDict(train=Dataset.from_dict({"text": ["a"]}), test=Dataset.from_dict({"text": ["b"]})), "holds the "),
-        (Dataset.from_dict({"text": []}), "the dataset saved there is empty; leave it out"),
+        (DatasetDict(train=Dataset.from_dict({"text": ["a"]}), test=Dataset.from_dict({"text": ["b"]})), "contains the "),
+        (Dataset.from_dict({"text": []}), "the dataset is empty; leave it out"),
     ],
 )
 def test_folder_without_one_dataset_is_refused(tmp_path, dataset, complaint):
@@ -65,15 +65,15 @@ def test_folder_without_one_dataset_is_refused(tmp_path, dataset, complaint):
         find_sources([str(save(tmp_path / "corpus", dataset))])
     if isinstance(dataset, DatasetDict):
         assert str(refused.value).endswith(
-            f"holds the splits train, test; name one of them, as {tmp_path}/corpus/train"
+            f"contains the splits train, test; give one, e.g. {tmp_path}/corpus/train"
         )
         assert read(tmp_path / "corpus" / "test").texts == ["b"]
 
 
-def test_missing_data_file_is_named(tmp_path):
+def test_error_shows_the_missing_data_file(tmp_path):
     folder = save(tmp_path / "corpus", Dataset.from_dict({"text": TEXTS}), num_shards=2)
     (folder / "data-00001-of-00002.arrow").unlink()
-    with pytest.raises(UserError, match=r"data-00001-of-00002\.arrow is missing, which state\.json names"):
+    with pytest.raises(UserError, match=r"data-00001-of-00002\.arrow is missing, but listed in state\.json"):
         find_sources([str(folder)])
 
 

@@ -64,42 +64,42 @@ def test_sources_know_their_size_and_can_be_sent_to_a_process(tmp_path):
     ("name", "shard"),
     [("c4-train.00000-of-01024.json.gz", "c4-train.00000-of-01024"), ("a.b.jsonl.zst", "a.b"), ("a.parquet", "a")],
 )
-def test_shard_is_named_after_its_file(name, shard):
+def test_shard_name_is_the_file_name_without_suffix(name, shard):
     assert shard_name(Path("folder") / name) == shard
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.gz", "a.jsonl.xz", "a.arrow", "json"])
-def test_unknown_kind_of_file_is_refused(tmp_path, name):
+def test_unknown_suffix_is_refused(tmp_path, name):
     touch(tmp_path, name)
-    complaint = r"unknown kind of file; its name should end in \.json\.gz, .*\.parquet"
+    complaint = r"unknown suffix; give files that end in \.json\.gz, .*\.parquet"
     with pytest.raises(UserError, match=complaint):
         find_sources([str(tmp_path / "*")])
 
 
-def test_two_files_of_one_name_are_refused_by_both_names(tmp_path):
+def test_two_files_of_one_name_are_refused_with_both_paths(tmp_path):
     touch(tmp_path, "a/text.jsonl", "b/text.json.gz", "c/other.jsonl")
     with pytest.raises(UserError) as refused:
         find_sources([str(tmp_path / "*" / "*")])
     assert str(refused.value) == (
-        f"{tmp_path}/a/text.jsonl and {tmp_path}/b/text.json.gz: a shard is named after its file, and 'text' is taken; "
-        "rename it or leave it out"
+        f"{tmp_path}/a/text.jsonl and {tmp_path}/b/text.json.gz: the shard name 'text' is taken or reserved; "
+        "rename a file or leave it out"
     )
 
 
 @pytest.mark.parametrize("name", ["dataset.jsonl", ".jsonl"])
 def test_names_that_no_shard_may_have_are_refused(tmp_path, name):
     touch(tmp_path, name)
-    with pytest.raises(UserError, match=f"{name}: a shard is named after its file, and '.*' is taken"):
+    with pytest.raises(UserError, match=f"{name}: the shard name '.*' is taken or reserved"):
         find_sources([str(tmp_path / name)])
 
 
-def test_inputs_without_files_are_named(tmp_path):
+def test_error_shows_the_input_without_files(tmp_path):
     touch(tmp_path, "a.jsonl", "folder/a.jsonl")
     for pattern in ("*.gz", "b.jsonl", "fol*"):
-        with pytest.raises(UserError, match="no such file; give paths or globs") as refused:
+        with pytest.raises(UserError, match="no such file; give paths or quoted globs") as refused:
             find_sources([str(tmp_path / "a.jsonl"), str(tmp_path / pattern)])
         assert str(refused.value).startswith(f"--input {tmp_path / pattern}: ")
-    with pytest.raises(UserError, match=r"folder: a folder that .*; name the files in it, as '.*\*\.json"):
+    with pytest.raises(UserError, match=r"folder: a folder without .*; give the files in it, e\.g\. '.*\*\.json"):
         find_sources([str(tmp_path / "folder")])
 
 

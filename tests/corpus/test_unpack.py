@@ -29,7 +29,7 @@ SKIPPABLE = b"\x50\x2a\x4d\x18\x05\0\0\0notes"
 
 @pytest.mark.parametrize("suffix", PACKINGS)
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
-def test_every_packing_is_read(tmp_path, name, suffix):
+def test_every_compression_is_read(tmp_path, name, suffix):
     path = tmp_path / f"{name}{suffix}"
     path.write_bytes(PACKINGS[suffix](CONTENT))
     assert read(path) == (TEXTS, [], len(CONTENT))
@@ -49,7 +49,7 @@ def test_every_packing_is_read(tmp_path, name, suffix):
     ],
     ids=["members", "padded", "empty members", "empty", "frames", "skippable frames", "empty frame"],
 )
-def test_members_and_frames_are_read_to_the_last(tmp_path, monkeypatch, block_bytes, suffix, content, times):
+def test_all_members_and_frames_are_read(tmp_path, monkeypatch, block_bytes, suffix, content, times):
     monkeypatch.setattr(unpack, "READ_BYTES", min(block_bytes, unpack.READ_BYTES))
     path = tmp_path / f"a.jsonl{suffix}"
     path.write_bytes(content)
@@ -57,7 +57,7 @@ def test_members_and_frames_are_read_to_the_last(tmp_path, monkeypatch, block_by
 
 
 @pytest.mark.parametrize(("suffix", "packed"), [(".gz", GZIP), (".zst", ZSTD)])
-def test_all_documents_before_a_cut_are_kept(tmp_path, suffix, packed):
+def test_all_documents_before_truncation_are_kept(tmp_path, suffix, packed):
     path = tmp_path / f"a.jsonl{suffix}"
     kept = []
     for end in [*range(0, len(packed), len(packed) // 40), len(packed) - 1]:
@@ -79,7 +79,7 @@ def test_all_documents_before_a_cut_are_kept(tmp_path, suffix, packed):
 
 
 @pytest.mark.parametrize(("suffix", "packed"), [(".gz", GZIP), (".zst", ZSTD)])
-def test_cut_in_a_later_member_or_frame_is_noticed(tmp_path, suffix, packed):
+def test_truncation_in_a_later_member_or_frame_is_reported(tmp_path, suffix, packed):
     path = tmp_path / f"a.jsonl{suffix}"
     for end in (1, 5, len(packed) // 2, len(packed) - 1):
         path.write_bytes(packed + packed[:end])
@@ -90,7 +90,7 @@ def test_cut_in_a_later_member_or_frame_is_noticed(tmp_path, suffix, packed):
         assert f"data ends too early; nothing after line {len(got.texts)} can be read" in reason
 
 
-def test_what_a_cut_leaves_to_unpack_is_kept_in_small_pieces_too(tmp_path):
+def test_documents_before_truncation_are_kept_with_small_pieces(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     packed = gzip.compress(b'{"text": "again and again"}\n' * 100)
     for end in range(20, len(packed)):
@@ -106,7 +106,7 @@ def unpacked_of(suffix, cut):
     return zstandard.ZstdDecompressor().decompressobj().decompress(cut) if cut else b""
 
 
-def test_last_document_before_a_cut_is_kept_without_its_newline(tmp_path):
+def test_last_document_before_truncation_is_kept_without_its_newline(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     for content, kept in ((b'{"text": "a"}\n{"text": "b"}', ["a", "b"]), (b'{"text": "a"}\n{"text": "b"', ["a"])):
         path.write_bytes(gzip.compress(content)[:-8])
@@ -120,7 +120,7 @@ def test_last_document_before_a_cut_is_kept_without_its_newline(tmp_path):
     [
         ("a.json.gz", b"plain text", r"cannot be read: Not a gzipped file \(b'plai'\); nothing of it"),
         ("a.json.gz", b"p", r"cannot be read: Not a gzipped file \(b'p'\); nothing of it"),
-        ("a.json.gz", GZIP + b"garbage", r"cannot be read: something else follows the gzip data \(b'garb'\)"),
+        ("a.json.gz", GZIP + b"garbage", r"cannot be read: other data follows the gzip data \(b'garb'\)"),
         ("a.json.gz", GZIP[:-6] + b"zz" + GZIP[-4:], r"the gzip data is damaged, here or before \(.*checksum"),
         ("a.json.gz", GZIP[:-4] + b"zzzz", r"the gzip data is damaged, here or before"),
         ("a.json.gz", GZIP[:40] + b"xxxx" + GZIP[44:], r"the gzip data is damaged, here or before"),
@@ -131,7 +131,7 @@ def test_last_document_before_a_cut_is_kept_without_its_newline(tmp_path):
         ("a.json.zst", ZSTD[:8] + b"\xff" * 40 + ZSTD[48:], r"the Zstandard data cannot be unpacked"),
     ],
 )
-def test_damaged_data_is_named(tmp_path, name, content, complaint):
+def test_error_describes_the_damage(tmp_path, name, content, complaint):
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(UserError, match=f"{path}: {complaint}"):
@@ -141,7 +141,7 @@ def test_damaged_data_is_named(tmp_path, name, content, complaint):
     assert f"nothing after line {len(got.texts)} " in got.errors[-1][1] or not got.texts
 
 
-def test_every_flipped_byte_is_noticed(tmp_path):
+def test_every_flipped_byte_is_reported(tmp_path):
     packed = bytearray(gzip.compress(CONTENT[:2000], mtime=0))
     path = tmp_path / "a.jsonl.gz"
     header = range(4, 10)  # time, flags and system: nothing that decides the text
@@ -152,7 +152,7 @@ def test_every_flipped_byte_is_noticed(tmp_path):
         packed[position] ^= 0x10
 
 
-def test_bad_line_before_a_cut_is_named_first(tmp_path):
+def test_bad_line_before_truncation_is_reported_first(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     path.write_bytes(gzip.compress(LINES[0] + b"{}\n" + CONTENT)[:-9])
     with pytest.raises(UserError, match="line 2: Object missing"):
@@ -161,7 +161,7 @@ def test_bad_line_before_a_cut_is_named_first(tmp_path):
 
 
 @pytest.mark.parametrize("on_error", ["stop", "skip"])
-def test_file_the_system_cannot_read_always_stops(tmp_path, on_error):
+def test_unreadable_file_always_stops(tmp_path, on_error):
     path = tmp_path / "a.jsonl"
     path.write_bytes(CONTENT)
     (source,) = find_sources([str(path)])
@@ -196,7 +196,7 @@ def test_failing_disk_always_stops():
         skip(source)
 
 
-def test_gzip_is_read_alike_without_isal(tmp_path):
+def test_gzip_reads_the_same_without_isal(tmp_path):
     program = (
         "import sys; from pathlib import Path; sys.modules['isal'] = None\n"
         "from pause_megatron.corpus import unpack; from tests.corpus.reading import read, skip\n"

@@ -175,7 +175,7 @@ def test_inputs_of_one_name_are_refused(tmp_path, config_for):
     for path in paths:
         path.parent.mkdir()
         path.touch()
-    with pytest.raises(UserError, match="a shard is named after its file, and 'text' is taken"):
+    with pytest.raises(UserError, match="the shard name 'text' is taken or reserved"):
         preprocess(config_for(tmp_path / "data", input=tuple(map(str, paths))))
 
 
