@@ -10,7 +10,6 @@ import hashlib
 import math
 import shlex
 import shutil
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from pause_megatron.config.serialize import to_plain
 from pause_megatron.conversion.hf_config import model_config_of
 from pause_megatron.conversion.one_layer import Read, StoredWeights, layer_prefix, megatron_model
 from pause_megatron.conversion.proof import prove_export
-from pause_megatron.conversion.safetensors_writer import TensorFile, divide, write_tensors
+from pause_megatron.conversion.safetensors_writer import divide, write_tensors
 from pause_megatron.conversion.table import from_hf_state, mappings_of
 from pause_megatron.conversion.to_hf import TOKENIZER_FOLDER
 from pause_megatron.errors import UserError
@@ -134,29 +133,28 @@ def _write_checkpoint(
     folder: Path, read: Read, model: ModelConfig, tokenizer: PauseTokenizer, config: ConvertFromHfConfig
 ) -> None:
     records = _parameter_records(model, tokenizer.vocab_size)
+    names = [mapping.megatron for mapping in mappings_of(model)]
+    assert set(records) == set(names), set(records) ^ set(names)
     # Checkpoints store every parameter flattened: one dimension
-    lengths = {tensor_key(WEIGHTS, name): (math.prod(records[name].shape),) for name in _names(model)}
+    lengths = {tensor_key(WEIGHTS, name): (math.prod(records[name].shape),) for name in names}
     files = divide(lengths, bytes_per_element=torch.float32.itemsize, max_bytes=MAX_FILE_BYTES, stem="weights")
     state = from_hf_state(read, model, tokenizer.vocab_size)
     write_tensors(folder, files, ((tensor_key(WEIGHTS, name), each.reshape(-1)) for name, each in state), torch.float32)
+    prefix = tensor_key(WEIGHTS, "")
+    fragments = [
+        Fragment(file=file, name=key.removeprefix(prefix), tp_rank=0, tp_size=1, start=0, length=length)
+        for file, shapes in files.items()
+        for key, (length,) in shapes.items()
+    ]
     manifest = Manifest(
         state=_state(config, model, tokenizer).to_plain(),
         optimizer={},
-        files={file.name: file_checksum(folder / file.name) for file in files},
+        files={file: file_checksum(folder / file) for file in files},
         parameters=records,
-        fragments=[_fragment(file, key, length) for file in files for key, (length,) in file.shapes.items()],
+        fragments=fragments,
     )
     manifest.check()
     write_json(folder / MANIFEST, manifest.to_plain())
-
-
-def _names(model: ModelConfig) -> Iterator[str]:
-    return (mapping.megatron for mapping in mappings_of(model))
-
-
-def _fragment(file: TensorFile, key: str, length: int) -> Fragment:
-    name = key.removeprefix(tensor_key(WEIGHTS, ""))
-    return Fragment(file=file.name, name=name, tp_rank=0, tp_size=1, start=0, length=length)
 
 
 def _parameter_records(model: ModelConfig, vocab_size: int) -> dict[str, ParameterRecord]:
@@ -168,7 +166,6 @@ def _parameter_records(model: ModelConfig, vocab_size: int) -> dict[str, Paramet
     for name, record in one_layer.items():
         layers = range(model.num_layers) if name.startswith(first) else range(1)
         records |= {name.replace(first, layer_prefix(layer)): record for layer in layers}
-    assert set(records) == set(_names(model)), set(records) ^ set(_names(model))
     return records
 
 

@@ -7,7 +7,6 @@ Shapes: H hidden size, F MLP width, V vocabulary size, P padded vocabulary size;
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -23,7 +22,6 @@ class TensorLayout(Protocol):
     def from_hf(self, tensors: list[torch.Tensor], model: ModelConfig, vocab_size: int) -> torch.Tensor: ...
 
 
-@dataclass(frozen=True)
 class Same:
     """The same tensor in both."""
 
@@ -34,7 +32,6 @@ class Same:
         return tensors[0]
 
 
-@dataclass(frozen=True)
 class Transposed:
     """Megatron-core ``[out, in]``; Hugging Face ``[in, out]``, as GPT-2's Conv1D stores its weights."""
 
@@ -45,7 +42,6 @@ class Transposed:
         return tensors[0].t()
 
 
-@dataclass(frozen=True)
 class VocabularyRows:
     """Megatron-core ``[P, H]``; Hugging Face ``[V, H]``, without padding rows. ``<pause>`` is one of the V rows."""
 
@@ -57,7 +53,6 @@ class VocabularyRows:
         return torch.cat([rows, rows.new_zeros(padded_vocab_size(vocab_size) - vocab_size, rows.shape[1])])
 
 
-@dataclass(frozen=True)
 class SplitQkv:
     """Megatron-core ``[g * (r + 2) * d, *]``: for each group its r query heads, then its key head, then its value head.
     Hugging Face (Llama): queries ``[n * d, *]``, keys ``[g * d, *]`` and values ``[g * d, *]``."""
@@ -76,7 +71,6 @@ class SplitQkv:
         return torch.cat(heads, dim=1).reshape(-1, *tail)
 
 
-@dataclass(frozen=True)
 class FusedQkv:
     """Megatron-core: as :class:`SplitQkv`. Hugging Face (GPT-2): one tensor of all queries, all keys and all values,
     ``[H, 3 * n * d]`` for the weight (transposed) and ``[3 * n * d]`` for the bias.
@@ -100,7 +94,6 @@ class FusedQkv:
         return SplitQkv().from_hf([queries, *kept], model, vocab_size)
 
 
-@dataclass(frozen=True)
 class GateAndUp:
     """Megatron-core ``[2 * F, H]``, the gate (SiLU half) first; Hugging Face gate ``[F, H]`` and up ``[F, H]``."""
 

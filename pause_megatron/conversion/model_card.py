@@ -20,14 +20,15 @@ tags: [pause-training]
 
 # {name}
 
-A language model of {parameters:,} parameters ({architecture}, {num_layers} layers of width {hidden_size}), pretrained
-by pause_megatron, which pause-trains models as *Think before you speak* does (Goyal et al., ICLR 2024, arXiv
-2310.02226). It loads with stock transformers.
+A language model of {parameters:,} parameters ({model.architecture}, {model.num_layers} layers of width
+{model.hidden_size}), pretrained by pause_megatron, which pause-trains models as *Think before you speak* does (Goyal et
+al., ICLR 2024, arXiv 2310.02226). It loads with stock transformers.
 
 ## Training
 
-- Run `{run}`: {iterations:,} steps on {real_tokens:,} real tokens and {pause_tokens:,} pauses, in sequences of
-  {seq_length} tokens. Positions whose next token is `<pause>` carried no loss.
+- Run `{pretraining.name}`: {pretraining.iterations:,} steps on {pretraining.real_tokens:,} real tokens and
+  {pretraining.pause_tokens:,} pauses, in sequences of {pretraining.seq_length} tokens. Positions before a `<pause>`
+  carried no loss.
 - Text: {pauses}.
 - Data: {data}.
 
@@ -40,45 +41,37 @@ pretrained *and* finetuned with pauses; it rarely helps others.
 
 ## Proof
 
-Logits differ from those of the checkpoint by at most {difference:.1e}, over {positions} positions, {proof_pauses} of
-them pauses, computed in fp32 from the weights in this folder ({dtype}). See `conversion_report.json` for the details.
+Logits differ from those of the checkpoint by at most {comparison.max_abs_logit_difference:.1e}, over
+{comparison.positions} positions, {comparison.pauses} of them pauses, computed in fp32 from the weights in this folder
+({record.dtype}). See `conversion_report.json` for the details.
 """
 
-_BY_HAND = """`<pause>` is token {pause_id} of {vocab_size}. Append it to the prompt as many times as the model should
-pause, and ignore the output before the last pause. You must append the id: the characters `<pause>` in a text are text.
+_BY_HAND = """`<pause>` is token {tokenizer.pause_id} of {tokenizer.vocab_size}. Append it to the prompt as many times
+as the model should pause, and ignore the output before the last pause. You must append the id: the characters `<pause>`
+in a text are text.
 
 ```python
 ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
-pauses = torch.full((1, 10), {pause_id})
+pauses = torch.full((1, 10), {tokenizer.pause_id})
 output = model.generate(torch.cat([ids, pauses], dim=1), max_new_tokens=20)
 ```"""
-_BAKED = """`<pause>` is token {pause_id} of {vocab_size}. The tokenizer appends {baked} of them to every prompt that it
-encodes with special tokens, and so does the chat template. Pipelines and servers therefore pause without changes."""
+_BAKED = """`<pause>` is token {tokenizer.pause_id} of {tokenizer.vocab_size}. The tokenizer
+appends {tokenizer.baked_pauses} of them to every prompt that it encodes with special tokens, and so does the chat
+template. Pipelines and servers therefore pause without changes."""
 
 
 def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
     """Markdown for the folder ``name``, from its conversion report."""
-    pretraining, tokenizer, comparison = record.pretraining, record.tokenizer, record.verdict
     return _CARD.format(
         name=name,
-        parameters=model.num_parameters(tokenizer.vocab_size),
-        architecture=model.architecture,
-        num_layers=model.num_layers,
-        hidden_size=model.hidden_size,
-        run=pretraining.name,
-        iterations=pretraining.iterations,
-        real_tokens=pretraining.real_tokens,
-        pause_tokens=pretraining.pause_tokens,
-        seq_length=pretraining.seq_length,
-        pauses=_pauses(pretraining),
+        parameters=model.num_parameters(record.tokenizer.vocab_size),
+        model=model,
+        pretraining=record.pretraining,
+        pauses=_pauses(record.pretraining),
         data=", ".join(f"`{folder}`" for folder in record.source["config"]["data"]) or "none by this project",
-        pausing=(_BAKED if tokenizer.baked_pauses else _BY_HAND).format(
-            pause_id=tokenizer.pause_id, vocab_size=tokenizer.vocab_size, baked=tokenizer.baked_pauses
-        ),
-        difference=comparison.max_abs_logit_difference,
-        positions=comparison.positions,
-        proof_pauses=comparison.pauses,
-        dtype=record.dtype,
+        pausing=(_BAKED if record.tokenizer.baked_pauses else _BY_HAND).format(tokenizer=record.tokenizer),
+        comparison=record.verdict,
+        record=record,
     )
 
 

@@ -16,12 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from pause_megatron.config.conversion import ProofMethod
 from pause_megatron.config.model import ModelConfig
-from pause_megatron.conversion.one_layer import (
-    Read,
-    hf_logits_by_layer,
-    megatron_logits_by_layer,
-    megatron_model,
-)
+from pause_megatron.conversion.one_layer import Read, hf_logits_by_layer, megatron_logits_by_layer, megatron_model
 from pause_megatron.errors import UserError
 from pause_megatron.records.conversion import LogitComparison
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import math
 import struct
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -22,22 +21,15 @@ _TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _ALIGNMENT = 8
 
 
-@dataclass(frozen=True, kw_only=True)
-class TensorFile:
-    """One file to write."""
-
-    name: str
-    shapes: Mapping[str, tuple[int, ...]]
-    """Tensor name to shape, in the order of the file."""
+Shapes = Mapping[str, tuple[int, ...]]
+"""Tensor name to shape, in the order of writing."""
 
 
-def divide(
-    shapes: Mapping[str, tuple[int, ...]], *, bytes_per_element: int, max_bytes: int, stem: str
-) -> list[TensorFile]:
+def divide(shapes: Shapes, *, bytes_per_element: int, max_bytes: int, stem: str) -> dict[str, Shapes]:
     """Divide tensors over files of at most ``max_bytes`` each; a larger tensor gets a file of its own.
 
-    ``shapes`` are in the order of writing. Files are named as Hugging Face names them: the ``stem`` ``model`` gives
-    ``model.safetensors`` for a single file, or else ``model-00001-of-00002.safetensors`` and so on.
+    Returns the shapes by file name. Names follow Hugging Face: for example, the ``stem`` ``model`` gives
+    ``model.safetensors`` for a single file, and ``model-00001-of-00002.safetensors`` and so on for several.
     """
     groups: list[dict[str, tuple[int, ...]]] = [{}]
     size = 0
@@ -49,22 +41,20 @@ def divide(
         groups[-1][name] = shape
         size += tensor_bytes
     if len(groups) == 1:
-        return [TensorFile(name=f"{stem}.safetensors", shapes=groups[0])]
-    return [
-        TensorFile(name=f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors", shapes=group)
-        for number, group in enumerate(groups, start=1)
-    ]
+        return {f"{stem}.safetensors": groups[0]}
+    numbered = enumerate(groups, start=1)
+    return {f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors": group for number, group in numbered}
 
 
 def write_tensors(
-    folder: Path, files: Iterable[TensorFile], tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype
+    folder: Path, files: Mapping[str, Shapes], tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype
 ) -> None:
     """Write ``tensors``, which must come in the order of ``files``, to ``folder``, converted to ``dtype``."""
-    for file in files:
-        header = _header(file.shapes, dtype)
-        with write_file(folder / file.name) as output:
+    for file_name, shapes in files.items():
+        header = _header(shapes, dtype)
+        with write_file(folder / file_name) as output:
             output.write(struct.pack("<Q", len(header)) + header)
-            for expected, shape in file.shapes.items():
+            for expected, shape in shapes.items():
                 name, tensor = next(tensors)
                 assert (name, tuple(tensor.shape)) == (expected, shape), (name, tensor.shape, expected, shape)
                 rounded = tensor.to(dtype).contiguous()
@@ -72,7 +62,7 @@ def write_tensors(
     assert next(tensors, None) is None
 
 
-def _header(shapes: Mapping[str, tuple[int, ...]], dtype: torch.dtype) -> bytes:
+def _header(shapes: Shapes, dtype: torch.dtype) -> bytes:
     header: dict[str, object] = {"__metadata__": {"format": "pt"}}
     begin = 0
     for name, shape in shapes.items():

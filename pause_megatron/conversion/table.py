@@ -68,11 +68,7 @@ LLAMA_PARAMETERS = (
     ),
     _P(_LAYER + "self_attention.linear_proj.weight", (_L + "self_attn.o_proj.weight",), Same()),
     _P(_LAYER + "pre_mlp_layernorm.weight", (_L + "post_attention_layernorm.weight",), Same()),
-    _P(
-        _LAYER + "mlp.linear_fc1.weight",
-        (_L + "mlp.gate_proj.weight", _L + "mlp.up_proj.weight"),
-        GateAndUp(),
-    ),
+    _P(_LAYER + "mlp.linear_fc1.weight", (_L + "mlp.gate_proj.weight", _L + "mlp.up_proj.weight"), GateAndUp()),
     _P(_LAYER + "mlp.linear_fc2.weight", (_L + "mlp.down_proj.weight",), Same()),
     _P("decoder.final_layernorm.weight", ("model.norm.weight",), Same()),
     _P(OUTPUT_LAYER, ("lm_head.weight",), VocabularyRows()),

@@ -119,7 +119,7 @@ def write_model(
     write_tensors(folder, files, to_hf_state(reader.read_parameter_and_release, model, tokenizer.vocab_size), dtype)
     if len(files) > 1:
         total = sum(hf_model.get_parameter(name).numel() for name in shapes) * dtype.itemsize
-        weight_map = {name: file.name for file in files for name in file.shapes}
+        weight_map = {name: file for file, of_file in files.items() for name in of_file}
         write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 

@@ -76,21 +76,19 @@ def hub_sources(wanted: str) -> list[HubSource]:
     config = dataset.config_name
     shards = dataset.num_shards
     short = Path(name).name if Path(name).is_dir() else name
-    sources = []
-    for shard in range(shards):
-        place = f"{shard:05d}-of-{shards:05d}"
-        sources.append(
-            HubSource(
-                name=re.sub(r"[^\w.-]+", "-", f"{short}-{config}-{split}-{place}").lstrip(".-"),
-                location=f"{HUB_PREFIX}{name}:{config}:{split}#{place}",
-                dataset=name,
-                config=config,
-                split=split,
-                shard=shard,
-                shards=shards,
-            )
+    numbers = [f"{shard:05d}-of-{shards:05d}" for shard in range(shards)]
+    return [
+        HubSource(
+            name=re.sub(r"[^\w.-]+", "-", f"{short}-{config}-{split}-{number}").lstrip(".-"),
+            location=f"{HUB_PREFIX}{name}:{config}:{split}#{number}",
+            dataset=name,
+            config=config,
+            split=split,
+            shard=shard,
+            shards=shards,
         )
-    return sources
+        for shard, number in enumerate(numbers)
+    ]
 
 
 @lru_cache(maxsize=1)

@@ -74,7 +74,8 @@ class _LineParser:
     def parse(self, block: bytearray) -> bool:
         """Read all lines of ``block`` at once; returns False, without reading any, if :meth:`parse_each` must do it."""
         newlines = np.flatnonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n"))
-        if len(block) > self._max_line_bytes and _longest_line(newlines, len(block)) > self._max_line_bytes:
+        ends = np.append(newlines, len(block))
+        if len(block) > self._max_line_bytes and np.diff(ends, prepend=-1).max() - 1 > self._max_line_bytes:
             return False
         try:
             records = self._decoder.decode_lines(block)
@@ -178,11 +179,6 @@ def line_blocks(pieces: Iterable[bytes], block_bytes: int, max_line_bytes: int) 
         yield OverlongLine(overlong, overlong)
     elif block:
         yield block
-
-
-def _longest_line(newlines: NDArray[np.int64], block_bytes: int) -> int:
-    ends = np.append(newlines, block_bytes)
-    return int(np.diff(ends, prepend=-1).max()) - 1
 
 
 def _one_object_a_line(block: bytearray, newlines: NDArray[np.int64]) -> bool:

@@ -173,9 +173,8 @@ class SequencePauses:
 
         Positions count through all ``count`` sequences; shapes ``[kept real tokens]`` and ``[count]``.
         """
-        kept = np.flatnonzero(
-            self.real_places(_equal_lengths(count, self.seq_length), first_sequence)
-        )  # indices into [count, seq_length], flat
+        is_real = self.real_places(_equal_lengths(count, self.seq_length), first_sequence)  # [count * seq_length]
+        kept = np.flatnonzero(is_real)
         return kept, np.searchsorted(kept, np.arange(1, count + 1) * self.seq_length)
 
     def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:

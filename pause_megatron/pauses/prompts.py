@@ -27,14 +27,9 @@ class PausedExample:
     """One training example: context, pauses and target."""
 
     prefix: TokenIds
-    """Context, then pauses; shape [prefix_length]."""
+    """Context, then pauses; shape [prefix]."""
     target: TokenIds
-    """Tokens to predict; shape [target_length]."""
-
-    @property
-    def prefix_length(self) -> int:
-        """Number of tokens before the target, including pauses."""
-        return len(self.prefix)
+    """Tokens to predict; shape [target]."""
 
     @property
     def input_ids(self) -> TokenIds:
@@ -48,7 +43,7 @@ class PausedExample:
         Labels are not shifted: Hugging Face models compare the output at position k with the label at k + 1, so that at
         the last pause with the first target token.
         """
-        return np.concatenate([np.full(self.prefix_length, IGNORE_INDEX, dtype=np.int64), self.target])
+        return np.concatenate([np.full(len(self.prefix), IGNORE_INDEX, dtype=np.int64), self.target])
 
 
 def pause_prefix(

@@ -59,26 +59,17 @@ def bake_pauses(tokenizer: PreTrainedTokenizerFast, num_pauses: int) -> PreTrain
     with TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         if num_pauses:
-            library = _read(Path(folder) / "tokenizer.json")
+            library_file, config_file = (Path(folder) / name for name in ("tokenizer.json", "tokenizer_config.json"))
+            library = json.loads(library_file.read_bytes())
             _bake_library(library, tokenizer, pause_id, num_pauses)
-            _write(Path(folder) / "tokenizer.json", library)
-            settings = _read(Path(folder) / "tokenizer_config.json")
-            _write(Path(folder) / "tokenizer_config.json", {**settings, "padding_side": "left"})
+            library_file.write_text(json.dumps(library))
+            config_file.write_text(json.dumps({**json.loads(config_file.read_bytes()), "padding_side": "left"}))
         baked: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(folder)
     if num_pauses:
         pauses = f"{{% if add_generation_prompt %}}{{{{ '{PAUSE_MARK}' * {num_pauses} }}}}{{% endif %}}"
         baked.chat_template = template + pauses
         _check(baked, tokenizer, pause_id, num_pauses)
     return baked
-
-
-def _read(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def _write(path: Path, content: dict[str, Any]) -> None:
-    path.write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def _bake_library(library: dict[str, Any], tokenizer: PreTrainedTokenizerFast, pause_id: int, num_pauses: int) -> None:

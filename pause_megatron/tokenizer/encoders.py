@@ -12,15 +12,15 @@ from numpy.typing import NDArray
 from pause_megatron import log
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer.gigatoken_encoder import GigatokenEncoder
-from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS, PauseTokenizer
+from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS, PauseTokenizer, excerpt
 
 _COMPARED_AT_ONCE = 256
 
 
 class Encoder(Protocol):
-    """Encodes batches of texts on one thread."""
+    """Encodes batches of texts on one thread; the reference is a :class:`PauseTokenizer` itself."""
 
-    name: str
+    encoder_name: str
     """``sentencepiece``, ``tokenizers`` or ``gigatoken``."""
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
@@ -28,26 +28,15 @@ class Encoder(Protocol):
         ...
 
 
-class ReferenceEncoder:
-    """Encodes by the tokenizer's own library."""
-
-    def __init__(self, tokenizer: PauseTokenizer) -> None:
-        self.name: str = tokenizer.encoder_name
-        self._tokenizer = tokenizer
-
-    def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
-        """See :class:`Encoder`."""
-        return self._tokenizer.encode_batch(texts)
-
-
 def open_encoder(tokenizer: PauseTokenizer, name: str) -> Encoder:
     """Open the encoder ``name``. Raises :class:`UserError` if it is not installed or does not support ``tokenizer``."""
     if name == tokenizer.encoder_name:
-        return ReferenceEncoder(tokenizer)
-    if name == GigatokenEncoder.name:
+        return tokenizer
+    if name == GigatokenEncoder.encoder_name:
         return GigatokenEncoder(tokenizer)
     raise UserError(
-        f"encoder {name}: does not support {tokenizer.path}; use {tokenizer.encoder_name} or {GigatokenEncoder.name}"
+        f"encoder {name}: does not support {tokenizer.path}; "
+        f"use {tokenizer.encoder_name} or {GigatokenEncoder.encoder_name}"
     )
 
 
@@ -66,13 +55,13 @@ def choose_encoder(
     texts = list(texts)  # outside the try block: an error of reading texts is not an encoder error
     try:
         fast = GigatokenEncoder(tokenizer)
-        _compare(fast, ReferenceEncoder(tokenizer), texts)
+        _compare(fast, tokenizer, texts)
     except UserError as error:
         if wanted == "gigatoken":
             raise
         log.warn(f"{error}; using {tokenizer.encoder_name}")
         return tokenizer.encoder_name
-    return fast.name
+    return fast.encoder_name
 
 
 def _compare(fast: Encoder, reference: Encoder, texts: Iterable[str]) -> None:
@@ -86,7 +75,9 @@ def _compare(fast: Encoder, reference: Encoder, texts: Iterable[str]) -> None:
             pairs = zip(np.split(ids, ends), np.split(expected, expected_ends), strict=True)
             first = next(index for index, pair in enumerate(pairs) if not np.array_equal(*pair))
             which = f"document {number + first} of the run" if number > 0 else "an edge case"
-            text = batch[first] if len(batch[first]) <= 60 else batch[first][:60] + "…"
-            raise UserError(f"encoder {fast.name}: encodes {which} differently from {reference.name}: {text!r}")
+            raise UserError(
+                f"encoder {fast.encoder_name}: encodes {which} differently from {reference.encoder_name}: "
+                f"{excerpt(batch[first])}"
+            )
         number += len(batch)
         batch = list(islice(remaining, _COMPARED_AT_ONCE))

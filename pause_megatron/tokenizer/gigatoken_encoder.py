@@ -58,7 +58,7 @@ _BEGUN_CHARACTER = re.compile(rb"[\xc2-\xdf]|[\xe0-\xef][\x80-\xbf]?|[\xf0-\xf4]
 class GigatokenEncoder:
     """Gives the ids of ``tokenizer``, many times as fast."""
 
-    name = "gigatoken"
+    encoder_name = "gigatoken"
 
     def __init__(self, tokenizer: PauseTokenizer) -> None:
         """Raises :class:`UserError` if gigatoken is not installed, or is not known to give the ids of ``tokenizer``."""

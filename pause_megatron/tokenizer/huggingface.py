@@ -11,7 +11,7 @@ from itertools import chain
 from transformers import PreTrainedTokenizerFast
 
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS, PAUSE_TOKEN, PauseTokenizer
+from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS, PAUSE_TOKEN, PauseTokenizer, excerpt
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
 from pause_megatron.tokenizer.sentencepiece_conversion import convert_sentencepiece
 
@@ -51,9 +51,10 @@ def prove_equal(tokenizer: PauseTokenizer, hf_tokenizer: PreTrainedTokenizerFast
     for text in chain(EDGE_CASE_TEXTS, texts):
         ids, hf_ids = tokenizer.encode(text), hf_tokenizer.encode(text)
         if ids != hf_ids:
-            position = _first_difference(ids, hf_ids)
+            pairs = enumerate(zip(ids, hf_ids, strict=False))
+            position = next((index for index, (a, b) in pairs if a != b), min(len(ids), len(hf_ids)))
             raise UserError(
-                f"{tokenizer.path}: the Hugging Face tokenizer encodes {_excerpt(text)} differently from token "
+                f"{tokenizer.path}: the Hugging Face tokenizer encodes {excerpt(text)} differently from token "
                 f"{position} on: {hf_ids[position : position + 5]} instead of {ids[position : position + 5]}; "
                 "make a tokenizer that can be exported with `pause-megatron tokenizer`"
             )
@@ -61,17 +62,8 @@ def prove_equal(tokenizer: PauseTokenizer, hf_tokenizer: PreTrainedTokenizerFast
         # The text behind <unk> is lost, and the libraries write <unk> in different ways.
         if decoded != hf_decoded and tokenizer.backend.unk_id not in ids:
             raise UserError(
-                f"{tokenizer.path}: the Hugging Face tokenizer decodes the ids of {_excerpt(text)} to "
-                f"{_excerpt(hf_decoded)} instead of {_excerpt(decoded)}"
+                f"{tokenizer.path}: the Hugging Face tokenizer decodes the ids of {excerpt(text)} to "
+                f"{excerpt(hf_decoded)} instead of {excerpt(decoded)}"
             )
         compared += 1
     return compared
-
-
-def _first_difference(ids: list[int], others: list[int]) -> int:
-    pairs = enumerate(zip(ids, others, strict=False))
-    return next((position for position, (a, b) in pairs if a != b), min(len(ids), len(others)))
-
-
-def _excerpt(text: str) -> str:
-    return repr(text if len(text) <= 60 else text[:60] + "…")

@@ -122,15 +122,15 @@ def round_scores(model: bytes) -> bytes:
 def append_control_piece(model: bytes, piece: str) -> bytes:
     """``model``, the content of a ``.model`` file, with the control symbol ``piece`` appended to its pieces."""
     text = piece.encode()
-    message = b"".join(
-        (
-            _key(_PIECE_TEXT, _LENGTH_DELIMITED) + _as_varint(len(text)) + text,
-            _key(_PIECE_SCORE, _FIXED32) + struct.pack("<f", 0.0),
-            _key(_PIECE_TYPE, _VARINT) + _as_varint(PieceType.CONTROL),
-        )
+    message = (
+        bytes([_PIECE_TEXT << 3 | _LENGTH_DELIMITED, len(text)])
+        + text
+        + struct.pack("<Bf", _PIECE_SCORE << 3 | _FIXED32, 0.0)
+        + bytes([_PIECE_TYPE << 3 | _VARINT, PieceType.CONTROL])
     )
+    assert len(message) < 128, "lengths from 128 on take more than one byte"
     # Elements of a repeated field can be anywhere in a message, so the new piece can follow all other fields.
-    return model + _key(_PIECES, _LENGTH_DELIMITED) + _as_varint(len(message)) + message
+    return model + bytes([_PIECES << 3 | _LENGTH_DELIMITED, len(message)]) + message
 
 
 def _fields(data: bytes, start: int, end: int) -> Iterator[tuple[int, int, int]]:
@@ -159,15 +159,3 @@ def _varint(data: bytes, start: int) -> tuple[int, int]:
         if not byte & 0x80:
             return value, start
         shift += 7
-
-
-def _key(number: int, wire_type: int) -> bytes:
-    return _as_varint(number << 3 | wire_type)
-
-
-def _as_varint(value: int) -> bytes:
-    encoded = bytearray()
-    while value > 0x7F:
-        encoded.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*encoded, value])

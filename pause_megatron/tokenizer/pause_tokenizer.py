@@ -147,3 +147,8 @@ def open_backend(path: Path, content: bytes) -> SentencePieceBackend | Tokenizer
     if path.suffix == ".json":
         return TokenizersBackend(path, content)
     return SentencePieceBackend(path, content)
+
+
+def excerpt(text: str) -> str:
+    """Quoted start of ``text``, at most 60 characters, for error messages."""
+    return repr(text if len(text) <= 60 else text[:60] + "…")

@@ -155,7 +155,6 @@ def _eos_token(path: Path) -> str | None:
 
 
 def _unknown_token(model: dict[str, Any]) -> str | None:
-    """Name of the token for unknown characters."""
     name: str | None = model.get("unk_token")
     if model["type"] == "Unigram" and model.get("unk_id") is not None:
         name = model["vocab"][model["unk_id"]][0]

@@ -77,7 +77,7 @@ def _sizes(path: Path) -> dict[str, int]:
 
 def test_a_tensor_larger_than_a_file_gets_its_own_file() -> None:
     files = divide({"a": (10,), "b": (100,), "c": (10,), "d": (10,)}, bytes_per_element=4, max_bytes=100, stem="model")
-    assert [list(file.shapes) for file in files] == [["a"], ["b"], ["c", "d"]]
+    assert [list(shapes) for shapes in files.values()] == [["a"], ["b"], ["c", "d"]]
 
 
 def test_tokenizer_knows_pause_and_generation_never_emits_it(checkpoint: Path, tmp_path: Path) -> None:

@@ -56,7 +56,10 @@ def test_every_truncated_data_file_is_reported(tmp_path):
 @pytest.mark.parametrize(
     ("dataset", "complaint"),
     [
-        (DatasetDict(train=Dataset.from_dict({"text": ["a"]}), test=Dataset.from_dict({"text": ["b"]})), "contains the "),
+        (
+            DatasetDict(train=Dataset.from_dict({"text": ["a"]}), test=Dataset.from_dict({"text": ["b"]})),
+            "contains the ",
+        ),
         (Dataset.from_dict({"text": []}), "the dataset is empty; leave it out"),
     ],
 )
@@ -64,9 +67,7 @@ def test_folder_without_one_dataset_is_refused(tmp_path, dataset, complaint):
     with pytest.raises(UserError, match=f"corpus: {complaint}") as refused:
         find_sources([str(save(tmp_path / "corpus", dataset))])
     if isinstance(dataset, DatasetDict):
-        assert str(refused.value).endswith(
-            f"contains the splits train, test; give one, e.g. {tmp_path}/corpus/train"
-        )
+        assert str(refused.value).endswith(f"contains the splits train, test; give one, e.g. {tmp_path}/corpus/train")
         assert read(tmp_path / "corpus" / "test").texts == ["b"]
 
 

@@ -23,7 +23,7 @@ def test_pauses_are_between_context_and_target_and_only_the_target_has_labels():
     example = pause_example([10, 11, 12], [20, 21], 2, context_length=16)
     assert example.input_ids.tolist() == [10, 11, 12, PAUSE, PAUSE, 20, 21]
     assert example.labels.tolist() == [IGNORE_INDEX] * 5 + [20, 21]
-    assert example.prefix_length == 5
+    assert len(example.prefix) == 5
 
 
 def test_the_last_pause_predicts_the_first_target_token():
