@@ -44,16 +44,7 @@ def stage_memory(
 
     Excludes the device's context, NCCL's buffers, workspaces of matrix products, and fragmentation of the allocator.
 
-    Args:
-        model: sizes.
-        layout: parallel sizes and recomputation.
-        deepspeed: ZeRO stage, precision, offloading.
-        vocab_size: size of the tokenizer's vocabulary.
-        seq_length: tokens of a sequence.
-        micro_batch_size: sequences of a microbatch.
-        num_microbatches: microbatches of a step.
-        stage: pipeline stage.
-        on_cpu: whether the rank computes on a CPU; there PyTorch's RMSNorm keeps more, and gloo copies gradients.
+    ``num_microbatches`` is the number per step. :class:`Activations` explains the other arguments.
     """
     parameters = stage_parameters(model, layout, vocab_size=vocab_size, stage=stage)
     activations = Activations(

@@ -103,19 +103,16 @@ class InfeasibleScale:
 
 def plan_scale(run: PlannedRun, num_gpus: int) -> ScalePlan | InfeasibleScale:
     """Plan the run on ``num_gpus`` devices."""
+    training = run.training
     try:
-        return _scale(run, num_gpus)
+        layout = resolve_layout(
+            run.parallel, world_size=num_gpus, model=run.model, vocab_size=run.vocab_size, deepspeed=run.deepspeed
+        )
+        for batch_size in training.batch_sizes():  # the last one is the full batch size
+            num_microbatches = training.num_microbatches(layout.dp, batch_size)
+            check_batches(layout, run.deepspeed, num_microbatches=num_microbatches, seq_length=run.seq_length)
     except UserError as error:
         return InfeasibleScale(reason=str(error))
-
-
-def _scale(run: PlannedRun, num_gpus: int) -> ScalePlan:
-    layout = resolve_layout(
-        run.parallel, world_size=num_gpus, model=run.model, vocab_size=run.vocab_size, deepspeed=run.deepspeed
-    )
-    for batch_size in run.training.batch_sizes():
-        num_microbatches = run.training.num_microbatches(layout.dp, batch_size)
-        check_batches(layout, run.deepspeed, num_microbatches=num_microbatches, seq_length=run.seq_length)
     stages = (
         stage_memory(
             run.model,
@@ -123,7 +120,7 @@ def _scale(run: PlannedRun, num_gpus: int) -> ScalePlan:
             run.deepspeed,
             vocab_size=run.vocab_size,
             seq_length=run.seq_length,
-            micro_batch_size=run.training.micro_batch_size,
+            micro_batch_size=training.micro_batch_size,
             num_microbatches=num_microbatches,
             stage=stage,
         )

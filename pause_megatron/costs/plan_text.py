@@ -20,7 +20,7 @@ class Hardware:
     """Devices of a plan."""
 
     name: str
-    """Name of the device, and where it is from, for example "H100 SXM (assumed ...)"."""
+    """Name of the device, for example "H100 SXM"."""
     peak_tflops: float | None
     """Peak rate of one device in the run's precision; None if unknown."""
     memory_bytes: int | None

@@ -22,7 +22,7 @@ class Microbatch:
     labels: torch.Tensor
     """Next token of each position, int64."""
     loss_mask: torch.Tensor
-    """1.0 where the label counts in the loss, 0.0 where it is ``<pause>``; float32."""
+    """1.0 for labels that count in the loss, 0.0 for ``<pause>``; float32."""
     position_ids: torch.Tensor
     """0 to seq_length - 1, pauses included; int64."""
     pause_runs: torch.Tensor

@@ -48,7 +48,7 @@ class DatasetTokenizer:
 
 
 class DocumentDataset(GPTDataset):
-    """Packed documents of one folder, with loss mask 0 where the target is ``<pause>``."""
+    """Packed documents of one folder, with loss mask 0 for each label that is ``<pause>``."""
 
     source: DataFolder
 

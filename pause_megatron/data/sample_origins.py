@@ -34,7 +34,7 @@ _TOKENS_AT_ONCE = 1 << 22
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentRange:
-    """Consecutive documents of one file of which a stored sequence holds at least one token each."""
+    """Consecutive documents of one file; a stored sequence holds at least one token of each."""
 
     input: str
     """Input file, as given to preprocessing."""
@@ -103,16 +103,16 @@ def _documents_of(source: DataFolder, sequences: Iterable[int]) -> dict[int, Doc
     for sequence in sorted(sequences):
         shard = bisect_right(starts, sequence) - 1
         by_shard[shard].append(sequence - starts[shard])
-    parts = spans_of(source.path, manifest)
+    spans = spans_of(source.path, manifest)
     found = {}
     for shard, wanted in by_shard.items():
-        entry = parts[shard].shard
-        for sequence, (first, last) in zip(wanted, _numbers(parts[shard], manifest, wanted), strict=True):
+        manifest_of_shard = spans[shard].shard
+        for sequence, (first, last) in zip(wanted, _numbers(spans[shard], manifest, wanted), strict=True):
             found[starts[shard] + sequence] = DocumentRange(
-                input=entry.input,
+                input=manifest_of_shard.input,
                 first=first,
                 last=last,
-                left_out=entry.skipped_records + entry.empty_documents,
+                left_out=manifest_of_shard.skipped_records + manifest_of_shard.empty_documents,
                 at_least=manifest.trimmed == "drop",
                 folder=str(source.path),
                 sequence=starts[shard] + sequence,
@@ -120,14 +120,14 @@ def _documents_of(source: DataFolder, sequences: Iterable[int]) -> dict[int, Doc
     return found
 
 
-def _numbers(part: ShardSpan, settings: DatasetSettings, sequences: Sequence[int]) -> Iterator[tuple[int, int]]:
+def _numbers(span: ShardSpan, settings: DatasetSettings, sequences: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Yield the first and last document of each of the ascending ``sequences`` of a shard, numbered from its start."""
     if settings.strategy == "document":
         yield from zip(sequences, sequences, strict=True)
         return
     dtype, length = token_dtype(settings.vocab_size), settings.seq_length
-    tokens = np.memmap(part.bin_path, dtype, mode="r", offset=part.first_byte, shape=(part.shard.tokens,))
-    ended = counted = 0
+    tokens = np.memmap(span.bin_path, dtype, mode="r", offset=span.first_byte, shape=(span.shard.tokens,))
+    ended = counted = 0  # end-of-document tokens found, and tokens searched, so far
     for sequence in sequences:
         start = sequence * length
         for first, last in chunk_ranges(counted, start, _TOKENS_AT_ONCE):

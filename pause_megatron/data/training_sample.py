@@ -12,8 +12,8 @@ from pause_megatron.pauses.loss_mask import loss_mask
 Sample = dict[str, torch.Tensor]
 """Sample with the keys of Megatron-core's datasets; all tensors are ``[seq_length]``.
 
-``tokens``: input ids, int64. ``labels``: next token of each position, int64. ``loss_mask``: 1.0 where the label counts
-in the loss, 0.0 where it is ``<pause>``, float32. ``position_ids``: 0 to seq_length - 1, pauses included, int64.
+``tokens``: input ids, int64. ``labels``: next token of each position, int64. ``loss_mask``: 1.0 for labels that count
+in the loss, 0.0 for ``<pause>``, float32. ``position_ids``: 0 to seq_length - 1, pauses included, int64.
 """
 
 

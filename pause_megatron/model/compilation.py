@@ -25,9 +25,8 @@ def compiles(choice: CompileLayers) -> bool:
     Raises :class:`UserError` for "always" without a compiler.
     """
     if choice == "always" and not has_compiler():
-        raise UserError(
-            f"--compile-layers always: torch.compile needs {_required()}; install it, or use --compile-layers auto"
-        )
+        needed = "Triton and a C compiler" if torch.cuda.is_available() else "a C++ compiler"
+        raise UserError(f"--compile-layers always: torch.compile needs {needed}; install it, or use auto")
     return choice == "always" or (choice == "auto" and torch.cuda.is_available() and has_compiler())
 
 
@@ -47,7 +46,3 @@ def has_compiler() -> bool:
     except InvalidCxxCompiler:
         return False
     return True
-
-
-def _required() -> str:
-    return "Triton and a C compiler" if torch.cuda.is_available() else "a C++ compiler"

@@ -82,7 +82,8 @@ def named_parameters(chunks: Sequence[GPTModel]) -> list[NamedParameter]:
             tied_copy = name == OUTPUT_LAYER and chunk.share_embeddings_and_output_weights
             if tied_copy:
                 name = WORD_EMBEDDINGS
-            shard = _shard(name, parameter, blocks=_blocks(chunk, name))
+            stacks_gate_and_up = chunk.config.gated_linear_unit and ".mlp.linear_fc1." in name
+            shard = _shard(name, parameter, blocks=2 if stacks_gate_and_up else 1)
             found.append(NamedParameter(parameter=parameter, shard=shard, tied_copy=tied_copy))
     return found
 
@@ -93,10 +94,6 @@ def _global_name(chunk: GPTModel, local_name: str) -> str:
         return local_name
     layer = chunk.decoder.layers[int(match[1])]
     return f"decoder.layers.{layer.layer_number - 1}.{match[2]}"
-
-
-def _blocks(chunk: GPTModel, name: str) -> int:
-    return 2 if chunk.config.gated_linear_unit and ".mlp.linear_fc1." in name else 1
 
 
 def _shard(name: str, parameter: Any, *, blocks: int) -> Shard:

@@ -87,8 +87,7 @@ class DeepSpeedMpu:
     @property
     def optimizer_replica(self) -> int:
         """Index of this rank's copy among equal copies of the same optimizer state; 0 if there is only one copy."""
-        rank: int = parallel_state.get_data_parallel_rank() if self._replicates_optimizer else 0
-        return rank
+        return int(parallel_state.get_data_parallel_rank()) if self._replicates_optimizer else 0
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
         """Return the group that optimizer state is partitioned over."""
@@ -105,17 +104,12 @@ class DeepSpeedMpu:
     @staticmethod
     def get_model_parallel_world_size() -> int:
         """Return the number of ranks that hold one replica of the model."""
-        size: int = (
-            parallel_state.get_tensor_model_parallel_world_size()
-            * parallel_state.get_pipeline_model_parallel_world_size()
-        )
-        return size
+        tp_size = int(parallel_state.get_tensor_model_parallel_world_size())
+        return tp_size * int(parallel_state.get_pipeline_model_parallel_world_size())
 
     @staticmethod
     def get_model_parallel_rank() -> int:
         """Return this process's rank in its replica, pipeline-major."""
-        rank: int = (
-            parallel_state.get_pipeline_model_parallel_rank() * parallel_state.get_tensor_model_parallel_world_size()
-            + parallel_state.get_tensor_model_parallel_rank()
-        )
-        return rank
+        tp_size = int(parallel_state.get_tensor_model_parallel_world_size())
+        tp_rank = int(parallel_state.get_tensor_model_parallel_rank())
+        return int(parallel_state.get_pipeline_model_parallel_rank()) * tp_size + tp_rank

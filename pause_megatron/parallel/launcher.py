@@ -8,12 +8,13 @@ variables of their own; other MPI libraries are asked through mpi4py. PyTorch re
 from __future__ import annotations
 
 import os
+import socket
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pause_megatron.errors import UserError
-from pause_megatron.parallel import mpi_job, slurm_step
+from pause_megatron.parallel import slurm_step
 from pause_megatron.parallel.ports import free_port, port_of
 
 DEFAULT_MASTER_PORT = 29500
@@ -63,7 +64,7 @@ def detect_launch(environment: Mapping[str, str] = os.environ) -> Launch:
         found = _from_openmpi(environment)
     elif slurm_step.is_launcher(environment):
         found = _from_slurm(environment)
-    elif mpi_job.is_launcher(environment):
+    elif "PMI_SIZE" in environment or "PMIX_RANK" in environment:  # MPICH, Intel MPI, and launchers that speak PMIx
         found = _from_mpi("mpi", environment)
     else:
         found = Launch(
@@ -115,17 +116,17 @@ def _from_rendezvous(environment: Mapping[str, str]) -> Launch:
 
 
 def _from_slurm(environment: Mapping[str, str]) -> Launch:
-    step = slurm_step.read_step(environment)
-    single_node = step.local_world_size == step.world_size
+    world_size = int(environment["SLURM_STEP_NUM_TASKS"])
+    local_world_size = slurm_step.tasks_here(environment) or world_size
+    host = environment.get("MASTER_ADDR") or (THIS_MACHINE if local_world_size == world_size else "")
     return Launch(
         launcher="slurm",
-        rank=step.rank,
-        world_size=step.world_size,
-        local_rank=step.local_rank,
-        local_world_size=step.local_world_size,
-        master_addr=environment.get("MASTER_ADDR")
-        or (THIS_MACHINE if single_node else slurm_step.address_of(step.first_node)),
-        master_port=int(environment.get("MASTER_PORT", step.port)),
+        rank=int(environment["SLURM_PROCID"]),
+        world_size=world_size,
+        local_rank=int(environment.get("SLURM_LOCALID", "0")),
+        local_world_size=local_world_size,
+        master_addr=host or slurm_step.address_of(slurm_step.first_node(environment.get("SLURM_STEP_NODELIST", ""))),
+        master_port=int(environment.get("MASTER_PORT", slurm_step.step_port(environment))),
     )
 
 
@@ -147,13 +148,42 @@ def _from_openmpi(environment: Mapping[str, str]) -> Launch:
 
 
 def _from_mpi(launcher: str, environment: Mapping[str, str]) -> Launch:
-    job = mpi_job.join(environment)
-    return Launch(
+    """Initialize MPI, exchange rank 0's address, and finalize MPI again.
+
+    Training communicates through its own process groups, and a process that ended while MPI is initialized would keep
+    the others from finalizing it.
+    """
+    try:
+        import mpi4py
+
+        mpi4py.rc.initialize = False
+        from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise UserError(
+            f"MPI: a launcher started this process, but mpi4py finds no MPI library ({error}); install mpi4py for that"
+            " MPI, or set RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, MASTER_ADDR and MASTER_PORT"
+        ) from error
+    MPI.Init()
+    world = MPI.COMM_WORLD
+    started = int(environment.get("PMI_SIZE", world.size))
+    if started != world.size:
+        raise UserError(
+            f"MPI: {started} processes were started, but MPI joins {world.size} of them: mpi4py's MPI library is not"
+            " that of the launcher; use its mpirun, or put the launcher's library on LD_LIBRARY_PATH (and set"
+            " MPI4PY_MPIABI=mpich for MPICH and Intel MPI)"
+        )
+    same_machine = world.Split_type(MPI.COMM_TYPE_SHARED)
+    address = (socket.gethostname(), free_port()) if world.rank == 0 else None
+    host, port = world.bcast(address)
+    launch = Launch(
         launcher=launcher,
-        rank=job.rank,
-        world_size=job.world_size,
-        local_rank=job.local_rank,
-        local_world_size=job.local_world_size,
-        master_addr=environment.get("MASTER_ADDR", job.first_host),
-        master_port=int(environment.get("MASTER_PORT", job.port)),
+        rank=world.rank,
+        world_size=world.size,
+        local_rank=same_machine.rank,
+        local_world_size=same_machine.size,
+        master_addr=environment.get("MASTER_ADDR", THIS_MACHINE if same_machine.size == world.size else host),
+        master_port=int(environment.get("MASTER_PORT", port)),
     )
+    same_machine.Free()
+    MPI.Finalize()
+    return launch

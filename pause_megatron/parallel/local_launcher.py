@@ -87,12 +87,13 @@ def _wait(children: Sequence[_Child], received: Sequence[int]) -> int:
     forwarded = 0
     while True:
         for number in received[forwarded:]:
-            _send(children, signal.SIGTERM if number == signal.SIGINT else number)
+            for child in children:
+                child.send_signal(signal.SIGTERM if number == signal.SIGINT else number)
             forwarded += 1
         if received.count(signal.SIGINT) > 1:
             return EXIT_INTERRUPTED
         codes = [child.poll() for child in children]
-        if failed := [code for code in codes if code is not None and _is_failure(code)]:
+        if failed := [code for code in codes if code not in (None, EXIT_DONE, EXIT_REQUEUE)]:
             if min(failed) > 0:  # otherwise a signal ended one of them, which is the cause
                 time.sleep(_SETTLE_SECONDS)
             return _failure(child.poll() for child in children)
@@ -101,18 +102,9 @@ def _wait(children: Sequence[_Child], received: Sequence[int]) -> int:
         time.sleep(_POLL_SECONDS)
 
 
-def _send(children: Iterable[_Child], number: int) -> None:
-    for child in children:
-        child.send_signal(number)
-
-
-def _is_failure(code: int) -> bool:
-    return code not in (EXIT_DONE, EXIT_REQUEUE)
-
-
 def _failure(codes: Iterable[int | None]) -> int:
     """Name the processes that signals ended, and return the most informative exit code."""
-    failed = {rank: code for rank, code in enumerate(codes) if code is not None and _is_failure(code)}
+    failed = {rank: code for rank, code in enumerate(codes) if code not in (None, EXIT_DONE, EXIT_REQUEUE)}
     names = {number.value: number.name for number in signal.Signals}
     ended = {rank: names.get(-code, f"signal {-code}") for rank, code in failed.items() if code < 0}
     for rank, name in ended.items():

@@ -1,4 +1,4 @@
-"""Reads rank, world size and rendezvous of a Slurm task (``srun``) from its environment.
+"""Reads the rendezvous of a Slurm step (``srun``) from the environment of its tasks.
 
 Node lists are parsed here, because containers have no ``scontrol``.
 """
@@ -9,30 +9,11 @@ import re
 import socket
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.ports import port_of
 
 _STEPS_PER_JOB = 10
-
-
-@dataclass(frozen=True, kw_only=True)
-class SlurmTask:
-    """One task of a Slurm step."""
-
-    rank: int
-    """Index of this task in the step."""
-    world_size: int
-    """Tasks of the step."""
-    local_rank: int
-    """Index of this task on its node."""
-    local_world_size: int
-    """Tasks of the step on this node."""
-    first_node: str
-    """Slurm's name of the node that runs task 0."""
-    port: int
-    """Rendezvous port: the same in all tasks, different in other jobs and steps on the same nodes."""
 
 
 def is_launcher(environment: Mapping[str, str]) -> bool:
@@ -42,18 +23,10 @@ def is_launcher(environment: Mapping[str, str]) -> bool:
     return environment.get("PMI_SIZE", environment["SLURM_STEP_NUM_TASKS"]) == environment["SLURM_STEP_NUM_TASKS"]
 
 
-def read_step(environment: Mapping[str, str]) -> SlurmTask:
-    """Read this task from ``environment``; :func:`is_launcher` must be true."""
-    world_size = int(environment["SLURM_STEP_NUM_TASKS"])
+def step_port(environment: Mapping[str, str]) -> int:
+    """Return a rendezvous port: the same in all tasks, different in other jobs and steps on the same nodes."""
     job, step = (int(environment.get(name, "0")) for name in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
-    return SlurmTask(
-        rank=int(environment["SLURM_PROCID"]),
-        world_size=world_size,
-        local_rank=int(environment.get("SLURM_LOCALID", "0")),
-        local_world_size=tasks_here(environment) or world_size,
-        first_node=first_node(environment.get("SLURM_STEP_NODELIST", "")),
-        port=port_of(job * _STEPS_PER_JOB + step),
-    )
+    return port_of(job * _STEPS_PER_JOB + step)
 
 
 def tasks_here(environment: Mapping[str, str]) -> int | None:

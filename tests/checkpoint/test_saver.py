@@ -67,7 +67,7 @@ def run_with_slow_disk(loop: Loop) -> tuple[Outcome, list[int]]:
 
 
 def run_both_ways(folder: Path) -> tuple[Outcome, Outcome, list[int]]:
-    (synchronous,) = [run_loop(Loop(run=RUN, folder=folder / "synchronous", checkpoint=SYNCHRONOUS))]
+    synchronous = run_loop(Loop(run=RUN, folder=folder / "synchronous", checkpoint=SYNCHRONOUS))
     asynchronous, folders = run_with_slow_disk(Loop(run=RUN, folder=folder / "asynchronous", checkpoint=ASYNCHRONOUS))
     return synchronous, asynchronous, folders
 

@@ -152,8 +152,8 @@ def test_measured_peaks_are_close_to_the_estimates(world_size: int, cases: list[
         for case, (stage, computing, updating) in zip(cases, of_process, strict=True):
             expected = case.estimate(stage)
             states = expected.states
-            assert is_between(COMPUTING, (states.resident + expected.activations) / computing), (case, stage)
-            assert is_between(UPDATING, (states.resident + states.update) / updating), (case, stage)
+            assert COMPUTING[0] < (states.resident + expected.activations) / computing < COMPUTING[1], (case, stage)
+            assert UPDATING[0] < (states.resident + states.update) / updating < UPDATING[1], (case, stage)
 
 
 def test_device_and_host_memory_under_offloading_are_close_to_the_estimate() -> None:
@@ -162,9 +162,4 @@ def test_device_and_host_memory_under_offloading_are_close_to_the_estimate() -> 
         for case, (stage, computing, _) in zip(OFFLOADED, of_process, strict=True):
             expected = case.estimate(stage)
             both = expected.states.resident + expected.states.host + expected.activations
-            assert is_between(COMPUTING, both / computing), case
-
-
-def is_between(bounds: tuple[float, float], value: float) -> bool:
-    """Whether ``value`` is within ``bounds``."""
-    return bounds[0] < value < bounds[1]
+            assert COMPUTING[0] < both / computing < COMPUTING[1], case
