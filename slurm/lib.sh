@@ -135,10 +135,17 @@ requeue() {
     fi
 }
 
+# Print the name of the newest checkpoint in 'folder', for example iter_0001000, or none.
+newest_checkpoint() {
+    local names
+    names=$(find "$folder/checkpoints" -maxdepth 1 -regex '.*/iter_[0-9]+' -printf '%f\n' 2>/dev/null | sort --version-sort) || true
+    [[ -n $names ]] && tail -n 1 <<<"$names" || echo none
+}
+
 # A broken node will not be given again, memory that runs out will run out again: give up where nothing is gained.
 requeue_if_it_gets_on() {
-    local newest=none losses=$folder/logs/lost-$SLURM_JOB_ID
-    if [[ -f $folder/checkpoints/latest ]]; then newest=$(<"$folder/checkpoints/latest"); fi
+    local newest losses=$folder/logs/lost-$SLURM_JOB_ID
+    newest=$(newest_checkpoint)
     echo "$newest" >>"$losses"
     if [[ $(grep --count --fixed-strings --line-regexp "$newest" "$losses") -gt $LONGEST_STANDSTILL ]]; then
         echo "queued again $LONGEST_STANDSTILL times, and still at checkpoint $newest: giving up"
