@@ -24,12 +24,11 @@ def main(folder: Path, documents: int, shards: int, mean_tokens: int) -> None:
 
     from pause_megatron.preprocess.dataset_manifest import (
         DATASET_FILE,
-        DATASET_FORMAT,
         DatasetManifest,
         ShardManifest,
-        write_manifest,
     )
     from pause_megatron.preprocess.indexed_files import index_bytes
+    from pause_megatron.records.files import write_record
 
     random = np.random.default_rng(1234)
     ids = random.integers(3, 32_000, size=documents // shards * mean_tokens * 2, dtype=np.uint16)
@@ -78,11 +77,10 @@ def main(folder: Path, documents: int, shards: int, mean_tokens: int) -> None:
         vocab_size=32_000,
         pause_id=2,
         eod_id=1,
-        format=DATASET_FORMAT,
         shards=tuple(entries),
         versions={},
     )
-    write_manifest(folder / DATASET_FILE, manifest)
+    write_record(folder / DATASET_FILE, manifest)
 
 
 if __name__ == "__main__":

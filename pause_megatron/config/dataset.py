@@ -1,4 +1,4 @@
-"""Configurations of the commands that work on finished datasets: merging, verifying and inspecting them."""
+"""Configurations of the commands on complete datasets: merge, verify and inspect."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pause_megatron.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class MergeDatasetsConfig:
-    """Join the shards of one or several datasets, written with the same settings, into one or a few pairs of files."""
+    """Join the shards of datasets written with the same settings into one or a few pairs of files."""
 
     input: tuple[Path, ...]
-    """Dataset folders, merged ones too; their shards are joined in this order."""
+    """Dataset folders, merged or not, in the order in which their shards are joined."""
     output: Path
-    """Folder of the merged dataset; must not exist."""
+    """Folder of the merged dataset, which must not exist yet."""
     files: int = 1
-    """Pairs of .bin and .idx files to write; shards are not cut, and the files come out about equally large."""
+    """Pairs of .bin and .idx files to write, of about equal size; no shard is cut."""
 
     def __post_init__(self) -> None:
         if not self.input:
@@ -26,22 +26,22 @@ class MergeDatasetsConfig:
         require_at_least(1, files=self.files)
         folders = [folder.resolve() for folder in self.input]
         if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
-            raise UserError(f"--input: {twice} is given twice")
+            raise UserError(f"--input: {twice} is given twice; give each folder once")
 
 
 @dataclass(frozen=True, kw_only=True)
 class VerifyDatasetConfig:
-    """Check a dataset: its files against its manifest, its pauses against its settings, its text against its twin."""
+    """Check a dataset: files against its manifest, pauses against its settings, text against --standard."""
 
     data: Path
     """Dataset folder, merged or not."""
     standard: Path | None = None
-    """Dataset written with --pauses none from the same input with the same tokenizer: what is left of --data without
-    its pauses must be the same text."""
+    """The dataset without pauses (--pauses none) from the same input and tokenizer; the real tokens of --data must be
+    the same text (not given: the text is checked only by its hash)."""
     hashes: bool = True
-    """Whether to compare SHA-256 sums too."""
+    """Compare SHA-256 checksums too."""
     workers: int = 0
-    """Processes that check shards; 0: one for each CPU core."""
+    """Processes (0: one for each CPU core)."""
 
     def __post_init__(self) -> None:
         require_at_least(0, workers=self.workers)
@@ -49,22 +49,22 @@ class VerifyDatasetConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class InspectDatasetConfig:
-    """Show what a dataset holds: statistics, and stored sequences piece by piece with their pauses and loss mask."""
+    """Show statistics of a dataset, and stored sequences token by token with their pauses and loss mask."""
 
     data: Path
     """Dataset folder, merged or not."""
     tokenizer: Path
-    """The tokenizer it was written with."""
+    """Tokenizer of the dataset."""
     samples: int = 3
-    """Sequences to show, evenly spread over the dataset."""
+    """Number of sequences to show, at equal distances in the dataset (0: none)."""
     indices: tuple[int, ...] = ()
-    """Sequences to show, by index, instead of --samples."""
+    """Indices of the sequences to show instead of --samples."""
     tokens: int = 256
-    """Tokens shown of each sequence; 0: all."""
+    """Tokens to show of each sequence (0: all)."""
     histogram: Path | None = None
-    """Picture to write (.png, .svg or .pdf): where pauses stand, gaps and runs, lengths of documents."""
+    """Picture of histograms to write (.png, .svg or .pdf): places of pauses, gaps, runs, lengths of documents."""
     scan_tokens: int = 20_000_000
-    """Tokens read, evenly spread over the dataset, for the lengths of documents and the histogram; 0: all."""
+    """Tokens to read from all shards for the lengths of documents and the histograms (0: all)."""
 
     def __post_init__(self) -> None:
         require_at_least(0, samples=self.samples, tokens=self.tokens, scan_tokens=self.scan_tokens)

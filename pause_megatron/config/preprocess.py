@@ -1,4 +1,4 @@
-"""What ``tools/preprocess_c4.py`` takes."""
+"""Configuration of preprocessing: the flags of ``tools/preprocess_c4.py``."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from pause_megatron.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class InsertionConfig:
-    """Where pauses go, and what a stored sequence is."""
+    """Pause insertion and stored sequences of one dataset."""
 
     pauses: Literal["sequence", "document", "every", "none"] = "sequence"
-    """At random positions of every sequence (the paper's way); at random positions inside every document, to be packed
-    by Megatron; after every token; or nowhere (the standard model)."""
+    """Places of pauses: random in every sequence (sequence, as in the paper), random in every document (document, which
+    Megatron packs when it reads them), after every token (every), or none, for the standard model."""
     pause_rate: float = 0.1
-    """For 'sequence': pauses inserted per real token of a sequence, before it is trimmed back to its length. For
-    'document': pauses per token of a document."""
+    """Pauses per real token, for sequence (before the sequence is trimmed back to its length) and document."""
     pauses_per_token: int = 1
-    """For 'every': pauses after each token."""
+    """Pauses after each token, for every."""
     gaps: Literal["repeat", "distinct"] = "repeat"
-    """Whether several pauses may stand together (a uniform sample of the lengthened sequence's positions), or every
-    pause follows a real token of its own."""
+    """Gaps between real tokens: several pauses may share one (repeat, a uniform sample of positions), or each pause has
+    its own (distinct)."""
     trimmed: Literal["carry", "drop"] = "carry"
-    """For 'sequence', real tokens trimmed off: carried to the next sequence (no text is lost), or dropped."""
+    """Real tokens trimmed off by sequence: the next sequence starts with them (carry, no text is lost), or they are
+    lost (drop)."""
     seq_length: int = 2048
-    """Length of every stored sequence, in tokens; 'document' stores whole documents instead."""
+    """Length of stored sequences in tokens; document ignores it and stores complete documents."""
     seed: int = 1234
     """Seed of the pause positions."""
 
@@ -39,8 +39,8 @@ class InsertionConfig:
         require_at_least(0, seed=self.seed)
         if self.pauses == "sequence" and not 1 / self.seq_length <= self.pause_rate < 1:
             raise UserError(
-                f"--pause-rate {self.pause_rate}: must be below 1 and give a sequence of {self.seq_length} tokens at "
-                "least one pause; for data without pauses use --pauses none"
+                f"--pause-rate {self.pause_rate}: must be below 1 and at least 1 / {self.seq_length}, one pause per "
+                "sequence; for data without pauses use --pauses none"
             )
         if self.pauses == "document" and not 0 < self.pause_rate < 1:
             raise UserError(
@@ -60,36 +60,36 @@ class InsertionConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class PreprocessConfig:
-    """C4 text to Megatron indexed datasets, with the pauses already in. Run again after an interruption to resume."""
+    """Convert text to Megatron indexed datasets that contain pauses. Rerun the same command to resume."""
 
     input: tuple[str, ...]
-    """Text, as paths or quoted globs of .json.gz, .jsonl, .jsonl.zst or .parquet files, as folders of
-    datasets.save_to_disk, or as hf:NAME[:CONFIG[:SPLIT]]; each file or shard becomes one shard of the dataset."""
+    """Text: paths or quoted globs of .json.gz, .jsonl, .jsonl.zst or .parquet files, folders of datasets.save_to_disk,
+    or hf:NAME[:CONFIG[:SPLIT]]. Each file becomes one shard."""
     tokenizer: Path
     """Tokenizer folder, SentencePiece .model file or Hugging Face tokenizer.json, with a <pause> token."""
     output: Path
     """Folder of the dataset."""
     insertion: InsertionConfig = field(default_factory=InsertionConfig)
     also: tuple[str, ...] = ()
-    """More datasets to write from the same pass, each as STRATEGY[,FLAG=VALUE...]:FOLDER; flags not named are as
-    above. Example: none:data/standard every,pauses-per-token=3:data/every3"""
+    """Further datasets from the same pass, each as STRATEGY[,FLAG=VALUE...]:FOLDER, with the flags above unless given,
+    for example none:data/standard every,pauses-per-token=3:data/every3."""
     text_key: str = "text"
-    """Field of a record that holds the document."""
+    """Field of an input record that holds the document."""
     on_error: Literal["stop", "skip"] = "stop"
-    """What to do with a record that cannot be read: stop and name it, or leave it out and count it in the manifest."""
+    """Action on an unreadable record: stop with an error, or leave it out and count it in the manifest (skip)."""
     max_document_megabytes: int = 256
-    """A longer record is an error; a worker's memory is bounded by it."""
+    """Longest record in megabytes; a longer one is an error. It bounds the memory of a worker."""
     encoder: Literal["auto", "reference", "gigatoken"] = "auto"
-    """What encodes: the tokenizer's own library (reference), or gigatoken, for BPE, once it has been found equal on
-    the first documents; auto takes gigatoken where it is installed and equal."""
+    """Encoder: the tokenizer's own library (reference), or gigatoken (BPE only), after a comparison of both on the
+    first documents; auto uses gigatoken if it is installed and equal."""
     shard_range: str = ""
-    """Only the shards from START to before END, written START:END; for Slurm arrays. The dataset is finished by
-    whichever run finds all shards done."""
+    """Shards to process, as START:END without END, for Slurm arrays (empty: all). The run that finds all shards
+    complete finishes the dataset."""
     engine: Literal["auto", "process", "serial", "mpi"] = "auto"
-    """What runs the shards: a pool of processes, this process, or the ranks that mpirun or srun started, each with its
-    own pool; auto takes the ranks where there are several."""
+    """Executor: a pool of processes, this process only (serial), or the ranks started by mpirun or srun, each with its
+    own pool (mpi); auto uses the ranks if there are several."""
     workers: int = 0
-    """Processes (of each rank); 0: one for each CPU core, or one for each rank."""
+    """Processes of each rank (0: one for each CPU core, or one for each MPI rank)."""
 
     GROUPS: ClassVar[dict[str, str]] = {
         "input": "data",
@@ -102,43 +102,42 @@ class PreprocessConfig:
         if not self.input:
             raise UserError("--input: give at least one file or glob")
         if not self.text_key:
-            raise UserError("--text-key: must not be empty")
+            raise UserError("--text-key: is empty; give the name of a field")
         require_at_least(0, workers=self.workers)
         require_at_least(1, max_document_megabytes=self.max_document_megabytes)
         folders = [folder.resolve() for folder, _ in self.outputs()]
         if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
-            raise UserError(f"--also: two datasets would be written to {twice}")
+            raise UserError(f"--also: {twice} is given for two datasets; give each its own folder")
         self.shard_indices(0)
 
     def outputs(self) -> tuple[tuple[Path, InsertionConfig], ...]:
-        """The datasets to write: folder and insertion of each, that of ``--output`` first."""
+        """Return folder and insertion of each dataset to write, that of ``--output`` first."""
         return ((self.output, self.insertion), *(_parse_also(text, self.insertion) for text in self.also))
 
     def shard_indices(self, count: int) -> range:
-        """The indices of the shards to work on, of ``count``."""
+        """Return the indices of the shards to process, out of ``count``."""
         if not self.shard_range:
             return range(count)
         start, colon, end = self.shard_range.partition(":")
         if not (colon and start.isdecimal() and end.isdecimal() and int(start) < int(end)):
             raise UserError(
-                f"--shard-range {self.shard_range}: expected START:END, with START below END, for example 0:128"
+                f"--shard-range {self.shard_range}: must be START:END with START below END; for example, give 0:128"
             )
         return range(min(int(start), count), min(int(end), count))
 
 
 def _parse_also(text: str, base: InsertionConfig) -> tuple[Path, InsertionConfig]:
-    """The folder and the insertion of one value of ``--also``."""
     description, colon, folder = text.partition(":")
     strategy, *assignments = description.split(",")
     if not (colon and folder):
-        raise UserError(f"--also {text}: expected STRATEGY[,FLAG=VALUE...]:FOLDER, for example none:data/standard")
+        raise UserError(f"--also {text}: must be STRATEGY[,FLAG=VALUE...]:FOLDER; for example, give none:data/standard")
     values: dict[str, Any] = {**vars(base), "pauses": strategy}
     for assignment in assignments:
         flag, _, value = assignment.partition("=")
         name = flag.removeprefix("--").replace("-", "_")
         if name not in values or name == "pauses":
             flags = ", ".join(known.replace("_", "-") for known in values if known != "pauses")
-            raise UserError(f"--also {text}: unknown flag '{flag}'; flags: {flags}")
+            raise UserError(f"--also {text}: unknown flag '{flag}'; use one of {flags}")
         values[name] = value
     try:
         return Path(folder), msgspec.convert(values, InsertionConfig, strict=False)

@@ -1,7 +1,7 @@
-"""Engines: different ways to run the same jobs. What they produce does not depend on which one ran.
+"""Executors of preprocessing: process pools and MPI ranks. The result does not depend on the executor.
 
-Under MPI the jobs are dealt out once, by size, and every rank works on its own, with a pool of processes if it has
-several cores: no rank is spent on managing, and nothing travels but the list of jobs. A fault on any rank ends all.
+Under MPI the jobs are divided once, by size, and every rank processes its own, with its own pool of processes if it has
+several workers. Ranks exchange only the list of jobs. An error on one rank ends all ranks.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _Value = TypeVar("_Value")
 
 
 class Ranks:
-    """The processes that share the work: those of an MPI job, or this one alone."""
+    """The ranks that share the work: those of an MPI job, or only this process."""
 
     def __init__(self, communicator: Any = None) -> None:
         self._communicator = communicator
@@ -34,21 +34,21 @@ class Ranks:
         self.size: int = communicator.size if communicator else 1
 
     def from_first(self, make: Callable[[], _Value]) -> _Value:
-        """What ``make`` returns on the first rank, on every rank."""
+        """Call ``make`` on rank 0 and return its value on every rank."""
         value = make() if self.rank == 0 else None
         return self._communicator.bcast(value) if self._communicator else value  # type: ignore[return-value]
 
     def wait(self) -> None:
-        """Until all ranks have come here."""
+        """Wait until all ranks have called this."""
         if self._communicator:
             self._communicator.barrier()
 
 
 @contextmanager
 def join_ranks(engine: str) -> Iterator[Ranks]:
-    """The ranks to work with on ``engine``: several for ``mpi``, and for ``auto`` where a launcher started several.
+    """Join the MPI job if ``engine`` is ``mpi``, or if it is ``auto`` and a launcher started several processes.
 
-    An error on any rank is printed there and ends the whole job, since the others would wait for that rank for ever.
+    An error on any rank is printed there and ends the job, because the other ranks would wait for that rank forever.
     """
     if engine not in ("mpi", "auto") or (engine == "auto" and _launched_ranks() == 1):
         yield Ranks()
@@ -60,8 +60,8 @@ def join_ranks(engine: str) -> Iterator[Ranks]:
     ranks = Ranks(MPI.COMM_WORLD)
     if ranks.size != _launched_ranks():
         raise UserError(
-            f"{_launched_ranks()} processes were started but MPI joins {ranks.size} of them, so each would do all the "
-            "work; start them with the mpirun of this MPI library, or with srun --mpi=pmix"
+            f"--engine {engine}: {_launched_ranks()} processes were started but MPI joins only {ranks.size}, so each "
+            "would do all the work; start them with the mpirun of this MPI library, or with srun --mpi=pmix"
         )
     try:
         yield ranks
@@ -76,13 +76,13 @@ def join_ranks(engine: str) -> Iterator[Ranks]:
 
 
 def _launched_ranks() -> int:
-    """How many processes the launcher started (Open MPI, MPICH and Intel MPI, a Slurm step), as it told them."""
+    """Return the number of processes started by Open MPI, MPICH, Intel MPI or a Slurm step, from the environment."""
     names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
     return next((int(os.environ[name]) for name in names if name in os.environ), 1)
 
 
 def share_out(jobs: Sequence[ShardJob], ranks: int) -> list[list[ShardJob]]:
-    """The jobs of each rank: the largest first, each to the rank that has least to do."""
+    """Divide the jobs among ranks: the largest first, each to the rank with the least work."""
     shares: list[list[ShardJob]] = [[] for _ in range(ranks)]
     loads = [(0, rank) for rank in range(ranks)]
     for job in sorted(jobs, key=lambda job: -job.source.size_bytes):
@@ -93,13 +93,12 @@ def share_out(jobs: Sequence[ShardJob], ranks: int) -> list[list[ShardJob]]:
 
 
 def run_shards(jobs: Sequence[ShardJob], workers: int) -> None:
-    """Process ``jobs`` on ``workers`` processes. The first error ends the run after the jobs begun, which are kept.
+    """Process ``jobs`` on ``workers`` processes. After an error, jobs that have begun are completed and kept.
 
-    Raises :class:`UserError` as :func:`~pause_megatron.preprocess.shard.process_shard` does, and for a worker that was
-    killed.
+    Raises :class:`UserError` as :func:`~pause_megatron.preprocess.shard.process_shard` does, and for a killed worker.
     """
     workers = min(workers, len(jobs))
-    if workers <= 1:  # nothing to gain, and a process takes a third of a second to start
+    if workers <= 1:  # a process takes a third of a second to start
         for job in jobs:
             process_shard(job)
         return
@@ -110,11 +109,11 @@ def run_shards(jobs: Sequence[ShardJob], workers: int) -> None:
                 future.result()
         except BrokenProcessPool as error:
             raise UserError(
-                "a worker process was killed (out of memory?); finished shards are kept: run the same command again, "
+                "a worker process was killed (out of memory?); complete shards are kept, so rerun the same command "
                 "with fewer --workers"
             ) from error
         except UserError as error:
-            log.warn(f"stopping, once the shards begun are done: {error}")
+            log.warn(f"stopping when the running shards are complete: {error}")
             raise
         finally:
             for future in futures:
@@ -122,8 +121,8 @@ def run_shards(jobs: Sequence[ShardJob], workers: int) -> None:
 
 
 def new_process_pool(workers: int) -> ProcessPoolExecutor:
-    """A pool whose processes end with this one, however it ends; the standard pool's would wait for work for ever."""
-    context = multiprocessing.get_context("spawn")  # no fork: this process may have threads
+    """Create a pool of processes that end with this one; those of a standard pool would wait for work forever."""
+    context = multiprocessing.get_context("spawn")  # not fork: this process may have threads
     return ProcessPoolExecutor(workers, mp_context=context, initializer=_end_with_parent)
 
 

@@ -1,7 +1,8 @@
-"""``pause-megatron merge-datasets``: the shards of one or several datasets joined into one or a few pairs of files.
+"""``pause-megatron merge-datasets``: joins the shards of one or several datasets into one or a few pairs of files.
 
-The files are written by :mod:`~pause_megatron.preprocess.merge`. Every shard's entry stays in the manifest, so
-nothing is hashed again but the new indices. The folder appears under its name when it is complete.
+The result has the same bytes as Megatron's ``IndexedDatasetBuilder.add_index`` would write. Memory does not grow with
+the data: the kernel copies the tokens if the file system supports that, and the index is written in chunks. Every
+shard's entry stays in the manifest, so only the new indices are hashed. The folder gets its name when it is complete.
 """
 
 from __future__ import annotations
@@ -23,22 +24,26 @@ from pause_megatron.config.dataset import MergeDatasetsConfig
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import (
     DATASET_FILE,
-    DATASET_FORMAT,
     DatasetManifest,
     MergedFile,
     differing_setting,
     load_dataset_manifest,
-    write_manifest,
 )
 from pause_megatron.preprocess.indexed_files import IndexFile, stream_index, token_dtype
-from pause_megatron.preprocess.shard_spans import ShardSpan, settings_of, spans_of, stored_lengths
+from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of, stored_lengths
+from pause_megatron.records.files import write_record
+
+_COPIED_BY_KERNEL_AT_ONCE = 1 << 30
+_COPIED_AT_ONCE = 8 << 20
+_KERNEL_CANNOT = (errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
+_SECONDS_BETWEEN_MESSAGES = 10
 
 
 def merge_datasets(config: MergeDatasetsConfig) -> None:
     """Write the dataset folder ``config.output``.
 
-    Raises :class:`UserError` for folders that are no finished datasets or cannot be joined, for more files than there
-    are shards, for an output that exists, and when the disk is full. Nothing then stands under the output's name.
+    Raises :class:`UserError` for an incomplete dataset, datasets that cannot be joined, more files than shards, an
+    output that exists, and a full disk. Then no folder has the output's name.
     """
     manifests = [load_dataset_manifest(folder) for folder in config.input]
     spans = [
@@ -49,18 +54,16 @@ def merge_datasets(config: MergeDatasetsConfig) -> None:
     if alive := sweep(config.output.parent, config.output.name):
         raise UserError(f"--output {config.output}: another merge is writing it, in {alive[0]}; wait for it")
     with new_folder(config.output) as folder:
-        # All indices first: they are small, and a shard that does not fit its manifest shows before the long copying.
+        # All indices come first: they are small, and show a shard that does not fit its manifest before the long copy.
         dtype = token_dtype(manifests[0].vocab_size)
-        merged = [
-            write_merged_index(folder, name, group, dtype)
-            for name, group in zip(_names(len(groups)), groups, strict=True)
-        ]
-        for file, group in zip(merged, groups, strict=True):
-            write_merged_tokens(folder / f"{file.name}.bin", group)
+        names = _names(len(groups))
+        merged = [write_merged_index(folder, *pair, dtype) for pair in zip(names, groups, strict=True)]
+        for name, group in zip(names, groups, strict=True):
+            write_merged_tokens(folder / f"{name}.bin", group)
         manifest = _joined(manifests, merged)
-        write_manifest(folder / DATASET_FILE, manifest)
+        write_record(folder / DATASET_FILE, manifest)
     log.info(
-        f"{config.output}: {len(spans)} shards in {', '.join(f'{file.name}.bin' for file in merged)}; "
+        f"{config.output}: {len(spans)} shards in {', '.join(f'{name}.bin' for name in names)}; "
         f"{manifest.sequences} sequences, {manifest.tokens} tokens"
     )
 
@@ -70,33 +73,33 @@ def _check_mergeable(folders: Sequence[Path], manifests: Sequence[DatasetManifes
     for folder, manifest in zip(folders, manifests, strict=True):
         if name := differing_setting(settings, manifest):
             raise UserError(
-                f"--input: {first} was written with {name} {getattr(settings, name)}, {folder} with "
-                f"{getattr(manifest, name)}; datasets are merged when they were written with the same settings"
+                f"--input: {first} was written with {name}={getattr(settings, name)} and {folder} with "
+                f"{name}={getattr(manifest, name)}; merge only datasets written with the same settings"
             )
     seen: dict[tuple[str, str, str], Path] = {}
     for span in spans:
         key = (span.shard.name, span.shard.input, span.shard.bin_sha256)
         if span.shard.sequences and key in seen:
             raise UserError(
-                f"--input: shard {span.shard.name}, made from {span.shard.input}, is both in {seen[key]} and in "
-                f"{span.folder}; its text would be there twice"
+                f"--input: shard {span.shard.name}, made from {span.shard.input}, is in both {seen[key]} and "
+                f"{span.folder}; remove one of the two folders, or its text would be in the result twice"
             )
         seen[key] = span.folder
 
 
 def cut_into_files(spans: Sequence[ShardSpan], files: int) -> list[Sequence[ShardSpan]]:
-    """Consecutive groups of ``spans``, one for each file, of about equal bytes. No file comes out empty.
+    """Cut ``spans`` into ``files`` consecutive groups of about the same size in bytes, none of them empty.
 
-    Raises :class:`UserError` when there are fewer shards with data than ``files``.
+    Raises :class:`UserError` when fewer shards than ``files`` have data.
     """
     filled = [place for place, span in enumerate(spans) if span.shard.sequences]
     if len(filled) < files:
-        raise UserError(f"--files {files}: there are only {len(filled)} shards with data; name at most so many")
+        raise UserError(f"--files {files}: only {len(filled)} shards have data; give at most that number")
     before = np.cumsum([0, *(spans[place].shard.bin_bytes for place in filled)])
     cuts = [0]
     for file in range(1, files):
         nearest = int(np.argmin(np.abs(before - before[-1] * file / files)))
-        cuts.append(min(max(nearest, cuts[-1] + 1), len(filled) - files + file))
+        cuts.append(min(max(nearest, cuts[-1] + 1), len(filled) - files + file))  # leave a shard for each file
     starts = [0, *(filled[cut] for cut in cuts[1:]), len(spans)]
     return [spans[start:stop] for start, stop in pairwise(starts)]
 
@@ -106,89 +109,72 @@ def _names(files: int) -> list[str]:
 
 
 def _joined(manifests: Sequence[DatasetManifest], merged: Sequence[MergedFile]) -> DatasetManifest:
-    """The manifest of all shards, in the files ``merged``."""
-    packages = dict.fromkeys(package for manifest in manifests for package in manifest.versions)
+    versions: dict[str, dict[str, None]] = {}  # a dict as an ordered set: each version once
+    for manifest in manifests:
+        for package, version in manifest.versions.items():
+            versions.setdefault(package, {})[version] = None
     return DatasetManifest(
-        **vars(settings_of(manifests[0])),
-        format=DATASET_FORMAT,
+        **vars(manifests[0].settings),
         shards=tuple(shard for manifest in manifests for shard in manifest.shards),
         merged=tuple(merged),
-        versions={
-            package: ", ".join(
-                dict.fromkeys(manifest.versions[package] for manifest in manifests if package in manifest.versions)
-            )
-            for package in packages
-        },
+        versions={package: ", ".join(found) for package, found in versions.items()},
     )
 
 
-_COPIED_BY_KERNEL_AT_ONCE = 1 << 30
-_COPIED_AT_ONCE = 8 << 20
-_KERNEL_CANNOT = (errno.ENOSYS, errno.EXDEV, errno.EOPNOTSUPP, errno.EINVAL, errno.EPERM)
-_SECONDS_BETWEEN_MESSAGES = 10
-
-
 def write_merged_index(folder: Path, name: str, spans: Sequence[ShardSpan], dtype: np.dtype[np.generic]) -> MergedFile:
-    """Write ``folder/name.idx`` for the shards ``spans`` joined, in memory that does not grow with them.
+    """Write ``folder/name.idx`` for the shards ``spans``, with token ids of ``dtype``.
 
-    ``dtype`` is that of the token ids. Raises :class:`UserError` when the index of a shard is damaged or does not fit
-    the shard's manifest.
+    Raises :class:`UserError` when the index of a shard is damaged or does not fit the shard's manifest.
     """
     sequences = sum(span.shard.sequences for span in spans)
     digest, size = hashlib.sha256(), 0
     with open(folder / f"{name}.idx", "wb") as file:
-        for piece in stream_index(lambda: _lengths(spans, dtype), sequences, dtype):
-            file.write(piece)
-            digest.update(piece)
-            size += len(piece)
-    return MergedFile(
-        name=name,
-        shards=len(spans),
-        bin_bytes=sum(span.shard.bin_bytes for span in spans),
-        idx_bytes=size,
-        idx_sha256=digest.hexdigest(),
-    )
+        for content in stream_index(lambda: _lengths(spans, dtype), sequences, dtype):
+            file.write(content)
+            digest.update(content)
+            size += len(content)
+    bin_bytes = sum(span.shard.bin_bytes for span in spans)
+    return MergedFile(name=name, shards=len(spans), bin_bytes=bin_bytes, idx_bytes=size, idx_sha256=digest.hexdigest())
 
 
 def _lengths(spans: Sequence[ShardSpan], dtype: np.dtype[np.generic]) -> Iterator[NDArray[np.int32]]:
-    """Lengths in tokens of all sequences of ``spans``, in pieces."""
     for span in spans:
+        advice = f"run `pause-megatron verify-dataset --data {span.folder}`"
         index = IndexFile.open(span.idx_path)
         if (index.dtype, index.sequences) != (dtype, span.file.sequences):
             raise UserError(
-                f"{span.idx_path}: an index of {index.sequences} sequences of {index.dtype}, its manifest says "
-                f"{span.file.sequences} of {dtype}; see `pause-megatron verify-dataset --data {span.folder}`"
+                f"{span.idx_path}: has {index.sequences} sequences of {index.dtype}, but its manifest lists "
+                f"{span.file.sequences} of {dtype}; {advice}"
             )
         tokens = 0
-        for piece in stored_lengths(span, index):
-            tokens += int(piece.sum(dtype=np.int64))
-            yield piece
+        for lengths in stored_lengths(span, index):
+            tokens += int(lengths.sum(dtype=np.int64))
+            yield lengths
         if tokens * dtype.itemsize != span.shard.bin_bytes:
             raise UserError(
-                f"{span.idx_path}: the sequences of shard {span.shard.name} have {tokens} tokens together, its "
-                f"{span.shard.bin_bytes} bytes hold {span.shard.bin_bytes // dtype.itemsize}; see "
-                f"`pause-megatron verify-dataset --data {span.folder}`"
+                f"{span.idx_path}: the sequences of shard {span.shard.name} have {tokens} tokens together, but its "
+                f"{span.shard.bin_bytes} bytes hold {span.shard.bin_bytes // dtype.itemsize}; {advice}"
             )
 
 
 def write_merged_tokens(path: Path, spans: Sequence[ShardSpan]) -> None:
-    """Write the ``.bin`` file ``path``: the token ids of ``spans`` one after the other."""
-    said = time.monotonic()
+    """Write the ``.bin`` file ``path`` with the token ids of ``spans`` one after another."""
+    logged = time.monotonic()
     with open(path, "wb") as target:
-        for done, span in enumerate(spans):
+        for done, span in enumerate(spans, start=1):
             with open(span.bin_path, "rb") as source:
-                append_range(source.fileno(), span.first_byte, span.shard.bin_bytes, target.fileno(), span.label)
-            if time.monotonic() - said > _SECONDS_BETWEEN_MESSAGES:
-                said = time.monotonic()
-                log.info(f"{path.name}: {done + 1} of {len(spans)} shards, {os.fstat(target.fileno()).st_size} bytes")
+                append_range(source.fileno(), span.first_byte, span.shard.bin_bytes, target.fileno(), span.label())
+            if time.monotonic() - logged > _SECONDS_BETWEEN_MESSAGES:
+                logged = time.monotonic()
+                log.info(f"{path.name}: {done} of {len(spans)} shards, {os.fstat(target.fileno()).st_size} bytes")
 
 
 def append_range(source: int, start: int, size: int, target: int, name: str) -> None:
-    """Append ``size`` bytes of the open file ``source``, from byte ``start`` on, to the open file ``target``.
+    """Append ``size`` bytes of the open file ``source``, from byte ``start``, to the open file ``target``.
 
-    Inside the kernel, where blocks may even be shared instead of copied; by reading and writing where it cannot.
+    The kernel copies them, and may share blocks instead; otherwise they are read and written.
 
-    Raises :class:`UserError` naming ``name`` when the source ends before that.
+    Raises :class:`UserError` that names ``name`` when the source ends too early.
     """
     by_kernel = hasattr(os, "copy_file_range")
     while size:
@@ -203,6 +189,6 @@ def append_range(source: int, start: int, size: int, target: int, name: str) -> 
             by_kernel = False
             copied = os.write(target, os.pread(source, min(size, _COPIED_AT_ONCE), start))
         if not copied:
-            raise UserError(f"{name}: ended {size} bytes too early while it was copied; it has been changed")
+            raise UserError(f"{name}: ended {size} bytes too early during the copy; merge when nothing writes to it")
         start += copied
         size -= copied

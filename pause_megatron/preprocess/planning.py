@@ -1,7 +1,7 @@
-"""What a run has to do: its inputs, the settings of every dataset, and the shards that are missing.
+"""Planning of a preprocessing run: the inputs, the settings of every dataset, and the missing shards.
 
-A shard whose manifest is there is done. What is there must have been made from the same input with the same settings;
-otherwise the run is refused, naming the difference, before anything is written.
+A shard is complete if its manifest exists. If it was made from other input or with other settings, the run raises an
+error that names the difference, before it writes anything.
 """
 
 from __future__ import annotations
@@ -25,39 +25,41 @@ from pause_megatron.preprocess.dataset_manifest import (
     check_stored_file,
     differing_setting,
     read_dataset_manifest,
-    read_shard_record,
     shard_file,
 )
 from pause_megatron.preprocess.progress_log import PROGRESS_FOLDER
 from pause_megatron.preprocess.shard import ShardJob, ShardOutput
+from pause_megatron.records.files import read_record
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.encoders import choose_encoder
 
 _DOCUMENTS_COMPARED = 1000
-"""First documents of a run on which a fast encoder has to equal the reference."""
+"""First documents of a run on which a fast encoder must equal the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """A run, as far as it can be known before anything is encoded."""
+    """Work of one run."""
 
     sources: tuple[Source, ...]
-    """All inputs; their positions are the shards' indices."""
+    """All inputs; the index of an input is the index of its shard."""
     outputs: tuple[ShardOutput, ...]
-    """The datasets to write."""
+    """Datasets to write."""
     jobs: tuple[ShardJob, ...]
-    """What is missing of the shards this run is to work on, each for the datasets that miss it."""
+    """Missing shards of this run, each with the datasets that miss it."""
 
 
 def plan_run(config: PreprocessConfig) -> Plan:
-    """Find inputs and finished shards, settle the settings, and sweep what killed runs left half-written.
+    """Find inputs and complete shards, determine the settings, and remove the temporary files of killed runs.
 
-    Raises :class:`UserError` for input or a tokenizer that cannot be used, for an output folder that holds shards made
-    from other input or with other settings, and for shards that another run is writing at the moment.
+    Raises :class:`UserError` for unusable input or an unusable tokenizer, for an output folder with shards made from
+    other input or with other settings, and for shards that another run is writing.
     """
     sources = find_sources(config.input)
     folders = [folder for folder, _ in config.outputs()]
-    _refuse_input_folders(folders, sources)
+    inputs = {Path(source.location).parent.resolve() for source in sources}
+    if shared := next((folder for folder in folders if folder.resolve() in inputs), None):
+        raise UserError(f"--output {shared}: contains the input files; give the dataset its own folder")
     tokenizer = PauseTokenizer.load(config.tokenizer)
     if tokenizer.caveat:
         log.warn(tokenizer.caveat)
@@ -68,20 +70,18 @@ def plan_run(config: PreprocessConfig) -> Plan:
     )
     records = [_read_records(folder) for folder in folders]
     indices = config.shard_indices(len(sources))
-    anything_to_do = any(sources[i].name not in there for i in indices for there in records)
+    anything_to_do = any(sources[i].name not in found for i in indices for found in records)
     encoder = _choose_encoder(config, tokenizer, sources, options, records, anything_to_do)
     outputs = tuple(
         ShardOutput(folder=folder, settings=dataset_settings(insertion, config.text_key, tokenizer, encoder))
         for folder, insertion in config.outputs()
     )
-    for output, there in zip(outputs, records, strict=True):
-        check_records(output, there, sources)
+    for output, found in zip(outputs, records, strict=True):
+        check_records(output, found, sources)
     jobs = []
     for index in indices:
-        missing = tuple(
-            output for output, there in zip(outputs, records, strict=True) if sources[index].name not in there
-        )
-        if missing:
+        name = sources[index].name
+        if missing := tuple(output for output, found in zip(outputs, records, strict=True) if name not in found):
             job = ShardJob(
                 source=sources[index],
                 index=index,
@@ -99,7 +99,7 @@ def plan_run(config: PreprocessConfig) -> Plan:
 def dataset_settings(
     insertion: InsertionConfig, text_key: str, tokenizer: PauseTokenizer, encoder: str
 ) -> DatasetSettings:
-    """What decides a dataset's bytes; what its strategy does not use is neutral, so that it may change."""
+    """Return the settings of a dataset. Flags that its strategy ignores become neutral, so that they may change."""
     strategy = insertion.pauses
     random = strategy in ("sequence", "document")
     return DatasetSettings(
@@ -120,7 +120,7 @@ def dataset_settings(
 
 
 def finished_shards(output: ShardOutput, sources: Sequence[Source]) -> dict[str, ShardManifest]:
-    """The shards of ``output`` that are done, by name; raises :class:`UserError` as :func:`check_records`."""
+    """Return the complete shards of ``output`` by name; raises :class:`UserError` as :func:`check_records`."""
     records = _read_records(output.folder)
     check_records(output, records, sources)
     return {name: record.shard for name, record in records.items()}
@@ -132,29 +132,26 @@ def check_records(output: ShardOutput, records: dict[str, ShardRecord], sources:
     for name, record in records.items():
         path, shard = output.folder / f"{name}.json", record.shard
         if name not in position:
-            raise UserError(f"{path}: {shard.input} is not among --input now; give another --output")
-        if difference := differing_setting(record.settings, output.settings):
-            there, now = getattr(record.settings, difference), getattr(output.settings, difference)
-            raise UserError(f"{path}: written with {difference} {there}, not {now} as now; give another --output")
+            raise UserError(f"{path}: was made from {shard.input}, which is not in --input; give another --output")
+        if setting := differing_setting(record.settings, output.settings):
+            raise UserError(
+                f"{path}: was written with {setting}={getattr(record.settings, setting)}, but this run uses "
+                f"{setting}={getattr(output.settings, setting)}; use the old value or another --output"
+            )
         source = sources[position[name]]
         if (shard.index, shard.input_bytes) != (position[name], source.size_bytes):
             raise UserError(
-                f"{path}: {source.location} or its place among --input has changed since the shard was written; "
+                f"{path}: {source.location} or its place in --input has changed since the shard was written; "
                 "give another --output"
             )
         check_stored_file(output.folder, shard_file(shard))
 
 
 def _read_records(folder: Path) -> dict[str, ShardRecord]:
-    """The shards' manifests in ``folder``, by name."""
     if (folder / DATASET_FILE).is_file() and read_dataset_manifest(folder).merged:
-        raise UserError(f"{folder}: holds a merged dataset, which cannot be added to; give another --output")
-    records = {}
-    for path in sorted(folder.glob("*.json")):
-        if path.name != DATASET_FILE:
-            record = read_shard_record(path)
-            records[record.shard.name] = record
-    return records
+        raise UserError(f"{folder}: is a merged dataset, to which nothing can be added; give another --output")
+    paths = (path for path in sorted(folder.glob("*.json")) if path.name != DATASET_FILE)
+    return {record.shard.name: record for record in (read_record(path, ShardRecord) for path in paths)}
 
 
 def _choose_encoder(
@@ -165,27 +162,19 @@ def _choose_encoder(
     records: Sequence[dict[str, ShardRecord]],
     anything_to_do: bool,
 ) -> str:
-    """The encoder's name: that of the finished shards where ``auto`` leaves the choice, else as found by comparison."""
-    recorded = {record.settings.encoder for there in records for record in there.values()}
+    """Return the encoder of the complete shards, if ``auto`` leaves the choice; else compare encoders on the text."""
+    recorded = {record.settings.encoder for found in records for record in found.values()}
     if config.encoder == "auto" and (recorded == {tokenizer.encoder_name} or (recorded and not anything_to_do)):
         return recorded.pop()
     texts = chain.from_iterable(block.texts for block in sources[0].read(options))
     return choose_encoder(tokenizer, config.encoder, islice(texts, _DOCUMENTS_COMPARED))
 
 
-def _refuse_input_folders(folders: Sequence[Path], sources: Sequence[Source]) -> None:
-    inputs = {Path(source.location).parent.resolve() for source in sources}
-    for folder in folders:
-        if folder.resolve() in inputs:
-            raise UserError(f"--output {folder}: the input files lie there; give the dataset a folder of its own")
-
-
 def _sweep(folder: Path, names: set[str]) -> None:
-    """Remove what killed runs left half-written in ``folder``; refuse to write what another run is writing."""
+    """Remove temporary files of killed runs; raise :class:`UserError` if another run is writing one of ``names``."""
     for path in sweep(folder):
-        name = path.name.removeprefix(".").rsplit(".", 3)[0]
+        name = path.name.removeprefix(".").rsplit(".", 3)[0]  # .NAME.bin.1234abcd.tmp
         if name in names:
             raise UserError(
-                f"{folder}: another run is writing shard {name} at the moment; wait for it, or give each run its own "
-                "--shard-range"
+                f"{folder}: another run is writing shard {name}; wait for it, or give each run its own --shard-range"
             )

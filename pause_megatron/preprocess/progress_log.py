@@ -1,8 +1,7 @@
-"""How far a run is: every worker appends to a log of its own, and the first process reads them all.
+"""Progress of a preprocessing run: each worker appends to its own log, and the first process reads all logs.
 
-``progress/HOST-PID.jsonl`` in the output folder has one JSON object a line: a shard's ``state`` (``started``,
-``running`` every few seconds, ``done``, ``failed``) with its counts so far. Files and not messages, because they work
-alike for processes, MPI ranks and the tasks of a Slurm array, and stay for whoever asks later.
+``progress/HOST-PID.jsonl`` in the output folder has one JSON object a line (:class:`ProgressEntry`). Files work alike
+for processes, MPI ranks and the tasks of a Slurm array, and remain for later reading.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 class ProgressEntry(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of a log."""
+    """State of one shard: one line of a log."""
 
     time: float
     """Seconds since 1970."""
@@ -36,13 +35,13 @@ class ProgressEntry(msgspec.Struct, frozen=True, kw_only=True):
     state: Literal["started", "running", "done", "failed"]
     documents: int = 0
     tokens: int = 0
-    """Real tokens, ends of documents included."""
+    """Real tokens so far, including ends of documents."""
     read_bytes: int = 0
-    """Unpacked input."""
+    """Unpacked input so far."""
     input_bytes: int = 0
-    """Size of the shard's input as stored; 0 when unknown."""
+    """Stored size of the shard's input; 0 if unknown."""
     seconds: float = 0.0
-    """Since the shard was started."""
+    """Time since the shard was started."""
     error: str | None = None
 
 
@@ -50,7 +49,7 @@ _decoder = msgspec.json.Decoder(ProgressEntry)
 
 
 class ShardProgress:
-    """A worker's account of one shard, a context around the work."""
+    """Log of one shard in a worker: a context around the work."""
 
     def __init__(self, folder: Path, shard: str, input_bytes: int) -> None:
         self._log = log.JsonLines(folder / f"{socket.gethostname()}-{os.getpid()}.jsonl")
@@ -82,10 +81,10 @@ class ShardProgress:
 
 
 class RunProgress:
-    """The state of a run's shards, from what the workers have logged since this object was made."""
+    """Latest state of each shard of a run, from the entries logged since this object was made."""
 
     def __init__(self, folder: Path, shards: Mapping[str, int]) -> None:
-        """``shards`` are those of the run: name to stored size of the input in bytes, 0 where unknown."""
+        """``shards`` maps the name of each shard of the run to the stored size of its input in bytes, 0 if unknown."""
         self._folder = folder
         self._sizes = shards
         self._offsets = {path: path.stat().st_size for path in self._logs()}
@@ -96,19 +95,19 @@ class RunProgress:
         return sorted(self._folder.glob("*.jsonl"))
 
     def poll(self) -> None:
-        """Read what has been logged since the last call."""
+        """Read the entries logged since the last call."""
         for path in self._logs():
             with open(path, "rb") as file:
                 file.seek(self._offsets.get(path, 0))
                 content = file.read()
-            whole = content[: content.rfind(b"\n") + 1]
-            self._offsets[path] = self._offsets.get(path, 0) + len(whole)
-            for entry in _decoder.decode_lines(whole):
+            complete = content[: content.rfind(b"\n") + 1]
+            self._offsets[path] = self._offsets.get(path, 0) + len(complete)
+            for entry in _decoder.decode_lines(complete):
                 if entry.shard in self._sizes:
                     self.entries[entry.shard] = entry
 
     def summary(self) -> str:
-        """One line: shards done and running, documents, tokens, rates, and the time left."""
+        """Return one line: shards done and running, documents, tokens, rates, and the time left."""
         states = [entry.state for entry in self.entries.values()]
         seconds = max(time.monotonic() - self._started, 1e-3)
         documents, tokens, read = (
@@ -125,26 +124,24 @@ class RunProgress:
         )
 
     def seconds_left(self, seconds: float) -> float | None:
-        """Seconds until the run's end at the pace of its first ``seconds``; None while no shard is done."""
+        """Return the seconds until the end at the speed of the first ``seconds``; None until a shard is done."""
         done = [entry for entry in self.entries.values() if entry.state == "done"]
         if not done:
             return None
-        by_size = all(self._sizes.values())
-        weights = self._sizes if by_size else dict.fromkeys(self._sizes, 1)
+        weights = self._sizes if all(self._sizes.values()) else dict.fromkeys(self._sizes, 1)
         finished = float(sum(weights[entry.shard] for entry in done))
-        # Shards under way count by what they have read, against what a finished shard read for its weight.
+        # A running shard counts by the bytes it has read, relative to those that finished shards read per weight.
         read_by_weight = sum(entry.read_bytes for entry in done) / finished
         if read_by_weight:
             for entry in self.entries.values():
                 if entry.state in ("started", "running"):
-                    weight = weights[entry.shard]
-                    finished += min(entry.read_bytes / read_by_weight, weight)
+                    finished += min(entry.read_bytes / read_by_weight, weights[entry.shard])
         return (sum(weights.values()) - finished) * seconds / finished
 
 
 @contextmanager
 def report_progress(progress: RunProgress) -> Iterator[None]:
-    """Print a line every few seconds while the block runs, and one at its end."""
+    """Log a summary every few seconds while the block runs, and one at its end."""
     ended = threading.Event()
 
     def report() -> None:

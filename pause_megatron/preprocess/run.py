@@ -1,6 +1,6 @@
-"""Preprocess a corpus: plan, run what is not done yet, describe the result.
+"""Preprocesses a corpus: plans the run, processes the missing shards, and writes the dataset's manifest.
 
-Running the same command again resumes. A folder's own manifest comes last, from the run that finds all shards done.
+Rerun the same command to resume. The run that finds all shards complete writes ``dataset.json``.
 """
 
 from __future__ import annotations
@@ -12,25 +12,28 @@ from pause_megatron import log
 from pause_megatron.children import available_cores
 from pause_megatron.config.preprocess import PreprocessConfig
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.dataset_manifest import DATASET_FILE, DATASET_FORMAT, DatasetManifest, write_manifest
+from pause_megatron.preprocess.dataset_manifest import DATASET_FILE, DatasetManifest
 from pause_megatron.preprocess.executors import Ranks, join_ranks, run_shards, share_out
 from pause_megatron.preprocess.planning import Plan, finished_shards, plan_run
 from pause_megatron.preprocess.progress_log import PROGRESS_FOLDER, RunProgress, report_progress
 from pause_megatron.preprocess.shard import ShardOutput
+from pause_megatron.records.files import write_record
 from pause_megatron.versions import versions
 
 
 def preprocess(config: PreprocessConfig) -> None:
-    """Write the dataset folders of ``config``, resuming where an earlier run ended.
+    """Write the dataset folders of ``config``, or resume an earlier run.
 
-    Raises :class:`UserError` for input or a tokenizer that cannot be used, for an output folder that holds shards made
-    from other input or with other settings, for a full disk, and for a worker that was killed.
+    Raises :class:`UserError` for unusable input or an unusable tokenizer, for an output folder with shards made from
+    other input or with other settings, for a full disk, and for a killed worker.
     """
     for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS"):
-        os.environ.setdefault(name, "1")  # a process for every core; libraries read these when they start
+        os.environ.setdefault(name, "1")  # each core has its process; libraries read these variables when they start
     with join_ranks(config.engine) as ranks:
         plan = ranks.from_first(lambda: plan_run(config))
-        log.info(_announcement(plan, ranks))
+        done = len(plan.sources) - len(plan.jobs)
+        text = f"{len(plan.sources)} shards: {len(plan.jobs)} to do in this run, {done} complete or left to other runs"
+        log.info(text + (f"; {ranks.size} MPI ranks" if ranks.size > 1 else ""))
         jobs = share_out(plan.jobs, ranks.size)[ranks.rank]
         sizes = {job.name: job.source.size_bytes for job in plan.jobs}
         progress = RunProgress(config.output / PROGRESS_FOLDER, sizes)
@@ -48,32 +51,26 @@ def _workers(config: PreprocessConfig, ranks: Ranks) -> int:
     return config.workers or (available_cores() if ranks.size == 1 else 1)
 
 
-def _announcement(plan: Plan, ranks: Ranks) -> str:
-    done = len(plan.sources) - len(plan.jobs)
-    text = f"{len(plan.sources)} shards, {len(plan.jobs)} to do here, {done} done already or left to other runs"
-    return text + (f"; on {ranks.size} MPI ranks" if ranks.size > 1 else "")
-
-
 def _finish(output: ShardOutput, plan: Plan) -> None:
-    """Write ``dataset.json`` if all shards are there, and say what there is."""
+    """Write ``dataset.json`` if all shards are complete, and log a summary."""
     done = finished_shards(output, plan.sources)
     if len(done) < len(plan.sources):
-        log.info(f"{output.folder}: {len(done)} of {len(plan.sources)} shards; not finished yet")
+        log.info(f"{output.folder}: {len(done)} of {len(plan.sources)} shards are complete")
         return
     shards = tuple(done[source.name] for source in plan.sources)
-    manifest = DatasetManifest(**vars(output.settings), format=DATASET_FORMAT, shards=shards, versions=versions())
+    manifest = DatasetManifest(**vars(output.settings), shards=shards, versions=versions())
     dropped = sum(shard.dropped_tokens for shard in shards)
     if not manifest.sequences:
         raise UserError(
-            f"--seq-length {manifest.seq_length}: no input file fills a sequence, all of them together have {dropped} "
-            f"tokens; give more text, or a smaller length and another --output than {output.folder}"
+            f"--seq-length {manifest.seq_length}: no input file fills a sequence, since all files together have "
+            f"{dropped} tokens; give more text, or a smaller length and another --output than {output.folder}"
         )
-    write_manifest(output.folder / DATASET_FILE, manifest)
+    write_record(output.folder / DATASET_FILE, manifest)
     skipped = sum(shard.skipped_records for shard in shards)
     if skipped:
         log.warn(f"{output.folder}: {skipped} records could not be read and were left out; {DATASET_FILE} lists them")
-    what = f"sequences of {manifest.seq_length} tokens" if manifest.seq_length else "documents"
+    unit = f"sequences of {manifest.seq_length} tokens" if manifest.seq_length else "documents"
     log.info(
-        f"{output.folder}: {manifest.sequences} {what}, {manifest.pauses / manifest.tokens:.2%} of the tokens pauses; "
-        f"{dropped} real tokens dropped"
+        f"{output.folder}: {manifest.sequences} {unit}, {manifest.pauses / manifest.tokens:.2%} of the tokens are "
+        f"pauses; {dropped} real tokens dropped"
     )

@@ -1,7 +1,8 @@
-"""The worker body: one input to one finished shard of every dataset of the run. Every engine runs exactly this.
+"""Worker body of preprocessing: turns one input into one complete shard of every dataset of the run.
 
-Blocks of text are read, encoded once, strung together with end-of-document tokens, and handed to the datasets' writers,
-which insert pauses and write. Memory is a few blocks, or a small multiple of the longest document.
+The input is read in blocks and encoded once. The stream of documents, each followed by the end-of-document token, goes
+to one writer for each dataset, which inserts the pauses. Memory is a few blocks, or a small multiple of the longest
+document.
 """
 
 from __future__ import annotations
@@ -25,10 +26,15 @@ from pause_megatron.preprocess.shard_writer import open_shard
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.encoders import Encoder, open_encoder
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
+_KEPT_BYTES = 256 << 20
+_LARGEST_KEPT_BYTES = 32 << 20
+"""Larger arrays, which only a very long document needs, return to the system at once."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ShardOutput:
-    """One dataset that a shard is written for."""
+    """One dataset to write."""
 
     folder: Path
     settings: DatasetSettings
@@ -36,7 +42,7 @@ class ShardOutput:
 
 @dataclass(frozen=True, kw_only=True)
 class ShardJob:
-    """One input to turn into one shard of each of ``outputs``, which share tokenizer and encoder."""
+    """One input, to become one shard of each of ``outputs``, which have the same tokenizer and encoder."""
 
     source: Source
     index: int
@@ -48,14 +54,14 @@ class ShardJob:
 
     @property
     def name(self) -> str:
-        """The shard's name."""
+        """Name of the shard."""
         return self.source.name
 
 
 def process_shard(job: ShardJob) -> None:
     """Write ``NAME.bin``, ``NAME.idx`` and, last, ``NAME.json`` to the folder of every output.
 
-    Raises :class:`UserError` for input that cannot be read and for a full disk; no final name is given then.
+    Raises :class:`UserError` for unreadable input and for a full disk; then no file gets its final name.
     """
     keep_freed_memory()
     with ShardProgress(job.progress, job.name, job.source.size_bytes) as progress:
@@ -75,7 +81,7 @@ def process_shard(job: ShardJob) -> None:
 
 
 class _TokenStream:
-    """A shard's real tokens: its documents, each followed by the end-of-document token."""
+    """Real tokens of a shard: its documents, each followed by the end-of-document token."""
 
     def __init__(self, job: ShardJob) -> None:
         settings = job.outputs[0].settings
@@ -87,7 +93,7 @@ class _TokenStream:
         self._skipped: list[SkippedRecord] = []
 
     def of_block(self, block: Block) -> NDArray[np.integer]:
-        """The tokens of a block's documents; shape ``[tokens]``."""
+        """Encode a block's documents; returns their tokens, shape ``[tokens]``."""
         ids, lengths = self._encoder.encode_batch(block.texts)
         lengths = lengths[lengths > 0]
         self._documents += len(lengths)
@@ -98,7 +104,7 @@ class _TokenStream:
         return np.insert(ids.astype(self._dtype), np.cumsum(lengths), self._eod_id)
 
     def summary(self) -> ShardInput:
-        """What has been read."""
+        """Return the description of the input read."""
         source = self._job.source
         return ShardInput(
             name=source.name,
@@ -114,21 +120,19 @@ class _TokenStream:
 
 @lru_cache(maxsize=1)
 def _open_encoder(path: Path, sha256: str, name: str) -> Encoder:
-    """The encoder, opened once by each process."""
+    """Open the encoder, once in each process."""
     tokenizer = PauseTokenizer.load(path)
     if tokenizer.sha256 != sha256:
-        raise UserError(f"--tokenizer {path}: the file has changed since preprocessing began; start again")
+        raise UserError(f"--tokenizer {path}: the file has changed since the run began; start the run again")
     return open_encoder(tokenizer, name)
 
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
-_KEPT_BYTES = 256 << 20
-_LARGEST_KEPT_BYTES = 32 << 20
-"""Larger pieces, which only a very long document needs, still go back at once."""
-
-
 def keep_freed_memory() -> None:
-    """Let this process keep up to 256 MiB of freed memory for its next block; without glibc nothing changes."""
+    """Keep up to 256 MiB of freed memory in this process for the next block; without glibc nothing changes.
+
+    Each block needs the same arrays of some megabytes again. By default the C library returns them to the system, which
+    clears every page before the next use: 4 of the 25 nanoseconds that each token costs in addition to encoding.
+    """
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError):

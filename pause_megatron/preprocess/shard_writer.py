@@ -1,7 +1,4 @@
-"""A shard's stream of real tokens into its two files and its manifest.
-
-One :class:`ShardWriter` stands for one dataset of the run; several may be fed the same stream.
-"""
+"""Writer of one shard of one dataset: inserts pauses into the stream of real tokens and writes the shard's files."""
 
 from __future__ import annotations
 
@@ -25,19 +22,13 @@ from pause_megatron.pauses.insertion import (
     Strategy,
     pauses_per_sequence,
 )
-from pause_megatron.preprocess.dataset_manifest import (
-    SHARD_FORMAT,
-    DatasetSettings,
-    ShardInput,
-    ShardManifest,
-    ShardRecord,
-    write_manifest,
-)
+from pause_megatron.preprocess.dataset_manifest import DatasetSettings, ShardInput, ShardManifest, ShardRecord
 from pause_megatron.preprocess.indexed_files import index_bytes, token_dtype
+from pause_megatron.records.files import write_record
 
 
 class ShardWriter:
-    """Packs a stream with the strategy that ``settings`` ask for, appending to ``NAME.bin``."""
+    """Packs a stream with the strategy of ``settings`` and appends the sequences to ``NAME.bin``."""
 
     def __init__(self, file: IO[bytes], settings: DatasetSettings, shard: int) -> None:
         self._file = file
@@ -51,7 +42,7 @@ class ShardWriter:
         self._sequences = self._tokens = self._pauses = self._consumed = 0
 
     def add(self, stream: NDArray[np.integer]) -> None:
-        """Take the next real tokens; what fills no sequence yet goes in front of the next ones."""
+        """Add the next real tokens. Tokens that do not fill a sequence yet wait for the next call."""
         joined = np.concatenate([self._pending, stream])
         packed = self._strategy.pack(joined, self._sequences)
         self._file.write(packed.tokens.data)
@@ -69,7 +60,7 @@ class ShardWriter:
         self._runs.update(runs)
 
     def finish(self, folder: Path, shard: ShardInput) -> ShardManifest:
-        """Write ``NAME.idx`` and, last, ``NAME.json``; ``NAME.bin`` has its final name already."""
+        """Write ``NAME.idx`` and, last, ``NAME.json``; ``NAME.bin`` must have its final name already."""
         index = index_bytes(np.concatenate([np.empty(0, np.int32), *self._lengths]), self._dtype)
         with write_file(folder / f"{shard.name}.idx") as file:
             file.write(index)
@@ -87,26 +78,19 @@ class ShardWriter:
             idx_bytes=len(index),
             idx_sha256=hashlib.sha256(index).hexdigest(),
         )
-        write_manifest(
-            record_path(folder, shard.name), ShardRecord(format=SHARD_FORMAT, settings=self._settings, shard=manifest)
-        )
+        write_record(folder / f"{shard.name}.json", ShardRecord(settings=self._settings, shard=manifest))
         return manifest
 
 
 @contextmanager
 def open_shard(folder: Path, name: str, settings: DatasetSettings, shard: int) -> Iterator[ShardWriter]:
-    """A writer of ``NAME.bin``, which gets its name when the block ends without an error; then call ``finish``."""
+    """Open a writer of ``NAME.bin``. The file gets its name when the block succeeds; call ``finish`` after that."""
     with write_file(folder / f"{name}.bin") as file:
         yield ShardWriter(file, settings, shard)
 
 
-def record_path(folder: Path, name: str) -> Path:
-    """A shard's manifest, written last: the shard is done when this file is there."""
-    return folder / f"{name}.json"
-
-
 def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
-    """The pause insertion that ``settings`` ask for, in the shard of this index."""
+    """Return the pause insertion of ``settings`` for the shard with index ``shard``."""
     if settings.strategy == "none":
         return NoPauses(settings.seq_length)
     if settings.strategy == "every":
@@ -132,17 +116,18 @@ def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
 
 
 def count_runs(is_pause: NDArray[np.bool_], sequence_lengths: NDArray[np.integer]) -> dict[int, int]:
-    """How many pauses stand together, and how many such runs there are; none goes on into the next sequence.
+    """Count runs of consecutive pauses by their length. A run ends with its sequence.
 
-    ``is_pause`` has shape ``[tokens]``, the sequences one after the other. Time grows with the longest run, which is a
-    few pauses, but each step only combines bytes.
+    ``is_pause`` has shape ``[tokens]``, the sequences one after another. The loop runs once for each pause of the
+    longest run, which has a few, and each step only combines bytes.
     """
-    at_least = [int(np.count_nonzero(is_pause))]  # positions where that many pauses and one more begin
+    at_least = [int(np.count_nonzero(is_pause))]  # [n]: positions where n + 1 consecutive pauses start
     together = is_pause[1:] & is_pause[:-1]
-    together[np.cumsum(sequence_lengths, dtype=np.int64)[:-1] - 1] = False
+    together[np.cumsum(sequence_lengths, dtype=np.int64)[:-1] - 1] = False  # the next token is in the next sequence
     while longer := int(np.count_nonzero(together)):
         at_least.append(longer)
         together = together[1:] & together[:-1]
+    # A run of n pauses has n - k + 1 starts of k pauses, so the second difference counts the runs of each length.
     runs_of_at_least = -np.diff(at_least, append=0)
     runs = -np.diff(runs_of_at_least, append=0)
     return {length: int(count) for length, count in enumerate(runs, start=1) if count}

@@ -7,8 +7,9 @@ than :data:`TOKENS_AT_ONCE` is cut: each of its blocks holds one part, which beg
 from __future__ import annotations
 
 import hashlib
+import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,8 +20,8 @@ from numpy.typing import NDArray
 
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import DatasetSettings
-from pause_megatron.preprocess.indexed_files import SEQUENCES_AT_ONCE, chunk_ranges, token_dtype
-from pause_megatron.preprocess.shard_spans import ShardSpan
+from pause_megatron.preprocess.indexed_files import SEQUENCES_AT_ONCE, IndexFile, chunk_ranges, token_dtype
+from pause_megatron.preprocess.shard_spans import ShardSpan, stored_lengths
 
 TOKENS_AT_ONCE = 1 << 18
 """Tokens of a block, unless one sequence of fixed length has more."""
@@ -71,24 +72,21 @@ class TokenBlock:
         place = int(np.searchsorted(self.ends, position, side="right"))
         byte = self.span.first_byte + (self.first_token + position) * self.tokens.itemsize
         sequence = self.span.first_sequence + self.first_sequence + place
-        return f"{self.span.label}: sequence {sequence}, token {position - int(self.starts[place])} (byte {byte})"
+        return f"{self.span.label()}: sequence {sequence}, token {position - int(self.starts[place])} (byte {byte})"
 
 
 def read_blocks(
-    span: ShardSpan, lengths: Iterable[NDArray[np.integer]], settings: DatasetSettings, digest: Any | None = None
+    span: ShardSpan, settings: DatasetSettings, *, share: float = 1.0, digest: Any | None = None
 ) -> Iterator[TokenBlock]:
-    """Read the shard at ``span`` from its beginning.
+    """Read the first sequences of the shard at ``span``, with about ``share`` of its tokens (1: all).
 
-    Args:
-        lengths: stored length of each sequence to read, in tokens, in arrays of any size.
-        settings: settings of the dataset.
-        digest: a hash of :mod:`hashlib` that is updated with all bytes read.
+    ``settings`` are those of the dataset. ``digest``, a hash of :mod:`hashlib`, is updated with all bytes read.
     """
     first_sequence = first_token = 0
     with open(span.bin_path, "rb") as file:
         file.seek(span.first_byte)
-        for some in lengths:
-            for group in _groups(some.astype(np.int64)):
+        for lengths in _lengths(span, settings, share):
+            for group in _groups(lengths.astype(np.int64)):
                 size, offset = int(group.sum()), 0
                 while offset < size:
                     tokens = _read_tokens(file, size - offset, settings)
@@ -98,6 +96,21 @@ def read_blocks(
                     offset += len(tokens)
                     first_token += len(tokens)
                 first_sequence += len(group)
+
+
+def _lengths(span: ShardSpan, settings: DatasetSettings, share: float) -> Iterator[NDArray[np.int32]]:
+    """Yield the lengths of the first sequences, which have ``share`` of the shard's tokens, in several arrays."""
+    if settings.seq_length:
+        for start, stop in chunk_ranges(0, math.ceil(share * span.shard.sequences), SEQUENCES_AT_ONCE):
+            yield np.full(stop - start, settings.seq_length, dtype=np.int32)
+        return
+    left = share * span.shard.tokens
+    for lengths in stored_lengths(span, IndexFile.open(span.idx_path)):
+        ends = np.cumsum(lengths, dtype=np.int64)
+        yield lengths[: int(np.searchsorted(ends, left)) + 1]
+        left -= int(ends[-1])
+        if left <= 0:
+            return
 
 
 def _groups(lengths: NDArray[np.int64]) -> Iterator[NDArray[np.int64]]:
@@ -120,12 +133,6 @@ def _read_tokens(file: IO[bytes], size: int, settings: DatasetSettings) -> NDArr
     behind = int(np.argmax(tokens[::-1] != settings.pause_id))  # pauses at the end; 0 if all tokens are pauses
     file.seek(-behind * dtype.itemsize, os.SEEK_CUR)
     return tokens[: len(tokens) - behind]
-
-
-def equal_lengths(sequences: int, seq_length: int) -> Iterator[NDArray[np.int32]]:
-    """Yield the lengths of ``sequences`` sequences of ``seq_length`` tokens, in several arrays."""
-    for start, stop in chunk_ranges(0, sequences, SEQUENCES_AT_ONCE):
-        yield np.full(stop - start, seq_length, dtype=np.int32)
 
 
 def sha256_of(path: Path, start: int, size: int) -> str:

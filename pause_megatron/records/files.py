@@ -122,7 +122,7 @@ def convert_record(values: dict[str, Any], kind: type[Record], place: str, remed
     if problem := next(_key_problems(values, kind), None):
         raise UserError(f"{place}: {problem}; {remedy}")
     try:
-        return msgspec.convert(values, kind)
+        return msgspec.convert(values, kind, str_keys=True)  # JSON has no integer keys
     except msgspec.ValidationError as error:
         raise UserError(f"{place}: {str(error).replace('`$.', '`')}; {remedy}") from error
 

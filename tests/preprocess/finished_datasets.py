@@ -11,17 +11,15 @@ from pathlib import Path
 import numpy as np
 
 from pause_megatron.preprocess.dataset_manifest import (
-    DATASET_FORMAT,
-    SHARD_FORMAT,
     DatasetManifest,
     DatasetSettings,
     ShardManifest,
     ShardRecord,
     load_dataset_manifest,
-    write_manifest,
 )
 from pause_megatron.preprocess.indexed_files import index_bytes, token_dtype
 from pause_megatron.preprocess.run import preprocess
+from pause_megatron.records.files import write_record
 
 PAUSE, EOD = 2, 1
 """Ids in all datasets here."""
@@ -75,9 +73,9 @@ def write_by_hand(folder, shards, *, vocab_size=1000, prefix="part", **settings)
         entries.append(shard_entry(name, number, lengths, len(content), content, index))
     settings = DatasetSettings(**{**BY_HAND, "vocab_size": vocab_size, **settings})
     for entry in entries:
-        write_manifest(folder / f"{entry.name}.json", ShardRecord(format=SHARD_FORMAT, settings=settings, shard=entry))
-    manifest = DatasetManifest(**vars(settings), format=DATASET_FORMAT, shards=tuple(entries), versions={"python": "3"})
-    write_manifest(folder / "dataset.json", manifest)
+        write_record(folder / f"{entry.name}.json", ShardRecord(settings=settings, shard=entry))
+    manifest = DatasetManifest(**vars(settings), shards=tuple(entries), versions={"python": "3"})
+    write_record(folder / "dataset.json", manifest)
     return folder
 
 

@@ -72,7 +72,7 @@ def test_wide_tokens_and_empty_shards_are_byte_for_byte_megatrons(tmp_path):
 def test_pieces_of_the_index_join_seamlessly(tmp_path, by_hand, monkeypatch):
     whole = merge(tmp_path / "whole", by_hand)
     monkeypatch.setattr("pause_megatron.preprocess.shard_spans.SEQUENCES_AT_ONCE", 7)
-    monkeypatch.setattr(indexed_files, "_BOUNDARIES_AT_ONCE", 5)
+    monkeypatch.setattr(indexed_files, "SEQUENCES_AT_ONCE", 5)
     assert merge(tmp_path / "pieces", by_hand).merged == whole.merged
 
 
@@ -193,7 +193,7 @@ def test_bytes_are_copied_where_the_kernel_cannot(tmp_path, monkeypatch):
     assert copied(100, 12_000_000) == expected
     monkeypatch.delattr(os, "copy_file_range")
     assert copied(100, 12_000_000) == expected
-    with pytest.raises(UserError, match="source: ended 101 bytes too early while it was copied"):
+    with pytest.raises(UserError, match="source: ended 101 bytes too early during the copy"):
         copied(0, 12_800_101)
 
 
@@ -261,27 +261,31 @@ def test_existing_output_is_not_touched(tmp_path, by_hand):
 
 def test_other_settings_are_refused_by_name(tmp_path, by_hand):
     other = write_by_hand(tmp_path / "other", SHARDS, prefix="other", seed=2)
-    with pytest.raises(UserError, match=r"by-hand was written with seed 1, .*other with 2; datasets are merged when"):
+    with pytest.raises(
+        UserError, match=r"by-hand was written with seed=1 and .*other with seed=2; merge only datasets"
+    ):
         merge(tmp_path / "merged", by_hand, other)
     assert not (tmp_path / "merged").exists()
 
 
 def test_unfinished_folder_is_refused(tmp_path, by_hand):
     (by_hand / "dataset.json").unlink()
-    with pytest.raises(UserError, match=r"by-hand: no dataset.json, so it is no dataset or not a finished one"):
+    with pytest.raises(UserError, match=r"by-hand: has no dataset.json, so it is not a complete dataset"):
         merge(tmp_path / "merged", by_hand)
 
 
 def test_the_same_shard_twice_is_refused(tmp_path, by_hand):
     copy = shutil.copytree(by_hand, tmp_path / "copy")
-    with pytest.raises(UserError, match=r"shard part-0, made from part-0.jsonl, is both in .*by-hand and in .*copy"):
+    with pytest.raises(
+        UserError, match=r"shard part-0, made from part-0.jsonl, is in both .*by-hand and .*copy; remove"
+    ):
         merge(tmp_path / "merged", by_hand, copy)
     with pytest.raises(UserError, match=r"--input: .*by-hand is given twice"):
         merge(tmp_path / "merged", by_hand, by_hand / ".")
 
 
 def test_more_files_than_shards_are_refused(tmp_path, by_hand):
-    with pytest.raises(UserError, match="--files 6: there are only 5 shards with data; name at most so many"):
+    with pytest.raises(UserError, match="--files 6: only 5 shards have data; give at most that number"):
         merge(tmp_path / "merged", by_hand, files=6)
     with pytest.raises(UserError, match="--files 0: must be at least 1"):
         merge(tmp_path / "merged", by_hand, files=0)
@@ -293,9 +297,9 @@ def test_more_files_than_shards_are_refused(tmp_path, by_hand):
         (0, "B", 0, r"part-0.idx: begins with b'\\x00MIDIDX\\x00\\x00', expected b'MMIDIDX\\x00\\x00' at byte 0"),
         (9, "Q", 2, "part-0.idx: version 2 at byte 9, expected 1"),
         (17, "B", 5, r"part-0.idx: token dtype 5 at byte 17, expected one of 4 \(int32\), 8 \(uint16\)"),
-        (17, "B", 4, "part-0.idx: an index of 3 sequences of int32, its manifest says 3 of uint16; see `pause"),
+        (17, "B", 4, "part-0.idx: has 3 sequences of int32, but its manifest lists 3 of uint16; run `pause"),
         (18, "Q", 2, "part-0.idx: 4 document boundaries at byte 26, expected one more than its 2 sequences"),
-        (34, "i", 6, "part-0.idx: the sequences of shard part-0 have 17 tokens together, its 32 bytes hold 16"),
+        (34, "i", 6, "part-0.idx: the sequences of shard part-0 have 17 tokens together, but its 32 bytes hold 16"),
     ],
 )
 def test_damaged_index_is_named_before_anything_is_copied(tmp_path, by_hand, byte, kind, value, complaint):

@@ -165,9 +165,9 @@ def test_shard_ranges_in_any_order_write_what_one_run_does(tmp_path, config_for,
         preprocess(config_for(tmp_path, input=c4_shards, shard_range=shard_range))
     assert contents(tmp_path) == c4_dataset
     said = capsys.readouterr().err
-    assert "2 of 6 shards; not finished yet" in said
+    assert "2 of 6 shards are complete" in said
     preprocess(config_for(tmp_path, input=c4_shards, shard_range="90:100"))
-    assert "6 shards, 0 to do here" in capsys.readouterr().err
+    assert "6 shards: 0 to do in this run" in capsys.readouterr().err
 
 
 def mpirun(origin, *arguments):
@@ -180,7 +180,7 @@ def test_mpi_ranks_write_what_one_process_does(origin, tmp_path, tokenizer, c4_s
     flags = ["--tokenizer", tokenizer.path, "--seq-length", 256, "--input", *c4_shards]
     done = mpirun(origin, "--output", tmp_path / "data", *flags)
     assert done.returncode == 0, done.stderr
-    assert "on 2 MPI ranks" in done.stderr
+    assert "; 2 MPI ranks" in done.stderr
     assert contents(tmp_path / "data") == c4_dataset
     workers = {path.name for path in (tmp_path / "data/progress").iterdir()}
     assert len(workers) == 2  # both ranks worked
@@ -205,7 +205,7 @@ def test_ranks_that_mpi_does_not_join_are_refused(tmp_path):
     if "finds no MPI library" in done.stderr:
         pytest.skip("no MPI library here; ranks that it does not join were not checked")
     assert done.returncode == 2
-    assert "4 processes were started but MPI joins 1 of them" in done.stderr
+    assert "4 processes were started but MPI joins only 1, so" in done.stderr
 
 
 def test_jobs_are_small_to_send(config_for, tmp_path, c4_shards):

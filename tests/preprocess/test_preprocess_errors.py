@@ -110,7 +110,7 @@ def test_full_disk_is_named_and_the_repeated_run_completes(tmp_path, tokenizer, 
     assert again == contents(tmp_path / "fresh")
 
 
-def test_a_killed_worker_is_told_and_the_repeated_run_completes(tmp_path, tokenizer, c4_shards, config_for):
+def test_a_killed_worker_is_reported_and_a_rerun_completes(tmp_path, tokenizer, c4_shards, config_for):
     command = [sys.executable, str(ROOT / "tools/preprocess_c4.py"), "--input", *c4_shards, "--workers", "2"]
     command += ["--tokenizer", str(tokenizer.path), "--output", str(tmp_path / "data"), "--seq-length", "256"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
@@ -121,7 +121,7 @@ def test_a_killed_worker_is_told_and_the_repeated_run_completes(tmp_path, tokeni
     os.kill(worker, signal.SIGKILL)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 2
-    assert "a worker process was killed (out of memory?); finished shards are kept" in said
+    assert "a worker process was killed (out of memory?); complete shards are kept" in said
     preprocess(config_for(tmp_path / "data", input=c4_shards))
     preprocess(config_for(tmp_path / "fresh", input=c4_shards))
     assert contents(tmp_path / "data") == contents(tmp_path / "fresh")
@@ -132,7 +132,7 @@ def test_a_shard_that_another_run_is_writing_is_refused(tmp_path, config_for, co
     command = [sys.executable, "-c", WRITES_SLOWLY, str(tmp_path / "data" / f"{name}.bin")]
     writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert writer.stdout.readline() == "writing\n"
-    with pytest.raises(UserError, match=f"another run is writing shard {name} at the moment"):
+    with pytest.raises(UserError, match=f"another run is writing shard {name}; wait"):
         preprocess(config_for(tmp_path / "data"))
     writer.kill()
     writer.wait()
@@ -181,9 +181,9 @@ def test_inputs_of_one_name_are_refused(tmp_path, config_for):
 
 def test_input_folder_is_never_written_to(tmp_path, config_for):
     (tmp_path / "text.json").write_bytes(GOOD * 5000)
-    with pytest.raises(UserError, match="give the dataset a folder of its own"):
+    with pytest.raises(UserError, match="give the dataset its own folder"):
         preprocess(config_for(tmp_path, input=(str(tmp_path / "text.json"),)))
-    with pytest.raises(UserError, match="give the dataset a folder of its own"):
+    with pytest.raises(UserError, match="give the dataset its own folder"):
         also = (f"none:{tmp_path}",)
         preprocess(config_for(tmp_path / "data", input=(str(tmp_path / "text.json"),), also=also))
     assert (tmp_path / "text.json").read_bytes() == GOOD * 5000
@@ -198,21 +198,21 @@ def test_input_folder_is_never_written_to(tmp_path, config_for):
         ({"workers": -1}, "--workers -1"),
         ({"pause_rate": 1.0}, "--pause-rate 1.0"),
         ({"pause_rate": 0.0}, "for data without pauses use --pauses none"),
-        ({"pause_rate": 0.01, "seq_length": 64}, "at least one pause"),
+        ({"pause_rate": 0.01, "seq_length": 64}, "one pause per sequence"),
         ({"pauses": "document", "pause_rate": 0.0}, "--pause-rate 0.0: must be above 0"),
         ({"pauses": "every", "pauses_per_token": 0}, "--pauses-per-token 0: must be at least 1"),
         ({"pauses": "every", "pauses_per_token": 2}, "must be a multiple of 3, for example 255"),
         ({"text_key": ""}, "--text-key"),
         ({"max_document_megabytes": 0}, "--max-document-megabytes 0"),
-        ({"shard_range": "3"}, "--shard-range 3: expected START:END"),
-        ({"shard_range": "3:3"}, "--shard-range 3:3: expected START:END, with START below END"),
+        ({"shard_range": "3"}, "--shard-range 3: must be START:END"),
+        ({"shard_range": "3:3"}, "--shard-range 3:3: must be START:END with START below END"),
         ({"shard_range": "-1:3"}, "--shard-range -1:3"),
-        ({"also": ("none",)}, "--also none: expected STRATEGY"),
+        ({"also": ("none",)}, "--also none: must be STRATEGY"),
         ({"also": ("noon:data",)}, "--also noon:data: Invalid enum value 'noon'"),
-        ({"also": ("none,sed=3:data",)}, "--also none,sed=3:data: unknown flag 'sed'; flags: pause-rate"),
+        ({"also": ("none,sed=3:data",)}, "--also none,sed=3:data: unknown flag 'sed'; use one of pause-rate"),
         ({"also": ("none,seed=x:data",)}, "--also none,seed=x:data: Expected `int`"),
         ({"also": ("every,pauses-per-token=2:data",)}, "--also every,pauses-per-token=2:data: --pauses-per-token 2"),
-        ({"also": ("none:data", "every:./data")}, "two datasets would be written to"),
+        ({"also": ("none:data", "every:./data")}, "is given for two datasets; give each its own folder"),
     ],
 )
 def test_impossible_settings_name_the_flag(tmp_path, config_for, changes, complaint):

@@ -68,13 +68,13 @@ def test_worker_processes_end_when_their_parent_is_killed():
 @pytest.mark.parametrize(
     ("changes", "complaint"),
     [
-        ({"seed": 5}, "written with seed 1234, not 5"),
-        ({"seq_length": 128}, "written with seq_length 256, not 128"),
-        ({"pause_rate": 0.2}, "written with pause_rate 0.1, not 0.2"),
-        ({"trimmed": "drop"}, "written with trimmed carry, not drop"),
-        ({"pauses": "none"}, "written with strategy sequence, not none"),
-        ({"gaps": "distinct"}, "written with gaps repeat, not distinct"),
-        ({"text_key": "url"}, "written with text_key text, not url"),
+        ({"seed": 5}, "was written with seed=1234, but this run uses seed=5; use the old value"),
+        ({"seq_length": 128}, "was written with seq_length=256, but this run uses seq_length=128; use the old value"),
+        ({"pause_rate": 0.2}, "was written with pause_rate=0.1, but this run uses pause_rate=0.2; use the old value"),
+        ({"trimmed": "drop"}, "was written with trimmed=carry, but this run uses trimmed=drop; use the old value"),
+        ({"pauses": "none"}, "was written with strategy=sequence, but this run uses strategy=none; use the old value"),
+        ({"gaps": "distinct"}, "was written with gaps=repeat, but this run uses gaps=distinct; use the old value"),
+        ({"text_key": "url"}, "was written with text_key=text, but this run uses text_key=url; use the old value"),
     ],
 )
 def test_other_settings_are_refused(tmp_path, config_for, changes, complaint):
@@ -92,13 +92,13 @@ def test_other_input_is_refused(tmp_path, config_for, corpus):
         shutil.copy(source, copy)
     names = tuple(map(str, inputs))
     preprocess(config_for(tmp_path / "data", input=names))
-    with pytest.raises(UserError, match="is not among --input now"):
+    with pytest.raises(UserError, match="which is not in --input; give another --output"):
         preprocess(config_for(tmp_path / "data", input=names[:2]))
     shutil.copy(corpus.validation, tmp_path / "in" / "a.json.gz")
-    with pytest.raises(UserError, match="or its place among --input has changed"):
+    with pytest.raises(UserError, match="or its place in --input has changed"):
         preprocess(config_for(tmp_path / "data", input=(*names, str(tmp_path / "in" / "a.json.gz"))))
     shutil.copy(corpus.train[1], inputs[0])
-    with pytest.raises(UserError, match="or its place among --input has changed"):
+    with pytest.raises(UserError, match="or its place in --input has changed"):
         preprocess(config_for(tmp_path / "data", input=names))
 
 
@@ -106,7 +106,7 @@ def test_input_added_at_the_end_extends_the_dataset(tmp_path, config_for, corpus
     inputs = tuple(map(str, corpus.train))
     preprocess(config_for(tmp_path / "data", input=inputs[:2]))
     preprocess(config_for(tmp_path / "data", input=inputs))
-    assert "3 shards, 1 to do here, 2 done already" in capsys.readouterr().err
+    assert "3 shards: 1 to do in this run, 2 complete" in capsys.readouterr().err
     preprocess(config_for(tmp_path / "fresh", input=inputs))
     assert (tmp_path / "data/dataset.json").read_bytes() == (tmp_path / "fresh/dataset.json").read_bytes()
 
@@ -118,7 +118,7 @@ def test_dataset_is_checked_when_it_is_opened(tmp_path, config_for):
     content = bytearray(path.read_bytes())
 
     os.truncate(path, len(content) - 2)
-    with pytest.raises(UserError, match=rf"\.bin: has {len(content) - 2} bytes, its manifest says {len(content)}"):
+    with pytest.raises(UserError, match=rf"\.bin: has {len(content) - 2} bytes instead of the {len(content)} in its"):
         load_dataset_manifest(tmp_path)
     with pytest.raises(UserError, match="remove the shard's files and preprocess again"):
         preprocess(config_for(tmp_path))
@@ -131,9 +131,9 @@ def test_dataset_is_checked_when_it_is_opened(tmp_path, config_for):
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("{", "not a manifest of this project"),
-        ("{}", "missing required field `format`"),
-        (None, r"format 'pause_megatron/dataset/0', expected 'pause_megatron/dataset/2'"),
+        ("{", "dataset.json: not complete JSON"),
+        ("{}", "expected format 'pause_megatron/dataset/2', found 'None'"),
+        (None, "expected format 'pause_megatron/dataset/2', found 'pause_megatron/dataset/0'"),
     ],
 )
 def test_damaged_manifest_is_a_user_error(tmp_path, config_for, content, complaint):

@@ -1,9 +1,8 @@
-"""``tools/inspect_dataset.py``: statistics, stored sequences for the eye, and a histogram picture."""
+"""``tools/inspect_dataset.py``: prints statistics and stored sequences, and writes a picture of histograms."""
 
 from __future__ import annotations
 
 import sys
-from collections import Counter
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
@@ -32,24 +31,25 @@ _RUNS_SHOWN = 5
 
 
 def inspect_dataset(config: InspectDatasetConfig) -> None:
-    """Print what the dataset ``config.data`` holds, and write its histogram if one is asked for.
+    """Print the statistics and some sequences of ``config.data``, and write the histogram if requested.
 
-    Raises :class:`UserError` for a folder that is no finished dataset, another tokenizer than it was written with, an
-    index beyond its sequences, and a picture that cannot be drawn or written.
+    Raises :class:`UserError` for an incomplete dataset, another tokenizer than that of the dataset, an index beyond
+    the last sequence, and a picture that cannot be drawn or written.
     """
     manifest = load_dataset_manifest(config.data)
     tokenizer = PauseTokenizer.load(config.tokenizer)
     if tokenizer.sha256 != manifest.tokenizer_sha256:
         raise UserError(
-            f"{config.data} was written with another tokenizer than --tokenizer {tokenizer.path}"
-            f" (sha256 {manifest.tokenizer_sha256[:12]} and {tokenizer.sha256[:12]})"
+            f"--tokenizer {tokenizer.path}: {config.data} was written with another tokenizer (sha256 "
+            f"{manifest.tokenizer_sha256[:12]}, not {tokenizer.sha256[:12]}); give that one"
         )
     spans = spans_of(config.data, manifest)
     indices = choose_indices(config.indices, config.samples, manifest.sequences)
     found = measure(spans, manifest, config.scan_tokens)
     console = _open_console()
-    _print_rows(console, [*_facts(config.data, manifest), *_measured(manifest, found)])
-    pieces = TokenTexts(tokenizer)
+    for name, value in [*manifest_rows(config.data, manifest), *_measured(manifest, found)]:
+        console.print(Text.assemble((f"{name:<18}", "bold"), value), soft_wrap=True)
+    texts = TokenTexts(tokenizer)
     for number, index in enumerate(indices):
         sample = read_sample(spans, manifest, index)
         console.print()
@@ -57,46 +57,39 @@ def inspect_dataset(config: InspectDatasetConfig) -> None:
             console.print(Text(LEGEND, style="dim"))
             console.print()
         console.print(Text(_heading(sample, manifest), style="bold"), soft_wrap=True)
-        for line in sample_lines(sample, pieces, config.tokens, console.width):
+        for line in sample_lines(sample, texts, config.tokens, console.width):
             console.print(line, soft_wrap=True)
     if config.histogram is not None:
         _write_picture(config.histogram, config.data, manifest, found)
 
 
 def _open_console() -> Console:
-    """Colours on a terminal, plain text elsewhere; what the output's encoding lacks is escaped."""
+    """Open a console: coloured on a terminal, plain elsewhere; escapes characters that the output cannot encode."""
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PLAIN_WIDTH)
 
 
-def _print_rows(console: Console, rows: list[tuple[str, str]]) -> None:
-    for name, value in rows:
-        console.print(Text.assemble((f"{name:<18}", "bold"), value), soft_wrap=True)
+def manifest_rows(folder: Path, manifest: DatasetManifest) -> Iterator[tuple[str, str]]:
+    """Yield the rows of the table that come from the manifest: name and value."""
 
+    def total(name: str) -> str:
+        return f"{sum(getattr(shard, name) for shard in manifest.shards):,}"
 
-def _facts(folder: Path, manifest: DatasetManifest) -> Iterator[tuple[str, str]]:
-    """What the manifest says: name and value of each row."""
-    shards, files = manifest.shards, stored_files(manifest)
-    yield "dataset", f"{folder}: {len(shards)} shards in {len(files)} .bin and .idx files"
+    files = len(stored_files(manifest))
+    yield "dataset", f"{folder}: {len(manifest.shards)} shards in {files} .bin and .idx files"
     yield "pauses", _settings(manifest)
-    yield (
-        "tokenizer",
-        (
-            f"{manifest.vocab_size:,} tokens, <pause> is {manifest.pause_id}, the end of a document {manifest.eod_id}; "
-            f"encoded by {manifest.encoder}"
-        ),
-    )
-    empty, skipped = (sum(getattr(shard, name) for shard in shards) for name in ("empty_documents", "skipped_records"))
-    documents = sum(shard.documents for shard in shards)
-    yield "documents", f"{documents:,}; {empty:,} empty ones and {skipped:,} unreadable records left out"
+    ids = f"<pause> is {manifest.pause_id}, the end of a document {manifest.eod_id}"
+    yield "tokenizer", f"{manifest.vocab_size:,} tokens, {ids}; encoded by {manifest.encoder}"
+    left_out = f"{total('empty_documents')} empty ones and {total('skipped_records')} unreadable records left out"
+    yield "documents", f"{total('documents')}; {left_out}"
     yield "sequences", f"{manifest.sequences:,}" + (f" of {manifest.seq_length} tokens" if manifest.seq_length else "")
-    realised, asked = manifest.pauses / max(1, manifest.tokens), manifest.expected_pause_fraction
-    yield "tokens", f"{manifest.tokens:,}; {manifest.pauses:,} pauses ({realised:.2%}, asked for {asked:.2%})"
-    trimmed, tail = (sum(getattr(shard, name) for shard in shards) for name in ("trimmed_tokens", "tail_tokens"))
-    yield "not stored", f"{trimmed:,} real tokens trimmed off, {tail:,} left over at the ends of shards"
+    fraction, expected = manifest.pauses / max(1, manifest.tokens), manifest.expected_pause_fraction
+    yield "tokens", f"{manifest.tokens:,}; {manifest.pauses:,} pauses ({fraction:.2%}, expected {expected:.2%})"
+    tail = f"{total('tail_tokens')} left over at the ends of shards"
+    yield "not stored", f"{total('trimmed_tokens')} real tokens trimmed off, {tail}"
     if manifest.pauses:
-        yield "pauses together", _runs(manifest)
+        yield "pauses in a row", _runs(manifest)
 
 
 def _settings(manifest: DatasetManifest) -> str:
@@ -109,27 +102,22 @@ def _settings(manifest: DatasetManifest) -> str:
 
 
 def _runs(manifest: DatasetManifest) -> str:
-    runs: Counter[int] = Counter()
-    for shard in manifest.shards:
-        runs.update(shard.pause_runs)
+    runs = manifest.pause_runs
     shown = [f"{length}: {runs[length]:,} ({runs[length] / runs.total():.2%})" for length in sorted(runs)[:_RUNS_SHOWN]]
     longer = sum(runs[length] for length in sorted(runs)[_RUNS_SHOWN:])
     return ", ".join(shown) + (f", longer: {longer:,}; the longest has {max(runs)}" if longer else "")
 
 
 def _measured(manifest: DatasetManifest, found: Measurements) -> Iterator[tuple[str, str]]:
-    """What the tokens that were read say."""
-    documents = int(found.documents.sum())
-    if documents:
+    """Yield the rows that come from the tokens read."""
+    if documents := int(found.documents.sum()):
         low, median, high = (found.document_quantile(share) for share in (0.05, 0.5, 0.95))
         read = "all" if found.tokens == manifest.tokens else f"{found.tokens / manifest.tokens:.2%} of the"
         inside = "; only those inside one sequence" if manifest.trimmed == "drop" else ""
         yield (
             "document lengths",
-            (
-                f"median {median:,} real tokens, 90 % from {low:,} to {high:,}, longest {len(found.documents) - 1:,} "
-                f"(of {documents:,} whole ones in {read} tokens{inside})"
-            ),
+            f"median {median:,} real tokens, 90 % from {low:,} to {high:,}, longest {len(found.documents) - 1:,} "
+            f"(of {documents:,} complete ones in {read} tokens{inside})",
         )
 
 

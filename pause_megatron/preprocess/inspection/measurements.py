@@ -1,27 +1,30 @@
-"""What only the tokens can tell: where pauses stand, how far apart, and how long documents are.
+"""Measurements on stored tokens: places of pauses, gaps between them, and lengths of documents.
 
-Measured on the first sequences of every shard, each giving the same share of its tokens.
+They use the first sequences of every shard, the same share of each shard's tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron.preprocess.dataset_manifest import DatasetManifest
-from pause_megatron.preprocess.indexed_files import IndexFile
-from pause_megatron.preprocess.shard_spans import ShardSpan, stored_lengths
-from pause_megatron.preprocess.token_blocks import TokenBlock, equal_lengths, read_blocks
+from pause_megatron.preprocess.shard_spans import ShardSpan
+from pause_megatron.preprocess.token_blocks import TokenBlock, read_blocks
 
 DOCUMENT_BINS = 50
-"""Parts of equal length that a document is divided into, for the places of pauses in it."""
+"""Parts of equal length into which a document is divided to count the places of its pauses."""
 LONGEST_GAP = 500
-"""Real tokens between pauses; longer gaps are counted as this long."""
+"""Real tokens between two pauses; longer gaps count as this long."""
 LONGEST_DOCUMENT = 1 << 20
-"""Real tokens of a document; longer ones are counted as this long."""
+"""Real tokens of a document; longer documents count as this long."""
+
+
+def _no_counts() -> NDArray[np.int64]:
+    return np.zeros(0, np.int64)
 
 
 @dataclass
@@ -29,17 +32,17 @@ class Measurements:
     """Counts over the tokens read."""
 
     tokens: int = 0
-    places: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """Tokens at each place: position in the sequence or, for documents, :data:`DOCUMENT_BINS` spans of the document."""
-    pauses: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
+    places: NDArray[np.int64] = field(default_factory=_no_counts)
+    """Tokens at each place: position in the sequence, or one of :data:`DOCUMENT_BINS` parts of a document."""
+    pauses: NDArray[np.int64] = field(default_factory=_no_counts)
     """Pauses at each place."""
     gaps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(LONGEST_GAP + 1, np.int64))
-    """How often so many real tokens stand between a pause and the next one of its sequence."""
-    documents: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
-    """How many whole documents have so many real tokens, not counting their ends."""
+    """Number of gaps (real tokens between a pause and the next one of its sequence) by length."""
+    documents: NDArray[np.int64] = field(default_factory=_no_counts)
+    """Number of complete documents by their real tokens, without the end."""
 
     def document_quantile(self, share: float) -> int:
-        """The length in tokens that ``share`` of the documents do not exceed; there must be documents."""
+        """Return the length in tokens that ``share`` of the documents do not exceed; there must be documents."""
         return int(np.searchsorted(np.cumsum(self.documents), share * self.documents.sum()))
 
 
@@ -50,26 +53,12 @@ def measure(spans: Sequence[ShardSpan], manifest: DatasetManifest, tokens: int) 
     found = Measurements(places=np.zeros(places, np.int64), pauses=np.zeros(places, np.int64))
     for span in spans:
         documents, gaps = _DocumentLengths(manifest), _Gaps()
-        for block in read_blocks(span, _lengths(span, manifest, share), manifest):
+        for block in read_blocks(span, manifest, share=share):
             found.tokens += len(block.tokens)
             _count_places(block, manifest, found)
             found.gaps += np.bincount(gaps.of_block(block), minlength=LONGEST_GAP + 1)
             found.documents = _added(found.documents, np.bincount(documents.of_block(block)))
     return found
-
-
-def _lengths(span: ShardSpan, manifest: DatasetManifest, share: float) -> Iterator[NDArray[np.int32]]:
-    """Yield the lengths of a shard's first sequences, which have ``share`` of its tokens together."""
-    if manifest.seq_length:
-        yield from equal_lengths(int(np.ceil(share * span.shard.sequences)), manifest.seq_length)
-        return
-    left = share * span.shard.tokens
-    for lengths in stored_lengths(span, IndexFile.open(span.idx_path)):
-        ends = np.cumsum(lengths, dtype=np.int64)
-        yield lengths[: int(np.searchsorted(ends, left)) + 1]
-        left -= int(ends[-1])
-        if left <= 0:
-            return
 
 
 def _count_places(block: TokenBlock, manifest: DatasetManifest, found: Measurements) -> None:

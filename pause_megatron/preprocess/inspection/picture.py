@@ -1,7 +1,7 @@
-"""The histogram picture: where pauses stand, how far apart, how many together, and how long documents are.
+"""Picture of histograms: places of pauses, gaps between them, lengths of runs, and lengths of documents.
 
-What the settings lead one to expect is a dashed line on top. Colours are Okabe and Ito's. matplotlib is imported here
-alone, and this module only when a picture is wanted.
+A dashed line shows the expectation from the settings. Colours are those of Okabe and Ito. Only this module imports
+matplotlib, so import it only to draw.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _MOST_BARS = 64
 _LONGEST_RUN_SHOWN = 8
 _SHARE_OF_GAPS_SHOWN = 0.995
 _WIDE_RANGE = 50
-"""Of a logarithmic axis: there is room for the labels of powers of ten only."""
+"""Ratio of the ends of a logarithmic axis above which only powers of ten have room for labels."""
 
 
 def write_picture(path: Path, title: str, manifest: DatasetManifest, found: Measurements) -> None:
-    """Draw ``found`` to ``path``; its suffix names the format.
+    """Draw ``found`` to ``path``, in the format of its suffix.
 
-    Raises :class:`UserError` for a format that cannot be written and a path that cannot be written to.
+    Raises :class:`UserError` for an unknown format and a path that cannot be written.
     """
     with matplotlib.rc_context(STYLE):
         panels = [_draw_places, _draw_gaps, _draw_runs, _draw_documents] if manifest.pauses else [_draw_documents]
@@ -62,30 +62,28 @@ def write_picture(path: Path, title: str, manifest: DatasetManifest, found: Meas
 
 
 def _draw_places(axes: Axes, manifest: DatasetManifest, found: Measurements) -> None:
-    """The share of pauses among the tokens at each place."""
     bars = min(_MOST_BARS, len(found.places))
     edges = np.linspace(0, len(found.places), bars + 1).astype(int)
     tokens, pauses = (np.add.reduceat(counts, edges[:-1]) for counts in (found.places, found.pauses))
     scale = 100 / DOCUMENT_BINS if manifest.strategy == "document" else 1
     axes.stairs(100 * pauses / np.maximum(tokens, 1), edges * scale, fill=True, color=PAUSE_COLOR)
     expected = 100 * manifest.expected_pause_fraction
-    axes.axhline(expected, color=INK, linestyle="--", linewidth=1, label=f"asked for: {expected:.2f} %")
+    axes.axhline(expected, color=INK, linestyle="--", linewidth=1, label=f"expected: {expected:.2f} %")
     axes.set_ylim(0, 1.35 * max(expected, float((100 * pauses / np.maximum(tokens, 1)).max())))
     axes.legend(loc="upper right")
-    axes.set_title("Where pauses stand")
+    axes.set_title("Places of pauses")
     axes.set_xlabel("part of the document (%)" if manifest.strategy == "document" else "position in the sequence")
     axes.set_ylabel("tokens that are pauses (%)")
 
 
 def _draw_gaps(axes: Axes, manifest: DatasetManifest, found: Measurements) -> None:
-    """Real tokens between a pause and the next one."""
     total = max(1, int(found.gaps.sum()))
     longest = max(3, int(np.searchsorted(np.cumsum(found.gaps), _SHARE_OF_GAPS_SHOWN * total)))
     gaps = np.arange(longest + 1)
     axes.bar(gaps, 100 * found.gaps[: longest + 1] / total, width=0.9, color=PAUSE_COLOR)
     share = _share_of_gaps(manifest, gaps)
     if share is not None:
-        axes.plot(gaps, 100 * share, color=INK, linestyle="--", linewidth=1, label="by chance alone")
+        axes.plot(gaps, 100 * share, color=INK, linestyle="--", linewidth=1, label="random placement")
         axes.legend(loc="upper right")
     axes.set_title("Real tokens between a pause and the next")
     hidden = int(found.gaps[longest + 1 :].sum()) / total
@@ -95,7 +93,7 @@ def _draw_gaps(axes: Axes, manifest: DatasetManifest, found: Measurements) -> No
 
 
 def _share_of_gaps(manifest: DatasetManifest, gaps: NDArray[np.int64]) -> NDArray[np.float64] | None:
-    """The share of gaps of each length when pauses are placed at random; None when they are not."""
+    """Return the expected share of each gap length for random placement; None if the placement is fixed."""
     if manifest.strategy == "every":
         return None
     fraction = manifest.expected_pause_fraction
@@ -106,32 +104,27 @@ def _share_of_gaps(manifest: DatasetManifest, gaps: NDArray[np.int64]) -> NDArra
 
 
 def _draw_runs(axes: Axes, manifest: DatasetManifest, found: Measurements) -> None:
-    """How many pauses stand together, in the whole dataset."""
-    runs: dict[int, int] = {}
-    for shard in manifest.shards:
-        for length, count in shard.pause_runs.items():
-            runs[length] = runs.get(length, 0) + count
-    total = max(1, sum(runs.values()))
+    runs = manifest.pause_runs
+    total = max(1, runs.total())
     shown = range(1, max(3, min(_LONGEST_RUN_SHOWN, max(runs, default=1))) + 1)
-    shares = [100 * runs.get(length, 0) / total for length in shown]
+    shares = [100 * runs[length] / total for length in shown]
     bars = axes.bar(shown, shares, width=0.7, color=PAUSE_COLOR)
     axes.bar_label(bars, [f"{share:.3g} %" if share else "none" for share in shares], padding=2, fontsize=9)
     axes.margins(y=0.12)
-    axes.set_title("Pauses that stand together")
+    axes.set_title("Consecutive pauses")
     axes.set_xlabel(f"pauses in a run (the longest has {max(runs, default=0)})")
     axes.set_ylabel("runs (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
 
 
 def _draw_documents(axes: Axes, manifest: DatasetManifest, found: Measurements) -> None:
-    """Lengths of whole documents, on a logarithmic axis."""
-    inside = manifest.trimmed == "drop"  # text between sequences is missing, so a longer one is never seen whole
-    axes.set_title("Lengths of documents" + (" that lie in one sequence" if inside else ""))
+    inside = manifest.trimmed == "drop"  # text between sequences is missing, so a longer document is never complete
+    axes.set_title("Lengths of documents" + (" inside one sequence" if inside else ""))
     axes.set_xlabel("real tokens")
     axes.set_ylabel("documents (%)")
     total = int(found.documents.sum())
     if not total:
-        axes.text(0.5, 0.5, "no whole document was read", transform=axes.transAxes, ha="center")
+        axes.text(0.5, 0.5, "no complete document was read", transform=axes.transAxes, ha="center")
         return
     lengths = np.flatnonzero(found.documents)
     edges = np.unique(np.geomspace(max(1, lengths[0]), lengths[-1] + 1, 41).astype(int))

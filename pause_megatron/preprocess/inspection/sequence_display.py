@@ -1,6 +1,6 @@
-"""Sequences as text: each token's piece between bars, pauses visible, and marks below the positions without loss.
+"""Stored sequences as text: tokens between bars, visible pauses, and marks below the positions without loss.
 
-Lines are :class:`rich.text.Text`: coloured on a terminal, plain elsewhere. Nothing is said by colour alone.
+Lines are :class:`rich.text.Text`: coloured on a terminal, plain elsewhere. No information is in colour only.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ PAUSE = "<pause>"
 END_OF_DOCUMENT = "<eod>"
 NO_LOSS = "^"
 FURTHER_BYTE = "\u00b7"
-"""Stands for a token that is a further byte of a character shown before it."""
+"""Sign of a token that is a further byte of the character before it."""
 LEGEND = (
-    f"Pieces of text between bars, {PAUSE} and {END_OF_DOCUMENT} (end of a document) as such; numbers are positions; "
-    f"{NO_LOSS} marks positions without loss, where the next token is {PAUSE} or unknown."
+    f"Bars separate tokens; {END_OF_DOCUMENT} is the end of a document; numbers are positions; {NO_LOSS} marks "
+    f"positions without loss, because the next token is {PAUSE} or unknown."
 )
 
 _PAUSE_STYLE = "black on #e69f00"
@@ -38,24 +38,73 @@ _MARK_STYLE = "#d55e00"
 _BAR = "\u2502"
 _INCOMPLETE = "\ufffd"
 _LONGEST_CHARACTER = 4
-"""Bytes of a character in UTF-8."""
+"""Bytes of a character in UTF-8, at most."""
 _SHOWN = {"\n": "\u23ce", "\t": "\u21e5", "\r": "\u240d"}
-"""Signs for characters that would break the lines."""
+"""Signs for characters that would break a line."""
+
+
+@dataclass(frozen=True)
+class StoredSample:
+    """One stored sequence, with the loss mask of training."""
+
+    index: int
+    """Index among all sequences of the dataset."""
+    span: ShardSpan
+    place: int
+    """Index among the sequences of its shard."""
+    tokens: NDArray[np.integer]
+    """Token ids, shape ``[tokens]``."""
+    has_loss: NDArray[np.bool_]
+    """Positions with loss: the target, the next token, is not a pause; shape ``[tokens]``."""
+
+
+def choose_indices(wanted: Sequence[int], samples: int, sequences: int) -> Sequence[int]:
+    """Return ``wanted``, or the indices of ``samples`` sequences at equal distances if it is empty.
+
+    Raises :class:`UserError` for an index beyond the last sequence.
+    """
+    for index in wanted:
+        if index >= sequences:
+            raise UserError(f"--indices {index}: the dataset has {sequences} sequences; give 0 to {sequences - 1}")
+    count = min(samples, sequences)
+    return wanted or [sequences * place // count for place in range(count)]
+
+
+def read_sample(spans: Sequence[ShardSpan], manifest: DatasetManifest, index: int) -> StoredSample:
+    """Read sequence ``index`` of the dataset with the shards ``spans``.
+
+    The target of the last position is the first token of the next sequence of the shard, if that continues the text;
+    otherwise the position has no target and no loss. The target of a document's last position is the first token of
+    the document that Megatron packs behind it, which is never a pause.
+    """
+    starts = [0, *accumulate(span.shard.sequences for span in spans)]
+    number = bisect_right(starts, index) - 1
+    span, place = spans[number], index - starts[number]
+    file = IndexFile.open(span.idx_path)
+    in_file = span.first_sequence + place
+    length, offset = int(file.lengths(in_file, in_file + 1)[0]), int(file.offsets(in_file, in_file + 1)[0])
+    continued = manifest.trimmed == "carry" and manifest.seq_length > 0 and place + 1 < span.shard.sequences
+    tokens = np.fromfile(span.bin_path, file.dtype, length + int(continued), offset=offset)
+    targets = tokens[1:]
+    if not continued:
+        after = manifest.eod_id if manifest.strategy == "document" else manifest.pause_id
+        targets = np.append(targets, np.array(after, tokens.dtype))
+    return StoredSample(index, span, place, tokens[:length], loss_mask(targets, manifest.pause_id))
 
 
 class TokenTexts:
-    """The text of single tokens."""
+    """Texts of single tokens."""
 
     def __init__(self, tokenizer: PauseTokenizer) -> None:
         self._tokenizer = tokenizer
-        self._anchor = tokenizer.encode("a")[-1:]  # decoders drop a space at the start, so a piece comes behind it
+        self._anchor = tokenizer.encode("a")[-1:]  # decoders drop a leading space, so decode each token behind this one
         self._anchor_text = tokenizer.decode(self._anchor)
         self._known = {tokenizer.pause_id: PAUSE, tokenizer.eod_id: END_OF_DOCUMENT}
 
     def texts(self, tokens: Sequence[int]) -> list[str]:
-        """The pieces of ``tokens``, printable; a token that stands for no text is shown by its id.
+        """Return a printable text for each of ``tokens``: its id in angle brackets if it has no text.
 
-        A character that several tokens make up, byte by byte, is shown at the first of them.
+        If several tokens encode one character byte by byte, the first of them shows the character.
         """
         texts: list[str] = []
         while len(texts) < len(tokens):
@@ -69,7 +118,7 @@ class TokenTexts:
         return self._known[token]
 
     def _character(self, tokens: Sequence[int]) -> list[str]:
-        """The pieces of as many of ``tokens`` as make up one character of several bytes; empty if they do not."""
+        """Return the texts of the first of ``tokens`` that encode one character together; empty if none do."""
         if _INCOMPLETE not in self._text(tokens[0]):
             return []
         for count in range(2, len(tokens) + 1):
@@ -91,12 +140,12 @@ def _printable(character: str) -> str:
     return _SHOWN.get(character, character.encode("unicode_escape").decode())
 
 
-def sample_lines(sample: StoredSample, pieces: TokenTexts, tokens: int, width: int) -> Iterator[Text]:
-    """The first ``tokens`` positions of ``sample`` (0: all) in lines of ``width`` columns."""
+def sample_lines(sample: StoredSample, texts: TokenTexts, tokens: int, width: int) -> Iterator[Text]:
+    """Yield the first ``tokens`` positions of ``sample`` (0: all) in lines of ``width`` columns."""
     shown = min(tokens or len(sample.tokens), len(sample.tokens))
     margin = len(str(shown)) + 2
     upper, lower = _new_lines(0, margin)
-    for position, text in enumerate(pieces.texts(sample.tokens[:shown].tolist())):
+    for position, text in enumerate(texts.texts(sample.tokens[:shown].tolist())):
         cells = cell_len(text)
         if upper.cell_len + cells + 1 > width and upper.cell_len > margin + 1:
             yield from _filled(upper, lower)
@@ -121,52 +170,3 @@ def _filled(upper: Text, lower: Text) -> Iterator[Text]:
     lower.rstrip()
     if lower:
         yield lower
-
-
-@dataclass(frozen=True)
-class StoredSample:
-    """One stored sequence."""
-
-    index: int
-    """Among all sequences of the dataset."""
-    span: ShardSpan
-    place: int
-    """Among the sequences of its shard."""
-    tokens: NDArray[np.integer]
-    """Token ids, shape ``[tokens]``."""
-    has_loss: NDArray[np.bool_]
-    """Which positions carry loss, that is, whose target (the token after it) is no pause; shape ``[tokens]``."""
-
-
-def choose_indices(wanted: Sequence[int], samples: int, sequences: int) -> Sequence[int]:
-    """The sequences to show: those ``wanted``, or ``samples`` of them evenly spread.
-
-    Raises :class:`UserError` for an index there is no sequence for.
-    """
-    for index in wanted:
-        if index >= sequences:
-            raise UserError(f"--indices {index}: the dataset has {sequences} sequences, from 0 to {sequences - 1}")
-    count = min(samples, sequences)
-    return wanted or [sequences * place // count for place in range(count)]
-
-
-def read_sample(spans: Sequence[ShardSpan], manifest: DatasetManifest, index: int) -> StoredSample:
-    """Read stored sequence ``index`` of the dataset that consists of ``spans``.
-
-    The target of its last position is the first token of the sequence that continues it in its shard; where none does,
-    there is no target and no loss. A document's last position predicts the first token of whichever document Megatron
-    packs behind it, which is never a pause.
-    """
-    starts = [0, *accumulate(span.shard.sequences for span in spans)]
-    number = bisect_right(starts, index) - 1
-    span, place = spans[number], index - starts[number]
-    file = IndexFile.open(span.idx_path)
-    in_file = span.first_sequence + place
-    length, offset = int(file.lengths(in_file, in_file + 1)[0]), int(file.offsets(in_file, in_file + 1)[0])
-    continued = manifest.trimmed == "carry" and manifest.seq_length > 0 and place + 1 < span.shard.sequences
-    tokens = np.fromfile(span.bin_path, file.dtype, length + int(continued), offset=offset)
-    targets = tokens[1:]
-    if not continued:
-        after = manifest.eod_id if manifest.strategy == "document" else manifest.pause_id
-        targets = np.append(targets, np.array(after, tokens.dtype))
-    return StoredSample(index, span, place, tokens[:length], loss_mask(targets, manifest.pause_id))

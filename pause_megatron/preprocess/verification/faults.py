@@ -5,11 +5,12 @@ One damaged byte gives one line, and a shard that is wrong throughout gives a fe
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 
 class Faults:
     """Collects the faults of one shard, file or manifest."""
+
+    compared_tokens = 0
+    """Real tokens of the shard that were compared with the dataset without pauses."""
 
     def __init__(self) -> None:
         self._messages: dict[str, str] = {}
@@ -33,13 +34,3 @@ class Faults:
             message + (f" ({self._counts[kind] - 1} more of this kind)" if self._counts[kind] > 1 else "")
             for kind, message in self._messages.items()
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class FaultReport:
-    """Result of checking a shard or a pair of files."""
-
-    faults: tuple[str, ...]
-    """One line each; empty if the check passed."""
-    compared_tokens: int = 0
-    """Real tokens compared with the dataset without pauses."""

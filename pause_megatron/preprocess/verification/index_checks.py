@@ -21,10 +21,10 @@ from pause_megatron.preprocess.indexed_files import (
 )
 from pause_megatron.preprocess.shard_spans import ShardSpan, stored_lengths
 from pause_megatron.preprocess.token_blocks import sha256_of
-from pause_megatron.preprocess.verification.faults import FaultReport, Faults
+from pause_megatron.preprocess.verification.faults import Faults
 
 
-def check_file(folder: Path, file: StoredFile, settings: DatasetSettings, hashes: bool) -> FaultReport:
+def check_file(folder: Path, file: StoredFile, settings: DatasetSettings, hashes: bool) -> Faults:
     """Check the sizes of the pair ``file`` in ``folder``, and the header and hash of its index."""
     faults = Faults()
     for suffix, size in ((".bin", file.bin_bytes), (".idx", file.idx_bytes)):
@@ -45,7 +45,7 @@ def check_file(folder: Path, file: StoredFile, settings: DatasetSettings, hashes
             faults.expect("count", f"{path}: number of sequences at byte 18 is", index.sequences, file.sequences)
         if hashes and sha256_of(path, 0, file.idx_bytes) != file.idx_sha256:
             faults.add("hash", f"{path}: its SHA-256 is not the manifest's; its content has changed")
-    return FaultReport(faults=faults.lines())
+    return faults
 
 
 def check_index(span: ShardSpan, index: IndexFile, settings: DatasetSettings, faults: Faults) -> bool:
@@ -53,55 +53,46 @@ def check_index(span: ShardSpan, index: IndexFile, settings: DatasetSettings, fa
     tokens, possible = 0, True
     for start, stop in chunk_ranges(span.first_sequence, span.after_last_sequence, SEQUENCES_AT_ONCE):
         lengths = index.lengths(start, stop)
-        possible &= _check_lengths(span, start, lengths, settings, faults)
+        if settings.seq_length:
+            wrong, expected = lengths != settings.seq_length, str(settings.seq_length)
+        else:
+            wrong = text_lengths_of(settings.pause_rate, lengths) < 1
+            expected = f"the length of a document of at least one token with pauses at a rate of {settings.pause_rate}"
+        possible &= not wrong.any()
+        _add(faults, span, "length", start, wrong, HEADER.size + 4 * start, lengths, expected)
         ends = np.cumsum(lengths, dtype=np.int64)
-        expected = span.first_byte + (tokens + ends - lengths) * index.dtype.itemsize
-        found = index.offsets(start, stop)
-        _compare(span, "offset in the .bin file", start, found, expected, index.offsets_start(), faults)
+        due = span.first_byte + (tokens + ends - lengths) * index.dtype.itemsize
+        offsets = index.offsets(start, stop)
+        byte = index.offsets_start() + 8 * start
+        _add(faults, span, "offset in the .bin file", start, offsets != due, byte, offsets, due)
         tokens += int(ends[-1])
     for start, stop in chunk_ranges(span.first_sequence, span.after_last_sequence + 1, SEQUENCES_AT_ONCE):
-        found = index.boundaries(start, stop)
-        _compare(span, "document boundary", start, found, np.arange(start, stop), index.boundaries_start(), faults)
-    complete = faults.expect("sum", f"{_label(span)}: tokens of all lengths are", tokens, span.shard.tokens)
-    return possible and complete
+        boundaries, due = index.boundaries(start, stop), np.arange(start, stop)
+        byte = index.boundaries_start() + 8 * start
+        _add(faults, span, "document boundary", start, boundaries != due, byte, boundaries, due)
+    subject = f"{span.label('.idx')}: tokens of all lengths are"
+    return faults.expect("length sum", subject, tokens, span.shard.tokens) and possible
 
 
-def _check_lengths(
-    span: ShardSpan, start: int, lengths: NDArray[np.int32], settings: DatasetSettings, faults: Faults
-) -> bool:
-    if settings.seq_length:
-        wrong, expected = np.flatnonzero(lengths != settings.seq_length), str(settings.seq_length)
-    else:
-        wrong = np.flatnonzero(text_lengths_of(settings.pause_rate, lengths) < 1)
-        expected = f"the length of a document of at least one token with pauses at a rate of {settings.pause_rate}"
-    if len(wrong):
-        sequence = start + int(wrong[0])
-        faults.add(
-            "length",
-            f"{_label(span)}: sequence {sequence} (byte {HEADER.size + 4 * sequence}): length "
-            f"{lengths[wrong[0]]}, expected {expected}",
-            len(wrong),
-        )
-    return not len(wrong)
-
-
-def _compare(
+def _add(
+    faults: Faults,
     span: ShardSpan,
     name: str,
     start: int,
-    found: NDArray[np.int64],
-    expected: NDArray[np.int64],
-    section: int,
-    faults: Faults,
+    wrong: NDArray[np.bool_],
+    byte: int,
+    found: NDArray[np.integer],
+    expected: NDArray[np.int64] | str,
 ) -> None:
-    wrong = np.flatnonzero(found != expected)
-    if len(wrong):
-        place = int(wrong[0])
+    """Add a fault for the ``wrong`` entries of a chunk that begins with sequence ``start`` at ``byte`` of the index."""
+    places = np.flatnonzero(wrong)
+    if len(places):
+        place = int(places[0])
         faults.add(
             name,
-            f"{_label(span)}: sequence {start + place} (byte {section + 8 * (start + place)}): {name} "
-            f"{found[place]}, expected {expected[place]}",
-            len(wrong),
+            f"{span.label('.idx')}: sequence {start + place} (byte {byte + found.itemsize * place}): {name} "
+            f"{found[place]}, expected {expected if isinstance(expected, str) else expected[place]}",
+            len(places),
         )
 
 
@@ -111,8 +102,4 @@ def check_own_index(span: ShardSpan, index: IndexFile, faults: Faults) -> None:
     for content in stream_index(lambda: stored_lengths(span, index), span.shard.sequences, index.dtype):
         digest.update(content)
     if digest.hexdigest() != span.shard.idx_sha256:
-        faults.add("own index", f"{_label(span)}: the lengths of its sequences are not those it was written with")
-
-
-def _label(span: ShardSpan) -> str:
-    return str(span.idx_path) + (f", shard {span.shard.name}" if len(span.file.shards) > 1 else "")
+        faults.add("own index", f"{span.label('.idx')}: the lengths of its sequences are not those it was written with")

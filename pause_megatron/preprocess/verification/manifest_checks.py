@@ -14,15 +14,17 @@ from pause_megatron.preprocess.dataset_manifest import (
     DatasetSettings,
     ShardRecord,
     load_dataset_manifest,
-    read_shard_record,
 )
 from pause_megatron.preprocess.indexed_files import index_size, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of
 from pause_megatron.preprocess.verification.faults import Faults
+from pause_megatron.records.files import read_record
+
+_SHARED_SETTINGS = ("tokenizer_sha256", "vocab_size", "pause_id", "eod_id", "text_key")
 
 
-def check_settings(folder: Path, manifest: DatasetManifest) -> tuple[str, ...]:
-    """Faults of the dataset as a whole, after which its shards cannot be checked; one line each."""
+def check_settings(folder: Path, manifest: DatasetManifest) -> Faults:
+    """Check the settings and the list of shards; a fault here makes further checks impossible."""
     faults, path = Faults(), folder / DATASET_FILE
     for name in ("pause_id", "eod_id"):
         if not 0 <= getattr(manifest, name) < manifest.vocab_size:
@@ -34,21 +36,20 @@ def check_settings(folder: Path, manifest: DatasetManifest) -> tuple[str, ...]:
     elif manifest.strategy == "every" and manifest.seq_length % (manifest.pauses_per_token + 1):
         faults.add(
             "group",
-            f"{path}: seq_length {manifest.seq_length} is no multiple of {manifest.pauses_per_token + 1}, a token with "
-            "its pauses",
+            f"{path}: seq_length {manifest.seq_length} is not a multiple of {manifest.pauses_per_token + 1}, a token "
+            "with its pauses",
         )
-    _check_shards(path, manifest, faults)
-    return faults.lines()
-
-
-def _check_shards(path: Path, manifest: DatasetManifest, faults: Faults) -> None:
-    """The list of shards: none missing, none unlisted, each in one file."""
     if manifest.merged:
         inside = sum(file.shards for file in manifest.merged)
         faults.expect("merged", f"{path}: shards in the merged files are", inside, len(manifest.shards))
         if any(file.shards < 1 for file in manifest.merged):
-            faults.add("merged", f"{path}: a merged file holds no shard")
-        return
+            faults.add("merged", f"{path}: a merged file has no shard")
+    else:
+        _check_shards(path, manifest, faults)
+    return faults
+
+
+def _check_shards(path: Path, manifest: DatasetManifest, faults: Faults) -> None:
     indices = [shard.index for shard in manifest.shards]
     faults.expect("indices", f"{path}: indices of the shards are", indices, list(range(len(indices))))
     names = Counter(shard.name for shard in manifest.shards)
@@ -61,15 +62,15 @@ def _check_shards(path: Path, manifest: DatasetManifest, faults: Faults) -> None
 
 
 def check_entry(span: ShardSpan, settings: DatasetSettings, merged: bool, faults: Faults) -> bool:
-    """Check a shard's entry by itself; returns whether its sizes fit together, so that its tokens can be read."""
+    """Check the numbers of a shard's entry; returns whether its sizes are consistent, so that tokens can be read."""
     shard, subject = span.shard, f"{span.folder / DATASET_FILE}: shard {span.shard.name}:"
     itemsize = token_dtype(settings.vocab_size).itemsize
-    sound = min(shard.sequences, shard.tokens) >= 0
+    consistent = min(shard.sequences, shard.tokens) >= 0
     if settings.seq_length:
-        sound &= faults.expect("tokens", f"{subject} tokens", shard.tokens, shard.sequences * settings.seq_length)
+        consistent &= faults.expect("tokens", f"{subject} tokens", shard.tokens, shard.sequences * settings.seq_length)
     else:
         faults.expect("documents", f"{subject} documents", shard.documents, shard.sequences)
-    sound &= faults.expect("bin_bytes", f"{subject} bin_bytes", shard.bin_bytes, shard.tokens * itemsize)
+    consistent &= faults.expect("bin_bytes", f"{subject} bin_bytes", shard.bin_bytes, shard.tokens * itemsize)
     faults.expect("idx_bytes", f"{subject} idx_bytes", shard.idx_bytes, index_size(shard.sequences))
     faults.expect("fraction", f"{subject} pause_fraction", shard.pause_fraction, shard.pauses / max(1, shard.tokens))
     in_runs = sum(length * count for length, count in shard.pause_runs.items())
@@ -79,32 +80,24 @@ def check_entry(span: ShardSpan, settings: DatasetSettings, merged: bool, faults
     if settings.trimmed == "carry" or settings.strategy == "document":
         faults.expect("trimmed", f"{subject} trimmed_tokens", shard.trimmed_tokens, 0)
     if not 0 <= shard.tail_tokens <= max(0, settings.seq_length - 1):
-        faults.add(
-            "tail", f"{subject} tail_tokens {shard.tail_tokens}, though a sequence has {settings.seq_length} tokens"
-        )
+        faults.add("tail", f"{subject} tail_tokens {shard.tail_tokens}, expected less than a sequence")
     if not merged:
         _check_record(span, settings, faults)
-    return sound
+    return consistent
 
 
 def _check_record(span: ShardSpan, settings: DatasetSettings, faults: Faults) -> None:
-    """The shard's own manifest must say the same as its entry in the dataset's."""
+    """Compare the shard's own manifest with its entry in the dataset's manifest."""
     path = span.folder / f"{span.shard.name}.json"
     try:
-        record: ShardRecord = read_shard_record(path)
+        record = read_record(path, ShardRecord)
     except UserError as error:
         faults.add("record", str(error))
         return
-    for what, ours, theirs in (("settings", settings, record.settings), ("entry", span.shard, record.shard)):
+    for kind, ours, theirs in (("settings", settings, record.settings), ("entry", span.shard, record.shard)):
         for name, value in vars(ours).items():
-            if getattr(theirs, name) != value:
-                faults.add(
-                    f"record {what}",
-                    f"{path}: {name} is {getattr(theirs, name)}, in {DATASET_FILE} it is {value}",
-                )
-
-
-_SHARED_SETTINGS = ("tokenizer_sha256", "vocab_size", "pause_id", "eod_id", "text_key")
+            if (other := getattr(theirs, name)) != value:
+                faults.add(f"record {kind}", f"{path}: {name} is {other}, but {value} in {DATASET_FILE}")
 
 
 def find_twins(folder: Path, manifest: DatasetManifest, spans: Sequence[ShardSpan]) -> list[ShardSpan]:
@@ -140,9 +133,9 @@ def find_twins(folder: Path, manifest: DatasetManifest, spans: Sequence[ShardSpa
 
 def check_twin_counts(span: ShardSpan, twin: ShardSpan, faults: Faults) -> None:
     """Compare the entry of a shard with that of its twin: documents, and tokens of text, stored or not."""
-    ours, theirs = span.shard, twin.shard
+    ours, theirs, compared = span.shard, twin.shard, f"compared with {twin.label()}, are"
     for name in ("documents", "empty_documents", "skipped_records"):
-        subject = f"{span.label}: {name}, compared with {twin.label}, are"
+        subject = f"{span.label()}: {name}, {compared}"
         faults.expect(f"twin {name}", subject, getattr(ours, name), getattr(theirs, name))
     text, twin_text = ours.real_tokens + ours.dropped_tokens, theirs.real_tokens + theirs.dropped_tokens
-    faults.expect("twin tokens", f"{span.label}: tokens of text, compared with {twin.label}, are", text, twin_text)
+    faults.expect("twin tokens", f"{span.label()}: tokens of text, {compared}", text, twin_text)

@@ -41,7 +41,7 @@ def test_indices_wanted_or_evenly_spread():
     assert choose_indices((), 3, 9) == [0, 3, 6]
     assert choose_indices((), 3, 2) == [0, 1]
     assert choose_indices((), 0, 2) == []
-    with pytest.raises(UserError, match="--indices 8: the dataset has 8 sequences, from 0 to 7"):
+    with pytest.raises(UserError, match="--indices 8: the dataset has 8 sequences; give 0 to 7"):
         choose_indices((8,), 3, 8)
 
 

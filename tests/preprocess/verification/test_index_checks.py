@@ -37,7 +37,7 @@ def test_number_of_sequences(damaged, faults):
     copy.patch_index(18, "Q", copy.sequences - 1)
     copy.patch_index(26, "Q", copy.sequences)
     size = copy.idx.stat().st_size
-    said = f"has {size} bytes, but {copy.sequences - 1} sequences, as byte 18 says, take {size - 20}"
+    said = f"has {size} bytes, expected {size - 20} for the {copy.sequences - 1} sequences at byte 18"
     assert faults(copy.folder, hashes=False) == [f"{copy.name}.idx: {said}"]
 
 

@@ -6,13 +6,12 @@ import numpy as np
 import pytest
 
 from pause_megatron.preprocess.dataset_manifest import (
-    DATASET_FORMAT,
     DatasetManifest,
     DatasetSettings,
     ShardInput,
-    write_manifest,
 )
 from pause_megatron.preprocess.shard_writer import open_shard
+from pause_megatron.records.files import write_record
 from tests.preprocess.finished_datasets import BY_HAND, EOD, PAUSE, Damaged, real_place, write_by_hand
 
 
@@ -235,8 +234,8 @@ def long_document(tmp_path, request):
         writer.add(text)
     counts = {"documents": 2, "empty_documents": 0, "skipped_records": 0, "skipped": ()}
     shard = writer.finish(folder, ShardInput(name="long", index=0, input="long.jsonl", input_bytes=0, **counts))
-    manifest = DatasetManifest(**vars(settings), format=DATASET_FORMAT, shards=(shard,), versions={})
-    write_manifest(folder / "dataset.json", manifest)
+    manifest = DatasetManifest(**vars(settings), shards=(shard,), versions={})
+    write_record(folder / "dataset.json", manifest)
     return folder
 
 

@@ -17,12 +17,13 @@ from tests.preprocess.finished_datasets import EOD, KINDS, PAUSE, Damaged, real_
 
 @pytest.mark.parametrize("merged", ["", "-merged"])
 @pytest.mark.parametrize("name", KINDS)
-def test_what_was_written_is_whole_and_equals_its_twin(datasets, capsys, name, merged):
+def test_a_written_dataset_has_no_faults_and_equals_its_twin(datasets, capsys, name, merged):
     folder, standard = datasets / (name + merged), datasets / f"none{'' if merged else '-merged'}"
     verify_dataset(VerifyDatasetConfig(data=folder, standard=standard, workers=1))
-    table = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
-    assert table["dataset"] == f"{folder}: whole"
-    assert table["files"].endswith("hashes equal")
+    table = {line[:18].strip(): line[18:] for line in capsys.readouterr().out.splitlines()}
+    assert table["dataset"].startswith(f"{folder}: 3 shards")
+    assert table["verified"].startswith("no faults in ")
+    assert table["verified"].endswith(" GB; hashes equal")
     assert table["standard"].startswith(f"{tokens_in_both(datasets, name):,} real tokens equal to those of {standard}")
 
 
@@ -41,18 +42,18 @@ def tokens_in_both(datasets, name):
 
 
 @pytest.mark.parametrize("name", ["none", "none-merged"])
-def test_standard_dataset_is_whole(datasets, faults, name):
+def test_a_dataset_without_pauses_has_no_faults(datasets, faults, name):
     assert faults(datasets / name) == []
 
 
-def test_real_text_is_whole(tmp_path, c4_shards, config_for, faults):
+def test_a_dataset_of_real_text_has_no_faults(tmp_path, c4_shards, config_for, faults):
     also = (f"sequence:{tmp_path / 'sequence'}", f"document:{tmp_path / 'document'}")
     preprocess(config_for(tmp_path / "none", input=c4_shards, pauses="none", also=also))
     for name in ("sequence", "document"):
         assert faults(tmp_path / name, standard=tmp_path / "none") == []
 
 
-def test_skipped_records_are_no_fault(tmp_path, config_for, faults):
+def test_skipped_records_are_not_a_fault(tmp_path, config_for, faults):
     text = json.dumps({"text": "A few words that stand in one document. " * 20})
     (tmp_path / "a.jsonl").write_text("\n".join([text] * 30 + ["{"] + [text] * 30 + ["[]", text, ""]))
     changes = {"input": (str(tmp_path / "a.jsonl"),), "seq_length": 64, "also": (f"none:{tmp_path / 'none'}",)}
@@ -61,7 +62,7 @@ def test_skipped_records_are_no_fault(tmp_path, config_for, faults):
     assert faults(tmp_path / "data", standard=tmp_path / "none") == []
 
 
-def test_shards_without_sequences_and_wide_tokens_are_no_fault(tmp_path, faults):
+def test_empty_shards_and_wide_tokens_are_not_a_fault(tmp_path, faults):
     assert faults(write_by_hand(tmp_path / "data", [[5, 9], [], [2, 3]], vocab_size=70_000)) == []
 
 
@@ -109,7 +110,7 @@ def test_every_flipped_bit_is_found(datasets, tmp_path, faults):
     assert faults(copy.folder) == []
 
 
-def test_faults_of_all_shards_are_told(damaged, faults):
+def test_faults_of_all_shards_are_reported(damaged, faults):
     copy = damaged("sequence")
     names = [shard.name for shard in copy.manifest.shards]
     (copy.folder / f"{names[0]}.bin").unlink()
@@ -119,7 +120,7 @@ def test_faults_of_all_shards_are_told(damaged, faults):
     assert len(found) == 3
     assert found[0] == f"{names[0]}.bin: missing, though the manifest lists it"
     assert found[1].startswith(f"{names[1]}.idx: size in bytes is 7, expected ")
-    assert found[2].startswith(f"{names[2]}.json: documents is 1, in dataset.json it is ")
+    assert found[2].startswith(f"{names[2]}.json: documents is 1, but ")
 
 
 def test_hashes_can_be_left_out(damaged, faults):
@@ -139,12 +140,15 @@ def test_command_line(datasets, damaged, capsys):
     copy = damaged("sequence")
     copy.put(real_place(copy, 0), 1024)
     assert run_command(command, "verify-dataset", ["--data", str(copy.folder), "--workers", "1"]) == 2
-    assert capsys.readouterr().err == f"error: {copy.folder}: 2 faults; do not train on it before it is mended\n"
+    assert (
+        capsys.readouterr().err
+        == f"error: {copy.folder}: 2 faults; repair or rewrite the dataset before you train on it\n"
+    )
 
 
-def test_folder_that_is_no_dataset_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match=r"no dataset.json, so it is no dataset or not a finished one"):
+def test_a_folder_without_a_dataset_is_a_user_error(tmp_path):
+    with pytest.raises(UserError, match=r"has no dataset.json, so it is not a complete dataset; write or finish"):
         verify_dataset(VerifyDatasetConfig(data=tmp_path))
     (tmp_path / "dataset.json").write_text('{"format": "pause_megatron/dataset/2", "strategy": "sequ')
-    with pytest.raises(UserError, match=r"dataset.json: not a manifest of this project: Input data was truncated"):
+    with pytest.raises(UserError, match=r"dataset.json: not complete JSON \(Input data was truncated\)"):
         verify_dataset(VerifyDatasetConfig(data=tmp_path))
