@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A Hugging Face model to a checkpoint to pretrain from, with ``<pause>``; see ``pause_megatron.conversion``."""
+"""Import a Hugging Face model as a checkpoint to pretrain from, with ``<pause>``; see ``docs/conversion.md``."""
 
 from pause_megatron.cli.main import tool_main
 

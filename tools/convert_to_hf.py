@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""A checkpoint of ``pause-megatron pretrain`` to a Hugging Face folder; see ``pause_megatron.conversion``."""
+"""Export a checkpoint of ``pause-megatron pretrain`` to a Hugging Face folder; see ``docs/conversion.md``."""
 
 from pause_megatron.cli.main import tool_main
 
