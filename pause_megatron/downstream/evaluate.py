@@ -6,9 +6,11 @@ lm-evaluation-harness evaluates the same task definition that finetuning read.
 from __future__ import annotations
 
 import time
+from statistics import fmean
 from typing import Any
 
 from lm_eval import evaluator
+from transformers import PreTrainedModel
 
 from pause_megatron import log
 from pause_megatron.config.downstream import EvaluateConfig
@@ -54,6 +56,7 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
     harness_model = PauseLM(folder, pausing, config.batch_size)
     results = evaluator.evaluate(harness_model, {task.name: task.harness}, limit=config.limit)
     samples = sample_records(task, results["samples"][task.name], pausing.num_pauses)
+    prompts = folder.tokenizer([sample.prompt for sample in samples], add_special_tokens=False)
     return EvaluationRecord(
         task=task.name,
         variant=finetuning.variant if finetuning else None,
@@ -68,9 +71,9 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
         primary_metric=task.primary_metric,
         metrics=metric_values(results["results"][task.name]),
         num_samples=len(samples),
-        prompt_tokens=mean_prompt_tokens(folder, samples),
+        prompt_tokens=fmean(map(len, prompts["input_ids"])),
         samples=samples,
-        architecture=architecture(folder),
+        architecture=_architecture(folder.model),
         finetuning=finetuning.summary() if finetuning else None,
         pretraining=folder.pretraining,
         config=to_flat(config),
@@ -93,23 +96,15 @@ def _halve_evaluation(folder: ModelFolder, config: EvaluateConfig) -> bool:
     return halved if config.halve_evaluation is None else config.halve_evaluation
 
 
-def architecture(folder: ModelFolder) -> Architecture:
-    """Return the shape of the model, for the cost of a forward pass."""
-    config = folder.model.config
-    heads, width = config.num_attention_heads, config.hidden_size
+def _architecture(model: PreTrainedModel) -> Architecture:
+    heads, width = model.config.num_attention_heads, model.config.hidden_size
     return Architecture(
-        parameters=folder.model.num_parameters(),
-        num_layers=config.num_hidden_layers,
+        parameters=model.num_parameters(),
+        num_layers=model.config.num_hidden_layers,
         num_attention_heads=heads,
-        head_dim=getattr(config, "head_dim", None) or width // heads,
+        head_dim=getattr(model.config, "head_dim", None) or width // heads,
         hidden_size=width,
     )
-
-
-def mean_prompt_tokens(folder: ModelFolder, samples: tuple[Sample, ...]) -> float:
-    """Return the mean length of the prompts without pauses, before truncation (tokens)."""
-    encoded = folder.tokenizer([sample.prompt for sample in samples], add_special_tokens=False)
-    return sum(len(ids) for ids in encoded["input_ids"]) / len(samples)
 
 
 def metric_values(results: dict[str, Any]) -> dict[str, Metric]:

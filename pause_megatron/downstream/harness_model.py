@@ -6,6 +6,7 @@ mask. Without pauses and with causal attention, the results equal those of ``hf`
 
 from __future__ import annotations
 
+from functools import partialmethod
 from typing import Any, Literal
 
 import torch
@@ -97,17 +98,9 @@ class PauseLM(HFLM):
         output: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
         return output
 
-    # The harness shows a progress bar for these two by default.
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
-        """Return the text that follows each request's context and pauses, without a progress bar."""
-        texts: list[str] = super().generate_until(requests, disable_tqdm=disable_tqdm)
-        return texts
-
-    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[tuple[float, bool]]:
-        """Return each continuation's log-probability and whether it is the greedy one, without a progress bar."""
-        scores: list[tuple[float, bool]] = super().loglikelihood(requests, disable_tqdm=disable_tqdm)
-        return scores
+    # The evaluator does not pass disable_tqdm, and the harness shows progress bars by default.
+    generate_until = partialmethod(HFLM.generate_until, disable_tqdm=True)
+    loglikelihood = partialmethod(HFLM.loglikelihood, disable_tqdm=True)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Refuse: a text that is scored from its first token on has no prompt to pause after."""

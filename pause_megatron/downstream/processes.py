@@ -22,11 +22,8 @@ from pause_megatron.parallel.launcher import detect_launch, export_launch
 from pause_megatron.records.files import read_json
 
 FSDP_KEYS = (
-    "activation_checkpointing",
-    "auto_wrap_policy",
-    "cpu_offload",
-    "min_num_params",
-    "transformer_layer_cls_to_wrap",
+    *("activation_checkpointing", "auto_wrap_policy", "cpu_offload"),
+    *("min_num_params", "transformer_layer_cls_to_wrap"),
 )
 """Keys of a ``--fsdp-config`` file."""
 _USE_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"

@@ -58,11 +58,7 @@ def coqa_f1(prediction: str, answer: str) -> float:
 
 def squad(document: Document, results: list[str]) -> dict[str, float]:
     """Return the scores with the best reference answer."""
-    answers = document["answers"]["text"]
-    return {
-        "em": max(squad_exact_match(results[0], answer) for answer in answers),
-        "f1": max(squad_f1(results[0], answer) for answer in answers),
-    }
+    return _best(results[0], document["answers"]["text"])
 
 
 def coqa(document: Document, results: list[str]) -> dict[str, float]:
@@ -105,10 +101,13 @@ def _rouge1() -> RougeScorer:
 
 def any_answer(document: Document, results: list[str]) -> dict[str, float]:
     """Return exact match with any accepted answer, and the best F1, both normalised as in SQuAD."""
-    answers = document["answers" if "answers" in document else "answer"]
+    return _best(results[0], document["answers" if "answers" in document else "answer"])
+
+
+def _best(prediction: str, answers: list[str]) -> dict[str, float]:
     return {
-        "em": max(squad_exact_match(results[0], answer) for answer in answers),
-        "f1": max(squad_f1(results[0], answer) for answer in answers),
+        "em": max(squad_exact_match(prediction, answer) for answer in answers),
+        "f1": max(squad_f1(prediction, answer) for answer in answers),
     }
 
 

@@ -7,7 +7,8 @@ only the odd ones are evaluated.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +16,71 @@ import datasets
 
 from pause_megatron.errors import UserError
 
-Splits = Mapping[str, datasets.Dataset]
 Fields = Mapping[str, Any]
 """Field name to ``text``, ``number``, ``texts`` (a list of texts), or the fields of a nested object."""
 
 TRAIN = "train"
 
 
-class JsonLinesSplits(Splits):
-    """The ``SPLIT.jsonl`` files of a folder, each read and checked at its first use."""
+class Splits(Mapping[str, datasets.Dataset]):
+    """Splits by name, each loaded at its first use, so that evaluation does not read the training split."""
 
-    def __init__(self, folder: Path, fields: Fields, optional_fields: Fields) -> None:
-        self._folder = folder
-        self._fields = fields
-        self._optional_fields = optional_fields
-        self._loaded: dict[str, datasets.Dataset] = {}
+    def __init__(self, names: Iterable[str], load: Callable[[str], datasets.Dataset]) -> None:
+        self._names = sorted(set(names))
+        self._load = cache(load)
 
     def __getitem__(self, split: str) -> datasets.Dataset:
-        if split not in self._loaded:
-            self._loaded[split] = datasets.Dataset.from_list(self._read(self._folder / f"{split}.jsonl"))
-        return self._loaded[split]
+        return self._load(split)
 
     def __iter__(self) -> Iterator[str]:
-        return (path.stem for path in sorted(self._folder.glob("*.jsonl")))
+        return iter(self._names)
 
     def __len__(self) -> int:
-        return sum(1 for _ in self)
+        return len(self._names)
 
-    def _read(self, path: Path) -> list[dict[str, Any]]:
+
+def json_lines_splits(folder: Path, fields: Fields, optional_fields: Fields) -> Splits:
+    """Return the ``SPLIT.jsonl`` files of ``folder``; each is checked when it is loaded.
+
+    Loading raises :class:`UserError` if the file is missing or empty, or has a record without one of ``fields``.
+    """
+
+    def load(split: str) -> datasets.Dataset:
+        path = folder / f"{split}.jsonl"
         if not path.is_file():
-            advice = ", or give --halve-evaluation to finetune on half of the evaluation split" * (path.stem == TRAIN)
-            raise UserError(f"{path}: no such file; add the '{path.stem}' split of this task{advice}")
+            advice = ", or give --halve-evaluation to finetune on half of the evaluation split" * (split == TRAIN)
+            raise UserError(f"{path}: no such file; add the '{split}' split of this task{advice}")
         with open(path, encoding="utf-8") as file:
-            records = [self._record(line, f"{path}:{number}") for number, line in enumerate(file, start=1)]
-        if not records:
+            lines = [(line, f"{path}:{number}") for number, line in enumerate(file, start=1)]
+        if not lines:
             raise UserError(f"{path}: no records; write one JSON object per line")
-        return records
+        return datasets.Dataset.from_list([_record(line, where, fields, optional_fields) for line, where in lines])
 
-    def _record(self, line: str, where: str) -> dict[str, Any]:
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            raise UserError(f"{where}: not JSON: {error}") from error
-        chosen = _choose(record, self._fields, where)
-        for field, kind in self._optional_fields.items():
-            present = isinstance(record.get(field), dict) and set(record[field]) >= set(kind)
-            chosen[field] = _choose(record, {field: kind}, where)[field] if present else None
-        return chosen
+    return Splits((path.stem for path in folder.glob("*.jsonl")), load)
+
+
+def halved_splits(splits: Mapping[str, datasets.Dataset], evaluated: str) -> Splits:
+    """Return ``splits`` with the even documents of ``evaluated`` as the training split, and only the odd ones left."""
+
+    def load(split: str) -> datasets.Dataset:
+        if split not in (TRAIN, evaluated):
+            return splits[split]
+        complete = splits[evaluated]
+        return complete.select(range(split != TRAIN, len(complete), 2))
+
+    return Splits({*splits, TRAIN}, load)
+
+
+def _record(line: str, where: str, fields: Fields, optional_fields: Fields) -> dict[str, Any]:
+    try:
+        record = json.loads(line)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON: {error}") from error
+    chosen = _choose(record, fields, where)
+    for field, kind in optional_fields.items():
+        present = isinstance(record.get(field), dict) and set(record[field]) >= set(kind)
+        chosen[field] = _choose(record, {field: kind}, where)[field] if present else None
+    return chosen
 
 
 def _choose(record: Any, fields: Fields, where: str, within: str = "") -> dict[str, Any]:
@@ -89,29 +108,6 @@ _KINDS = {
     ),
 }
 """Kind of a field to its test, and its name in error messages."""
-
-
-class HalvedSplits(Splits):
-    """``splits`` with the even documents of ``evaluated`` as the training split, and only the odd ones left in it."""
-
-    def __init__(self, splits: Splits, evaluated: str) -> None:
-        self._splits = splits
-        self._evaluated = evaluated
-        self._halves: dict[str, datasets.Dataset] = {}
-
-    def __getitem__(self, split: str) -> datasets.Dataset:
-        if split not in (TRAIN, self._evaluated):
-            return self._splits[split]
-        if split not in self._halves:
-            complete = self._splits[self._evaluated]
-            self._halves[split] = complete.select(range(split != TRAIN, len(complete), 2))
-        return self._halves[split]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter({*self._splits, TRAIN})
-
-    def __len__(self) -> int:
-        return len({*self._splits, TRAIN})
 
 
 def squad_answers(document: dict[str, Any]) -> list[str]:

@@ -11,6 +11,7 @@ A definition's ``metadata`` has ``fields`` and ``optional_fields`` of a local re
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +22,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from pause_megatron.config.downstream import TASK_DEFINITIONS, require_task
-from pause_megatron.downstream.task_data import HalvedSplits, JsonLinesSplits, Splits
+from pause_megatron.downstream.task_data import halved_splits, json_lines_splits
 from pause_megatron.errors import UserError
 
 
@@ -106,17 +107,16 @@ def load_task(name: str, data_folder: Path | None, *, halve: bool = False) -> Ta
     if data_folder is not None or halved:
         splits = _splits(definition, data_folder)
         if halved:
-            splits = HalvedSplits(splits, definition.get("test_split") or definition["validation_split"])
+            splits = halved_splits(splits, definition.get("test_split") or definition["validation_split"])
         definition.pop("dataset_kwargs", None)
         definition["custom_dataset"] = lambda **_: splits
     return Task(name, ConfigurableTask(config=definition), halved)
 
 
-def _splits(definition: dict[str, Any], data_folder: Path | None) -> Splits:
+def _splits(definition: dict[str, Any], data_folder: Path | None) -> Mapping[str, datasets.Dataset]:
     if data_folder is None:
-        hub: Splits = datasets.load_dataset(definition["dataset_path"], definition.get("dataset_name"))
-        return hub
+        return dict(datasets.load_dataset(definition["dataset_path"], definition.get("dataset_name")))
     if not data_folder.is_dir():
         raise UserError(f"--data {data_folder}: no such folder")
     metadata = definition["metadata"]
-    return JsonLinesSplits(data_folder, metadata["fields"], metadata.get("optional_fields", {}))
+    return json_lines_splits(data_folder, metadata["fields"], metadata.get("optional_fields", {}))

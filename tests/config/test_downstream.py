@@ -36,7 +36,7 @@ from pause_megatron.errors import UserError
         ({"fsdp": "full_shard", "lora_rank": 4}, "--lora-rank 4: cannot change sharded weights; remove --fsdp"),
     ],
 )
-def test_finetuning_settings_that_cannot_work_name_their_flag(setting, message):
+def test_wrong_finetuning_settings_name_their_flag(setting, message):
     with pytest.raises(UserError, match=message):
         build(FinetuneConfig, {"model": Path("m"), "task": "parity", "output": Path("o"), **setting})
 
@@ -60,7 +60,7 @@ def test_a_number_of_pauses_may_be_a_range():
         ({"output": Path("o{num_pauses_inf}.json")}, "{num_pauses_inf} needs a number; give --num-pauses-inf"),
     ],
 )
-def test_evaluation_settings_that_cannot_work_name_their_flag(setting, message):
+def test_wrong_evaluation_settings_name_their_flag(setting, message):
     with pytest.raises(UserError, match=message):
         build(EvaluateConfig, {"model": Path("m"), "task": "parity", "output": Path("o.json"), **setting})
 
@@ -97,7 +97,7 @@ def test_each_number_of_pauses_is_an_evaluation_with_its_own_file():
         ({"num_pauses_inf": (0, 10)}, "--num-pauses-inf 0 10: only 'evaluate' takes several numbers; give one"),
     ],
 )
-def test_generation_settings_that_cannot_work_name_their_flag(setting, message):
+def test_wrong_generation_settings_name_their_flag(setting, message):
     with pytest.raises(UserError, match=message):
         build(GenerateConfig, {"model": Path("m"), "prompt": ("",), **setting})
 

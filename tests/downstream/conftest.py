@@ -1,4 +1,4 @@
-"""A tiny real tokenizer, folders of tiny random models, and a small generated task, all made on the spot."""
+"""Fixtures made on the spot: a tiny real tokenizer, folders of tiny random models, and a small generated task."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Real samples of the paper's nine tasks, where they lie beside the repository."""
+"""Real samples of the paper's nine tasks, if they are next to the repository."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A baked export in programs that know nothing of pauses, beside our own generation; and docs/inference.md."""
+"""A baked export in stock programs gives the texts of this project's generation, and docs/inference.md runs."""
 
 import re
 import shutil

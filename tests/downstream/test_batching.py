@@ -1,4 +1,4 @@
-"""The mask is judged by what changes a model's output, not by its own numbers."""
+"""The attention mask decides which tokens change a model's logits."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ def logits_of(model, ids, mask, positions):
 
 
 def influence(model, padding_left, padding_right, bidirectional):
-    """[query, key]: whether changing the token at key changes the logits at query, both counted without padding."""
+    """Return [query, key]: whether another token at key changes the logits at query, both counted without padding."""
     width = padding_left + LENGTH + padding_right
     columns = torch.arange(width)[None]
     real = (columns >= padding_left) & (columns < padding_left + LENGTH)
@@ -39,7 +39,7 @@ def influence(model, padding_left, padding_right, bidirectional):
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize(("padding_left", "padding_right"), [(0, 0), (3, 0), (0, 2), (2, 2)])
-def test_prefix_is_seen_both_ways_and_target_backwards_only(architecture, attention, padding_left, padding_right):
+def test_prefix_attends_both_ways_and_target_causally(architecture, attention, padding_left, padding_right):
     model = random_model(architecture, 100, attention=attention)
     expected = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
     assert torch.equal(influence(model, padding_left, padding_right, bidirectional=False), expected)

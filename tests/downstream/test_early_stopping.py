@@ -1,4 +1,4 @@
-"""Early stopping: off by default, watching examples that are not learned from, and going back to the best weights."""
+"""Early stopping is off by default, evaluates held-out examples, and keeps the best weights."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from pause_megatron.log import read_json_lines
 
 @pytest.fixture
 def config(model_path, parity_data, tmp_path) -> FinetuneConfig:
-    """Learns so fast that the held-out loss soon rises."""
+    """Settings that learn so fast that the held-out loss soon rises."""
     return FinetuneConfig(
         model=model_path("gpt2"),
         task="parity",
@@ -46,7 +46,7 @@ def examples_of(folder, config: FinetuneConfig) -> PausedExamples:
 
 
 def held_out_loss(config: FinetuneConfig) -> float:
-    """The finetuned model's, in batches as the Trainer makes them."""
+    """Return the loss of the finetuned model, in batches like those of the Trainer."""
     folder = load_model_folder(config.output)
     _, held_out = hold_out(examples_of(folder, config), config)
     collate = PauseCollator(folder.eod_id, bidirectional=True, dtype=torch.float32)
@@ -57,7 +57,7 @@ def held_out_loss(config: FinetuneConfig) -> float:
 
 
 def looks_of(config: FinetuneConfig) -> dict[int, float]:
-    """Step to held-out loss, as logged."""
+    """Return step to logged held-out loss."""
     records = read_json_lines(config.output / "metrics.jsonl")
     return {record["step"]: record["loss"] for record in records if record["kind"] == "validation"}
 
@@ -73,7 +73,7 @@ def test_training_stops_and_the_best_weights_are_kept(config):
     assert held_out_loss(config) == pytest.approx(looks[best], abs=1e-5)
 
 
-def test_held_out_examples_are_not_learned_from_and_a_seeds_own(config):
+def test_held_out_examples_depend_on_the_seed_and_are_not_trained_on(config):
     examples = examples_of(load_model_folder(config.model), config)
     learned, held_out = hold_out(examples, config)
     assert sorted([*learned.indices, *held_out.indices]) == list(range(len(examples)))
@@ -82,7 +82,7 @@ def test_held_out_examples_are_not_learned_from_and_a_seeds_own(config):
     assert hold_out(examples, replace(config, seed=1))[1].indices != held_out.indices
 
 
-def test_an_interrupted_run_stops_where_it_would_have(config, tmp_path, monkeypatch):
+def test_resumed_run_stops_at_the_same_step(config, tmp_path, monkeypatch):
     finetune(replace(config, output=tmp_path / "whole"))
     whole = json.loads((tmp_path / "whole" / "finetune.json").read_text())
     with monkeypatch.context() as patch:
@@ -115,7 +115,7 @@ def test_by_default_nothing_is_held_out(config):
     assert json.loads((config.output / "finetune.json").read_text())["kept_step"] == 6
 
 
-def test_what_cannot_stop_early_is_refused(config):
+def test_settings_that_exclude_early_stopping_are_refused(config):
     with pytest.raises(UserError, match="--held-out-examples 5000: parity has only 200 training examples"):
         finetune(replace(config, held_out_examples=5000))
     with pytest.raises(UserError, match="no evaluation before the last of 60 steps; lower --save-interval 60"):
@@ -124,7 +124,7 @@ def test_what_cannot_stop_early_is_refused(config):
         replace(config, fsdp="full_shard")
 
 
-def test_low_rank_additions_go_back_to_their_best_too(config):
+def test_lora_keeps_the_best_weights_too(config):
     config = replace(config, lora_rank=2, learning_rate=0.3, early_stopping_patience=1)
     finetune(config)
     looks = looks_of(config)

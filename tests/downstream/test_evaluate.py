@@ -24,7 +24,7 @@ def result(path: Path):
 
 
 def test_finetune_then_evaluate_through_the_command_line(model_path, tmp_path, capsys):
-    """The whole way from records to a perfect score, on a task small enough to be learned by heart."""
+    """Four records are memorised, so evaluation must give a perfect score."""
     records = [("1:", "0"), ("2:", "1"), ("3:", "0"), ("4:", "1")]
     text = "".join(json.dumps({"question": question, "answer": answer}) + "\n" for question, answer in records)
     for split in ("train", "validation", "test"):
@@ -79,7 +79,7 @@ def test_a_model_that_is_not_finetuned_is_evaluated_as_it_was_pretrained(config)
     assert found["num_samples"] == len(found["samples"]) == 6
 
 
-def test_asked_pauses_and_attention_win(config):
+def test_flags_override_finetuning(config):
     evaluate(changed(config, num_pauses_inf=2, prefix_attention="bidirectional"))
     found = result(config.output)
     assert (found["num_pauses_inf"], found["prefix_attention"]) == (2, "bidirectional")
@@ -142,7 +142,7 @@ def test_existing_result_is_refused_and_left_alone(config):
         (["--model", "absent"], "absent: no config.json"),
     ],
 )
-def test_what_cannot_work_ends_with_one_line_and_no_result(config, flags, message, capsys):
+def test_user_errors_print_one_line_and_write_no_result(config, flags, message, capsys):
     given = {"--model": str(config.model), "--task": "parity", "--data": str(config.data)}
     given |= {"--output": str(config.output), **dict([flags])}
     assert main(["evaluate", *(word for pair in given.items() for word in pair)]) == EXIT_USER

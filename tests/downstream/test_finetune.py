@@ -67,7 +67,7 @@ def test_targets_of_unequal_length_are_padded_without_labels(folder):
 
 
 def test_loss_is_the_mean_over_target_tokens_of_the_rows_by_themselves(folder):
-    """Padding, border alignment and the slice of logits change nothing: each row alone, judged in full, agrees."""
+    """Padding, alignment and the slice of logits change nothing: each row by itself, with all logits, agrees."""
     pairs = [TextPair("0110:", "0"), TextPair("x = y", " + 12 or 13"), TextPair("", "1")]
     examples = PausedExamples(pairs, folder, Pausing(num_pauses=2))
     collate = PauseCollator(folder.eod_id, bidirectional=True, dtype=torch.float32)
@@ -90,15 +90,15 @@ def test_context_and_target_are_encoded_as_the_text_they_make(folder):
     assert example.prefix.tolist() == context
 
 
-def test_context_keeps_its_tokens_where_the_target_would_run_into_it(folder):
-    """Generation starts from the context's own tokens, so training must too."""
+def test_context_keeps_its_tokens_if_joint_encoding_would_change_them(folder):
+    """Generation starts from the context's own tokens, so training must do the same."""
     assert len(folder.tokenizer.encode(" the", add_special_tokens=False)) == 1
     [example] = PausedExamples([TextPair(" t", "he")], folder, Pausing(num_pauses=0))
     assert example.prefix.tolist() == folder.tokenizer.encode(" t", add_special_tokens=False)
     assert folder.tokenizer.decode(example.target[:-1]) == "he"
 
 
-def test_finetuned_folder_is_whole_and_loads_with_stock_classes(config):
+def test_finetuned_folder_is_complete_and_loads_with_stock_classes(config):
     finetune(config)
     record = json.loads((config.output / "finetune.json").read_text())
     expected = {"task": "parity", "num_pauses_ft": 3, "prefix_attention": "bidirectional", "seed": 0, "steps": 6}
@@ -167,7 +167,7 @@ def test_optimizer_settings_reach_the_trainer(config, tmp_path):
     assert (arguments.weight_decay, arguments.max_grad_norm) == (0.3, 0.2)
 
 
-def test_accumulated_parts_give_the_loss_of_the_whole_batch(config, tmp_path):
+def test_accumulated_micro_batches_give_the_loss_of_the_complete_batch(config, tmp_path):
     finetune(replace(config, output=tmp_path / "whole"))
     finetune(replace(config, output=tmp_path / "parts", gradient_accumulation_steps=4))
     whole, parts = (read_json_lines(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts"))
@@ -184,7 +184,7 @@ class InterruptionError(Exception):
 
 
 def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Make the Trainer die in the middle of ``step`` (counted from 0), as a killed process would."""
+    """Make the Trainer fail in the middle of ``step`` (counted from 0), like a killed process."""
     training_step = Trainer.training_step
 
     def dying(self, *args, **kwargs):
@@ -195,7 +195,7 @@ def interrupt_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "training_step", dying)
 
 
-def test_interrupted_run_continues_to_the_very_same_result(config, tmp_path, monkeypatch, capsys):
+def test_resumed_run_ends_with_identical_weights(config, tmp_path, monkeypatch, capsys):
     config = replace(config, save_interval=2, log_interval=1, output=tmp_path / "interrupted")
     finetune(replace(config, output=tmp_path / "whole"))
     with monkeypatch.context() as patch:
@@ -211,7 +211,7 @@ def test_interrupted_run_continues_to_the_very_same_result(config, tmp_path, mon
     assert metrics[0] == metrics[1]
 
 
-def test_state_of_a_run_with_other_settings_is_not_continued(config, monkeypatch, capsys):
+def test_run_with_other_settings_starts_over(config, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         interrupt_at(5, patch)
         with pytest.raises(InterruptionError):
@@ -220,7 +220,7 @@ def test_state_of_a_run_with_other_settings_is_not_continued(config, monkeypatch
     assert "starting over" in capsys.readouterr().err
 
 
-def test_state_cut_short_is_passed_over(config, monkeypatch, capsys):
+def test_incomplete_checkpoint_is_ignored(config, monkeypatch, capsys):
     config = replace(config, save_interval=2)
     with monkeypatch.context() as patch:
         interrupt_at(5, patch)
@@ -238,7 +238,7 @@ def test_loss_that_is_not_finite_stops_the_run_and_leaves_no_output(config):
     assert not config.output.exists()
 
 
-def test_model_without_pause_is_refused_when_it_is_to_pause(config, model_path, tmp_path):
+def test_model_without_a_pause_token_cannot_be_finetuned_with_pauses(config, model_path, tmp_path):
     base = load_model_folder(model_path("gpt2"))
     base.model.save_pretrained(tmp_path / "base")
     base.tokenizer.save_pretrained(tmp_path / "base")
@@ -261,7 +261,7 @@ def test_existing_output_is_refused_and_left_alone(config):
     assert not any(config.output.iterdir())
 
 
-def test_folder_that_is_no_model_is_refused(config, tmp_path):
+def test_folder_without_a_model_is_refused(config, tmp_path):
     with pytest.raises(UserError, match=r"no config.json; expected a Hugging Face folder"):
         finetune(replace(config, model=tmp_path))
     (tmp_path / "config.json").write_text("{}")
@@ -290,7 +290,7 @@ def test_a_range_of_pauses_is_drawn_from_and_recorded(config):
     assert record["config"]["num_pauses_ft"] == "0..3"
 
 
-def test_number_of_pauses_does_not_depend_on_the_order_of_asking(folder):
+def test_number_of_pauses_does_not_depend_on_the_reading_order(folder):
     pairs = [TextPair("x:", " 1")] * 20
     forwards, backwards = (PausedExamples(pairs, folder, Pausing(num_pauses=9), fewest=0, seed=3) for _ in range(2))
     expected = [len(forwards[index].prefix) for index in range(20)]
@@ -313,7 +313,7 @@ def test_only_the_documents_that_are_trained_on_are_worded(config, monkeypatch):
     assert len(worded) == 200, "in several epochs, each is worded once"
 
 
-def test_example_without_a_place_for_its_pauses_is_named(folder):
+def test_error_names_the_example_without_the_marker(folder):
     pausing = Pausing(num_pauses=2, placement="before-marker", marker="Answer:")
     pairs = [TextPair("2 Answer:", " 3"), TextPair("Where was it said that " * 3, " 1")]
     examples = PausedExamples(pairs, folder, pausing)
@@ -324,7 +324,7 @@ def test_example_without_a_place_for_its_pauses_is_named(folder):
         examples[1]
 
 
-def test_pauses_stand_where_they_are_placed_in_finetuning(folder):
+def test_finetuning_places_pauses_as_configured(folder):
     [example] = PausedExamples([TextPair("a class is a", " thing")], folder, Pausing(num_pauses=2, placement="prepend"))
     context = folder.tokenizer.encode("a class is a")
     assert example.prefix.tolist() == [folder.pause_id] * 2 + context
@@ -332,7 +332,7 @@ def test_pauses_stand_where_they_are_placed_in_finetuning(folder):
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama"])
-def test_lora_trains_matrices_and_the_pause_embedding_alone(config, model_path, architecture):
+def test_lora_trains_only_matrices_and_the_pause_embedding(config, model_path, architecture):
     config = replace(config, model=model_path(architecture), lora_rank=2, learning_rate=1e-2)
     finetune(config)
     before, after = weights(config.model), weights(config.output)
@@ -349,7 +349,7 @@ def test_lora_trains_matrices_and_the_pause_embedding_alone(config, model_path, 
     AutoModelForCausalLM.from_pretrained(config.output)
 
 
-def test_interrupted_lora_continues_to_the_very_same_result(config, tmp_path, monkeypatch):
+def test_resumed_lora_run_ends_with_identical_weights(config, tmp_path, monkeypatch):
     config = replace(config, lora_rank=2, save_interval=2)
     finetune(replace(config, output=tmp_path / "whole"))
     with monkeypatch.context() as patched:

@@ -26,7 +26,7 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", GENERATED_TASKS)
-def test_splits_have_their_sizes_and_held_out_questions_stand_nowhere_else(name, tmp_path):
+def test_splits_have_their_sizes_and_share_no_held_out_questions(name, tmp_path):
     write_task(name, tmp_path / name, seed=0, **SIZES)
     splits = {split: read(tmp_path / name, split) for split in SIZES}
     assert {split: len(records) for split, records in splits.items()} == SIZES
@@ -64,7 +64,7 @@ def test_every_bit_letter_and_digit_is_one_token(tokenizer, tmp_path):
             assert ids == encode(question) + encode(answer)
 
 
-def test_more_questions_than_there_are_is_refused(tmp_path):
+def test_more_questions_than_the_task_has_are_refused(tmp_path):
     with pytest.raises(UserError, match="70000 records: more than this generated task has"):
         write_task("parity", tmp_path / "parity", seed=0, train=10, validation=0, test=70_000)
     assert not any(tmp_path.iterdir())

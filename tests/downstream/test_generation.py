@@ -29,7 +29,7 @@ def prefixes_with(folder: ModelFolder, num_pauses: int):
 
 @torch.no_grad()
 def recomputed(folder: ModelFolder, prefix, bidirectional: bool) -> list[int]:
-    """One row by itself, without cache or padding: the whole sequence again for every token."""
+    """Decode one row without cache or padding: recompute the complete sequence for every token."""
     ids = torch.tensor(prefix)[None]
     for _ in range(NEW_TOKENS):
         real = torch.ones_like(ids, dtype=torch.bool)
@@ -61,7 +61,7 @@ def test_prefix_of_one_token_can_be_continued(folder, context):
 
 
 def test_first_token_scores_are_those_of_the_prefix_attended_both_ways(folder):
-    """Sampling must see the first token's scores, and they must be the bidirectional ones."""
+    """Sampling must get the scores of the first token, and they must be the bidirectional ones."""
     prefixes = prefixes_with(folder, 3)
     batch = align(prefixes, [[]] * len(prefixes), folder.eod_id)
     arguments = generation_arguments(folder, batch, bidirectional=True, settings={})
@@ -75,7 +75,7 @@ def test_first_token_scores_are_those_of_the_prefix_attended_both_ways(folder):
     assert (expected - causal).abs().max() > 0.01
 
 
-def test_without_pauses_and_causally_it_is_stock_generate(folder):
+def test_causal_generation_without_pauses_equals_stock_generate(folder):
     prefixes = prefixes_with(folder, 0)
     ours = generate_after(folder, prefixes, bidirectional=False, max_new_tokens=NEW_TOKENS, do_sample=False)
     settings = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "suppress_tokens": [folder.pause_id]}
@@ -85,8 +85,8 @@ def test_without_pauses_and_causally_it_is_stock_generate(folder):
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_pause_is_never_emitted_however_hot_the_sampling(folder, bidirectional):
-    """At temperature 50 all 512 tokens are about equally likely: 20,000 draws without one pause are no accident."""
+def test_pause_is_never_emitted_at_high_temperature(folder, bidirectional):
+    """At temperature 50 all 512 tokens are about equally likely, so 20,000 draws without a pause cannot be chance."""
     prefixes = prefixes_with(folder, 4) * 100
     torch.manual_seed(0)
     sampling = {"do_sample": True, "temperature": 50.0, "top_k": 0, "max_new_tokens": 50, "min_new_tokens": 50}
@@ -97,8 +97,7 @@ def test_pause_is_never_emitted_however_hot_the_sampling(folder, bidirectional):
     assert len(set(drawn)) > 500
 
 
-def test_what_is_said_before_the_last_pause_does_not_come_out(folder, capsys):
-    """The command prints what follows the pauses, and nothing of the prompt."""
+def test_command_prints_only_the_text_after_the_pauses(folder, capsys):
     prompt = "The import statement"
     generate_command(
         GenerateConfig(
@@ -135,7 +134,7 @@ PLACEMENTS = [("append", None), ("prepend", None), ("before-marker", "Answer:")]
 
 
 def ids_by_hand(folder: ModelFolder, prompt: str, num_pauses: int, placement: str) -> list[int]:
-    """The prompt's ids and pauses, written down for each placement."""
+    """Return the prompt's ids with pauses, written out for each placement."""
     pauses = [folder.pause_id] * num_pauses
 
     def encode(text: str) -> list[int]:
@@ -152,9 +151,7 @@ def ids_by_hand(folder: ModelFolder, prompt: str, num_pauses: int, placement: st
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
 @pytest.mark.parametrize("num_pauses", [0, 3])
 @pytest.mark.parametrize(("placement", "marker"), PLACEMENTS)
-def test_texts_after_pauses_wherever_they_stand_equal_recomputing_every_step(
-    folder, placement, marker, num_pauses, attention
-):
+def test_texts_for_every_placement_equal_recomputing_every_step(folder, placement, marker, num_pauses, attention):
     texts = generate_texts(
         folder,
         PROMPTS,
@@ -169,8 +166,8 @@ def test_texts_after_pauses_wherever_they_stand_equal_recomputing_every_step(
     assert texts == [folder.tokenizer.decode(tokens, skip_special_tokens=True) for tokens in expected]
 
 
-def test_pauses_of_the_three_placements_change_what_is_said(folder):
-    """Otherwise the equalities above would say little."""
+def test_the_three_placements_give_different_texts(folder):
+    """Otherwise the equalities above would prove little."""
 
     def said(**settings):
         return generate_texts(folder, PROMPTS, pausing=InferencePausing(**settings), max_new_tokens=20)
@@ -184,7 +181,7 @@ def test_pauses_of_the_three_placements_change_what_is_said(folder):
 
 
 def beams_by_hand(folder: ModelFolder, prefix: list[int], num_beams: int, bidirectional: bool) -> list[list[int]]:
-    """The continuations beam search keeps when none may end early, best first; no cache, no padding, one at a time."""
+    """Return the beams of a search in which no beam ends early, best first; one prompt, without cache and padding."""
     beams = [(0.0, list(prefix))]
     for _ in range(NEW_TOKENS):
         grown = []
@@ -202,7 +199,7 @@ def beams_by_hand(folder: ModelFolder, prefix: list[int], num_beams: int, bidire
 
 @torch.no_grad()
 def log_probabilities(model: PreTrainedModel, ids: list[int], prefix_length: int, bidirectional: bool) -> torch.Tensor:
-    """Of every next token at every position of one row: [sequence, vocabulary]."""
+    """Return those of every next token at every position of one row: [sequence, vocabulary]."""
     real = torch.ones(1, len(ids), dtype=torch.bool)
     mask = prefix_lm_mask(real, real & (torch.arange(len(ids)) < prefix_length) & bidirectional, model.dtype)
     return model(torch.tensor([ids]), attention_mask=mask).logits[0].log_softmax(dim=-1)
@@ -225,7 +222,7 @@ def test_beam_search_of_a_batch_equals_searching_by_hand(folder, num_pauses, bid
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-def test_beams_that_may_end_score_what_recomputing_says_and_a_batch_equals_each_alone(folder, bidirectional):
+def test_beams_that_may_end_have_recomputed_scores_in_a_batch_and_one_by_one(folder, bidirectional):
     prefixes = prefixes_with(folder, 3)
     batch = align(prefixes, [[]] * len(prefixes), folder.eod_id)
     arguments = generation_arguments(folder, batch, bidirectional=bidirectional, settings=BEAMS)
@@ -250,7 +247,7 @@ def test_beams_that_may_end_score_what_recomputing_says_and_a_batch_equals_each_
         assert float(judged.mean()) == pytest.approx(score, abs=1e-4)
 
 
-def test_causal_beams_without_pauses_are_those_of_stock_generate(folder):
+def test_causal_beams_without_pauses_equal_those_of_stock_generate(folder):
     prefixes = prefixes_with(folder, 0)
     ours = generate_after(folder, prefixes, bidirectional=False, **BEAMS)
     for prefix, continuation in zip(prefixes, ours, strict=True):
@@ -261,7 +258,7 @@ def test_causal_beams_without_pauses_are_those_of_stock_generate(folder):
 
 
 @pytest.mark.parametrize("attention", ["bidirectional", "causal"])
-def test_several_samples_of_a_prompt_come_in_a_row_and_again_with_the_same_seed(folder, attention):
+def test_samples_of_a_prompt_are_in_a_row_and_repeat_with_the_seed(folder, attention):
     pausing = InferencePausing(num_pauses_inf=2, prefix_attention=attention)
 
     def sampled(seed: int, prompts: list[str], **limits: float) -> list[str]:

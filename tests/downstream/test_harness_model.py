@@ -35,7 +35,7 @@ def generated(model, contexts=CONTEXTS):
 
 @torch.no_grad()
 def score_by_hand(folder: ModelFolder, context: str, continuation: str, num_pauses: int, bidirectional: bool):
-    """One row without padding: ids written out, and the log-softmax summed at the continuation's positions."""
+    """Score one row without padding: sum the log-softmax at the continuation's positions."""
     whole = folder.tokenizer.encode(context + continuation, add_special_tokens=False)
     prefix = folder.tokenizer.encode(context, add_special_tokens=False)
     target = whole[len(prefix) :]
@@ -47,7 +47,7 @@ def score_by_hand(folder: ModelFolder, context: str, continuation: str, num_paus
     return sum(float(log_probabilities[len(prefix) - 1 + i, token]) for i, token in enumerate(target))
 
 
-def test_without_pauses_and_causally_scores_are_those_of_hf(folder):
+def test_causal_scores_without_pauses_equal_those_of_hf(folder):
     hf = HFLM(folder.model, backend="causal", tokenizer=folder.tokenizer, batch_size=3, max_length=CONTEXT_LENGTH)
     ours = PauseLM(folder, Pausing(num_pauses=0), batch_size=3)
     for (score, greedy), (expected, expected_greedy) in zip(scored(ours), scored(hf), strict=True):
@@ -55,7 +55,7 @@ def test_without_pauses_and_causally_scores_are_those_of_hf(folder):
         assert greedy == expected_greedy
 
 
-def test_without_pauses_and_causally_texts_are_those_of_hf(folder):
+def test_causal_texts_without_pauses_equal_those_of_hf(folder):
     hf = HFLM(folder.model, backend="causal", tokenizer=folder.tokenizer, batch_size=2, max_length=CONTEXT_LENGTH)
     assert generated(PauseLM(folder, Pausing(num_pauses=0), batch_size=2)) == generated(hf)
 
@@ -69,7 +69,7 @@ def test_scores_after_pauses_are_those_computed_by_hand(folder, num_pauses, atte
         assert score == pytest.approx(by_hand, abs=1e-4)
 
 
-def test_greedy_flag_says_whether_decoding_gives_the_continuation(folder):
+def test_greedy_flag_is_true_if_decoding_gives_the_continuation(folder):
     context = folder.tokenizer.encode("The import statement", add_special_tokens=False)
     prefix = pause_prefix(context, 2, pause_id=folder.pause_id, eod_id=folder.eod_id, room=CONTEXT_LENGTH)
     [decoded] = generate_after(folder, [prefix], bidirectional=True, max_new_tokens=4, do_sample=False)
@@ -112,8 +112,8 @@ def test_scoring_whole_texts_is_refused(folder):
 
 
 @pytest.mark.parametrize(("placement", "marker"), [("prepend", None), ("before-marker", "is")])
-def test_pauses_stand_where_they_are_placed(folder, placement, marker):
-    """For scores and for texts alike: what the model reads is looked at as it comes in."""
+def test_pauses_have_the_configured_placement(folder, placement, marker):
+    """For scores and texts, the test compares the ids that the model reads."""
     model = PauseLM(folder, Pausing(num_pauses=3, placement=placement, marker=marker), batch_size=1)
     read = []
     handle = folder.model.register_forward_pre_hook(

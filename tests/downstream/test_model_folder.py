@@ -15,7 +15,7 @@ from tests.records.examples import example
 
 @pytest.fixture
 def saved(folder, tmp_path):
-    """A copy of a model's folder that a test may spoil."""
+    """A copy of a model's folder that a test may damage."""
     folder.model.save_pretrained(tmp_path)
     folder.tokenizer.save_pretrained(tmp_path)
     return tmp_path
@@ -46,7 +46,7 @@ def test_bf16_loads_bf16_weights(saved):
     ("content", "message"),
     [("{", "finetune.json: not complete JSON"), ("{}", "finetune.json: expected format 'pause_megatron/finetune/1'")],
 )
-def test_spoilt_marker_is_refused(saved, content, message):
+def test_damaged_finetune_record_is_refused(saved, content, message):
     (saved / "finetune.json").write_text(content)
     with pytest.raises(UserError, match=message):
         load_model_folder(saved)
@@ -58,7 +58,7 @@ def test_model_with_too_few_embeddings_for_pause_is_refused(saved):
         load_model_folder(saved)
 
 
-def test_tokenizer_that_cannot_end_a_document_is_refused(saved):
+def test_tokenizer_without_end_of_document_is_refused(saved):
     path = saved / "tokenizer_config.json"
     settings = json.loads(path.read_text())
     path.write_text(json.dumps({key: value for key, value in settings.items() if key != "eos_token"}))

@@ -1,6 +1,6 @@
-"""The paper's nine tasks on real samples: what is asked, what is learned, and that our model decodes as the harness's.
+"""The paper's nine tasks on real samples: prompts, training targets, and answers equal to those of the harness's model.
 
-Where the samples are not at hand this skips and says so.
+Skipped without the samples.
 """
 
 import json
@@ -27,11 +27,11 @@ from tests.downstream.real_samples import FOLDERS, SAMPLES
 
 COMPARED = {"commonsense_qa_choices": "commonsense_qa", "web_questions_choices": "webqs"}
 CONTEXT_LENGTH = 768
-"""Positions of the models; some conversations are longer, and lose their beginning."""
+"""Context of the models (tokens); some conversations are longer and lose their beginning."""
 NO_TRAINING_SPLIT = {"coqa"}
-"""Of the samples; LAMBADA says so itself."""
+"""Samples without a training split; the definition of LAMBADA halves them itself."""
 
-pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real samples of the nine tasks here")
+pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="the real samples of the nine tasks are missing")
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_every_turn_of_a_conversation_has_the_turns_before_it(few):
     assert learned.isdisjoint(document["story"] for document in documents)
 
 
-def test_half_of_lambada_is_learned_and_the_other_evaluated(few):
+def test_half_of_lambada_is_trained_on_and_the_other_half_evaluated(few):
     task = task_of("lambada", few)
     assert task.halved
     learned, evaluated = ({each["text"] for each in documents} for documents in _lambada(task))
@@ -136,7 +136,7 @@ def _metrics(task):
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("name", [*FOLDERS, *COMPARED])
-def test_without_pauses_every_sample_scores_as_with_hf(long_models, few, name, architecture):
+def test_causal_scores_without_pauses_of_every_sample_equal_those_of_hf(long_models, few, name, architecture):
     folder = load_model_folder(long_models / architecture)
     ours = PauseLM(folder, Pausing(num_pauses=0), batch_size=3)
     theirs = HFLM(folder.model, backend="causal", tokenizer=folder.tokenizer, batch_size=3, max_length=CONTEXT_LENGTH)
@@ -159,9 +159,7 @@ DECODED = ("gsm8k", "squad", "coqa", "commonsense_qa", "web_questions", "natural
 
 
 @pytest.mark.parametrize("name", DECODED)
-def test_stock_hf_decodes_a_baked_export_by_its_chat_template_as_we_decode_the_plain_one(
-    long_models, few, name, tmp_path
-):
+def test_stock_hf_with_chat_template_decodes_a_baked_export_like_ours_the_plain_one(long_models, few, name, tmp_path):
     plain = load_model_folder(long_models / "llama")
     plain.model.save_pretrained(tmp_path)
     bake_pauses(plain.tokenizer, 3).save_pretrained(tmp_path)
@@ -203,7 +201,7 @@ def test_a_task_is_finetuned_and_evaluated(long_models, few, name, tmp_path):
         assert 0 <= sample["correct"] <= 1
 
 
-def test_a_model_is_not_evaluated_on_what_it_learned(long_models, few, tmp_path):
+def test_a_model_is_not_evaluated_on_its_training_data(long_models, few, tmp_path):
     settings = {
         "model": long_models / "llama",
         "task": "coqa",
@@ -225,7 +223,7 @@ def test_a_model_is_not_evaluated_on_what_it_learned(long_models, few, tmp_path)
         )
 
 
-def test_a_missing_field_is_named(few, tmp_path):
+def test_error_names_the_missing_field(few, tmp_path):
     folder = shutil.copytree(few / "squad", tmp_path / "squad")
     record = json.loads((folder / "validation.jsonl").read_text().splitlines()[0])
     record["answers"]["text"] = []

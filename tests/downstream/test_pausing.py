@@ -184,7 +184,7 @@ def test_generate_refuses_several_numbers_before_it_loads_a_model(capsys):
     assert "--num-pauses-inf 0 10: only 'evaluate' takes several numbers" in capsys.readouterr().err
 
 
-def test_pause_in_a_prompts_text_is_text(folder):
+def test_pause_written_in_a_prompt_stays_text(folder):
     ids = folder.tokenizer.encode("a <pause> b")
     prefix = Pausing(num_pauses=2).prefix(folder, "a <pause> b", ids, room=64).tolist()
     assert prefix.count(folder.pause_id) == 2

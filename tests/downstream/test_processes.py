@@ -1,4 +1,4 @@
-"""Finetuning on two processes gives the weights of one, however they share the work, and continues when interrupted."""
+"""Finetuning on two processes gives the weights of one with every kind of sharding, and resumes when interrupted."""
 
 import json
 import os
@@ -29,7 +29,7 @@ from tests.downstream.settings import changed
 
 REPOSITORY = Path(__file__).parents[2]
 TOLERANCE = 1e-5
-"""Of weights after six steps of a learning rate of 0.01; 4e-7 was measured."""
+"""Largest difference of weights after six steps with a learning rate of 0.01; 4e-7 was measured."""
 SHARING = {
     "plain": {},
     "zero2": {"deepspeed": {"zero_optimization": {"stage": 2}}},
@@ -76,13 +76,13 @@ def config(tokenizer, tmp_path_factory) -> FinetuneConfig:
 
 @pytest.fixture(scope="module")
 def alone(config) -> Path:
-    """What one process makes of it."""
+    """Output of one process."""
     finetune(config)
     return config.output
 
 
 def shared(config: FinetuneConfig, folder: Path, settings: dict) -> FinetuneConfig:
-    """``config`` with ``settings``, of which mappings are written to files, and its output in ``folder``."""
+    """Return ``config`` with ``settings``, with mappings written to files, and with its output in ``folder``."""
     given = dict(settings)
     for name, value in settings.items():
         if isinstance(value, dict):
@@ -96,7 +96,7 @@ class InterruptionError(Exception):
 
 
 def parts_trained(config: FinetuneConfig, interrupt_at: int | None) -> int:
-    """Finetune until the middle of step ``interrupt_at``; returns how many parts of batches were trained on."""
+    """Finetune until the middle of step ``interrupt_at``; returns the number of micro-batches."""
     trained = 0
     training_step = Trainer.training_step
 
@@ -128,7 +128,7 @@ def same_results(alone: Path, together: Path) -> None:
 
 
 @pytest.mark.parametrize("sharing", SHARING)
-def test_two_processes_interrupted_and_continued_end_with_the_weights_of_one(config, alone, tmp_path, sharing):
+def test_two_processes_that_resume_end_with_the_weights_of_one(config, alone, tmp_path, sharing):
     together = shared(config, tmp_path, SHARING[sharing])
     assert run_distributed(parts_trained, 2, together, 5) == [10, 10]
     assert not together.output.exists()
@@ -154,7 +154,7 @@ def test_one_process_may_use_deepspeed(config, alone, tmp_path):
     same_results(alone, together.output)
 
 
-def test_state_of_another_number_of_processes_is_not_continued(config, tmp_path, capsys):
+def test_another_number_of_processes_starts_over(config, tmp_path, capsys):
     config = replace(config, output=tmp_path / "together")
     work = WorkFolder.of(config)
     state = work.path / "checkpoint-2"
@@ -180,14 +180,14 @@ def launched(config: FinetuneConfig) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_torchrun_starts_the_command_and_rank_0_speaks(config, alone, tmp_path):
+def test_torchrun_starts_the_command_and_only_rank_0_logs(config, alone, tmp_path):
     done = launched(replace(config, output=tmp_path / "together"))
     assert done.returncode == EXIT_DONE, done.stderr
     assert done.stderr.count("on 2 processes") == done.stderr.count("wrote ") == 1
     same_results(alone, tmp_path / "together")
 
 
-def test_error_of_all_processes_is_said_once(config, tmp_path):
+def test_error_of_all_processes_is_printed_once(config, tmp_path):
     done = launched(replace(config, output=tmp_path / "together", batch_size=6))
     assert done.returncode != EXIT_DONE
     message = "error: --batch-size 6: does not divide into 2 processes times --gradient-accumulation-steps 2"
@@ -196,7 +196,7 @@ def test_error_of_all_processes_is_said_once(config, tmp_path):
 
 
 @pytest.mark.parametrize(("number", "speaker"), [(41, ""), (4, "rank 1: ")])
-def test_example_of_one_process_without_room_is_named_while_the_other_waits(config, tmp_path, number, speaker):
+def test_error_names_the_example_of_one_process_while_the_other_waits(config, tmp_path, number, speaker):
     lines = (config.data / "train.jsonl").read_text().splitlines()
     lines[number - 1] = json.dumps({"question": "is the name", "answer": "name " * 300})
     (tmp_path / "task").mkdir()
@@ -216,7 +216,7 @@ def is_in_group_after_refusal(config: FinetuneConfig) -> bool:
 
 @pytest.mark.parametrize("sharing", ["plain", "fsdp"])
 def test_error_leaves_the_group(config, tmp_path, sharing):
-    """Or its exit code would now and then be that of an abort."""
+    """Otherwise the process sometimes aborts with another exit code."""
     too_many = shared(changed(config, num_pauses_ft="1000"), tmp_path, SHARING[sharing])
     assert run_distributed(is_in_group_after_refusal, 2, too_many) == [False, False]
 
@@ -234,6 +234,6 @@ def test_error_leaves_the_group(config, tmp_path, sharing):
         ({"fsdp": "full_shard", "fsdp_config": Path("absent.json")}, r"absent.json: No such file"),
     ],
 )
-def test_files_that_do_not_go_with_the_flags_are_refused(config, tmp_path, settings, message):
+def test_files_that_contradict_the_flags_are_refused(config, tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         process_arguments(shared(config, tmp_path, settings))

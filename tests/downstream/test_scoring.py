@@ -1,4 +1,4 @@
-"""Metrics follow the rules of each benchmark, on cases made by hand."""
+"""Metrics follow the rules of each benchmark, on hand-made cases."""
 
 import pytest
 from lm_eval.api.registry import get_filter
@@ -77,8 +77,8 @@ def test_gsm8k_compares_the_final_number(output, accuracy, last_number):
     assert (found["accuracy"], found["last_number"]) == (accuracy, last_number)
 
 
-def test_gsm8k_is_judged_as_by_the_harness():
-    """The harness's own definition of the task, its filters and metric, on the same outputs."""
+def test_gsm8k_scores_equal_those_of_the_harness():
+    """Compare with the harness's definition of the task, its filters and metric, on the same outputs."""
     path = TaskManager(include_defaults=True).task_index["gsm8k"].yaml_path
     definition = load_yaml(path)
     filters = {each["name"]: each["filter"][0] for each in definition["filter_list"]}
@@ -97,7 +97,7 @@ def test_rouge_counts_words():
     assert found["rouge1"] == pytest.approx(0.5)
 
 
-def test_any_answer_and_the_right_choice_count():
+def test_any_accepted_answer_and_the_correct_choice_score():
     assert scoring.any_answer({"answers": ["Jamaican English", "Patois"]}, ["the patois."])["em"] == 1
     assert scoring.any_answer({"answer": ["December 1972"]}, ["1972"]) == {"em": 0, "f1": pytest.approx(2 / 3)}
     document = {"choices": {"text": ["bank", "library"], "label": ["A", "B"]}, "answerKey": "B"}

@@ -15,7 +15,7 @@ def folder_with(tmp_path: Path, **splits: str) -> Path:
     return tmp_path
 
 
-def test_definitions_to_include_are_no_tasks():
+def test_included_definitions_are_not_tasks():
     assert not [name for name in task_names() if name.startswith("_")]
     assert {"parity", "gsm8k", "lambada"} < set(task_names())
 
@@ -44,7 +44,7 @@ def test_unknown_task_is_refused_with_the_known_names():
         load_task("sudoku", None)
 
 
-def test_task_without_data_of_its_own_asks_for_a_folder(tmp_path):
+def test_task_without_hub_data_needs_a_folder(tmp_path):
     with pytest.raises(UserError, match="give --data FOLDER"):
         load_task("parity", None)
     with pytest.raises(UserError, match="no such folder"):
