@@ -74,6 +74,8 @@ class InferencePausing:
     """Attention within prompt and pauses. By default as in finetuning, or causal if the model is not finetuned."""
 
     def __post_init__(self) -> None:
+        if self.num_pauses_inf == ():
+            raise UserError("--num-pauses-inf: no number; give at least one, for example 0 10 25")
         for number in self.numbers:
             require_at_least(0, num_pauses_inf=number)
         if len(set(self.numbers)) < len(self.numbers):

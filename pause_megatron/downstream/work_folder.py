@@ -25,7 +25,7 @@ from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneSt
 from pause_megatron.records.pretraining import METRICS_FILE
 
 SETTINGS = "settings.json"
-STATE_MARKER = "trainer_state.json"
+CHECKPOINT_MARKER = "trainer_state.json"
 """File that the Trainer writes last into a checkpoint; a checkpoint without it is incomplete."""
 
 
@@ -62,7 +62,9 @@ class WorkFolder:
 
     def resume(self) -> Path | None:
         """Return the last complete checkpoint, if any, and drop the metrics of later steps, which will be repeated."""
-        found = {int(path.parent.name.rpartition("-")[2]): path.parent for path in self.path.glob(f"*/{STATE_MARKER}")}
+        found = {
+            int(path.parent.name.rpartition("-")[2]): path.parent for path in self.path.glob(f"*/{CHECKPOINT_MARKER}")
+        }
         last_step = max(found, default=0)
         if self.writes:
             records = self._records() if self.metrics.exists() else []

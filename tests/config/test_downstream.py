@@ -52,6 +52,7 @@ def test_a_number_of_pauses_may_be_a_range():
     [
         ({"limit": 0}, "--limit 0: must be at least 1"),
         ({"num_pauses_inf": (0, -1)}, "--num-pauses-inf -1: must be at least 0"),
+        ({"num_pauses_inf": ()}, "--num-pauses-inf: no number; give at least one"),
         ({"num_pauses_inf": (5, 0, 5)}, "--num-pauses-inf 5 0 5: give each number only once"),
         (
             {"num_pauses_inf": (0, 5)},
