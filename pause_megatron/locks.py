@@ -27,8 +27,10 @@ _POLL_SECONDS = 0.1
 @contextmanager
 def sole_owner(
     folder: Path, *, refusal: str, owner: str = "", patience: Callable[[str], float] = lambda _: PATIENCE_SECONDS
-) -> Iterator[bool]:
-    """Hold the lock of ``folder`` for this process and its forks; yields whether the file system supports locks.
+) -> Iterator[int | None]:
+    """Hold the lock of ``folder``; yields its file descriptor, or None if the file system does not support locks.
+
+    Children that inherit the descriptor hold the lock too.
 
     Args:
         folder: an existing folder.
@@ -51,9 +53,9 @@ def sole_owner(
                     raise UserError(f"{refusal} ({other})") from None
                 time.sleep(_POLL_SECONDS)
             except OSError:
-                yield False
+                yield None
                 return
         file.truncate(0)
         file.write(", ".join(filter(None, (socket.gethostname(), f"pid {os.getpid()}", owner))))
         file.flush()
-        yield True
+        yield file.fileno()

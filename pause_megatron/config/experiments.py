@@ -1,4 +1,4 @@
-"""Configuration of ``pause-megatron grid``: the command's flags, and what a grid file says."""
+"""Configuration of ``pause-megatron demo`` and ``grid``, and the content of grid files."""
 
 from __future__ import annotations
 
@@ -11,53 +11,53 @@ from pause_megatron.config.pausing import PausePlacement
 from pause_megatron.errors import UserError
 
 SAME: Literal["same"] = "same"
-"""In ``num_pauses_inf``: as many pauses as in finetuning."""
+"""Value in ``num_pauses_inf``: as many pauses as in finetuning."""
 Executor = Literal["local", "slurm"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """Run the whole chain at small size, from raw text to a report on whether pausing helped.
+    """Run the complete chain at small size, from raw text to a report that compares the four variants.
 
-    Six to nine minutes on two cores, about one with --fast. Called again after an interruption it continues where it
-    stopped.
+    Takes six to nine minutes on two cores, or about two with --fast. The same command resumes an interrupted demo.
     """
 
     output: Path = Path("demo")
-    """Folder for everything the demo makes; the report ends up in its report/ folder."""
+    """Folder for all files of the demo; the report is in its report/ folder."""
     c4: tuple[str, ...] = ()
-    """C4 files (.json.gz), as paths or quoted globs, to train on; by default English text that ships with Python."""
+    """C4 files (.json.gz) to train on, as paths or quoted globs. By default English text that comes with Python."""
     fast: bool = False
-    """A few steps of everything: shows that the chain runs, not what it can learn."""
+    """Only a few steps of each training: shows that the chain runs, not that the models learn."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
-    """Finetune and evaluate many models on many tasks with many numbers of pauses, as a grid file declares.
+    """Finetune and evaluate models on several tasks, with several numbers of pauses and seeds, as a grid file lists.
 
-    Called again it does what is missing. The files of the results are OUTPUT/evaluate/TASK/*.json, for
-    'pause-megatron report'.
+    The same command resumes an interrupted grid, and makes only the results that are missing. They are files
+    OUTPUT/evaluate/TASK/*.json, which 'pause-megatron report --evaluations' reads.
     """
 
     grid: str
     """Grid file (YAML), or the name of one that comes with the program: paper-130m, paper-1b, paper-1b-pauses,
     paper-1b-placement, demo-ablations, smoke."""
     output: Path
-    """Folder for everything the grid makes."""
+    """Folder for the finetuned models, results and logs."""
     models: tuple[str, ...] = ()
-    """Models to start from, each NAME=FOLDER of an exported Hugging Face folder; instead of the file's."""
+    """Models to finetune, each as NAME=FOLDER with an exported Hugging Face folder, e.g. pausept=hf/pausept-1b. By
+    default the models of the grid file."""
     data: Path | None = None
-    """Folder with one folder of .jsonl files for each task; instead of the file's data."""
+    """Folder with one folder of .jsonl files for each task, e.g. tasks with tasks/gsm8k. By default the data of the
+    grid file."""
     list: bool = False
-    """Print the jobs and their state, and run nothing."""
+    """Print the jobs and their states, without running any."""
     jobs: int = 1
-    """Jobs that run at a time on this machine; they share its cores and its GPU."""
-    fork: bool = True
-    """Import the libraries once and run every job of this machine as a fork; --no-fork starts each anew."""
+    """Jobs that run at the same time on this machine; they share its cores and its GPU."""
     executor: Executor = "local"
-    """Run the jobs on this machine, or queue one Slurm job for each (pip install '.[slurm]')."""
+    """Run the jobs on this machine, or queue each as a Slurm job (needs pip install '.[slurm]')."""
     slurm: tuple[str, ...] = ()
-    """Options of the Slurm jobs, each KEY=VALUE in submitit's words, such as slurm_partition=gpu timeout_min=240."""
+    """Options of the Slurm jobs, each as KEY=VALUE with submitit's names, e.g. slurm_partition=gpu timeout_min=240;
+    requires --executor slurm."""
 
     def __post_init__(self) -> None:
         require_at_least(1, jobs=self.jobs)
@@ -66,11 +66,11 @@ class GridConfig:
                 name, equals, rest = value.partition("=")
                 if not (name and equals and rest):
                     form = "NAME=FOLDER" if flag == "--models" else "KEY=VALUE"
-                    raise UserError(f"{flag} {value}: expected {form}")
+                    raise UserError(f"{flag} {value}: write it as {form}")
         if self.slurm and self.executor != "slurm":
-            raise UserError("--slurm: options of Slurm jobs, which only --executor slurm makes")
+            raise UserError("--slurm: requires --executor slurm; add it, or remove --slurm")
         if self.executor == "slurm" and self.jobs > 1:
-            raise UserError(f"--jobs {self.jobs}: Slurm decides how many jobs run at a time; leave it out")
+            raise UserError(f"--jobs {self.jobs}: not used with --executor slurm, which queues all jobs; remove it")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,34 +78,34 @@ class GridTask:
     """One task of a grid."""
 
     data: Path | None = None
-    """Folder with the task's .jsonl files; without one the data come from where the task's definition says."""
+    """Folder of the task's .jsonl files; None: the source in the task's definition, e.g. the Hugging Face hub."""
     halve_evaluation: bool = False
-    """Finetune on every second document of the evaluation split and evaluate on the others."""
+    """Finetune on every second document of the evaluation split, and evaluate on the others."""
     finetune: dict[str, Any] = field(default_factory=dict)
-    """Fields of :class:`FinetuneConfig` for this task, and ``preset``."""
+    """Settings of :class:`FinetuneConfig` for this task, and ``preset``."""
     evaluate: dict[str, Any] = field(default_factory=dict)
-    """Fields of :class:`EvaluateConfig` for this task."""
+    """Settings of :class:`EvaluateConfig` for this task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """A grid: every model on every task with every number of pauses and every seed."""
+    """Every model on every task with every number of pauses and every seed."""
 
     models: dict[str, Path]
     """Name to exported Hugging Face folder."""
     tasks: dict[str, GridTask]
-    """Name of a task definition to what the grid says of it."""
+    """Name of a task definition to its data and settings."""
     num_pauses_ft: tuple[int | str, ...]
-    """Pauses in finetuning (tokens); 0 is finetuning the standard way, a range such as 0..50 draws for each example."""
+    """Pauses in finetuning (tokens); 0: without pauses; a range such as 0..50 draws a number for each example."""
     num_pauses_inf: tuple[int | Literal["same"], ...] = (SAME,)
-    """Pauses at inference (tokens), for every finetuned model; ``same`` is as many as in finetuning."""
+    """Pauses at inference (tokens) for every finetuned model; ``same``: as many as in finetuning."""
     pause_placements: tuple[PausePlacement, ...] = ("append",)
-    """Where the pauses stand in finetuning and at inference; before-marker needs ``pause_marker`` in ``finetune``."""
+    """Positions of the pauses in finetuning and at inference; before-marker needs ``pause_marker`` in ``finetune``."""
     fillers: tuple[str, ...] = ()
-    """Tokens to evaluate models finetuned without pauses with, in the place of the pauses of ``num_pauses_inf``."""
+    """Tokens in place of the pauses of ``num_pauses_inf``, such as '.', for models finetuned without pauses."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of finetuning."""
     finetune: dict[str, Any] = field(default_factory=dict)
-    """Fields of :class:`FinetuneConfig` for all tasks, and ``preset``."""
+    """Settings of :class:`FinetuneConfig` for all tasks, and ``preset``."""
     evaluate: dict[str, Any] = field(default_factory=dict)
-    """Fields of :class:`EvaluateConfig` for all tasks."""
+    """Settings of :class:`EvaluateConfig` for all tasks."""

@@ -1,8 +1,9 @@
-"""``pause-megatron demo``: the whole chain at small size, every link by its real command.
+"""``pause-megatron demo``: the complete chain at small size, from raw text to a report, by the real commands.
 
-Text becomes a tokenizer and two datasets of the same documents, one with pauses; two small GPTs are pretrained on
-them, each on two processes that share every layer; both are exported; each is finetuned with and without pauses on a
-generated task, which gives the paper's four variants; all are evaluated, and the report says what came out.
+1. Text becomes a tokenizer and two datasets of the same documents, with and without pauses.
+2. Two small GPTs are pretrained on them, each on two tensor-parallel processes, and exported.
+3. Each is finetuned with and without pauses on a generated task: the paper's four variants.
+4. All variants are evaluated, and a report compares them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pause_megatron.experiments.demo_commands import (
     PRETRAINED,
     REPOSITORY,
     TASK,
-    Scale,
+    DemoSize,
     convert_step,
     grid_step,
     preprocess_step,
@@ -41,12 +42,13 @@ SETTINGS_FILE = "demo.json"
 
 
 def run_demo(config: DemoConfig) -> None:
-    """Run, or continue, the demo in ``config.output`` and print the report's path.
+    """Run or resume the demo in ``config.output`` and print the path of the report.
 
-    Raises :class:`UserError` when the folder holds a demo of other settings, or a step fails for want of good input.
+    Raises :class:`UserError` if the folder holds a demo of other settings, or if a step fails with an error that the
+    user can fix.
     """
     if not (REPOSITORY / "ds_configs").is_dir():
-        raise UserError("the demo runs the scripts of a checkout: install with 'pip install -e .' in the repository")
+        raise UserError("demo: needs the scripts of a checkout; install with 'pip install -e .' in the repository")
     remember_settings(config)
     stages = list(demo_stages(config.output, FAST if config.fast else FULL, config.c4))
     runner = StageRunner(logs=config.output / "logs", number_of_stages=len(stages))
@@ -56,7 +58,7 @@ def run_demo(config: DemoConfig) -> None:
 
 
 def remember_settings(config: DemoConfig) -> None:
-    """Write the settings into a new demo's folder; refuse to continue a demo of other settings."""
+    """Write the settings to ``config.output``. Raises :class:`UserError` if it holds a demo of other settings."""
     settings = {name: value for name, value in to_plain(config).items() if name != "output"}
     path = config.output / SETTINGS_FILE
     if path.exists():
@@ -64,32 +66,32 @@ def remember_settings(config: DemoConfig) -> None:
         for name, value in settings.items():
             if begun[name] != value:
                 raise UserError(
-                    f"--output {config.output} holds a demo begun with --{name} {begun[name]}, now {value} is given;"
-                    " name another folder or remove it"
+                    f"--output {config.output}: holds a demo with --{name} {begun[name]}, but now it is {value};"
+                    " choose another --output, or remove the folder"
                 )
     elif config.output.exists() and any(config.output.iterdir()):
-        raise UserError(f"--output {config.output} holds something else than a demo; name another folder")
+        raise UserError(f"--output {config.output}: is not empty and is not a demo folder; choose another --output")
     else:
         write_json(path, settings)
 
 
-def demo_stages(output: Path, scale: Scale, c4: tuple[str, ...]) -> Iterator[Stage]:
-    """The chain as stages; every path below ``output``."""
+def demo_stages(output: Path, size: DemoSize, c4: tuple[str, ...]) -> Iterator[Stage]:
+    """Yield the stages of the chain; all paths are below ``output``."""
     corpus = output / "corpus"
     write_corpus = (
-        partial(write_c4_corpus, c4, corpus, max_documents=scale.max_documents)
+        partial(write_c4_corpus, c4, corpus, max_documents=size.max_documents)
         if c4
         else partial(write_pydoc_corpus, corpus)
     )
     yield Stage(
-        title=f"corpus: {'C4' if c4 else 'the English text that ships with Python'}, in C4 format",
-        steps=[Step(name="corpus", action=write_corpus, product=corpus)],
+        title=f"corpus: {'C4' if c4 else 'English text that comes with Python'}, in C4 format",
+        steps=[Step(name="corpus", action=write_corpus, products=[corpus])],
     )
-    yield Stage(title="tokenizer: SentencePiece with <pause>", steps=[tokenizer_step(output, scale)])
+    yield Stage(title="tokenizer: SentencePiece with <pause>", steps=[tokenizer_step(output, size)])
     yield Stage(
-        title="preprocess: the same documents with pauses and without, for training and for validation",
+        title="preprocess: the same documents with and without pauses, for training and validation",
         steps=[
-            preprocess_step(output, scale, split, kind)
+            preprocess_step(output, size, split, kind)
             for split in ("train", "validation")
             for kind in ("standard", "pause")
         ],
@@ -97,7 +99,7 @@ def demo_stages(output: Path, scale: Scale, c4: tuple[str, ...]) -> Iterator[Sta
     for name, kind in PRETRAINED.items():
         yield Stage(
             title=f"pretrain {name}: Megatron-core on two processes (tensor parallel), DeepSpeed ZeRO-1",
-            steps=[pretrain_step(output, scale, name, kind)],
+            steps=[pretrain_step(output, size, name, kind)],
         )
     yield Stage(
         title="convert both checkpoints to Hugging Face, verified by their logits",
@@ -105,16 +107,16 @@ def demo_stages(output: Path, scale: Scale, c4: tuple[str, ...]) -> Iterator[Sta
         at_once=min(2, available_cores()),
     )
     task = output / "tasks" / TASK
-    write_records = partial(write_task, TASK, task, seed=0, train=scale.train_samples, test=scale.test_samples)
+    write_records = partial(write_task, TASK, task, seed=0, train=size.train_samples, test=size.test_samples)
     yield Stage(
-        title=f"generate the downstream task, {TASK}, and a grid of what is to be measured",
+        title=f"generate the downstream task, {TASK}, and the grid file",
         steps=[
-            Step(name="task", action=write_records, product=task),
-            Step(name="grid-file", action=partial(write_grid, output, scale), product=output / GRID_FILE),
+            Step(name="task", action=write_records, products=[task]),
+            Step(name="grid-file", action=partial(write_grid, output, size), products=[output / GRID_FILE]),
         ],
     )
     yield Stage(
         title="finetune the four variants and evaluate them through lm-evaluation-harness",
-        steps=[grid_step(output, scale)],
+        steps=[grid_step(output, size)],
     )
     yield Stage(title="report", steps=[report_step(output)])

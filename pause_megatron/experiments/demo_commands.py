@@ -1,4 +1,4 @@
-"""The demo's command lines: each step is what a person would type, at a size that a laptop bears."""
+"""Command lines of the demo, as you would type them, at a size for a laptop."""
 
 from __future__ import annotations
 
@@ -15,17 +15,18 @@ from pause_megatron.children import available_cores
 from pause_megatron.experiments.steps import Step
 
 REPOSITORY = Path(pause_megatron.__file__).parents[1]
-"""The checkout: the demo runs the scripts and configuration files a user would."""
+"""The checkout, for its scripts in tools/ and its files in ds_configs/."""
 PRETRAINED = {"stdpt": "standard", "pausept": "pause"}
-"""Pretrained model to the dataset it is trained on."""
+"""Name of a pretrained model to the kind of its dataset."""
 GRID_FILE = "grid.yaml"
 TASK = "parity"
-"""Where pauses can be seen to matter at this size, given a causal prefix; see ``downstream.generated_tasks``."""
+"""Task that a tiny model can learn, and where pauses can help if the prefix attends causally; see
+``downstream.generated_tasks``."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
-    """The sizes of a demo."""
+class DemoSize:
+    """Sizes of a demo."""
 
     vocab_size: int
     max_documents: int
@@ -42,7 +43,7 @@ class Scale:
     test_samples: int
 
 
-FULL = Scale(
+FULL = DemoSize(
     vocab_size=2048,
     max_documents=2000,
     seq_length=256,
@@ -57,7 +58,7 @@ FULL = Scale(
     train_samples=50_000,
     test_samples=1000,
 )
-FAST = Scale(
+FAST = DemoSize(
     vocab_size=512,
     max_documents=200,
     seq_length=64,
@@ -74,59 +75,59 @@ FAST = Scale(
 )
 
 
-def tokenizer_step(output: Path, scale: Scale) -> Step:
+def tokenizer_step(output: Path, size: DemoSize) -> Step:
     """Train the tokenizer on the training shards."""
     folder = output / "tokenizer"
-    flags = ["--input", output / "corpus" / "*train*", "--vocab-size", scale.vocab_size, "--output", folder]
-    return Step(name="tokenizer", action=_command("tokenizer", *flags), product=folder / "manifest.json")
+    flags = ["--input", output / "corpus" / "*train*", "--vocab-size", size.vocab_size, "--output", folder]
+    return Step(name="tokenizer", action=_command("tokenizer", *flags), products=[folder / "manifest.json"])
 
 
-def preprocess_step(output: Path, scale: Scale, split: str, kind: str) -> Step:
-    """Write the dataset of one split, ``standard`` or ``pause``."""
+def preprocess_step(output: Path, size: DemoSize, split: str, kind: str) -> Step:
+    """Write the ``standard`` or ``pause`` dataset of one split."""
     folder = output / "data" / f"{split}-{kind}"
     flags = ["--input", output / "corpus" / f"*{split}*", "--tokenizer", output / "tokenizer", "--output", folder]
-    flags += ["--pauses", "none" if kind == "standard" else "sequence", "--seq-length", scale.seq_length]
+    flags += ["--pauses", "none" if kind == "standard" else "sequence", "--seq-length", size.seq_length]
     name = f"preprocess-{split}-{kind}"
-    return Step(name=name, action=_tool("preprocess_c4.py", *flags), product=folder / "dataset.json")
+    return Step(name=name, action=_tool("preprocess_c4.py", *flags), products=[folder / "dataset.json"])
 
 
-def pretrain_step(output: Path, scale: Scale, name: str, kind: str) -> Step:
-    """Pretrain one model on two processes with tensor parallelism."""
+def pretrain_step(output: Path, size: DemoSize, name: str, kind: str) -> Step:
+    """Pretrain one model on two processes with tensor parallelism, and validate on both held-out datasets."""
     run, data = output / "pretrain" / name, output / "data"
     flags = ["--processes", 2, "--tensor-model-parallel-size", 2]
     flags += ["--deepspeed", REPOSITORY / "ds_configs" / "zero1_fp32.json"]
     flags += ["--data", data / f"train-{kind}", "--tokenizer", output / "tokenizer", "--output", run]
     flags += ["--validation-data", data / "validation-standard", data / "validation-pause"]
-    flags += ["--num-layers", scale.num_layers, "--hidden-size", scale.hidden_size, "--num-attention-heads", 4]
-    flags += ["--max-position-embeddings", scale.seq_length, "--learning-rate", 2e-3, "--warmup-fraction", 0.05]
-    flags += ["--init-method-std", 0.1]  # with the usual 0.02 so narrow a model stays at chance for long
-    flags += ["--train-iters", scale.train_iters, "--global-batch-size", scale.global_batch_size]
-    flags += ["--micro-batch-size", scale.global_batch_size, "--log-interval", max(scale.train_iters // 20, 1)]
-    flags += ["--validation-interval", max(scale.train_iters // 8, 1), "--save-interval", scale.train_iters // 3]
-    newest = run / CHECKPOINTS / checkpoint_name(scale.train_iters) / MANIFEST
-    return Step(name=f"pretrain-{name}", action=_command("pretrain", *flags), product=newest)
+    flags += ["--num-layers", size.num_layers, "--hidden-size", size.hidden_size, "--num-attention-heads", 4]
+    flags += ["--max-position-embeddings", size.seq_length, "--learning-rate", 2e-3, "--warmup-fraction", 0.05]
+    flags += ["--init-method-std", 0.1]  # so narrow a model hardly learns with the usual 0.02
+    flags += ["--train-iters", size.train_iters, "--global-batch-size", size.global_batch_size]
+    flags += ["--micro-batch-size", size.global_batch_size, "--log-interval", max(size.train_iters // 20, 1)]
+    flags += ["--validation-interval", max(size.train_iters // 8, 1), "--save-interval", size.train_iters // 3]
+    newest = run / CHECKPOINTS / checkpoint_name(size.train_iters) / MANIFEST
+    return Step(name=f"pretrain-{name}", action=_command("pretrain", *flags), products=[newest])
 
 
 def convert_step(output: Path, name: str) -> Step:
     """Export one pretrained model."""
     folder = output / "hf" / name
     flags = ["--checkpoint", output / "pretrain" / name, "--output", folder]
-    return Step(name=f"convert-{name}", action=_tool("convert_to_hf.py", *flags), product=folder)
+    return Step(name=f"convert-{name}", action=_tool("convert_to_hf.py", *flags), products=[folder])
 
 
-def write_grid(output: Path, scale: Scale) -> None:
-    """Write the grid file: the four variants, each with more and fewer pauses at inference too."""
+def write_grid(output: Path, size: DemoSize) -> None:
+    """Write the grid file: the four variants, each evaluated with more and fewer pauses too."""
     grid = {
         "models": {name: str(output / "hf" / name) for name in PRETRAINED},
         "tasks": {TASK: str(output / "tasks" / TASK)},
-        "num_pauses_ft": [0, scale.num_pauses_ft],
-        "num_pauses_inf": ["same", *scale.num_pauses_inf],
-        "seeds": list(scale.finetune_seeds),
+        "num_pauses_ft": [0, size.num_pauses_ft],
+        "num_pauses_inf": ["same", *size.num_pauses_inf],
+        "seeds": list(size.finetune_seeds),
         "finetune": {
             "preset": "tiny",
             "prefix_attention": "causal",
-            "steps": scale.finetune_steps,
-            "warmup_steps": min(100, scale.finetune_steps // 4),
+            "steps": size.finetune_steps,
+            "warmup_steps": min(100, size.finetune_steps // 4),
         },
         "evaluate": {"batch_size": 128},
     }
@@ -134,27 +135,26 @@ def write_grid(output: Path, scale: Scale) -> None:
         file.write(yaml.safe_dump(grid, sort_keys=False).encode())
 
 
-def grid_step(output: Path, scale: Scale) -> Step:
-    """Finetune and evaluate everything the grid file says."""
+def grid_step(output: Path, size: DemoSize) -> Step:
+    """Finetune and evaluate what the grid file lists."""
     flags = ["--grid", output / GRID_FILE, "--output", output / "grid", "--jobs", available_cores()]
     results = [
         output / "grid" / "evaluate" / TASK / f"{name}-ft{num_pauses_ft}-inf{num_pauses_inf}-seed{seed}.json"
-        for seed in scale.finetune_seeds
+        for seed in size.finetune_seeds
         for name in PRETRAINED
-        for num_pauses_ft in (0, scale.num_pauses_ft)
-        for num_pauses_inf in sorted({num_pauses_ft, *scale.num_pauses_inf})
+        for num_pauses_ft in (0, size.num_pauses_ft)
+        for num_pauses_inf in sorted({num_pauses_ft, *size.num_pauses_inf})
     ]
-    action = _command("grid", *flags)
-    return Step(name="grid", action=action, product=results[0], other_products=results[1:], chatty=True)
+    return Step(name="grid", action=_command("grid", *flags), products=results, show_all_lines=True)
 
 
 def report_step(output: Path) -> Step:
-    """Write the report on everything."""
+    """Write the report on the pretraining runs and all evaluations."""
     folder = output / "report"
     flags = ["--pretrain", *(output / "pretrain" / name for name in PRETRAINED)]
     flags += ["--evaluations", output / "grid" / "evaluate"]
     flags += ["--title", "Does pausing help? A demo", "--output", folder]
-    return Step(name="report", action=_command("report", *flags), product=folder / "report.html")
+    return Step(name="report", action=_command("report", *flags), products=[folder / "report.html"])
 
 
 def _command(*arguments: object) -> list[str]:

@@ -1,7 +1,7 @@
 """``pause-megatron grid``: models x tasks x pauses in finetuning x pauses at inference x seeds, from one file.
 
-The grid becomes a list of ordinary commands. What is done is skipped, so the same command continues a grid that was
-interrupted, and completes one whose file has grown.
+A grid becomes a list of ordinary commands. Outputs that exist are skipped, so the same command resumes an interrupted
+grid, and adds to a grid the outputs that are new in its file.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid_file import check_folders, read_grid
 from pause_megatron.experiments.grid_jobs import Job, State, grid_jobs, job_states
-from pause_megatron.experiments.grid_local import run_local, say, shown_command
+from pause_megatron.experiments.grid_local import run_local, say
 from pause_megatron.experiments.grid_slurm import queue_slurm
 from pause_megatron.locks import LOCK_FILE, sole_owner
 
 SETTINGS_FILE = "grid.json"
 _CONTENTS = {SETTINGS_FILE, LOCK_FILE, "finetune", "evaluate", "logs", "slurm"}
-"""All that lies in a grid's folder; the commands of ``--list`` may have been run by hand before."""
+"""Names in a grid's folder, also after you ran commands of ``--list`` by hand."""
 
 
 def run_grid(config: GridConfig) -> None:
-    """Run, continue or list the grid ``config`` names.
+    """Run, resume or list the grid that ``config`` names.
 
-    Raises :class:`UserError` for a grid that cannot be, a folder that holds something else or results of other
-    settings, and when a job failed.
+    Raises :class:`UserError` for an invalid grid, for an output folder with other contents or with results of other
+    settings, and if a job failed.
     """
     grid = read_grid(config)
     output, source = config.output.absolute(), f"--grid {config.grid}"
@@ -38,36 +38,36 @@ def run_grid(config: GridConfig) -> None:
         list_jobs(jobs, job_states(jobs))
         return
     check_folders(grid, source)
-    with owned_folder(output):
+    with owned_folder(output) as lock:
         states = job_states(jobs)
         write_json(output / SETTINGS_FILE, to_plain(grid))
         if config.executor == "slurm":
             queue_slurm(jobs, states, output, config.slurm)
         else:
-            run_local(jobs, states, config.jobs, fork=config.fork)
+            run_local(jobs, states, config.jobs, lock)
     if config.executor == "local":
         say(f"\nresults: {config.output / 'evaluate'}/*/*.json, for 'pause-megatron report --evaluations'")
 
 
 def list_jobs(jobs: Sequence[Job], states: Mapping[str, State]) -> None:
-    """Print every job's state and command, and how many there are."""
+    """Print the state and command of every job, and a count of the states."""
     for job in jobs:
-        print(f"{states[job.name]:<10}  {shown_command(job)}")
+        print(f"{states[job.name]:<10}  {job.command_line()}")
     counts = [f"{list(states.values()).count(state)} {state}" for state in ("done", "unfinished", "to do")]
     print(f"{len(jobs)} jobs: {', '.join(counts)}")
 
 
 @contextmanager
-def owned_folder(folder: Path) -> Iterator[None]:
-    """Hold ``folder`` for this grid alone; its forks hold it too, so that it is free only when all have ended.
+def owned_folder(folder: Path) -> Iterator[int | None]:
+    """Lock ``folder``, so that no other grid writes there; yields the lock's file descriptor, if there is a lock.
 
-    Raises :class:`UserError` when another grid works there, or the folder holds something else than a grid.
+    Raises :class:`UserError` if another grid runs there, or if the folder is not empty and is not a grid folder.
     """
     if folder.exists() and {entry.name for entry in folder.iterdir()} - _CONTENTS:
-        raise UserError(f"--output {folder} holds something else than a grid; name another folder")
+        raise UserError(f"--output {folder}: is not empty and is not a grid folder; choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
-    refusal = f"--output {folder}: another grid is at work there; wait for its end"
-    with sole_owner(folder, refusal=refusal) as is_locked:
-        if not is_locked:
-            say(f"warning: {folder} cannot be locked; start no second grid there")
-        yield
+    refusal = f"--output {folder}: another grid runs there; wait for its end"
+    with sole_owner(folder, refusal=refusal) as lock:
+        if lock is None:
+            say(f"warning: {folder} cannot be locked; do not start a second grid there")
+        yield lock

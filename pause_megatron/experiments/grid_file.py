@@ -1,4 +1,4 @@
-"""Reads a grid file, or one that comes with the program, and checks every key of it before anything runs."""
+"""Reads a grid file and checks every key before anything runs."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 import yaml
 
+from pause_megatron.config.checks import suggestion
 from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, task_names
 from pause_megatron.config.experiments import Grid, GridConfig, GridTask
 from pause_megatron.config.serialize import flat_fields
@@ -25,7 +26,7 @@ OTHER_NAMES = {
     "web_questions": ("webqs",),
     "natural_questions": ("nq_open",),
 }
-"""What else a task's folder in ``--data`` may be called."""
+"""Task to other names of its folder in ``--data``: those of the data sets."""
 _SET_BY_GRID = {
     FinetuneConfig: ("model", "task", "output", "data", "halve_evaluation", "num_pauses_ft", "pause_placement", "seed"),
     EvaluateConfig: (
@@ -33,19 +34,19 @@ _SET_BY_GRID = {
         "filler",
     ),
 }
-"""Fields that other keys of a grid decide."""
+"""Settings that other keys of a grid decide, such as ``num_pauses_ft`` and ``seeds``."""
 
 
 def preset_names() -> list[str]:
-    """The grids that come with the program."""
+    """Return the names of the grids that come with the program."""
     return sorted(path.stem for path in GRIDS.glob("*.yaml"))
 
 
 def read_grid(config: GridConfig) -> Grid:
-    """Read the grid ``config`` names, with its models and data replaced by those of the command line.
+    """Read the grid that ``config`` names; ``--models`` and ``--data`` replace those of the file.
 
-    All paths of the grid are absolute. Raises :class:`UserError` that names the file and the key for everything that
-    is missing, unknown or of the wrong type.
+    All paths become absolute. Raises :class:`UserError` that names the file and the key if something is missing,
+    unknown or of the wrong type.
     """
     preset = config.grid in preset_names()
     path = GRIDS / f"{config.grid}.yaml" if preset else Path(config.grid)
@@ -54,26 +55,28 @@ def read_grid(config: GridConfig) -> Grid:
     if config.models:
         values["models"] = dict(model.split("=", 1) for model in config.models)
     if not values.get("models"):
-        raise UserError(f"{source}: 'models' names no model; add it to the file, or give --models NAME=FOLDER")
+        raise UserError(f"{source}: 'models' is empty; add a model to the file, or give --models NAME=FOLDER")
     if preset and config.data is None:
-        raise UserError(f"{source}: give --data FOLDER, with one folder of .jsonl files for each task")
+        raise UserError(f"{source}: needs data; give --data FOLDER, with one folder of .jsonl files for each task")
     grid = _convert_grid(values, source)
     for name in grid.models:
         if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-            raise UserError(f"{source}: models: '{name}' becomes part of file names; use letters, digits and . _ + -")
+            raise UserError(f"{source}: models: '{name}' cannot be part of file names; use letters, digits and . _ + -")
     tasks = {name: _with_data(name, task, config.data, source) for name, task in grid.tasks.items()}
     models = {name: folder.absolute() for name, folder in grid.models.items()}
     return dataclasses.replace(grid, models=models, tasks=tasks)
 
 
 def check_folders(grid: Grid, source: str) -> None:
-    """Raise :class:`UserError` for a model or a task of ``grid`` whose folder is not there."""
+    """Raise :class:`UserError` if the folder of a model or a task does not exist."""
     for name, folder in grid.models.items():
         if not (folder / "config.json").is_file():
-            raise UserError(f"{source}: models: {name}: {folder} is no exported Hugging Face folder (no config.json)")
+            raise UserError(
+                f"{source}: models: {name}: {folder} has no config.json; give an export of convert_to_hf.py"
+            )
     for name, task in grid.tasks.items():
         if task.data is not None and not task.data.is_dir():
-            raise UserError(f"{source}: tasks: {name}: data: {task.data}: no such folder")
+            raise UserError(f"{source}: tasks: {name}: data: {task.data} does not exist; correct the path")
 
 
 def _read_yaml(path: Path, source: str) -> dict[str, Any]:
@@ -81,11 +84,11 @@ def _read_yaml(path: Path, source: str) -> dict[str, Any]:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
         grids = ", ".join(preset_names())
-        raise UserError(f"{source}: {error.strerror or error}; give a file, or one of {grids}") from error
+        raise UserError(f"{source}: {error.strerror or error}; give a YAML file, or one of {grids}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{source}: not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{source}: not YAML ({' '.join(str(error).split())}); correct the file") from error
     if not isinstance(values, dict):
-        raise UserError(f"{source}: expected a mapping of settings, found {type(values).__name__}")
+        raise UserError(f"{source}: holds a {type(values).__name__}; write keys with values, such as 'seeds: [0, 1]'")
     return values
 
 
@@ -93,10 +96,10 @@ def _convert_grid(values: dict[str, Any], source: str) -> Grid:
     _require_known(values, _field_names(Grid), source)
     tasks = values.get("tasks")
     if not isinstance(tasks, dict) or not tasks:
-        raise UserError(f"{source}: 'tasks' names no task; expected a mapping of a task's name to its data folder")
+        raise UserError(f"{source}: 'tasks' is empty; give each task and its data folder, such as 'gsm8k: tasks/gsm8k'")
     _require_known(tasks, task_names(), f"{source}: tasks", what="task")
     if not values.get("num_pauses_ft"):
-        raise UserError(f"{source}: 'num_pauses_ft' is missing; expected a list of numbers, 0 for no pauses")
+        raise UserError(f"{source}: 'num_pauses_ft' is missing; give a list of numbers, such as [0, 10]")
     written = {name: task if isinstance(task, dict) else {"data": task} for name, task in tasks.items()}
     for name, task in written.items():
         _require_known(task, _field_names(GridTask), f"{source}: tasks: {name}")
@@ -108,20 +111,20 @@ def _convert_grid(values: dict[str, Any], source: str) -> Grid:
         raise UserError(f"{source}: {error}") from error
     for key in ("num_pauses_inf", "pause_placements", "seeds"):
         if not getattr(grid, key):
-            raise UserError(f"{source}: '{key}' is empty")
+            raise UserError(f"{source}: '{key}' is empty; give at least one value, or remove the key")
     tasks = {name: _convert_settings(task, f"{source}: tasks: {name}: ") for name, task in grid.tasks.items()}
     return dataclasses.replace(_convert_settings(grid, f"{source}: "), tasks=tasks)
 
 
-Part = typing.TypeVar("Part", Grid, GridTask)
+Settings = typing.TypeVar("Settings", Grid, GridTask)
 
 
-def _convert_settings(part: Part, where: str) -> Part:
-    """``part`` with its ``finetune`` and ``evaluate`` checked and of the right types."""
+def _convert_settings(settings: Settings, where: str) -> Settings:
+    """Convert the values of ``finetune`` and ``evaluate`` to the types of their configurations."""
     return dataclasses.replace(
-        part,
-        finetune=_settings(part.finetune, FinetuneConfig, f"{where}finetune"),
-        evaluate=_settings(part.evaluate, EvaluateConfig, f"{where}evaluate"),
+        settings,
+        finetune=_settings(settings.finetune, FinetuneConfig, f"{where}finetune"),
+        evaluate=_settings(settings.evaluate, EvaluateConfig, f"{where}evaluate"),
     )
 
 
@@ -130,7 +133,9 @@ def _settings(values: dict[str, Any], config_class: type, where: str) -> dict[st
     taken = _SET_BY_GRID[config_class]
     for key in values:
         if key in taken:
-            raise UserError(f"{where}: {key}: the grid itself sets it, by its models, tasks, num_pauses_* and the like")
+            raise UserError(
+                f"{where}: {key}: other keys of the grid set it, such as tasks, num_pauses_ft and seeds; remove it"
+            )
     free = [name for name in flat_fields(config_class) if name not in taken]
     _require_known(values, [*free, *([PRESET] if presets else [])], where)
     fields = flat_fields(config_class)
@@ -140,7 +145,7 @@ def _settings(values: dict[str, Any], config_class: type, where: str) -> dict[st
             _require_known([value], presets, f"{where}: {PRESET}", what="preset")
             converted[key] = value
             continue
-        try:  # not strict: to YAML 1e-4 is a text, for want of a decimal point
+        try:  # not strict: YAML reads 1e-4, without a decimal point, as text
             converted[key] = msgspec.convert(value, fields[key].type, strict=False)
         except msgspec.ValidationError as error:
             raise UserError(f"{where}: {key}: {error}") from error
@@ -148,21 +153,21 @@ def _settings(values: dict[str, Any], config_class: type, where: str) -> dict[st
 
 
 def _with_data(name: str, task: GridTask, data: Path | None, source: str) -> GridTask:
-    """``task`` with its data in ``data``, if that is given, and as an absolute path."""
+    """Return ``task`` with the absolute path of its data: in ``data`` if given."""
     if data is None:
         return dataclasses.replace(task, data=task.data and task.data.absolute())
     candidates = (name, *OTHER_NAMES.get(name, ()))
     for candidate in candidates:
         if (data / candidate).is_dir():
             return dataclasses.replace(task, data=(data / candidate).absolute())
-    raise UserError(f"--data {data}: no folder '{' or '.join(candidates)}' for the task {name} of {source}")
+    raise UserError(f"--data {data}: has no folder '{' or '.join(candidates)}' for the task {name} of {source}; add it")
 
 
 def _require_known(keys: Iterable[Any], known: Iterable[str], where: str, what: str = "key") -> None:
-    known = list(known)
+    known = sorted(known)
     for key in keys:
         if key not in known:
-            raise UserError(f"{where}: unknown {what} '{key}'; known {what}s: {', '.join(sorted(known))}")
+            raise UserError(f"{where}: unknown {what} '{key}'; {suggestion(str(key), known)}")
 
 
 def _field_names(config_class: type) -> list[str]:

@@ -1,8 +1,12 @@
-"""A grid as a list of jobs: each a command line, what it leaves behind, and the jobs it needs."""
+"""A grid as a list of jobs: one for each finetuning, and one for all evaluations of a finetuned model.
+
+An evaluation job loads the model once and writes one result file for each number of pauses at inference. Models with
+another token in place of ``<pause>`` (a filler) are evaluated in one more job for each filler.
+"""
 
 from __future__ import annotations
 
-import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -10,50 +14,89 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
-from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig
+from pause_megatron.config.downstream import NUMBER_FIELD, EvaluateConfig, FinetuneConfig
 from pause_megatron.config.experiments import SAME, Grid
 from pause_megatron.config.pausing import PausePlacement, pause_range
 from pause_megatron.config.serialize import build, flags_of_mapping, flat_fields, to_flat, to_plain
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid_file import PRESET
-from pause_megatron.experiments.steps import Step
+from pause_megatron.records.files import read_json
+from pause_megatron.records.finetuning import FinetuneRecord
 
 LOGS = "logs"
 USUAL_PLACEMENT: PausePlacement = "append"
-"""What a job's name does not mention: the usual place of pauses."""
+"""Placement that names of jobs and files leave out."""
 State = Literal["done", "unfinished", "to do"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job(Step):
+class JobOutput:
+    """A finetuned model or a result file."""
+
+    path: Path
+    """Folder or file; exists only when it is complete."""
+    config: FinetuneConfig | EvaluateConfig
+    """Configuration it is made with."""
+
+    @property
+    def record(self) -> Path:
+        """JSON file that holds the configuration under ``config``."""
+        return self.path / FinetuneRecord.FILE if isinstance(self.config, FinetuneConfig) else self.path
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
     """One command of a grid."""
 
-    action: Sequence[str]
-    """Its command line, without the interpreter."""
-    config: FinetuneConfig | EvaluateConfig
-    """What the command line says."""
-    record: Path
-    """The file of the product that holds the configuration it was made with."""
-    placed: tuple[str, ...]
-    """Fields of ``config`` that only say where in the grid's folder something lies."""
+    name: str
+    """Unique in the grid, e.g. ``evaluate-gsm8k-pausept-ft10-seed0``."""
+    command: Literal["finetune", "evaluate"]
+    settings: dict[str, Any]
+    """Flags that differ from the preset and the defaults, by field name."""
+    preset: str | None = None
+    outputs: tuple[JobOutput, ...]
+    """One finetuned model, or one result for each number of pauses at inference."""
     log: Path
-    """File of everything it prints."""
+    """File for the command's output; each attempt overwrites it."""
     needs: tuple[str, ...] = ()
-    """Names of the jobs whose products it reads."""
+    """Names of the jobs that must be done before."""
+
+    def missing(self) -> list[JobOutput]:
+        """Return the outputs that do not exist yet."""
+        return [output for output in self.outputs if not output.path.exists()]
+
+    def arguments(self) -> list[str]:
+        """Return the arguments of ``pause-megatron`` that make the missing outputs; all outputs if none is missing."""
+        settings = self.settings
+        if self.command == "evaluate":
+            wanted = [to_flat(output.config) for output in self.missing() or self.outputs]
+            settings = {**settings, "num_pauses_inf": [config["num_pauses_inf"] for config in wanted]}
+        preset = ["--preset", self.preset] if self.preset else []
+        config_class = type(self.outputs[0].config)
+        return [self.command, *preset, *flags_of_mapping(settings, config_class, self.command)]
+
+    def command_line(self) -> str:
+        """Return the command as a person would type it in the current folder."""
+        return shorten(shlex.join(["pause-megatron", *self.arguments()]))
+
+
+def shorten(text: str) -> str:
+    """Make paths in ``text`` relative to the current folder."""
+    return text.replace(f"{Path.cwd()}/", "")
 
 
 def grid_jobs(grid: Grid, output: Path, source: str) -> list[Job]:
-    """Every job of ``grid``, each after those it needs; one seed of everything comes before the next seed.
+    """Return every job of ``grid``, each after those it needs, and all jobs of one seed before the next seed.
 
-    Raises :class:`UserError` for settings that a configuration refuses; ``source`` names the grid in it.
+    Raises :class:`UserError` for settings that a configuration refuses; ``source`` names the grid in the message.
     """
     jobs = []
-    cells = product(grid.seeds, grid.tasks, grid.models, dict.fromkeys(grid.num_pauses_ft))
-    for seed, task, model, num_pauses_ft in dict.fromkeys(cells):
+    for seed, task, model, num_pauses_ft in product(
+        *map(dict.fromkeys, (grid.seeds, grid.tasks, grid.models, grid.num_pauses_ft))
+    ):
         try:
-            for placement in (
-                dict.fromkeys(grid.pause_placements) if pause_range(num_pauses_ft)[1] else (USUAL_PLACEMENT,)
-            ):
+            placements = dict.fromkeys(grid.pause_placements) if pause_range(num_pauses_ft)[1] else (USUAL_PLACEMENT,)
+            for placement in placements:
                 finetune = _finetune_job(grid, output, task, model, num_pauses_ft, placement, seed)
                 jobs += [finetune, *_evaluate_jobs(grid, output, finetune)]
         except UserError as error:
@@ -64,108 +107,104 @@ def grid_jobs(grid: Grid, output: Path, source: str) -> list[Job]:
 def _finetune_job(
     grid: Grid, output: Path, task: str, model: str, num_pauses_ft: int | str, placement: PausePlacement, seed: int
 ) -> Job:
-    placed_so = "" if placement == USUAL_PLACEMENT else f"-{placement}"
-    name = f"{model}-ft{num_pauses_ft}{placed_so}-seed{seed}"
-    described = grid.tasks[task]
-    settings = {**grid.finetune, **described.finetune}
+    name = f"{model}-ft{num_pauses_ft}{'' if placement == USUAL_PLACEMENT else f'-{placement}'}-seed{seed}"
+    folder = output / "finetune" / task / name
+    settings = {"model": grid.models[model], "task": task, "data": grid.tasks[task].data, "output": folder}
+    settings |= {"halve_evaluation": grid.tasks[task].halve_evaluation, "num_pauses_ft": num_pauses_ft, "seed": seed}
+    if placement != USUAL_PLACEMENT:
+        settings["pause_placement"] = placement
+    settings = {**_without_defaults(settings), **grid.finetune, **grid.tasks[task].finetune}
     preset = settings.pop(PRESET, None)
     if placement != "before-marker":
         settings.pop("pause_marker", None)
-    folder = output / "finetune" / task / name
-    placed: dict[str, Any] = {"model": grid.models[model], "task": task, "data": described.data, "output": folder}
-    placed |= {"halve_evaluation": described.halve_evaluation, "num_pauses_ft": num_pauses_ft, "seed": seed}
-    if placement != USUAL_PLACEMENT:
-        placed["pause_placement"] = placement
+    config = build(FinetuneConfig, {**FinetuneConfig.PRESETS.get(preset, {}), **settings})
     return Job(
         name=f"finetune-{task}-{name}",
-        action=_command("finetune", FinetuneConfig, {**_given(placed), **settings}, preset),
-        product=folder,
-        config=build(FinetuneConfig, {**FinetuneConfig.PRESETS.get(preset, {}), **settings, **placed}),
-        record=folder / "finetune.json",
-        placed=("output",),
+        command="finetune",
+        settings=settings,
+        preset=preset,
+        outputs=(JobOutput(path=folder, config=config),),
         log=output / LOGS / f"finetune-{task}-{name}.log",
     )
 
 
 def _evaluate_jobs(grid: Grid, output: Path, finetune: Job) -> list[Job]:
-    """The evaluations of a finetuned model, each number of pauses at inference once."""
-    config = finetune.config
+    """Return the evaluations of a finetuned model; those with fillers only if it was finetuned without pauses."""
+    config = finetune.outputs[0].config
     assert isinstance(config, FinetuneConfig)
     _, same = pause_range(config.pausing.num_pauses_ft)
     numbers = list(dict.fromkeys(same if number == SAME else number for number in grid.num_pauses_inf))
-    jobs = [_evaluate_job(grid, output, finetune, config, number) for number in numbers]
-    if not same:
-        fillers = product(dict.fromkeys(grid.fillers), filter(None, numbers))
-        jobs += [_evaluate_job(grid, output, finetune, config, number, filler) for filler, number in fillers]
+    jobs = [_evaluate_job(grid, output, finetune, config, numbers)]
+    filled = [number for number in numbers if number]
+    if not same and filled:
+        jobs += [_evaluate_job(grid, output, finetune, config, filled, each) for each in dict.fromkeys(grid.fillers)]
     return jobs
 
 
 def _evaluate_job(
-    grid: Grid, output: Path, finetune: Job, finetuning: FinetuneConfig, num_pauses_inf: int, filler: str | None = None
+    grid: Grid,
+    output: Path,
+    finetune: Job,
+    finetuning: FinetuneConfig,
+    numbers: Sequence[int],
+    filler: str | None = None,
 ) -> Job:
     task = finetuning.task
-    filled = "" if filler is None else f"-filler{quote(filler, safe='')}"
-    model, _, seed = finetune.product.name.rpartition("-")
-    name = f"{model}-inf{num_pauses_inf}{filled}-{seed}"
-    settings = {**grid.evaluate, **grid.tasks[task].evaluate}
-    file = output / "evaluate" / task / f"{name}.json"
-    placed: dict[str, Any] = {"model": finetune.product, "task": task, "data": finetuning.data, "output": file}
-    placed |= {"num_pauses_inf": num_pauses_inf, "filler": filler}
+    ending = "" if filler is None else f"-filler{quote(filler, safe='')}"
+    model, _, seed = finetuning.output.name.rpartition("-")
+    file = output / "evaluate" / task / f"{model}-inf{NUMBER_FIELD}{ending}-{seed}.json"
+    settings = {"model": finetuning.output, "task": task, "data": finetuning.data, "output": file}
+    settings |= {"num_pauses_inf": tuple(numbers), "filler": filler}
+    settings = {**_without_defaults(settings), **grid.evaluate, **grid.tasks[task].evaluate}
+    name = f"evaluate-{task}-{model}{ending}-{seed}"
     return Job(
-        name=f"evaluate-{task}-{name}",
-        action=_command("evaluate", EvaluateConfig, {**_given(placed), **settings}),
-        product=file,
-        config=build(EvaluateConfig, {**settings, **placed}),
-        record=file,
-        placed=("output", "model"),
-        log=output / LOGS / f"evaluate-{task}-{name}.log",
+        name=name,
+        command="evaluate",
+        settings=settings,
+        outputs=tuple(
+            JobOutput(path=each.output, config=each) for each in build(EvaluateConfig, settings).each_number()
+        ),
+        log=output / LOGS / f"{name}.log",
         needs=(finetune.name,),
     )
 
 
-def _given(values: dict[str, Any]) -> dict[str, Any]:
-    """``values`` without those that need no flag."""
-    return {name: value for name, value in values.items() if value is not None and value is not False}
-
-
-def _command(name: str, config_class: type, settings: dict[str, Any], preset: str | None = None) -> list[str]:
-    flags = ["--preset", preset] if preset else []
-    return ["-m", "pause_megatron", name, *flags, *flags_of_mapping(settings, config_class, name)]
+def _without_defaults(settings: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in settings.items() if value is not None and value is not False}
 
 
 def job_states(jobs: Sequence[Job]) -> dict[str, State]:
-    """Name to state of every job.
+    """Return name to state of every job.
 
-    Raises :class:`UserError` when a product was made with another configuration, naming its file and what differs.
+    Raises :class:`UserError` if an output was made with another configuration; names its file and the setting.
     """
     states: dict[str, State] = {}
     differing = []
     for job in jobs:
-        if not job.product.exists():
-            states[job.name] = "unfinished" if job.log.exists() else "to do"
-            continue
-        states[job.name] = "done"
-        difference = _difference(job)
-        if difference:
-            differing.append(f"{job.record} was made with {difference}")
+        missing = job.missing()
+        begun = len(missing) < len(job.outputs) or job.log.exists()
+        states[job.name] = "done" if not missing else "unfinished" if begun else "to do"
+        for output in job.outputs:
+            if output not in missing and (difference := _difference(output, job.command)):
+                differing.append(f"{output.record}: was made with {difference}")
     if differing:
-        more = f" (and so for {len(differing) - 1} more)" if len(differing) > 1 else ""
-        raise UserError(f"{differing[0]}{more}; name another --output, or remove what is to be made anew")
+        more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
+        raise UserError(f"{differing[0]}{more}; choose another --output, or remove what you want to make again")
     return states
 
 
-def _difference(job: Job) -> str | None:
-    """The first setting in which the product is not what the job would make, in words."""
-    try:
-        recorded = json.loads(job.record.read_text(encoding="utf-8")).get("config")
-    except (OSError, ValueError) as error:
-        raise UserError(f"{job.record}: not what 'pause-megatron {job.action[2]}' writes: {error}") from error
+def _difference(output: JobOutput, command: str) -> str | None:
+    """Describe the first setting in which an existing output differs from the grid."""
+    content = read_json(output.record)
+    recorded = content.get("config") if isinstance(content, dict) else None
     if not isinstance(recorded, dict):
-        raise UserError(f"{job.record}: not what 'pause-megatron {job.action[2]}' writes: it holds no 'config'")
-    # A setting that was not known yet when the product was made had what is now its default.
-    defaults = {name: to_plain(field.default) for name, field in flat_fields(type(job.config)).items()}
-    for key, value in to_flat(job.config).items():
+        raise UserError(f"{output.record}: holds no 'config'; remove it, 'pause-megatron {command}' did not write it")
+    # The folder of a grid may move: where its models and results lie is not compared.
+    places = ("output",) if command == "finetune" else ("output", "model")
+    # Results of an older version lack newer settings, which had no effect: the default.
+    defaults = {name: to_plain(field.default) for name, field in flat_fields(type(output.config)).items()}
+    for key, value in to_flat(output.config).items():
         made_with = recorded.get(key, defaults[key])
-        if key not in job.placed and made_with != value:
-            return f"{key} {made_with}, the grid says {value}"
+        if key not in places and made_with != value:
+            return f"{key} {made_with}, but the grid has {value}"
     return None

@@ -1,12 +1,10 @@
-"""Queues a grid's jobs as Slurm jobs, through the package submitit: one for each, after those it needs."""
+"""Queues the jobs of a grid as Slurm jobs through the package submitit, each after those it needs."""
 
 from __future__ import annotations
 
 import json
 import re
 import signal
-import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,61 +12,48 @@ from typing import Any
 
 import yaml
 
-from pause_megatron.atomic import sweep, write_json
-from pause_megatron.children import start_child
+from pause_megatron.atomic import write_json
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid_jobs import Job, State
-from pause_megatron.experiments.grid_local import failure, say, shown_command
-from pause_megatron.experiments.steps import QUIET_CHILD
+from pause_megatron.experiments.grid_local import failure, say, start_job
 
 CLUSTER = "cluster"
-"""The option that picks one of submitit's executors: ``slurm``, or ``local`` to try everything without Slurm."""
+"""Option that chooses submitit's executor: ``slurm``, or ``local`` to try a grid on a machine without Slurm."""
 _FOLDER = "slurm"
 _QUEUED = "queued.json"
 
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """What a Slurm job does, in the form submitit stores it."""
+    """The function of a Slurm job, which submitit stores with pickle."""
 
     job: Job
 
     def __call__(self) -> None:
-        """Run the job's command. Raises :class:`RuntimeError` when it fails, so that Slurm knows."""
-        job = self.job
-        sweep(job.product.parent, job.product.name)
-        job.log.parent.mkdir(parents=True, exist_ok=True)
-        with open(job.log, "w", encoding="utf-8") as log:
-            child = start_child(
-                [sys.executable, *job.action],
-                QUIET_CHILD,
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                preexec_fn=_leave_warnings_to_submitit,
-            )
-            code = child.wait()
-        if code or not job.product.exists():
-            raise RuntimeError(f"{job.name}: {failure(job, code)}")
+        """Run the job's command for its missing outputs. Raises :class:`RuntimeError` if it fails: Slurm then knows."""
+        code = start_job(self.job, {}, preexec_fn=_ignore_time_limit_signals).wait()
+        if code or self.job.missing():
+            raise RuntimeError(f"{self.job.name}: {failure(self.job, code)}")
 
     def checkpoint(self) -> Any:
-        """Called by submitit when Slurm warns of the end of the time: queue the job again, to continue."""
+        """Requeue the job. submitit calls this when Slurm signals that the time limit is near."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self)
 
 
-def _leave_warnings_to_submitit() -> None:
-    """Slurm warns every process of a job, and the command must not die of it: that would be a failure."""
+def _ignore_time_limit_signals() -> None:
+    """Slurm signals every process of a job; if the command died of it, submitit would see a failed job."""
     for number in (signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
 
 
 def queue_slurm(jobs: Sequence[Job], states: Mapping[str, State], output: Path, options: Sequence[str]) -> None:
-    """Queue what is neither done nor queued already of ``jobs``, with the options ``KEY=VALUE`` of submitit.
+    """Queue the jobs that are neither done nor in the queue, with submitit's options ``KEY=VALUE``.
 
-    Raises :class:`UserError` without submitit, or without Slurm, or for an option submitit does not know.
+    Raises :class:`UserError` without submitit, without Slurm, and for an option that submitit does not know.
     """
-    settings = dict(_setting(option) for option in options)
+    settings = dict(_parse_option(option) for option in options)
     executor = _executor(output / _FOLDER, settings)
     on_slurm = executor.cluster == "slurm"
     queued = _Queue(output / _FOLDER / _QUEUED, executor)
@@ -78,7 +63,7 @@ def queue_slurm(jobs: Sequence[Job], states: Mapping[str, State], output: Path, 
             continue
         if on_slurm:
             ids = [queued.ids[need] for need in job.needs if states[need] != "done"]
-            # Without the second option jobs whose need has failed would stay in the queue for ever.
+            # Without kill-on-invalid-dep, a job stays in the queue forever after the job it needs has failed.
             extra = {"dependency": f"afterok:{':'.join(ids)}", "kill-on-invalid-dep": "yes"} if ids else {}
             given = settings.get("slurm_additional_parameters", {})
             executor.update_parameters(slurm_additional_parameters={**given, **extra})
@@ -88,26 +73,26 @@ def queue_slurm(jobs: Sequence[Job], states: Mapping[str, State], output: Path, 
         executor.update_parameters(name=job.name)
         submitted[job.name] = executor.submit(QueuedJob(job))
         queued.add(job.name, submitted[job.name].job_id)
-        say(f"    queued as {submitted[job.name].job_id}: $ {shown_command(job)}")
+        say(f"    queued as {submitted[job.name].job_id}: $ {job.command_line()}")
     done = sum(state == "done" for state in states.values())
-    say(f"{len(submitted)} of {len(jobs)} jobs queued, {done} done before; --list shows how far they are")
+    say(f"{len(submitted)} of {len(jobs)} jobs queued, {done} done before; --list shows their states")
     if not on_slurm:
         failed = [str(job.exception()).splitlines()[-1] for job in submitted.values() if job.exception()]
         if failed:
-            raise UserError(f"{len(failed)} of {len(submitted)} jobs failed, the first with: {failed[0]}")
+            raise UserError(f"{len(failed)} of {len(submitted)} jobs failed; the first: {failed[0]}")
 
 
-def _setting(option: str) -> tuple[str, Any]:
-    """``KEY=VALUE``; the value is read as YAML is, save for a time such as 10:00:00, which to YAML is a number."""
+def _parse_option(option: str) -> tuple[str, Any]:
+    """Split ``KEY=VALUE``. Values are YAML, except times such as 10:00:00, which YAML reads as numbers."""
     key, _, value = option.partition("=")
     try:
         return key, value if re.fullmatch(r"[\d:-]*:[\d:]*", value) else yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--slurm {option}: not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"--slurm {option}: not YAML ({' '.join(str(error).split())}); quote the value") from error
 
 
 class _Queue:
-    """The jobs queued in this and earlier calls, so that none is queued twice."""
+    """Slurm's job ids from this and earlier calls, so that no job is queued twice."""
 
     def __init__(self, path: Path, executor: Any) -> None:
         self._path = path
@@ -115,7 +100,7 @@ class _Queue:
         self.ids: dict[str, str] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
     def waits(self, name: str) -> bool:
-        """Whether the job was queued before and has not ended since."""
+        """Return whether the job is in the queue or runs."""
         if name not in self.ids:
             return False
         job_class = type(self._executor._executor).job_class

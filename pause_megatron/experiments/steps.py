@@ -1,7 +1,7 @@
-"""Runs the steps of an experiment: real commands, several at once where they can be, skipping what is done already.
+"""Runs the steps of the demo: commands of this project, some at the same time, skipping those that are done.
 
-A step is done when its product, written last and by a rename, is there. A step that fails ends the experiment with its
-log's last lines; the next call starts with it.
+A step is done when all of its products exist; commands write those last, by a rename. A failed step ends the demo with
+the last lines of its log. The next call starts with that step.
 """
 
 from __future__ import annotations
@@ -21,29 +21,27 @@ from pause_megatron.children import start_child
 from pause_megatron.errors import EXIT_REQUEUE, EXIT_USER, StoppedEarly, UserError
 
 QUIET_CHILD = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
-"""Environment of a command whose output goes to a log as it comes."""
+"""Environment of a command that writes to a log: no warnings of tokenizers, and each line at once."""
 _ERROR_LINES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """One command, or one function call, and what it leaves behind."""
+    """One command or one function call."""
 
     name: str
-    """Unique; names the log file."""
+    """Unique; the name of the log file."""
     action: Sequence[str] | Callable[[], object]
-    """A command line of this project without its interpreter, or a function without arguments."""
-    product: Path
-    """Exists exactly when the step is done, if there are no others."""
-    other_products: Sequence[Path] = ()
-    """Exist, together with the product, exactly when the step is done."""
-    chatty: bool = False
-    """Whether everything it prints is for a person to read as it comes, and not its timed lines alone."""
+    """Arguments of Python, e.g. ``["-m", "pause_megatron", "report", ...]``, or a function without arguments."""
+    products: Sequence[Path]
+    """Files and folders that all exist if, and only if, the step is done."""
+    show_all_lines: bool = False
+    """Show every line that the command prints, not only its log lines with a time."""
 
     @property
     def is_done(self) -> bool:
-        """Whether everything it leaves behind is there."""
-        return self.product.exists() and all(product.exists() for product in self.other_products)
+        """Whether all products exist."""
+        return all(product.exists() for product in self.products)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,35 +49,33 @@ class Stage:
     """Steps that do not depend on each other."""
 
     title: str
-    """What a person reads while it runs."""
     steps: Sequence[Step]
-    """May run side by side."""
     at_once: int = 1
-    """How many do."""
+    """Steps that run at the same time."""
 
 
 @dataclass
 class StageRunner:
-    """Runs stages in order and tells a person how far they are."""
+    """Runs stages in order and shows the progress on standard error."""
 
     logs: Path
-    """Folder of the steps' full output."""
+    """Folder for the complete output of each step."""
     number_of_stages: int
-    """For the progress display."""
+    """Total for the progress display."""
     _stage: int = field(default=0, init=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
 
     def run(self, stage: Stage) -> None:
-        """Run what is not done yet of ``stage``.
+        """Run the steps of ``stage`` that are not done.
 
-        Raises :class:`UserError` when a step fails for a reason the user can mend, :class:`StoppedEarly` when it was
-        asked to stop, else :class:`RuntimeError`.
+        Raises :class:`UserError` if a step fails with an error the user can fix, :class:`StoppedEarly` if it stopped on
+        request, and otherwise :class:`RuntimeError`.
         """
         self._stage += 1
         to_do = [step for step in stage.steps if not step.is_done]
-        print(f"\n[{self._stage}/{self.number_of_stages}] {stage.title}", file=sys.stderr, flush=True)
+        self._say(f"\n[{self._stage}/{self.number_of_stages}] {stage.title}")
         if not to_do:
-            print("    done before", file=sys.stderr, flush=True)
+            self._say("    done before")
             return
         started = time.monotonic()
         with ThreadPoolExecutor(stage.at_once) as pool:
@@ -91,39 +87,35 @@ class StageRunner:
                 for future in running:
                     future.cancel()
                 raise
-        print(f"    {time.monotonic() - started:.1f} s", file=sys.stderr, flush=True)
+        self._say(f"    {time.monotonic() - started:.1f} s")
 
     def _run_step(self, step: Step, *, label: bool) -> None:
         if callable(step.action):
             step.action()
             return
-        command = [sys.executable, *step.action]
         prefix = f"    {step.name}: " if label else "    "
         self._say(f"    $ {shlex.join(['python', *step.action]).replace(f'{Path.cwd()}/', '')}")
         self.logs.mkdir(parents=True, exist_ok=True)
         log_file = self.logs / f"{step.name}.log"
+        environment = {**QUIET_CHILD, "OMP_NUM_THREADS": "1"}
         child = start_child(
-            command, {**QUIET_CHILD, "OMP_NUM_THREADS": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+            [sys.executable, *step.action], environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
         assert child.stdout is not None
         with open(log_file, "w", encoding="utf-8") as file:
             for line in child.stdout:
                 file.write(line)
-                if step.chatty or log.LINE.match(line):
+                if step.show_all_lines or log.LINE.match(line):
                     self._say(prefix + line.rstrip())
         code = child.wait()
         if code == 0 and step.is_done:
             return
         if code == EXIT_REQUEUE:
-            raise StoppedEarly(f"{step.name} was asked to stop, and saved; the same command continues")
-        message = f"{step.name} failed (exit code {code}); its log {log_file} ends with:\n{_last_lines(log_file)}"
+            raise StoppedEarly(f"{step.name} stopped on request and saved; the same command resumes it")
+        last = log_file.read_text(encoding="utf-8").splitlines()[-_ERROR_LINES:]
+        message = "\n    ".join([f"{step.name} failed (exit code {code}); its log {log_file} ends with:", *last])
         raise UserError(message) if code == EXIT_USER else RuntimeError(message)
 
     def _say(self, line: str) -> None:
         with self._lock:
             print(line, file=sys.stderr, flush=True)
-
-
-def _last_lines(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return "\n".join(f"    {line}" for line in lines[-_ERROR_LINES:])

@@ -1,4 +1,4 @@
-"""The whole chain, from text to a report: killed in the middle, continued, and looked at with stock libraries."""
+"""The complete chain from text to a report: killed, resumed, and its files opened with stock libraries."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_exports_load_with_stock_transformers_and_are_proven(demo: Path, name: s
     assert report["tokenizer"]["texts_compared"] > 50
 
 
-def test_pretraining_was_as_declared(demo: Path) -> None:
+def test_pretraining_used_its_configuration(demo: Path) -> None:
     pauses = {}
     for name in MODELS:
         report = json.loads((demo / "hf" / name / "conversion_report.json").read_text())
@@ -116,7 +116,7 @@ def test_four_variants_are_evaluated_and_reported(demo: Path) -> None:
         assert (demo / "report" / picture).is_file()
 
 
-def test_report_is_at_peace_in_a_browser(demo: Path) -> None:
+def test_report_has_no_errors_in_a_browser(demo: Path) -> None:
     pytest.importorskip("playwright", reason="the package playwright is not installed")
     from tests.report.browser import CHROMIUM, DESKTOP, PHONE, check_links, open_browser, open_page
 
@@ -131,7 +131,7 @@ def test_report_is_at_peace_in_a_browser(demo: Path) -> None:
                 assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
 
 
-def test_finished_demo_does_nothing_twice_and_keeps_its_settings(demo: Path) -> None:
+def test_finished_demo_runs_no_command_and_keeps_its_settings(demo: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")}
     again = subprocess.run(demo_command(demo), capture_output=True, text=True, check=False)
     assert again.returncode == EXIT_DONE
@@ -139,22 +139,22 @@ def test_finished_demo_does_nothing_twice_and_keeps_its_settings(demo: Path) -> 
     assert {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")} == before
     other = subprocess.run(demo_command(demo, "--c4", "x"), capture_output=True, text=True, check=False)
     assert other.returncode == EXIT_USER
-    assert "holds a demo begun with --c4 []" in other.stderr
+    assert "holds a demo with --c4 []" in other.stderr
 
 
 def test_demo_does_not_write_into_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
-    with pytest.raises(UserError, match="holds something else"):
+    with pytest.raises(UserError, match="is not empty and is not a demo folder"):
         remember_settings(DemoConfig(output=tmp_path))
 
 
-def test_failed_step_names_its_log_and_is_repeated(tmp_path: Path) -> None:
+def test_error_of_a_failed_step_names_its_log_and_the_step_runs_again(tmp_path: Path) -> None:
     product, switch = tmp_path / "product", tmp_path / "switch"
     program = (
         "import pathlib, sys\n"
         f"pathlib.Path({str(product)!r}).touch() if pathlib.Path({str(switch)!r}).exists() else sys.exit(2)"
     )
-    stage = Stage(title="a stage", steps=[Step(name="step", action=["-c", program], product=product)])
+    stage = Stage(title="a stage", steps=[Step(name="step", action=["-c", program], products=[product])])
     with pytest.raises(UserError, match=r"step failed \(exit code 2\); its log .*step\.log"):
         StageRunner(logs=tmp_path, number_of_stages=1).run(stage)
     switch.touch()
@@ -163,6 +163,6 @@ def test_failed_step_names_its_log_and_is_repeated(tmp_path: Path) -> None:
 
 
 def test_step_that_was_asked_to_stop_has_not_failed(tmp_path: Path) -> None:
-    step = Step(name="step", action=["-c", f"import sys; sys.exit({EXIT_REQUEUE})"], product=tmp_path / "product")
-    with pytest.raises(StoppedEarly, match="step was asked to stop, and saved; the same command continues"):
+    step = Step(name="step", action=["-c", f"import sys; sys.exit({EXIT_REQUEUE})"], products=[tmp_path / "product"])
+    with pytest.raises(StoppedEarly, match="step stopped on request and saved; the same command resumes it"):
         StageRunner(logs=tmp_path, number_of_stages=1).run(Stage(title="a stage", steps=[step]))

@@ -1,10 +1,13 @@
-"""A small grid run for real: killed, continued, repeated, grown."""
+"""A small grid runs for real: it is stopped, killed, resumed, repeated and extended."""
 
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,12 +16,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import yaml
 
 from pause_megatron.atomic import write_json
 from pause_megatron.config.experiments import GridConfig
-from pause_megatron.config.serialize import to_plain
+from pause_megatron.config.serialize import to_flat
 from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, UserError
 from pause_megatron.experiments.grid import run_grid
 from pause_megatron.experiments.grid_jobs import job_states
@@ -32,11 +36,11 @@ RUN: dict[str, Any] = {
     "finetune": {"steps": 200, "batch_size": 8, "warmup_steps": 2, "learning_rate": 1e-3, "save_interval": 10},
     "evaluate": {"batch_size": 8},
 }
-"""A grid of two finetunings and four evaluations."""
+"""A grid of two finetunings, each evaluated with 3 and with 0 pauses."""
 
 
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
-"""So small a model is slower on several threads, and much slower where they have to share a core."""
+"""So small a model is slower on several threads, and much slower if they share a core."""
 
 
 def grid_command(file: Path, output: Path, *flags: str) -> list[str]:
@@ -72,7 +76,7 @@ def grid_file(model_path: Callable[[str], Path], parity_data: Path, tmp_path_fac
 
 @pytest.fixture(scope="module")
 def undisturbed(grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished grid that had one task more, whose data lack the training split; and what it said."""
+    """A finished grid with one more task, which has no training data and fails; and its output."""
     folder = tmp_path_factory.mktemp("undisturbed")
     keys = yaml.safe_load(grid_file.read_text())
     broken = folder / "lookup"
@@ -84,14 +88,27 @@ def undisturbed(grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
     return folder / "out", done.stderr
 
 
+def kill_grid_before_its_job(pid: int, folder: Path) -> None:
+    """Kill the grid, and then its job: the folder must stay locked in between."""
+    grid = psutil.Process(pid)
+    [job] = grid.children()
+    job.suspend()
+    grid.kill()
+    while grid.status() != psutil.STATUS_ZOMBIE:
+        time.sleep(0.01)
+    with open(folder / ".lock") as file, pytest.raises(BlockingIOError):
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    job.kill()
+
+
 @pytest.fixture(scope="module")
 def interrupted(grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same grid, asked to stop while it finetunes, killed with all its children later, then finished."""
+    """The same grid, asked to stop in its first finetuning and killed in its second, then finished."""
     output = tmp_path_factory.mktemp("interrupted") / "out"
     first, second = "tiny-ft3-seed0", "tiny-ft3-seed1"
     code = interrupt_while_finetuning(grid_file, output, first, lambda pid: os.kill(pid, signal.SIGTERM))
     assert code == EXIT_REQUEUE
-    code = interrupt_while_finetuning(grid_file, output, second, lambda pid: os.killpg(pid, signal.SIGKILL))
+    code = interrupt_while_finetuning(grid_file, output, second, lambda pid: kill_grid_before_its_job(pid, output))
     assert code == -signal.SIGKILL
     done = run(grid_file, output)
     assert done.returncode == EXIT_DONE, done.stderr
@@ -104,7 +121,7 @@ def interrupted(grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 
 def results(output: Path) -> dict[str, Any]:
-    """What was measured, by file."""
+    """Return metrics and samples by file."""
     files = sorted((output / "evaluate" / "parity").iterdir())
     return {file.name: {key: json.loads(file.read_text())[key] for key in ("metrics", "samples")} for file in files}
 
@@ -132,8 +149,8 @@ def test_failed_job_is_listed_with_its_reason_and_the_others_finish(undisturbed:
         assert line.startswith(f"failed: {name}: error: ")
         assert "train.jsonl: no such file" in line
         assert line.endswith(f"(exit code 2; log {output / 'logs' / name}.log)")
-        assert f"not run: evaluate-lookup-tiny-ft3-inf0-seed{seed}: needs {name}" in said
-    assert said.splitlines()[-1].startswith("error: 2 of 12 jobs failed, 4 not run, 6 are done")
+        assert f"not run: evaluate-lookup-tiny-ft3-seed{seed}: needs {name}" in said
+    assert said.splitlines()[-1].startswith("error: 2 of 8 jobs failed, 2 not run, 4 are done")
 
 
 def test_interrupted_grid_ends_with_the_results_of_an_undisturbed_one(
@@ -144,14 +161,20 @@ def test_interrupted_grid_ends_with_the_results_of_an_undisturbed_one(
     assert results(interrupted) == expected
 
 
-def test_forks_give_the_results_of_commands_started_anew(
-    grid_file: Path, undisturbed: tuple[Path, str], tmp_path: Path
-) -> None:
-    keys = {**yaml.safe_load(grid_file.read_text()), "seeds": [1], "num_pauses_inf": "same"}
-    done = run(write_grid(tmp_path, **keys), tmp_path / "out", "--no-fork")
+def test_only_missing_results_are_evaluated(interrupted: Path, grid_file: Path, tmp_path: Path) -> None:
+    output = shutil.copytree(interrupted, tmp_path / "out")
+    before = results(output)
+    (output / "evaluate" / "parity" / "tiny-ft3-inf0-seed1.json").unlink()
+    kept = {path: path.stat().st_mtime_ns for path in output.rglob("*.json") if path.name != "grid.json"}
+    keys = {**yaml.safe_load(grid_file.read_text()), "num_pauses_inf": ["same", 0, 1]}
+    done = run(write_grid(tmp_path, **keys), output, "--jobs", "2")
     assert done.returncode == EXIT_DONE, done.stderr
-    name = "tiny-ft3-inf3-seed1.json"
-    assert results(tmp_path / "out") == {name: results(undisturbed[0])[name]}
+    started = sorted(re.findall(r"\$ pause-megatron (\w+) .*--num-pauses-inf ([\d ]*\d)", done.stderr))
+    assert started == [("evaluate", "0 1"), ("evaluate", "1")]
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+    after = results(output)
+    assert {name: after[name] for name in before} == before
+    assert len(after) == 6
 
 
 def test_finished_grid_does_nothing_twice(grid_file: Path, interrupted: Path) -> None:
@@ -165,7 +188,7 @@ def test_finished_grid_does_nothing_twice(grid_file: Path, interrupted: Path) ->
     before = made()
     again = run(grid_file, interrupted)
     assert again.returncode == EXIT_DONE
-    assert "all 6 jobs were done before" in again.stderr
+    assert "all 4 jobs were done before" in again.stderr
     assert made() == before
 
 
@@ -173,14 +196,14 @@ def test_list_prints_states_and_runs_nothing(
     grid_file: Path, interrupted: Path, undisturbed: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_grid(GridConfig(grid=str(grid_file), output=interrupted.parent / "new", list=True))
-    assert capsys.readouterr().out.endswith("6 jobs: 0 done, 0 unfinished, 6 to do\n")
+    assert capsys.readouterr().out.endswith("4 jobs: 0 done, 0 unfinished, 4 to do\n")
     assert not (interrupted.parent / "new").exists()
     run_grid(GridConfig(grid=str(grid_file), output=interrupted, list=True))
-    assert capsys.readouterr().out.endswith("6 jobs: 6 done, 0 unfinished, 0 to do\n")
+    assert capsys.readouterr().out.endswith("4 jobs: 4 done, 0 unfinished, 0 to do\n")
     output, _ = undisturbed
     run_grid(GridConfig(grid=str(output.parent / "grid.yaml"), output=output, list=True))
     listed = capsys.readouterr().out
-    assert listed.endswith("12 jobs: 6 done, 2 unfinished, 4 to do\n")
+    assert listed.endswith("8 jobs: 4 done, 2 unfinished, 2 to do\n")
     assert "unfinished  pause-megatron finetune --model" in listed
 
 
@@ -189,10 +212,13 @@ def test_list_prints_states_and_runs_nothing(
     [
         (
             {"finetune": {**RUN["finetune"], "steps": 201}},
-            r"seed0/finetune.json was made with steps 200, .* says 201 \(and",
+            r"seed0/finetune.json: was made with steps 200, but the grid has 201 \(and 1 more",
         ),
-        ({"evaluate": {"batch_size": 9}}, r"evaluate/parity/.*\.json was made with batch_size 8, the grid says 9"),
-        ({"models": {"tiny": "elsewhere"}}, r"seed0/finetune.json was made with model .*gpt2.*says .*elsewhere"),
+        (
+            {"evaluate": {"batch_size": 9}},
+            r"evaluate/parity/.*\.json: was made with batch_size 8, but the grid has 9 \(and 3 more",
+        ),
+        ({"models": {"tiny": "elsewhere"}}, r"seed0/finetune.json: was made with model .*gpt2.*has .*elsewhere"),
     ],
 )
 def test_results_of_another_configuration_are_refused(
@@ -207,35 +233,34 @@ def test_results_of_another_configuration_are_refused(
 def test_setting_newer_than_a_result_counts_as_its_default(grid_file: Path, tmp_path: Path) -> None:
     config = GridConfig(grid=str(grid_file), output=tmp_path / "out", list=True)
     job = jobs_of(config)[0]
-    recorded = to_plain(job.config)
+    [output] = job.outputs
+    recorded = to_flat(output.config)
     del recorded["clip_grad"]
-    write_json(job.record, {"config": recorded})
+    write_json(output.record, {"config": recorded})
     assert job_states([job]) == {job.name: "done"}
-    job = dataclasses.replace(job, config=dataclasses.replace(job.config, clip_grad=0.5))
-    with pytest.raises(UserError, match=r"finetune\.json was made with clip_grad 1\.0, the grid says 0\.5"):
-        job_states([job])
+    changed = dataclasses.replace(output, config=dataclasses.replace(output.config, clip_grad=0.5))
+    with pytest.raises(UserError, match=r"finetune\.json: was made with clip_grad 1\.0, but the grid has 0\.5"):
+        job_states([dataclasses.replace(job, outputs=(changed,))])
 
 
-def test_grown_file_only_adds_jobs(
+def test_grown_file_only_adds_work(
     grid_file: Path, interrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     keys = {**yaml.safe_load(grid_file.read_text()), "num_pauses_inf": ["same", 0, 1], "seeds": [0, 1, 2]}
     run_grid(GridConfig(grid=str(write_grid(tmp_path, **keys)), output=interrupted, list=True))
-    assert capsys.readouterr().out.endswith("12 jobs: 6 done, 0 unfinished, 6 to do\n")
+    assert capsys.readouterr().out.endswith("6 jobs: 2 done, 2 unfinished, 2 to do\n")
 
 
-def test_folder_is_one_grids_at_a_time(
+def test_folder_belongs_to_one_grid_at_a_time(
     grid_file: Path, interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import fcntl
-
     monkeypatch.setattr("pause_megatron.locks.PATIENCE_SECONDS", 0.2)
     config = GridConfig(grid=str(grid_file), output=interrupted)
     with open(interrupted / ".lock") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(UserError, match="another grid is at work there"):
+        with pytest.raises(UserError, match="another grid runs there"):
             run_grid(config)
     run_grid(config)
     (tmp_path / "thesis.tex").touch()
-    with pytest.raises(UserError, match="holds something else than a grid"):
+    with pytest.raises(UserError, match="is not empty and is not a grid folder"):
         run_grid(GridConfig(grid=str(grid_file), output=tmp_path))

@@ -1,4 +1,4 @@
-"""The grid's jobs through submitit: run for real by its local executor, and as they are handed to ``sbatch``."""
+"""Jobs of a grid through submitit: run by its local executor, and as batch files for ``sbatch``."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ for file; do :; done
 cp "$file" "$0.$n"
 echo "Submitted batch job $n"
 """
-"""Stands in for Slurm's: keeps the batch file it is given."""
+"""Replacement for Slurm's program that keeps each batch file."""
 SACCT = """#!/bin/sh
 echo "JobID|State|NodeList"
-for n in 101 102 103; do echo "$n|$(cat "$0.state")|"; done
+for n in 101 102; do echo "$n|$(cat "$0.state")|"; done
 """
 
 
@@ -57,16 +57,16 @@ def submitit() -> None:
     pytest.importorskip("submitit", reason="submitit is not installed: --executor slurm is not checked")
 
 
-def test_missing_package_is_named(grid_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_is_an_error(grid_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(UserError, match=r"needs the package submitit: pip install 'pause_megatron\[slurm\]'"):
         run_grid(GridConfig(grid=str(grid_file), output=tmp_path / "out", **options()))
 
 
 def test_options_of_slurm_need_slurm(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="--slurm: options of Slurm jobs"):
+    with pytest.raises(UserError, match="--slurm: requires --executor slurm"):
         GridConfig(grid="smoke", output=tmp_path, **options("local", "timeout_min=1"))
-    with pytest.raises(UserError, match="--jobs 2: Slurm decides"):
+    with pytest.raises(UserError, match="--jobs 2: not used with --executor slurm"):
         GridConfig(grid="smoke", output=tmp_path, jobs=2, **options())
 
 
@@ -87,7 +87,6 @@ def test_jobs_run_through_submitit_and_continue_when_their_time_is_over(
 ) -> None:
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     output = tmp_path / "out"
-    grid_file.write_text(grid_file.read_text().replace("- 0\n", ""))  # one evaluation is enough
     config = GridConfig(grid=str(grid_file), output=output, **options("slurm", "cluster=local", "timeout_min=5"))
     warned = threading.Thread(target=warn_all_processes, args=(output / "finetune" / "parity",))
     warned.start()
@@ -96,15 +95,16 @@ def test_jobs_run_through_submitit_and_continue_when_their_time_is_over(
     assert "2 of 2 jobs queued" in capsys.readouterr().err
     log = (output / "logs" / "finetune-parity-tiny-ft2-seed0.log").read_text()
     assert "resuming the interrupted run at step" in log
-    result = json.loads((output / "evaluate" / "parity" / "tiny-ft2-inf2-seed0.json").read_text())
-    assert (result["num_samples"], result["num_pauses_ft"], result["num_pauses_inf"]) == (4, 2, 2)
+    for number in (2, 0):
+        result = json.loads((output / "evaluate" / "parity" / f"tiny-ft2-inf{number}-seed0.json").read_text())
+        assert (result["num_samples"], result["num_pauses_ft"], result["num_pauses_inf"]) == (4, 2, number)
     run_grid(config)
     assert "0 of 2 jobs queued, 2 done before" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("submitit")
 def test_unknown_option_is_refused(grid_file: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"--slurm setup=\[: not YAML"):
+    with pytest.raises(UserError, match=r"--slurm setup=\[: not YAML \("):
         run_grid(GridConfig(grid=str(grid_file), output=tmp_path / "o", **options("slurm", "setup=[")))
     with pytest.raises(UserError, match=r"--executor slurm: .*colour"):
         run_grid(
@@ -127,22 +127,17 @@ def test_slurm_jobs_wait_for_what_they_need_and_are_queued_once(
         grid=str(grid_file), output=tmp_path / "out", **options("slurm", "slurm_partition=gpu", "slurm_time=1:30:00")
     )
     run_grid(config)
-    assert "3 of 3 jobs queued" in capsys.readouterr().err
-    batches = {number: (programs / f"sbatch.{number}").read_text() for number in (101, 102, 103)}
+    assert "2 of 2 jobs queued" in capsys.readouterr().err
+    batches = {number: (programs / f"sbatch.{number}").read_text() for number in (101, 102)}
     assert all("#SBATCH --partition=gpu" in batch and "#SBATCH --time=1:30:00\n" in batch for batch in batches.values())
     assert "dependency" not in batches[101]
-    for number in (102, 103):
-        assert "#SBATCH --dependency=afterok:101\n" in batches[number]
-        assert "#SBATCH --kill-on-invalid-dep=yes\n" in batches[number]
+    assert "#SBATCH --dependency=afterok:101\n" in batches[102]
+    assert "#SBATCH --kill-on-invalid-dep=yes\n" in batches[102]
     names = [re.findall(r"#SBATCH --job-name=(\S+)", batch)[0] for batch in batches.values()]
-    assert names == [f"{name}-seed0" for name in _names()]
+    assert names == ["finetune-parity-tiny-ft2-seed0", "evaluate-parity-tiny-ft2-seed0"]
     run_grid(config)
-    assert "0 of 3 jobs queued" in capsys.readouterr().err
+    assert "0 of 2 jobs queued" in capsys.readouterr().err
     (programs / "sacct.state").write_text("FAILED")
     run_grid(config)
-    assert "3 of 3 jobs queued" in capsys.readouterr().err
-    assert "--dependency=afterok:104\n" in (programs / "sbatch.106").read_text()
-
-
-def _names() -> list[str]:
-    return ["finetune-parity-tiny-ft2", "evaluate-parity-tiny-ft2-inf2", "evaluate-parity-tiny-ft2-inf0"]
+    assert "2 of 2 jobs queued" in capsys.readouterr().err
+    assert "--dependency=afterok:103\n" in (programs / "sbatch.104").read_text()
