@@ -43,7 +43,7 @@ OTHER_PROGRAMS = ("git clone", "cd", "pip install", "'$EDITOR'", "source", "scan
 """Programs that are not ours and are shown without a check of their flags."""
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 COMPLETE: dict[str, list[str]] = {}
-"""Name of a command to the arguments of its first complete example, which an elision stands for."""
+"""Name of a command to the arguments of its first complete example, which replace an elision."""
 for _line in LINES:
     if (_command := our_command(_line)) and ELISION not in _command.arguments:
         COMPLETE.setdefault(_command.name, _command.arguments)
@@ -54,8 +54,7 @@ def check_flags(command: Command) -> None:
     assert command.name in COMMANDS, f"unknown command {command.name}"
     arguments = list(command.arguments)
     if ELISION in arguments:
-        assert arguments[0] == ELISION, f"{ELISION} must follow the command's name"
-        arguments = [*COMPLETE[command.name], *arguments[1:]]
+        arguments = [*COMPLETE[command.name], *(word for word in arguments if word != ELISION)]
     assert parse(COMMANDS[command.name].config_class(), command.name, arguments) is not None
 
 
