@@ -6,22 +6,22 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 #
-# Exports a pretrained model to a Hugging Face folder, proven by its logits.
+# Exports a pretrained model to a Hugging Face folder, and verifies the export by its logits.
 #
 #   slurm/convert_to_hf.sh [--dry-run] MODEL [-- FLAGS]       flags of tools/convert_to_hf.py
 #   sbatch [OPTIONS] slurm/convert_to_hf.sh MODEL [-- FLAGS]  MODEL: a folder of WORK/runs, such as pausept-1b
 #
-# Needs: a checkpoint in WORK/runs/MODEL. Costs: minutes on one node without a GPU. Leaves: WORK/hf/MODEL.
+# Needs: a checkpoint in WORK/runs/MODEL. Cost: minutes on one node without a GPU. Output: WORK/hf/MODEL.
 set -euo pipefail
 script=$(readlink -f "${BASH_SOURCE[0]}")
-if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy, in a folder of Slurm's
+if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy of the script in another folder
     script=$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s///;s/ .*//;p;q}")
 fi
 # shellcheck source=slurm/lib.sh
 . "${script%/*}/lib.sh"
 read_arguments "$@"
 
-if [[ ${#words[@]} -ne 1 ]]; then die "name one model of $WORK/runs, such as pausept-1b"; fi
+if [[ ${#words[@]} -ne 1 ]]; then die "MODEL: give one folder of $WORK/runs, such as pausept-1b"; fi
 folder=$WORK/hf
 site_options=(--job-name="convert-${words[0]}")
 flags=(--checkpoint "$WORK/runs/${words[0]}" --output "$WORK/hf/${words[0]}" "${overrides[@]}")

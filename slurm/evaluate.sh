@@ -7,22 +7,24 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 #
-# Evaluates a finetuned model of finetune.sh, with as many pauses as it was finetuned with or another number.
+# Evaluates a model that finetune.sh made, with M_INF pauses; by default as many as in finetuning.
 #
 #   slurm/evaluate.sh [--dry-run] MODEL TASK M_FT [M_INF] [-- FLAGS]       flags of "pause-megatron evaluate"
 #   sbatch [OPTIONS] slurm/evaluate.sh MODEL TASK M_FT [M_INF] [-- FLAGS]  such as pausept-1b gsm8k 10
 #
-# Needs: WORK/finetune/TASK/MODEL-ftM_FT. Costs: minutes to an hour of one GPU. Leaves: WORK/results/TASK/*.json.
+# Needs: WORK/finetune/TASK/MODEL-ftM_FT. Cost: minutes to an hour of one GPU. Output: WORK/results/TASK/*.json.
 set -euo pipefail
 script=$(readlink -f "${BASH_SOURCE[0]}")
-if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy, in a folder of Slurm's
+if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy of the script in another folder
     script=$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s///;s/ .*//;p;q}")
 fi
 # shellcheck source=slurm/lib.sh
 . "${script%/*}/lib.sh"
 read_arguments "$@"
 
-if [[ ${#words[@]} -lt 3 || ${#words[@]} -gt 4 ]]; then die "give MODEL TASK M_FT [M_INF], such as pausept-1b gsm8k 10"; fi
+if [[ ${#words[@]} -lt 3 || ${#words[@]} -gt 4 ]]; then
+    die "arguments: give MODEL TASK M_FT [M_INF], such as pausept-1b gsm8k 10"
+fi
 model=${words[0]} task=${words[1]} pauses=${words[2]} at_inference=${words[3]:-${words[2]}}
 folder=$WORK/results/$task
 data=$(task_folder "$task")
@@ -32,7 +34,7 @@ flags+=(--num-pauses-inf "$at_inference" --output "$folder/$model-ft$pauses-inf$
 check() {
     show "${PAUSE_MEGATRON[@]}" evaluate "${flags[@]}"
     check_flags evaluate "${flags[@]}"
-    if [[ ! -d $data ]]; then die "no folder $data (TASKS in slurm/env.sh)"; fi
+    if [[ ! -d $data ]]; then die "$data: no such folder; correct TASKS in slurm/env.sh"; fi
 }
 work() { run_until_done TERM "${PAUSE_MEGATRON[@]}" evaluate "${flags[@]}"; }
 dispatch gpu

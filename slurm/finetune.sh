@@ -7,23 +7,23 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 #
-# Finetunes an exported model on one task by the paper's recipe. All tasks, pauses and seeds at once: grid.sh.
+# Finetunes an exported model on one task with the paper's recipe. For all tasks, numbers of pauses and seeds: grid.sh.
 #
 #   slurm/finetune.sh [--dry-run] MODEL TASK M_FT [-- FLAGS]       flags of "pause-megatron finetune"
 #   sbatch [OPTIONS] slurm/finetune.sh MODEL TASK M_FT [-- FLAGS]  such as pausept-1b gsm8k 10
 #
-# Needs: WORK/hf/MODEL and TASKS/TASK. Costs: hours of one GPU (docs/cluster.md). Leaves: WORK/finetune/TASK/MODEL-ftM_FT.
-# Ended early it continues from its last state.
+# Needs: WORK/hf/MODEL and TASKS/TASK. Cost: hours of one GPU (docs/cluster.md).
+# Output: WORK/finetune/TASK/MODEL-ftM_FT. An interrupted job resumes from its last state.
 set -euo pipefail
 script=$(readlink -f "${BASH_SOURCE[0]}")
-if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy, in a folder of Slurm's
+if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy of the script in another folder
     script=$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s///;s/ .*//;p;q}")
 fi
 # shellcheck source=slurm/lib.sh
 . "${script%/*}/lib.sh"
 read_arguments "$@"
 
-if [[ ${#words[@]} -ne 3 ]]; then die "give MODEL TASK M_FT, such as pausept-1b gsm8k 10"; fi
+if [[ ${#words[@]} -ne 3 ]]; then die "arguments: give MODEL TASK M_FT, such as pausept-1b gsm8k 10"; fi
 model=${words[0]} task=${words[1]} pauses=${words[2]}
 folder=$WORK/finetune/$task
 data=$(task_folder "$task")
@@ -33,7 +33,7 @@ flags+=(--preset "$task-${model##*-}" --output "$folder/$model-ft$pauses" "${ove
 check() {
     show "${PAUSE_MEGATRON[@]}" finetune "${flags[@]}"
     check_flags finetune "${flags[@]}"
-    if [[ ! -d $data ]]; then die "no folder $data (TASKS in slurm/env.sh)"; fi
+    if [[ ! -d $data ]]; then die "$data: no such folder; correct TASKS in slurm/env.sh"; fi
 }
 work() { run_until_done TERM "${PAUSE_MEGATRON[@]}" finetune "${flags[@]}"; }
 dispatch gpu

@@ -1,30 +1,30 @@
 # shellcheck shell=bash
-# What the scripts of this folder share; they read it, nobody runs it. A script sets 'folder' (where its logs
-# go), defines 'check' (what can be told before a job waits in a queue) and 'work' (what the job does), and calls
-# 'dispatch cpu' or 'dispatch gpu'. Its arguments: [--dry-run] [SBATCH OPTIONS] [WORDS] [-- FLAGS of the Python command].
+# Functions shared by the scripts of this folder, which source this file. A script sets 'folder' (its logs go to
+# 'folder/logs'), defines 'check' (the checks before a job waits in the queue) and 'work' (the job), and calls 'dispatch cpu'
+# or 'dispatch gpu'. Its arguments are [--dry-run] [SBATCH OPTIONS] [WORDS] [-- FLAGS of the Python command].
 
 REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 SLURM_SCRIPTS=$REPOSITORY/slurm
-: "${script:?}" # the path of the script that reads this
+: "${script:?}" # path of the script that sources this file
 # shellcheck source=slurm/env.sh
 . "$SLURM_SCRIPTS/env.sh"
 export PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}
 
 PY=("${CONTAINER[@]}" "$PYTHON")
 PAUSE_MEGATRON=("${PY[@]}" -m pause_megatron)
-LONGEST_STANDSTILL=3  # times a job that loses processes is queued again at one and the same checkpoint
-REQUEUE=85            # exit code of a command that was asked to stop, and has saved
-LOST_PROCESS=86       # exit code of a run that has lost a process
+MOST_RETRIES=3   # times a job that loses processes is requeued at the same checkpoint
+REQUEUE=85       # exit code of a command that stopped on request and saved
+LOST_PROCESS=86  # exit code of a run that lost a process
 
 die() {
     echo "error: $*" >&2
     exit 2
 }
 
-# Whether this is the script's own job: sbatch runs a copy of it. SLURM_JOB_ID may be that of a job it is called from.
+# Succeed inside the script's own job, where sbatch runs a copy of it. SLURM_JOB_ID may belong to a surrounding job.
 in_own_job() { [[ $(readlink -f "$0") != "$script" ]]; }
 
-# Divide a script's arguments into dry_run, sbatch_options, words and overrides.
+# Split a script's arguments into dry_run, sbatch_options, words and overrides.
 read_arguments() {
     dry_run='' sbatch_options=() words=() overrides=()
     while [[ $# -gt 0 ]]; do
@@ -32,14 +32,14 @@ read_arguments() {
             --) shift && overrides=("$@") && return ;;
             --dry-run) dry_run=yes ;;
             --*=*) sbatch_options+=("$1") ;;
-            -*) die "$1: write options of sbatch as --option=value, and those of the Python command after --" ;;
+            -*) die "$1: unclear; write an option of sbatch as --option=value, and flags of the Python command after --" ;;
             *) words+=("$1") ;;
         esac
         shift
     done
 }
 
-# The value that the last of the flags NAME has among FLAGS, or DEFAULT: value_of NAME DEFAULT FLAGS...
+# Print the value of the last flag NAME in FLAGS, or DEFAULT: value_of NAME DEFAULT FLAGS...
 value_of() {
     local name=$1 value=$2
     shift 2
@@ -53,16 +53,16 @@ value_of() {
     echo "$value"
 }
 
-# Print a command as it can be typed.
+# Print a command as you would type it.
 show() {
     printf '%q ' "$@"
     echo
 }
 
-# Refuse wrong flags of a command without running it: check_flags COMMAND FLAGS...
+# Check the flags of a command without running it: check_flags COMMAND FLAGS...
 check_flags() { "${PY[@]}" -m pause_megatron check "$@"; }
 
-# Check what can be told now; queue the script; or, in the job, do its work: dispatch KIND (cpu or gpu).
+# With --dry-run only check; inside the job work; otherwise check and queue the script: dispatch KIND (cpu or gpu).
 dispatch() {
     if [[ -n $dry_run ]]; then
         check
@@ -75,7 +75,7 @@ dispatch() {
     fi
 }
 
-# Queue the running script with the site's options for its KIND; prints the job's id.
+# Queue the running script with the site's options for KIND; print the job id.
 queue() {
     local kind=$1 options=(--output="$folder/logs/%x-%j.log")
     if [[ -n $ACCOUNT ]]; then options+=(--account="$ACCOUNT"); fi
@@ -91,7 +91,7 @@ queue() {
         "$script" "${words[@]}" -- "${overrides[@]}"
 }
 
-# Everything the job prints from now on goes to one file a job in FOLDER, also after it has been queued again.
+# Redirect all output to one file in FOLDER, the same file after each requeue: log_to FOLDER
 log_to() {
     local log=$1/${SLURM_JOB_NAME:-job}-$SLURM_JOB_ID.log
     mkdir -p "$1"
@@ -102,36 +102,36 @@ log_to() {
     echo "job $SLURM_JOB_ID on ${SLURM_JOB_NODELIST:-$(hostname)}, restart ${SLURM_RESTART_COUNT:-0}, $(date)"
 }
 
-# Run COMMAND; when Slurm warns of the end (--signal=B:USR1@...), pass SIGNAL on to it, and wait. What was stopped so, or
-# has lost a process, is queued again: run_until_done SIGNAL COMMAND...
+# Run COMMAND, and send it SIGNAL when Slurm warns of the time limit (--signal=B:USR1@...). Requeue the job if COMMAND
+# stopped on request or lost a process: run_until_done SIGNAL COMMAND...
 run_until_done() {
     local signal=$1 warned='' code=0 again=0
     shift
     show "$@"
-    trap 'warned=yes; echo "warned by Slurm: $signal to the command"; kill -s "$signal" "$child" || true' USR1
+    trap 'warned=yes; echo "warned by Slurm: sending $signal to the command"; kill -s "$signal" "$child" || true' USR1
     "$@" &
     local child=$!
     wait "$child" || code=$?
-    while kill -0 "$child" 2>/dev/null; do # a signal ended the waiting, not the command
+    while kill -0 "$child" 2>/dev/null; do # a signal interrupted 'wait', but the command still runs
         code=0
         wait "$child" || code=$?
     done
-    wait "$child" || again=$? # the shell remembers how it ended, where a signal came at that moment
+    wait "$child" || again=$? # the shell keeps the exit code if a signal came at that moment
     if [[ $again -ne 127 ]]; then code=$again; fi
     trap '' USR1
     echo "exit code $code, $(date)"
     if [[ $code -eq $REQUEUE || (-n $warned && $code -gt $REQUEUE) ]]; then
         requeue
     elif [[ $code -eq $LOST_PROCESS || $code -gt 128 ]]; then
-        requeue_if_it_gets_on
+        requeue_if_it_progresses
     fi
     return "$code"
 }
 
 requeue() {
-    echo "queueing job $SLURM_JOB_ID again"
+    echo "requeueing job $SLURM_JOB_ID"
     if scontrol requeue "$SLURM_JOB_ID"; then
-        sleep 300 # until Slurm ends this
+        sleep 300 # until Slurm ends this script
     fi
 }
 
@@ -142,13 +142,13 @@ newest_checkpoint() {
     [[ -n $names ]] && tail -n 1 <<<"$names" || echo none
 }
 
-# A broken node will not be given again, memory that runs out will run out again: give up where nothing is gained.
-requeue_if_it_gets_on() {
+# A requeued job gets other nodes after a hardware failure, but too little memory is too little again: stop at some point.
+requeue_if_it_progresses() {
     local newest losses=$folder/logs/lost-$SLURM_JOB_ID
     newest=$(newest_checkpoint)
     echo "$newest" >>"$losses"
-    if [[ $(grep --count --fixed-strings --line-regexp "$newest" "$losses") -gt $LONGEST_STANDSTILL ]]; then
-        echo "queued again $LONGEST_STANDSTILL times, and still at checkpoint $newest: giving up"
+    if [[ $(grep --count --fixed-strings --line-regexp "$newest" "$losses") -gt $MOST_RETRIES ]]; then
+        echo "requeued $MOST_RETRIES times, still at checkpoint $newest: giving up"
     else
         requeue
     fi
@@ -156,14 +156,14 @@ requeue_if_it_gets_on() {
 
 # --- pretraining --------------------------------------------------------------------------------------------------------
 
-# Set up the pretraining of the first word's model, pausept by default: set_up_pretraining SIZE GPUS FLAGS...
+# Set flags and options for the model of the first word (default: pausept): set_up_pretraining SIZE GPUS FLAGS...
 set_up_pretraining() {
     local size=$1 gpus=$2 model=${words[0]:-pausept} data held_out=()
     shift 2
     case $model in
         pausept) data=pause ;;
         stdpt) data=standard ;;
-        *) die "$model: pausept or stdpt" ;;
+        *) die "MODEL $model: give pausept or stdpt" ;;
     esac
     if [[ -n $C4_VALIDATION ]]; then
         held_out=(--validation-data "$WORK/data/validation-standard" "$WORK/data/validation-pause")
@@ -171,26 +171,26 @@ set_up_pretraining() {
     flags=(--preset "$size" --data "$WORK/data/$data-merged" "${held_out[@]}" --tokenizer "$WORK/tokenizer")
     flags+=(--output "$WORK/runs/$model-$size" "$@" "${overrides[@]}")
     folder=$(value_of --output "" "${flags[@]}")
-    if ((gpus % GPUS_PER_NODE)); then die "$gpus GPUs are not a multiple of GPUS_PER_NODE=$GPUS_PER_NODE (slurm/env.sh)"; fi
+    if ((gpus % GPUS_PER_NODE)); then die "$gpus GPUs: not a multiple of GPUS_PER_NODE=$GPUS_PER_NODE; correct slurm/env.sh"; fi
     nodes=$(value_of --nodes $((gpus / GPUS_PER_NODE)) "${sbatch_options[@]}")
     tasks=$(value_of --ntasks-per-node "$GPUS_PER_NODE" "${sbatch_options[@]}")
     site_options=(--job-name="$model-$size" --nodes="$nodes" --ntasks-per-node="$tasks")
     site_options+=(--gpus-per-node="$GPUS_PER_NODE" --cpus-per-task="$CPUS_PER_GPU")
 }
 
-# What a pretraining will be, need and take.
+# Print the command, layout, memory and time of a pretraining.
 check_pretraining() {
     echo "$nodes nodes with $tasks tasks each, $(value_of --time "$GPU_TIME" "${sbatch_options[@]}") at a time"
     show srun "${PAUSE_MEGATRON[@]}" pretrain "${flags[@]}"
     if [[ -e $(value_of --tokenizer "" "${flags[@]}") ]]; then
         "${PAUSE_MEGATRON[@]}" pretrain "${flags[@]}" --dry-run --num-gpus $((nodes * tasks))
     else
-        echo "the tokenizer is not there yet: only the flags were checked"
+        echo "no tokenizer yet: checked only the flags"
         check_flags pretrain "${flags[@]}"
     fi
 }
 
-# Pretrain, with one task a GPU. (srun does not take --cpus-per-task from its job.)
+# Pretrain with one task for each GPU. srun does not inherit --cpus-per-task from its job.
 work_pretraining() {
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-${SLURM_CPUS_PER_TASK:-1}}
     run_until_done USR1 srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" \
@@ -199,10 +199,10 @@ work_pretraining() {
 
 # --- one GPU ------------------------------------------------------------------------------------------------------------
 
-# Options of a job that computes on one GPU.
+# Set the options of a job on one GPU.
 one_gpu() { site_options=(--gpus-per-node=1 --cpus-per-task="$CPUS_PER_GPU" "$@"); }
 
-# The folder of a task's data, which may be named as the data set is (as for "pause-megatron grid"): task_folder TASK
+# Print the data folder of a task, which may have the name of its data set, as in "pause-megatron grid": task_folder TASK
 task_folder() {
     local folder=$TASKS/$1 other=''
     case $1 in

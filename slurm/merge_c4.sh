@@ -6,15 +6,15 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 #
-# Joins the shards of the preprocessed datasets into a few files each.
+# Merges the shards of each preprocessed dataset into a few files.
 #
 #   slurm/merge_c4.sh [--dry-run] [--dependency=afterok:JOB] [-- FLAGS]   flags of "pause-megatron merge-datasets"
-#   sbatch --dependency=afterok:JOB slurm/merge_c4.sh [-- FLAGS]          JOB: that of preprocess_c4.sh
+#   sbatch --dependency=afterok:JOB slurm/merge_c4.sh [-- FLAGS]          JOB: of preprocess_c4.sh
 #
-# Needs: WORK/data/pause and standard. Costs: reading and writing 312 GB twice. Leaves: WORK/data/*-merged.
+# Needs: WORK/data/pause and standard. Cost: reading and writing 312 GB twice. Output: WORK/data/*-merged.
 set -euo pipefail
 script=$(readlink -f "${BASH_SOURCE[0]}")
-if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy, in a folder of Slurm's
+if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy of the script in another folder
     script=$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s///;s/ .*//;p;q}")
 fi
 # shellcheck source=slurm/lib.sh

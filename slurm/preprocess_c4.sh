@@ -7,19 +7,19 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 #
-# C4 to datasets with pauses and without, in one pass: an array whose tasks share out the shards. The first task also
-# preprocesses the held-out text.
+# Preprocesses C4 to datasets with and without pauses in one pass, as an array job: each task takes a range of the shards.
+# The first task also preprocesses the held-out text.
 #
 #   slurm/preprocess_c4.sh [--dry-run] [-- FLAGS]       flags of tools/preprocess_c4.py
 #   sbatch [OPTIONS] slurm/preprocess_c4.sh [-- FLAGS]
-#   sbatch --dependency=afterok:JOB slurm/merge_c4.sh   then, to join the shards
+#   sbatch --dependency=afterok:JOB slurm/merge_c4.sh   next, to merge the shards
 #
 # Needs: C4, and the tokenizer in WORK/tokenizer (tokenizer.sh).
-# Costs: about 6 hours of one core for all of C4 with SentencePiece, so minutes for 16 x 32; 312 GB for each of the two.
-# Leaves: WORK/data/pause and standard. Ended early, by whatever, it continues where it was.
+# Cost: about 6 hours of one core for all of C4 with SentencePiece, so minutes of 16 x 32 cores; 312 GB for each dataset.
+# Output: WORK/data/pause and standard. An interrupted job resumes.
 set -euo pipefail
 script=$(readlink -f "${BASH_SOURCE[0]}")
-if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy, in a folder of Slurm's
+if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy of the script in another folder
     script=$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s///;s/ .*//;p;q}")
 fi
 # shellcheck source=slurm/lib.sh
@@ -35,11 +35,11 @@ pattern=$(value_of --input "$C4" "${overrides[@]}")
 shards=$(compgen -G "$pattern" | wc -l)
 tool=$REPOSITORY/tools/preprocess_c4.py
 check() {
-    if [[ $shards -eq 0 ]]; then die "no file is $pattern (C4 in slurm/env.sh)"; fi
+    if [[ $shards -eq 0 ]]; then die "$pattern: no such file; correct C4 in slurm/env.sh"; fi
     if [[ -n $C4_VALIDATION ]]; then
-        compgen -G "$C4_VALIDATION" >/dev/null || die "no file is $C4_VALIDATION (C4_VALIDATION in slurm/env.sh)"
+        compgen -G "$C4_VALIDATION" >/dev/null || die "$C4_VALIDATION: no such file; correct C4_VALIDATION in slurm/env.sh"
     fi
-    echo "$shards shards, shared out over $PREPROCESS_TASKS tasks"
+    echo "$shards shards in $PREPROCESS_TASKS tasks"
     show "${PY[@]}" "$tool" "${train[@]}" "${flags[@]}" "${overrides[@]}" --shard-range START:END
     check_flags preprocess_c4.py "${train[@]}" "${flags[@]}" "${overrides[@]}"
 }

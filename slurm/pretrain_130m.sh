@@ -11,16 +11,16 @@
 #
 # Pretrains the 130M model on 200 billion tokens, with pauses (pausept, the default) or without (stdpt).
 #
-#   slurm/pretrain_130m.sh --dry-run [stdpt]                     what it will be, need and take
-#   slurm/pretrain_130m.sh [stdpt] [-- FLAGS]                    check that, and queue it with what env.sh says
-#   sbatch [OPTIONS] slurm/pretrain_130m.sh [stdpt] [-- FLAGS]   queue it as the lines above say
+#   slurm/pretrain_130m.sh --dry-run [stdpt]                     print its command, layout, memory and time
+#   slurm/pretrain_130m.sh [stdpt] [-- FLAGS]                    check the same, and queue it with the settings of env.sh
+#   sbatch [OPTIONS] slurm/pretrain_130m.sh [stdpt] [-- FLAGS]   queue it with the #SBATCH lines above
 #
 # Needs: the tokenizer and the merged dataset (tokenizer.sh, preprocess_c4.sh, merge_c4.sh).
-# Costs: about 0.7 days of 8 H100s at 40 % of their peak; a checkpoint of 1.6 GB every 1000 steps, two of them kept.
-# Leaves: WORK/runs/pausept-130m. Warned 300 s before its time is up it saves, and is queued again until it is done.
+# Cost: about 0.7 days of 8 H100s at 40 % of their peak; a checkpoint of 1.6 GB every 1000 steps, two of them kept.
+# Output: WORK/runs/pausept-130m. It saves 300 s before its time limit and is requeued until it is done.
 set -euo pipefail
 script=$(readlink -f "${BASH_SOURCE[0]}")
-if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy, in a folder of Slurm's
+if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy of the script in another folder
     script=$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s///;s/ .*//;p;q}")
 fi
 # shellcheck source=slurm/lib.sh

@@ -11,16 +11,16 @@
 #
 # Pretrains the 1B model on 200 billion tokens, with pauses (pausept, the default) or without (stdpt).
 #
-#   slurm/pretrain_1b.sh --dry-run [stdpt]                     what it will be, need and take
-#   slurm/pretrain_1b.sh [stdpt] [-- FLAGS]                    check that, and queue it with what env.sh says
-#   sbatch [OPTIONS] slurm/pretrain_1b.sh [stdpt] [-- FLAGS]   queue it as the lines above say
+#   slurm/pretrain_1b.sh --dry-run [stdpt]                     print its command, layout, memory and time
+#   slurm/pretrain_1b.sh [stdpt] [-- FLAGS]                    check the same, and queue it with the settings of env.sh
+#   sbatch [OPTIONS] slurm/pretrain_1b.sh [stdpt] [-- FLAGS]   queue it with the #SBATCH lines above
 #
 # Needs: the tokenizer and the merged dataset (tokenizer.sh, preprocess_c4.sh, merge_c4.sh).
-# Costs: about 0.8 days of 64 H100s at 40 % of their peak, or 6.5 of 8; a checkpoint of 16 GB every 1000 steps, two kept.
-# Leaves: WORK/runs/pausept-1b. Warned 600 s before its time is up it saves, and is queued again until it is done.
+# Cost: about 0.8 days of 64 H100s at 40 % of their peak, or 6.5 of 8; a checkpoint of 16 GB every 1000 steps, two kept.
+# Output: WORK/runs/pausept-1b. It saves 600 s before its time limit and is requeued until it is done.
 set -euo pipefail
 script=$(readlink -f "${BASH_SOURCE[0]}")
-if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy, in a folder of Slurm's
+if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy of the script in another folder
     script=$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s///;s/ .*//;p;q}")
 fi
 # shellcheck source=slurm/lib.sh

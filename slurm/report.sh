@@ -6,22 +6,22 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR1@120
 #
-# The report on both models of a size: pretraining, and the table of the four variants.
+# Writes the report on both models of a size: their pretraining, and the table of the four variants.
 #
 #   slurm/report.sh [--dry-run] SIZE [-- FLAGS]       flags of "pause-megatron report"
 #   sbatch [OPTIONS] slurm/report.sh SIZE [-- FLAGS]  SIZE: 130m or 1b
 #
-# Needs: WORK/runs/*-SIZE and WORK/grids/*-SIZE. Costs: a minute of one node. Leaves: WORK/report-SIZE/report.html.
+# Needs: WORK/runs/*-SIZE and WORK/grids/*-SIZE. Cost: a minute of one node. Output: WORK/report-SIZE/report.html.
 set -euo pipefail
 script=$(readlink -f "${BASH_SOURCE[0]}")
-if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy, in a folder of Slurm's
+if [[ ! -f ${script%/*}/lib.sh ]]; then # sbatch runs a copy of the script in another folder
     script=$(scontrol show job "$SLURM_JOB_ID" | sed -n "/^ *Command=/{s///;s/ .*//;p;q}")
 fi
 # shellcheck source=slurm/lib.sh
 . "${script%/*}/lib.sh"
 read_arguments "$@"
 
-if [[ ${#words[@]} -ne 1 ]]; then die "give one size, 130m or 1b"; fi
+if [[ ${#words[@]} -ne 1 ]]; then die "SIZE: give one size, 130m or 1b"; fi
 size=${words[0]}
 folder=$WORK/report-$size-logs
 site_options=(--job-name="report-$size")

@@ -1,26 +1,27 @@
 #!/usr/bin/env bash
 #
-# The paper's experiment at one size, as a chain of Slurm jobs: tokenizer, preprocessing, both pretrainings, their exports,
-# the grid of finetunings and evaluations, the report. Run on the submit host, not by sbatch.
+# Queues the paper's experiment at one size as a chain of Slurm jobs: tokenizer, preprocessing, both pretrainings, their
+# exports, the grids of finetunings and evaluations, and the report. Run it on the submit host, not by sbatch.
 #
-#   slurm/run_paper.sh --dry-run [SIZE]                    every command, checked, and which of them are done or queued
-#   slurm/run_paper.sh [SIZE] [-- STAGE FLAGS]...          queue what is neither; SIZE: 130m (the default) or 1b
+#   slurm/run_paper.sh --dry-run [SIZE]                    check and print every command and its state
+#   slurm/run_paper.sh [SIZE] [-- STAGE FLAGS]...          queue the missing stages; SIZE: 130m (the default) or 1b
 #
-# Flags for the Python command of a stage (tokenizer, preprocess, merge, pretrain, convert, grid, report) follow its name:
+# Flags for the Python command of a stage (tokenizer, preprocess, merge, pretrain, convert, grid, report) follow its name,
+# for example:
 #   slurm/run_paper.sh 130m -- preprocess --seed 7 -- pretrain --micro-batch-size 8
-# Give the same ones when you run it again.
+# You must give the same flags when you run it again.
 #
-# Needs: slurm/env.sh edited, C4 and the tasks' data. Costs: docs/cluster.md. Leaves: WORK/report-SIZE/report.html.
+# Needs: slurm/env.sh edited, C4 and the tasks' data. Cost: docs/cluster.md. Output: WORK/report-SIZE/report.html.
 set -euo pipefail
 script=$(readlink -f "${BASH_SOURCE[0]}")
 # shellcheck source=slurm/lib.sh
 . "${script%/*}/lib.sh"
 read_arguments "$@"
 size=${words[0]:-130m}
-if [[ $size != 130m && $size != 1b ]]; then die "$size: 130m or 1b"; fi
-if [[ ${#sbatch_options[@]} -ne 0 ]]; then die "${sbatch_options[0]}: options of sbatch are set in slurm/env.sh"; fi
+if [[ $size != 130m && $size != 1b ]]; then die "SIZE $size: give 130m or 1b"; fi
+if [[ ${#sbatch_options[@]} -ne 0 ]]; then die "${sbatch_options[0]}: set options of sbatch in slurm/env.sh"; fi
 
-# The flags given for a stage, into stage_flags: flags_of STAGE
+# Set stage_flags to the flags for a stage: flags_of STAGE
 flags_of() {
     local word stage=${overrides[0]:-} at_name=''
     stage_flags=()
@@ -35,8 +36,8 @@ flags_of() {
     done
 }
 
-# Queue one stage unless it is done or queued, and remember its job: stage NAME FLAGS_OF PRODUCTS NEEDS SCRIPT [WORDS]
-# PRODUCTS: files that exist when it is done, with colons between; NEEDS: names of stages it waits for.
+# Queue one stage unless it is done or queued, and record its job id: stage NAME FLAGS_OF PRODUCTS NEEDS SCRIPT [WORDS]
+# PRODUCTS: files that exist when the stage is done, separated by colons; NEEDS: stages that must be done before.
 declare -A job
 jobs=$WORK/paper-$size-jobs
 stage() {
@@ -72,7 +73,7 @@ is_done() {
     done
 }
 
-# The job that a stage was queued as, if it is still in the queue.
+# Print the job id of a stage if that job is still in the queue.
 queued_before() {
     local id='' found=''
     if [[ -f $jobs ]]; then id=$(sed -n "s/^$1 //p" "$jobs" | tail -n 1); fi

@@ -1,7 +1,7 @@
-"""A private Slurm cluster on this machine: one controller and two nodes, real in all but their GPUs.
+"""A private Slurm cluster on this machine: one controller and two nodes, real except for their GPUs.
 
-Everything it is lies in one temporary folder with a short path, since the paths of sockets are limited in length, and
-on ports of its own. It ends with the tests, however those end (:mod:`tests.slurm.guardian`).
+All its files are in one temporary folder with a short path, because the paths of sockets are limited in length; it has
+ports of its own. It ends with the tests, even if those are killed (:mod:`tests.slurm.guardian`).
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAI
 
 
 def why_not() -> str | None:
-    """What keeps a private cluster from being started here; None: nothing does."""
+    """Return the reason why a private cluster cannot start on this machine; None if it can."""
     missing = [program for program in _PROGRAMS if shutil.which(program) is None]
     if missing:
         return f"no {', '.join(missing)} here; install slurm-wlm and munge (.ci/system_packages)"
@@ -80,9 +80,9 @@ class Cluster:
         self._tell(f"kill {name}")
 
     def lose(self, node: str) -> None:
-        """What the loss of a node's power does: SIGKILL to its ``slurmd``, its tasks, and what watches over them.
+        """Simulate the loss of a node's power: SIGKILL to its ``slurmd``, its tasks and their step daemons.
 
-        All of them are stopped first, or the last ones would see the first ones die, and tell Slurm.
+        All are stopped first; otherwise the last ones would see the first ones die, and tell Slurm.
         """
         lost = set()
         for process in processes_of(self.folder):
@@ -125,36 +125,35 @@ class Cluster:
         )
 
     def ask(self, *command: object) -> str:
-        """What a command that has to succeed prints."""
+        """Return the output of a command that must succeed."""
         done = self.run(*command)
         assert done.returncode == 0, f"{command}: {done.stdout}{done.stderr}"
         return done.stdout
 
     def submit(self, *arguments: object, environment: Mapping[str, str] | None = None, cwd: Path = REPOSITORY) -> str:
-        """Queue a job by ``sbatch``; its id."""
+        """Queue a job by ``sbatch``; return its id."""
         done = self.run("sbatch", "--parsable", *arguments, environment=environment, cwd=cwd)
         assert done.returncode == 0, done.stderr
         return done.stdout.strip()
 
     def job(self, job_id: str) -> dict[str, str]:
-        """What Slurm knows of a job (of an array: of its first task listed)."""
+        """Return Slurm's record of a job; for an array, of the first task listed."""
         words = self.ask("scontrol", "--oneliner", "show", "job", job_id).splitlines()[0].split()
         return dict(word.split("=", 1) for word in words if "=" in word)
 
     def state(self, job_id: str) -> str:
-        """A job's state, in Slurm's words."""
+        """Return a job's state, e.g. ``PENDING``."""
         return self.job(job_id)["JobState"]
 
     def wait(self, job_id: str, timeout: float = 300) -> dict[str, str]:
-        """Wait for a job's end, and return what Slurm knows of it."""
+        """Wait for the end of a job, and return Slurm's record of it."""
         self.wait_for(lambda: self.hurry(job_id)["JobState"] in _ENDED, f"the end of job {job_id}", timeout)
         return self.job(job_id)
 
     def hurry(self, job_id: str) -> dict[str, str]:
-        """What Slurm knows of a job, which starts in seconds where it was queued again.
+        """Return Slurm's record of a job; a requeued job starts in seconds instead of two minutes.
 
-        Slurm would let it wait for two minutes. It has to wait for a few seconds, since a node takes a job that starts
-        in the second in which it was ended for the one that was.
+        It must wait for a few seconds: a node mistakes a job that starts in the second of its own end for the old one.
         """
         job = self.job(job_id)
         if job["JobState"] == "PENDING" and job["Reason"] == "BeginTime" and job["EligibleTime"] != "Unknown":
@@ -169,7 +168,7 @@ class Cluster:
         return found == ["idle"] * len(NODES)
 
     def wait_for(self, condition: Callable[[], bool], what: str, timeout: float, interval: float = 0.2) -> None:
-        """Wait until ``condition`` holds; fail, with what the daemons last said, if it does not by ``timeout`` s."""
+        """Wait until ``condition`` holds; fail after ``timeout`` seconds with the last output of the daemons."""
         deadline = time.monotonic() + timeout
         while not condition():
             assert time.monotonic() < deadline, f"waited {timeout} s for {what}\n{self._last_words()}"
@@ -182,5 +181,5 @@ class Cluster:
 
 
 def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    """``environment`` without what a surrounding Slurm job would say of itself."""
+    """Return ``environment`` without the variables of a surrounding Slurm job."""
     return {name: value for name, value in environment.items() if not name.startswith(("SLURM_", "SBATCH_"))}

@@ -1,4 +1,4 @@
-"""What a private cluster is made of: its configuration, and the command line of each daemon."""
+"""Configuration of a private cluster, and the command line of each daemon."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 NODES = ("n1", "n2")
 GPUS = 2
-"""GPUs each node claims to have; nothing is behind them."""
+"""GPUs that each node claims to have; they do not exist."""
 CPUS = 8
-"""Processors each node claims to have, whatever this machine has, so that no job is refused for want of them."""
+"""Processors that each node claims to have, so that Slurm refuses no job on a small machine."""
 
 _CONFIGURATION = """
 ClusterName=private
@@ -50,7 +50,7 @@ PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 
 
 def write_configuration(folder: Path, ports: Sequence[int]) -> None:
-    """Write all that the daemons of a cluster in ``folder`` read; ``ports``: the controller's and the nodes'."""
+    """Write the files that the daemons of a cluster in ``folder`` read; ``ports``: of the controller and the nodes."""
     (folder / "state").mkdir()
     for node in NODES:
         (folder / "spool" / node).mkdir(parents=True)
@@ -62,12 +62,12 @@ def write_configuration(folder: Path, ports: Sequence[int]) -> None:
     for number in range(GPUS):
         (folder / f"gpu{number}").touch()
     (folder / "gres.conf").write_text(f"Name=gpu File={folder}/gpu[0-{GPUS - 1}]\n", encoding="utf-8")
-    # Read even where nothing uses cgroups; the default looks for their second version and fails without it.
+    # Slurm reads this even if nothing uses cgroups; the default needs their second version.
     (folder / "cgroup.conf").write_text("CgroupPlugin=cgroup/v1\nCgroupAutomount=no\n", encoding="utf-8")
 
 
 def daemon_command(name: str, folder: Path) -> list[str]:
-    """How to start ``munged``, ``slurmctld`` or, by the name of its node, a ``slurmd``, in the foreground."""
+    """Return the command for ``munged``, ``slurmctld`` or, by the name of its node, a ``slurmd``, in the foreground."""
     if name == "munged":
         files = {"socket": "munge.socket", "key-file": "munge.key", "log-file": "munge.log", "pid-file": "munge.pid"}
         flags = [f"--{flag}={folder / file}" for flag, file in {**files, "seed-file": "munge.seed"}.items()]

@@ -1,8 +1,8 @@
-"""Starts the daemons of a private cluster, and ends everything that belongs to it when whoever started it is gone.
+"""Starts the daemons of a private cluster, and ends all its processes when the tests end.
 
-Slurm's daemons and the steps of its jobs detach themselves from their parents, so nothing that is said of parents ends
-them. But all have the cluster's configuration in their environment, or its folder as theirs. This process waits for the
-end of its standard input, which comes when the tests are done or killed, and then looks for them.
+Slurm's daemons and job steps detach themselves from their parents, so they do not end with them. But each has the
+cluster's configuration in its environment, or the cluster's folder as its current folder. This process waits for the
+end of its standard input, which comes when the tests end or are killed, and then finds and kills those processes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LONGEST_SWEEP_SECONDS = 20.0
 
 
 def main(folder: Path) -> None:
-    """Start and end daemons of the cluster in ``folder`` as the lines of standard input say, until they end."""
+    """Start and kill daemons of the cluster in ``folder`` by the lines of standard input, until it ends."""
     children: dict[str, subprocess.Popen[bytes]] = {}
     for line in sys.stdin:
         action, name = line.split()
@@ -52,7 +52,7 @@ def main(folder: Path) -> None:
 
 
 def processes_of(folder: Path) -> list[int]:
-    """The processes that live in ``folder``, or have it as their ``SLURM_CONF``; without this one."""
+    """Return the processes with ``folder`` as current folder or in ``SLURM_CONF``, except this one."""
     found = []
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal() or int(entry.name) == os.getpid():

@@ -1,4 +1,4 @@
-"""A site: a checkout of its own whose ``slurm/env.sh``, and nothing else, is edited for the private cluster."""
+"""A site: a separate checkout with only ``slurm/env.sh`` edited for the private cluster."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from tests.slurm.cluster import REPOSITORY
 from tests.slurm.daemons import GPUS
 
 C4 = REPOSITORY.parent / "shared" / "data" / "c4" / "c4-train.small.json.gz"
-"""Real C4, where it lies beside the repository."""
+"""Real C4 text, which may be missing."""
 SHARDS = 4
 TINY = ("--preset", "tiny", "--max-position-embeddings", SEQ_LENGTH, "--log-interval", 1)
 TINY += ("--deepspeed", REPOSITORY / "ds_configs" / "zero1_fp32.json", "--tensor-model-parallel-size", 2)
 TINY += ("--global-batch-size", 8, "--micro-batch-size", 2, "--validation-sequences", 8)
-"""Flags that make a pretraining tiny, on two tensor-parallel processes."""
+"""Flags of a tiny pretraining on two tensor-parallel processes."""
 
 
 def link_checkout(folder: Path) -> Path:
@@ -58,7 +58,7 @@ def make_site(folder: Path) -> Path:
 
 
 def edit_env(checkout: Path, **settings: object) -> None:
-    """Set variables of the checkout's ``slurm/env.sh``, as a person would."""
+    """Set variables in the checkout's ``slurm/env.sh``, as you would in an editor."""
     path = checkout / "slurm" / "env.sh"
     text = path.read_text(encoding="utf-8")
     for name, value in settings.items():
@@ -68,7 +68,7 @@ def edit_env(checkout: Path, **settings: object) -> None:
 
 
 def write_text(folder: Path) -> None:
-    """Write a few shards of text and one held-out one: C4's where it is, else Python's documentation."""
+    """Write a few training shards and a held-out one: of C4 if available, else of Python's documentation."""
     if not C4.exists():
         write_pydoc_corpus(folder, train_shards=SHARDS)
         return
@@ -81,7 +81,7 @@ def write_text(folder: Path) -> None:
 
 
 def prepare_data(checkout: Path) -> None:
-    """Make the tokenizer and the dataset a pretraining reads, without a job."""
+    """Make the tokenizer and the dataset of a pretraining, without a job."""
     text, work = checkout.parent / "c4", checkout.parent / "work"
     files = (f"{text}/*-train.*",)
     train_tokenizer(TokenizerConfig(input=files, output=work / "tokenizer", vocab_size=512))

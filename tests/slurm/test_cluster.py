@@ -1,4 +1,4 @@
-"""The private cluster is one: two nodes, tasks on both, jobs that are queued again; and it ends with the tests."""
+"""The private cluster works: two nodes, tasks on both, requeued jobs; and it ends with the tests."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_two_nodes_run_two_tasks_each(cluster: Cluster) -> None:
     assert sorted(said.splitlines()) == ["0 n1 0", "1 n1 1", "2 n2 0", "3 n2 1"]
 
 
-def test_a_job_that_queues_itself_again_runs_twice(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_job_that_requeues_itself_runs_twice(cluster: Cluster, tmp_path: Path) -> None:
     script = tmp_path / "job.sh"
     script.write_text(
         "#!/bin/bash\necho run ${SLURM_RESTART_COUNT:-0}\n"
@@ -46,7 +46,7 @@ time.sleep(600)
 """
 
 
-def test_nothing_is_left_when_the_tests_are_killed() -> None:
+def test_no_process_is_left_when_the_tests_are_killed() -> None:
     if reason := why_not():
         pytest.skip(f"Slurm was not checked: {reason}")
     with subprocess.Popen([sys.executable, "-c", HOLDER], cwd=REPOSITORY, stdout=subprocess.PIPE, text=True) as holder:
@@ -61,7 +61,7 @@ def test_nothing_is_left_when_the_tests_are_killed() -> None:
 
 
 def happens(condition: Callable[[], bool], seconds: float = 30) -> bool:
-    """Whether ``condition`` holds now, or comes to hold soon."""
+    """Return whether ``condition`` holds within ``seconds``."""
     deadline = time.monotonic() + seconds
     while not condition() and time.monotonic() < deadline:
         time.sleep(0.1)

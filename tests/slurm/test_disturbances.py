@@ -1,6 +1,6 @@
-"""A pretraining on two nodes is disturbed in every way a cluster can, and ends with the losses of the undisturbed one.
+"""A pretraining on two nodes is requeued, signalled and loses a node, and ends with the losses of an undisturbed run.
 
-The job is the repository's script, submitted by a plain ``sbatch``; nothing but Slurm and the script queues it again.
+The job is the repository's script, submitted by a plain ``sbatch``; only Slurm and the script requeue it.
 """
 
 from __future__ import annotations
@@ -50,11 +50,11 @@ class Job:
         return read_json_lines(path) if path.exists() else []
 
     def losses(self) -> Losses:
-        """Kind and iteration to loss, as logged last."""
+        """Return kind and iteration to the loss logged last."""
         return {(record["kind"], record["iteration"]): record["loss"] for record in self.records() if "loss" in record}
 
     def steps(self) -> list[int]:
-        """The iterations trained, in the order they were."""
+        """Return the trained iterations in order."""
         return [record["iteration"] for record in self.records() if record["kind"] == "train"]
 
     def wait_for_step(self, step: int) -> None:
@@ -69,7 +69,7 @@ class Job:
         return "".join(path.read_text() for path in sorted((self.folder / "logs").glob("*.log")))
 
     def restarts(self) -> list[int]:
-        """Restarts as the run itself logged them, by start."""
+        """Return the restart counts that the run logged, one for each start."""
         starts = re.findall(rf"2 processes .*launched by slurm; Slurm job {self.id}(?:, restart (\d+))?", self.said())
         return [int(number or 0) for number in starts]
 
@@ -85,9 +85,9 @@ def undisturbed(cluster: Cluster, checkout: Path) -> Losses:
 
 @pytest.fixture(scope="module")
 def limited(cluster: Cluster, checkout: Path, undisturbed: Losses) -> Iterator[tuple[Job, Future[None]]]:
-    """A job that two minutes do not suffice for, since its processes are stopped from step 10 until Slurm warns it.
+    """A job that reaches its time limit of two minutes: its processes are stopped from step 10 until Slurm warns it.
 
-    It takes its two minutes while other tests run.
+    The two minutes pass while other tests run.
     """
     job = Job(cluster, checkout, "limited", "--time=2", "--signal=B:USR1@15")
     job.wait_for_step(10)
@@ -117,7 +117,7 @@ def test_signalled_it_saves_and_loses_no_step(cluster: Cluster, checkout: Path, 
     cluster.ask("scancel", "--signal=USR1", "--batch", job.id)
     job.wait()
     assert job.restarts() == [0, 1], job.said()
-    assert job.steps() == list(range(1, STEPS + 1))  # though it never reached the interval of its checkpoints
+    assert job.steps() == list(range(1, STEPS + 1))  # although it never reached its save interval
     assert job.losses() == undisturbed
 
 
@@ -131,7 +131,7 @@ def test_time_limit(limited: tuple[Job, Future[None]], undisturbed: Losses) -> N
 
 
 def test_a_lost_node(cluster: Cluster, checkout: Path, undisturbed: Losses) -> None:
-    """That of the batch script, so that only Slurm can queue the job again."""
+    """The node of the batch script, so that only Slurm can requeue the job."""
     job = Job(cluster, checkout, "lost-node", save_interval=5)
     job.wait_for_step(15)
     cluster.lose("n1")
@@ -145,7 +145,7 @@ def test_a_lost_node(cluster: Cluster, checkout: Path, undisturbed: Losses) -> N
 
 
 def is_restarted(job: Job) -> bool:
-    """Whether Slurm has queued the job again; fails when it has ended instead."""
+    """Return whether Slurm has requeued the job; fail if it has ended instead."""
     found = job.cluster.job(job.id)
     assert found["JobState"] not in ("COMPLETED", "FAILED", "CANCELLED"), (found, job.said())
     return int(found["Restarts"]) == 1
@@ -160,8 +160,8 @@ def signal_tasks(job: Job, number: signal.Signals) -> None:
                 os.kill(process, number)
 
 
-def test_a_job_that_gains_nothing_is_given_up(cluster: Cluster, checkout: Path) -> None:
-    """Its processes are killed at its first step whenever it starts, as where there is too little memory."""
+def test_a_job_without_progress_is_not_requeued_forever(cluster: Cluster, checkout: Path) -> None:
+    """Its processes are killed at its first step after every start, as with too little memory."""
     job = Job(cluster, checkout, "hopeless")
     deadline = time.monotonic() + 180
     while cluster.state(job.id) != "FAILED":
@@ -169,5 +169,5 @@ def test_a_job_that_gains_nothing_is_given_up(cluster: Cluster, checkout: Path) 
         signal_tasks(job, signal.SIGKILL)
         cluster.hurry(job.id)
         time.sleep(0.2)
-    assert "queued again 3 times, and still at checkpoint none: giving up" in job.said()
+    assert "requeued 3 times, still at checkpoint none: giving up" in job.said()
     assert int(cluster.job(job.id)["Restarts"]) == 3

@@ -1,4 +1,4 @@
-"""Tasks of a step find each other: on two nodes whose names are no host names, and as ranks of MPI."""
+"""Tasks of a step meet on two nodes whose names are not host names, and as MPI ranks."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ def test_node_lists_are_read_as_slurm_reads_them(cluster: Cluster) -> None:
 
 
 def test_ranks_that_srun_starts_preprocess_as_one_process_does(cluster: Cluster, tmp_path: Path) -> None:
-    """On one node, since two nodes of one machine are in each other's way in Slurm's PMIx plugin."""
-    listed = "pmix" in cluster.ask("srun", "--mpi=list")  # which says nothing of whether it can be loaded
+    """On one node, because Slurm's PMIx plugin does not support two nodes on one machine."""
+    listed = "pmix" in cluster.ask("srun", "--mpi=list")  # which does not show whether Slurm can load it
     if not listed or "can not load PMIx" in cluster.run("srun", "--mpi=pmix", "true").stderr:
         pytest.skip("Slurm has no PMIx here (Debian: libpmix-dev); MPI ranks started by srun were not checked")
     write_text_and_tokenizer(tmp_path)

@@ -1,4 +1,4 @@
-"""The paper's experiment at tiny size, by the repository's batch scripts: from text to a report, every step a job."""
+"""The paper's experiment at tiny size by the batch scripts of slurm/: from text to a report, each step a Slurm job."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ STAGES = (
 
 
 def run_paper(cluster: Cluster, checkout: Path, *options: str) -> list[str]:
-    """Call ``run_paper.sh`` with every stage made tiny; the lines it says."""
+    """Call ``run_paper.sh`` with every stage at tiny size; return the lines it prints."""
     grid = checkout.parent / "grid.yaml"
     grid.write_text(GRID)
     flags: list[object] = ["--", "tokenizer", "--vocab-size", 512, "--", "preprocess", "--seq-length", SEQ_LENGTH]
@@ -89,7 +89,7 @@ def test_whole_chain(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def queue_one_cell(cluster: Cluster, checkout: Path, after: str) -> str:
-    """Queue a finetuning and its evaluation by hand, as soon as the job ``after`` is done; the job of the latter."""
+    """Queue a finetuning after the job ``after``, and its evaluation; return the job id of the evaluation."""
     scripts, cell = checkout / "slurm", ("stdpt-130m", "parity", 2, "--")
     flags = ("--preset", "tiny", "--steps", 2, "--batch-size", 4, "--warmup-steps", 1, "--prefix-attention", "causal")
     finetune = cluster.ask(scripts / "finetune.sh", f"--dependency=afterok:{after}", *cell, *flags).strip()
@@ -106,20 +106,20 @@ def test_shellcheck(script: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
-def test_every_script_says_what_it_needs_costs_and_leaves() -> None:
+def test_header_of_every_script_names_its_inputs_cost_and_output() -> None:
     for script in SCRIPTS:
         if script.name not in ("env.sh", "lib.sh"):
             header = script.read_text(encoding="utf-8").split("set -euo pipefail")[0]
-            assert all(f"{word}: " in header for word in ("Needs", "Costs", "Leaves")), script
+            assert all(f"{word}: " in header for word in ("Needs", "Cost", "Output")), script
 
 
 def dry_run(checkout: Path, *arguments: object, script: str = "pretrain_1b.sh") -> subprocess.CompletedProcess[str]:
-    """Call a script with ``--dry-run``, where there is no Slurm."""
+    """Call a script with ``--dry-run``, without Slurm."""
     command = [checkout / "slurm" / script, "--dry-run", *arguments]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 
 
-def test_dry_run_says_command_layout_memory_and_days(tmp_path: Path) -> None:
+def test_dry_run_prints_command_layout_memory_and_days(tmp_path: Path) -> None:
     checkout = make_site(tmp_path)
     edit_env(checkout, GPUS_PER_NODE=8, C4_VALIDATION="")
     prepare_data(checkout)
@@ -142,12 +142,12 @@ def test_dry_run_says_command_layout_memory_and_days(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("script", ["finetune.sh", "evaluate.sh"])
-def test_a_tasks_data_may_be_named_as_the_data_set_is(script: str, tmp_path: Path) -> None:
+def test_folder_of_a_task_may_have_the_name_of_its_data_set(script: str, tmp_path: Path) -> None:
     checkout = make_site(tmp_path)
     cell = ("stdpt-130m", "web_questions", 10)
     refused = dry_run(checkout, *cell, script=script)
     assert refused.returncode == 2
-    assert f"no folder {tmp_path}/tasks/web_questions (TASKS in slurm/env.sh)" in refused.stderr
+    assert f"{tmp_path}/tasks/web_questions: no such folder; correct TASKS in slurm/env.sh" in refused.stderr
     (tmp_path / "tasks" / "webqs").mkdir(parents=True)
     found = dry_run(checkout, *cell, script=script)
     assert found.returncode == 0, found.stderr
