@@ -89,7 +89,7 @@ def test_cutting_long_texts_changes_no_id(tokenizer, pydoc_texts, c4_texts, monk
     texts = [*EDGE_CASE_TEXTS, "_\ny a_ b\nc 1 2\r\n3 é é\n\n。\n漢 字" * 3, *pydoc_texts[:5], *c4_texts[:50]]
     whole = [tokenizer.encode(text) for text in texts]
     monkeypatch.setattr(chunking, "CHUNK_CHARACTERS", length)
-    assert sum(len(list(tokenizer.backend.cuts.pieces(text))) > 2 for text in texts) >= 50
+    assert sum(len(list(tokenizer.backend.cuts.chunks(text))) > 2 for text in texts) >= 50
     assert [tokenizer.encode(text) for text in texts] == whole
     ids, lengths = tokenizer.encode_batch(texts)
     assert ids.tolist() == [token for text_ids in whole for token in text_ids]
