@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""What a dataset holds, for the eye: statistics, sequences and a histogram; see ``pause_megatron.preprocess``."""
+"""Show statistics, sequences and histograms of a dataset; see ``pause_megatron.preprocess``."""
 
 from pause_megatron.cli.main import tool_main
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""C4 text to Megatron indexed datasets with the pauses already in; see ``pause_megatron.preprocess``."""
+"""Convert text to Megatron indexed datasets that contain pauses; see ``pause_megatron.preprocess``."""
 
 from pause_megatron.cli.main import tool_main
 

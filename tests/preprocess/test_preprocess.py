@@ -73,7 +73,7 @@ def test_dropped_tails_are_counted(tmp_path, written, corpus, tokenizer):
         assert shard.dropped_tokens == len(stream) - np.count_nonzero(sequences != tokenizer.pause_id)
 
 
-def test_standard_and_pause_dataset_of_real_c4_hold_the_same_text(tmp_path, written, c4_inputs, tokenizer):
+def test_datasets_of_real_c4_with_and_without_pauses_have_the_same_text(tmp_path, written, c4_inputs, tokenizer):
     pause, pause_shards = written(
         tmp_path / "pause", input=c4_inputs, seq_length=2048, also=(f"none:{tmp_path / 'standard'}",)
     )

@@ -60,7 +60,7 @@ def test_the_first_process_sums_up_what_all_workers_log(tmp_path):
     assert run.entries["c"].state == "done"
 
 
-def test_a_line_half_written_is_read_when_it_is_whole(tmp_path):
+def test_an_incomplete_line_is_read_when_it_is_complete(tmp_path):
     run = RunProgress(tmp_path, {"a": 0})
     with ShardProgress(tmp_path, "a", 0):
         pass

@@ -67,7 +67,7 @@ def test_picture_is_drawn(tmp_path, inspected, name):
     assert (width > 1000 and height > 800) if name != "none" else (width > 500 and height > 400)
 
 
-def test_picture_of_text_without_a_whole_document(tmp_path, tokenizer, config_for):
+def test_picture_of_text_without_a_complete_document(tmp_path, tokenizer, config_for):
     (tmp_path / "a.jsonl").write_text('{"text": "' + "one long document " * 100 + '"}\n')
     preprocess(config_for(tmp_path / "data", input=(str(tmp_path / "a.jsonl"),), seq_length=64))
     picture = tmp_path / "picture.svg"

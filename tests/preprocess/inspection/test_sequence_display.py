@@ -67,7 +67,7 @@ def test_broken_characters_are_shown_as_such(tokenizer):
     assert found == [broken, "e", "é", FURTHER_BYTE, broken, broken]
 
 
-def test_marks_stand_below_the_positions_without_loss(tokenizer):
+def test_marks_are_below_the_positions_without_loss(tokenizer):
     word = tokenizer.encode("e")[0]
     lines = shown(tokenizer, [word, PAUSE, PAUSE, word, EOD, word], [0, 0, 1, 1, 0, 1])
     assert lines == [

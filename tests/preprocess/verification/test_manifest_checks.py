@@ -67,7 +67,7 @@ def test_entry_that_contradicts_the_shards_own(damaged, found):
         ({"pauses_per_token": 4}, "seq_length 64 is not a multiple of 5, a token with its pauses"),
     ],
 )
-def test_settings_that_make_no_sense(damaged, found, settings, said):
+def test_impossible_settings(damaged, found, settings, said):
     copy = damaged("every")
     copy.change_settings(**settings)
     assert found(copy) == [f"dataset.json: {said}"]

@@ -66,7 +66,7 @@ def test_real_token_that_became_a_pause(damaged, found):
 
 
 @pytest.mark.parametrize("name", ["sequence", "document", "document-distinct", "drop"])
-def test_pause_that_stands_where_the_seed_did_not_put_it(damaged, found, name):
+def test_a_moved_pause_is_found(damaged, found, name):
     copy = damaged(name)
     tokens = copy.tokens()
     is_pause, is_real = tokens == PAUSE, (tokens != PAUSE) & (tokens != EOD)
@@ -193,7 +193,7 @@ def test_more_ends_than_documents(damaged, found):
     assert line.startswith(f"{copy.name}.bin: {(copy.tokens() == EOD).sum()} ends of documents counted, expected ")
 
 
-def test_pause_in_a_standard_dataset(damaged, found):
+def test_a_pause_in_a_dataset_without_pauses_is_found(damaged, found):
     copy = damaged("none")
     copy.put(70, PAUSE)
     assert found(copy)[0] == at(copy, 70) + "a pause, expected a real token (--pauses none)"
