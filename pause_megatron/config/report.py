@@ -19,9 +19,9 @@ class ReportConfig:
     output: Path
     """Folder of the report. An earlier report in it is replaced."""
     evaluations: tuple[Path, ...] = ()
-    """Results of 'pause-megatron evaluate': JSON files, or folders of them, such as GRID/evaluate. None: no results."""
+    """Results of 'pause-megatron evaluate': JSON files, or folders of them, such as GRID/evaluate."""
     pretrain: tuple[Path, ...] = ()
-    """Run folders of 'pause-megatron pretrain', with and without pauses. None: no runs."""
+    """Run folders of 'pause-megatron pretrain', with and without pauses."""
     title: str = "Does pausing help?"
     """Title of the report."""
     samples_per_task: int = 20

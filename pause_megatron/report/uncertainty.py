@@ -109,9 +109,8 @@ def _draw_items(scores: Scores, baseline: Scores, generator: np.random.Generator
         # weights [resamples, items]: how often a resample contains each item, over the number of items
         weights = generator.multinomial(items, np.full(items, 1 / items), size=min(block, RESAMPLES - start)) / items
         blocks.append((scores @ weights.T, baseline @ weights.T))
-    return np.concatenate([ours for ours, _ in blocks], axis=1), np.concatenate(
-        [theirs for _, theirs in blocks], axis=1
-    )
+    ours, theirs = zip(*blocks, strict=True)
+    return np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1)
 
 
 def _draw_seeds(means: Scores, generator: np.random.Generator) -> Scores:
