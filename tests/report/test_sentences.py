@@ -32,6 +32,8 @@ def test_the_summary_begins_with_the_significant_differences() -> None:
         " PausePT_PauseFT on parity (+31.0 ± 2.8 points); the other 5 are not."
     )
     assert "StdPT_PauseFT: +3.0 ± 3.2 points, not significant." in words
+    words, _ = sentences(evaluation(), evaluation(variant="stdpt_pauseft"), evaluation(variant="pausept_pauseft"))
+    assert words.partition("\n")[0].endswith("(+31.0 ± 3.0 points); the other is not.")
 
 
 def test_the_summary_states_that_no_difference_is_significant() -> None:

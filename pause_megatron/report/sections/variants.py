@@ -212,7 +212,7 @@ def significance_sentence(tasks: Sequence[TaskResult]) -> str:
     named = [f"{setting_label(measurement.setting, tasks)} on {task.name} ({amount(difference, task)})"
              for task, measurement, difference in significant]  # fmt: skip
     rest = len(found) - len(significant)
-    ending = f"; the other {rest} {'is' if rest == 1 else 'are'} not" if rest else ""
+    ending = "" if not rest else "; the other is not" if rest == 1 else f"; the other {rest} are not"
     return (
         f"Of {counted(len(found), 'difference')} from {LABEL}, {len(significant)}"
         f" {'is' if len(significant) == 1 else 'are'} significant (95 %): {listed(named)}{ending}."
