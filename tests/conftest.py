@@ -11,7 +11,7 @@ LONG = (
     "tests/slurm/test_paper.py",
     "tests/experiments/test_demo.py",
     "tests/experiments/test_smoke.py",
-    "tests/training/faults/test_kills.py",
+    "tests/training/test_kills.py",
     "tests/checkpoint/test_another_layout.py",
     "tests/downstream/test_processes.py",
 )

@@ -16,7 +16,7 @@ from pathlib import Path
 from pause_megatron import log
 from pause_megatron.atomic import TEMPORARY_SUFFIX, new_folder, rename_into_place, sweep, temporary_name
 from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST, read_manifest
-from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.config.training import CheckpointConfig
 from pause_megatron.errors import UserError
 
 CHECKPOINTS = "checkpoints"

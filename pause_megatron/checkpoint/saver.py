@@ -28,7 +28,7 @@ from pause_megatron.checkpoint.checkpoint_folders import checkpoint_name, new_ch
 from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST, FileChecksum, Manifest, ParameterRecord
 from pause_megatron.checkpoint.owned_fragments import FileContents, HostCopies, owned_fragments
 from pause_megatron.checkpoint.reader import file_checksum
-from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.config.training import CheckpointConfig
 from pause_megatron.engine import DeepSpeedEngine
 from pause_megatron.engine.optimizer_state import loss_scaler_state, optimizer_step
 from pause_megatron.errors import UserError

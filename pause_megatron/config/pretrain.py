@@ -7,52 +7,54 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pause_megatron.config.blend import BlendComponent, parse_blend
-from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.checks import require_at_least
-from pause_megatron.config.faults import FaultsConfig
-from pause_megatron.config.logging import LoggingConfig
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
-from pause_megatron.config.training import OptimizerConfig, TrainingConfig
+from pause_megatron.config.training import (
+    CheckpointConfig,
+    FaultsConfig,
+    LoggingConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
 from pause_megatron.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Pretrain a GPT on datasets of tools/preprocess_c4.py. Run it under a launcher for several processes.
+    """Pretrain a GPT on datasets of tools/preprocess_c4.py. Start several ranks with a launcher, such as torchrun.
 
-    The same command continues an interrupted run from its newest checkpoint.
+    Rerun the same command to resume an interrupted run from its newest complete checkpoint.
     """
 
     GROUPS: ClassVar[dict[str, str]] = {"data": "data and output", "processes": "processes and dry run"}
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = MODEL_PRESETS
 
     data: tuple[str, ...]
-    """Training data: a folder written by tools/preprocess_c4.py, or several with their weights, as in
-    0.7 DIR_A 0.3 DIR_B; without weights all are taken whole."""
+    """Training data: one or more folders written by tools/preprocess_c4.py, optionally with a weight before each, for
+    example 0.7 DIR_A 0.3 DIR_B; without weights an epoch reads all of every folder."""
     output: Path
     """Run folder: checkpoints, metrics.jsonl and run.json."""
     tokenizer: Path
-    """Tokenizer folder or SentencePiece .model; must be the one the datasets were written with."""
+    """Tokenizer folder or SentencePiece .model; must be the tokenizer of the datasets."""
     deepspeed: Path
     """DeepSpeed JSON file: ZeRO stage, precision, offload (see ds_configs/)."""
     initial_checkpoint: Path | None = None
-    """Checkpoint whose weights the run begins with, of tools/convert_from_hf.py or of another run of the same model;
-    its optimizer state is left there. Once the run has a checkpoint of its own, it goes on from that."""
+    """Checkpoint to take the initial weights from (not the optimizer state), of tools/convert_from_hf.py or of
+    another run of the same model. Ignored when the run resumes from a checkpoint of its own."""
     validation_data: tuple[str, ...] = ()
-    """Held-out datasets, written as --data; loss and perplexity are reported for each, on real tokens only, and with
-    weights for their weighted mean too."""
+    """Held-out datasets, in the syntax of --data. Loss and perplexity of real tokens are reported for each dataset, and
+    with weights also for the weighted mean."""
     data_cache: Path | None = None
-    """Folder for the index of document datasets, on a disk the processes share or on each node's own; None: a folder
-    of the run's."""
+    """Folder for the index of document datasets, on a shared disk or one on each node (default: OUTPUT/data-index)."""
     processes: int = 1
-    """Processes to start on this machine; leave it at 1 under torchrun, srun or mpirun."""
+    """Ranks to start on this machine; must be 1 under torchrun, srun or mpirun."""
     dry_run: bool = False
-    """Print what would be trained, its memory and its time, and leave; nothing is allocated."""
+    """Print the plan of the run with its memory and time, and exit; nothing is allocated."""
     num_gpus: tuple[int, ...] = ()
-    """Numbers of processes a dry run plans for; none: as many as were started."""
+    """World sizes to plan for in a dry run, for example 8 16 64 (default: the current one)."""
     assumed_mfu: float = 0.4
-    """Utilisation of the devices a dry run reckons with, as a fraction of their peak."""
+    """Utilisation of the devices in the plan of a dry run, as a fraction of their peak."""
     model: ModelConfig = field(default_factory=ModelConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -64,10 +66,10 @@ class PretrainConfig:
     def __post_init__(self) -> None:
         if not self.data_parts:
             raise UserError("--data: give a dataset folder, or several as WEIGHT FOLDER WEIGHT FOLDER")
-        parse_blend("--validation-data", self.validation_data)  # so that a mistake shows before anything is loaded
+        parse_blend("--validation-data", self.validation_data)  # reports mistakes before anything is loaded
         require_at_least(1, processes=self.processes, num_gpus=min(self.num_gpus, default=1))
         if not 0 < self.assumed_mfu <= 1:
-            raise UserError(f"--assumed-mfu {self.assumed_mfu}: must be above 0 and at most 1, as 0.4 for 40 %")
+            raise UserError(f"--assumed-mfu {self.assumed_mfu}: must be above 0 and at most 1, such as 0.4 for 40 %")
 
     @property
     def data_parts(self) -> tuple[BlendComponent, ...]:

@@ -1,29 +1,30 @@
-"""How a model is trained: optimizer, learning-rate schedule, batches, and how often the run is validated."""
+"""Settings of a training run: optimizer and schedule, batches, checkpoints, faults and logging."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Literal
 
-from pause_megatron.config.checks import require_at_least
+from pause_megatron.config.checks import require_at_least, require_fraction
 from pause_megatron.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """AdamW, and its learning rate: linear warm-up, then a schedule. The paper leaves all of this open."""
+    """AdamW and its learning-rate schedule: linear warmup, then decay. The paper gives no values for these."""
 
     learning_rate: float = 3e-4
     """Peak learning rate."""
     schedule: Literal["cosine", "linear", "wsd", "constant"] = "cosine"
-    """Decay after the warm-up: along half a cosine or a line to the end; constant and then, in the last part of the
-    run, down with one minus a square root (warm-up, stable, decay); or none."""
+    """Decay after the warmup: half a cosine, a line, wsd (constant, then 1 - sqrt over the last --decay-fraction of
+    the run), or none."""
     min_learning_rate_fraction: float = 0.1
     """Learning rate at the end, as a fraction of the peak."""
     warmup_fraction: float = 0.01
-    """Share of the iterations with linear warm-up."""
+    """Fraction of the iterations with linear warmup."""
     decay_fraction: float = 0.2
-    """For wsd, share of the iterations in which the learning rate decays."""
+    """Fraction of the iterations with decay; wsd only."""
     weight_decay: float = 0.1
     """Decoupled weight decay of matrices; biases and norms have none."""
     adam_beta1: float = 0.9
@@ -31,62 +32,58 @@ class OptimizerConfig:
     adam_beta2: float = 0.95
     """Decay of the squared gradient's moving average."""
     adam_eps: float = 1e-8
-    """Added to the denominator of the update."""
+    """Addend in the denominator of the update."""
     clip_grad: float = 1.0
-    """Largest global gradient norm; 0 turns clipping off."""
+    """Largest global gradient norm (0: no clipping)."""
 
     def __post_init__(self) -> None:
-        if self.learning_rate <= 0:
-            raise UserError(f"--learning-rate {self.learning_rate}: must be positive")
-        if not 0 <= self.warmup_fraction < 1:
-            raise UserError(f"--warmup-fraction {self.warmup_fraction}: must be at least 0 and below 1")
+        _require_positive(learning_rate=self.learning_rate, adam_eps=self.adam_eps)
+        require_fraction(warmup_fraction=self.warmup_fraction, adam_beta1=self.adam_beta1, adam_beta2=self.adam_beta2)
+        require_at_least(0, weight_decay=self.weight_decay, clip_grad=self.clip_grad)
         if not 0 <= self.min_learning_rate_fraction <= 1:
             raise UserError(f"--min-learning-rate-fraction {self.min_learning_rate_fraction}: must be between 0 and 1")
         if self.schedule == "wsd" and not 0 < self.decay_fraction <= 1 - self.warmup_fraction:
             raise UserError(
-                f"--decay-fraction {self.decay_fraction}: must be above 0, and at most 1 - --warmup-fraction"
+                f"--decay-fraction {self.decay_fraction}: must be above 0 and at most 1 - --warmup-fraction"
                 f" {self.warmup_fraction}"
             )
-        require_at_least(0, weight_decay=self.weight_decay, clip_grad=self.clip_grad)
-        for name in ("adam_beta1", "adam_beta2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise UserError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be at least 0 and below 1")
-        if self.adam_eps <= 0:
-            raise UserError(f"--adam-eps {self.adam_eps}: must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
-    """Batches and the run's rhythm."""
+    """Batches, sequence length, seed and validation."""
 
     train_iters: int
-    """Optimizer steps of the whole run."""
+    """Optimizer steps of the run."""
     global_batch_size: int = 256
-    """Sequences a step, over all data-parallel processes."""
+    """Sequences in a step, over all data-parallel ranks."""
     rampup_batch_size: tuple[int, ...] = ()
-    """Batch ramp-up as START INCREMENT SAMPLES: the first steps have START sequences, and over the first SAMPLES
-    sequences the batch grows by INCREMENT at a time to global_batch_size. None: it is constant."""
+    """Batch ramp-up as START INCREMENT SAMPLES: steps have START sequences at first and grow by INCREMENT to
+    --global-batch-size over the first SAMPLES sequences, for example 32 32 1000000 (none: no ramp-up)."""
     micro_batch_size: int = 1
-    """Sequences a process computes at once."""
+    """Sequences in one forward and backward pass of a rank."""
     seq_length: int = 0
-    """Tokens a sample is cut to from document datasets; 0: as long as the other data's sequences, or else
-    max_position_embeddings."""
+    """Tokens of a sample from document datasets (0: the length of the other datasets' sequences, or else
+    --max-position-embeddings)."""
     seed: int = 1234
     """Seed of the initial weights and of the data order; neither depends on the layout."""
     validation_interval: int = 1000
     """Steps between validations; the last step is always validated."""
     validation_sequences: int = 1024
-    """Sequences a validation reads from each dataset, at most."""
+    """Largest number of sequences to validate on, for each held-out dataset."""
 
     def __post_init__(self) -> None:
-        require_at_least(1, train_iters=self.train_iters)
-        require_at_least(1, global_batch_size=self.global_batch_size, micro_batch_size=self.micro_batch_size)
-        require_at_least(1, validation_interval=self.validation_interval)
-        require_at_least(1, validation_sequences=self.validation_sequences)
+        require_at_least(
+            1,
+            train_iters=self.train_iters,
+            global_batch_size=self.global_batch_size,
+            micro_batch_size=self.micro_batch_size,
+            validation_interval=self.validation_interval,
+            validation_sequences=self.validation_sequences,
+        )
         require_at_least(0, seq_length=self.seq_length)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: must be at least 0 and below 2^32")
-
         self._check_rampup()
 
     def _check_rampup(self) -> None:
@@ -99,27 +96,111 @@ class TrainingConfig:
         if start >= self.global_batch_size or (self.global_batch_size - start) % increment:
             raise UserError(
                 f"--rampup-batch-size {given}: START {start} must reach --global-batch-size {self.global_batch_size} in"
-                f" whole steps of INCREMENT {increment}"
+                f" steps of INCREMENT {increment}"
             )
 
     def batch_sizes(self) -> list[int]:
-        """Sequences a step, for every size the run's batches have, ascending."""
+        """Every batch size of the run in sequences, ascending."""
         if not self.rampup_batch_size:
             return [self.global_batch_size]
         start, increment, _ = self.rampup_batch_size
         return list(range(start, self.global_batch_size + 1, increment))
 
     def num_microbatches(self, data_parallel_size: int, batch_size: int | None = None) -> int:
-        """Microbatches a process computes in a step of ``batch_size`` sequences, by default of global_batch_size.
+        """Microbatches of each rank in a step of ``batch_size`` sequences (default: global_batch_size).
 
-        Raises :class:`UserError` when the batch does not divide.
+        Raises :class:`UserError` when the batch is not divisible.
         """
-        samples_a_pass = self.micro_batch_size * data_parallel_size
+        samples_per_pass = self.micro_batch_size * data_parallel_size
         batch_size = batch_size or self.global_batch_size
-        if batch_size % samples_a_pass:
+        if batch_size % samples_per_pass:
             flag = "--rampup-batch-size: a batch of" if self.rampup_batch_size else "--global-batch-size"
             raise UserError(
                 f"{flag} {batch_size} is not a multiple of --micro-batch-size {self.micro_batch_size} x"
-                f" {data_parallel_size} data-parallel processes"
+                f" {data_parallel_size} data-parallel ranks"
             )
-        return batch_size // samples_a_pass
+        return batch_size // samples_per_pass
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """Checkpoints: how often to save, and which to keep."""
+
+    save_interval: int = 1000
+    """Steps between checkpoints; the last step is always saved."""
+    keep_checkpoints: int = 2
+    """Number of newest complete checkpoints to keep; older ones are removed."""
+    keep_every: int = 0
+    """Keep every checkpoint whose step is a multiple of this number forever (0: off)."""
+    async_save: bool = False
+    """Write checkpoints in the background, from a copy of the optimizer state in CPU memory (12 bytes for each
+    parameter that a rank updates)."""
+
+    def __post_init__(self) -> None:
+        require_at_least(1, save_interval=self.save_interval, keep_checkpoints=self.keep_checkpoints)
+        require_at_least(0, keep_every=self.keep_every)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FaultsConfig:
+    """Bad batches, dead ranks, and the time limit."""
+
+    exit_duration: float = 0.0
+    """Time limit in minutes, after which the run saves and ends with exit code 85, to be queued again (0: none)."""
+    spike_factor: float = 3.0
+    """Threshold for loss spikes: a batch is bad if its loss exceeds this many times the median of the last
+    --spike-window good losses (0: only losses and gradients that are not finite are bad)."""
+    spike_window: int = 128
+    """Good losses in that median; spikes are not detected before there are this many."""
+    on_bad_batch: Literal["stop", "skip"] = "stop"
+    """Response to a bad batch: stop the run and report the batch's documents, or skip the batch; the batch changes no
+    weight in either case."""
+    max_bad_batches: int = 10
+    """Number of bad batches in a row at which a run with --on-bad-batch skip stops."""
+    dead_rank_timeout: float = 60.0
+    """Heartbeat timeout in seconds: a rank that is silent for longer counts as dead, and the run ends with exit code
+    86. A rank that crashed or was killed is noticed at once."""
+    collective_timeout: float = 30.0
+    """Timeout of a collective in minutes; before the first step also the heartbeat timeout."""
+
+    def __post_init__(self) -> None:
+        require_at_least(0, exit_duration=self.exit_duration, spike_factor=self.spike_factor)
+        require_at_least(1, spike_window=self.spike_window, max_bad_batches=self.max_bad_batches)
+        if 0 < self.spike_factor <= 1:
+            raise UserError(f"--spike-factor {self.spike_factor}: must be above 1, or 0")
+        _require_positive(dead_rank_timeout=self.dead_rank_timeout, collective_timeout=self.collective_timeout)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoggingConfig:
+    """Metrics besides the progress lines and metrics.jsonl. docs/metrics.md explains every number."""
+
+    log_interval: int = 10
+    """Steps between progress lines."""
+    tensorboard: bool = False
+    """Also write TensorBoard event files to OUTPUT/tensorboard; needs the package tensorboard."""
+    wandb_project: str = ""
+    """Weights & Biases project to report to; needs the package wandb (empty: off)."""
+    peak_tflops: float = 0.0
+    """Peak rate of one device in TFLOP/s, for the utilisation (MFU) (0: the datasheet value of a known device)."""
+
+    def __post_init__(self) -> None:
+        require_at_least(1, log_interval=self.log_interval)
+        require_at_least(0, peak_tflops=self.peak_tflops)
+        if self.tensorboard:
+            _require_package("tensorboard", "--tensorboard")
+        if self.wandb_project:
+            _require_package("wandb", f"--wandb-project {self.wandb_project}")
+
+
+def _require_positive(**values: float) -> None:
+    for name, value in values.items():
+        if value <= 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be positive")
+
+
+def _require_package(name: str, flag: str) -> None:
+    spec = find_spec(name)
+    # A folder ./tensorboard or ./wandb, which both tools create, is found as a package without an origin.
+    if spec is None or spec.origin is None:
+        raise UserError(f"{flag}: the package {name} is not installed; run 'pip install {name}', or omit the flag")

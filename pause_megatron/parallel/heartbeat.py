@@ -19,7 +19,7 @@ from typing import Self
 
 import torch.distributed as dist
 
-from pause_megatron.config.faults import FaultsConfig
+from pause_megatron.config.training import FaultsConfig
 from pause_megatron.errors import EXIT_USER, StoppedEarly, UserError, exit_code
 from pause_megatron.parallel import collectives
 from pause_megatron.parallel.json_socket import JsonSocket, listen

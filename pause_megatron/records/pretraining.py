@@ -75,11 +75,11 @@ class PauseEmbeddingRecord:
     norm_of_all_rows: float
     """Root mean square of the norms of all rows of the word embeddings."""
     movement: float
-    """Distance from its value when this process started to train."""
+    """Distance from its initial value, which the seed decides; the same after a restart."""
     movement_since_last: float
     """Distance from its value in the previous record."""
     cosine_with_initial: float
-    """Cosine similarity with its value when this process started to train."""
+    """Cosine similarity with its initial value."""
     gradient_share: float | None = None
     """Its share of the squared global gradient norm, 0 to 1; None if the step changed no weight."""
 
@@ -193,5 +193,6 @@ class BadBatchRecord:
     """Provenance of the batch's sequences."""
 
 
+MetricsRecord = TrainRecord | ValidationRecord | ResumedRecord | BadBatchRecord
 METRICS_KINDS = (TrainRecord, ValidationRecord, ResumedRecord, BadBatchRecord)
 """Records of a run's ``metrics.jsonl``."""

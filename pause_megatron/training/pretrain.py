@@ -48,9 +48,9 @@ def _run_on_this_machine(config: PretrainConfig) -> None:
 def _run(config: PretrainConfig, launch: Launch, inputs: PretrainInputs) -> None:
     from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
     from pause_megatron.parallel.heartbeat import Heartbeat
-    from pause_megatron.training.faults.stopping import StopRequests
     from pause_megatron.training.run import PretrainRun
     from pause_megatron.training.run_folder import owned_run_folder
+    from pause_megatron.training.stop_requests import StopRequests
 
     log.info(f"{launch}; {job}" if (job := describe_job(os.environ)) else str(launch))
     initialize_process_groups(

@@ -31,16 +31,16 @@ from pause_megatron.parallel.collectives import max_over_ranks
 from pause_megatron.parallel.groups import device
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.records.checkpoint_state import CheckpointState
-from pause_megatron.training.faults.bad_batches import BatchJudge, Verdict
-from pause_megatron.training.faults.stopping import StopRequests, stopped_early
+from pause_megatron.training.bad_batches import BatchJudge, Verdict
 from pause_megatron.training.inputs import PretrainInputs
+from pause_megatron.training.metrics.pause_embedding import PauseEmbedding
+from pause_megatron.training.metrics.run_metrics import Metrics
 from pause_megatron.training.run_folder import write_run_file
 from pause_megatron.training.schedule import BatchSchedule, learning_rate
 from pause_megatron.training.state import checkpoint_data, refuse_another_run
 from pause_megatron.training.step import Stepper
+from pause_megatron.training.stop_requests import StopRequests, stopped_early
 from pause_megatron.training.validation import Validation
-from pause_megatron.training.watching.metrics import Metrics
-from pause_megatron.training.watching.pause_embedding import PauseEmbedding
 from pause_megatron.versions import versions
 
 _DOCUMENTS_SHOWN = 5

@@ -9,9 +9,9 @@ from pause_megatron.data.batches import Microbatch
 from pause_megatron.data.sample_order import ValidationData
 from pause_megatron.data.training_sample import SampleDataset
 from pause_megatron.training.loss import Losses
+from pause_megatron.training.metrics.run_metrics import Metrics
 from pause_megatron.training.state import blend_strategy
 from pause_megatron.training.step import Stepper
-from pause_megatron.training.watching.metrics import Metrics
 
 WEIGHTED_MEAN = "weighted mean"
 """What results call the mean over all held-out datasets."""

@@ -15,9 +15,9 @@ from megatron.core import parallel_state
 from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
 from pause_megatron.checkpoint.load import resume_from_newest
 from pause_megatron.checkpoint.saver import CheckpointSaver
-from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.parallel import resolve_layout
+from pause_megatron.config.training import CheckpointConfig
 from pause_megatron.engine import DeepSpeedEngine
 from pause_megatron.engine.build import build_engine
 from pause_megatron.engine.optimizer_state import loss_scaler_state, optimizer_step, reset_optimizer

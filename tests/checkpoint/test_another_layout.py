@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
+from pause_megatron.config.training import CheckpointConfig
 from tests.checkpoint.loops import Curve, Loop, Outcome, iteration_folder, run_loops
 from tests.distributed import run_distributed
 from tests.training.runs import GPT2, LLAMA, STEPS, Run, largest_differences

@@ -27,7 +27,7 @@ from pause_megatron.checkpoint.checkpoint_folders import (
 )
 from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST
 from pause_megatron.checkpoint.reader import CheckpointReader
-from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.config.training import CheckpointConfig
 from pause_megatron.errors import UserError
 from tests.checkpoint.handmade import cut_short, write_checkpoint, write_iterations
 

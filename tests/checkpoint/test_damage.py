@@ -11,7 +11,7 @@ import pytest
 
 from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS
 from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST
-from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.config.training import CheckpointConfig
 from tests.checkpoint.handmade import cut_short, flip_bit, rewrite_manifest
 from tests.checkpoint.loops import Loop, Outcome, errors_of, iteration_folder, run_loops
 from tests.distributed import run_distributed

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.config.training import CheckpointConfig
 from tests.checkpoint.loops import Loop, run_loops
 from tests.distributed import run_distributed
 from tests.training.runs import Run

@@ -19,7 +19,7 @@ import torch.distributed as dist
 from pause_megatron.checkpoint import saver
 from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
 from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST
-from pause_megatron.config.checkpoint import CheckpointConfig
+from pause_megatron.config.training import CheckpointConfig
 from tests.checkpoint.loops import Curve, Loop, Outcome, errors_of, iteration_folder, run_loop, run_loops
 from tests.disk import small_disk
 from tests.distributed import run_distributed

@@ -119,7 +119,7 @@ def test_ramp_up_that_does_not_divide_is_refused() -> None:
     assert training.batch_sizes() == [4, 8, 12, 16]
     with pytest.raises(UserError, match=r"--rampup-batch-size: a batch of 4 is not a multiple of .* 2 x 4"):
         training.num_microbatches(4, 4)
-    with pytest.raises(UserError, match="START 4 must reach --global-batch-size 16 in whole steps of INCREMENT 5"):
+    with pytest.raises(UserError, match="START 4 must reach --global-batch-size 16 in steps of INCREMENT 5"):
         replace(training, rampup_batch_size=(4, 5, 100))
     with pytest.raises(UserError, match="expected START INCREMENT SAMPLES"):
         replace(training, rampup_batch_size=(4, 4))

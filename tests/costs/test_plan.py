@@ -15,7 +15,7 @@ from pause_megatron.config.training import TrainingConfig
 from pause_megatron.costs.plan import InfeasibleScale, PlannedRun, ScalePlan, advice, plan_scale
 from pause_megatron.costs.plan_text import GIB, Hardware, plan_lines
 
-REFUSED = "--global-batch-size 256 is not a multiple of --micro-batch-size 2 x 512 data-parallel processes"
+REFUSED = "--global-batch-size 256 is not a multiple of --micro-batch-size 2 x 512 data-parallel ranks"
 TP2_PP2 = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
 
 

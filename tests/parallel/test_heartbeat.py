@@ -16,7 +16,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from pause_megatron.config.faults import FaultsConfig
+from pause_megatron.config.training import FaultsConfig
 from pause_megatron.errors import (
     EXIT_DONE,
     EXIT_INTERNAL,

@@ -31,7 +31,7 @@ SAVES_ON_REQUEST = """
 import os, time
 from pathlib import Path
 from pause_megatron.children import end_with_parent
-from pause_megatron.training.faults.stopping import StopRequests
+from pause_megatron.training.stop_requests import StopRequests
 end_with_parent()
 rank = os.environ["RANK"]
 with StopRequests(0) as stop:

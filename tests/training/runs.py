@@ -12,12 +12,11 @@ from megatron.core import parallel_state
 
 from pause_megatron.checkpoint.load import load, open_verified
 from pause_megatron.checkpoint.saver import CheckpointSaver
-from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.deepspeed import TORCH_DTYPES, DeepSpeedFile, deepspeed_file
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.config.serialize import to_plain
-from pause_megatron.config.training import OptimizerConfig, TrainingConfig
+from pause_megatron.config.training import CheckpointConfig, OptimizerConfig, TrainingConfig
 from pause_megatron.data.batches import Microbatch
 from pause_megatron.engine.build import build_engine
 from pause_megatron.model.gpt import build_local_model

@@ -1,128 +1,139 @@
-"""A batch whose loss or gradient is not finite, or whose loss is a spike, does not move the optimizer."""
+"""Bad batches are found by numbers alone, the same after a restart."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
-from pathlib import Path
-from typing import Any
+import math
+from collections.abc import Sequence
+from statistics import median
 
 import pytest
-import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from pause_megatron.checkpoint.checkpoint_manifest import STATE_KEYS
-from pause_megatron.checkpoint.reader import CheckpointReader
-from pause_megatron.config.checkpoint import CheckpointConfig
-from pause_megatron.config.faults import FaultsConfig
-from pause_megatron.config.logging import LoggingConfig
-from pause_megatron.config.model import ModelConfig
-from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.config.training import TrainingConfig
+from pause_megatron.config.training import FaultsConfig
 from pause_megatron.errors import UserError
-from pause_megatron.log import read_json_lines
-from pause_megatron.training.pretrain import pretrain
-from pause_megatron.training.run import PretrainRun
-from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
-from tests.distributed import run_distributed
-from tests.training.runs import Run
+from pause_megatron.records.checkpoint_state import RecentLosses
+from pause_megatron.records.files import convert_record, plain_record
+from pause_megatron.training.bad_batches import GOOD, BatchJudge, Verdict
 
-BAD_STEP = 3
-
-
-@pytest.fixture(scope="module")
-def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
-    """A small data-parallel run that drops bad batches and saves after every step."""
-    folder = tmp_path_factory.mktemp("bad-batches")
-    write_text_and_tokenizer(folder)
-    return PretrainConfig(
-        data=(str(write_dataset(folder, "pause")),),
-        tokenizer=folder / "tokenizer",
-        deepspeed=folder,
-        output=folder / "run",
-        model=ModelConfig(num_layers=1, hidden_size=32, num_attention_heads=4, max_position_embeddings=SEQ_LENGTH),
-        training=TrainingConfig(train_iters=4, global_batch_size=4),
-        checkpoint=CheckpointConfig(save_interval=1, keep_checkpoints=9),
-        faults=FaultsConfig(on_bad_batch="skip"),
-        logging=LoggingConfig(log_interval=1),
-    )
+NOT_FINITE = (math.nan, math.inf, -math.inf)
+LOSSES = st.one_of(st.floats(0.5, 50.0), st.sampled_from(NOT_FINITE))
+NORMS = st.one_of(st.floats(0.0, 1e6), st.sampled_from((*NOT_FINITE, -1.0)))
+BATCHES = st.lists(st.tuples(LOSSES, NORMS), max_size=60)
+FAULTS = st.builds(
+    FaultsConfig,
+    spike_factor=st.sampled_from((0.0, 1.01, 1.5, 3.0)),
+    spike_window=st.integers(1, 8),
+    on_bad_batch=st.sampled_from(("stop", "skip")),
+    max_bad_batches=st.integers(1, 4),
+)
 
 
-def with_stage(config: PretrainConfig, stage: int) -> PretrainConfig:
-    """The same under a ZeRO stage, in a folder of its own."""
-    file = config.output.with_name(f"zero{stage}.json")
-    file.write_text(json.dumps(Run(zero_stage=stage).deepspeed_file.values))
-    return replace(config, deepspeed=file)
+def judge(judge: BatchJudge, loss: float, norm: float, *, is_scaled: bool = False) -> Verdict:
+    verdict = judge.of_loss(loss)
+    return verdict if verdict.is_bad else judge.of_gradient(loss, norm, is_scaled=is_scaled)
 
 
-def pretrain_with_a_bad_batch(config: PretrainConfig, what: str) -> None:
-    """Train; the loss, or a gradient, of step 3 is not finite on the last process."""
-    step = PretrainRun._step
-
-    def poisoned_step(run: PretrainRun) -> None:
-        if run.iteration + 1 == BAD_STEP and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
-            chunk: Any = run.model.chunks[0]
-            if what == "loss":
-                hook = chunk.register_forward_hook(lambda module, given, losses: losses * torch.nan)
-            else:
-                hook = chunk.decoder.final_layernorm.weight.register_hook(lambda gradient: gradient * torch.inf)
-            step(run)
-            hook.remove()
-        else:
-            step(run)
-
-    PretrainRun._step = poisoned_step  # type: ignore[method-assign]
-    pretrain(config)
+def judge_all(judge_: BatchJudge, batches: Sequence[tuple[float, float]]) -> list[Verdict]:
+    return [judge(judge_, loss, norm) for loss, norm in batches]
 
 
-def state_after(run: Path, iteration: int) -> dict[str, torch.Tensor]:
-    """Weights and moments of every parameter in a checkpoint."""
-    reader = CheckpointReader(run / "checkpoints" / f"iter_{iteration:07d}")
-    return {f"{key} {name}": reader.read_parameter(name, key) for name in reader.parameters for key in STATE_KEYS}
+@settings(deadline=None)
+@given(FAULTS, BATCHES, st.booleans())
+def test_verdicts_are_those_of_the_definition(
+    faults: FaultsConfig, batches: list[tuple[float, float]], is_scaled: bool
+) -> None:
+    good: list[float] = []
+    in_a_row = 0
+    judged = BatchJudge(faults)
+    for loss, norm in batches:
+        verdict = judge(judged, loss, norm, is_scaled=is_scaled)
+        last = good[-faults.spike_window :]
+        is_spike = bool(faults.spike_factor) and len(last) == faults.spike_window
+        is_spike = is_spike and loss > faults.spike_factor * median(last)
+        bad_gradient = not is_scaled and (norm == -1.0 or not math.isfinite(norm))
+        is_bad = not math.isfinite(loss) or is_spike or bad_gradient
+        in_a_row = in_a_row + 1 if is_bad else 0
+        good += [] if is_bad else [loss]
+        assert verdict.is_bad == is_bad
+        ends = is_bad and (faults.on_bad_batch == "stop" or in_a_row >= faults.max_bad_batches)
+        assert verdict.ends_the_run == ends
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-@pytest.mark.parametrize(("what", "reason"), [("loss", "the loss is nan"), ("gradient", "the gradient is not finite")])
-def test_what_is_not_finite_changes_no_weight(config: PretrainConfig, what: str, reason: str, stage: int) -> None:
-    config = replace(with_stage(config, stage), output=config.output.with_name(f"{what}-{stage}"))
-    run_distributed(pretrain_with_a_bad_batch, 2, config, what)
-    before, after = state_after(config.output, BAD_STEP - 1), state_after(config.output, BAD_STEP)
-    assert all(torch.equal(before[name], after[name]) for name in before)
-    last = state_after(config.output, 4)
-    assert all(value.isfinite().all() for value in last.values())
-    assert not all(torch.equal(after[name], last[name]) for name in last)
-    records = read_json_lines(config.output / "metrics.jsonl")
-    [bad] = [record for record in records if record["kind"] == "bad_batch"]
-    assert (bad["iteration"], bad["reason"]) == (BAD_STEP, reason)
-    assert len(bad["documents"]) == 4
-    assert all("document" in documents for documents in bad["documents"])
-    assert sum(record["skipped_steps"] for record in records if record["kind"] == "train") == 1
+@settings(deadline=None)
+@given(FAULTS, BATCHES, st.integers(0, 60))
+def test_restarted_run_judges_as_the_undisturbed_one(
+    faults: FaultsConfig, batches: list[tuple[float, float]], restart: int
+) -> None:
+    whole = judge_all(BatchJudge(faults), batches)
+    first, second = BatchJudge(faults), BatchJudge(faults)
+    before = judge_all(first, batches[:restart])
+    saved = json.loads(json.dumps(plain_record(first.recent), allow_nan=False))
+    second.restore(convert_record(saved, RecentLosses, "checkpoint", "write it again"))
+    assert before + judge_all(second, batches[restart:]) == whole
 
 
-def test_stopped_run_keeps_what_was_good_and_goes_on_when_told_to_skip(config: PretrainConfig) -> None:
-    careful = FaultsConfig(spike_factor=1.0001, spike_window=1)
-    config = replace(
-        with_stage(config, 1),
-        output=config.output.with_name("spike"),
-        training=replace(config.training, train_iters=12),
-        checkpoint=CheckpointConfig(save_interval=100),
-        faults=careful,
-    )
-    with pytest.raises(AssertionError, match=r"times the median of the last 1.* no weight was changed by its batch"):
-        run_distributed(pretrain, 1, config)
-    [bad] = [record for record in read_json_lines(config.output / "metrics.jsonl") if record["kind"] == "bad_batch"]
-    assert (config.output / "checkpoints" / f"iter_{bad['iteration'] - 1:07d}").is_dir()
-    run_distributed(pretrain, 1, replace(config, faults=replace(careful, on_bad_batch="skip")))
-    records = read_json_lines(config.output / "metrics.jsonl")
-    assert [record["iteration"] for record in records if record["kind"] == "bad_batch"].count(bad["iteration"]) == 2
-    assert records[-1]["iteration"] == 12
+@settings(deadline=None)
+@given(st.lists(st.floats(0.5, 5.0), min_size=8, max_size=20), st.integers(1, 8))
+def test_shorter_window_keeps_the_newest_losses(losses: list[float], window: int) -> None:
+    long, short, fresh = (BatchJudge(FaultsConfig(spike_window=size)) for size in (8, window, window))
+    judge_all(long, [(loss, 1.0) for loss in losses])
+    kept = long.recent.losses
+    judge_all(fresh, [(loss, 1.0) for loss in kept[-window:]])
+    short.restore(long.recent)
+    assert short.recent.losses == fresh.recent.losses == kept[-window:]
 
 
-def test_too_many_bad_batches_in_a_row_stop_a_run_that_skips(config: PretrainConfig) -> None:
-    config = replace(
-        with_stage(config, 1),
-        output=config.output.with_name("many"),
-        faults=FaultsConfig(spike_factor=1.0001, spike_window=1, on_bad_batch="skip", max_bad_batches=1),
-    )
-    config = replace(config, training=replace(config.training, train_iters=12))
-    with pytest.raises(AssertionError, match=rf"{UserError.__name__}: iteration \d+: .*--max-bad-batches 1"):
-        run_distributed(pretrain, 1, config)
+def test_looking_at_a_good_loss_changes_nothing() -> None:
+    judged = BatchJudge(FaultsConfig(spike_window=2))
+    before = judged.recent
+    assert judged.of_loss(3.0) == GOOD
+    assert judged.recent == before
+
+
+@pytest.mark.parametrize(
+    ("loss", "norm", "reason"),
+    [
+        (math.nan, 1.0, "the loss is nan"),
+        (math.inf, 1.0, "the loss is inf"),
+        (9.5, 1.0, "the loss, 9.5, is 3.17 times the median of the last 3, 3 (--spike-factor 3)"),
+        (2.0, math.nan, "the gradient is not finite"),
+        (2.0, -1.0, "the gradient is not finite"),
+    ],
+)
+def test_reason_says_what_is_wrong(loss: float, norm: float, reason: str) -> None:
+    judged = BatchJudge(FaultsConfig(spike_window=3))
+    assert not any(verdict.is_bad for verdict in judge_all(judged, [(2.0, 1.0), (3.0, 1.0), (4.0, 1.0)]))
+    assert judge(judged, loss, norm) == Verdict(reason, ends_the_run=True)
+
+
+def test_skipping_ends_too_after_so_many_in_a_row() -> None:
+    judged = BatchJudge(FaultsConfig(on_bad_batch="skip", max_bad_batches=2))
+    bad, good = (math.nan, 1.0), (2.0, 1.0)
+    verdicts = judge_all(judged, [bad, good, bad, bad])
+    assert [verdict.ends_the_run for verdict in verdicts] == [False, False, False, True]
+    assert verdicts[-1].reason == "the loss is nan (2 in a row, --max-bad-batches 2)"
+
+
+def test_overflow_under_loss_scaling_is_no_fault_of_the_batch() -> None:
+    judged = BatchJudge(FaultsConfig())
+    assert judge(judged, 2.0, math.inf, is_scaled=True) == GOOD
+    assert judge(judged, math.inf, 1.0, is_scaled=True).is_bad
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"spike_factor": 0.5}, "--spike-factor 0.5: must be above 1, or 0"),
+        ({"spike_factor": -1.0}, "--spike-factor"),
+        ({"spike_window": 0}, "--spike-window"),
+        ({"max_bad_batches": 0}, "--max-bad-batches"),
+        ({"exit_duration": -1.0}, "--exit-duration"),
+        ({"dead_rank_timeout": 0.0}, "--dead-rank-timeout 0.0: must be positive"),
+        ({"collective_timeout": -1.0}, "--collective-timeout -1.0: must be positive"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(setting: dict[str, float], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        FaultsConfig(**setting)

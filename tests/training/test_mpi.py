@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from pause_megatron.config.logging import LoggingConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
-from pause_megatron.config.training import OptimizerConfig, TrainingConfig
+from pause_megatron.config.training import LoggingConfig, OptimizerConfig, TrainingConfig
 from pause_megatron.log import read_json_lines
 from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 from tests.mpirun import ORIGINS, mpi_environment, mpirun_command

@@ -15,13 +15,11 @@ import pytest
 import sentencepiece
 import torch.distributed as dist
 
-from pause_megatron.config.checkpoint import CheckpointConfig
 from pause_megatron.config.deepspeed import read_deepspeed_file
-from pause_megatron.config.logging import LoggingConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.config.training import OptimizerConfig, TrainingConfig
+from pause_megatron.config.training import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainingConfig
 from pause_megatron.errors import EXIT_USER, StoppedEarly, UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.training.pretrain import pretrain

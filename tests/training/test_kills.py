@@ -19,14 +19,17 @@ from pathlib import Path
 
 import pytest
 
-from pause_megatron.config.checkpoint import CheckpointConfig
-from pause_megatron.config.faults import FaultsConfig
-from pause_megatron.config.logging import LoggingConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
-from pause_megatron.config.training import OptimizerConfig, TrainingConfig
+from pause_megatron.config.training import (
+    CheckpointConfig,
+    FaultsConfig,
+    LoggingConfig,
+    OptimizerConfig,
+    TrainingConfig,
+)
 from pause_megatron.errors import EXIT_DONE, EXIT_LOST_PROCESS, EXIT_REQUEUE, EXIT_USER
 from pause_megatron.log import read_json_lines
 from pause_megatron.training.pretrain import pretrain

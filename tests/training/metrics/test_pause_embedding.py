@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 import torch
@@ -20,9 +20,9 @@ from pause_megatron.model.parameters import WORD_EMBEDDINGS
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.pauses.loss_mask import pause_runs
+from pause_megatron.training.metrics.pause_embedding import PauseEmbedding
 from pause_megatron.training.schedule import learning_rate
 from pause_megatron.training.step import Stepper
-from pause_megatron.training.watching.pause_embedding import PauseEmbedding
 from tests.distributed import run_distributed
 from tests.training.runs import GPT2, OPTIMIZER, PAUSE_ID, SEQ_LENGTH, STEPS, TRAINING, VOCAB_SIZE, Run, random_batch
 
@@ -87,7 +87,7 @@ def _watched(run: Run) -> list[Figures]:
         for row in rows:
             row.end_step(update)
         if step in LOGGED:
-            found.append([row.figures() for row in rows])
+            found.append([asdict(row.measure()) for row in rows])
     return found
 
 

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from statistics import median
 
-from pause_megatron.config.faults import FaultsConfig
+from pause_megatron.config.training import FaultsConfig
 from pause_megatron.records.checkpoint_state import RecentLosses
 
 

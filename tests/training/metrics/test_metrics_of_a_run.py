@@ -12,21 +12,19 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from pause_megatron.config.checkpoint import CheckpointConfig
-from pause_megatron.config.logging import LoggingConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.config.training import OptimizerConfig, TrainingConfig
+from pause_megatron.config.training import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainingConfig
 from pause_megatron.log import read_json_lines
+from pause_megatron.training.metrics.run_metrics import Metrics
 from pause_megatron.training.pretrain import pretrain
-from pause_megatron.training.watching.metrics import Metrics
 from tests.chain import SEQ_LENGTH, VOCAB_SIZE, write_dataset, write_text_and_tokenizer
 from tests.distributed import run_distributed
 
 BATCH = 8
 PEAK_TFLOPS = 0.5
-DOCUMENTATION = (Path(__file__).parents[3] / "docs" / "watching.md").read_text(encoding="utf-8")
+DOCUMENTATION = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text(encoding="utf-8")
 Records = list[dict[str, Any]]
 
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from pause_megatron.errors import EXIT_REQUEUE, StoppedEarly
-from pause_megatron.training.faults.stopping import StopRequest, StopRequests, stopped_early
+from pause_megatron.training.stop_requests import StopRequest, StopRequests, stopped_early
 
 HEAD = """
 import os, signal, time
 from pause_megatron.errors import StoppedEarly
 from pause_megatron.parallel.signals import STOP_SIGNALS, stop_signals_held_back
-from pause_megatron.training.faults.stopping import StopRequests
+from pause_megatron.training.stop_requests import StopRequests
 def send(*names):
     for name in names:
         os.kill(os.getpid(), signal.Signals[name])

@@ -1,1 +1,0 @@
-"""What a run does about faults: requests to stop, and batches that would spoil the weights."""
