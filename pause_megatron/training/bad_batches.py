@@ -1,10 +1,10 @@
-"""Batches that would spoil the weights are found before the optimizer moves.
+"""Detection of bad batches before the optimizer moves.
 
-A batch is bad when its loss or its gradient is not finite, or when its loss is a spike: several times the median of the
-last good ones. The median, other than a mean, is not moved by a few outliers, and bad losses do not enter it at all.
+A batch is bad if its loss or its gradient is not finite, or if its loss is a spike: several times the median of the
+last good losses. A few outliers do not change a median, and bad losses do not enter it.
 
-The judgement depends on numbers alone that all processes share and that a checkpoint holds, so every process comes to
-the same, and a run that was interrupted to the same as one that was not.
+A decision depends only on numbers that are equal on all ranks and stored in checkpoints. So all ranks decide alike, and
+a resumed run decides like an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from pause_megatron.records.checkpoint_state import RecentLosses
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What is to become of a batch."""
+class BatchDecision:
+    """Whether a batch may change the weights, and whether the run must stop."""
 
     reason: str = ""
-    """What is wrong with it; nothing when it is good."""
-    ends_the_run: bool = False
-    """Whether the run has to stop because of it, rather than drop it and go on."""
+    """Defect of the batch, for example "the loss is nan"; empty for a good batch."""
+    stops_run: bool = False
+    """Whether the run stops because of the batch; if not, the batch is skipped."""
 
     @property
     def is_bad(self) -> bool:
@@ -33,19 +33,19 @@ class Verdict:
         return bool(self.reason)
 
 
-GOOD = Verdict()
+GOOD = BatchDecision()
 
 
 class BatchJudge:
-    """Judges the batches of a run, one after the other: each by its loss and, if that is good, by its gradient."""
+    """Decides on each batch of a run in order: by its loss and, if that is good, by its gradient norm."""
 
     def __init__(self, faults: FaultsConfig) -> None:
         self._faults = faults
         self._losses: deque[float] = deque(maxlen=faults.spike_window)
         self._bad_in_a_row = 0
 
-    def of_loss(self, loss: float) -> Verdict:
-        """Judge by the mean ``loss`` (nats) of the batch, before the optimizer moves."""
+    def of_loss(self, loss: float) -> BatchDecision:
+        """Decide by the mean ``loss`` of the batch in nats, before the optimizer moves."""
         factor, window = self._faults.spike_factor, self._losses
         if not math.isfinite(loss):
             return self._bad(f"the loss is {loss}")
@@ -56,11 +56,11 @@ class BatchJudge:
             )
         return GOOD
 
-    def of_gradient(self, loss: float, norm: float, *, is_scaled: bool = False) -> Verdict:
-        """Judge by the ``norm`` of the gradient of a batch whose ``loss`` is good.
+    def of_gradient(self, loss: float, norm: float, *, is_scaled: bool = False) -> BatchDecision:
+        """Decide by the gradient ``norm`` of a batch with a good ``loss``.
 
-        ``is_scaled``: the loss was scaled up before it was differentiated, as with fp16. A gradient that is not finite
-        then tells the scaler to scale less, and nothing of the batch.
+        ``is_scaled``: the gradient was computed from a scaled loss (fp16). If it is not finite, the loss scale was too
+        high, and the batch is not bad.
         """
         if not (is_scaled or (math.isfinite(norm) and norm >= 0)):
             return self._bad("the gradient is not finite")
@@ -68,14 +68,14 @@ class BatchJudge:
         self._bad_in_a_row = 0
         return GOOD
 
-    def _bad(self, reason: str) -> Verdict:
+    def _bad(self, reason: str) -> BatchDecision:
         self._bad_in_a_row += 1
         if self._faults.on_bad_batch == "stop":
-            return Verdict(reason, ends_the_run=True)
+            return BatchDecision(reason, stops_run=True)
         if self._bad_in_a_row >= self._faults.max_bad_batches:
             counted = f"{self._bad_in_a_row} in a row, --max-bad-batches {self._faults.max_bad_batches}"
-            return Verdict(f"{reason} ({counted})", ends_the_run=True)
-        return Verdict(reason)
+            return BatchDecision(f"{reason} ({counted})", stops_run=True)
+        return BatchDecision(reason)
 
     @property
     def recent(self) -> RecentLosses:

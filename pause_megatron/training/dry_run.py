@@ -1,7 +1,7 @@
-"""``pause-megatron pretrain --dry-run``: what a run would be, need and take; nothing is started and nothing allocated.
+"""``pause-megatron pretrain --dry-run``: prints the layout, memory and time of a run without starting it.
 
-It may be asked on a machine that has neither the GPUs nor the data, such as the one that jobs are submitted from: what
-is not there is said, and what is there is checked as a run would check it.
+The machine needs neither the GPUs nor the data, for example a login node. Data that is on the machine is checked as in
+a run; missing folders are reported.
 """
 
 from __future__ import annotations
@@ -24,27 +24,27 @@ from pause_megatron.training.schedule import BatchSchedule
 
 @dataclass(frozen=True, kw_only=True)
 class FoundData:
-    """The training data, as far as this machine has it."""
+    """The part of the data that is on this machine."""
 
     folders: tuple[DataFolder, ...]
-    """Folders of ``--data`` that are here, checked."""
+    """Folders of ``--data`` on this machine, checked."""
     absent: tuple[BlendComponent, ...]
-    """Those that are not."""
+    """Missing folders of ``--data``."""
     absent_held_out: tuple[BlendComponent, ...]
-    """Folders of ``--validation-data`` that are not here; the others have been checked."""
+    """Missing folders of ``--validation-data``; the others are checked."""
     seq_length: int
-    """Tokens of a sequence; taken from the flags when no folder is here."""
+    """Tokens of a sequence; from the flags if all folders are missing."""
 
 
 def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
-    """Check what ``config`` names and print its plan on standard output; rank 0 only.
+    """Check the files of ``config`` and print its plan on standard output; rank 0 only.
 
     Args:
         config: the run.
-        num_processes: processes that were started; planned for where ``--num-gpus`` says nothing.
+        num_processes: world size to plan for without ``--num-gpus``.
 
-    Raises :class:`UserError` for whatever a run would be refused for, after the plan when it is the layout: the other
-    numbers of GPUs are answered all the same.
+    Raises :class:`UserError` like the run itself. If the layout suits none of the world sizes, this is after the plan,
+    which gives the reason for each.
     """
     if log.global_rank() != 0:
         return
@@ -62,7 +62,7 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
     )
     scales = {number: plan_scale(run, number) for number in config.num_gpus or (num_processes,)}
     hardware = find_hardware(deepspeed.precision, config.logging.peak_tflops)
-    print(f"{config.output}: a dry run, nothing is started")
+    print(f"{config.output}: dry run, nothing is started")
     for line in (*plan_lines(run, scales, hardware, mfu=config.assumed_mfu), "", *data_lines(data, run.samples)):
         print(line)
     refused = [scale for scale in scales.values() if isinstance(scale, InfeasibleScale)]
@@ -71,10 +71,7 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
 
 
 def find_data(config: PretrainConfig, tokenizer: PauseTokenizer) -> FoundData:
-    """Check the training and held-out data that this machine has.
-
-    Raises :class:`UserError` as a run would.
-    """
+    """Check the training and held-out data on this machine. Raises :class:`UserError` as a run would."""
     positions = config.model.max_position_embeddings
     present, absent = _divide(config.data_parts)
     folders: tuple[DataFolder, ...] = ()
@@ -90,18 +87,18 @@ def find_data(config: PretrainConfig, tokenizer: PauseTokenizer) -> FoundData:
 
 
 def _divide(parts: Sequence[BlendComponent]) -> tuple[tuple[BlendComponent, ...], tuple[BlendComponent, ...]]:
-    """The parts whose folders are here, and the others."""
+    """Return the parts with folders on this machine, and the others."""
     present = tuple(part for part in parts if part.folder.exists())
     return present, tuple(part for part in parts if part not in present)
 
 
 def find_hardware(precision: Precision, peak_tflops: float) -> Hardware:
-    """This machine's GPU, or an H100 where there is none; ``peak_tflops``, unless 0, goes before any datasheet."""
+    """This machine's GPU, or an H100 if it has none; ``peak_tflops`` (unless 0) overrides the datasheet."""
     import torch
 
     if not torch.cuda.is_available():
         return Hardware(
-            name=f"{H100_SXM.name} (assumed, there is no GPU here)",
+            name=f"{H100_SXM.name} (assumed, no GPU on this machine)",
             peak_tflops=peak_tflops or H100_SXM.peak_tflops(precision),
             memory_bytes=H100_SXM.memory_gib * GIB,
         )
@@ -115,17 +112,17 @@ def find_hardware(precision: Precision, peak_tflops: float) -> Hardware:
 
 
 def data_lines(data: FoundData, samples: int) -> Iterator[str]:
-    """What a run of ``samples`` sequences makes of the data."""
+    """Lines about the data of a run of ``samples`` sequences."""
     if data.absent:
-        yield f"data        sequences are taken to have {data.seq_length:,} tokens"
+        yield f"data        assumed: sequences of {data.seq_length:,} tokens"
     else:
         yield from _use_lines(data.folders, samples)
     for part in (*data.absent, *data.absent_held_out):
-        yield f"            {part.folder} is not on this machine, and was not checked"
+        yield f"            {part.folder} is not on this machine; not checked"
 
 
 def _use_lines(folders: Sequence[DataFolder], samples: int) -> Iterator[str]:
-    """How often each folder is read, and how many pauses that gives."""
+    """Lines with the epochs of each folder, and the number of pauses."""
     all_weights = sum(folder.weight or 0 for folder in folders)
     all_samples = sum(folder.num_samples for folder in folders)
     pauses, heading = 0.0, "data"
@@ -138,4 +135,4 @@ def _use_lines(folders: Sequence[DataFolder], samples: int) -> Iterator[str]:
             f" {fraction:.2%} of them pauses; {share * samples / folder.num_samples:.2f} epochs"
         )
         heading = ""
-    yield f"            about {pauses:,.0f} tokens of the run are pauses, which cost what other tokens do"
+    yield f"            about {pauses:,.0f} tokens of the run are pauses; they cost as much as other tokens"

@@ -1,4 +1,4 @@
-"""What a run is given, checked as far as can be before any process group exists or anything is allocated."""
+"""Inputs of a run, read and checked before any process group exists or memory is allocated."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from pause_megatron.training.state import model_differences
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainInputs:
-    """Everything a configuration names, read and found to fit together."""
+    """Files of a configuration, checked against each other."""
 
     tokenizer: PauseTokenizer
     training_data: tuple[DataFolder, ...]
@@ -27,7 +27,7 @@ class PretrainInputs:
     deepspeed_file: DeepSpeedFile
     layout: Layout
     initial_checkpoint: Path | None
-    """The folder of the checkpoint to begin with."""
+    """Checkpoint folder of the initial weights; None for random weights."""
 
     @property
     def seq_length(self) -> int:
@@ -36,9 +36,9 @@ class PretrainInputs:
 
 
 def check_inputs(config: PretrainConfig, *, world_size: int) -> PretrainInputs:
-    """Read and check what ``config`` names, for a run of ``world_size`` processes.
+    """Read and check the files of ``config`` for a run on ``world_size`` ranks.
 
-    Raises :class:`UserError` naming the path or flag that has to change.
+    Raises :class:`UserError` with the path or flag to change.
     """
     tokenizer = PauseTokenizer.load(config.tokenizer)
     positions = config.model.max_position_embeddings
@@ -80,7 +80,7 @@ def check_inputs(config: PretrainConfig, *, world_size: int) -> PretrainInputs:
 
 
 def _initial_checkpoint(config: PretrainConfig, tokenizer: PauseTokenizer) -> Path | None:
-    """Where ``--initial-checkpoint`` is. Raises :class:`UserError` when it is of another model or tokenizer."""
+    """Folder of ``--initial-checkpoint``. Raises :class:`UserError` if its model or tokenizer is another one."""
     if config.initial_checkpoint is None:
         return None
     folder = find_checkpoint(config.initial_checkpoint, "--initial-checkpoint")
@@ -89,5 +89,5 @@ def _initial_checkpoint(config: PretrainConfig, tokenizer: PauseTokenizer) -> Pa
     differences.append(("--tokenizer (sha256)", state.tokenizer_sha256, tokenizer.sha256))
     for flag, there, here in differences:
         if there != here:
-            raise UserError(f"--initial-checkpoint {folder} is of a model with {flag} {there}, and {here} is given")
+            raise UserError(f"--initial-checkpoint {folder}: has {flag} {there}, but {here} is given; give {there}")
     return folder

@@ -1,4 +1,4 @@
-"""``pause-megatron pretrain``: check what was given, start the process groups, run."""
+"""``pause-megatron pretrain``: checks the configuration, starts the process groups, and trains."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from pause_megatron.training.inputs import PretrainInputs, check_inputs
 
 
 def pretrain(config: PretrainConfig) -> None:
-    """Train until ``train_iters``, from the newest checkpoint in ``config.output`` or from the start; or only plan it.
+    """Train until ``train_iters``, from the newest checkpoint in ``config.output`` or from the start; or print a plan.
 
-    Raises :class:`UserError` before any process group exists for whatever can be told by then: paths, tokenizer,
-    datasets, layout, DeepSpeed file. Raises :class:`StoppedEarly` when it was asked to stop and has saved.
+    Raises :class:`UserError` for a mistake in paths, tokenizer, datasets, layout or DeepSpeed file before any process
+    group exists, and :class:`StoppedEarly` when a stop was requested and the run has saved.
     """
     launch = detect_launch()
     starts_processes = config.processes > 1 and launch.world_size == 1
@@ -37,7 +37,7 @@ def pretrain(config: PretrainConfig) -> None:
 
 
 def _run_on_this_machine(config: PretrainConfig) -> None:
-    """The same command in ``config.processes`` processes; leaves with their exit code if they fail."""
+    """Run the same command on ``config.processes`` ranks, and exit with their exit code if they fail."""
     one_process = to_plain(config) | {"processes": 1}
     flags = flags_of_mapping(one_process, PretrainConfig, source="pretrain")
     code = run_local_processes(["pretrain", *flags], config.processes)

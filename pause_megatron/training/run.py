@@ -1,7 +1,7 @@
-"""One process's share of a pretraining run: next batch, step, log, validate, save, until the end or asked to stop.
+"""Training loop of a pretraining run on one rank: next batch, step, log, validate, save.
 
-The processes of a run must do the same at the same step. What one of them alone knows (a signal, a checkpoint written
-in the background) it brings to one small exchange a step, :meth:`PretrainRun._meet`, and all act on the outcome.
+All ranks must act alike at the same step. Some facts only one rank knows, for example that it received a signal or is
+still writing a checkpoint. One small all-reduce per step, :meth:`PretrainRun._agree`, shares them.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from pause_megatron.parallel.collectives import max_over_ranks
 from pause_megatron.parallel.groups import device
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.records.checkpoint_state import CheckpointState
-from pause_megatron.training.bad_batches import BatchJudge, Verdict
+from pause_megatron.training.bad_batches import BatchDecision, BatchJudge
 from pause_megatron.training.inputs import PretrainInputs
 from pause_megatron.training.metrics.pause_embedding import PauseEmbedding
 from pause_megatron.training.metrics.run_metrics import Metrics
@@ -44,10 +44,11 @@ from pause_megatron.training.validation import Validation
 from pause_megatron.versions import versions
 
 _DOCUMENTS_SHOWN = 5
+"""Documents of a bad batch in the error message; metrics.jsonl lists all of them."""
 
 
 class PretrainRun:
-    """One process's share of a pretraining run."""
+    """A pretraining run on one rank."""
 
     def __init__(self, config: PretrainConfig, launch: Launch, inputs: PretrainInputs, stop: StopRequests) -> None:
         self.config = config
@@ -59,9 +60,9 @@ class PretrainRun:
         self.batches = BatchSchedule(config.training)
         self.judge = BatchJudge(config.faults)
         self._open_data(launch)
-        self._leave_if_asked()
+        self._stop_if_requested()
         self._build(launch)
-        self._leave_if_asked()
+        self._stop_if_requested()
 
     def _open_data(self, launch: Launch) -> None:
         training, cache = self.config.training, self.config.index_cache
@@ -75,12 +76,8 @@ class PretrainRun:
         )
 
     def _build(self, launch: Launch) -> None:
-        config, tokenizer, layout, file = (
-            self.config,
-            self.inputs.tokenizer,
-            self.inputs.layout,
-            self.inputs.deepspeed_file,
-        )
+        config, tokenizer = self.config, self.inputs.tokenizer
+        layout, file = self.inputs.layout, self.inputs.deepspeed_file
         model = build_local_model(
             config.model,
             layout,
@@ -103,9 +100,9 @@ class PretrainRun:
         )
 
     def resume(self) -> None:
-        """Continue from the newest whole checkpoint, if there is one.
+        """Resume from the newest complete checkpoint, or load the initial weights if there is no checkpoint.
 
-        Raises :class:`UserError` when none is whole, or when it is of another run.
+        Raises :class:`UserError` when no checkpoint is complete, or when the newest is of another run.
         """
         config = self.config
         found = resume_from_newest(config.output, parameters=self.model.parameters, engine=self.engine)
@@ -119,88 +116,88 @@ class PretrainRun:
         self.validated_iteration = state.validated_iteration or 0
         self.judge.restore(state.bad_batches)
         self.metrics.resume(folder, state)
-        self._leave_if_asked()
+        self._stop_if_requested()
 
     def _load_initial_weights(self) -> None:
         if path := self.inputs.initial_checkpoint:
             load_weights(path, parameters=self.model.parameters, engine=self.engine)
-            log.info(f"weights from {path}")
-            self._leave_if_asked()
+            log.info(f"loaded initial weights from {path}")
+            self._stop_if_requested()
 
     def train(self) -> None:
-        """Step until ``train_iters``; log, validate and save on the way and at the end.
+        """Train until ``train_iters``; log, validate and save at their intervals and at the end.
 
-        Raises :class:`StoppedEarly` after saving when asked to stop, and :class:`UserError` before the optimizer moves
-        when a batch is bad.
+        Raises :class:`StoppedEarly` after saving when a stop was requested, and :class:`UserError` before the optimizer
+        moves when a batch is bad.
         """
         config = self.config
         self.metrics.start()
         with self.metrics.paused():
-            self._validate_if_due()  # an earlier process may have been asked to stop in the middle of it
+            self._validate_if_due()  # a stop may have interrupted the last validation
         while self.iteration < config.training.train_iters:
             self._step()
             with self.metrics.paused():
                 self._validate_if_due()
                 if self._is_due(config.checkpoint.save_interval):
                     self._save()
-                self._meet()
+                self._agree()
         self.saver.wait()
         log.info(f"done: {self.iteration} iterations, newest checkpoint {self._newest_checkpoint}")
 
     @property
     def consumed_samples(self) -> int:
-        """Training sequences seen so far."""
+        """Training sequences before the next step."""
         return self.batches.consumed_samples(self.iteration)
 
     def _step(self) -> None:
-        """Train on the next batch, or drop it if it is bad."""
+        """Train on the next batch, or skip it if it is bad."""
         rate = learning_rate(self.iteration, self.config.training.train_iters, self.config.optimizer)
         start, size = self.consumed_samples, self.batches.batch_size(self.iteration)
         losses = self.stepper.accumulate(self._batch(self.data, start, size))
-        verdict, update = self.judge.of_loss(losses.mean), None
-        if verdict.is_bad:
+        decision, update = self.judge.of_loss(losses.mean), None
+        if decision.is_bad:
             self.stepper.discard()
         else:
             update = self.stepper.update(rate)
             is_scaled = self.inputs.deepspeed_file.precision == "fp16"
-            verdict = self.judge.of_gradient(losses.mean, update.grad_norm, is_scaled=is_scaled)
-        if verdict.is_bad:
-            self._report_bad_batch(verdict, start, size)
+            decision = self.judge.of_gradient(losses.mean, update.grad_norm, is_scaled=is_scaled)
+        if decision.is_bad:
+            self._report_bad_batch(decision, start, size)
         self.iteration += 1
-        self.metrics.count(losses, None if verdict.is_bad else update, size)
+        self.metrics.count(losses, None if decision.is_bad else update, size)
         if self._is_due(self.config.logging.log_interval):
             self.metrics.log_training(self.iteration, self.consumed_samples, rate)
 
-    def _report_bad_batch(self, verdict: Verdict, start: int, size: int) -> None:
-        """Say which documents it was made of; end the run, after saving what was good, if the verdict is to."""
+    def _report_bad_batch(self, decision: BatchDecision, start: int, size: int) -> None:
+        """Report the documents of a bad batch; stop the run, after saving, if that is the decision."""
         located = [self.data.locate(position) for position in range(start, start + size)]
         documents = [str(part) for origin in find_origins_together(self.data.datasets, located) for part in origin]
-        self.metrics.log_bad_batch(self.iteration + 1, verdict.reason, documents)
+        self.metrics.log_bad_batch(self.iteration + 1, decision.reason, documents)
         more = f" and {len(documents) - _DOCUMENTS_SHOWN} more" if len(documents) > _DOCUMENTS_SHOWN else ""
         message = (
-            f"iteration {self.iteration + 1}: {verdict.reason}; no weight was changed by its batch, made of"
+            f"iteration {self.iteration + 1}: {decision.reason}; its batch changed no weight; documents:"
             f" {', '.join(documents[:_DOCUMENTS_SHOWN])}{more}"
         )
-        if not verdict.ends_the_run:
+        if not decision.stops_run:
             log.warn(message)
             return
         if self.iteration > self.saved_iteration:
             self._save()
         self.saver.wait()
         raise UserError(
-            f"{message} (all in metrics.jsonl); continue with --on-bad-batch skip to drop such batches, or with a lower"
-            " --learning-rate"
+            f"{message} (all of them in metrics.jsonl); resume with --on-bad-batch skip to skip such batches, or with a"
+            " lower --learning-rate"
         )
 
     def _validate_if_due(self) -> None:
         due = self.iteration > self.validated_iteration and self._is_due(self.config.training.validation_interval)
         if due:
-            found = self.validation.measure(self.stepper, self._batch, self._leave_if_asked)
+            found = self.validation.measure(self.stepper, self._batch, self._stop_if_requested)
             self.validation.report(found, self.metrics, self.iteration)
             self.validated_iteration = self.iteration
 
     def _save(self) -> None:
-        """Write a checkpoint, or begin to."""
+        """Write a checkpoint, or start to with --async-save."""
         state = CheckpointState(
             iteration=self.iteration,
             consumed_samples=self.consumed_samples,
@@ -218,18 +215,18 @@ class PretrainRun:
         self.saver.save(self.iteration, state.to_plain())
         self.saved_iteration = self.iteration
 
-    def _meet(self) -> None:
-        """What all processes exchange after every step: whether one was asked to stop, whether one still writes."""
+    def _agree(self) -> None:
+        # After every step: has any rank received a stop request, and does any rank still write a checkpoint?
         request, unfinished = max_over_ranks([self.stop.request, self.saver.unfinished])
         self.saver.poll(unfinished)
-        self._leave_on(request)
+        self._stop_on(request)
 
-    def _leave_if_asked(self) -> None:
-        """The same for where there is no step: while starting, and between the batches of a validation."""
+    def _stop_if_requested(self) -> None:
+        # Between steps: during startup, and between the batches of a validation.
         [request] = max_over_ranks([self.stop.request])
-        self._leave_on(request)
+        self._stop_on(request)
 
-    def _leave_on(self, request: int) -> None:
+    def _stop_on(self, request: int) -> None:
         if not request or self.iteration == self.config.training.train_iters:
             return
         if self.iteration > self.saved_iteration:
@@ -240,7 +237,6 @@ class PretrainRun:
 
     @property
     def _newest_checkpoint(self) -> Path | None:
-        """What the run saved last or came from."""
         name = checkpoint_name(self.saved_iteration)
         return self.config.output / CHECKPOINTS / name if self.saved_iteration else None
 
@@ -248,7 +244,7 @@ class PretrainRun:
         return self.iteration % interval == 0 or self.iteration == self.config.training.train_iters
 
     def _batch(self, sample_at: Callable[[int], Sample], start: int, size: int) -> list[Microbatch]:
-        """This process's microbatches of the ``size`` samples from ``start`` on."""
+        """This rank's microbatches of the ``size`` samples from position ``start`` on."""
         training = self.config.training
         return list(
             microbatches(

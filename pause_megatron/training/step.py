@@ -1,6 +1,6 @@
-"""One training step and one validation pass, the same under every layout.
+"""Training step and validation step, the same under every layout.
 
-A training step is two calls, so that the loop can judge the loss before the optimizer moves:
+A training step is two calls, so that the loop can check the loss before the optimizer moves: first
 :meth:`Stepper.accumulate`, then :meth:`Stepper.update` or :meth:`Stepper.discard`.
 """
 
@@ -22,7 +22,7 @@ from pause_megatron.training.loss import Losses, count_targets, masked_loss, red
 
 
 class Stepper:
-    """Runs steps of one model on this process."""
+    """Runs the steps of one model on this rank."""
 
     def __init__(self, model: LocalModel, engine: DeepSpeedEngine, layout: Layout, device: torch.device) -> None:
         self.model = model
@@ -32,7 +32,7 @@ class Stepper:
         self._forward_backward = get_forward_backward_func()
 
     def accumulate(self, microbatches: Sequence[Microbatch]) -> Losses:
-        """Forward and backward on this process's ``microbatches`` of one global batch; no weight changes."""
+        """Run forward and backward on this rank's ``microbatches`` of one global batch; no weight changes."""
         return self._run(microbatches, forward_only=False)
 
     def update(self, learning_rate: float) -> Update:
@@ -40,22 +40,23 @@ class Stepper:
         return apply_gradients(self.engine, self.model.parameters, learning_rate)
 
     def discard(self) -> None:
-        """Drop what was accumulated."""
+        """Drop the accumulated gradients."""
         discard_gradients(self.engine)
 
     @torch.no_grad()
     def validate(self, microbatches: Sequence[Microbatch]) -> Losses:
-        """The losses of one global batch, without gradients."""
+        """Run forward on this rank's ``microbatches`` of one global batch."""
         self.engine.eval()
         losses = self._run(microbatches, forward_only=True)
         self.engine.train()
         return losses
 
     def _run(self, microbatches: Sequence[Microbatch], *, forward_only: bool) -> Losses:
-        """Run Megatron-core's schedule over the microbatches of a global batch."""
         counted = count_targets(microbatches)
+        # Megatron-core divides each microbatch's loss by len(microbatches), DeepSpeed the gradients by DP; undo both,
+        # and divide by the valid targets of the global batch. It may have none: avoid 0 / 0.
         factor = len(microbatches) * self.layout.dp / max(counted.targets, 1)
-        iterators = [iter(microbatches) for _ in self.model.chunks]
+        iterators = [iter(microbatches) for _ in self.model.chunks]  # each chunk of a stage reads all microbatches
         micro_batch_size, seq_length = microbatches[0].tokens.shape
         reported = self._forward_backward(
             forward_step_func=partial(self._forward_step, factor=factor),
@@ -72,7 +73,7 @@ class Stepper:
         self, iterator: Iterator[Microbatch], chunk: torch.nn.Module, *, factor: float
     ) -> tuple[torch.Tensor, Any]:
         batch = next(iterator)
-        # ZeRO-2 and -3 hang their hooks on the engine's forward; with one chunk it is the chunk's.
+        # ZeRO-2 and ZeRO-3 need the hooks of the engine's forward. They have one chunk, which the engine wraps.
         model = self.engine if self.engine.zero_optimization_partition_gradients() else chunk
         output = model(batch.tokens, batch.position_ids, None, labels=batch.labels)
         return output, partial(masked_loss, loss_mask=batch.loss_mask, pause_runs=batch.pause_runs, factor=factor)

@@ -1,8 +1,9 @@
-"""Requests to save and leave: from Slurm, from a person, or because the time is up.
+"""Stop requests: signals from Slurm or a user, and the time limit.
 
-A signal may reach only some processes of a run, or reach them at different steps, and a process that left alone would
-leave the others waiting. So a signal is only noted here; the loop exchanges :attr:`StopRequests.request` with
-:func:`~pause_megatron.parallel.collectives.max_over_ranks` once a step, and all processes act on the largest.
+A signal may reach only some ranks, or reach them at different steps. A rank that stopped by itself would leave the
+others waiting in a collective. Therefore the signal handler only stores the request. Once per step the loop takes the
+largest :attr:`StopRequests.request` with :func:`~pause_megatron.parallel.collectives.max_over_ranks`, and all ranks act
+on it.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from pause_megatron.parallel.signals import STARTED, ignore_stop_signals, stop_s
 
 
 class StopRequest(IntEnum):
-    """Why a process is to save and leave; of several reasons the largest is the run's."""
+    """Reason to save and stop; if ranks have different requests, the largest counts."""
 
     NONE = 0
     TIME_IS_UP = 1
@@ -30,20 +31,20 @@ class StopRequest(IntEnum):
 
     @property
     def reason(self) -> str:
-        """For a person: what asked for it."""
-        return "--exit-duration is over" if self is StopRequest.TIME_IS_UP else f"stopped by {self.name}"
+        """The reason as text, for log lines."""
+        return "--exit-duration reached" if self is StopRequest.TIME_IS_UP else f"stopped by {self.name}"
 
 
 class StopRequests:
-    """What asks this process to stop, from the beginning of its block to the end.
+    """Receives stop signals inside its ``with`` block.
 
-    However many signals come, none interrupts the saving that the first one asks for; only Ctrl-C, pressed again, ends
-    the process at once. When the block is left by :class:`StoppedEarly`, further signals are ignored for good, so that
-    they do not change the exit code; else whoever handled them before gets them back.
+    Further signals do not interrupt the save that the first one requests; only a second Ctrl-C ends the process at
+    once. After :class:`StoppedEarly` the process ignores further signals, so that they do not change its exit code. If
+    the block ends in another way, the previous handlers are restored.
     """
 
     def __init__(self, exit_duration: float) -> None:
-        """``exit_duration``: minutes after which the time is up, counted from the start of the process; 0: never."""
+        """Set the time limit to ``exit_duration`` minutes after the start of the process (0: none)."""
         self._ends = STARTED + exit_duration * 60 if exit_duration else float("inf")
         self._signalled = StopRequest.NONE
         self._handlers = ExitStack()
@@ -55,14 +56,14 @@ class StopRequests:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        with stop_signals_held_back():  # none slips through between one handler and the next
+        with stop_signals_held_back():  # no signal may arrive between the two handlers
             self._handlers.close()
             if isinstance(error, StoppedEarly):
                 ignore_stop_signals()
 
     @property
     def request(self) -> StopRequest:
-        """What this process has been asked so far; a number to be exchanged with the other processes'."""
+        """The largest request of this rank so far."""
         time_is_up = StopRequest.TIME_IS_UP if time.monotonic() >= self._ends else StopRequest.NONE
         return max(self._signalled, time_is_up)
 
@@ -73,11 +74,11 @@ class StopRequests:
 
 
 def stopped_early(request: int, *, iteration: int, checkpoint: Path | None) -> StoppedEarly:
-    """What to raise when all processes have agreed on ``request`` (not 0) and saved what there was to save.
+    """The exception to raise when all ranks have agreed on ``request`` (not 0) and saved.
 
-    ``iteration``: steps done; ``checkpoint``: the one that holds them, None when nothing was read or saved yet.
+    ``checkpoint`` holds the state after ``iteration`` steps; None if nothing was loaded or saved yet.
     """
     reason = StopRequest(request).reason
     if checkpoint is None:
-        return StoppedEarly(f"{reason} while starting; the same command starts again")
-    return StoppedEarly(f"{reason} after iteration {iteration}; the same command continues from {checkpoint}")
+        return StoppedEarly(f"{reason} during startup; the same command starts the run again")
+    return StoppedEarly(f"{reason} after iteration {iteration}; the same command resumes from {checkpoint}")

@@ -1,4 +1,4 @@
-"""Validation: the losses over the real targets of held-out datasets, read as they are stored."""
+"""Validation: losses over the real targets of held-out datasets, in the order of the dataset."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from pause_megatron.training.state import blend_strategy
 from pause_megatron.training.step import Stepper
 
 WEIGHTED_MEAN = "weighted mean"
-"""What results call the mean over all held-out datasets."""
+"""Name of the mean over all held-out datasets in records."""
 
 
 class Validation:
     """The held-out datasets of a run."""
 
     def __init__(self, datasets: Sequence[SampleDataset], *, sequences: int, batch_size: int) -> None:
-        """Of each of ``datasets`` the first ``sequences`` are read, ``batch_size`` at a time."""
+        """Use the first ``sequences`` of each dataset, in batches of ``batch_size``."""
         self._datasets = [ValidationData(dataset, sequences) for dataset in datasets]
         self._batch_size = batch_size
 
@@ -31,10 +31,10 @@ class Validation:
         batch: Callable[[ValidationData, int, int], list[Microbatch]],
         between_batches: Callable[[], None],
     ) -> list[Losses]:
-        """The losses on each dataset.
+        """Measure the losses on each dataset.
 
-        ``batch`` makes a global batch of a dataset, from a position on, of a size; ``between_batches`` may raise to end
-        the validation.
+        ``batch`` returns this rank's microbatches of a dataset from a position and a size. ``between_batches`` may
+        raise to end the validation.
         """
         found = []
         for dataset in self._datasets:
@@ -46,7 +46,7 @@ class Validation:
         return found
 
     def report(self, found: Sequence[Losses], metrics: Metrics, iteration: int) -> None:
-        """Report what :meth:`measure` found: of each dataset, and the mean by their weights, if they have any."""
+        """Record the losses of :meth:`measure` for each dataset, and the mean by the datasets' weights, if any."""
         sources = [dataset.source for dataset in self._datasets]
         for source, losses in zip(sources, found, strict=True):
             metrics.log_validation(iteration, source.name, source.manifest.strategy, losses)

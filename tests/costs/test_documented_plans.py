@@ -39,7 +39,7 @@ def test_documented_plan_equals_the_computed_one(flags: dict[str, Any], micro_ba
         samples=steps * training.global_batch_size,
     )
     hardware = Hardware(
-        name=f"{H100_SXM.name} (assumed, there is no GPU here)",
+        name=f"{H100_SXM.name} (assumed, no GPU on this machine)",
         peak_tflops=H100_SXM.peak_tflops("bf16"),
         memory_bytes=H100_SXM.memory_gib * GIB,
     )

@@ -15,7 +15,7 @@ from pause_megatron.config.training import FaultsConfig
 from pause_megatron.errors import UserError
 from pause_megatron.records.checkpoint_state import RecentLosses
 from pause_megatron.records.files import convert_record, plain_record
-from pause_megatron.training.bad_batches import GOOD, BatchJudge, Verdict
+from pause_megatron.training.bad_batches import GOOD, BatchDecision, BatchJudge
 
 NOT_FINITE = (math.nan, math.inf, -math.inf)
 LOSSES = st.one_of(st.floats(0.5, 50.0), st.sampled_from(NOT_FINITE))
@@ -30,25 +30,25 @@ FAULTS = st.builds(
 )
 
 
-def judge(judge: BatchJudge, loss: float, norm: float, *, is_scaled: bool = False) -> Verdict:
-    verdict = judge.of_loss(loss)
-    return verdict if verdict.is_bad else judge.of_gradient(loss, norm, is_scaled=is_scaled)
+def judge(judge: BatchJudge, loss: float, norm: float, *, is_scaled: bool = False) -> BatchDecision:
+    decision = judge.of_loss(loss)
+    return decision if decision.is_bad else judge.of_gradient(loss, norm, is_scaled=is_scaled)
 
 
-def judge_all(judge_: BatchJudge, batches: Sequence[tuple[float, float]]) -> list[Verdict]:
+def judge_all(judge_: BatchJudge, batches: Sequence[tuple[float, float]]) -> list[BatchDecision]:
     return [judge(judge_, loss, norm) for loss, norm in batches]
 
 
 @settings(deadline=None)
 @given(FAULTS, BATCHES, st.booleans())
-def test_verdicts_are_those_of_the_definition(
+def test_decisions_are_those_of_the_definition(
     faults: FaultsConfig, batches: list[tuple[float, float]], is_scaled: bool
 ) -> None:
     good: list[float] = []
     in_a_row = 0
     judged = BatchJudge(faults)
     for loss, norm in batches:
-        verdict = judge(judged, loss, norm, is_scaled=is_scaled)
+        decision = judge(judged, loss, norm, is_scaled=is_scaled)
         last = good[-faults.spike_window :]
         is_spike = bool(faults.spike_factor) and len(last) == faults.spike_window
         is_spike = is_spike and loss > faults.spike_factor * median(last)
@@ -56,9 +56,9 @@ def test_verdicts_are_those_of_the_definition(
         is_bad = not math.isfinite(loss) or is_spike or bad_gradient
         in_a_row = in_a_row + 1 if is_bad else 0
         good += [] if is_bad else [loss]
-        assert verdict.is_bad == is_bad
+        assert decision.is_bad == is_bad
         ends = is_bad and (faults.on_bad_batch == "stop" or in_a_row >= faults.max_bad_batches)
-        assert verdict.ends_the_run == ends
+        assert decision.stops_run == ends
 
 
 @settings(deadline=None)
@@ -104,16 +104,16 @@ def test_looking_at_a_good_loss_changes_nothing() -> None:
 )
 def test_reason_says_what_is_wrong(loss: float, norm: float, reason: str) -> None:
     judged = BatchJudge(FaultsConfig(spike_window=3))
-    assert not any(verdict.is_bad for verdict in judge_all(judged, [(2.0, 1.0), (3.0, 1.0), (4.0, 1.0)]))
-    assert judge(judged, loss, norm) == Verdict(reason, ends_the_run=True)
+    assert not any(decision.is_bad for decision in judge_all(judged, [(2.0, 1.0), (3.0, 1.0), (4.0, 1.0)]))
+    assert judge(judged, loss, norm) == BatchDecision(reason, stops_run=True)
 
 
 def test_skipping_ends_too_after_so_many_in_a_row() -> None:
     judged = BatchJudge(FaultsConfig(on_bad_batch="skip", max_bad_batches=2))
     bad, good = (math.nan, 1.0), (2.0, 1.0)
-    verdicts = judge_all(judged, [bad, good, bad, bad])
-    assert [verdict.ends_the_run for verdict in verdicts] == [False, False, False, True]
-    assert verdicts[-1].reason == "the loss is nan (2 in a row, --max-bad-batches 2)"
+    decisions = judge_all(judged, [bad, good, bad, bad])
+    assert [decision.stops_run for decision in decisions] == [False, False, False, True]
+    assert decisions[-1].reason == "the loss is nan (2 in a row, --max-bad-batches 2)"
 
 
 def test_overflow_under_loss_scaling_is_no_fault_of_the_batch() -> None:

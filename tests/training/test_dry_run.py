@@ -80,8 +80,8 @@ def test_data_may_be_elsewhere_and_everything_else_is_checked(
 ) -> None:
     elsewhere = replace(config, data=("0.5", "on-the-cluster/pause", "0.5", config.data[0]))
     text = printed(elsewhere, capsys)
-    assert "on-the-cluster/pause is not on this machine, and was not checked" in text
-    assert f"sequences are taken to have {SEQ_LENGTH} tokens" in text
+    assert "on-the-cluster/pause is not on this machine; not checked" in text
+    assert f"assumed: sequences of {SEQ_LENGTH} tokens" in text
     with pytest.raises(UserError, match=r"dataset\.json"):
         print_plan(replace(config, data=(str(tmp_path),)), num_processes=1)
     with pytest.raises(UserError, match="--deepspeed"):

@@ -193,9 +193,9 @@ def test_run_asked_to_stop_saves_and_loses_no_step(config: PretrainConfig, undis
             said = said_on_stopping(group)
         done = steps(config)
         assert done == list(range(1, len(done) + 1))  # none was lost, none taken twice
-        assert f"stopped by {number.name} after iteration {len(done)}; the same command continues from" in said
+        assert f"stopped by {number.name} after iteration {len(done)}; the same command resumes from" in said
     with started(replace(config, faults=FaultsConfig(exit_duration=1e-6))) as group:
-        assert "--exit-duration is over while starting" in said_on_stopping(group)
+        assert "--exit-duration reached during startup" in said_on_stopping(group)
     assert_continues_as(undisturbed, config)
 
 
@@ -217,7 +217,7 @@ def test_launcher_asked_to_stop_leaves_with_the_exit_code_for_requeueing(
         _, said = launcher.communicate()
     assert launcher.returncode == EXIT_REQUEUE, said
     *_, last = said.splitlines()
-    assert last.startswith(f"stopped by {number.name} after iteration {len(steps(config))}; the same command continues")
+    assert last.startswith(f"stopped by {number.name} after iteration {len(steps(config))}; the same command resumes")
     assert "Traceback" not in said
     assert_continues_as(undisturbed, replace(config, processes=1))
 

@@ -69,7 +69,7 @@ def interrupted_pretrain(config: PretrainConfig) -> None:
             os.kill(os.getpid(), signal.SIGTERM)
 
     PretrainRun._step = step_and_signal  # type: ignore[method-assign]
-    with pytest.raises(StoppedEarly, match=r"stopped by SIGTERM after iteration 4; .* continues from .*iter_0000004"):
+    with pytest.raises(StoppedEarly, match=r"stopped by SIGTERM after iteration 4; .* resumes from .*iter_0000004"):
         pretrain(config)
 
 
@@ -127,7 +127,7 @@ def test_weights_of_another_model_are_refused(config: PretrainConfig, undisturbe
     model = replace(config.model, num_layers=4)
     output = config.output.with_name("other-model")
     wrong = replace(config, model=model, initial_checkpoint=undisturbed_run.output, output=output)
-    with pytest.raises(AssertionError, match="is of a model with --num-layers 2, and 4 is given"):
+    with pytest.raises(AssertionError, match="has --num-layers 2, but 4 is given; give 2"):
         run_distributed(pretrain, 2, wrong)
     missing = replace(config, initial_checkpoint=output / "nowhere", output=output)
     with pytest.raises(AssertionError, match=r"--initial-checkpoint .*nowhere: no such folder"):

@@ -114,7 +114,7 @@ with StopRequests(3 / 60) as stop:
     send("SIGUSR1")
     print(stop.request.name)
 """)
-    assert (code, said) == (0, ["NONE", "TIME_IS_UP --exit-duration is over", "SIGUSR1"])
+    assert (code, said) == (0, ["NONE", "TIME_IS_UP --exit-duration reached", "SIGUSR1"])
 
 
 @pytest.mark.parametrize(
@@ -123,9 +123,9 @@ with StopRequests(3 / 60) as stop:
         (
             3,
             Path("run/iteration-7"),
-            "stopped by SIGTERM after iteration 7; the same command continues from run/iterat",
+            "stopped by SIGTERM after iteration 7; the same command resumes from run/iterat",
         ),
-        (1, None, "--exit-duration is over while starting; the same command starts again"),
+        (1, None, "--exit-duration reached during startup; the same command starts the run again"),
     ],
 )
 def test_message_says_why_and_where_it_goes_on(request_number: int, checkpoint: Path | None, line: str) -> None:

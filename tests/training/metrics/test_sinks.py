@@ -72,9 +72,7 @@ def test_missing_package_is_reported_with_its_flag(
 
 
 @pytest.mark.skipif(find_spec("wandb") is not None, reason="not checked: wandb is installed")
-def test_a_folder_that_wandb_wrote_is_not_the_package(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_folder_that_wandb_wrote_is_not_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "wandb").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     assert find_spec("wandb") is not None
