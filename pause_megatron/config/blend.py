@@ -1,6 +1,7 @@
-"""What ``--data`` and ``--validation-data`` mean: one folder, or several, with weights or without.
+"""Data blends: parses ``--data`` and ``--validation-data``.
 
-Written as Megatron's users write it: ``DIR``, ``DIR_A DIR_B``, or ``0.7 DIR_A 0.3 DIR_B``.
+The syntax is Megatron's: one folder (``DIR``), several (``DIR_A DIR_B``), or several with weights
+(``0.7 DIR_A 0.3 DIR_B``).
 """
 
 from __future__ import annotations
@@ -20,11 +21,11 @@ class BlendComponent:
     folder: Path
     """Dataset folder."""
     weight: float | None
-    """Its weight, positive, to be divided by the sum of all; None when there are no weights or nothing to weigh."""
+    """Positive weight, relative to the sum of all weights; None without weights and for a single folder."""
 
 
 def parse_blend(flag: str, values: Sequence[str]) -> tuple[BlendComponent, ...]:
-    """The folders that ``flag`` names with ``values``, in their order.
+    """Parse ``values`` of ``flag`` into folders, in their order.
 
     Raises :class:`UserError` when weights and folders do not alternate, or when a weight is not positive.
     """
@@ -37,10 +38,10 @@ def parse_blend(flag: str, values: Sequence[str]) -> tuple[BlendComponent, ...]:
         if weight is None or len(pair) < 2 or weights[position + 1] is not None:
             raise UserError(
                 f"{flag} {' '.join(values)}: expected a weight before each folder, found '{' '.join(pair)}'; "
-                "write WEIGHT FOLDER WEIGHT FOLDER, or folders alone (a folder named like a number as ./NUMBER)"
+                "give WEIGHT FOLDER WEIGHT FOLDER, or only folders (write a folder with a numeric name as ./NUMBER)"
             )
         if not (weight > 0 and math.isfinite(weight)):
-            raise UserError(f"{flag} {pair[0]} {pair[1]}: the weight must be a positive number")
+            raise UserError(f"{flag} {pair[0]} {pair[1]}: the weight must be a positive number, for example 0.7")
         parts.append(BlendComponent(folder=Path(pair[1]), weight=weight if len(values) > 2 else None))
     return tuple(parts)
 

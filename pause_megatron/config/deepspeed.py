@@ -1,7 +1,7 @@
-"""The ``--deepspeed`` JSON file: what is DeepSpeed's own (ZeRO stage, precision, offload, communication).
+"""DeepSpeed JSON file of ``--deepspeed``: ZeRO stage, precision, offload and communication.
 
-Batch sizes, accumulation, clipping, optimizer and schedule are decided by this project's configuration, in one place;
-a file that sets them too is refused.
+Flags of this project set batch sizes, accumulation, clipping, optimizer and schedule. A file that sets them too is
+refused, so that every setting has one place.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ OWNED_KEYS = {
     "train_micro_batch_size_per_gpu": "--micro-batch-size",
     "gradient_accumulation_steps": "--global-batch-size and --micro-batch-size",
     "gradient_clipping": "--clip-grad",
-    "optimizer": "--learning-rate and its neighbours",
-    "scheduler": "--warmup-fraction and its neighbours",
-    "managed_gradient_accumulation": "nothing: Megatron's schedule accumulates",
+    "optimizer": "--learning-rate and the flags of its group",
+    "scheduler": "--warmup-fraction and the flags of its group",
+    "managed_gradient_accumulation": "Megatron-core, whose schedule accumulates",
 }
-"""Keys of DeepSpeed's configuration that belong to the flags of pretraining, and the flags they belong to."""
+"""DeepSpeed keys that pretraining flags set, with these flags."""
 OWNED_KEYS_OF_FINETUNING = {
     "train_batch_size": "--batch-size",
     "train_micro_batch_size_per_gpu": "--batch-size",
     "gradient_accumulation_steps": "--gradient-accumulation-steps",
     "gradient_clipping": "--clip-grad",
-    "optimizer": "--learning-rate and its neighbours",
+    "optimizer": "--learning-rate and the flags of its group",
     "scheduler": "--schedule and --warmup-steps",
 }
-"""The same of finetuning."""
+"""DeepSpeed keys that finetuning flags set, with these flags."""
 
 Precision = Literal["fp32", "bf16", "fp16"]
 TORCH_DTYPES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
@@ -45,30 +45,30 @@ class DeepSpeedFile:
     """A validated ``--deepspeed`` file."""
 
     path: Path
-    """Where it was read."""
+    """File that was read."""
     values: dict[str, Any]
-    """Its content, passed on to DeepSpeed."""
+    """Content of the file, which DeepSpeed receives."""
     zero_stage: int
     """ZeRO stage, 0 to 3."""
     precision: Precision
-    """What the model computes in."""
+    """Precision of weights and activations."""
     grad_dtype: Precision
-    """What gradients are accumulated in."""
+    """Precision of gradient accumulation."""
     offload_optimizer: bool
-    """Whether optimizer state lives in CPU memory, and is updated there."""
+    """Whether the optimizer state is in CPU memory and updated there."""
     offload_parameters: bool
-    """Whether the weights of ZeRO-3 live in CPU memory too."""
+    """Whether the weights are in CPU memory too (ZeRO-3)."""
 
     @property
     def gradients_stay_whole(self) -> bool:
-        """Whether a process keeps all gradients of its part of the model, on its own device, until the update."""
+        """Whether each rank keeps all gradients of its part of the model on its device until the update."""
         return self.zero_stage <= 1 and not self.offload_optimizer
 
 
 def read_deepspeed_file(path: Path, owned: Mapping[str, str] = OWNED_KEYS) -> DeepSpeedFile:
-    """Read and check a ``--deepspeed`` file; ``owned`` are the keys it must not set, and the flags that do.
+    """Read and check a ``--deepspeed`` file; ``owned`` maps keys that it must not set to the flags that set them.
 
-    Raises :class:`UserError` when it is missing, is no JSON object, or sets what belongs to a flag.
+    Raises :class:`UserError` when the file is missing, is not a JSON object, or sets one of these keys.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -80,22 +80,22 @@ def read_deepspeed_file(path: Path, owned: Mapping[str, str] = OWNED_KEYS) -> De
         raise UserError(f"--deepspeed {path}: expected a JSON object")
     for key, flag in owned.items():
         if key in values:
-            raise UserError(f"--deepspeed {path}: remove '{key}'; it is decided by {flag}")
+            raise UserError(f"--deepspeed {path}: remove '{key}', which is set by {flag}")
     return deepspeed_file(path, values)
 
 
 def deepspeed_file(path: Path, values: dict[str, Any]) -> DeepSpeedFile:
-    """What ``values``, the content of ``path``, mean. Raises :class:`UserError` when they contradict themselves."""
+    """Interpret ``values``, the content of ``path``. Raises :class:`UserError` for contradictions."""
     enabled: list[Precision] = [name for name in _HALVES if values.get(name, {}).get("enabled", False)]
     if len(enabled) > 1:
-        raise UserError(f"--deepspeed {path}: bf16 and fp16 cannot both be enabled")
+        raise UserError(f"--deepspeed {path}: bf16 and fp16 cannot both be enabled; disable one")
     precision: Precision = enabled[0] if enabled else "fp32"
     zero = values.get("zero_optimization", {})
     grad_dtype: Precision = values.get("data_types", {}).get("grad_accum_dtype") or precision
     if grad_dtype not in (precision, "fp32"):
         raise UserError(
-            f"--deepspeed {path}: grad_accum_dtype '{grad_dtype}': gradients can be accumulated in {precision}, as"
-            " the model computes, or in 'fp32'"
+            f"--deepspeed {path}: grad_accum_dtype '{grad_dtype}' is not supported; use '{precision}', the"
+            " precision of the model, or 'fp32'"
         )
     return DeepSpeedFile(
         path=path,
@@ -108,8 +108,8 @@ def deepspeed_file(path: Path, values: dict[str, Any]) -> DeepSpeedFile:
     )
 
 
-def _offloads(path: Path, zero: dict[str, Any], what: str) -> bool:
-    device = zero.get(what, {}).get("device", "none")
+def _offloads(path: Path, zero: dict[str, Any], key: str) -> bool:
+    device = zero.get(key, {}).get("device", "none")
     if device not in ("none", "cpu"):
-        raise UserError(f"--deepspeed {path}: {what} to '{device}': expected 'cpu' or 'none'")
+        raise UserError(f"--deepspeed {path}: {key} has device '{device}'; use 'cpu' or 'none'")
     return bool(device == "cpu")

@@ -1,4 +1,4 @@
-"""What a model is: architecture and sizes, and the named presets. How it is split over processes is `parallel.py`'s."""
+"""Model architecture, sizes and presets; ``config/parallel.py`` has the layout."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
 
 PADDED_VOCAB_MULTIPLE = 128
-"""Vocabulary rows are padded to a multiple of this, whatever the layout.
+"""Multiple that the number of vocabulary rows is padded to, under every layout.
 
-Padding rows take part in the softmax and receive gradient, so their number must not depend on the tensor-parallel size:
-otherwise two layouts of one run would compute different losses.
+Padding rows take part in the softmax and receive gradients. If their number depended on the tensor-parallel size, two
+layouts of one run would compute different losses.
 """
 
 
 def padded_vocab_size(vocab_size: int) -> int:
-    """``vocab_size`` rounded up to a multiple of :data:`PADDED_VOCAB_MULTIPLE`."""
+    """``vocab_size`` rounded up to a multiple of :data:`PADDED_VOCAB_MULTIPLE`, for example 250 to 256."""
     return -(-vocab_size // PADDED_VOCAB_MULTIPLE) * PADDED_VOCAB_MULTIPLE
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """The model: a decoder-only transformer."""
+    """Architecture and sizes of the decoder-only transformer."""
 
     architecture: Literal["gpt2", "llama"] = "gpt2"
     """Block: gpt2 (the paper's: LayerNorm, biases, GELU, learned positions) or llama (RMSNorm, SwiGLU, rotary)."""
@@ -32,23 +32,23 @@ class ModelConfig:
     hidden_size: int = 768
     """Width of the residual stream."""
     num_attention_heads: int = 12
-    """Query heads a layer; divides hidden_size."""
+    """Query heads in a layer; must divide --hidden-size."""
     num_query_groups: int = 0
-    """Key/value heads a layer (grouped-query attention); 0 means one for each query head."""
+    """Key/value heads in a layer, for grouped-query attention (0: one for each query head)."""
     ffn_hidden_size: int = 0
-    """Width of the MLP; 0 means 4 * hidden_size (gpt2) or 8/3 * hidden_size rounded up to 64 (llama)."""
+    """Width of the MLP (0: 4 * hidden_size for gpt2, 8/3 * hidden_size rounded up to a multiple of 64 for llama)."""
     max_position_embeddings: int = 2048
-    """Longest context in tokens; at least the dataset's sequence length."""
+    """Longest context in tokens; must be at least the sequence length of the data."""
     untie_embeddings_and_output_weights: bool = True
-    """Separate input and output embeddings, as the paper's parameter counts suggest for a 32k vocabulary."""
+    """Use separate input and output embeddings, as the paper's parameter counts suggest for a 32k vocabulary."""
     layernorm_epsilon: float = 1e-5
     """Epsilon of LayerNorm and RMSNorm."""
     init_method_std: float = 0.02
-    """Standard deviation of initial weights; projections back to the residual use std / sqrt(2 * num_layers)."""
+    """Standard deviation of initial weights; output projections of attention and MLP use std / sqrt(2 * num_layers)."""
     rotary_base: int = 10000
     """Base of the rotary frequencies (llama only)."""
     gelu: Literal["exact", "tanh"] = "exact"
-    """GELU (gpt2 only): exact, or the approximation by tanh that OpenAI's GPT-2 was trained with."""
+    """GELU (gpt2 only): exact, or the tanh approximation of OpenAI's GPT-2."""
 
     def __post_init__(self) -> None:
         require_at_least(1, num_layers=self.num_layers, hidden_size=self.hidden_size)
@@ -67,7 +67,7 @@ class ModelConfig:
 
     @property
     def query_groups(self) -> int:
-        """Key/value heads a layer, resolved."""
+        """Key/value heads in a layer, with the default resolved."""
         return self.num_query_groups or self.num_attention_heads
 
     @property
@@ -77,7 +77,7 @@ class ModelConfig:
 
     @property
     def ffn_size(self) -> int:
-        """Width of the MLP, resolved."""
+        """Width of the MLP, with the default resolved."""
         if self.ffn_hidden_size:
             return self.ffn_hidden_size
         return 4 * self.hidden_size if self.architecture == "gpt2" else -(-8 * self.hidden_size // 3 // 64) * 64
@@ -117,5 +117,5 @@ MODEL_PRESETS: dict[str, dict[str, object]] = {
     "llama-130m": {"architecture": "llama", **_130M},
     "llama-1b": {"architecture": "llama", **_1B},
 }
-"""Sizes by name; 130m and 1b are Table 5 of the paper (arXiv 2310.02226), and the llama ones have within 2 % as many
-parameters: the same depth, width and heads, and the MLP that keeps its matrices' size with three of them."""
+"""Model sizes by name: 130m and 1b are Table 5 of the paper (arXiv 2310.02226). The llama presets have the same depth,
+width and heads. Their three MLP matrices together are as large as gpt2's two, so the parameters differ by < 2 %."""

@@ -1,4 +1,4 @@
-"""How a model is split over processes: the parallel layout, and the one table of combinations that cannot work."""
+"""Parallel layout: how ranks share the model, and the table of combinations that are refused."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ CompileLayers = Literal["auto", "always", "never"]
 
 @dataclass(frozen=True, kw_only=True)
 class ParallelConfig:
-    """The parallel layout; data parallelism takes the processes that are left."""
+    """Parallel layout; data parallelism uses the remaining ranks."""
 
     tensor_model_parallel_size: int = 1
-    """Processes that share each layer's matrices."""
+    """Tensor-parallel size: ranks that share each layer's matrices."""
     pipeline_model_parallel_size: int = 1
-    """Pipeline stages the layers are divided into."""
+    """Pipeline stages that share the layers."""
     virtual_pipeline_model_parallel_size: int = 1
-    """Model chunks a stage (interleaved 1F1B schedule)."""
+    """Model chunks in each stage (interleaved 1F1B schedule; 1: not interleaved)."""
     sequence_parallel: bool = False
-    """Split the norms' activations over the tensor-parallel processes too."""
+    """Also split the activations of the norms over the tensor-parallel ranks, along the sequence."""
     recompute_granularity: Recomputation = "none"
-    """Activations computed again in the backward pass instead of being kept: selective recomputes the MLPs, full whole
-    layers from their inputs."""
+    """Activations to recompute in the backward pass instead of storing them: those of the MLPs (selective), or of
+    complete layers from their inputs (full)."""
     recompute_num_layers: int = 1
-    """Layers a block of full recomputation; only the input of a block is kept."""
+    """Layers in each block of full recomputation; only the input of a block is stored."""
     compile_layers: CompileLayers = "auto"
-    """Compile each layer with torch.compile; auto: on GPUs, where there is a compiler, and not under ZeRO-3."""
+    """Compile each layer with torch.compile; auto: on GPUs with a compiler, except under ZeRO-3."""
 
     def __post_init__(self) -> None:
         require_at_least(1, tensor_model_parallel_size=self.tensor_model_parallel_size)
@@ -44,28 +44,26 @@ class ParallelConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """A layout resolved against a world size: what every process agrees on."""
+    """A layout for a given world size, equal on every rank."""
 
     tp: int
     """Tensor-parallel size."""
     pp: int
     """Pipeline-parallel size."""
     vp: int
-    """Chunks a pipeline stage."""
+    """Virtual pipeline size: model chunks in each stage."""
     dp: int
     """Data-parallel size."""
     sequence_parallel: bool
-    """Whether sequence parallelism is on."""
+    """False if tp is 1."""
     recompute_granularity: Recomputation = "none"
-    """What is computed again in the backward pass."""
     recompute_num_layers: int = 1
-    """Layers a block of full recomputation."""
     compile_layers: CompileLayers = "auto"
-    """Whether layers are compiled; auto leaves it to the device."""
+    """"auto" depends on the device; ZeRO-3 makes it "never"."""
 
     @property
     def world_size(self) -> int:
-        """Processes of the run."""
+        """Number of ranks."""
         return self.tp * self.pp * self.dp
 
     def __str__(self) -> str:
@@ -82,7 +80,7 @@ class Layout:
 def resolve_layout(
     parallel: ParallelConfig, *, world_size: int, model: ModelConfig, vocab_size: int, deepspeed: DeepSpeedFile
 ) -> Layout:
-    """Check a layout against the process count, the model's sizes and DeepSpeed's file, before a process group starts.
+    """Check a layout against the world size, the model and the DeepSpeed file, before any process group exists.
 
     Raises :class:`UserError` with the flag to change.
     """
@@ -113,73 +111,74 @@ def _compile_layers(parallel: ParallelConfig, deepspeed: DeepSpeedFile) -> Compi
 
 
 def check_batches(layout: Layout, deepspeed: DeepSpeedFile, *, num_microbatches: int, seq_length: int) -> None:
-    """Refuse a ``layout`` that cannot compute ``num_microbatches`` a step, or sequences of ``seq_length`` tokens."""
+    """Refuse a ``layout`` that cannot compute ``num_microbatches`` per step or sequences of ``seq_length`` tokens."""
     _refuse(
         layout,
         deepspeed,
         [
             (
                 layout.vp > 1 and num_microbatches % layout.pp != 0,
-                f"the interleaved schedule needs a multiple of {layout.pp} microbatches a step, one for each stage, not"
-                f" {num_microbatches}; change --global-batch-size or --micro-batch-size",
+                f"the interleaved schedule needs a multiple of {layout.pp} microbatches per step, one for each stage,"
+                f" but has {num_microbatches}; change --global-batch-size or --micro-batch-size",
             ),
             (
                 layout.sequence_parallel and seq_length % layout.tp != 0,
-                f"sequences of {seq_length} tokens cannot be split over {layout.tp} processes; leave"
-                " --sequence-parallel off",
+                f"sequences of {seq_length} tokens cannot be split over {layout.tp} ranks; omit --sequence-parallel",
             ),
         ],
     )
 
 
 Condition = tuple[bool, str]
-"""Whether something is the case that cannot work, and the reason with what to do instead."""
+"""Whether to refuse, and the reason with the remedy."""
 
 
 def _refuse(layout: Layout, deepspeed: DeepSpeedFile, conditions: Sequence[Condition]) -> None:
-    for impossible, reason in conditions:
-        if impossible:
+    for refused, reason in conditions:
+        if refused:
             raise UserError(f"{layout} with ZeRO-{deepspeed.zero_stage} ({deepspeed.path.name}): {reason}")
 
 
 def _impossible_with_deepspeed(layout: Layout, deepspeed: DeepSpeedFile) -> list[Condition]:
-    """The table of layouts and ZeRO stages that exclude each other. What is not in it works, and tests run it."""
+    """Layouts that exclude ZeRO stages. All other combinations work; ``make layouts`` runs them."""
     stage, path = deepspeed.zero_stage, deepspeed.path
     return [
-        (stage not in range(4), f"there is no such stage; set 0, 1, 2 or 3 in {path}"),
+        (stage not in range(4), f"unknown ZeRO stage; set 0, 1, 2 or 3 in {path}"),
         (
             stage >= 2 and layout.pp > 1,
-            f"ZeRO-{stage} takes gradients{' and weights' if stage == 3 else ''} away after every backward pass, which"
-            " pipeline schedules interleave with other microbatches; use a ZeRO-1 file of ds_configs/, or"
+            f"ZeRO-{stage} releases gradients{' and weights' if stage == 3 else ''} after every backward pass, but"
+            " pipeline schedules interleave the passes of several microbatches; use a ZeRO-1 file of ds_configs/, or"
             " --pipeline-model-parallel-size 1",
         ),
         (
             stage == 3 and layout.compile_layers == "always",
-            "ZeRO-3 gathers weights in hooks that a compiler cannot see, and leaves it scraps of a layer; leave"
-            " --compile-layers at auto, or use ZeRO-2 or below",
+            "ZeRO-3 gathers weights in hooks that torch.compile cannot trace; use --compile-layers auto, or ZeRO-2 or"
+            " below",
         ),
         (
             stage == 0 and deepspeed.offload_optimizer,
-            "the optimizer can be offloaded only where it is partitioned; use ZeRO-1 or above",
+            "DeepSpeed offloads only a partitioned optimizer; use ZeRO-1 or above",
         ),
         (
             stage < 3 and deepspeed.offload_parameters,
-            "offload_param is ZeRO-3's, which alone partitions the weights",
+            f"offload_param requires ZeRO-3, which partitions the weights; remove it from {path}, or use stage 3",
         ),
         (
             stage < 3 and deepspeed.offload_optimizer and deepspeed.grad_dtype != deepspeed.precision,
-            "with the optimizer offloaded, gradients are accumulated in the weights' precision; remove"
-            f" grad_accum_dtype from {path}, or use ZeRO-3",
+            "an offloaded optimizer accumulates gradients in the precision of the weights; remove grad_accum_dtype from"
+            f" {path}, or use ZeRO-3",
         ),
     ]
 
 
 def _impossible_sizes(layout: Layout, model: ModelConfig) -> list[Condition]:
-    """Sizes that cannot be divided as the layout asks."""
     tp, pp, vp = layout.tp, layout.pp, layout.vp
-    layers_a_chunk = model.num_layers // (pp * vp)
+    layers_per_chunk = model.num_layers // (pp * vp)
     return [
-        (vp > 1 and pp == 1, "--virtual-pipeline-model-parallel-size needs pipeline stages"),
+        (
+            vp > 1 and pp == 1,
+            "--virtual-pipeline-model-parallel-size needs pipeline stages; give --pipeline-model-parallel-size",
+        ),
         (
             model.num_layers % (pp * vp) != 0,
             f"--num-layers {model.num_layers} is not a multiple of {pp} pipeline stages x {vp} chunks",
@@ -191,8 +190,8 @@ def _impossible_sizes(layout: Layout, model: ModelConfig) -> list[Condition]:
         ),
         (model.ffn_size % tp != 0, f"the MLP width {model.ffn_size} is not a multiple of {tp}"),
         (
-            layout.recompute_granularity == "full" and layers_a_chunk % layout.recompute_num_layers != 0,
-            f"--recompute-num-layers {layout.recompute_num_layers} does not divide the {layers_a_chunk} layers of a"
+            layout.recompute_granularity == "full" and layers_per_chunk % layout.recompute_num_layers != 0,
+            f"--recompute-num-layers {layout.recompute_num_layers} does not divide the {layers_per_chunk} layers of a"
             " model chunk",
         ),
     ]

@@ -41,7 +41,7 @@ def test_folder_named_like_a_number_is_written_as_a_path() -> None:
         (["a", "0.3"], "found 'a 0.3'"),
         (["a", "b", "0.3", "c"], "found 'a b'"),
         (["0.3", "0.7", "a"], "found '0.3 0.7'"),
-        (["2024"], r"a folder named like a number as \./NUMBER"),
+        (["2024"], r"a folder with a numeric name as \./NUMBER"),
         (["0", "a", "1", "b"], "--data 0 a: the weight must be a positive number"),
         (["1", "a", "-0.5", "b"], "--data -0.5 b: the weight must be"),
         (["nan", "a", "1", "b"], "--data nan a: the weight must be"),

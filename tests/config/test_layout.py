@@ -1,4 +1,4 @@
-"""Layouts that cannot work are refused with the flag to change, before any process group exists."""
+"""Layouts, batches and DeepSpeed files: unsupported combinations are refused with the flag to change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ PP2 = ParallelConfig(pipeline_model_parallel_size=2)
 
 
 def deepspeed(stage: int, offload: str = "", **values: Any) -> DeepSpeedFile:
-    """A DeepSpeed file of one stage that offloads ``offload``, if that is given."""
+    """A DeepSpeed file with one ZeRO stage, which offloads ``offload`` if given."""
     zero = {"stage": stage, **({offload: {"device": "cpu"}} if offload else {})}
     return deepspeed_file(Path("file.json"), {"zero_optimization": zero, **values})
 
@@ -37,10 +37,10 @@ FP32_SUMS = {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32
         (ParallelConfig(tensor_model_parallel_size=2), 3, deepspeed(1), MODEL, "start a multiple of 2 processes"),
         (PP2, 2, deepspeed(2), MODEL, "ZeRO-2 .*or --pipeline-model-parallel-size 1"),
         (PP2, 2, deepspeed(3), MODEL, "gradients and weights .*or --pipeline-model-parallel-size 1"),
-        (ParallelConfig(), 1, deepspeed(4), MODEL, "no such stage; set 0, 1, 2 or 3 in file.json"),
+        (ParallelConfig(), 1, deepspeed(4), MODEL, "unknown ZeRO stage; set 0, 1, 2 or 3 in file.json"),
         (ParallelConfig(), 1, deepspeed(0, "offload_optimizer"), MODEL, "use ZeRO-1 or above"),
-        (ParallelConfig(), 1, deepspeed(2, "offload_param"), MODEL, "offload_param is ZeRO-3's"),
-        (ParallelConfig(compile_layers="always"), 1, deepspeed(3), MODEL, "leave --compile-layers at auto"),
+        (ParallelConfig(), 1, deepspeed(2, "offload_param"), MODEL, "offload_param requires ZeRO-3"),
+        (ParallelConfig(compile_layers="always"), 1, deepspeed(3), MODEL, "use --compile-layers auto"),
         (ParallelConfig(), 1, deepspeed(2, "offload_optimizer", **FP32_SUMS), MODEL, "remove grad_accum_dtype"),
         (ParallelConfig(virtual_pipeline_model_parallel_size=2), 1, deepspeed(1), MODEL, "needs pipeline stages"),
         (PP2, 2, deepspeed(1), replace(MODEL, num_layers=3), "--num-layers 3 is not a multiple of 2"),
@@ -60,7 +60,7 @@ FP32_SUMS = {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32
         ),
     ],
 )
-def test_impossible_layout_is_refused(
+def test_unsupported_layout_is_refused(
     parallel: ParallelConfig, world_size: int, file: DeepSpeedFile, model: ModelConfig, message: str
 ) -> None:
     with pytest.raises(UserError, match=message):
@@ -69,7 +69,10 @@ def test_impossible_layout_is_refused(
 
 @pytest.mark.parametrize(
     ("parallel", "num_microbatches", "message"),
-    [(PP2_VP2, 3, "needs a multiple of 2 microbatches a step"), (TP2_SP, 2, "sequences of 63 tokens cannot be split")],
+    [
+        (PP2_VP2, 3, "needs a multiple of 2 microbatches per step"),
+        (TP2_SP, 2, "sequences of 63 tokens cannot be split"),
+    ],
 )
 def test_layout_that_cannot_compute_the_batch_is_refused(
     parallel: ParallelConfig, num_microbatches: int, message: str
@@ -80,12 +83,12 @@ def test_layout_that_cannot_compute_the_batch_is_refused(
         check_batches(layout, deepspeed(1), num_microbatches=num_microbatches, seq_length=63)
 
 
-def test_sizes_below_one_name_their_flag() -> None:
+def test_size_below_one_is_reported_with_its_flag() -> None:
     with pytest.raises(UserError, match="--tensor-model-parallel-size 0: must be at least 1"):
         ParallelConfig(tensor_model_parallel_size=0)
 
 
-def test_data_parallelism_takes_the_processes_that_are_left() -> None:
+def test_data_parallelism_uses_the_remaining_ranks() -> None:
     parallel = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
     layout = resolve_layout(parallel, world_size=16, model=MODEL, vocab_size=250, deepspeed=deepspeed(1))
     assert (layout.tp, layout.pp, layout.dp, layout.world_size) == (2, 2, 4, 16)
@@ -129,17 +132,17 @@ def test_ramp_up_that_does_not_divide_is_refused() -> None:
     ("values", "message"),
     [
         ({"bf16": {"enabled": True}, "fp16": {"enabled": True}}, "cannot both be enabled"),
-        ({"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp16"}}, "in bf16, .* or in 'fp32'"),
-        ({"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}, "'nvme': expected 'cpu' or 'none'"),
+        ({"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp16"}}, "use 'bf16', .* or 'fp32'"),
+        ({"zero_optimization": {"offload_optimizer": {"device": "nvme"}}}, "'nvme'; use 'cpu' or 'none'"),
     ],
 )
-def test_deepspeed_file_that_contradicts_itself_is_refused(values: dict[str, Any], message: str) -> None:
+def test_contradictory_deepspeed_file_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         deepspeed_file(Path("file.json"), values)
 
 
 @pytest.mark.parametrize("key", OWNED_KEYS)
-def test_deepspeed_file_must_not_set_what_a_flag_decides(tmp_path: Path, key: str) -> None:
+def test_deepspeed_file_must_not_set_keys_that_flags_decide(tmp_path: Path, key: str) -> None:
     file = tmp_path / "zero.json"
     file.write_text(json.dumps({"zero_optimization": {"stage": 1}, key: 1}))
     with pytest.raises(UserError, match=f"remove '{key}'"):

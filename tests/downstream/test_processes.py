@@ -226,7 +226,7 @@ def test_error_leaves_the_group(config, tmp_path, sharing):
     [
         ({"deepspeed": {"bf16": {"enabled": True}}}, r"deepspeed.json: computes in bf16, but --precision is fp32"),
         ({"deepspeed": {"fp16": {"enabled": True}}, "precision": "bf16"}, r"computes in fp16, but --precision is bf16"),
-        ({"deepspeed": {"train_batch_size": 8}}, r"remove 'train_batch_size'; it is decided by --batch-size"),
+        ({"deepspeed": {"train_batch_size": 8}}, r"remove 'train_batch_size', which is set by --batch-size"),
         (
             {"fsdp": "full_shard", "fsdp_config": {"reshard_after_forward": True}},
             r"unknown key 'reshard_after_forward'",

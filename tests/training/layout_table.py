@@ -1,6 +1,6 @@
-"""Every layout of up to four processes, compared with one process or refused with its reason.
+"""Comparison of every layout of up to four ranks with one rank.
 
-``make layouts`` measures them all and writes docs/layouts.md; the test suite takes some of them.
+``make layouts`` measures all layouts and writes docs/layouts.md; the test suite measures some.
 """
 
 from __future__ import annotations
@@ -32,21 +32,21 @@ DOCUMENT = Path(__file__).parents[2] / "docs" / "layouts.md"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
-    """What came of one layout."""
+class LayoutResult:
+    """Differences of one layout from one rank, or the reason for its refusal."""
 
     layout: str
     zero_stage: int
     loss_difference: float = 0.0
-    """Largest absolute difference of a loss from that of one process, on any process."""
+    """Largest absolute difference of a loss, on any rank."""
     norm_difference: float = 0.0
     """Largest relative difference of a gradient norm."""
     refusal: str = ""
-    """Why the layout is refused; empty when it is not."""
+    """Reason for the refusal; empty for a supported layout."""
 
 
 def candidates(world_size: int) -> Iterator[ParallelConfig]:
-    """Every way to divide a model over ``world_size`` processes, the data-parallel ones taking what is left."""
+    """Yield every tensor and pipeline layout of ``world_size`` ranks; data parallelism uses the remaining ranks."""
     sizes = [size for size in (1, 2, 4) if world_size % size == 0]
     for tp, pp, vp, sequence_parallel in itertools.product(sizes, sizes, (1, 2), (False, True)):
         if world_size % (tp * pp) == 0 and (pp > 1 or vp == 1) and (tp > 1 or not sequence_parallel):
@@ -62,62 +62,66 @@ Curve = list[tuple[float, float]]
 """Loss and gradient norm of every step."""
 
 
-def measure(model: ModelConfig, world_size: int) -> list[Row]:
-    """The rows of all candidates, under ZeRO-0 to ZeRO-3, against the losses and norms of one process."""
+def measure(model: ModelConfig, world_size: int) -> list[LayoutResult]:
+    """Compare all candidates under ZeRO-0 to ZeRO-3 with the losses and norms of one rank."""
     refused, allowed = [], []
     for parallel, zero_stage in itertools.product(candidates(world_size), range(4)):
-        run = Run(model=_with_a_layer_a_chunk(model, parallel), parallel=parallel, zero_stage=zero_stage)
+        run = Run(model=_with_enough_layers(model, parallel), parallel=parallel, zero_stage=zero_stage)
         try:
             layout = resolve_layout(
                 parallel, world_size=world_size, model=run.model, vocab_size=VOCAB_SIZE, deepspeed=run.deepspeed_file
             )
         except UserError as error:
             layout_name, _, reason = str(error).partition(f" with ZeRO-{zero_stage} (test.json): ")
-            refused.append(Row(layout=layout_name, zero_stage=zero_stage, refusal=reason))
+            refused.append(LayoutResult(layout=layout_name, zero_stage=zero_stage, refusal=reason))
         else:
             allowed.append((str(layout), run))
     return [*_compare(allowed, world_size), *refused]
 
 
-def _with_a_layer_a_chunk(model: ModelConfig, parallel: ParallelConfig) -> ModelConfig:
+def _with_enough_layers(model: ModelConfig, parallel: ParallelConfig) -> ModelConfig:
     """``model``, with more layers if it has too few for ``parallel``."""
     chunks = parallel.pipeline_model_parallel_size * parallel.virtual_pipeline_model_parallel_size
     return replace(model, num_layers=max(model.num_layers, chunks))
 
 
-def _compare(named: list[tuple[str, Run]], world_size: int) -> Iterator[Row]:
+def _compare(named: list[tuple[str, Run]], world_size: int) -> Iterator[LayoutResult]:
     for start in range(0, len(named), _RUNS_AT_ONCE):
         some = named[start : start + _RUNS_AT_ONCE]
         by_process = run_distributed(train_all, world_size, [run for _, run in some])
         for (layout, run), *curves in zip(some, *by_process, strict=True):
-            alone = trained_alone(run.model)
-            losses, norms = zip(*(largest_differences(alone, curve) for curve in curves), strict=True)
-            yield Row(layout=layout, zero_stage=run.zero_stage, loss_difference=max(losses), norm_difference=max(norms))
+            reference = reference_curve(run.model)
+            losses, norms = zip(*(largest_differences(reference, curve) for curve in curves), strict=True)
+            yield LayoutResult(
+                layout=layout, zero_stage=run.zero_stage, loss_difference=max(losses), norm_difference=max(norms)
+            )
 
 
 @cache
-def trained_alone(model: ModelConfig) -> Curve:
-    """The trusted run: one process."""
+def reference_curve(model: ModelConfig) -> Curve:
+    """Reference curve: one rank."""
     losses: Curve = run_distributed(train_all, 1, [Run(model=model)])[0][0]
     return losses
 
 
-def document(rows: dict[str, list[Row]]) -> str:
+def document(rows: dict[str, list[LayoutResult]]) -> str:
     """The table as Markdown; ``rows`` by model."""
     lines = [
         "# Layouts",
         "",
-        "Written by `make layouts`, which fails where a difference is larger than accepted.",
+        "This page shows which parallel layouts you can combine with which ZeRO stage, and how closely each one agrees",
+        "with training on one rank. `make layouts` writes it, and fails if a difference exceeds the tolerance.",
         "",
-        f"Each layout trained for {STEPS} steps on gloo, in fp32, from the same weights on the same global batches, in",
-        "which between none and 90 % of a sequence's tokens are pauses. *loss* and *norm* are the largest differences",
-        "from one process in any step on any process: of losses absolutely (one unit in the last place is 4.8e-7), of",
-        f"gradient norms relatively. Accepted are {TOLERANCE:g}.",
+        f"Each layout trained for {STEPS} steps on gloo in fp32, from the same weights on the same global batches, with",
+        "0 to 90 % pauses in a sequence. *loss* is the largest absolute difference from the loss on one rank, in any step",
+        "on any rank (one unit in the last place is 4.8e-7). *norm* is the largest relative difference of a gradient norm.",
+        f'Both must be at most {TOLERANCE:g}. For example, the row "TP 2 · PP 1 · DP 2 · SP" uses 4 ranks: tensor',
+        "parallelism over 2 with sequence parallelism, and data parallelism over 2.",
         "",
         ", ".join(f"{name} {version}" for name, version in versions().items()) + ".",
         "",
     ]
-    by_layout: dict[tuple[str, int], dict[str, Row]] = {}
+    by_layout: dict[tuple[str, int], dict[str, LayoutResult]] = {}
     for model, of_model in rows.items():
         for row in of_model:
             by_layout.setdefault((row.layout, row.zero_stage), {})[model] = row
@@ -131,7 +135,7 @@ def document(rows: dict[str, list[Row]]) -> str:
             continue
         cells = [f"{of_models[model].loss_difference:.1e} | {of_models[model].norm_difference:.1e}" for model in rows]
         lines.append(f"| {layout} | {stage} | " + " | ".join(cells) + " |")
-    lines += ["", "Refused before any process group starts:", ""]
+    lines += ["", "Refused before any process group exists:", ""]
     for reason, layouts in reasons.items():
         lines.append(f"- {', '.join(layouts)}: {reason}.")
     return "\n".join(lines) + "\n"
@@ -139,7 +143,7 @@ def document(rows: dict[str, list[Row]]) -> str:
 
 def main() -> None:
     """Measure everything and write the document."""
-    rows: dict[str, list[Row]] = {}
+    rows: dict[str, list[LayoutResult]] = {}
     for name, model in MODELS.items():
         rows[name] = [row for world_size in WORLD_SIZES for row in measure(model, world_size)]
     DOCUMENT.write_text(document(rows), encoding="utf-8")
