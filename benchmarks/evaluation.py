@@ -1,45 +1,36 @@
 #!/usr/bin/env python
-"""Documents evaluated a second, beside lm-evaluation-harness's own ``hf`` model: without pauses, and what pauses cost.
+"""Documents evaluated per second with and without pauses, compared with lm-evaluation-harness's own ``hf`` model.
 
     python benchmarks/evaluation.py --data tasks --work work
 
-One task of each kind (decoded, scored choices, scored last word) on the first documents of real samples, by the same
-random model in batches of the same size, in turn. ``--data`` has the folders webqs, piqa and lambada_openai, with
-JSON-lines files in the hub's schema. Beside the time stands what the pauses add to the tokens that are read.
+One task of each kind (generated text, scored choices, scored last word) on the first documents of real samples, by the
+same random model, in turn. ``--data`` contains the folders webqs, piqa and lambada_openai with JSON-lines files in the
+schema of the Hugging Face hub. The last column shows how many tokens the pauses add to a prompt.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from arguments import available_cores, new_parser, require
-from cpu_time import Spread
-from generation import random_model
+from generation import CONTEXT_LENGTH, random_model
 from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
-from sections import Section, load_now
+from measure import Spread, available_cores, in_turn, load_now, new_parser, require, require_at_least, save_table
+from prepare import small_tokenizer
 
-from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import Task, load_task
-from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
-from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.huggingface import to_huggingface
-from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
 
 TASKS = {"web_questions": "webqs", "piqa": "piqa", "lambada": "lambada_openai"}
 PAUSES = (0, 10, 50)
 STOCK = "hf"
-CONTEXT_LENGTH = 1024
 _LAYERS = 6
-_QUIET = {"bootstrap_iters": 0}
-"""No standard errors, which are drawn after the model has answered."""
 
 
 @dataclass(frozen=True)
@@ -52,48 +43,48 @@ class Side:
 
 
 def main() -> None:
-    """Measure, print the table and keep it in the work folder."""
-    parser = new_parser(__doc__)
+    """Measure and print the table."""
+    parser = new_parser(__doc__, repeats=5)
     parser.add_argument("--data", type=Path, required=True, help="folder of task folders")
-    parser.add_argument("--work", type=Path, required=True, help="folder for results")
-    parser.add_argument("--documents", type=int, default=64, help="documents of each task (default 64)")
-    parser.add_argument("--batch-size", type=int, default=16, help="prompts in a batch (default 16)")
-    parser.add_argument("--repeats", type=int, default=5, help="measurements of each side (default 5)")
+    parser.add_argument("--documents", type=int, default=64, help="documents of each task (default: 64)")
+    parser.add_argument("--batch-size", type=int, default=16, help="prompts in a batch (default: 16)")
     arguments = parser.parse_args()
-    for folder in TASKS.values():
-        require((arguments.data / folder).is_dir(), f"--data {arguments.data}: no folder {folder} there")
-    require(arguments.repeats >= 1, f"--repeats {arguments.repeats}: must be at least 1")
+    for name in TASKS.values():
+        require((arguments.data / name).is_dir(), f"--data {arguments.data}: has no folder {name}")
+    require_at_least(1, arguments, "documents", "batch_size", "repeats")
     torch.set_num_threads(available_cores())
     load = load_now()
-    folder = _model_folder(arguments.work)
+    folder = _model_folder(arguments.work / "evaluation" / "tokenizer")
     sides = _sides(folder, arguments.batch_size)
     found: dict[str, dict[str, list[float]]] = {}
-    rows: list[tuple[str, ...]] = []
+    rows: list[list[str]] = []
     for name, data in TASKS.items():
         task = load_task(name, arguments.data / data)
         found[name] = _measure(task, sides, arguments.documents, arguments.repeats)
-        prompts = _prompt_tokens(folder, task, arguments.documents)
-        rows += [_row(name, side, found[name], prompts, arguments.documents) for side in sides]
-    section = Section(
+        texts = [task.harness.doc_to_text(document) for document in list(task.harness.eval_docs)[: arguments.documents]]
+        prompt = sum(len(folder.tokenizer.encode(text)) for text in texts) / len(texts)
+        for side in sides:
+            rate = Spread.of(arguments.documents / seconds for seconds in found[name][side.name])
+            ratio = (
+                Spread.ratio(found[name][STOCK], found[name][side.name]).show(bold=True) if side.name != STOCK else ""
+            )
+            rows.append([name, side.name, rate.show(digits=1), ratio, f"{prompt + side.num_pauses:.0f} / {prompt:.0f}"])
+    save_table(
+        arguments.work,
+        "evaluation",
         title="Evaluation",
-        text=f"fp32, a Llama of {folder.model.num_parameters() / 1e6:.0f}M parameters, {available_cores()} threads, "
+        text=f"fp32, a Llama with {folder.model.num_parameters() / 1e6:.0f}M parameters, {available_cores()} threads, "
         f"{arguments.documents} documents of each task in batches of {arguments.batch_size}; {arguments.repeats} "
-        "repeats, in turn. Median (lowest-highest). Tokens: of the mean prompt with its pauses, beside without.",
-        header=("task", "side", "documents/s", "hf's time / ours", "tokens"),
-        rows=tuple(rows),
-        load=(load, load_now()),
+        "repeats, in turn. Median (lowest-highest). Tokens: the mean prompt with its pauses / without.",
+        header=["task", "side", "documents/s", "hf's time / ours", "tokens"],
+        rows=rows,
+        load=load,
         measurements=found,
     )
-    section.save(arguments.work, "9-evaluation")
 
 
-def _model_folder(work: Path) -> ModelFolder:
-    tokenizer_folder = work / "evaluation" / "tokenizer"
-    if not tokenizer_folder.exists():
-        write_pydoc_corpus(work / "evaluation" / "corpus", train_shards=1)
-        texts = (str(work / "evaluation" / "corpus" / "*train*"),)
-        train_tokenizer(TokenizerConfig(input=texts, output=tokenizer_folder, vocab_size=2048))
-    tokenizer = PauseTokenizer.load(tokenizer_folder)
+def _model_folder(tokenizer_folder: Path) -> ModelFolder:
+    tokenizer = small_tokenizer(tokenizer_folder)
     model = random_model("llama", _LAYERS)
     model.generation_config.suppress_tokens = [tokenizer.pause_id]
     return ModelFolder(
@@ -109,42 +100,23 @@ def _model_folder(work: Path) -> ModelFolder:
 
 
 def _sides(folder: ModelFolder, batch_size: int) -> list[Side]:
-    stock = HFLM(
-        folder.model, backend="causal", tokenizer=folder.tokenizer, batch_size=batch_size, max_length=CONTEXT_LENGTH
-    )
-    ours = [
-        Side(f"ours, M = {number}", number, PauseLM(folder, Pausing(num_pauses=number), batch_size))
-        for number in PAUSES
-    ]
-    return [Side(STOCK, 0, stock), *ours]
+    settings = {"tokenizer": folder.tokenizer, "batch_size": batch_size, "max_length": CONTEXT_LENGTH}
+    stock = Side(STOCK, 0, HFLM(folder.model, backend="causal", **settings))
+    ours = [Side(f"ours, M = {n}", n, PauseLM(folder, Pausing(num_pauses=n), batch_size)) for n in PAUSES]
+    return [stock, *ours]
 
 
 def _measure(task: Task, sides: list[Side], documents: int, repeats: int) -> dict[str, list[float]]:
-    """Seconds of every evaluation."""
-    seconds: dict[str, list[float]] = {side.name: [] for side in sides}
+    """Seconds of every evaluation. The first one of each side is not measured, because it sets things up."""
+    by_name = {side.name: side for side in sides}
+    seconds: dict[str, list[float]] = {name: [] for name in by_name}
+    options = {"limit": documents, "log_samples": False, "bootstrap_iters": 0}
     for repeat in range(repeats + 1):
-        for side in sides[:: -1 if repeat % 2 else 1]:
+        for name in in_turn(by_name, repeat):
             started = time.perf_counter()
-            evaluator.evaluate(side.model, {task.name: task.harness}, limit=documents, log_samples=False, **_QUIET)
-            if repeat:  # the first is for what is made once
-                seconds[side.name].append(time.perf_counter() - started)
-        print(f"{task.name} {repeat} of {repeats}", file=sys.stderr, flush=True)
-    return seconds
-
-
-def _prompt_tokens(folder: ModelFolder, task: Task, documents: int) -> float:
-    texts = [task.harness.doc_to_text(document) for document in list(task.harness.eval_docs)[:documents]]
-    return sum(len(folder.tokenizer.encode(text)) for text in texts) / len(texts)
-
-
-def _row(name: str, side: Side, taken: dict[str, list[float]], prompt: float, documents: int) -> tuple[str, ...]:
-    mine, theirs = taken[side.name], taken[STOCK]
-    rate = Spread.of([documents / seconds for seconds in mine])
-    ratio = ""
-    if side.name != STOCK:
-        found = Spread.of([b / a for a, b in zip(mine, theirs, strict=True)])
-        ratio = f"**{found.median:.2f}** ({found.low:.2f}-{found.high:.2f})"
-    return name, side.name, rate.show(digits=1), ratio, f"{prompt + side.num_pauses:.0f} / {prompt:.0f}"
+            evaluator.evaluate(by_name[name].model, {task.name: task.harness}, **options)
+            seconds[name].append(time.perf_counter() - started)
+    return {name: taken[1:] for name, taken in seconds.items()}
 
 
 if __name__ == "__main__":

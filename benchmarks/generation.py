@@ -1,26 +1,22 @@
 #!/usr/bin/env python
-"""What pausing costs at inference: time to the first token, and tokens a second from there on.
+"""Time to the first token and decoding rate after pauses, compared with stock ``generate`` of transformers.
 
     python benchmarks/generation.py --work work
 
-Random models of about twenty million parameters continue random prompts greedily, after 0, 10 and 50 pauses: through
-this project's generation with a causal prefix and with a bidirectional one, and through stock ``generate``, on the same
-prompts with the ids of the pauses appended. The sides take turns in one process, every other round in reverse order.
-A causal prefix gives stock's tokens, or the program ends. On a GPU where there is one.
+Random models of about twenty million parameters continue random prompts greedily after 0, 10 and 50 pauses: with this
+project's generation, with a causal and with a bidirectional prefix, and with stock ``generate`` on the same prompts
+with the ids of the pauses appended. The candidates run in turn in one process, on a GPU if there is one. The program
+fails if a causal prefix does not give stock's tokens.
 """
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import torch
-from arguments import available_cores, new_parser, require
-from cpu_time import Spread
-from sections import Section, load_now
+from measure import Spread, available_cores, in_turn, load_now, new_parser, require, require_at_least, save_table
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pause_megatron.config.model import ModelConfig
@@ -30,82 +26,70 @@ from pause_megatron.downstream.generation import generation_arguments
 from pause_megatron.pauses.prompts import TokenIds, pause_prefix
 
 OURS, OURS_BIDIRECTIONAL, STOCK = "ours, causal", "ours, bidirectional", "transformers"
-SIDES = (OURS, OURS_BIDIRECTIONAL, STOCK)
-ARCHITECTURES = ("gpt2", "llama")
 PAUSE_ID, EOD_ID, FIRST_TEXT_ID, VOCAB_SIZE = 2, 1, 3, 16_384
 CONTEXT_LENGTH = 1024
 _SEED = 1234
 
 Generate = Callable[[list[TokenIds], int], list[list[int]]]
-"""Continues prompts that have no pauses yet by a number of new tokens."""
+"""Continues prompts, which contain no pauses yet, by a number of new tokens."""
+Seconds = dict[str, list[float]]
+"""Seconds of every repeat: ``first`` and ``complete`` in wall time, ``cpu`` in processor time."""
 
 
 def main() -> None:
-    """Measure, print the table and keep it in the work folder."""
-    parser = new_parser(__doc__)
-    parser.add_argument("--work", type=Path, required=True, help="folder for results")
-    parser.add_argument("--pauses", nargs="+", type=int, default=[0, 10, 50], help="pauses (default 0 10 50)")
-    parser.add_argument("--prompt-tokens", type=int, default=128, help="tokens of the longest prompt (default 128)")
-    parser.add_argument("--batch-size", type=int, default=4, help="prompts in a batch, of unequal length (default 4)")
-    parser.add_argument("--new-tokens", type=int, default=64, help="tokens to generate for each (default 64)")
-    parser.add_argument("--layers", type=int, default=6, help="layers of the models (default 6)")
-    parser.add_argument("--threads", type=int, default=available_cores(), help="threads (default: one for each core)")
-    parser.add_argument("--repeats", type=int, default=15, help="measurements of each side (default 15)")
+    """Measure and print the table."""
+    parser = new_parser(__doc__, repeats=15)
+    parser.add_argument("--pauses", nargs="+", type=int, default=[0, 10, 50], help="pauses (default: 0 10 50)")
+    parser.add_argument("--prompt-tokens", type=int, default=128, help="tokens of the longest prompt (default: 128)")
+    parser.add_argument(
+        "--batch-size", type=int, default=4, help="prompts in a batch, of different lengths (default: 4)"
+    )
+    parser.add_argument("--new-tokens", type=int, default=64, help="tokens to generate per prompt (default: 64)")
+    parser.add_argument("--layers", type=int, default=6, help="layers of the models (default: 6)")
+    parser.add_argument("--threads", type=int, default=available_cores(), help="threads (default: one per core)")
     arguments = parser.parse_args()
     require(min(arguments.pauses) >= 0, f"--pauses {' '.join(map(str, arguments.pauses))}: must be at least 0")
-    for name, least in (
-        ("prompt_tokens", 4),
-        ("batch_size", 1),
-        ("new_tokens", 2),
-        ("layers", 1),
-        ("threads", 1),
-        ("repeats", 1),
-    ):
-        value = getattr(arguments, name)
-        require(value >= least, f"--{name.replace('_', '-')} {value}: must be at least {least}")
+    require_at_least(4, arguments, "prompt_tokens")
+    require_at_least(2, arguments, "new_tokens")
+    require_at_least(1, arguments, "batch_size", "layers", "threads", "repeats")
     needed = arguments.prompt_tokens + max(arguments.pauses) + arguments.new_tokens
-    require(
-        needed <= CONTEXT_LENGTH, f"--prompt-tokens, --pauses and --new-tokens: {needed} positions of {CONTEXT_LENGTH}"
-    )
+    message = f"--prompt-tokens, --pauses and --new-tokens: {needed} positions, but the context has {CONTEXT_LENGTH}"
+    require(needed <= CONTEXT_LENGTH, message)
     torch.set_num_threads(arguments.threads)
-    load = load_now()
+    load, found, rows = load_now(), {}, []
     prompts = random_prompts(arguments.batch_size, arguments.prompt_tokens)
-    found, rows = {}, []
-    for architecture in ARCHITECTURES:
+    for architecture in ("gpt2", "llama"):
         model = random_model(architecture, arguments.layers)
         for num_pauses in arguments.pauses:
-            print(f"measuring {architecture} with {num_pauses} pauses", file=sys.stderr, flush=True)
-            sides = {side: generator(side, model, num_pauses) for side in SIDES}
+            sides = {side: generator(side, model, num_pauses) for side in (OURS, OURS_BIDIRECTIONAL, STOCK)}
             taken = measure(sides, prompts, arguments.new_tokens, arguments.repeats)
             found[f"{architecture}, {num_pauses}"] = taken
             label = f"{architecture} ({model.num_parameters() / 1e6:.0f}M)"
-            rows += [(label, str(num_pauses), *_figures(side, taken, arguments)) for side in SIDES]
-    section = Section(
+            tokens = arguments.batch_size * (arguments.new_tokens - 1)
+            rows += [[label, str(num_pauses), *_figures(side, taken, tokens)] for side in sides]
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {arguments.threads} threads"
+    save_table(
+        arguments.work,
+        "generation",
         title="Generation after pauses",
-        text=f"fp32, {_device()}; {arguments.batch_size} prompts of {arguments.prompt_tokens // 4} to "
-        f"{arguments.prompt_tokens} random tokens in a batch, {arguments.new_tokens} new tokens each, greedily; "
-        f"{arguments.repeats} repeats, in turn. Median (lowest-highest). First token: prefill, pauses included, in "
-        "milliseconds of wall time. Decoding: tokens of all prompts a second, after the first. Time of ours divided by "
-        "that of stock `generate` on the same ids, repeat by repeat: of the first token, of decoding, and the "
-        "processor time of the whole.",
-        header=("model", "pauses", "side", "first token, ms", "decoding, tokens/s", "first", "decoding", "processor"),
-        rows=tuple(rows),
-        load=(load, load_now()),
+        text=f"fp32, {device}; {arguments.batch_size} prompts of {arguments.prompt_tokens // 4} to "
+        f"{arguments.prompt_tokens} random tokens in a batch, {arguments.new_tokens} new tokens each, greedy; "
+        f"{arguments.repeats} repeats, in turn. Median (lowest-highest). First token: wall time of the prefill, which "
+        "includes the pauses. Decoding: tokens of all prompts per second after the first. The last three columns are "
+        "our time divided by that of stock `generate` on the same ids, repeat by repeat: first token, decoding, and "
+        "processor time of the complete generation.",
+        header=["model", "pauses", "side", "first token, ms", "decoding, tokens/s", "first", "decoding", "processor"],
+        rows=rows,
+        load=load,
         measurements=found,
     )
-    section.save(arguments.work, "9-generation")
 
 
-def random_model(architecture: str, num_layers: int) -> PreTrainedModel:
-    """A random model, of about twenty million parameters at six layers, that never emits ``<pause>``."""
+def random_model(architecture: Any, num_layers: int) -> PreTrainedModel:
+    """A random model, with about twenty million parameters for six layers, that never emits ``<pause>``."""
     torch.manual_seed(_SEED)
-    config = ModelConfig(
-        architecture=architecture,
-        num_layers=num_layers,
-        hidden_size=384,
-        num_attention_heads=6,
-        max_position_embeddings=CONTEXT_LENGTH,
-    )
+    sizes = {"hidden_size": 384, "num_attention_heads": 6, "max_position_embeddings": CONTEXT_LENGTH}
+    config = ModelConfig(architecture=architecture, num_layers=num_layers, **sizes)
     model: PreTrainedModel = AutoModelForCausalLM.from_config(
         hf_model_config(config, vocab_size=VOCAB_SIZE, eod_id=EOD_ID), dtype=torch.float32
     )
@@ -114,28 +98,26 @@ def random_model(architecture: str, num_layers: int) -> PreTrainedModel:
 
 
 def random_prompts(batch_size: int, longest: int) -> list[TokenIds]:
-    """Prompts of random tokens, evenly between a quarter of ``longest`` and ``longest``; the same whenever asked."""
-    generator = torch.Generator().manual_seed(_SEED)
+    """The same random prompts on every call, with lengths between a quarter of ``longest`` and ``longest``."""
+    random = torch.Generator().manual_seed(_SEED)
     lengths = torch.linspace(longest, longest // 4, batch_size).int().tolist()
-    return [torch.randint(FIRST_TEXT_ID, VOCAB_SIZE, (length,), generator=generator).numpy() for length in lengths]
+    return [torch.randint(FIRST_TEXT_ID, VOCAB_SIZE, (length,), generator=random).numpy() for length in lengths]
 
 
 def generator(side: str, model: PreTrainedModel, num_pauses: int) -> Generate:
-    """What ``side`` does from prompts to continuations; every step that depends on the prompts is in it."""
+    """A function with all steps of ``side`` that depend on the prompts."""
 
     def ours(prompts: list[TokenIds], new_tokens: int) -> list[list[int]]:
         room = CONTEXT_LENGTH - new_tokens
         prefixes = [pause_prefix(prompt, num_pauses, pause_id=PAUSE_ID, eod_id=EOD_ID, room=room) for prompt in prompts]
         batch = line_up(prefixes, [[]] * len(prefixes), EOD_ID).to(model.device)
-        settings = _settings(new_tokens)
-        arguments = generation_arguments(
-            model, batch, PAUSE_ID, bidirectional=side == OURS_BIDIRECTIONAL, settings=settings
-        )
+        settings, bidirectional = _settings(new_tokens), side == OURS_BIDIRECTIONAL
+        arguments = generation_arguments(model, batch, PAUSE_ID, bidirectional=bidirectional, settings=settings)
         output = model.generate(batch.input_ids, **{**settings, **arguments})
         return output[:, batch.border :].tolist()
 
     def stock(prompts: list[TokenIds], new_tokens: int) -> list[list[int]]:
-        longest = max(map(len, prompts))
+        longest = max(map(len, prompts))  # left padding: [batch, longest + pauses]
         rows = [[EOD_ID] * (longest - len(prompt)) + prompt.tolist() + [PAUSE_ID] * num_pauses for prompt in prompts]
         masks = [[0] * (longest - len(prompt)) + [1] * (len(prompt) + num_pauses) for prompt in prompts]
         input_ids, attention_mask = (torch.tensor(values, device=model.device) for values in (rows, masks))
@@ -149,16 +131,14 @@ def _settings(new_tokens: int) -> dict[str, Any]:
     return {"do_sample": False, "max_new_tokens": new_tokens, "min_new_tokens": new_tokens}
 
 
-def measure(
-    sides: dict[str, Generate], prompts: list[TokenIds], new_tokens: int, repeats: int
-) -> dict[str, dict[str, list[float]]]:
-    """Seconds of wall time to the first token and to the last, and of processor time, of every repeat of every side."""
-    said = {side: generate(prompts, new_tokens) for side, generate in sides.items()}
-    assert said[OURS] == said[STOCK], "a causal prefix is what stock generate reads"
-    taken: dict[str, dict[str, list[float]]] = {side: {"first": [], "whole": [], "cpu": []} for side in sides}
+def measure(sides: dict[str, Generate], prompts: list[TokenIds], new_tokens: int, repeats: int) -> dict[str, Seconds]:
+    """The times of every side, after one generation that is not measured."""
+    generated = {side: generate(prompts, new_tokens) for side, generate in sides.items()}
+    assert generated[OURS] == generated[STOCK], "a causal prefix must give the tokens of stock generate"
+    taken: dict[str, Seconds] = {side: {"first": [], "complete": [], "cpu": []} for side in sides}
     for repeat in range(repeats):
-        for side in list(sides)[:: -1 if repeat % 2 else 1]:
-            for part, tokens in (("first", 1), ("whole", new_tokens)):
+        for side in in_turn(sides, repeat):
+            for part, tokens in (("first", 1), ("complete", new_tokens)):
                 started, cpu_started = _now(), time.process_time()
                 sides[side](prompts, tokens)
                 taken[side][part].append(_now() - started)
@@ -172,29 +152,14 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def _figures(side: str, taken: dict[str, dict[str, list[float]]], arguments: Any) -> tuple[str, ...]:
-    tokens = arguments.batch_size * (arguments.new_tokens - 1)
-    mine, theirs = ({**taken[name], "decoding": _decoding(taken[name])} for name in (side, STOCK))
-    ratios = [""] * 3
-    if side != STOCK:
-        spreads = [
-            Spread.of([a / b for a, b in zip(mine[part], theirs[part], strict=True)])
-            for part in ("first", "decoding", "cpu")
-        ]
-        ratios = [f"**{ratio.median:.2f}** ({ratio.low:.2f}-{ratio.high:.2f})" for ratio in spreads]
-    rates = Spread.of([tokens / seconds for seconds in mine["decoding"]])
-    return side, Spread.of(mine["first"]).show(1e-3, 1), rates.show(digits=0), *ratios
-
-
-def _decoding(taken: dict[str, list[float]]) -> list[float]:
-    """Seconds from the first token to the last."""
-    return [whole - first for first, whole in zip(taken["first"], taken["whole"], strict=True)]
-
-
-def _device() -> str:
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return f"CPU, {torch.get_num_threads()} of {available_cores()} cores"
+def _figures(side: str, taken: dict[str, Seconds], tokens: int) -> list[str]:
+    for one in taken.values():
+        one["decoding"] = [complete - first for first, complete in zip(one["first"], one["complete"], strict=True)]
+    mine, theirs = taken[side], taken[STOCK]
+    parts = ("first", "decoding", "cpu")
+    ratios = [Spread.ratio(mine[part], theirs[part]).show(bold=True) if side != STOCK else "" for part in parts]
+    rates = Spread.of(tokens / seconds for seconds in mine["decoding"])
+    return [side, Spread.of(mine["first"]).show(1e-3, 1), rates.show(digits=0), *ratios]
 
 
 if __name__ == "__main__":

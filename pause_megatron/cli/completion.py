@@ -11,6 +11,9 @@ _pause_megatron() {{
   local word="${{COMP_WORDS[COMP_CWORD]}}" previous="${{COMP_WORDS[COMP_CWORD-1]}}"
   local command="${{COMP_WORDS[0]##*/}}" words=""
   if [[ $command == pause-megatron ]]; then command="${{COMP_WORDS[1]}}"; fi
+  if [[ $command == check && $COMP_CWORD -gt 2 ]]; then command="${{COMP_WORDS[2]}}"; fi
+  # bash splits --schedule=cosine at the equals sign
+  if [[ $word == "=" ]]; then word=""; elif [[ $previous == "=" ]]; then previous="${{COMP_WORDS[COMP_CWORD-2]}}"; fi
   if [[ ${{COMP_WORDS[0]}} == *pause-megatron && $COMP_CWORD -eq 1 ]]; then
     words="{commands}"
   elif [[ $word == -* ]]; then
