@@ -83,7 +83,6 @@ def make_shards(folder: Path, documents: int, mean_tokens: int) -> None:
     """Write a dataset of random ids; the cost of merging does not depend on the ids."""
     import numpy as np
 
-    from pause_megatron.preprocess.indexed_files import index_bytes
     from pause_megatron.preprocess.dataset_manifest import (
         DATASET_FILE,
         DATASET_FORMAT,
@@ -91,6 +90,7 @@ def make_shards(folder: Path, documents: int, mean_tokens: int) -> None:
         ShardManifest,
         write_manifest,
     )
+    from pause_megatron.preprocess.indexed_files import index_bytes
 
     random = np.random.default_rng(1234)
     ids = random.integers(3, 32_000, size=documents // SHARDS * mean_tokens * 2, dtype=np.uint16)

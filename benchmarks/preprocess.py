@@ -179,8 +179,8 @@ def differing_documents(ours: Path, theirs: str) -> int:
     """
     import numpy as np
 
-    from pause_megatron.preprocess.indexed_files import token_dtype
     from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
+    from pause_megatron.preprocess.indexed_files import token_dtype
 
     manifest = load_dataset_manifest(ours)
     dtype = token_dtype(manifest.vocab_size)
