@@ -21,7 +21,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.hf_config import hf_generation_config, hf_model_config
-from pause_megatron.downstream.batching import line_up
+from pause_megatron.downstream.batching import align
 from pause_megatron.downstream.generation import generation_arguments
 from pause_megatron.pauses.prompts import TokenIds, pause_prefix
 
@@ -110,7 +110,7 @@ def generator(side: str, model: PreTrainedModel, num_pauses: int) -> Generate:
     def ours(prompts: list[TokenIds], new_tokens: int) -> list[list[int]]:
         room = CONTEXT_LENGTH - new_tokens
         prefixes = [pause_prefix(prompt, num_pauses, pause_id=PAUSE_ID, eod_id=EOD_ID, room=room) for prompt in prompts]
-        batch = line_up(prefixes, [[]] * len(prefixes), EOD_ID).to(model.device)
+        batch = align(prefixes, [[]] * len(prefixes), EOD_ID).to(model.device)
         settings, bidirectional = _settings(new_tokens), side == OURS_BIDIRECTIONAL
         arguments = generation_arguments(model, batch, PAUSE_ID, bidirectional=bidirectional, settings=settings)
         output = model.generate(batch.input_ids, **{**settings, **arguments})
