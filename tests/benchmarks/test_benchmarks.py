@@ -138,6 +138,25 @@ for change, expected in ((None, 0), (5, 1)):
     assert done.returncode == 0, done.stderr
 
 
+def test_tool_of_a_checkout_runs_with_its_own_megatron(tmp_path: Path) -> None:
+    """The checkout contains only the modules that the launcher imports, and a tool that prints what it got."""
+    modules = ("datasets/indexed_dataset", "tokenizers/text/libraries", "tokenizers/utils/build_tokenizer")
+    for module in (*(f"core/{name}" for name in modules), "core/__init__", "training/arguments", "training/__init__"):
+        file = tmp_path / "megatron" / f"{module}.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    (tmp_path / "tools").mkdir()
+    tool = "import sys, typing, megatron.training.arguments as a; print(sys.argv, typing.override, a.__file__)"
+    (tmp_path / "tools" / "preprocess_data.py").write_text(tool)
+    command = [sys.executable, str(BENCHMARKS / "preprocess.py"), "megatron", str(tmp_path), "tools/preprocess_data.py"]
+    environment = {**os.environ, "IMPORT_SECONDS_FILE": str(tmp_path / "seconds")}
+    done = subprocess.run([*command, "--input", "x"], capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert f"['{tmp_path}/tools/preprocess_data.py', '--input', 'x']" in done.stdout
+    assert f"{tmp_path}/megatron/training/arguments.py" in done.stdout
+    assert float((tmp_path / "seconds").read_text()) > 0
+
+
 def test_every_insertion_strategy_is_measured(tmp_path: Path) -> None:
     done = run("insertion", "--work", tmp_path, "--tokens", 50_000, "--repeats", 1)
     assert done.returncode == 0, done.stderr
@@ -156,6 +175,7 @@ def test_merges_are_compared(tmp_path: Path) -> None:
     assert runs["IndexedDatasetBuilder"][0]["import_seconds"] > 0
 
 
+@pytest.mark.slow
 def test_conversions_are_compared_with_copying(tmp_path: Path) -> None:
     done = run("conversion", "--work", tmp_path, "--layers", 1, 2, "--repeats", 1)
     assert done.returncode == 0, done.stderr
