@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from generation import CONTEXT_LENGTH, random_model
+from generation import CONTEXT_LENGTH, random_folder
 from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
 from measure import Spread, available_cores, in_turn, load_now, new_parser, require, require_at_least, save_table
@@ -54,7 +54,9 @@ def main() -> None:
     require_at_least(1, arguments, "documents", "batch_size", "repeats")
     torch.set_num_threads(available_cores())
     load = load_now()
-    folder = _model_folder(arguments.work / "evaluation" / "tokenizer")
+    tokenizer = small_tokenizer(arguments.work / "evaluation" / "tokenizer")
+    ids = (tokenizer.pause_id, tokenizer.eod_id, to_huggingface(tokenizer))
+    folder = random_folder("llama", _LAYERS, *ids)
     sides = _sides(folder, arguments.batch_size)
     found: dict[str, dict[str, list[float]]] = {}
     rows: list[list[str]] = []
@@ -80,22 +82,6 @@ def main() -> None:
         rows=rows,
         load=load,
         measurements=found,
-    )
-
-
-def _model_folder(tokenizer_folder: Path) -> ModelFolder:
-    tokenizer = small_tokenizer(tokenizer_folder)
-    model = random_model("llama", _LAYERS)
-    model.generation_config.suppress_tokens = [tokenizer.pause_id]
-    return ModelFolder(
-        path=tokenizer_folder,
-        model=model,
-        tokenizer=to_huggingface(tokenizer),
-        pause_id=tokenizer.pause_id,
-        eod_id=tokenizer.eod_id,
-        context_length=CONTEXT_LENGTH,
-        pretraining=None,
-        finetuning=None,
     )
 
 

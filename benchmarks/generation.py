@@ -13,16 +13,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 from measure import Spread, available_cores, in_turn, load_now, new_parser, require, require_at_least, save_table
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM
 
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.hf_config import hf_generation_config, hf_model_config
-from pause_megatron.downstream.batching import align
-from pause_megatron.downstream.generation import generation_arguments
+from pause_megatron.downstream.generation import generate_after
+from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.pauses.prompts import TokenIds, pause_prefix
 
 OURS, OURS_BIDIRECTIONAL, STOCK = "ours, causal", "ours, bidirectional", "transformers"
@@ -59,12 +60,12 @@ def main() -> None:
     load, found, rows = load_now(), {}, []
     prompts = random_prompts(arguments.batch_size, arguments.prompt_tokens)
     for architecture in ("gpt2", "llama"):
-        model = random_model(architecture, arguments.layers)
+        folder = random_folder(architecture, arguments.layers, PAUSE_ID, EOD_ID)
         for num_pauses in arguments.pauses:
-            sides = {side: generator(side, model, num_pauses) for side in (OURS, OURS_BIDIRECTIONAL, STOCK)}
+            sides = {side: generator(side, folder, num_pauses) for side in (OURS, OURS_BIDIRECTIONAL, STOCK)}
             taken = measure(sides, prompts, arguments.new_tokens, arguments.repeats)
             found[f"{architecture}, {num_pauses}"] = taken
-            label = f"{architecture} ({model.num_parameters() / 1e6:.0f}M)"
+            label = f"{architecture} ({folder.model.num_parameters() / 1e6:.0f}M)"
             tokens = arguments.batch_size * (arguments.new_tokens - 1)
             rows += [[label, str(num_pauses), *_figures(side, taken, tokens)] for side in sides]
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {arguments.threads} threads"
@@ -85,16 +86,18 @@ def main() -> None:
     )
 
 
-def random_model(architecture: Any, num_layers: int) -> PreTrainedModel:
+def random_folder(architecture: Any, num_layers: int, pause_id: int, eod_id: int, tokenizer: Any = None) -> ModelFolder:
     """A random model, with about twenty million parameters for six layers, that never emits ``<pause>``."""
     torch.manual_seed(_SEED)
     sizes = {"hidden_size": 384, "num_attention_heads": 6, "max_position_embeddings": CONTEXT_LENGTH}
     config = ModelConfig(architecture=architecture, num_layers=num_layers, **sizes)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(
-        hf_model_config(config, vocab_size=VOCAB_SIZE, eod_id=EOD_ID), dtype=torch.float32
+    model = AutoModelForCausalLM.from_config(
+        hf_model_config(config, vocab_size=VOCAB_SIZE, eod_id=eod_id), dtype=torch.float32
     )
-    model.generation_config = hf_generation_config(pause_id=PAUSE_ID, eod_id=EOD_ID)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    model.generation_config = hf_generation_config(pause_id=pause_id, eod_id=eod_id)
+    model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
+    ids = {"pause_id": pause_id, "eod_id": eod_id, "context_length": CONTEXT_LENGTH}
+    return ModelFolder(path=Path(), model=model, tokenizer=tokenizer, **ids, pretraining=None, finetuning=None)
 
 
 def random_prompts(batch_size: int, longest: int) -> list[TokenIds]:
@@ -104,25 +107,22 @@ def random_prompts(batch_size: int, longest: int) -> list[TokenIds]:
     return [torch.randint(FIRST_TEXT_ID, VOCAB_SIZE, (length,), generator=random).numpy() for length in lengths]
 
 
-def generator(side: str, model: PreTrainedModel, num_pauses: int) -> Generate:
+def generator(side: str, folder: ModelFolder, num_pauses: int) -> Generate:
     """A function with all steps of ``side`` that depend on the prompts."""
 
     def ours(prompts: list[TokenIds], new_tokens: int) -> list[list[int]]:
         room = CONTEXT_LENGTH - new_tokens
         prefixes = [pause_prefix(prompt, num_pauses, pause_id=PAUSE_ID, eod_id=EOD_ID, room=room) for prompt in prompts]
-        batch = align(prefixes, [[]] * len(prefixes), EOD_ID).to(model.device)
-        settings, bidirectional = _settings(new_tokens), side == OURS_BIDIRECTIONAL
-        arguments = generation_arguments(model, batch, PAUSE_ID, bidirectional=bidirectional, settings=settings)
-        output = model.generate(batch.input_ids, **{**settings, **arguments})
-        return output[:, batch.border :].tolist()
+        return generate_after(folder, prefixes, bidirectional=side == OURS_BIDIRECTIONAL, **_settings(new_tokens))
 
     def stock(prompts: list[TokenIds], new_tokens: int) -> list[list[int]]:
         longest = max(map(len, prompts))  # left padding: [batch, longest + pauses]
         rows = [[EOD_ID] * (longest - len(prompt)) + prompt.tolist() + [PAUSE_ID] * num_pauses for prompt in prompts]
         masks = [[0] * (longest - len(prompt)) + [1] * (len(prompt) + num_pauses) for prompt in prompts]
-        input_ids, attention_mask = (torch.tensor(values, device=model.device) for values in (rows, masks))
-        output = model.generate(input_ids, attention_mask=attention_mask, **_settings(new_tokens))
-        return output[:, input_ids.shape[1] :].tolist()
+        input_ids, attention_mask = (torch.tensor(values, device=folder.model.device) for values in (rows, masks))
+        output = folder.model.generate(input_ids, attention_mask=attention_mask, **_settings(new_tokens))
+        continuations: list[list[int]] = output[:, input_ids.shape[1] :].tolist()
+        return continuations
 
     return stock if side == STOCK else ours
 
