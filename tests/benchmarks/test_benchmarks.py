@@ -246,6 +246,7 @@ def test_generation_is_measured_after_every_number_of_pauses(tmp_path: Path) -> 
             assert 0 < min(taken["first"]) < max(taken["complete"])
 
 
+@pytest.mark.slow
 def test_evaluation_is_compared_with_the_harness(tmp_path: Path) -> None:
     samples = {
         "webqs/train": {"question": "What colour is the sky?", "answers": ["blue"]},
