@@ -85,12 +85,11 @@ def make_shards(folder: Path, documents: int, mean_tokens: int) -> None:
 
     from pause_megatron.preprocess.dataset_manifest import (
         DATASET_FILE,
-        DATASET_FORMAT,
         DatasetManifest,
         ShardManifest,
-        write_manifest,
     )
     from pause_megatron.preprocess.indexed_files import index_bytes
+    from pause_megatron.records.files import write_record
 
     random = np.random.default_rng(1234)
     ids = random.integers(3, 32_000, size=documents // SHARDS * mean_tokens * 2, dtype=np.uint16)
@@ -111,9 +110,9 @@ def make_shards(folder: Path, documents: int, mean_tokens: int) -> None:
         shards.append(ShardManifest(name=name, index=index, input=name, **counts, **files, **hashes, **no_pauses))
     settings = {"strategy": "document", "pause_rate": 0.1, "pauses_per_token": 0, "gaps": "repeat", "trimmed": "carry"}
     ids_of = {"vocab_size": 32_000, "pause_id": 2, "eod_id": 1, "seq_length": 0, "seed": 1234}
-    texts = {"text_key": "text", "tokenizer_sha256": "", "encoder": "sentencepiece", "format": DATASET_FORMAT}
+    texts = {"text_key": "text", "tokenizer_sha256": "", "encoder": "sentencepiece"}
     manifest = DatasetManifest(**settings, **ids_of, **texts, shards=tuple(shards), versions={})
-    write_manifest(folder / DATASET_FILE, manifest)
+    write_record(folder / DATASET_FILE, manifest)
 
 
 def main() -> None:
