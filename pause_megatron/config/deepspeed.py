@@ -21,7 +21,7 @@ OWNED_KEYS = {
     "gradient_clipping": "--clip-grad",
     "optimizer": "--learning-rate and the flags of its group",
     "scheduler": "--warmup-fraction and the flags of its group",
-    "managed_gradient_accumulation": "Megatron-core, whose schedule accumulates",
+    "managed_gradient_accumulation": "the schedule of Megatron-core",
 }
 """DeepSpeed keys that pretraining flags set, with these flags."""
 OWNED_KEYS_OF_FINETUNING = {

@@ -167,7 +167,7 @@ def share_weights(zero: DeepSpeedZeroOptimizer) -> None:
 def sum_of_squares(values: torch.Tensor) -> torch.Tensor:
     """Sum of the squares of flat ``values``, fp64 scalar, exact to fp32 precision and without a copy of them."""
     even = len(values) // _ROW_LENGTH * _ROW_LENGTH
-    # [even] -> [rows, 4096] -> [rows]; an fp32 sum over all elements would lose small values beside a large total.
+    # [even] -> [rows, 4096] -> [rows]; an fp32 sum over all elements would lose small values next to a large total.
     rows = torch.linalg.vector_norm(values[:even].view(-1, _ROW_LENGTH), dim=1, dtype=torch.float32)
     rest = torch.linalg.vector_norm(values[even:], dtype=torch.float32)
     total: torch.Tensor = rows.double().square().sum() + rest.double().square()

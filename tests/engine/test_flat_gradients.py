@@ -1,4 +1,4 @@
-"""Gradients of ZeRO-1 accumulate in place, are averaged, partitioned, clipped and applied once; weights too are one."""
+"""In-place gradients and weights of ZeRO-0 and ZeRO-1: reduced, clipped and applied as by PyTorch on one rank."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.distributed import run_distributed
 from tests.training.runs import GPT2, OPTIMIZER, TRAINING, VOCAB_SIZE, Run, own_microbatches
 
 CLIPPING = replace(OPTIMIZER, clip_grad=0.1)
-"""A tenth of the norm or less, so that clipping shows."""
+"""At most a tenth of the norm, so that clipping has an effect."""
 
 
 def reduce_and_step(zero_stage: int) -> dict[str, Any]:
-    """What becomes of one microbatch's gradients and of the weights, and what is there after the step."""
+    """Run one step, and compare gradients and weights with the same step by PyTorch."""
     launch = detect_launch()
     settings = Run(zero_stage=zero_stage).deepspeed_file
     layout = resolve_layout(
@@ -54,12 +54,12 @@ def reduce_and_step(zero_stage: int) -> dict[str, Any]:
             ),
             "left in the buffers": sum(float(buffer.abs().sum()) for buffer in flat._buffers),
             "gradients are views": all(
-                within(parameter.grad, buffer)
+                shares_memory(parameter.grad, buffer)
                 for buffer, parameters in zip(flat._buffers, engine.optimizer.bit16_groups, strict=True)
                 for parameter in parameters
             ),
             "weights are shared": all(
-                within(master, weights) and within(master, item.parameter._hp_mapping.hp_fragment)
+                shares_memory(master, weights) and shares_memory(master, item.parameter._hp_mapping.hp_fragment)
                 for master, weights, item in masters(engine, model)
             ),
         }
@@ -68,7 +68,7 @@ def reduce_and_step(zero_stage: int) -> dict[str, Any]:
 
 
 def apply_by_hand(model: LocalModel, weights: list[torch.nn.Parameter]) -> float:
-    """The same step by PyTorch alone; returns the norm of the gradients that ``weights`` have."""
+    """Run the same step with plain PyTorch on ``weights``, and return the norm of their gradients."""
     norm = torch.cat([each.grad.flatten() for each in weights]).double().norm()
     torch.nn.utils.clip_grad_norm_(weights, CLIPPING.clip_grad)
     copies = [replace(item, parameter=copy) for item, copy in zip(model.parameters, weights, strict=True)]
@@ -81,12 +81,12 @@ def apply_by_hand(model: LocalModel, weights: list[torch.nn.Parameter]) -> float
     return norm.item()
 
 
-def within(part: torch.Tensor, whole: torch.Tensor) -> bool:
-    return part.untyped_storage().data_ptr() == whole.untyped_storage().data_ptr()
+def shares_memory(part: torch.Tensor, buffer: torch.Tensor) -> bool:
+    return part.untyped_storage().data_ptr() == buffer.untyped_storage().data_ptr()
 
 
 def masters(engine: Any, model: LocalModel) -> Iterator[tuple[torch.Tensor, torch.Tensor, Any]]:
-    """The optimizer's weights, the model's, and a parameter that this process updates a piece of, for each group."""
+    """Yield master weights, flat model weights and each parameter that this rank updates, by group."""
     zero = engine.optimizer
     for group, (master, weights) in enumerate(
         zip(zero.single_partition_of_fp32_groups, zero.bit16_groups_flat, strict=True)
@@ -109,7 +109,7 @@ def test_step_applies_the_average_of_all_processes_and_leaves_zeroed_views(world
 
 
 def step_with_a_gradient_that_is_not_finite(precision: str) -> tuple[bool, bool, float]:
-    """Whether the step was applied, whether a weight moved, and what is left in the buffers."""
+    """Return whether the step was applied, whether a weight moved, and the sum left in the buffers."""
     run = Run(deepspeed={precision: {"enabled": True}} if precision != "fp32" else {})
     layout = resolve_layout(
         ParallelConfig(), world_size=1, model=GPT2, vocab_size=VOCAB_SIZE, deepspeed=run.deepspeed_file
@@ -140,7 +140,7 @@ def test_norm_of_many_values_is_exact_to_single_precision() -> None:
     values = torch.rand(5_000_001, generator=torch.Generator().manual_seed(0)) ** 4
     exact = values.double().square().sum()
     assert abs(sum_of_squares(values) / exact - 1) < 1e-6
-    assert abs(values.norm().double().square() / exact - 1) > 1e-6  # what is avoided
+    assert abs(values.norm().double().square() / exact - 1) > 1e-6  # an fp32 sum over all elements is less exact
 
 
 @pytest.mark.parametrize("size", [0, 1, 4096, 4097])

@@ -45,13 +45,13 @@ OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_fraction=0.2)
 
 @dataclass(frozen=True, kw_only=True)
 class Run:
-    """One small run: its model and layout, where it starts and what it leaves."""
+    """One small run: model, layout, steps, and checkpoints to load and save."""
 
     model: ModelConfig = GPT2
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     zero_stage: int = 1
     deepspeed: dict[str, Any] = field(default_factory=dict)
-    """More of DeepSpeed's settings; those of zero_optimization are added to the stage."""
+    """Additional DeepSpeed settings; those of zero_optimization are merged with the stage."""
     seed: int = 7
     first_step: int = 0
     last_step: int = STEPS
@@ -60,7 +60,7 @@ class Run:
 
     @property
     def deepspeed_file(self) -> DeepSpeedFile:
-        """DeepSpeed's settings, as if read from a file."""
+        """The DeepSpeed settings, as if read from a file."""
         zero = {"stage": self.zero_stage, "reduce_bucket_size": 5_000_000, "allgather_bucket_size": 5_000_000}
         zero |= self.deepspeed.get("zero_optimization", {})
         return deepspeed_file(Path("test.json"), {**self.deepspeed, "zero_optimization": zero})
@@ -79,13 +79,13 @@ def random_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def own_microbatches(step: int) -> list[Microbatch]:
-    """This data-parallel process's part of :func:`random_batch`."""
+    """This data-parallel rank's part of :func:`random_batch`."""
     tokens, _ = random_batch(step)
     return microbatches_of(tokens)
 
 
 def microbatches_of(tokens: torch.Tensor) -> list[Microbatch]:
-    """This data-parallel process's part of ``tokens``, ``[sequences, length + 1]``."""
+    """This data-parallel rank's part of ``tokens``, ``[sequences, length + 1]``."""
     mask = (tokens[:, 1:] != PAUSE_ID).float()
     rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
     rows = TRAINING.micro_batch_size
@@ -102,12 +102,12 @@ def microbatches_of(tokens: torch.Tensor) -> list[Microbatch]:
 
 
 def train(run: Run) -> list[tuple[float, float]]:
-    """Loss and gradient norm of every step of ``run``; called in each of its processes."""
+    """Loss and gradient norm of every step of ``run``; every rank must call it."""
     return train_all([run])[0]
 
 
 def train_all(runs: Sequence[Run]) -> list[list[tuple[float, float]]]:
-    """The same for several runs, one after the other in the same processes."""
+    """Loss and gradient norm of every step of several runs, one after the other on the same ranks."""
     found = []
     try:
         for run in runs:

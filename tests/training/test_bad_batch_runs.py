@@ -1,4 +1,4 @@
-"""A batch whose loss or gradient is not finite, or whose loss is a spike, does not move the optimizer."""
+"""Runs with bad batches: the optimizer does not move, and the run stops or skips the batch."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_what_is_not_finite_changes_no_weight(config: PretrainConfig, what: str,
     assert sum(record["skipped_steps"] for record in records if record["kind"] == "train") == 1
 
 
-def test_stopped_run_keeps_what_was_good_and_goes_on_when_told_to_skip(config: PretrainConfig) -> None:
+def test_stopped_run_saves_and_resumes_with_on_bad_batch_skip(config: PretrainConfig) -> None:
     careful = FaultsConfig(spike_factor=1.0001, spike_window=1)
     config = replace(
         with_stage(config, 1),

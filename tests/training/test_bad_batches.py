@@ -1,4 +1,4 @@
-"""Bad batches are found by numbers alone, the same after a restart."""
+"""Detection of bad batches: by loss and gradient norm, and the same after a restart."""
 
 from __future__ import annotations
 
@@ -63,15 +63,15 @@ def test_decisions_are_those_of_the_definition(
 
 @settings(deadline=None)
 @given(FAULTS, BATCHES, st.integers(0, 60))
-def test_restarted_run_judges_as_the_undisturbed_one(
+def test_resumed_run_decides_like_an_uninterrupted_one(
     faults: FaultsConfig, batches: list[tuple[float, float]], restart: int
 ) -> None:
-    whole = judge_all(BatchJudge(faults), batches)
+    complete = judge_all(BatchJudge(faults), batches)
     first, second = BatchJudge(faults), BatchJudge(faults)
     before = judge_all(first, batches[:restart])
     saved = json.loads(json.dumps(plain_record(first.recent), allow_nan=False))
     second.restore(convert_record(saved, RecentLosses, "checkpoint", "write it again"))
-    assert before + judge_all(second, batches[restart:]) == whole
+    assert before + judge_all(second, batches[restart:]) == complete
 
 
 @settings(deadline=None)
@@ -85,7 +85,7 @@ def test_shorter_window_keeps_the_newest_losses(losses: list[float], window: int
     assert short.recent.losses == fresh.recent.losses == kept[-window:]
 
 
-def test_looking_at_a_good_loss_changes_nothing() -> None:
+def test_a_good_loss_does_not_change_the_state() -> None:
     judged = BatchJudge(FaultsConfig(spike_window=2))
     before = judged.recent
     assert judged.of_loss(3.0) == GOOD
@@ -102,13 +102,13 @@ def test_looking_at_a_good_loss_changes_nothing() -> None:
         (2.0, -1.0, "the gradient is not finite"),
     ],
 )
-def test_reason_says_what_is_wrong(loss: float, norm: float, reason: str) -> None:
+def test_reason_describes_the_defect(loss: float, norm: float, reason: str) -> None:
     judged = BatchJudge(FaultsConfig(spike_window=3))
     assert not any(decision.is_bad for decision in judge_all(judged, [(2.0, 1.0), (3.0, 1.0), (4.0, 1.0)]))
     assert judge(judged, loss, norm) == BatchDecision(reason, stops_run=True)
 
 
-def test_skipping_ends_too_after_so_many_in_a_row() -> None:
+def test_skipping_stops_after_max_bad_batches_in_a_row() -> None:
     judged = BatchJudge(FaultsConfig(on_bad_batch="skip", max_bad_batches=2))
     bad, good = (math.nan, 1.0), (2.0, 1.0)
     decisions = judge_all(judged, [bad, good, bad, bad])
@@ -116,7 +116,7 @@ def test_skipping_ends_too_after_so_many_in_a_row() -> None:
     assert decisions[-1].reason == "the loss is nan (2 in a row, --max-bad-batches 2)"
 
 
-def test_overflow_under_loss_scaling_is_no_fault_of_the_batch() -> None:
+def test_overflow_under_loss_scaling_is_not_a_bad_batch() -> None:
     judged = BatchJudge(FaultsConfig())
     assert judge(judged, 2.0, math.inf, is_scaled=True) == GOOD
     assert judge(judged, math.inf, 1.0, is_scaled=True).is_bad

@@ -1,7 +1,7 @@
-"""Processes of a real run are killed, frozen and asked to stop at random moments; the rerun goes on as if nothing was.
+"""Ranks of a real run are killed, hung and asked to stop at random moments; the rerun continues bit for bit.
 
-A run takes one fault after the other and is started again after each; all the losses it logs on the way have to be the
-undisturbed run's, to the bit.
+Each run meets one fault after the other and is restarted after each. All the losses that it logs must equal those of an
+uninterrupted run.
 """
 
 from __future__ import annotations
@@ -225,7 +225,7 @@ def test_launcher_asked_to_stop_leaves_with_the_exit_code_for_requeueing(
 def test_damaged_checkpoints_are_passed_over_and_the_rerun_ends_as_the_undisturbed_one(
     config: PretrainConfig, undisturbed: Losses
 ) -> None:
-    """The newest has a flipped byte, the one before lacks a shard; the one before that is whole."""
+    """The newest has a flipped byte, the one before lacks a shard, and the one before that is complete."""
     checkpoint = CheckpointConfig(save_interval=5, keep_checkpoints=3)
     config = replace(config, output=config.output.with_name("damaged"), checkpoint=checkpoint)
     with started(config) as group:

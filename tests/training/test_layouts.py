@@ -22,7 +22,7 @@ DP = ParallelConfig()
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[str, Curve]:
+def reference() -> dict[str, Curve]:
     """The trusted runs: one process."""
     return {name: reference_curve(model) for name, model in MODELS.items()}
 
@@ -39,17 +39,17 @@ def alone() -> dict[str, Curve]:
     ids=["gpt2 DP, PP", "gpt2 TP", "gpt2 on four", "gpt2 tied", "llama on four"],
 )
 def test_layouts_give_the_losses_and_gradient_norms_of_one_process(
-    alone: dict[str, Curve], name: str, world_size: int, layouts: list[tuple[ParallelConfig, int]]
+    reference: dict[str, Curve], name: str, world_size: int, layouts: list[tuple[ParallelConfig, int]]
 ) -> None:
     runs = [Run(model=MODELS[name], parallel=parallel, zero_stage=stage) for parallel, stage in layouts]
     for of_process in run_distributed(train_all, world_size, runs):
         for run, curve in zip(runs, of_process, strict=True):
-            assert max(largest_differences(alone[name], curve)) <= TOLERANCE, run
+            assert max(largest_differences(reference[name], curve)) <= TOLERANCE, run
 
 
-def test_a_different_start_is_told_apart(alone: dict[str, Curve]) -> None:
+def test_a_different_seed_exceeds_the_tolerance(reference: dict[str, Curve]) -> None:
     (found,) = run_distributed(train_all, 1, [Run(seed=8)])[0]
-    assert largest_differences(alone["gpt2"], found)[0] > 100 * TOLERANCE
+    assert largest_differences(reference["gpt2"], found)[0] > 100 * TOLERANCE
 
 
 def test_the_table_has_every_way_to_divide_a_model() -> None:

@@ -26,7 +26,7 @@ MODEL = ModelConfig(num_layers=2, hidden_size=32, num_attention_heads=4, max_pos
 
 @dataclass(frozen=True)
 class Gradients:
-    """What one backward pass left, and what it should have left."""
+    """Gradients of one backward pass, and the expected ones."""
 
     kept_losses: list[float]
     logit_gradient_is_zero: list[bool]

@@ -36,7 +36,7 @@ Curve = list[tuple[float, float]]
 
 
 @pytest.fixture(scope="module")
-def alone() -> Curve:
+def single() -> Curve:
     curve: Curve = run_distributed(train_all, 1, [Run()])[0][0]
     return curve
 
@@ -51,39 +51,39 @@ def alone() -> Curve:
     ],
     ids=["fp16", "bf16", "bf16, gradients in fp32"],
 )
-def test_half_precision_follows_single_precision(alone: Curve, runs: list[Run]) -> None:
+def test_half_precision_follows_single_precision(single: Curve, runs: list[Run]) -> None:
     for of_process in run_distributed(train_all, 2, runs):
         for run, curve in zip(runs, of_process, strict=True):
-            losses, _ = zip(*alone, strict=True)
+            losses, _ = zip(*single, strict=True)
             found, norms = zip(*curve, strict=True)
             assert max(abs(a - b) for a, b in zip(losses, found, strict=True)) < HALF_NOISE, run
             assert all(0 < norm < 10 for norm in norms), run
-            assert curve != alone, run
+            assert curve != single, run
 
 
-def test_gradients_summed_in_fp32_are_nearer_to_single_precision(alone: Curve) -> None:
+def test_gradients_summed_in_fp32_are_nearer_to_single_precision(single: Curve) -> None:
     rough, fine = run_distributed(train_all, 1, [Run(deepspeed=BF16), Run(deepspeed=FP32_SUMS)])[0]
-    assert largest_differences(alone[:1], fine[:1])[1] < largest_differences(alone[:1], rough[:1])[1]
+    assert largest_differences(single[:1], fine[:1])[1] < largest_differences(single[:1], rough[:1])[1]
 
 
-def test_offloaded_optimizer_computes_the_same(alone: Curve) -> None:
+def test_offloaded_optimizer_computes_the_same(single: Curve) -> None:
     runs = [Run(zero_stage=stage, deepspeed={"zero_optimization": OFFLOAD}) for stage in (1, 2, 3)]
     runs += [Run(zero_stage=3, deepspeed={"zero_optimization": OFFLOAD_ALL})]
     runs += [Run(parallel=parallel, deepspeed={"zero_optimization": OFFLOAD}) for parallel in (PP2, TP2_SP)]
     for of_process in run_distributed(train_all, 2, runs):
         for run, curve in zip(runs, of_process, strict=True):
-            assert max(largest_differences(alone, curve)) <= TOLERANCE, run
+            assert max(largest_differences(single, curve)) <= TOLERANCE, run
 
 
-def test_recomputation_does_not_change_the_loss(alone: Curve) -> None:
+def test_recomputation_does_not_change_the_loss(single: Curve) -> None:
     runs = [Run(parallel=parallel) for parallel in RECOMPUTATIONS[1:]]
     runs += [Run(parallel=RECOMPUTATIONS[2], zero_stage=stage) for stage in (2, 3)]
     for run, curve in zip(runs, run_distributed(train_all, 1, runs)[0], strict=True):
-        assert max(largest_differences(alone, curve)) <= TOLERANCE, run
+        assert max(largest_differences(single, curve)) <= TOLERANCE, run
     runs = [Run(parallel=replace(base, recompute_granularity="full")) for base in (PP2, TP2_SP)]
     for of_process in run_distributed(train_all, 2, runs):
         for run, curve in zip(runs, of_process, strict=True):
-            assert max(largest_differences(alone, curve)) <= TOLERANCE, run
+            assert max(largest_differences(single, curve)) <= TOLERANCE, run
 
 
 def kept_bytes(parallel: ParallelConfig, model: Any) -> int:

@@ -1,4 +1,4 @@
-"""`pause-megatron pretrain` as a whole: it trains, continues where it was interrupted, and refuses what cannot work."""
+"""`pause-megatron pretrain` end to end: trains, resumes, and refuses unsupported settings."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(config: PretrainConfig, u
     assert losses(one_process.output) == pytest.approx(undisturbed, abs=1e-5)
 
 
-def test_a_run_begins_with_the_weights_of_another(config: PretrainConfig, undisturbed_run: PretrainConfig) -> None:
+def test_a_run_starts_with_the_weights_of_another(config: PretrainConfig, undisturbed_run: PretrainConfig) -> None:
     begun = replace(
         config,
         initial_checkpoint=undisturbed_run.output,
@@ -120,7 +120,7 @@ def test_a_run_begins_with_the_weights_of_another(config: PretrainConfig, undist
     assert found["train", 1] == pytest.approx(before["train", 8], abs=0.2)
     assert found["train", 1] < before["train", 1] - 0.2, "the first batch is better known now"
     run_distributed(pretrain, 1, replace(begun, training=replace(begun.training, train_iters=3)))
-    assert set(losses(begun.output)) > set(found), "it goes on from its own checkpoint"
+    assert set(losses(begun.output)) > set(found), "it resumes from its own checkpoint"
 
 
 def test_weights_of_another_model_are_refused(config: PretrainConfig, undisturbed_run: PretrainConfig) -> None:
@@ -175,7 +175,7 @@ def test_index_lies_in_the_run_folder_where_no_cache_is_named(blend: PretrainCon
         data=(blend.data[1],),
         validation_data=(),
         data_cache=None,
-        output=blend.output.with_name("documents-alone"),
+        output=blend.output.with_name("only-documents"),
         training=replace(blend.training, train_iters=1, seq_length=SEQ_LENGTH // 2),
     )
     run_distributed(pretrain, 1, documents_alone)
@@ -284,7 +284,7 @@ def test_bad_input_is_refused_before_anything_is_written(
     assert not bad.output.exists()
 
 
-def test_local_processes_say_the_error_once_and_exit_with_2(config: PretrainConfig, tmp_path: Path) -> None:
+def test_local_ranks_report_an_error_once_and_exit_with_2(config: PretrainConfig, tmp_path: Path) -> None:
     flags = ["--data", *config.data, "--tokenizer", config.tokenizer, "--deepspeed", DEEPSPEED, "--train-iters", 1]
     flags += ["--output", tmp_path / "run", "--processes", 2, "--tensor-model-parallel-size", 3, "--preset", "tiny"]
     done = subprocess.run(

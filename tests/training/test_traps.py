@@ -1,7 +1,7 @@
-"""The silent traps of Megatron-core under DeepSpeed: stepping into one must show in the comparison of layouts.
+"""Silent mistakes of Megatron-core under DeepSpeed: the comparison of layouts must find each one.
 
-Each trap is set by taking away what the code does about it. Nothing crashes then and the loss falls as ever; what gives
-it away is that losses or gradient norms are no longer those of one process. A comparison that a trap passes is none.
+Each trap removes the code that prevents a mistake. Nothing crashes and the loss still falls, but losses or gradient
+norms differ from those of one rank. A comparison that does not notice would be useless.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ TIED = MODELS["gpt2 tied"]
 
 
 def accumulate_in_deepspeed_too() -> None:
-    """DeepSpeed divides by its accumulation steps what Megatron-core has divided by the microbatches."""
+    """Gradients are divided by the number of microbatches twice."""
     config = build.deepspeed_config
     build.deepspeed_config = lambda *given: {**config(*given), "gradient_accumulation_steps": 4}
 
 
-def batch_the_exchanges_of_the_interleaved_schedule() -> None:
-    """With two stages, the previous and the next process are one, and batched exchanges pair up wrongly."""
+def batch_communication_of_the_interleaved_schedule() -> None:
+    """With two stages, the previous and the next rank are the same, and batched sends and receives mix up."""
     config = gpt.transformer_config
 
     def batched(*given: Any) -> Any:
@@ -53,7 +53,7 @@ def pad_the_vocabulary_by_the_layout() -> None:
 
 
 def leave_parameters_unmarked() -> None:
-    """Without Megatron-core's initialisation no parameter says along which dimension it is cut."""
+    """Without Megatron-core's initialisation, parameters do not know along which dimension they are sharded."""
     config = gpt.transformer_config
 
     def uninitialised(*given: Any) -> Any:
@@ -64,14 +64,14 @@ def leave_parameters_unmarked() -> None:
     gpt.transformer_config = uninitialised
 
 
-def leave_shared_gradients_in_parts() -> None:
-    """Tied embeddings, and norms under sequence parallelism, are seen in part by each process."""
+def do_not_reduce_shared_gradients() -> None:
+    """Each rank has only part of the gradient of tied embeddings, and of norms under sequence parallelism."""
     update.reduce_shared_gradients = lambda parameters: None
     build.sequence_parallel_parameters = lambda parameters: []
 
 
 def count_tied_embeddings_twice() -> None:
-    """Both stages that hold the tied embeddings would add them to the gradient norm."""
+    """Both stages that hold the tied embeddings add them to the gradient norm."""
     build_engine = build.build_engine
 
     def unmarked(model: Any, **given: Any) -> Any:
@@ -84,7 +84,7 @@ def count_tied_embeddings_twice() -> None:
 
 
 def average_over_own_targets() -> None:
-    """A mean over each process's own targets weights those of a process with many pauses more."""
+    """Means over each rank's own targets give more weight to the targets of a rank with many pauses."""
     count = step.count_targets
 
     def own(microbatches: Any) -> Losses:
@@ -96,7 +96,7 @@ def average_over_own_targets() -> None:
 
 @dataclass(frozen=True)
 class Trap:
-    """A trap, and a layout it lies in wait for."""
+    """A mistake, and a layout that it affects."""
 
     set_up: Callable[[], None]
     run: Run
@@ -105,34 +105,34 @@ class Trap:
 
 TRAPS = [
     Trap(accumulate_in_deepspeed_too, Run(zero_stage=2), world_size=1),
-    Trap(batch_the_exchanges_of_the_interleaved_schedule, Run(parallel=PP2_VP2)),
+    Trap(batch_communication_of_the_interleaved_schedule, Run(parallel=PP2_VP2)),
     Trap(pad_the_vocabulary_by_the_layout, Run(parallel=TP2)),
     Trap(leave_parameters_unmarked, Run(parallel=TP2)),
-    Trap(leave_shared_gradients_in_parts, Run(model=TIED, parallel=PP2)),
-    Trap(leave_shared_gradients_in_parts, Run(parallel=TP2_SP)),
-    Trap(leave_shared_gradients_in_parts, Run(parallel=TP2_SP, zero_stage=2)),
+    Trap(do_not_reduce_shared_gradients, Run(model=TIED, parallel=PP2)),
+    Trap(do_not_reduce_shared_gradients, Run(parallel=TP2_SP)),
+    Trap(do_not_reduce_shared_gradients, Run(parallel=TP2_SP, zero_stage=2)),
     Trap(count_tied_embeddings_twice, Run(model=TIED, parallel=PP2)),
     Trap(average_over_own_targets, Run()),
 ]
 
 
 def step_into(set_up: Callable[[], None], run: Run) -> list[tuple[float, float]]:
-    """Train with the trap set; in a process of its own, which ends with it."""
+    """Train with the mistake; in a process that runs nothing else."""
     set_up()
     return train_all([run])[0]
 
 
 @pytest.fixture(scope="module")
-def alone() -> dict[str, list[tuple[float, float]]]:
+def reference() -> dict[str, list[tuple[float, float]]]:
     gpt2, tied = run_distributed(train_all, 1, [Run(model=GPT2, last_step=4), Run(model=TIED, last_step=4)])[0]
     return {str(GPT2): gpt2, str(TIED): tied}
 
 
 @pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: f"{trap.set_up.__name__} {trap.run}")
-def test_stepping_into_a_trap_shows(alone: dict[str, list[tuple[float, float]]], trap: Trap) -> None:
+def test_comparison_of_layouts_finds_the_mistake(reference: dict[str, list[tuple[float, float]]], trap: Trap) -> None:
     run = replace(trap.run, last_step=4)
     curves = run_distributed(step_into, trap.world_size, trap.set_up, run)
-    differences = [largest_differences(alone[str(run.model)], curve) for curve in curves]
+    differences = [largest_differences(reference[str(run.model)], curve) for curve in curves]
     assert max(max(pair) for pair in differences) > 10 * TOLERANCE
 
 
@@ -141,5 +141,5 @@ def train_without_compiler() -> list[tuple[float, float]]:
     return train_all([Run(last_step=1)])[0]
 
 
-def test_deepspeed_needs_no_compiler_on_a_cpu(alone: dict[str, list[tuple[float, float]]]) -> None:
-    assert run_distributed(train_without_compiler, 1)[0] == alone[str(GPT2)][:1]
+def test_deepspeed_needs_no_compiler_on_a_cpu(reference: dict[str, list[tuple[float, float]]]) -> None:
+    assert run_distributed(train_without_compiler, 1)[0] == reference[str(GPT2)][:1]

@@ -1,4 +1,4 @@
-"""What a run leaves for those who watch it: records in metrics.jsonl and TensorBoard, also of a run that was killed."""
+"""Metrics of a run in metrics.jsonl and TensorBoard, also of a run that was killed and resumed."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ Records = list[dict[str, Any]]
 
 
 class KilledError(Exception):
-    """What ends a run between two checkpoints."""
+    """Simulated crash between two checkpoints."""
 
 
 def killed_in_step_5(config: PretrainConfig) -> None:
@@ -114,7 +114,7 @@ def test_every_step_is_recorded_once(every_step: PretrainConfig) -> None:
     assert [record["seconds_left"] > 0 for record in train] == [True] * 5 + [False]
 
 
-def test_operations_are_those_of_the_model(every_step: PretrainConfig, killed: PretrainConfig) -> None:
+def test_tflops_follow_from_the_model_size(every_step: PretrainConfig, killed: PretrainConfig) -> None:
     layers, hidden, vocab, processes = 2, 32, VOCAB_SIZE, 2
     matrices = layers * 12 * hidden**2 + hidden * vocab
     flops_per_token = 6 * matrices + 12 * layers * hidden * SEQ_LENGTH
@@ -122,7 +122,7 @@ def test_operations_are_those_of_the_model(every_step: PretrainConfig, killed: P
         tflops = record["tokens_per_second"] * flops_per_token / processes / 1e12
         assert record["tflops_per_device"] == pytest.approx(tflops)
         assert record["mfu"] == pytest.approx(tflops / PEAK_TFLOPS)
-    if not torch.cuda.is_available():  # whose peak nobody knows
+    if not torch.cuda.is_available():  # a CPU has no known peak
         assert not any("mfu" in record for record in records(killed, "train"))
 
 
@@ -150,7 +150,7 @@ def test_tensorboard_shows_what_metrics_jsonl_says(every_step: PretrainConfig) -
     assert set(chart(every_step, "validation/held-out-pause/loss_after_pause")) == {3, 6}
 
 
-def test_restart_is_recorded_and_steps_come_again(killed: PretrainConfig) -> None:
+def test_restart_is_recorded_and_steps_are_repeated(killed: PretrainConfig) -> None:
     lines = read_json_lines(killed.output / "metrics.jsonl")
     story = [(record["kind"], record["iteration"]) for record in lines if record["kind"] != "validation"]
     assert story == [("train", 2), ("train", 4), ("resumed", 3), ("train", 4), ("train", 6)]
@@ -193,9 +193,7 @@ def test_every_key_is_documented(killed: PretrainConfig) -> None:
     assert set().union(*map(keys, read_json_lines(killed.output / "metrics.jsonl"))) - explained == set()
 
 
-def test_documented_way_to_read_the_records_finds_those_that_count(
-    every_step: PretrainConfig, killed: PretrainConfig
-) -> None:
+def test_documented_program_reads_each_iteration_once(every_step: PretrainConfig, killed: PretrainConfig) -> None:
     [program] = re.findall(r"```python\n(.*?)```", DOCUMENTATION, re.DOTALL)
     names: dict[str, Any] = {}
     exec(program.replace("runs/pausept-1b", str(killed.output)), names)

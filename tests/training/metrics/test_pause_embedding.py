@@ -1,4 +1,4 @@
-"""The figures of the pause embedding are those computed by hand on one process, whatever the layout."""
+"""Metrics of the pause embedding equal those of plain PyTorch on one rank, under every layout."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def _watched(run: Run) -> list[Figures]:
 
 
 def by_hand(config: ModelConfig) -> list[Figures]:
-    """The same by PyTorch alone on one process: no schedule, no DeepSpeed, no hooks."""
+    """The same figures by plain PyTorch on one rank: no schedule, no DeepSpeed, no hooks."""
     initialize_process_groups(detect_launch({}), ONE_PROCESS, seed=Run.seed)
     try:
         model = build_local_model(config, ONE_PROCESS, vocab_size=VOCAB_SIZE, seed=Run.seed)
@@ -134,7 +134,7 @@ def mean_loss(model: LocalModel, batches: list[Microbatch]) -> torch.Tensor:
 def expected(
     row: int, now: torch.Tensor, initial: torch.Tensor, previous: torch.Tensor, gradient: torch.Tensor, norm: float
 ) -> dict[str, float]:
-    """The figures of ``row`` from whole embedding matrices, fp64."""
+    """The figures of ``row`` from complete embedding matrices, fp64."""
     first, last = initial[row], now[row]
     return {
         "norm": float(last.square().sum().sqrt()),
