@@ -30,7 +30,6 @@ from pause_megatron.tokenizer.huggingface import to_huggingface
 TASKS = {"web_questions": "webqs", "piqa": "piqa", "lambada": "lambada_openai"}
 PAUSES = (0, 10, 50)
 STOCK = "hf"
-_LAYERS = 6
 
 
 @dataclass(frozen=True)
@@ -48,15 +47,16 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder of task folders")
     parser.add_argument("--documents", type=int, default=64, help="documents of each task (default: 64)")
     parser.add_argument("--batch-size", type=int, default=16, help="prompts in a batch (default: 16)")
+    parser.add_argument("--layers", type=int, default=6, help="layers of the model (default: 6)")
     arguments = parser.parse_args()
     for name in TASKS.values():
         require((arguments.data / name).is_dir(), f"--data {arguments.data}: has no folder {name}")
-    require_at_least(1, arguments, "documents", "batch_size", "repeats")
+    require_at_least(1, arguments, "documents", "batch_size", "layers", "repeats")
     torch.set_num_threads(available_cores())
     load = load_now()
     tokenizer = small_tokenizer(arguments.work / "evaluation" / "tokenizer")
     ids = (tokenizer.pause_id, tokenizer.eod_id, to_huggingface(tokenizer))
-    folder = random_folder("llama", _LAYERS, *ids)
+    folder = random_folder("llama", arguments.layers, *ids)
     sides = _sides(folder, arguments.batch_size)
     found: dict[str, dict[str, list[float]]] = {}
     rows: list[list[str]] = []

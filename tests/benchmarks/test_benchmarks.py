@@ -259,7 +259,7 @@ def test_evaluation_is_compared_with_the_harness(tmp_path: Path) -> None:
         file = tmp_path / "tasks" / f"{name}.jsonl"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(f"{json.dumps(sample)}\n" * 4, encoding="utf-8")
-    flags = ["--documents", 2, "--batch-size", 2, "--repeats", 1]
+    flags = ["--documents", 2, "--batch-size", 2, "--layers", 1, "--repeats", 1]
     done = run("evaluation", "--work", tmp_path, "--data", tmp_path / "tasks", *flags)
     assert done.returncode == 0, done.stderr
     found = measured(tmp_path, "evaluation")
