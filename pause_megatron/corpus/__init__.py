@@ -5,7 +5,7 @@ sources, one for each file or shard, and the ``read`` method of a source yields 
 record is never skipped silently: it stops the run, or is reported with its line.
 """
 
-from pause_megatron.corpus.blocks import Block, InputError, ReadOptions
-from pause_megatron.corpus.sources import Source, find_sources
+from pause_megatron.corpus.blocks import Block, InputError, ReadOptions, Source
+from pause_megatron.corpus.sources import find_sources
 
 __all__ = ["Block", "InputError", "ReadOptions", "Source", "find_sources"]

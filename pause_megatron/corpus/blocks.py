@@ -1,4 +1,4 @@
-"""Blocks of documents: the same for every kind of input, with the records that could not be read.
+"""Sources of documents, and the blocks that they yield: the same for every kind of input.
 
 :class:`BlockBuilder` is the only place that decides how an unreadable record or file is handled: it stops the run, or
 is reported in its block.
@@ -6,6 +6,7 @@ is reported in its block.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -50,6 +51,27 @@ class ReadOptions:
     """Longest JSON line or row text, in bytes; a longer one is an error. Bounds the memory of reading."""
     block_bytes: int = 4 << 20
     """Unpacked bytes per block. Does not change which documents are read."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source(ABC):
+    """Input of one shard; can be sent to another process."""
+
+    name: str
+    """File name of the shard, unique among the sources found together."""
+    location: str
+    """Path or address, for errors and manifests."""
+    size_bytes: int = 0
+    """Stored size, in bytes; 0 if unknown."""
+
+    @abstractmethod
+    def read(self, options: ReadOptions) -> Iterator[Block]:
+        """Yield the documents in order.
+
+        Raises :class:`UserError` if the source cannot be opened or has no column ``options.text_key``; and, unless
+        ``options`` skip errors, at the first record that is not a string, not UTF-8 or too long, and if the data is
+        damaged.
+        """
 
 
 class BlockBuilder:

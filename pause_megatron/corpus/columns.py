@@ -7,13 +7,14 @@ documents do not accumulate in memory. Python code runs for single rows only if 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pause_megatron.corpus.blocks import Block, BlockBuilder, ReadOptions, too_long
+from pause_megatron.corpus.blocks import Block, BlockBuilder, ReadOptions, Source, too_long
 from pause_megatron.errors import UserError
 
 if TYPE_CHECKING:
@@ -23,32 +24,35 @@ SLICE_BYTES = 1 << 20
 """Bytes of text converted to Python strings at a time; a longer text is a slice of its own."""
 
 
-def read_columns(columns: Iterable[pyarrow.Array], location: str, options: ReadOptions) -> Iterator[Block]:
-    """Yield the texts of consecutive ``columns`` in order.
+class ColumnSource(Source):
+    """Source of one column of text."""
 
-    Raises :class:`UserError` if the system cannot read them; and, unless ``options`` skip errors, at the first row that
-    is not a string or is too long, and if the data is damaged.
-    """
-    import pyarrow
+    def read(self, options: ReadOptions) -> Iterator[Block]:
+        """Yield the documents in order; see :class:`Source`."""
+        import pyarrow
 
-    builder = BlockBuilder(location, "row", f'a string in column "{options.text_key}"', options)
-    try:
-        for column in map(_plain, columns):
-            lengths = _text_bytes(column)
-            for rows in _slices(lengths, min(options.block_bytes, SLICE_BYTES)):
-                _read_slice(column[rows.start : rows.stop], lengths[rows], options.max_document_bytes, builder)
-                yield from builder.full_blocks()
-    except (pyarrow.ArrowException, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:  # an error of the system, not of the data
-            raise UserError(f"{location}: cannot be read: {os.strerror(error.errno)}") from error
-        builder.reject_rest(f"the data is damaged ({' '.join(str(error).split())})")
-    yield from builder.last_block()
+        builder = BlockBuilder(self.location, "row", f'a string in column "{options.text_key}"', options)
+        try:
+            for column in map(_plain, self._columns(options.text_key)):
+                lengths = _text_bytes(column)
+                for rows in _slices(lengths, min(options.block_bytes, SLICE_BYTES)):
+                    _read_slice(column[rows.start : rows.stop], lengths[rows], options.max_document_bytes, builder)
+                    yield from builder.full_blocks()
+        except (pyarrow.ArrowException, OSError) as error:
+            if isinstance(error, OSError) and error.errno is not None:  # an error of the system, not of the data
+                raise UserError(f"{self.location}: cannot be read: {os.strerror(error.errno)}") from error
+            builder.reject_rest(f"the data is damaged ({' '.join(str(error).split())})")
+        yield from builder.last_block()
 
+    @abstractmethod
+    def _columns(self, text_key: str) -> Iterator[pyarrow.Array]:
+        """Yield the column ``text_key`` in parts."""
 
-def require_column(text_key: str, names: Sequence[str], location: str) -> None:
-    """Raise :class:`UserError` if ``text_key`` is not among the columns ``names``."""
-    if text_key not in names:
-        raise UserError(f'{location}: no column "{text_key}"; set --text-key to one of: {", ".join(names) or "none"}')
+    def _require_column(self, text_key: str, names: Sequence[str]) -> None:
+        """Raise :class:`UserError` if ``text_key`` is not among the columns ``names``."""
+        if text_key not in names:
+            known = ", ".join(names) or "none"
+            raise UserError(f'{self.location}: no column "{text_key}"; set --text-key to one of: {known}')
 
 
 def _plain(column: pyarrow.Array) -> pyarrow.Array:
@@ -75,9 +79,7 @@ def _text_bytes(column: pyarrow.Array) -> NDArray[np.int64]:
 
 
 def _is_text(kind: pyarrow.DataType) -> bool:
-    import pyarrow
-
-    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+    return str(kind) in ("string", "large_string")
 
 
 def _slices(lengths: NDArray[np.int64], slice_bytes: int) -> Iterator[slice]:

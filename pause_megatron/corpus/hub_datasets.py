@@ -17,38 +17,26 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pause_megatron.corpus.blocks import Block, ReadOptions
-from pause_megatron.corpus.columns import read_columns, require_column
+from pause_megatron.corpus.columns import ColumnSource
 from pause_megatron.errors import UserError
 
 if TYPE_CHECKING:
     import pyarrow
 
 HUB_PREFIX = "hf:"
-DEFAULT_SPLIT = "train"
 _BATCH_ROWS = 1000
 _DAMAGE = (ValueError, EOFError, zlib.error, gzip.BadGzipFile)
 
 
 @dataclass(frozen=True, kw_only=True)
-class HubSource:
-    """One shard of a streamed dataset."""
+class HubSource(ColumnSource):
+    """One shard of a streamed dataset; its number of shards must not have changed when it is read."""
 
-    name: str
-    location: str
     dataset: str
     config: str
     split: str
     shard: int
     shards: int
-    size_bytes: int = 0
-
-    def read(self, options: ReadOptions) -> Iterator[Block]:
-        """Yield the shard's documents in order; see :class:`~pause_megatron.corpus.sources.Source`.
-
-        Also raises :class:`UserError` if the number of shards has changed.
-        """
-        return read_columns(self._columns(options.text_key), self.location, options)
 
     def _columns(self, text_key: str) -> Iterator[pyarrow.Array]:
         dataset = _load(self.dataset, self.config, self.split)
@@ -58,7 +46,7 @@ class HubSource:
             shard = dataset.shard(num_shards=self.shards, index=self.shard).with_format("arrow")
         with _translated_errors(self.location):
             for table in shard.iter(batch_size=_BATCH_ROWS):
-                require_column(text_key, table.column_names, self.location)
+                self._require_column(text_key, table.column_names)
                 yield from table.column(text_key).chunks
 
 
@@ -70,11 +58,10 @@ def hub_sources(wanted: str) -> list[HubSource]:
     name, config, split, *more = [*wanted.removeprefix(HUB_PREFIX).split(":"), "", ""]
     if not name or len(more) > 2 or any(more):
         raise UserError(f"--input {wanted}: expected hf:NAME[:CONFIG[:SPLIT]], e.g. hf:allenai/c4:en:train")
-    split = split or DEFAULT_SPLIT
+    split = split or "train"
     _load.cache_clear()
     dataset = _load(name, config or None, split)
-    config = dataset.config_name
-    shards = dataset.num_shards
+    config, shards = dataset.config_name, dataset.num_shards
     short = Path(name).name if Path(name).is_dir() else name
     numbers = [f"{shard:05d}-of-{shards:05d}" for shard in range(shards)]
     return [

@@ -4,10 +4,9 @@ This is the hot path of reading. A block of complete lines is parsed at once, ot
 and no Python code runs per document. Only a block with an error or an unusual line is read line by line. Lines of white
 space contain no document, but count as lines.
 
-Memory, in addition to the blocks that are returned: below 20 MiB for any size of file (below 120 MiB, plus a window of
-at most 128 MiB, for Zstandard data that expands thousands of times); and while a long line is parsed, 2 times its bytes
-for ASCII, 3 with escapes, 6 with characters beyond the basic plane. A line longer than ``max_document_bytes`` is
-discarded while it is read.
+Memory, in addition to the blocks that are returned: below 20 MiB for any size of file (below 250 MiB for Zstandard data
+that expands thousands of times), and 2 to 6 times the bytes of a long line while it is parsed. A line longer than
+``max_document_bytes`` is discarded while it is read.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pause_megatron.corpus.blocks import Block, BlockBuilder, ReadOptions, too_long
+from pause_megatron.corpus.blocks import Block, BlockBuilder, ReadOptions, Source, too_long
 from pause_megatron.corpus.unpack import Unpacked
 from pause_megatron.errors import UserError
 
@@ -35,16 +34,11 @@ PARSED_BYTES = 512 << 10
 """Bytes of lines parsed at once; few enough to stay in the processor's caches."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class JsonLinesSource:
+class JsonLinesSource(Source):
     """One file of JSON lines."""
 
-    name: str
-    location: str
-    size_bytes: int
-
     def read(self, options: ReadOptions) -> Iterator[Block]:
-        """Yield the file's documents in order; see :class:`~pause_megatron.corpus.sources.Source`."""
+        """Yield the documents in order; see :class:`Source`."""
         parsed_bytes = min(options.block_bytes, PARSED_BYTES)
         unpacked = Unpacked(Path(self.location), parsed_bytes)
         expected = f'one JSON object per line with a string "{options.text_key}"'
@@ -52,7 +46,9 @@ class JsonLinesSource:
         parser = _LineParser(options, builder)
         for block in line_blocks(unpacked, parsed_bytes, options.max_document_bytes):
             if isinstance(block, OverlongLine):
-                parser.reject_overlong(block)
+                builder.record += 1
+                builder.read_bytes += block.read_bytes
+                builder.reject(too_long(block.length, options.max_document_bytes))
             else:
                 if not parser.parse(block):
                     parser.parse_each(block, cut=unpacked.damage is not None)
@@ -64,8 +60,6 @@ class JsonLinesSource:
 
 
 class _LineParser:
-    """Parses blocks of lines into a :class:`~pause_megatron.corpus.blocks.BlockBuilder`."""
-
     def __init__(self, options: ReadOptions, builder: BlockBuilder) -> None:
         self._decoder = _decoder(options.text_key)
         self._max_line_bytes = options.max_document_bytes
@@ -124,12 +118,6 @@ class _LineParser:
         except RecursionError:
             return "nested too deeply"
         return None
-
-    def reject_overlong(self, line: OverlongLine) -> None:
-        """Report a discarded line."""
-        self._builder.record += 1
-        self._builder.read_bytes += line.read_bytes
-        self._builder.reject(too_long(line.length, self._max_line_bytes))
 
 
 @dataclass(frozen=True)

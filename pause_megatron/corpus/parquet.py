@@ -7,11 +7,9 @@ its bytes, and so does each of 128 long documents in a row. pyarrow is imported 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pause_megatron.corpus.blocks import Block, ReadOptions
-from pause_megatron.corpus.columns import read_columns, require_column
+from pause_megatron.corpus.columns import ColumnSource
 
 if TYPE_CHECKING:
     import pyarrow
@@ -22,25 +20,15 @@ BATCH_ROWS = 128
 _PAGE_BUFFER_BYTES = 1 << 20
 
 
-@dataclass(frozen=True, kw_only=True)
-class ParquetSource:
+class ParquetSource(ColumnSource):
     """One Parquet file."""
 
-    name: str
-    location: str
-    size_bytes: int
+    def _columns(self, text_key: str) -> Iterator[pyarrow.Array]:
+        import pyarrow.parquet
 
-    def read(self, options: ReadOptions) -> Iterator[Block]:
-        """Yield the file's documents in order; see :class:`~pause_megatron.corpus.sources.Source`."""
-        return read_columns(_columns(self.location, options.text_key), self.location, options)
-
-
-def _columns(location: str, text_key: str) -> Iterator[pyarrow.Array]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(
-        location, pre_buffer=False, buffer_size=_PAGE_BUFFER_BYTES, page_checksum_verification=True
-    ) as file:
-        require_column(text_key, file.schema_arrow.names, location)
-        for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[text_key], use_threads=False):
-            yield batch.column(text_key)
+        with pyarrow.parquet.ParquetFile(
+            self.location, pre_buffer=False, buffer_size=_PAGE_BUFFER_BYTES, page_checksum_verification=True
+        ) as file:
+            self._require_column(text_key, file.schema_arrow.names)
+            for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[text_key], use_threads=False):
+                yield batch.column(text_key)

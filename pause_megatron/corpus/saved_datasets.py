@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pause_megatron.corpus.blocks import Block, ReadOptions
-from pause_megatron.corpus.columns import read_columns, require_column
+from pause_megatron.corpus.columns import ColumnSource
 from pause_megatron.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,17 +22,20 @@ _SPLITS_FILE = "dataset_dict.json"
 _END_OF_STREAM = b"\xff\xff\xff\xff\0\0\0\0"
 
 
-@dataclass(frozen=True, kw_only=True)
-class ArrowSource:
+class ArrowSource(ColumnSource):
     """One data file of a saved dataset."""
 
-    name: str
-    location: str
-    size_bytes: int
+    def _columns(self, text_key: str) -> Iterator[pyarrow.Array]:
+        import pyarrow
 
-    def read(self, options: ReadOptions) -> Iterator[Block]:
-        """Yield the file's documents in order; see :class:`~pause_megatron.corpus.sources.Source`."""
-        return read_columns(_columns(self.location, options.text_key), self.location, options)
+        with pyarrow.memory_map(self.location) as file:
+            reader = pyarrow.ipc.open_stream(file)
+            self._require_column(text_key, reader.schema.names)
+            for batch in reader:
+                yield batch.column(text_key)
+            file.seek(max(file.size() - len(_END_OF_STREAM), 0))
+            if file.read() != _END_OF_STREAM:  # pyarrow accepts a file that is cut between two batches
+                raise pyarrow.ArrowInvalid("the file ends too early")
 
 
 def is_saved_dataset(folder: Path) -> bool:
@@ -60,16 +61,3 @@ def saved_dataset_sources(folder: Path) -> list[ArrowSource]:
         ArrowSource(name=f"{folder.resolve().name}-{path.stem}", location=str(path), size_bytes=path.stat().st_size)
         for path in files
     ]
-
-
-def _columns(location: str, text_key: str) -> Iterator[pyarrow.Array]:
-    import pyarrow
-
-    with pyarrow.memory_map(location) as file:
-        reader = pyarrow.ipc.open_stream(file)
-        require_column(text_key, reader.schema.names, location)
-        for batch in reader:
-            yield batch.column(text_key)
-        file.seek(max(file.size() - len(_END_OF_STREAM), 0))
-        if file.read() != _END_OF_STREAM:  # pyarrow accepts a file that is cut between two batches
-            raise pyarrow.ArrowInvalid("the file ends too early")

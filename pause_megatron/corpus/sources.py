@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Protocol
 
-from pause_megatron.corpus.blocks import Block, ReadOptions
+from pause_megatron.corpus.blocks import Source
 from pause_megatron.corpus.hub_datasets import HUB_PREFIX, hub_sources
 from pause_megatron.corpus.json_lines import JSON_SUFFIXES, JsonLinesSource
 from pause_megatron.corpus.parquet import PARQUET_SUFFIX, ParquetSource
@@ -21,30 +20,6 @@ from pause_megatron.errors import UserError
 FILE_SUFFIXES = (*JSON_SUFFIXES, PARQUET_SUFFIX)
 RESERVED_NAMES = frozenset({"dataset"})
 """Shard names that would clash with the files of a complete dataset."""
-
-
-class Source(Protocol):
-    """Input of one shard: a small frozen dataclass that can be sent to another process."""
-
-    @property
-    def name(self) -> str:
-        """File name of the shard, unique among the sources found together."""
-
-    @property
-    def location(self) -> str:
-        """Path or address, for errors and manifests."""
-
-    @property
-    def size_bytes(self) -> int:
-        """Stored size, in bytes; 0 if unknown."""
-
-    def read(self, options: ReadOptions) -> Iterator[Block]:
-        """Yield the documents in order.
-
-        Raises :class:`UserError` if the source cannot be opened or has no column ``options.text_key``; and, unless
-        ``options`` skip errors, at the first record that is not a string, not UTF-8 or too long, and if the data is
-        damaged.
-        """
 
 
 def find_sources(inputs: Iterable[str]) -> tuple[Source, ...]:
@@ -86,21 +61,16 @@ def _path_sources(pattern: str) -> list[Source]:
             f"give the files in it, e.g. '{literal / '*.json.gz'}'"
         )
     names = [pattern] if literal.exists() else glob.glob(pattern, recursive=True)  # noqa: PTH207 - absolute too
-    paths = [Path(name) for name in names]
     sources: list[Source] = []
-    for path in paths:
+    for path in map(Path, names):
         if path.is_file():
-            sources.append(_file_source(path))
+            kind = ParquetSource if path.suffix == PARQUET_SUFFIX else JsonLinesSource
+            sources.append(kind(name=shard_name(path), location=str(path), size_bytes=path.stat().st_size))
         elif is_saved_dataset(path):
             sources += saved_dataset_sources(path)
     if not sources:
         raise UserError(f"--input {pattern}: no such file; give paths or quoted globs of text files")
     return sources
-
-
-def _file_source(path: Path) -> Source:
-    kind = ParquetSource if path.suffix == PARQUET_SUFFIX else JsonLinesSource
-    return kind(name=shard_name(path), location=str(path), size_bytes=path.stat().st_size)
 
 
 def _check_names(sources: Iterable[Source]) -> None:

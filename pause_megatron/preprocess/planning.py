@@ -14,8 +14,8 @@ from pathlib import Path
 from pause_megatron import log
 from pause_megatron.atomic import sweep
 from pause_megatron.config.preprocess import InsertionConfig, PreprocessConfig
-from pause_megatron.corpus.blocks import ReadOptions
-from pause_megatron.corpus.sources import Source, find_sources
+from pause_megatron.corpus.blocks import ReadOptions, Source
+from pause_megatron.corpus.sources import find_sources
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import (
     DATASET_FILE,

@@ -16,8 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pause_megatron.corpus.blocks import Block, ReadOptions
-from pause_megatron.corpus.sources import Source
+from pause_megatron.corpus.blocks import Block, ReadOptions, Source
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import LISTED_SKIPS, DatasetSettings, ShardInput, SkippedRecord
 from pause_megatron.preprocess.indexed_files import token_dtype
