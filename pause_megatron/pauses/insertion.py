@@ -1,17 +1,8 @@
 """Insertion of pauses into pretraining data: turns a stream of real tokens into the sequences that are stored.
 
 Preprocessing passes each shard's stream (its documents, each followed by the end-of-document token) to one *strategy*,
-a class here with a method ``pack``:
-
-- :class:`SequencePauses`, ``--pauses sequence``, the paper's (Goyal et al. 2024, section 3.1): inserts ``<pause>`` at
-  uniformly random positions of a sequence, and trims the longer sequence back to its length;
-- :class:`DocumentPauses`, ``--pauses document``: inserts at random positions of each document; documents are stored
-  complete, and Megatron packs them into sequences when it reads them;
-- :class:`EveryTokenPauses`, ``--pauses every``: inserts a fixed number after every token, as do PonderLM (arXiv
-  2505.20674) and "Catch Your Breath" (Galashov et al. 2025);
-- :class:`NoPauses`, ``--pauses none``: the data of the standard model.
-
-All are vectorised over many sequences. The result for a stream does not depend on how it is divided into calls.
+a class here with a method ``pack``. All are vectorised over many sequences. The result for a stream does not depend on
+how it is divided into calls.
 """
 
 from __future__ import annotations
@@ -54,7 +45,6 @@ class Strategy(Protocol):
 
         ``first_sequence`` is the index, in the shard, of the first sequence of this call.
         """
-        ...
 
     def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
         """Return which tokens of consecutive sequences are real, as :meth:`pack` places them; the rest are pauses.
@@ -68,12 +58,11 @@ class Strategy(Protocol):
         Returns:
             Boolean, shape ``[sum(lengths)]``.
         """
-        ...
 
 
 @dataclass(frozen=True)
 class NoPauses:
-    """Consecutive runs of ``seq_length`` real tokens."""
+    """``--pauses none``, the data of the standard model: consecutive runs of ``seq_length`` real tokens."""
 
     seq_length: int
 
@@ -81,7 +70,7 @@ class NoPauses:
         """Cut ``stream`` into sequences; see :class:`Strategy`."""
         count = len(stream) // self.seq_length
         consumed = count * self.seq_length
-        return Packed(stream[:consumed], _equal_lengths(count, self.seq_length), consumed)
+        return Packed(stream[:consumed], np.full(count, self.seq_length, np.int32), consumed)
 
     def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
         """Every token is real; see :class:`Strategy`."""
@@ -90,8 +79,9 @@ class NoPauses:
 
 @dataclass(frozen=True)
 class EveryTokenPauses:
-    """``pauses_per_token`` pauses after every real token, including the end-of-document token.
+    """``--pauses every``: ``pauses_per_token`` pauses after every real token, including the end-of-document token.
 
+    PonderLM (arXiv 2505.20674) and "Catch Your Breath" (Galashov et al. 2025) insert pauses this way.
     ``seq_length`` must be a multiple of ``pauses_per_token + 1``. Every sequence then starts with a real token, and the
     last pause of a sequence predicts the first token of the next one.
     """
@@ -108,7 +98,7 @@ class EveryTokenPauses:
         consumed = count * real_tokens
         tokens = np.full((consumed, group), self.pause_id, dtype=stream.dtype)  # a row per real token
         tokens[:, 0] = stream[:consumed]
-        return Packed(tokens.reshape(-1), _equal_lengths(count, self.seq_length), consumed)
+        return Packed(tokens.reshape(-1), np.full(count, self.seq_length, np.int32), consumed)
 
     def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
         """The first token of each group is real; see :class:`Strategy`."""
@@ -123,8 +113,9 @@ def pauses_per_sequence(pause_rate: float, seq_length: int) -> int:
 
 @dataclass(frozen=True)
 class SequencePauses:
-    """The paper's insertion: pauses at uniformly random positions of each sequence, which is then trimmed.
+    """``--pauses sequence``: pauses at uniformly random positions of each sequence, which is then trimmed.
 
+    This is the paper's insertion (Goyal et al. 2024, section 3.1).
     A sequence of ``seq_length`` real tokens grows by ``num_pauses`` pauses, and the first ``seq_length`` tokens of the
     result are kept. These contain ``num_pauses * seq_length / (seq_length + num_pauses)`` pauses on average: 185.5 of
     204 at a rate of 0.1, or 9.06 % of the tokens.
@@ -166,14 +157,14 @@ class SequencePauses:
             here[kept[: ends[fitting - 1]]] = text if carries else self._trim(text, ends[:fitting])
             consumed += len(text)
             count += fitting
-        return Packed(tokens[: count * self.seq_length], _equal_lengths(count, self.seq_length), consumed)
+        return Packed(tokens[: count * self.seq_length], np.full(count, self.seq_length, np.int32), consumed)
 
     def _kept_positions(self, count: int, first_sequence: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Positions of real tokens in the next ``count`` sequences, and their number up to each sequence's end.
 
         Positions count through all ``count`` sequences; shapes ``[kept real tokens]`` and ``[count]``.
         """
-        is_real = self.real_places(_equal_lengths(count, self.seq_length), first_sequence)  # [count * seq_length]
+        is_real = self.real_places(np.full(count, self.seq_length), first_sequence)  # [count * seq_length]
         kept = np.flatnonzero(is_real)
         return kept, np.searchsorted(kept, np.arange(1, count + 1) * self.seq_length)
 
@@ -199,8 +190,9 @@ class SequencePauses:
 
 @dataclass(frozen=True)
 class DocumentPauses:
-    """Pauses inside each document, which is stored complete with its end-of-document token.
+    """``--pauses document``: pauses inside each document, which is stored complete with its end-of-document token.
 
+    Megatron-core packs the documents into sequences when it reads them.
     A document of ``n`` tokens gets ``floor(pause_rate * n + 0.5)`` pauses, each after one of its tokens: never before
     the first token, possibly directly before the end-of-document token.
 
@@ -276,7 +268,3 @@ def _pauses_after(followed: NDArray[np.bool_]) -> NDArray[np.bool_]:
     is_real = np.ones(len(followed) + len(before), dtype=bool)
     is_real[before + np.arange(1, len(before) + 1)] = False  # pause k comes k pauses after before[k] + 1
     return is_real
-
-
-def _equal_lengths(count: int, length: int) -> NDArray[np.int32]:
-    return np.full(count, length, dtype=np.int32)
