@@ -26,15 +26,12 @@ class Activations:
     """Activations that one rank keeps of one microbatch, in bytes."""
 
     model: ModelConfig
-    """Sizes."""
     layout: Layout
-    """Parallel sizes and recomputation."""
     vocab_size: int
     """Size of the tokenizer's vocabulary."""
     sequences: int
     """Sequences of the microbatch."""
     seq_length: int
-    """Tokens of a sequence."""
     element: int
     """Bytes of one number in the model's precision."""
     on_cpu: bool = False
@@ -44,6 +41,10 @@ class Activations:
     def tokens(self) -> int:
         """Tokens of the microbatch."""
         return self.sequences * self.seq_length
+
+    @property
+    def _is_llama(self) -> bool:
+        return self.model.architecture == "llama"
 
     @property
     def _own_tokens(self) -> int:
@@ -63,8 +64,8 @@ class Activations:
     @property
     def embeddings(self) -> int:
         """Ids, positions, and with tensor parallelism a mask of the ids in this rank's slice of the vocabulary."""
-        positions = _INDEX if self.model.architecture == "gpt2" else 0
-        return self.tokens * (_INDEX + positions + (1 if self.layout.tp > 1 else 0))
+        positions = 0 if self._is_llama else _INDEX
+        return self.tokens * (_INDEX + positions + (self.layout.tp > 1))
 
     @property
     def layer(self) -> int:
@@ -74,9 +75,8 @@ class Activations:
     @property
     def norm(self) -> int:
         """Input and statistics of a norm, and its output, which the next matrix product keeps."""
-        rms = self.model.architecture == "llama"
-        statistics = self._own_tokens * _FP32 * (1 if rms else 2)
-        if rms and self.on_cpu:  # the input and the normalised input, both in fp32
+        statistics = self._own_tokens * _FP32 * (1 if self._is_llama else 2)
+        if self._is_llama and self.on_cpu:  # RMSNorm: the input and the normalised input, both in fp32
             return self.residual + statistics + 2 * self._own_tokens * self.model.hidden_size * _FP32
         return 2 * self.residual + statistics
 
@@ -88,14 +88,13 @@ class Activations:
         if they are grouped, and queries and keys if they are rotated.
         """
         model, tp = self.model, self.layout.tp
-        rotary = model.architecture == "llama"
         key_value = model.query_groups * model.head_dim
         width = (model.hidden_size + 2 * key_value) + model.hidden_size  # of the shared tensor, and of the output
-        width += model.hidden_size if rotary or tp < model.query_groups < model.num_attention_heads else 0
-        width += key_value if rotary else 0
+        width += model.hidden_size if self._is_llama or tp < model.query_groups < model.num_attention_heads else 0
+        width += key_value if self._is_llama else 0
         sums = self.tokens * model.num_attention_heads // tp * _FP32
         # Sines and cosines, separately for queries and keys, shared by all sequences.
-        angles = 4 * self.seq_length * model.head_dim * self.element if rotary else 0
+        angles = 4 * self.seq_length * model.head_dim * self.element if self._is_llama else 0
         return self.tokens * width // tp * self.element + sums + angles
 
     @property
@@ -105,12 +104,12 @@ class Activations:
         gpt2: input and output of GELU (2). llama: gate and up projection in one tensor (2), SiLU of the gate, a copy of
         the up projection (Megatron-core adds an offset, here 0), and the product.
         """
-        return (5 if self.model.architecture == "llama" else 2) * self._in_mlp
+        return (5 if self._is_llama else 2) * self._in_mlp
 
     @property
     def mlp_gradients(self) -> int:
         """Gradients of the activations inside an MLP that exist at the same time."""
-        return (2 if self.model.architecture == "llama" else 1) * self._in_mlp
+        return (2 if self._is_llama else 1) * self._in_mlp
 
     @property
     def _in_mlp(self) -> int:
@@ -128,7 +127,7 @@ class Activations:
         layers = self.model.num_layers // (self.layout.pp * self.layout.vp)
         match self.layout.recompute_granularity:
             case "full":  # inputs of the recomputed blocks, and the table of rotary angles passed to each
-                angles = self.seq_length * self.model.head_dim * _FP32 if self.model.architecture == "llama" else 0
+                angles = self.seq_length * self.model.head_dim * _FP32 if self._is_llama else 0
                 return layers // self.layout.recompute_num_layers * self.residual + angles
             case "selective":
                 return layers * (self.layer - self.mlp)

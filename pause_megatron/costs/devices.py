@@ -18,7 +18,6 @@ class Device:
     """A kind of device."""
 
     name: str
-    """Common name, for example "H100 SXM"."""
     reported: str
     """Regular expression for the complete ``torch.cuda.get_device_name()`` without the vendor."""
     memory_gib: int

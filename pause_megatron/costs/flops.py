@@ -28,9 +28,7 @@ class ForwardFlops:
     attention: int
     """Scores and weighted values, all pairs of positions."""
     mlp: int
-    """MLPs."""
     output: int
-    """Output layer."""
 
     @property
     def total(self) -> int:
@@ -48,7 +46,6 @@ class TrainingFlops:
     """Operations of training on one sequence."""
 
     forward: ForwardFlops
-    """Forward pass."""
     scores: int
     """Attention scores, which the fused kernels recompute in the backward pass."""
     recomputed: int

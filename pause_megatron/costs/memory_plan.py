@@ -18,7 +18,6 @@ class StageMemory:
     stage: int
     """Pipeline stage, from 0."""
     states: ModelStates
-    """Weights, gradients and optimizer state."""
     activations: int
     """Activations and their gradients at the peak of a step."""
 
@@ -43,8 +42,7 @@ def stage_memory(
     """Return the memory of a rank of pipeline stage ``stage``.
 
     Excludes the device's context, NCCL's buffers, workspaces of matrix products, and fragmentation of the allocator.
-
-    ``num_microbatches`` is the number per step. :class:`Activations` explains the other arguments.
+    ``num_microbatches`` is the number per step.
     """
     parameters = stage_parameters(model, layout, vocab_size=vocab_size, stage=stage)
     activations = Activations(

@@ -35,7 +35,6 @@ class StageParameters:
     embeddings: int
     """Word embeddings with padding rows, and learned positions; first stage only."""
     layers: int
-    """Transformer layers."""
     output: int
     """Final norm and output layer; last stage only. A tied output layer counts only if the stage needs a copy of the
     embeddings, because it is not the first stage too."""
@@ -93,32 +92,27 @@ class ModelStates:
 def model_states(
     parameters: StageParameters, deepspeed: DeepSpeedFile, *, dp: int, num_microbatches: int, on_cpu: bool = False
 ) -> ModelStates:
-    """Return the bytes of weights, gradients and optimizer state of a rank.
+    """Return the bytes of weights, gradients and optimizer state of one of ``dp`` data-parallel ranks.
 
-    Args:
-        parameters: parameters of its pipeline stage.
-        deepspeed: ZeRO stage, precision, offloading.
-        dp: data-parallel ranks.
-        num_microbatches: microbatches of a step.
-        on_cpu: whether gloo reduces the gradients.
+    ``num_microbatches`` is the number per step. ``on_cpu``: gloo reduces the gradients.
     """
     total, element, offloads = parameters.total, ELEMENT[deepspeed.precision], deepspeed.offload_optimizer
     part = total if deepspeed.zero_stage == 0 else -(-total // dp)
-    gradients = _gradients(parameters, deepspeed, part, num_microbatches)
+    gradients = _gradient_bytes(parameters, deepspeed, part, num_microbatches)
     shared = deepspeed.precision == "fp32" and deepspeed.gradients_stay_whole
     weights = (part if deepspeed.zero_stage == 3 else total) * element
+    offloaded_weights = weights if deepspeed.offload_parameters else 0
     return ModelStates(
-        weights=(0 if deepspeed.offload_parameters else weights) + _gathered(parameters, deepspeed) * element,
+        weights=weights - offloaded_weights + _gathered(parameters, deepspeed) * element,
         gradients=gradients + parameters.largest * element,
         optimizer=0 if offloads else part * (_MOMENTS if shared else _MASTER_AND_MOMENTS),
-        communication=_buckets(parameters, deepspeed) * element,
-        update=_update(parameters, deepspeed, part, by_gloo=on_cpu and dp > 1),
-        host=_host(parameters, deepspeed, part, num_microbatches) + (weights if deepspeed.offload_parameters else 0),
+        communication=_bucket_elements(parameters, deepspeed) * element,
+        update=_update_bytes(parameters, deepspeed, part, by_gloo=on_cpu and dp > 1),
+        host=_host_bytes(parameters, deepspeed, part, num_microbatches) + offloaded_weights,
     )
 
 
-def _gradients(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, num_microbatches: int) -> int:
-    """Bytes of accumulated gradients on the device."""
+def _gradient_bytes(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, num_microbatches: int) -> int:
     accumulated = ELEMENT[deepspeed.grad_dtype]
     if deepspeed.zero_stage < 2:  # all of them exist on the device even if they are offloaded later
         return parameters.total * accumulated
@@ -129,8 +123,7 @@ def _gradients(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int,
     return part * accumulated * (2 if twice else 1)
 
 
-def _update(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, *, by_gloo: bool) -> int:
-    """Temporary bytes of the update on the device."""
+def _update_bytes(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, *, by_gloo: bool) -> int:
     if deepspeed.offload_optimizer:
         return 0
     in_fp32 = 0 if deepspeed.grad_dtype == "fp32" else part * _FP32
@@ -147,8 +140,7 @@ def _gathered(parameters: StageParameters, deepspeed: DeepSpeedFile) -> int:
     return min(parameters.total, max(kept, 2 * parameters.largest))
 
 
-def _buckets(parameters: StageParameters, deepspeed: DeepSpeedFile) -> int:
-    """Elements of DeepSpeed's communication buffers."""
+def _bucket_elements(parameters: StageParameters, deepspeed: DeepSpeedFile) -> int:
     if deepspeed.gradients_stay_whole:
         return 0
     reduced = _setting(deepspeed, "reduce_bucket_size")
@@ -158,7 +150,7 @@ def _buckets(parameters: StageParameters, deepspeed: DeepSpeedFile) -> int:
     return both * reduced + (parameters.largest if deepspeed.offload_optimizer else 0)
 
 
-def _host(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, num_microbatches: int) -> int:
+def _host_bytes(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, num_microbatches: int) -> int:
     """CPU bytes of an offloaded optimizer: its state, gradients in fp32, and gradients as they arrive."""
     if not deepspeed.offload_optimizer:
         return 0

@@ -21,17 +21,12 @@ class PlannedRun:
     """A run, independent of the number of devices."""
 
     model: ModelConfig
-    """Sizes."""
     parallel: ParallelConfig
-    """Parallel sizes."""
     training: TrainingConfig
-    """Batch sizes and steps."""
     deepspeed: DeepSpeedFile
-    """ZeRO stage, precision, offloading."""
     vocab_size: int
     """Size of the tokenizer's vocabulary."""
     seq_length: int
-    """Tokens of a sequence."""
     samples: int
     """Sequences of the complete run."""
 
@@ -61,9 +56,7 @@ class ScalePlan:
     """Plan of a run for one number of devices."""
 
     run: PlannedRun
-    """The run."""
     layout: Layout
-    """Resolved layout."""
     num_microbatches: int
     """Microbatches per rank in a step with the full batch size."""
     stages: tuple[StageMemory, ...]
@@ -93,16 +86,8 @@ class ScalePlan:
         return flops / (self.layout.world_size * peak_tflops * 1e12 * mfu * (1 - self.waiting))
 
 
-@dataclass(frozen=True, kw_only=True)
-class InfeasibleScale:
-    """A number of devices on which the run is impossible."""
-
-    reason: str
-    """Problem and fix."""
-
-
-def plan_scale(run: PlannedRun, num_gpus: int) -> ScalePlan | InfeasibleScale:
-    """Plan the run on ``num_gpus`` devices."""
+def plan_scale(run: PlannedRun, num_gpus: int) -> ScalePlan | UserError:
+    """Plan the run on ``num_gpus`` devices; return the error if the run is impossible on them."""
     training = run.training
     try:
         layout = resolve_layout(
@@ -112,7 +97,7 @@ def plan_scale(run: PlannedRun, num_gpus: int) -> ScalePlan | InfeasibleScale:
             num_microbatches = training.num_microbatches(layout.dp, batch_size)
             check_batches(layout, run.deepspeed, num_microbatches=num_microbatches, seq_length=run.seq_length)
     except UserError as error:
-        return InfeasibleScale(reason=str(error))
+        return error
     stages = (
         stage_memory(
             run.model,

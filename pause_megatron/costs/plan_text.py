@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pause_megatron.config.model import padded_vocab_size
 from pause_megatron.config.parallel import Layout
 from pause_megatron.costs.model_states import stage_parameters
-from pause_megatron.costs.plan import USABLE, InfeasibleScale, PlannedRun, ScalePlan, advice
+from pause_megatron.costs.plan import USABLE, PlannedRun, ScalePlan, advice
+from pause_megatron.errors import UserError
 
 GIB = 2**30
 _UNKNOWN = "?"
-_HOURS_A_DAY = 24
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +20,6 @@ class Hardware:
     """Devices of a plan."""
 
     name: str
-    """Name of the device, for example "H100 SXM"."""
     peak_tflops: float | None
     """Peak rate of one device in the run's precision; None if unknown."""
     memory_bytes: int | None
@@ -28,7 +27,7 @@ class Hardware:
 
 
 def plan_lines(
-    run: PlannedRun, scales: dict[int, ScalePlan | InfeasibleScale], hardware: Hardware, *, mfu: float
+    run: PlannedRun, scales: dict[int, ScalePlan | UserError], hardware: Hardware, *, mfu: float
 ) -> Iterator[str]:
     """Yield the lines of a plan for ``run``; ``scales`` maps numbers of devices to their plans."""
     possible = {number: scale for number, scale in scales.items() if isinstance(scale, ScalePlan)}
@@ -112,11 +111,11 @@ def _memory_lines(scales: dict[int, ScalePlan], hardware: Hardware) -> Iterator[
         yield _row(f"of {usable / GIB:,.0f} usable", [f"{memory.total / usable:.0%}" for memory in worst])
 
 
-def _time_lines(scales: dict[int, ScalePlan | InfeasibleScale], hardware: Hardware, mfu: float) -> Iterator[str]:
+def _time_lines(scales: dict[int, ScalePlan | UserError], hardware: Hardware, mfu: float) -> Iterator[str]:
     yield "      GPUs  data-parallel  microbatches pipeline bubble     tokens/s       days    GPU-hours"
     for number, scale in scales.items():
-        if isinstance(scale, InfeasibleScale):
-            yield f"{number:>10,}  no: {scale.reason}"
+        if isinstance(scale, UserError):
+            yield f"{number:>10,}  no: {scale}"
             continue
         divided = f"{number:>10,}{scale.layout.dp:>15,}{scale.num_microbatches:>14,}{scale.waiting:>16.1%}"
         if not hardware.peak_tflops:
@@ -124,10 +123,7 @@ def _time_lines(scales: dict[int, ScalePlan | InfeasibleScale], hardware: Hardwa
             continue
         seconds = scale.seconds(peak_tflops=hardware.peak_tflops, mfu=mfu)
         hours = seconds / 3600
-        yield (
-            divided
-            + f"{scale.run.tokens / seconds:>13,.0f}{_amount(hours / _HOURS_A_DAY):>11}{_amount(hours * number):>13}"
-        )
+        yield divided + f"{scale.run.tokens / seconds:>13,.0f}{_amount(hours / 24):>11}{_amount(hours * number):>13}"
 
 
 def _warning(number: int, scale: ScalePlan, memory_bytes: int) -> str:

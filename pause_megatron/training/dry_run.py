@@ -14,7 +14,7 @@ from pause_megatron.config.blend import BlendComponent
 from pause_megatron.config.deepspeed import Precision, read_deepspeed_file
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.costs.devices import H100_SXM, find_device
-from pause_megatron.costs.plan import InfeasibleScale, PlannedRun, plan_scale
+from pause_megatron.costs.plan import PlannedRun, plan_scale
 from pause_megatron.costs.plan_text import GIB, Hardware, plan_lines
 from pause_megatron.data.data_folders import DataFolder, check_training_folders, check_validation_folders
 from pause_megatron.errors import UserError
@@ -65,9 +65,9 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
     print(f"{config.output}: dry run, nothing is started")
     for line in (*plan_lines(run, scales, hardware, mfu=config.assumed_mfu), "", *data_lines(data, run.samples)):
         print(line)
-    refused = [scale for scale in scales.values() if isinstance(scale, InfeasibleScale)]
+    refused = [scale for scale in scales.values() if isinstance(scale, UserError)]
     if len(refused) == len(scales):
-        raise UserError(refused[0].reason)
+        raise refused[0]
 
 
 def find_data(config: PretrainConfig, tokenizer: PauseTokenizer) -> FoundData:
