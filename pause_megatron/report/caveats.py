@@ -11,10 +11,8 @@ from pause_megatron.report.measurements import TaskResult
 from pause_megatron.report.sections.published import PARAMETERS
 from pause_megatron.report.uncertainty import Uncertainty
 
-PAPER_TOKENS = 200_000_000_000
-"""Tokens that each of the paper's models was pretrained on."""
-PAPER_SEEDS = 5
-"""Finetuning runs of each of the paper's numbers."""
+PAPER_TOKENS = 200_000_000_000  # tokens that each of the paper's models was pretrained on
+PAPER_SEEDS = 5  # finetuning runs of each of the paper's numbers
 PAPER_TASKS = {
     "squad": "SQuAD",
     "gsm8k": "GSM8K",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,15 +62,12 @@ class Collected:
 
 
 def collect(evaluations: Sequence[Path], runs: Sequence[Path]) -> Collected:
-    """Read evaluation results and run folders. A folder of results contributes all JSON files in it and below.
+    """Read evaluation results, or all of them in a folder and below, and run folders.
 
-    Raises :class:`UserError` for a file that is missing, incomplete or of another format, and for a folder without
-    results.
+    Raises :class:`UserError` for a file that is missing or of another format, and for a folder without results.
     """
     files = [file for path in evaluations for file in _result_files(path)]
-    return Collected(
-        evaluations=tuple(read_evaluation(file) for file in files), runs=tuple(read_run(path) for path in runs)
-    )
+    return Collected(evaluations=tuple(map(read_evaluation, files)), runs=tuple(map(read_run, runs)))
 
 
 def _result_files(path: Path) -> list[Path]:
@@ -114,19 +112,14 @@ def read_run(folder: Path) -> PretrainRun:
     record = read_record(folder / RunRecord.FILE, RunRecord)
     logged = read_record_lines(folder / METRICS_FILE, METRICS_KINDS)
     train = _without_repeated([line for line in logged if isinstance(line, TrainRecord)])
-    validation = [line for line in logged if isinstance(line, ValidationRecord)]
+    by_dataset: dict[str, list[ValidationRecord]] = {}
+    for line in logged:
+        if isinstance(line, ValidationRecord):
+            by_dataset.setdefault(line.dataset, []).append(line)
     if not train:
         raise UserError(f"{folder / METRICS_FILE}: no training step yet; wait for the first one or leave this run out")
-    by_dataset = [
-        _without_repeated([line for line in validation if line.dataset == name])
-        for name in dict.fromkeys(line.dataset for line in validation)
-    ]
-    return PretrainRun(
-        record=record,
-        source=folder,
-        train=tuple(train),
-        validation=tuple(line for lines in by_dataset for line in lines),
-    )
+    validation = tuple(chain.from_iterable(map(_without_repeated, by_dataset.values())))
+    return PretrainRun(record=record, source=folder, train=tuple(train), validation=validation)
 
 
 def _without_repeated(records: list[Logged]) -> list[Logged]:

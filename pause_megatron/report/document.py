@@ -42,15 +42,11 @@ class Document:
     @property
     def tables(self) -> list[Table]:
         """All tables, in order."""
-        return [table for section in self.sections for table in (*section.tables, *section.folded)]
+        return [table for section in self.sections for table in (*section.tables, *section.folded) if table.rows]
 
 
 def build_document(collected: Collected, *, title: str, samples_per_task: int) -> Document:
-    """Compare, tabulate, draw and describe the inputs of a report.
-
-    Raises :class:`~pause_megatron.errors.UserError` for results that cannot be in one report, see
-    :func:`~pause_megatron.report.measurements.group_results`.
-    """
+    """Compare, tabulate, draw and describe the inputs of a report; raises an error as :func:`group_results`."""
     tasks = group_results(collected.evaluations)
     sections = (
         variants_section(tasks),

@@ -1,14 +1,13 @@
 """Line charts, bar charts and heat maps as SVG and PNG. Only this module of the report imports matplotlib.
 
-Charts are small, so that their text is readable on a phone. In the SVG, axes and text have the page's text colour,
-which is light or dark.
+Charts are small, so that their text is readable on a phone.
 """
 
 from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from xml.sax.saxutils import quoteattr
@@ -26,19 +25,15 @@ WIDTH_INCHES = 3.9
 PLOT_HEIGHT_INCHES = 2.4
 LEGEND_ROW_INCHES = 0.17
 BAR_INCHES = 0.42
-WIDEST_LABEL_OF_TWO = 18
-"""Longest label, in characters, with which a legend has two columns."""
-MOST_MARKERS = 12
-"""Most points of a line that has a marker at each point."""
+WIDEST_LABEL_OF_TWO = 18  # longest label, in characters, with which a legend has two columns
+MOST_MARKERS = 12  # most points of a line that has a marker at each point
 DASHES = ("-", "--", ":", "-.")
-LEVEL_DASHES = ((0, (5, 3)), (0, (1, 2)), (0, (5, 2, 1, 2)))
-"""Dash patterns of levels: two baselines, one for each prefix attention, and the chance level."""
+LEVEL_DASHES = ((0, (5, 3)), (0, (1, 2)), (0, (5, 2, 1, 2)))  # two baselines and the chance level
+NO_LEVELS: Mapping[str, float] = {}
 TILE_INCHES = 0.36
-LIGHT_TILE = 0.55
-"""Position on a heat map's colour scale above which a tile has black text."""
+LIGHT_TILE = 0.55  # position on a heat map's colour scale above which a tile has black text
 PNG_DPI = 200
-INK = "#1a1a19"
-"""Colour of axes and text in the PNG; the SVG has the page's text colour instead."""
+INK = "#1a1a19"  # in the PNG; the SVG has the page's text colour instead
 
 STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -100,14 +95,6 @@ class Tile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Level:
-    """A reference value of a line chart, drawn as a horizontal line."""
-
-    label: str
-    value: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class Picture:
     """A drawn chart."""
 
@@ -120,14 +107,14 @@ class Picture:
 
 
 def draw_lines(
-    name: str, alt: str, lines: Sequence[Line], x_label: str, y_label: str, levels: Sequence[Level] = ()
+    name: str, alt: str, lines: Sequence[Line], x_label: str, y_label: str, levels: Mapping[str, float] = NO_LEVELS
 ) -> Picture:
-    """Draw a line chart; lines with the same label have one entry in the legend.
+    """Draw a line chart, with horizontal lines at the values of ``levels``, by label; labels are in the legend once.
 
     ``name`` prefixes every id of the SVG, so that one page can embed several charts; ``alt`` is its text alternative.
     """
     with matplotlib.rc_context(STYLE):
-        labels = list(dict.fromkeys([line.label for line in lines] + [level.label for level in levels]))
+        labels = list(dict.fromkeys([*(line.label for line in lines), *levels]))
         columns = 2 if max(map(len, labels)) <= WIDEST_LABEL_OF_TWO else 1
         figure, axes = _canvas(PLOT_HEIGHT_INCHES + LEGEND_ROW_INCHES * -(-len(labels) // columns))
         dashes = _dashes(lines)
@@ -145,8 +132,8 @@ def draw_lines(
             if any(line.stderr):
                 errors = [error or 0.0 for error in line.stderr]
                 axes.errorbar(line.x, line.y, errors, color=line.color, linewidth=0, elinewidth=0.9, capsize=2)
-        for level, pattern in zip(levels, LEVEL_DASHES, strict=False):
-            axes.axhline(level.value, color=INK, linewidth=0.9, linestyle=pattern, label=level.label)
+        for (label, level), pattern in zip(levels.items(), LEVEL_DASHES, strict=False):
+            axes.axhline(level, color=INK, linewidth=0.9, linestyle=pattern, label=label)
         integer = all(x.is_integer() for line in lines for x in line.x)
         axes.grid(axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=(1, 2, 5, 10), integer=integer))

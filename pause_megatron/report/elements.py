@@ -6,11 +6,11 @@ import base64
 import csv
 import io
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from pause_megatron.records.variants import BASELINE
-from pause_megatron.report.drawing import Level, Line, Picture, draw_lines
+from pause_megatron.report.drawing import NO_LEVELS, Line, Picture, draw_lines
 from pause_megatron.report.labels import metric_label, model_label, pauses_label
 from pause_megatron.report.measurements import MODELS, Measurement, TaskResult
 
@@ -69,7 +69,7 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Section:
-    """Tables and figures under one heading."""
+    """Tables and figures under one heading; tables without rows are not shown."""
 
     anchor: str
     heading: str
@@ -80,12 +80,7 @@ class Section:
 
     def __bool__(self) -> bool:
         """Whether the section has any content."""
-        return bool(self.tables or self.figures or self.folded)
-
-
-def with_rows(*tables: Table) -> tuple[Table, ...]:
-    """Return the tables that have any row."""
-    return tuple(table for table in tables if table.rows)
+        return bool(self.figures) or any(table.rows for table in (*self.tables, *self.folded))
 
 
 def text_cells(*texts: str) -> tuple[TableCell, ...]:
@@ -119,19 +114,18 @@ def score_figure(
 ) -> Figure:
     """Draw a task's metric as lines, with the baselines and the chance level as horizontal lines.
 
-    ``kind`` begins the figure's name; ``pretrained`` ends its name and title, if there is a chart for each pretrained
-    model.
+    The figure's name is made of ``kind``, the task and ``pretrained``, if there is a chart for each pretrained model.
     """
     scale = scale_of(task)
     measurements = [measurement for one in series for _, measurement in one.points]
     attentions = {measurement.setting.prefix_attention for measurement in measurements}
-    levels = []
+    levels = {}
     for attention, baseline in task.baselines.items():
         if attention in attentions:
             suffix = f", {attention} prefix" if len(attentions) > 1 else ""
-            levels.append(Level(label=f"{model_label(BASELINE)}, M_inf 0{suffix}", value=scale * baseline.mean))
+            levels[f"{model_label(BASELINE)}, M_inf 0{suffix}"] = scale * baseline.mean
     if task.chance_level is not None:
-        levels.append(Level(label="chance level", value=scale * task.chance_level))
+        levels["chance level"] = scale * task.chance_level
     return line_figure(
         name="-".join(slug(part) for part in (kind, task.name, pretrained) if part),
         title=", ".join(filter(None, (task.name, pretrained))),
@@ -163,7 +157,7 @@ def line_figure(
     lines: Sequence[Line],
     x_label: str,
     y_label: str,
-    levels: Sequence[Level] = (),
+    levels: Mapping[str, float] = NO_LEVELS,
     data: str | None = None,
 ) -> Figure:
     """Draw a line chart. Its CSV file is ``data``, by default the points; its text alternative lists their ends."""

@@ -16,14 +16,12 @@ from pause_megatron.records.variants import BASELINE, VARIANTS, pretrained_name
 from pause_megatron.report.collect import EvaluationResult
 from pause_megatron.report.uncertainty import Bootstrap, Difference, Scores, Uncertainty, paired_bootstrap
 
-MODELS = (*VARIANTS, "stdpt", "pausept")
-"""Order of a report's rows: the variants, then models that were not finetuned."""
+MODELS = (*VARIANTS, "stdpt", "pausept")  # order of a report's rows: the variants, then models that were not finetuned
 CHANCE_LEVELS = {"parity": 0.5, "lookup": 0.1, "piqa": 0.5, "hellaswag": 0.25}
 """Score of guessing in tasks with a fixed number of choices; a result file may state another."""
 LOWER_IS_BETTER = ("perplexity", "loss", "bits_per_byte")
 
-Item = tuple[int, str]
-"""A test item: its index in the result, and its prompt."""
+Item = tuple[int, str]  # a test item: its index in the result, and its prompt
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,10 +117,7 @@ class Measurement:
 
     @property
     def item_error(self) -> Uncertainty | None:
-        """Uncertainty from the choice of test items; None if a result has no standard error.
-
-        All seeds answer the same items, so it does not shrink with the number of seeds.
-        """
+        """Uncertainty from the choice of test items, the same for all seeds; None if a result has no standard error."""
         errors = [result.record.primary.stderr for result in self.results]
         squares = [error**2 for error in errors if error is not None]
         return Uncertainty(stderr=math.sqrt(statistics.fmean(squares))) if len(squares) == self.seeds else None

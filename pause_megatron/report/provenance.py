@@ -20,7 +20,6 @@ class Configuration:
 
     heading: str
     source: str
-    """File or folder."""
     json: str
     """Resolved configuration."""
 

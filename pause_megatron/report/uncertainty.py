@@ -11,12 +11,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtrit
 
-LEVEL = 0.95
-"""Confidence level of every interval; a difference is significant if its interval excludes zero."""
+LEVEL = 0.95  # confidence level of every interval; a difference is significant if its interval excludes zero
 RESAMPLES = 2000
 SEED = 1234
-BLOCK_ELEMENTS = 2**22
-"""Item counts drawn at a time (resamples times items), to bound memory."""
+BLOCK_ELEMENTS = 2**22  # item counts drawn at a time (resamples times items), to bound memory
 
 Scores = npt.NDArray[np.float64]
 
@@ -86,9 +84,8 @@ class Bootstrap:
 def paired_bootstrap(scores: Scores, baseline: Scores) -> Bootstrap:
     """Resample the mean of ``scores`` minus that of ``baseline``, each [seeds, items] over the same items.
 
-    Every resample draws the same items for both, because both answered the same ones (Koehn 2004,
-    aclanthology.org/W04-3250). It draws finetuning runs independently, because seeds of different models have only
-    their number in common. The random numbers are the same in every call.
+    Every resample draws the same items for both (Koehn 2004, aclanthology.org/W04-3250) and finetuning runs
+    independently. The random numbers are the same in every call.
     """
     generator = np.random.default_rng(SEED)
     means, baseline_means = _draw_items(scores, baseline, generator)

@@ -31,10 +31,7 @@ SUBSCRIPTS = re.compile(r"\bM_(ft|inf)\b")
 
 
 def write_report(config: ReportConfig) -> None:
-    """Read the inputs and write the report to ``config.output``.
-
-    Raises :class:`UserError` for inputs that cannot be read or compared, and for an output that is not a report.
-    """
+    """Write the report; raises :class:`UserError` for inputs that cannot be compared and an output of another kind."""
     earlier = _earlier_files(config.output)
     collected = collect(config.evaluations, config.pretrain)
     document = build_document(collected, title=config.title, samples_per_task=config.samples_per_task)

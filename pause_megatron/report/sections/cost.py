@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pause_megatron.costs.flops import paper_layer_flops
 from pause_megatron.records.evaluation import Architecture
-from pause_megatron.report.elements import WHISKERS, Figure, Section, Table, text_cells, with_rows
+from pause_megatron.report.elements import WHISKERS, Figure, Section, Table, text_cells
 from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.report.sections.pauses import figures_over_finetuning
 
@@ -53,7 +53,7 @@ class PauseCost:
 def cost_section(tasks: Sequence[TaskResult]) -> Section:
     """Build the section; it is empty if no model was evaluated with pauses."""
     return Section(
-        anchor="cost", heading="At equal cost", tables=with_rows(cost_table(tasks)), figures=tuple(cost_figures(tasks))
+        anchor="cost", heading="At equal cost", tables=(cost_table(tasks),), figures=tuple(cost_figures(tasks))
     )
 
 

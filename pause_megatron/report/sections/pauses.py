@@ -6,44 +6,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+from pause_megatron.report import elements, labels
 from pause_megatron.report.drawing import Tile, draw_heat_map
-from pause_megatron.report.elements import (
-    WHISKERS,
-    Figure,
-    ScoreSeries,
-    Section,
-    Table,
-    TableCell,
-    color_of,
-    measurements_csv,
-    model_cell,
-    pretrained_colors,
-    score_figure,
-    slug,
-    text_cells,
-    with_rows,
-)
-from pause_megatron.report.labels import (
-    NOTHING,
-    amount,
-    counted,
-    listed,
-    metric_label,
-    model_label,
-    pauses_label,
-    series_label,
-    signed,
-    significance,
-    value,
-    with_error,
-)
+from pause_megatron.report.elements import Figure, ScoreSeries, Section, Table, TableCell
 from pause_megatron.report.measurements import Measurement, Setting, TaskResult
 from pause_megatron.report.uncertainty import Difference
 
-COLLAPSE = 0.5
-"""A model without pauses collapses if it keeps less than this share of its score above chance level."""
-MOST_NAMED = 4
-"""Models that a sentence names one by one."""
+COLLAPSE = 0.5  # a model without pauses collapses if it keeps less than this share of its score above chance level
+MOST_NAMED = 4  # models that a sentence names one by one
 
 
 def inference_section(tasks: Sequence[TaskResult]) -> Section:
@@ -51,7 +21,7 @@ def inference_section(tasks: Sequence[TaskResult]) -> Section:
     return Section(
         anchor="inference",
         heading="Pauses at inference",
-        tables=with_rows(robustness_table(tasks)),
+        tables=(robustness_table(tasks),),
         figures=(*inference_figures(tasks), *heat_maps(tasks)),
     )
 
@@ -73,10 +43,7 @@ def inference_series(task: TaskResult) -> list[list[Measurement]]:
 
 
 def finetuning_series(task: TaskResult) -> dict[str, list[Measurement]]:
-    """Return the matched measurements of each pretrained model in the order of M_ft, from finetuning without pauses on.
-
-    Only appended pauses in a fixed number count. Models with fewer than two numbers of pauses are left out.
-    """
+    """Return the matched measurements of each pretrained model with several fixed M_ft, appended, in their order."""
     groups = _by_pretrained(one for one in task.matched if one.setting.min_num_pauses_ft is None)
     return {
         label: measurements
@@ -91,7 +58,7 @@ def heat_map_measurements(task: TaskResult) -> dict[str, list[Measurement]]:
     return {
         label: measurements
         for label, measurements in groups.items()
-        if sum(number > 1 for number in Counter(pauses_label(one.setting) for one in measurements).values()) > 1
+        if sum(number > 1 for number in Counter(labels.pauses_label(one.setting) for one in measurements).values()) > 1
     }
 
 
@@ -110,7 +77,7 @@ def _by_pretrained(measurements: Iterable[Measurement]) -> dict[str, list[Measur
 
 
 def _pretrained_label(setting: Setting) -> str:
-    return model_label(setting.model).partition("_")[0]
+    return labels.model_label(setting.model).partition("_")[0]
 
 
 def inference_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
@@ -121,11 +88,11 @@ def inference_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
         for measurements in inference_series(task):
             setting = measurements[0].setting
             points = [(float(one.setting.num_pauses_inf), one) for one in measurements]
-            series = ScoreSeries(series_label(setting, task), color_of(measurements[0]), points)
+            series = ScoreSeries(labels.series_label(setting, task), elements.color_of(measurements[0]), points)
             by_pretrained.setdefault(_pretrained_label(setting), []).append(series)
-        caption = f"Finetuned models with fewer or more pauses at inference. {WHISKERS}"
+        caption = f"Finetuned models with fewer or more pauses at inference. {elements.WHISKERS}"
         figures += [
-            score_figure(task, "inference", caption, lines, "M_inf, pauses at inference", pretrained)
+            elements.score_figure(task, "inference", caption, lines, "M_inf, pauses at inference", pretrained)
             for pretrained, lines in by_pretrained.items()
         ]
     return figures
@@ -133,7 +100,7 @@ def inference_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
 
 def finetuning_pauses_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
     """Draw score against M_ft with M_inf = M_ft, for each task with models finetuned with several M_ft."""
-    caption = f"M_inf = M_ft; 0 is finetuning without pauses. {WHISKERS}"
+    caption = f"M_inf = M_ft; 0 is finetuning without pauses. {elements.WHISKERS}"
     x_label = "M_ft, pauses in finetuning"
     return figures_over_finetuning(
         tasks, "finetuning-pauses", caption, x_label, lambda one: one.setting.num_pauses_ft or 0
@@ -149,10 +116,10 @@ def figures_over_finetuning(
         found = finetuning_series(task)
         lines = [
             ScoreSeries(label, color, [(float(x_of(one)), one) for one in measurements])
-            for (label, measurements), color in zip(found.items(), pretrained_colors(found), strict=True)
+            for (label, measurements), color in zip(found.items(), elements.pretrained_colors(found), strict=True)
         ]
         if lines:
-            figures.append(score_figure(task, kind, caption, lines, x_label))
+            figures.append(elements.score_figure(task, kind, caption, lines, x_label))
     return figures
 
 
@@ -162,34 +129,34 @@ def heat_maps(tasks: Sequence[TaskResult]) -> list[Figure]:
 
 
 def _heat_map(task: TaskResult, pretrained: str, measurements: Sequence[Measurement]) -> Figure:
-    rows = list(dict.fromkeys(pauses_label(one.setting) for one in measurements))
+    rows = list(dict.fromkeys(labels.pauses_label(one.setting) for one in measurements))
     columns = sorted({one.setting.num_pauses_inf for one in measurements})
     collapsed = {removal.without.setting for removal in removals(task) if removal.is_collapse}
     tiles = [
         Tile(
-            row=rows.index(pauses_label(one.setting)),
+            row=rows.index(labels.pauses_label(one.setting)),
             column=columns.index(one.setting.num_pauses_inf),
             value=one.mean if task.higher_is_better else -one.mean,
-            text=value(one.mean, task) + (" ▼" if one.setting in collapsed else ""),
+            text=labels.value(one.mean, task) + (" ▼" if one.setting in collapsed else ""),
             framed=one.setting.is_matched,
         )
         for one in measurements
     ]
-    name = f"heat-map-{slug(task.name)}-{slug(pretrained)}"
+    name = f"heat-map-{elements.slug(task.name)}-{elements.slug(pretrained)}"
     scores = "; ".join(
-        f"M_ft {pauses_label(one.setting)}, M_inf {one.setting.num_pauses_inf}: {value(one.mean, task)}"
+        f"M_ft {labels.pauses_label(one.setting)}, M_inf {one.setting.num_pauses_inf}: {labels.value(one.mean, task)}"
         for one in measurements
     )
-    alt = f"Heat map of {metric_label(task)} on {task.name} after {pretrained}: {scores}"
+    alt = f"Heat map of {labels.metric_label(task)} on {task.name} after {pretrained}: {scores}"
     columns_label, rows_label = "M_inf, pauses at inference", "M_ft, in finetuning"
     return Figure(
         name=name,
         title=f"{task.name}, {pretrained}",
-        caption=f"{metric_label(task)}; lighter is better, and a frame marks M_inf = M_ft."
+        caption=f"{labels.metric_label(task)}; lighter is better, and a frame marks M_inf = M_ft."
         + (" ▼: collapses without pauses." if any("▼" in tile.text for tile in tiles) else ""),
         alt=alt,
         picture=draw_heat_map(name, alt, tiles, rows, list(map(str, columns)), columns_label, rows_label),
-        data=measurements_csv(task, measurements),
+        data=elements.measurements_csv(task, measurements),
     )
 
 
@@ -213,11 +180,8 @@ class Removal:
 
 
 def kept_share(measurement: Measurement, finetuned: Measurement, task: TaskResult) -> float | None:
-    """Return the share of ``finetuned``'s score above chance level that ``measurement`` keeps.
-
-    Zero replaces a chance level that is unknown. None if ``finetuned`` is not above it, or if lower is better.
-    """
-    floor = task.chance_level or 0.0
+    """Return the share of ``finetuned``'s score above chance level that ``measurement`` keeps; None if it has none."""
+    floor = task.chance_level or 0.0  # 0 if it is unknown
     gained = finetuned.mean - floor
     return (measurement.mean - floor) / gained if task.higher_is_better and gained > 0 else None
 
@@ -255,23 +219,24 @@ def _robustness_rows(task: TaskResult) -> Iterator[tuple[TableCell, ...]]:
         finetuned = task.matched_of(measurements[0])
         if finetuned is None or not finetuned.setting.num_pauses_ft:
             continue
-        removal = removed.get(finetuned.setting)
         others = [one for one in measurements if one is not finetuned]
         keeping = [one for one in others if (kept_share(one, finetuned, task) or 0.0) >= COLLAPSE]
         yield (
-            model_cell(finetuned, series_label(finetuned.setting, task)),
-            TableCell(text=task.name, note=metric_label(task)),
-            TableCell(text=with_error(finetuned, task)),
-            *(text_cells(NOTHING, NOTHING, NOTHING) if removal is None else _removal_cells(removal, task)),
+            elements.model_cell(finetuned, labels.series_label(finetuned.setting, task)),
+            TableCell(text=task.name, note=labels.metric_label(task)),
+            TableCell(text=labels.with_error(finetuned, task)),
+            *_removal_cells(removed.get(finetuned.setting), task),
             TableCell(text=", ".join(str(one.setting.num_pauses_inf) for one in keeping) or "none other"),
         )
 
 
-def _removal_cells(removal: Removal, task: TaskResult) -> tuple[TableCell, ...]:
-    outcome = "collapses" if removal.is_collapse else significance(removal.difference)
+def _removal_cells(removal: Removal | None, task: TaskResult) -> tuple[TableCell, ...]:
+    if removal is None:
+        return elements.text_cells(labels.NOTHING, labels.NOTHING, labels.NOTHING)
+    outcome = "collapses" if removal.is_collapse else labels.significance(removal.difference)
     kept = "" if removal.kept is None else f"keeps {max(removal.kept, 0):.0%}"
     return (
-        *text_cells(with_error(removal.without, task), signed(removal.difference, task)),
+        *elements.text_cells(labels.with_error(removal.without, task), labels.signed(removal.difference, task)),
         TableCell(text=outcome, note=kept),
     )
 
@@ -282,18 +247,17 @@ def removal_sentences(tasks: Sequence[TaskResult]) -> list[str]:
     collapsed = [(task, removal) for task, removal in measured if removal.is_collapse]
     if not measured:
         return []
+    if not collapsed and len(measured) == 1:
+        return ["Without pauses at inference, the only model finetuned with pauses does not collapse."]
     if not collapsed:
-        ending = "the only model finetuned with pauses does not collapse" if len(measured) == 1 else (
-            f"none of the {len(measured)} models finetuned with pauses collapses")  # fmt: skip
-        return [f"Without pauses at inference, {ending}."]
-    named = [
-        f"{series_label(removal.finetuned.setting, task)} on {task.name} (from {amount(removal.finetuned, task)} to"
-        f" {amount(removal.without, task)})"
-        for task, removal in collapsed[:MOST_NAMED]
-    ]
-    more = len(collapsed) - MOST_NAMED
-    return [
-        f"Without pauses at inference, {len(collapsed)} of {counted(len(measured), 'model')} finetuned with pauses"
-        f" {'collapses' if len(collapsed) == 1 else 'collapse'}:"
-        f" {listed([*named, f'{more} more'] if more > 0 else named)}."
-    ]
+        return [f"Without pauses at inference, none of the {len(measured)} models finetuned with pauses collapses."]
+    named = []
+    for task, removal in collapsed[:MOST_NAMED]:
+        label = labels.series_label(removal.finetuned.setting, task)
+        before, after = labels.amount(removal.finetuned, task), labels.amount(removal.without, task)
+        named.append(f"{label} on {task.name} (from {before} to {after})")
+    if len(collapsed) > MOST_NAMED:
+        named.append(f"{len(collapsed) - MOST_NAMED} more")
+    number, verb = labels.counted(len(measured), "model"), "collapses" if len(collapsed) == 1 else "collapse"
+    subject = f"{len(collapsed)} of {number} finetuned with pauses"
+    return [f"Without pauses at inference, {subject} {verb}: {labels.listed(named)}."]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pause_megatron.report.elements import Section, Table, TableCell, model_cell, text_cells, with_rows
+from pause_megatron.report.elements import Section, Table, TableCell, model_cell, text_cells
 from pause_megatron.report.labels import (
     NOTHING,
     PLACEMENT_LABELS,
@@ -20,7 +20,7 @@ from pause_megatron.report.measurements import Measurement, Setting, TaskResult
 
 def placement_section(tasks: Sequence[TaskResult]) -> Section:
     """Build the section; it is empty if all pauses are appended and none is replaced by a filler."""
-    tables = with_rows(placement_table(tasks), filler_table(tasks))
+    tables = placement_table(tasks), filler_table(tasks)
     return Section(anchor="placements", heading="Placement and fillers", tables=tables)
 
 

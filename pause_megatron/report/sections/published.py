@@ -15,16 +15,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
-from pause_megatron.report.elements import Section, Table, TableCell, model_cell, text_cells, with_rows
+from pause_megatron.report.elements import Section, Table, TableCell, model_cell, text_cells
 from pause_megatron.report.labels import MINUS, NOTHING, pauses_kind, pauses_label
 from pause_megatron.report.measurements import Measurement, Setting, TaskResult
 
-PARAMETERS = {"1b": 1_345_085_440, "130m": 136_237_056}
-"""Parameters of the paper's two models (its Table 5)."""
-TOLERANCE = 0.05
-"""Relative difference in parameters up to which a model is compared with the paper's."""
-BEST = ("10", "50")
-"""Numbers of pauses that ``best`` was chosen from."""
+PARAMETERS = {"1b": 1_345_085_440, "130m": 136_237_056}  # parameters of the paper's two models (its Table 5)
+TOLERANCE = 0.05  # relative difference in parameters up to which a model is compared with the paper's
+BEST = ("10", "50")  # numbers of pauses that ``best`` was chosen from
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +44,7 @@ def model_size(parameters: int) -> str | None:
 
 
 def published_for(measurement: Measurement, metric: str) -> Published | None:
-    """Return the published number of the same size, task, metric and setting; None if there is none.
-
-    The paper uses bidirectional prefix attention and the same number of pauses for every example.
-    """
+    """Return the published number of the same setting, if any; the paper has bidirectional prefixes and fixed M_ft."""
     setting = measurement.setting
     sizes = {model_size(result.record.architecture.parameters) for result in measurement.results}
     size = sizes.pop()
@@ -91,14 +85,11 @@ def _rows() -> tuple[dict[str, str], ...]:
 
 def published_section(tasks: Sequence[TaskResult]) -> Section:
     """Build the section; it is empty if no measurement has a published counterpart."""
-    return Section(anchor="paper", heading="Published numbers", tables=with_rows(published_table(tasks)))
+    return Section(anchor="paper", heading="Published numbers", tables=(published_table(tasks),))
 
 
 def published_table(tasks: Sequence[TaskResult]) -> Table:
-    """Tabulate every measurement that has a published counterpart, next to the published number.
-
-    Differences are from StdPT_StdFT: ours from the measured one, the paper's from the published one.
-    """
+    """Tabulate every measurement that has a published counterpart, next to the published number."""
     rows = [
         row
         for task in tasks

@@ -11,8 +11,7 @@ from pause_megatron.report.labels import PLACEMENT_LABELS, setting_label
 from pause_megatron.report.measurements import TaskResult
 
 PAUSED = "pausept_pauseft"
-LONGEST_TEXT = 1500
-"""Characters shown of a prompt, an output or a target."""
+LONGEST_TEXT = 1500  # characters shown of a prompt, an output or a target
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,11 +39,7 @@ class Question:
 
     @property
     def kinds(self) -> list[str]:
-        """Kinds that the page filters by.
-
-        "differ" if the verdicts do; "helps" if StdPT_StdFT is wrong and PausePT_PauseFT correct; "hurts" if it is the
-        other way round.
-        """
+        """Kinds that the page filters by: "helps" if StdPT_StdFT is wrong and PausePT_PauseFT correct, for example."""
         kinds = ["differ"] if len({answer.verdict for answer in self.answers}) > 1 else []
         verdicts = {(answer.model, answer.verdict) for answer in self.answers}
         helps, hurts = {(BASELINE, "wrong"), (PAUSED, "correct")}, {(BASELINE, "correct"), (PAUSED, "wrong")}
@@ -58,10 +53,7 @@ class Question:
 
 
 def pick_questions(tasks: Sequence[TaskResult], per_task: int) -> list[Question]:
-    """Return the first ``per_task`` items of each task, in the order of the results, whatever the answers are.
-
-    Items that most results list come first. With several seeds, the answers are those of the first seed.
-    """
+    """Return the first ``per_task`` items of each task, most widely listed ones first, with the answers of one seed."""
     return [question for task in tasks for question in _questions(task, tasks)[:per_task]]
 
 

@@ -6,25 +6,14 @@ import statistics
 from collections.abc import Sequence
 
 from pause_megatron.records.finetuning import FinetuneStepRecord
+from pause_megatron.report import elements
 from pause_megatron.report.collect import PretrainRun
 from pause_megatron.report.drawing import Line
-from pause_megatron.report.elements import (
-    Figure,
-    Section,
-    Table,
-    TableCell,
-    color_of,
-    line_figure,
-    pretrained_colors,
-    slug,
-    text_cells,
-    with_rows,
-)
+from pause_megatron.report.elements import Figure, Section, Table, TableCell
 from pause_megatron.report.labels import NOTHING, listed, run_label, setting_label
 from pause_megatron.report.measurements import Measurement, TaskResult
 
-MOST_POINTS = 300
-"""Points of a curve; longer curves are drawn as means over equal stretches."""
+MOST_POINTS = 300  # points of a curve; longer curves are drawn as means over equal stretches
 
 
 def pretraining_section(runs: tuple[PretrainRun, ...]) -> Section:
@@ -32,7 +21,7 @@ def pretraining_section(runs: tuple[PretrainRun, ...]) -> Section:
     return Section(
         anchor="pretraining",
         heading="Pretraining",
-        tables=with_rows(validation_table(runs), pretraining_table(runs)) if runs else (),
+        tables=(validation_table(runs), pretraining_table(runs)) if runs else (),
         figures=(*training_figures(runs), *validation_figures(runs)) if runs else (),
     )
 
@@ -64,7 +53,7 @@ def pretraining_table(runs: tuple[PretrainRun, ...]) -> Table:
         name="pretraining",
         caption="Pretraining runs. The loss is over real targets, the mean of the last tenth of the logged steps.",
         columns=("", *(run_label(run, runs) for run in runs)),
-        rows=tuple(text_cells(fact, *texts) for fact, texts in facts.items()),
+        rows=tuple(elements.text_cells(fact, *texts) for fact, texts in facts.items()),
     )
 
 
@@ -76,11 +65,8 @@ def layout(run: PretrainRun) -> str:
 
 
 def _data(run: PretrainRun) -> str:
-    return (
-        "no pauses"
-        if run.is_standard
-        else f"pauses: {run.record.dataset.strategy}, rate {run.record.dataset.pause_rate}"
-    )
+    dataset = run.record.dataset
+    return "no pauses" if run.is_standard else f"pauses: {dataset.strategy}, rate {dataset.pause_rate}"
 
 
 def _pause_tokens(run: PretrainRun) -> str:
@@ -98,8 +84,7 @@ def validation_table(runs: tuple[PretrainRun, ...]) -> Table:
     """Tabulate loss and perplexity of each run at its last validation on each held-out dataset."""
     return Table(
         name="validation",
-        caption="Loss on held-out text at the last validation, over real targets only (pauses as targets do not"
-        " count).",
+        caption="Loss on held-out text at the last validation, over real targets only, not over pauses.",
         columns=("Held-out text", *(run_label(run, runs) for run in runs)),
         rows=tuple(
             (TableCell(text=dataset, note=text_kind(pauses)), *(_validation_cell(run, dataset) for run in runs))
@@ -148,7 +133,7 @@ def training_figures(runs: tuple[PretrainRun, ...]) -> list[Figure]:
     labels, figures = [run_label(run, runs) for run in runs], []
     for field, words in (("iteration", "iterations"), ("real_tokens", "real tokens seen")):
         lines = []
-        for run, label, color in zip(runs, labels, pretrained_colors(labels), strict=True):
+        for run, label, color in zip(runs, labels, elements.pretrained_colors(labels), strict=True):
             x, y = [float(getattr(record, field)) for record in run.train], [record.loss for record in run.train]
             lines.append(thinned(label, color, x, y))
         caption = "Cross-entropy on real targets, in nats."
@@ -161,7 +146,7 @@ def validation_figures(runs: tuple[PretrainRun, ...]) -> list[Figure]:
     labels, figures = [run_label(run, runs) for run in runs], []
     for dataset, pauses in validation_sets(runs).items():
         lines = []
-        for run, label, color in zip(runs, labels, pretrained_colors(labels), strict=True):
+        for run, label, color in zip(runs, labels, elements.pretrained_colors(labels), strict=True):
             records = [record for record in run.validation if record.dataset == dataset]
             if records:
                 x, y = [float(record.iteration) for record in records], [record.loss for record in records]
@@ -186,7 +171,7 @@ def finetuning_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
         lines = []
         for (_, _, curve), measurement in curves.items():
             x, y = [float(step.step) for step in curve], [step.loss for step in curve]
-            lines.append(thinned(setting_label(measurement.setting, tasks), color_of(measurement), x, y))
+            lines.append(thinned(setting_label(measurement.setting, tasks), elements.color_of(measurement), x, y))
         if lines:
             caption = "Loss on the target only; one line for each finetuning seed."
             title = f"Finetuning loss on {task.name}"
@@ -195,8 +180,8 @@ def finetuning_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
 
 
 def _loss_figure(kind: str, name: str, title: str, caption: str, lines: Sequence[Line], x: str) -> Figure:
-    return line_figure(
-        name=f"{kind}-{slug(name)}",
+    return elements.line_figure(
+        name=f"{kind}-{elements.slug(name)}",
         title=title,
         caption=caption,
         lines=lines,

@@ -6,41 +6,13 @@ import statistics
 from collections.abc import Iterator, Sequence
 
 from pause_megatron.records.variants import BASELINE
+from pause_megatron.report import elements, labels
 from pause_megatron.report.drawing import Bar, draw_bars
-from pause_megatron.report.elements import (
-    WHISKERS,
-    Figure,
-    Section,
-    Table,
-    TableCell,
-    color_of,
-    measurements_csv,
-    model_cell,
-    scale_of,
-    slug,
-    text_cells,
-    with_rows,
-)
-from pause_megatron.report.labels import (
-    NOTHING,
-    amount,
-    counted,
-    interval,
-    listed,
-    metric_label,
-    model_label,
-    pauses_kind,
-    pauses_label,
-    setting_label,
-    signed,
-    significance,
-    value,
-    with_error,
-)
+from pause_megatron.report.elements import Figure, Section, Table, TableCell
 from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.report.uncertainty import RESAMPLES, Bootstrap
 
-LABEL = model_label(BASELINE)
+LABEL = labels.model_label(BASELINE)
 
 
 def variants_section(tasks: Sequence[TaskResult]) -> Section:
@@ -48,24 +20,21 @@ def variants_section(tasks: Sequence[TaskResult]) -> Section:
     return Section(
         anchor="variants",
         heading="The variants",
-        tables=with_rows(variants_table(tasks), significance_table(tasks)),
+        tables=(variants_table(tasks), significance_table(tasks)),
         figures=tuple(bar_figures(tasks)),
-        folded=with_rows(settings_table(tasks), metrics_table(tasks)),
+        folded=(settings_table(tasks), metrics_table(tasks)),
     )
 
 
 def variants_table(tasks: Sequence[TaskResult]) -> Table:
-    """Tabulate the four variants (rows) on every task (columns), with M_inf = M_ft.
-
-    A variant has one row for each M_ft that it was finetuned with; none is selected as the best.
-    """
+    """Tabulate the variants with each M_ft (rows) on every task (columns), with M_inf = M_ft."""
     matched = sorted((one for task in tasks for one in task.matched), key=lambda measurement: measurement.setting.order)
-    models = {setting_label(measurement.setting, tasks): measurement.setting.model for measurement in matched}
+    models = {labels.setting_label(measurement.setting, tasks): measurement.setting.model for measurement in matched}
     return Table(
         name="variants",
         caption="Mean ± standard error, with M_inf = M_ft. The standard error covers the choice of test items and, with"
         " several seeds, the scatter of finetuning (s.d.: standard deviation over seeds).",
-        columns=("Variant", *(f"{task.name} ({metric_label(task)})" for task in tasks)),
+        columns=("Variant", *(f"{task.name} ({labels.metric_label(task)})" for task in tasks)),
         rows=tuple(
             (TableCell(text=label, model=model), *(_variant_cell(task, label, tasks) for task in tasks))
             for label, model in models.items()
@@ -74,23 +43,24 @@ def variants_table(tasks: Sequence[TaskResult]) -> Table:
 
 
 def _variant_cell(task: TaskResult, label: str, tasks: Sequence[TaskResult]) -> TableCell:
-    found = next((one for one in task.matched if setting_label(one.setting, tasks) == label), None)
+    found = next((one for one in task.matched if labels.setting_label(one.setting, tasks) == label), None)
     if found is None:
-        return TableCell(text=NOTHING)
-    facts = [f"M_ft {pauses_label(found.setting)}"] if found.setting.num_pauses_ft and "M_ft" not in label else []
-    facts += [f"n {found.num_samples:,}", counted(found.seeds, "seed")]
+        return TableCell(text=labels.NOTHING)
+    facts = [f"n {found.num_samples:,}", labels.counted(found.seeds, "seed")]
+    if found.setting.num_pauses_ft and "M_ft" not in label:
+        facts.insert(0, f"M_ft {labels.pauses_label(found.setting)}")
     if found.deviation is not None:
-        facts.append(f"s.d. {value(found.deviation, task)}")
-    return TableCell(text=with_error(found, task), note=", ".join(facts))
+        facts.append(f"s.d. {labels.value(found.deviation, task)}")
+    return TableCell(text=labels.with_error(found, task), note=", ".join(facts))
 
 
 def significance_table(tasks: Sequence[TaskResult]) -> Table:
     """Tabulate the difference of every matched setting from its baseline."""
     rows = [
         (
-            model_cell(measurement, setting_label(measurement.setting, tasks)),
-            TableCell(text=task.name, note=metric_label(task)),
-            TableCell(text=signed(difference, task), note=significance(difference)),
+            elements.model_cell(measurement, labels.setting_label(measurement.setting, tasks)),
+            TableCell(text=task.name, note=labels.metric_label(task)),
+            TableCell(text=labels.signed(difference, task), note=labels.significance(difference)),
             *_bootstrap_cells(task, measurement.bootstrap(baseline)),
         )
         for task in tasks
@@ -110,9 +80,10 @@ def significance_table(tasks: Sequence[TaskResult]) -> Table:
 
 def _bootstrap_cells(task: TaskResult, found: Bootstrap | None) -> tuple[TableCell, ...]:
     if found is None:
-        return text_cells(NOTHING, NOTHING, NOTHING)
+        return elements.text_cells(labels.NOTHING, labels.NOTHING, labels.NOTHING)
     p_value = f"{found.p_value:.3f}" if found.p_value >= 0.0015 else "<0.002"
-    return text_cells(interval(found.over_items, task), interval(found.over_items_and_seeds, task), p_value)
+    intervals = (labels.interval(ends, task) for ends in (found.over_items, found.over_items_and_seeds))
+    return elements.text_cells(*intervals, p_value)
 
 
 def settings_table(tasks: Sequence[TaskResult]) -> Table:
@@ -131,18 +102,18 @@ def settings_table(tasks: Sequence[TaskResult]) -> Table:
 def _settings_row(task: TaskResult, measurement: Measurement) -> tuple[TableCell, ...]:
     baseline = task.baseline_of(measurement)
     setting = measurement.setting
-    scatter = "" if measurement.deviation is None else f"s.d. {value(measurement.deviation, task)}"
+    scatter = "" if measurement.deviation is None else f"s.d. {labels.value(measurement.deviation, task)}"
     cells = (
-        model_cell(measurement),
-        TableCell(text=task.name, note=metric_label(task)),
-        *text_cells(pauses_label(setting), str(setting.num_pauses_inf), pauses_kind(setting), setting.prefix_attention),
-        *text_cells(str(measurement.seeds), f"{measurement.num_samples:,}"),
-        TableCell(text=with_error(measurement, task), note=scatter),
+        elements.model_cell(measurement),
+        TableCell(text=task.name, note=labels.metric_label(task)),
+        *elements.text_cells(labels.pauses_label(setting), str(setting.num_pauses_inf), labels.pauses_kind(setting)),
+        *elements.text_cells(setting.prefix_attention, str(measurement.seeds), f"{measurement.num_samples:,}"),
+        TableCell(text=labels.with_error(measurement, task), note=scatter),
     )
     if baseline is None:
-        return *cells, TableCell(text=NOTHING)
+        return *cells, TableCell(text=labels.NOTHING)
     difference = measurement.minus(baseline)
-    return *cells, TableCell(text=signed(difference, task), note=significance(difference))
+    return *cells, TableCell(text=labels.signed(difference, task), note=labels.significance(difference))
 
 
 def metrics_table(tasks: Sequence[TaskResult]) -> Table:
@@ -163,9 +134,9 @@ def _metrics_rows(task: TaskResult, measurement: Measurement) -> Iterator[tuple[
     for name in sorted({name for one in metrics for name in one} - {task.metric}):
         values = [one[name].value for one in metrics if name in one]
         scatter = f"s.d. {statistics.stdev(values):.2g}" if len(values) > 1 else ""
-        texts = (task.name, pauses_label(setting), str(setting.num_pauses_inf), str(len(values)), name)
+        texts = (task.name, labels.pauses_label(setting), str(setting.num_pauses_inf), str(len(values)), name)
         mean = TableCell(text=f"{statistics.fmean(values):.4g}", note=scatter)
-        yield model_cell(measurement), *text_cells(*texts), mean
+        yield elements.model_cell(measurement), *elements.text_cells(*texts), mean
 
 
 def bar_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
@@ -174,28 +145,29 @@ def bar_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
 
 
 def _bars(task: TaskResult, tasks: Sequence[TaskResult]) -> Figure:
-    scale = scale_of(task)
+    scale = elements.scale_of(task)
     shown = [one for one in task.matched if one.setting.placement == "append"] or task.matched
     bars = [
         Bar(
-            label=setting_label(measurement.setting, tasks),
-            color=color_of(measurement),
+            label=labels.setting_label(measurement.setting, tasks),
+            color=elements.color_of(measurement),
             length=scale * measurement.mean,
             stderr=None if measurement.stderr is None else scale * measurement.stderr,
-            text=with_error(measurement, task),
+            text=labels.with_error(measurement, task),
         )
         for measurement in shown
     ]
-    name = f"variants-{slug(task.name)}"
+    name = f"variants-{elements.slug(task.name)}"
     alt = f"Bar chart of {task.metric} on {task.name}: " + "; ".join(f"{bar.label} {bar.text}" for bar in bars)
     chance_level = None if task.chance_level is None else scale * task.chance_level
+    dashed_line = "" if chance_level is None else " The dashed line is chance level, the score of guessing."
     return Figure(
         name=name,
         title=task.name,
-        caption=WHISKERS + ("" if chance_level is None else " The dashed line is chance level, the score of guessing."),
+        caption=elements.WHISKERS + dashed_line,
         alt=alt,
-        picture=draw_bars(name, alt, bars, metric_label(task), chance_level),
-        data=measurements_csv(task, shown),
+        picture=draw_bars(name, alt, bars, labels.metric_label(task), chance_level),
+        data=elements.measurements_csv(task, shown),
     )
 
 
@@ -209,13 +181,13 @@ def significance_sentence(tasks: Sequence[TaskResult]) -> str:
         if len(found) == 1:
             return f"The only difference from {LABEL} is not significant (95 %)."
         return f"None of the {len(found)} differences from {LABEL} is significant (95 %)."
-    named = [f"{setting_label(measurement.setting, tasks)} on {task.name} ({amount(difference, task)})"
+    named = [f"{labels.setting_label(measurement.setting, tasks)} on {task.name} ({labels.amount(difference, task)})"
              for task, measurement, difference in significant]  # fmt: skip
     rest = len(found) - len(significant)
     ending = "" if not rest else "; the other is not" if rest == 1 else f"; the other {rest} are not"
     return (
-        f"Of {counted(len(found), 'difference')} from {LABEL}, {len(significant)}"
-        f" {'is' if len(significant) == 1 else 'are'} significant (95 %): {listed(named)}{ending}."
+        f"Of {labels.counted(len(found), 'difference')} from {LABEL}, {len(significant)}"
+        f" {'is' if len(significant) == 1 else 'are'} significant (95 %): {labels.listed(named)}{ending}."
     )
 
 
@@ -223,17 +195,17 @@ def task_sentence(task: TaskResult, tasks: Sequence[TaskResult]) -> str:
     """State the score of each baseline of a task, and the difference of every other variant from it."""
     direction = "" if task.higher_is_better else ", lower is better"
     if not task.baselines:
-        found = listed([f"{setting_label(one.setting, tasks)} {amount(one, task)}" for one in task.measurements])
-        return f"{task.name} ({task.metric}{direction}): {found}. There is no result of {LABEL} to compare with."
+        found = [f"{labels.setting_label(one.setting, tasks)} {labels.amount(one, task)}" for one in task.measurements]
+        scores = labels.listed(found)
+        return f"{task.name} ({task.metric}{direction}): {scores}. There is no result of {LABEL} to compare with."
     sentences = []
     for baseline in task.baselines.values():
-        sentences.append(
-            f"{setting_label(baseline.setting, tasks)} reached {amount(baseline, task)} on"
-            f" {counted(baseline.num_samples, 'test item')} with {counted(baseline.seeds, 'finetuning seed')}."
-        )
-        sentences += [
-            f"{setting_label(measurement.setting, tasks)}: {amount(difference, task)}, {significance(difference)}."
-            for measurement, compared_with, difference in task.comparisons
-            if compared_with is baseline
-        ]
+        label, score = labels.setting_label(baseline.setting, tasks), labels.amount(baseline, task)
+        items = labels.counted(baseline.num_samples, "test item")
+        seeds = labels.counted(baseline.seeds, "finetuning seed")
+        sentences.append(f"{label} reached {score} on {items} with {seeds}.")
+        for measurement, compared_with, difference in task.comparisons:
+            if compared_with is baseline:
+                label, outcome = labels.setting_label(measurement.setting, tasks), labels.significance(difference)
+                sentences.append(f"{label}: {labels.amount(difference, task)}, {outcome}.")
     return f"{task.name} ({task.metric}{direction}): {' '.join(sentences)}"
