@@ -15,16 +15,12 @@ _SAMPLE_KEYS = ("tokens", "labels", "loss_mask", "position_ids")
 
 @dataclass(frozen=True, kw_only=True)
 class Microbatch:
-    """Input of one forward pass. All tensors are ``[micro_batch_size, seq_length]``."""
+    """Input of one forward pass: stacked samples (see :data:`Sample`), ``[micro_batch_size, seq_length]``."""
 
     tokens: torch.Tensor
-    """Input ids, int64."""
     labels: torch.Tensor
-    """Next token of each position, int64."""
     loss_mask: torch.Tensor
-    """1.0 for labels that count in the loss, 0.0 for ``<pause>``; float32."""
     position_ids: torch.Tensor
-    """0 to seq_length - 1, pauses included; int64."""
     pause_runs: torch.Tensor
     """Number of consecutive pauses that end at each position, for example 2 at the second pause of a run; 0 at real
     tokens; int64."""

@@ -22,7 +22,6 @@ class DataFolder:
     """Name in logs and results."""
     manifest: DatasetManifest
     seq_length: int
-    """Tokens of a sample."""
     weight: float | None
     """Weight in the blend; None if the blend has no weights."""
 
@@ -36,10 +35,8 @@ class DataFolder:
     @property
     def fingerprint(self) -> str:
         """SHA-256 over the content of all shards in order; merging does not change it."""
-        digest = hashlib.sha256()
-        for shard in self.manifest.shards:
-            digest.update(f"{shard.bin_sha256} {shard.idx_sha256}\n".encode())
-        return digest.hexdigest()
+        sums = "".join(f"{shard.bin_sha256} {shard.idx_sha256}\n" for shard in self.manifest.shards)
+        return hashlib.sha256(sums.encode()).hexdigest()
 
 
 def check_training_folders(
@@ -98,13 +95,12 @@ def _checked(
 ) -> tuple[DataFolder, ...]:
     folders = []
     names = [part.folder.name for part in parts]
-    for part, manifest, length in zip(parts, manifests, lengths, strict=True):
+    for part, name, manifest, length in zip(parts, names, manifests, lengths, strict=True):
         if length > max_positions:
             source = f"{part.folder}: sequences" if manifest.seq_length else f"--seq-length {length}: samples"
             raise UserError(
                 f"{source} of {length} tokens are longer than --max-position-embeddings {max_positions}; raise it"
             )
-        name = part.folder.name
         folder = DataFolder(
             path=part.folder,
             name=name if names.count(name) == 1 else str(part.folder),

@@ -33,11 +33,9 @@ class SequenceDataset:
         self._shard_ends = frozenset(accumulate(shard.sequences for shard in source.manifest.shards))
 
     def __len__(self) -> int:
-        """Return the number of sequences."""
         return len(self._stored)
 
     def __getitem__(self, index: int) -> Sample:
-        """Return sample ``index``."""
         # tokens t0 ... tn-1, labels t1 ... tn-1 and the token after them, each [seq_length]
         tokens = self._stored.get(index).astype(np.int64)
         continues = self._is_carried and index + 1 not in self._shard_ends

@@ -4,9 +4,8 @@
 target of a sample is the first token of the next one. This module changes three things:
 
 - The documents of all files of a folder form one list
-  (:class:`~pause_megatron.data.stored_sequences.StoredSequences`), so merging files changes no sample. Megatron-core's
-  own way, a ``BlendedDataset`` of one ``GPTDataset`` per file, gives the same documents, but its blending compares all
-  files for every sample: minutes for the thousand files of C4.
+  (:class:`~pause_megatron.data.stored_sequences.StoredSequences`), so merging files changes no sample. Megatron-core
+  blends one ``GPTDataset`` per file, which compares all files for every sample: minutes for the thousand files of C4.
 - The index covers one epoch, whatever the length of the run (Megatron-core's indices depend on it), and
   :mod:`~pause_megatron.data.sample_order` walks over its samples. A prolonged run therefore keeps its order.
 - :mod:`~pause_megatron.data.document_index` writes and finds the index. Megatron-core's writer is rank 0 only, so other
@@ -15,8 +14,8 @@ target of a sample is the first token of the next one. This module changes three
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegatronDatasetBuilder
@@ -27,24 +26,14 @@ from pause_megatron.data.document_index import DocumentIndex
 from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.data.training_sample import Sample
 from pause_megatron.pauses.loss_mask import loss_mask
-from pause_megatron.preprocess.dataset_manifest import read_dataset_manifest
-
-_NO_PADDING = -1
+from pause_megatron.preprocess.dataset_manifest import DatasetSettings, read_dataset_manifest
 
 
-@dataclass(frozen=True)
-class DatasetTokenizer:
-    """Tokenizer interface that Megatron-core's datasets require."""
-
-    vocab_size: int
-    eod: int
-    pad: int = _NO_PADDING
-    """Must not be an id that occurs: ``GPTDataset`` replaces tokens with this id by 0."""
-
-    @property
-    def unique_identifiers(self) -> dict[str, int]:
-        """Identifiers for the dataset's description."""
-        return {"vocab_size": self.vocab_size, "eod": self.eod}
+def dataset_tokenizer(settings: DatasetSettings) -> SimpleNamespace:
+    """Return the tokenizer interface that Megatron-core's datasets require."""
+    identifiers = {"vocab_size": settings.vocab_size, "eod": settings.eod_id}
+    # ``GPTDataset`` replaces tokens with the id ``pad`` by 0, so it must not be an id that occurs.
+    return SimpleNamespace(**identifiers, pad=-1, unique_identifiers=identifiers)
 
 
 class DocumentDataset(GPTDataset):
@@ -75,14 +64,13 @@ class DocumentDataset(GPTDataset):
 
 def open_documents(source: DataFolder, index: Path) -> DocumentDataset:
     """Open the packed documents of ``source`` with the index at ``index``. Every rank must call this."""
-    manifest = source.manifest
     config = GPTDatasetConfig(
         random_seed=0,  # unused: the index is already shuffled
         sequence_length=source.seq_length,
         blend=([str(source.path)], None),
         split="1",
         path_to_cache=str(index),
-        tokenizer=DatasetTokenizer(vocab_size=manifest.vocab_size, eod=manifest.eod_id),
+        tokenizer=dataset_tokenizer(source.manifest),
         reset_position_ids=False,
         reset_attention_mask=False,
         eod_mask_loss=False,

@@ -74,15 +74,11 @@ def whole_turns(weights: Sequence[float]) -> list[int]:
     """
     exact = [Fraction(repr(weight)) for weight in weights]
     parts = math.lcm(*(weight.denominator for weight in exact))
-    turns = _divided([int(weight * parts) for weight in exact])
-    if sum(turns) <= LONGEST_PERIOD:
-        return turns
-    return _divided([max(1, round(LONGEST_PERIOD * weight / sum(exact))) for weight in exact])
-
-
-def _divided(numbers: list[int]) -> list[int]:
-    divisor = math.gcd(*numbers)
-    return [number // divisor for number in numbers]
+    turns = [int(weight * parts) for weight in exact]
+    if sum(turns) // math.gcd(*turns) > LONGEST_PERIOD:
+        turns = [max(1, round(LONGEST_PERIOD * weight / sum(exact))) for weight in exact]
+    divisor = math.gcd(*turns)
+    return [turn // divisor for turn in turns]
 
 
 class TrainingData:
@@ -99,7 +95,6 @@ class TrainingData:
         self._blend = BlendOrder([len(dataset) for dataset in datasets], weights, seed) if weights else None
 
     def __len__(self) -> int:
-        """Return the number of samples of all folders."""
         return self._starts[-1]
 
     def __call__(self, position: int) -> Sample:
@@ -117,7 +112,10 @@ class TrainingData:
 
 
 class ValidationData:
-    """Samples of validation: the first ``limit`` samples of a dataset in stored order, then blank samples."""
+    """Samples of validation: the first ``limit`` samples of a dataset in stored order, then blank samples.
+
+    Blank samples carry no loss and fill up the last batch; the length does not count them.
+    """
 
     def __init__(self, dataset: SampleDataset, limit: int) -> None:
         self.source = dataset.source
@@ -126,9 +124,8 @@ class ValidationData:
         self._blank = blank_sample(dataset.source)
 
     def __len__(self) -> int:
-        """Return the number of samples that are not blank."""
         return self._length
 
     def __call__(self, position: int) -> Sample:
-        """Return the sample at ``position``. Blank samples carry no loss and fill up the last batch."""
+        """Return the sample at ``position``."""
         return self._dataset[position] if position < self._length else self._blank

@@ -3,10 +3,6 @@
 A stored sequence does not record its documents. Its shard records the input file, and every document ends with the
 end-of-document token, so the number of these tokens before a sequence is the number of its first document. They are
 counted on demand, which reads each shard concerned once, up to the sequence.
-
-Documents are numbered from 0 in file order. Those that preprocessing left out (unreadable records under
-``--on-error skip``, and documents without text) have no number; :attr:`DocumentRange.left_out` counts them. In a
-dataset written with ``--trimmed drop`` some end-of-document tokens were dropped, so numbers are lower bounds.
 """
 
 from __future__ import annotations
@@ -43,11 +39,11 @@ class DocumentRange:
     last: int
     """Number of the last document, inclusive. A document longer than a sequence is first and last of many."""
     left_out: int
-    """Records and documents anywhere in the file that were left out and have no number."""
+    """Documents anywhere in the file that have no number: unreadable records under ``--on-error skip``, and documents
+    without text."""
     at_least: bool
-    """Whether the numbers are lower bounds, because end-of-document tokens were dropped."""
+    """Whether the numbers are lower bounds, because ``--trimmed drop`` dropped some end-of-document tokens."""
     folder: str
-    """Dataset folder."""
     sequence: int
     """Index of the stored sequence in the folder."""
 

@@ -33,7 +33,6 @@ class StoredSequences:
         _raise_open_file_limit()
 
     def __len__(self) -> int:
-        """Return the number of sequences."""
         return self._starts[-1]
 
     def get(self, index: int, offset: int = 0, length: int | None = None) -> NDArray[np.integer]:

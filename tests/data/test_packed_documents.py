@@ -13,7 +13,7 @@ from megatron.core.datasets.blended_megatron_dataset_builder import BlendedMegat
 from megatron.core.datasets.gpt_dataset import GPTDataset, GPTDatasetConfig
 
 from pause_megatron.config.dataset import MergeDatasetsConfig
-from pause_megatron.data.packed_documents import DatasetTokenizer, DocumentDataset
+from pause_megatron.data.packed_documents import DocumentDataset, dataset_tokenizer
 from pause_megatron.preprocess.dataset_manifest import stored_files
 from pause_megatron.preprocess.merge import merge_datasets
 from tests.chain import SEQ_LENGTH
@@ -35,7 +35,7 @@ def plain_megatron(datasets: Datasets, name: str, folder: Path) -> GPTDataset | 
         sequence_length=SEQ_LENGTH,
         blend=(prefixes, None),
         split="1",
-        tokenizer=DatasetTokenizer(vocab_size=source.manifest.vocab_size, eod=source.manifest.eod_id),
+        tokenizer=dataset_tokenizer(source.manifest),
         reset_position_ids=False,
         reset_attention_mask=False,
         eod_mask_loss=False,
