@@ -24,7 +24,6 @@ CHECKPOINTS = "checkpoints"
 _REPLACEMENT_SUFFIX = ".new"
 """Suffix of a complete checkpoint until the previous one of the same iteration is out of the way."""
 _DAMAGED_SUFFIX = ".damaged"
-"""Suffix of a former checkpoint that was found damaged."""
 _CHECKPOINT = re.compile(rf"iter_(\d{{7,}})({re.escape(_REPLACEMENT_SUFFIX)})?")
 
 
@@ -81,7 +80,6 @@ def new_checkpoint(checkpoints: Path, iteration: int) -> Iterator[Path]:
     """Yield a temporary folder that becomes the checkpoint of ``iteration`` if the block succeeds.
 
     Replaces a checkpoint of the same iteration: the new one gets a name that counts before the old one loses its own.
-
     Raises :class:`UserError` if the disk is full.
     """
     settle_replacements(checkpoints)

@@ -47,6 +47,13 @@ class DamagedCheckpointError(UserError):
     """A file of a checkpoint is missing, truncated or changed."""
 
 
+def unreadable(path: Path, error: OSError) -> UserError:
+    """Return the error of a file of a checkpoint that is missing, or that the system cannot read."""
+    if isinstance(error, FileNotFoundError):
+        return DamagedCheckpointError(f"{path}: missing from the checkpoint")
+    return UserError(f"{path}: cannot be read ({error.strerror or error})")
+
+
 class FileChecksum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Size and checksum of a file when it was written."""
 
@@ -76,13 +83,13 @@ class ParameterRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     def shard_shape(self, tp_size: int) -> tuple[int, ...]:
         """Return the shape of one of ``tp_size`` shards. Raises ``ValueError`` if the shape is not divisible."""
-        if any(size <= 0 for size in self.shape):
-            raise ValueError(f"shape {list(self.shape)}")
+        shape = list(self.shape)
+        if min(shape, default=1) <= 0:
+            raise ValueError(f"shape {shape}")
         if self.dim is None:
             return self.shape
-        if self.shape[self.dim] % (tp_size * self.blocks):
-            raise ValueError(f"{list(self.shape)} cannot be sharded into {tp_size} along {self.dim}")
-        shape = list(self.shape)
+        if shape[self.dim] % (tp_size * self.blocks):
+            raise ValueError(f"{shape} cannot be sharded into {tp_size} along {self.dim}")
         shape[self.dim] //= tp_size
         return tuple(shape)
 
@@ -160,10 +167,8 @@ def read_manifest(folder: Path) -> Manifest:
             raise ValueError("the content does not match its checksum")
         manifest = msgspec.convert(content, Manifest)
         manifest.check()
-    except FileNotFoundError as error:
-        raise DamagedCheckpointError(f"{path}: missing from the checkpoint") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+        raise unreadable(path, error) from error
     except (ArithmeticError, LookupError, RecursionError, ValueError, msgspec.ValidationError) as error:
         raise DamagedCheckpointError(f"{path}: damaged ({type(error).__name__}: {error})") from error
     return manifest

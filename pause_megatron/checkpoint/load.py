@@ -47,17 +47,15 @@ def resume_from_newest(
 ) -> tuple[Path, dict[str, Any]] | None:
     """Load the newest complete checkpoint of the run folder ``run``; call this before the first save.
 
-    Removes what an interrupted save left. If a checkpoint is damaged, logs a warning, renames its folder and tries the
-    checkpoint before it.
+    Removes the files of an interrupted save. If a checkpoint is damaged, logs a warning, renames its folder and tries
+    the checkpoint before it.
 
-    Returns:
-        The checkpoint's folder and its ``state``; None if the run has no checkpoint yet.
-
-    Raises :class:`UserError` on every rank if all checkpoints are damaged, or if the newest complete one belongs to
-    another model.
+    Returns the checkpoint's folder and its ``state``; None if the run has no checkpoint yet. Raises :class:`UserError`
+    on every rank if all checkpoints are damaged, or if the newest complete one belongs to another model.
     """
     checkpoints = run / CHECKPOINTS
-    for folder in run_on_rank_0(partial(_sweep_and_list, checkpoints)):
+    run_on_rank_0(partial(sweep_unfinished, checkpoints))
+    for folder in run_on_rank_0(partial(checkpoint_folders, checkpoints)):
         try:
             reader = open_verified(folder)
         except DamagedCheckpointError as error:
@@ -71,11 +69,6 @@ def resume_from_newest(
             " or remove them to start from the beginning"
         )
     return None
-
-
-def _sweep_and_list(checkpoints: Path) -> list[Path]:
-    sweep_unfinished(checkpoints)
-    return checkpoint_folders(checkpoints)
 
 
 def open_verified(folder: Path) -> CheckpointReader:
@@ -100,14 +93,10 @@ def open_verified(folder: Path) -> CheckpointReader:
 
 @torch.no_grad()
 def load(reader: CheckpointReader, *, parameters: Sequence[NamedParameter], engine: DeepSpeedEngine) -> dict[str, Any]:
-    """Load weights and optimizer state of a verified checkpoint.
+    """Load weights and optimizer state of a verified checkpoint, and return the ``state`` that was saved with them.
 
-    Each rank reads the ranges that it owns, one parameter at a time.
-
-    Returns:
-        The ``state`` given to :meth:`~pause_megatron.checkpoint.saver.CheckpointSaver.save`.
-
-    Raises :class:`UserError` on every rank if the checkpoint belongs to another model.
+    Each rank reads the ranges that it owns, one parameter at a time. Raises :class:`UserError` on every rank if the
+    checkpoint belongs to another model.
     """
     _check_model(reader, parameters)
     reset_optimizer(engine, reader.optimizer["step"])
@@ -141,7 +130,6 @@ def _copy(
 
 
 def _check_model(reader: CheckpointReader, parameters: Sequence[NamedParameter]) -> None:
-    """Raise :class:`UserError` on every rank if a rank's parameter is missing or has another shape or sharding."""
     failure = None
     for item in parameters:
         found, needed = reader.parameters.get(item.name), ParameterRecord.of(item.shard)

@@ -18,8 +18,8 @@ from pause_megatron.checkpoint.checkpoint_manifest import (
     Fragment,
     StateKey,
     read_manifest,
+    unreadable,
 )
-from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import Shard, join_shards
 
 _READ_BYTES = 1 << 22
@@ -47,11 +47,11 @@ class CheckpointReader:
         """Open the checkpoint in ``folder``; raises as :func:`read_manifest` does."""
         self.folder = folder
         manifest = read_manifest(folder)
-        self.state: dict[str, Any] = manifest.state
-        self.optimizer: dict[str, Any] = manifest.optimizer
+        self.state = manifest.state
+        self.optimizer = manifest.optimizer
         self.files = manifest.files
         self.parameters = manifest.parameters
-        self.state_keys = manifest.state_keys
+        self._state_keys = manifest.state_keys
         self._by_name: dict[str, list[Fragment]] = defaultdict(list)
         self._by_file: dict[str, list[Fragment]] = defaultdict(list)
         for fragment in manifest.fragments:
@@ -70,14 +70,12 @@ class CheckpointReader:
             path = self.folder / name
             try:
                 found = file_checksum(path)
-            except FileNotFoundError as error:
-                raise DamagedCheckpointError(f"{path}: missing from the checkpoint") from error
             except OSError as error:
-                raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+                raise unreadable(path, error) from error
             if found != self.files[name]:
                 raise DamagedCheckpointError(f"{path}: damaged (found {found}; written {self.files[name]})")
             for fragment in self._by_file[name]:
-                for key in self.state_keys:
+                for key in self._state_keys:
                     self._stored(fragment, key)
 
     def read_parameter(self, name: str, key: StateKey = WEIGHTS) -> torch.Tensor:
@@ -98,14 +96,13 @@ class CheckpointReader:
             return self._read_shard(shard.name, key, shard.tp_rank, start, length)
         return shard.slice(self.read_parameter(shard.name, key)).reshape(-1)[start : start + length]
 
-    def release(self) -> None:
-        """Close the mapped files; their pages count as this process's memory while they are open."""
-        self._open_files.clear()
-
     def read_parameter_and_release(self, name: str) -> torch.Tensor:
-        """Read the weights of parameter ``name`` as :meth:`read_parameter` does, then close the files."""
+        """Read the weights of parameter ``name`` as :meth:`read_parameter` does, then close the mapped files.
+
+        Their pages count as this process's memory while they are open.
+        """
         tensor = self.read_parameter(name)
-        self.release()
+        self._open_files.clear()
         return tensor
 
     def _read_shard(self, name: str, key: StateKey, tp_rank: int, start: int, length: int) -> torch.Tensor:

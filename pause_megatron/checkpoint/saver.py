@@ -38,8 +38,6 @@ from pause_megatron.parallel.collectives import run_on_rank_0
 
 @dataclass(frozen=True, kw_only=True)
 class _WriteResult:
-    """Result of writing one rank's file."""
-
     file: str
     checksum: FileChecksum | None
     """None if there was nothing to write or writing failed."""
@@ -71,7 +69,6 @@ class CheckpointSaver:
         parameters: Sequence[NamedParameter],
         engine: DeepSpeedEngine,
     ) -> None:
-        """Save the state that ``engine`` keeps of ``parameters`` to the folder ``checkpoints``."""
         self._checkpoints = checkpoints
         self._config = config
         self._parameters = parameters
@@ -93,7 +90,10 @@ class CheckpointSaver:
         file, folder = f"rank{dist.get_rank():05d}.safetensors", ExitStack()
         temporary = run_on_rank_0(lambda: folder.enter_context(new_checkpoint(self._checkpoints, iteration)))
         tensors, contents = owned_fragments(self._parameters, self._engine, file)
-        on_cpu = self._copies.take(tensors) if self._config.async_save else _on_cpu(tensors)
+        if self._config.async_save:
+            on_cpu = self._copies.take(tensors)
+        else:  # tensors that are on the CPU already are not copied
+            on_cpu = {name: tensor.cpu() for name, tensor in tensors.items()}
         self._pending = _PendingSave(
             iteration=iteration,
             state=json.loads(json.dumps(state)),  # a copy: the caller may change it while the save is pending
@@ -125,7 +125,6 @@ class CheckpointSaver:
             self._removal.result()
 
     def _finish(self) -> None:
-        """Wait for this rank's file, then complete the checkpoint with all other ranks."""
         if self._pending is None:
             return
         save, self._pending = self._pending, None
@@ -149,11 +148,6 @@ class CheckpointSaver:
             write_json(save.temporary / MANIFEST, manifest.to_plain())
         for old in retire_old(self._checkpoints, self._config, newest=path):
             self._removal = self._thread.submit(shutil.rmtree, old, ignore_errors=True)
-
-
-def _on_cpu(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return ``tensors`` themselves if they are on the CPU already, otherwise copies."""
-    return {name: tensor.cpu() for name, tensor in tensors.items()}
 
 
 def _write(path: Path, tensors: dict[str, torch.Tensor], contents: FileContents) -> _WriteResult:

@@ -1,10 +1,9 @@
 """In-place gradients and fp32 weights of ZeRO-0 and ZeRO-1: one flat buffer for each parameter group.
 
-DeepSpeed's own path makes four passes over memory and needs room for two more copies of the gradients: it copies each
-gradient into a bucket, reduces the bucket, copies this rank's part into a partition, and flattens the partitions for
-the optimizer. Here every parameter's gradient is from the start a view of a buffer with the layout of DeepSpeed's flat
-weights. The backward pass writes to the final place, one reduce-scatter a group gives each data-parallel rank its
-partition, and the fused optimizer scales and clips that partition while reading it.
+DeepSpeed's own path (bucket, reduction, partition, flattening) makes four passes over memory and needs room for two
+more copies of the gradients. Here every parameter's gradient is from the start a view of a buffer with the layout of
+DeepSpeed's flat weights. One reduce-scatter a group gives each rank its partition, and the fused optimizer scales
+and clips that partition while reading it.
 
 The buffers may have a higher precision than the weights, for example fp32 for bf16 weights: each microbatch's gradient
 is then added when it is complete. DeepSpeed has another optimizer for this, which breaks under pipeline schedules.

@@ -1,8 +1,7 @@
 """Reads and writes this rank's optimizer state under every ZeRO stage, for checkpoints and metrics.
 
 DeepSpeed keeps the fp32 master weights and Adam's moments in flat buffers, partitioned over the data-parallel ranks. It
-has no public way to read and write one parameter's part under every ZeRO stage. This module has, for ZeRO-0 to ZeRO-3,
-with the optimizer on the device or on the CPU.
+has no public way to read and write one parameter's part under every ZeRO stage.
 """
 
 from __future__ import annotations
@@ -42,21 +41,15 @@ def owned_state(
     """
     zero = engine.optimizer
     _, length = owned_range(engine, parameter)
-    if hasattr(parameter, "ds_id"):
-        partition, _ = zero._get_fp32_opt_state_partition(parameter, True, None if key == "master" else key)
-        owned: torch.Tensor = partition.detach()[:length]  # without the padding of the last partition
-        return owned
-    mapping = parameter._hp_mapping
-    flat = _flat_buffers(zero)[mapping.param_group_index]
-    buffer = flat if key == "master" else zero.optimizer.state[flat][key]
-    owned = buffer.detach().narrow(0, mapping.hp_fragment_address.start, length)
+    if hasattr(parameter, "ds_id"):  # ZeRO-3; only the last partition is padded, at its end
+        buffer, _ = zero._get_fp32_opt_state_partition(parameter, True, None if key == "master" else key)
+        start = 0
+    else:
+        flat = _flat_buffers(zero)[parameter._hp_mapping.param_group_index]
+        buffer = flat if key == "master" else zero.optimizer.state[flat][key]
+        start = parameter._hp_mapping.hp_fragment_address.start
+    owned: torch.Tensor = buffer.detach().narrow(0, start, length)
     return owned
-
-
-def is_replica(engine: DeepSpeedEngine) -> bool:
-    """Whether another rank owns the same state and comes first (ZeRO-0 only)."""
-    replica: int = engine.mpu.optimizer_replica
-    return replica != 0
 
 
 def optimizer_step(engine: DeepSpeedEngine) -> int:
@@ -102,10 +95,8 @@ def publish_master_weights(engine: DeepSpeedEngine) -> None:
 
 def _flat_buffers(zero: Any) -> list[torch.Tensor]:
     """The flat fp32 buffers, one for each parameter group (ZeRO-3: for each of its sub-groups)."""
-    if hasattr(zero, "fp32_partitioned_groups_flat"):
-        buffers: list[torch.Tensor] = zero.fp32_partitioned_groups_flat  # ZeRO-3
-        return buffers
-    buffers = zero.single_partition_of_fp32_groups
+    zero_3 = hasattr(zero, "fp32_partitioned_groups_flat")
+    buffers: list[torch.Tensor] = zero.fp32_partitioned_groups_flat if zero_3 else zero.single_partition_of_fp32_groups
     return buffers
 
 

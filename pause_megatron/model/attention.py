@@ -43,17 +43,9 @@ class ScaledDotProductAttention(torch.nn.Module):
         attention_bias: torch.Tensor | None = None,
         packed_seq_params: Any = None,
     ) -> torch.Tensor:
-        """Attend causally.
+        """Attend causally: from query ``[S, B, H, D]``, key and value ``[S, B, G, D]`` to ``[S, B, H * D]``.
 
-        Args:
-            query: ``[S, B, H, D]``.
-            key: ``[S, B, G, D]``.
-            value: ``[S, B, G, D]``.
-            attention_mask: ignored, as is ``attn_mask_type``.
-            attention_bias: must be None, as must ``packed_seq_params``.
-
-        Returns:
-            ``[S, B, H * D]``.
+        Masks are ignored; ``attention_bias`` and ``packed_seq_params`` must be None.
         """
         assert attention_bias is None
         assert packed_seq_params is None

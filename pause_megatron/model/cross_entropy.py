@@ -49,17 +49,22 @@ class _CrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, logits: torch.Tensor, labels: torch.Tensor, group: dist.ProcessGroup | None) -> torch.Tensor:
         logits = logits.detach()  # otherwise autograd takes the overwritten view for another function's output
         logits_nv = logits.flatten(0, -2)
-        columns_n, is_here_n = _own_columns(labels.flatten(), logits_nv.shape[1], group)
+        vocab_slice = logits_nv.shape[1]
+        columns_n = labels.flatten() - (group.rank() * vocab_slice if group else 0)
+        is_here_n = ((columns_n >= 0) & (columns_n < vocab_slice)).float()  # 1.0 if this rank has the label's logit
+        columns_n = columns_n.clamp(0, vocab_slice - 1)
         results = [_exponentials_over_logits(*chunk) for chunk in _chunks(logits_nv, columns_n)]
         max_n, sums_n, targets_n = (torch.cat(chunks) for chunks in zip(*results, strict=True))
         # Now logits_nv holds exp(logit - max), sums_n its row sums, and targets_n the label's logit - max.
         factors_n, exp_at_labels_n = 1 / sums_n, targets_n.exp()
         if group and group.size() > 1:
             # Every rank subtracted its own maximum; shift_n rescales to the maximum over all ranks.
-            shift_n = max_n - _all_reduce_max(max_n, group)
-            sums_n, targets_n = _all_reduce_sum(
-                torch.stack([sums_n * shift_n.exp(), (targets_n + shift_n) * is_here_n]), group
-            )
+            global_max_n = max_n.clone()
+            dist.all_reduce(global_max_n, op=dist.ReduceOp.MAX, group=group)
+            shift_n = max_n - global_max_n
+            totals_2n = torch.stack([sums_n * shift_n.exp(), (targets_n + shift_n) * is_here_n])
+            dist.all_reduce(totals_2n, group=group)
+            sums_n, targets_n = totals_2n
             factors_n = shift_n.exp() / sums_n  # exponential to probability
         # Keep the labels' probabilities separately in fp32: in bf16 a probability near 1 would be rounded to 1.
         ctx.save_for_backward(logits, factors_n, columns_n, is_here_n, exp_at_labels_n * factors_n)
@@ -75,26 +80,6 @@ class _CrossEntropy(torch.autograd.Function):
         for chunk in _chunks(exponentials.flatten(0, -2), gradient_n * factors_n, columns_n, at_labels_n):
             _gradient_over_exponentials(*chunk)
         return exponentials, None, None
-
-
-def _own_columns(
-    labels_n: torch.Tensor, vocab_slice: int, group: dist.ProcessGroup | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return each label's column in this rank's logits, and 1.0 if this rank has the label, otherwise 0.0."""
-    columns_n = labels_n - (group.rank() * vocab_slice if group else 0)
-    is_here_n = (columns_n >= 0) & (columns_n < vocab_slice)
-    return columns_n.clamp(0, vocab_slice - 1), is_here_n.float()
-
-
-def _all_reduce_max(values: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    largest = values.clone()
-    dist.all_reduce(largest, op=dist.ReduceOp.MAX, group=group)
-    return largest
-
-
-def _all_reduce_sum(values: torch.Tensor, group: dist.ProcessGroup) -> torch.Tensor:
-    dist.all_reduce(values, group=group)
-    return values
 
 
 def _chunks(logits_nv: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[torch.Tensor, ...]]:

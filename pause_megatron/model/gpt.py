@@ -102,14 +102,8 @@ def build_local_model(
 ) -> LocalModel:
     """Build and initialize this rank's part of the model. Megatron-core's process groups must exist.
 
-    The initial weights depend on ``seed`` only, not on ``layout``.
-
-    Args:
-        model: sizes.
-        layout: parallel sizes.
-        vocab_size: size of the tokenizer with ``<pause>``; rows are padded to a fixed multiple.
-        seed: seed of the initial weights.
-        dtype: data type of the activations that pipeline stages exchange.
+    The initial weights depend on ``seed`` only, not on ``layout``. ``vocab_size`` is the size of the tokenizer with
+    ``<pause>``; rows are padded to a fixed multiple. ``dtype`` is explained at :func:`transformer_config`.
     """
     config = transformer_config(model, layout, dtype)
     chunks = [_build_chunk(model, config, vocab_size, stage, layout) for stage in range(layout.vp)]

@@ -5,7 +5,7 @@ Each shim replaces one call that Megatron-core makes unconditionally. With CUDA 
 
 from __future__ import annotations
 
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -35,19 +35,7 @@ def _count_tokens_on_cpu() -> None:
     """The schedules allocate a token counter with `device="cuda"`; give that one module another `torch.zeros`."""
     from megatron.core.pipeline_parallel import schedules
 
-    if not isinstance(schedules.torch, _TorchOnCpu):
-        schedules.torch = _TorchOnCpu()
-
-
-class _TorchOnCpu(ModuleType):
-    """PyTorch, except that ``zeros(..., device="cuda")`` allocates on the CPU."""
-
-    def __init__(self) -> None:
-        super().__init__("torch")
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(torch, name)
-
-    @staticmethod
     def zeros(*size: Any, device: Any = None, **keywords: Any) -> torch.Tensor:
         return torch.zeros(*size, device=CPU if device == "cuda" else device, **keywords)
+
+    schedules.torch = SimpleNamespace(**{**vars(torch), "zeros": zeros})

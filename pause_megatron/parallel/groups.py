@@ -14,16 +14,15 @@ from pause_megatron.config.parallel import Layout
 from pause_megatron.parallel.cpu import install_cpu_shims
 from pause_megatron.parallel.launcher import Launch, export_launch
 
-GROUP_TIMEOUT = timedelta(minutes=30)
-"""Default timeout of a collective."""
-
 
 def device() -> torch.device:
     """Return this process's device: its own GPU, or the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def initialize_process_groups(launch: Launch, layout: Layout, *, seed: int, timeout: timedelta = GROUP_TIMEOUT) -> None:
+def initialize_process_groups(
+    launch: Launch, layout: Layout, *, seed: int, timeout: timedelta = timedelta(minutes=30)
+) -> None:
     """Start PyTorch's default group (gloo on CPUs, NCCL on GPUs) unless it exists, and Megatron-core's groups.
 
     Call :func:`destroy_process_groups` at the end.
@@ -85,9 +84,9 @@ class DeepSpeedMpu:
         )
 
     @property
-    def optimizer_replica(self) -> int:
-        """Index of this rank's copy among equal copies of the same optimizer state; 0 if there is only one copy."""
-        return int(parallel_state.get_data_parallel_rank()) if self._replicates_optimizer else 0
+    def is_optimizer_replica(self) -> bool:
+        """Whether a lower rank holds the same optimizer state (ZeRO-0 only)."""
+        return self._replicates_optimizer and parallel_state.get_data_parallel_rank() != 0
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
         """Return the group that optimizer state is partitioned over."""
@@ -104,12 +103,9 @@ class DeepSpeedMpu:
     @staticmethod
     def get_model_parallel_world_size() -> int:
         """Return the number of ranks that hold one replica of the model."""
-        tp_size = int(parallel_state.get_tensor_model_parallel_world_size())
-        return tp_size * int(parallel_state.get_pipeline_model_parallel_world_size())
+        return dist.get_world_size(parallel_state.get_model_parallel_group())
 
     @staticmethod
     def get_model_parallel_rank() -> int:
         """Return this process's rank in its replica, pipeline-major."""
-        tp_size = int(parallel_state.get_tensor_model_parallel_world_size())
-        tp_rank = int(parallel_state.get_tensor_model_parallel_rank())
-        return int(parallel_state.get_pipeline_model_parallel_rank()) * tp_size + tp_rank
+        return dist.get_rank(parallel_state.get_model_parallel_group())

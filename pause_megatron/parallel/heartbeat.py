@@ -2,11 +2,8 @@
 
 Collectives cannot report who is missing: gloo reports a closed connection, and NCCL hangs. Each process therefore runs
 a thread (:mod:`~pause_megatron.parallel.peer_monitor`) that talks to rank 0's thread over TCP, whatever the main thread
-waits for.
-
-The thread needs Python's interpreter lock for some microseconds every few seconds. Computing, communicating and writing
-checkpoints release the lock. Shuffling an index of many millions of documents holds it for minutes, so the timeout is
-longer until :meth:`Heartbeat.shorten_timeout` is called.
+waits for. Shuffling an index of many millions of documents holds Python's interpreter lock for minutes and thereby
+stops the thread, so the timeout is longer until :meth:`Heartbeat.shorten_timeout` is called.
 """
 
 from __future__ import annotations

@@ -38,9 +38,7 @@ class Launch:
     local_world_size: int
     """Processes on this node."""
     master_addr: str
-    """Host of the rendezvous."""
     master_port: int
-    """Port of the rendezvous."""
 
     @property
     def single_node(self) -> bool:
@@ -173,8 +171,7 @@ def _from_mpi(launcher: str, environment: Mapping[str, str]) -> Launch:
             " MPI4PY_MPIABI=mpich for MPICH and Intel MPI)"
         )
     same_machine = world.Split_type(MPI.COMM_TYPE_SHARED)
-    address = (socket.gethostname(), free_port()) if world.rank == 0 else None
-    host, port = world.bcast(address)
+    host, port = world.bcast((socket.gethostname(), free_port()) if world.rank == 0 else None)
     launch = Launch(
         launcher=launcher,
         rank=world.rank,

@@ -42,9 +42,8 @@ def run_local_processes(arguments: Sequence[str], count: int, program: Sequence[
     terminal sends ``SIGINT`` to the processes too. A second Ctrl-C kills them. If a signal ends a process, one line on
     standard error names its rank.
 
-    Returns:
-        0 if all succeed, :data:`EXIT_REQUEUE` if they stopped early, :data:`EXIT_LOST_PROCESS` if a signal ended one;
-        otherwise the exit code of a failed process, a user's error first.
+    Returns 0 if all succeed, :data:`EXIT_REQUEUE` if they stopped early, :data:`EXIT_LOST_PROCESS` if a signal ended
+    one; otherwise the exit code of a failed process, a user's error first.
     """
     received: list[int] = []
     with _reserved_port() as reserved:

@@ -16,7 +16,6 @@ from types import FrameType
 STARTED = time.monotonic()
 """Start of this process; the command line imports this module first."""
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-"""Signals that ask a run to save and stop."""
 HELD_BACK = (signal.SIGTERM, signal.SIGUSR1)
 """Stop signals that wait until a starting process can handle them."""
 
