@@ -10,7 +10,7 @@ import torch
 from pause_megatron.checkpoint.checkpoint_manifest import STATE_KEYS, Fragment, ParameterRecord
 from pause_megatron.checkpoint.reader import tensor_key
 from pause_megatron.engine import DeepSpeedEngine
-from pause_megatron.engine.optimizer_state import optimizer_step, owned_range, owned_state, reset_optimizer
+from pause_megatron.engine.optimizer_state import is_replica, optimizer_step, owned_range, owned_state, reset_optimizer
 from pause_megatron.model.parameters import NamedParameter
 
 
@@ -33,7 +33,7 @@ def owned_fragments(
     """
     tensors: dict[str, torch.Tensor] = {}
     contents = FileContents(parameters={}, fragments=[])
-    if engine.mpu.is_optimizer_replica:
+    if is_replica(engine):
         return tensors, contents
     if optimizer_step(engine) == 0:
         reset_optimizer(engine, 0)  # Adam creates its moments in its first update; fp16 may have skipped all so far

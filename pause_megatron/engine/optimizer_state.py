@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import torch
 from deepspeed import DeepSpeedEngine
+from megatron.core import parallel_state
 
 _LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """Attributes of a dynamic loss scaler that change during training; the others are configuration."""
@@ -50,6 +51,11 @@ def owned_state(
         start = parameter._hp_mapping.hp_fragment_address.start
     owned: torch.Tensor = buffer.detach().narrow(0, start, length)
     return owned
+
+
+def is_replica(engine: DeepSpeedEngine) -> bool:
+    """Whether a lower rank owns the same state: under ZeRO-0 DeepSpeed has groups of one rank, see ``DeepSpeedMpu``."""
+    return bool(engine.mpu.get_data_parallel_rank() != parallel_state.get_data_parallel_rank())
 
 
 def optimizer_step(engine: DeepSpeedEngine) -> int:

@@ -76,17 +76,11 @@ class DeepSpeedMpu:
     get_model_parallel_group = staticmethod(parallel_state.get_model_parallel_group)
 
     def __init__(self, *, replicates_optimizer: bool = False) -> None:
-        self._replicates_optimizer = replicates_optimizer
         self._partition_group: dist.ProcessGroup = (
             dist.new_group([dist.get_rank()], use_local_synchronization=True)
             if replicates_optimizer
             else parallel_state.get_data_parallel_group()
         )
-
-    @property
-    def is_optimizer_replica(self) -> bool:
-        """Whether a lower rank holds the same optimizer state (ZeRO-0 only)."""
-        return self._replicates_optimizer and parallel_state.get_data_parallel_rank() != 0
 
     def get_data_parallel_group(self) -> dist.ProcessGroup:
         """Return the group that optimizer state is partitioned over."""
