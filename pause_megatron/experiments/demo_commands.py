@@ -136,7 +136,7 @@ def write_grid(output: Path, size: DemoSize) -> None:
 
 
 def grid_step(output: Path, size: DemoSize) -> Step:
-    """Finetune and evaluate what the grid file lists."""
+    """Finetune and evaluate the models of the grid file."""
     flags = ["--grid", output / GRID_FILE, "--output", output / "grid", "--jobs", available_cores()]
     results = [
         output / "grid" / "evaluate" / TASK / f"{name}-ft{num_pauses_ft}-inf{num_pauses_inf}-seed{seed}.json"

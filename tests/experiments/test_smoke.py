@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,13 @@ import yaml
 
 from pause_megatron.errors import EXIT_DONE
 from pause_megatron.experiments.grid_file import GRIDS
+from pause_megatron.records.conversion import ExportRecord
+from pause_megatron.records.files import write_record
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.huggingface import to_huggingface
 from tests.downstream.random_models import random_model
 from tests.downstream.real_samples import FOLDERS, SAMPLES
+from tests.records.examples import example
 
 pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real samples of the nine tasks here")
 
@@ -41,8 +45,9 @@ def models(tokenizer: PauseTokenizer, tmp_path_factory: pytest.TempPathFactory) 
     for seed, (name, pauses) in enumerate({"stdpt": "none", "pausept": "sequence"}.items()):
         random_model("gpt2", tokenizer.vocab_size, seed, context_length=CONTEXT_LENGTH).save_pretrained(root / name)
         to_huggingface(tokenizer).save_pretrained(root / name)
-        report = {"pretraining": {"name": name, "pauses": pauses}}
-        (root / name / "conversion_report.json").write_text(json.dumps(report))
+        report = example(ExportRecord)
+        report = replace(report, pretraining=replace(report.pretraining, name=name, pauses=pauses))
+        write_record(root / name / ExportRecord.FILE, report)
     return [f"stdpt={root / 'stdpt'}", f"pausept={root / 'pausept'}"]
 
 
