@@ -60,7 +60,7 @@ def _run(config: PretrainConfig, launch: Launch, inputs: PretrainInputs) -> None
         with (
             StopRequests(config.faults.exit_duration) as stop,
             Heartbeat(launch, config.faults) as heartbeat,
-            owned_run_folder(config.output, launch),
+            owned_run_folder(config.output),
         ):
             run = PretrainRun(config, launch, inputs, stop)
             with closing(run.metrics):

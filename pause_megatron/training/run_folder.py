@@ -11,9 +11,8 @@ from pause_megatron import log
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.data.sample_order import TrainingData
-from pause_megatron.errors import UserError
 from pause_megatron.locks import PATIENCE_SECONDS, sole_owner
-from pause_megatron.parallel.collectives import raise_on_all_ranks
+from pause_megatron.parallel.collectives import run_on_rank_0
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.parallel.slurm_step import describe_job
 from pause_megatron.records.files import write_record
@@ -28,24 +27,22 @@ only when the lease ends, for example after 90 s under NFSv4."""
 
 
 @contextmanager
-def owned_run_folder(folder: Path, launch: Launch) -> Iterator[None]:
+def owned_run_folder(folder: Path) -> Iterator[None]:
     """Hold the lock of ``folder`` in the block; all ranks enter together, and rank 0 holds the lock.
 
     Two runs in one folder would overwrite each other's checkpoints and metrics. Raises :class:`UserError` on every rank
     when another run holds the lock, with its machine, process and job.
     """
-    failure = None
+    refusal = f"--output {folder}: another run is using it; wait until it ends, or give another folder"
+
+    def lock() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        owner = describe_job(os.environ)
+        if not stack.enter_context(sole_owner(folder, refusal=refusal, owner=owner, patience=_patience)):
+            log.warn(f"{folder} cannot be locked; do not start a second run in it")
+
     with ExitStack() as stack:
-        if launch.rank == 0:
-            folder.mkdir(parents=True, exist_ok=True)
-            refusal = f"--output {folder}: another run is using it; wait until it ends, or give another folder"
-            owner = describe_job(os.environ)
-            try:
-                if not stack.enter_context(sole_owner(folder, refusal=refusal, owner=owner, patience=_patience)):
-                    log.warn(f"{folder} cannot be locked; do not start a second run in it")
-            except UserError as error:
-                failure = str(error)
-        raise_on_all_ranks(failure)
+        run_on_rank_0(lock)
         yield
 
 

@@ -39,7 +39,7 @@ from tests.parallel.dying import Group, run_group
 
 PROCESSES = 2
 STEPS = 60
-DEEPSPEED = Path(__file__).parents[3] / "ds_configs" / "zero1_fp32.json"
+DEEPSPEED = Path(__file__).parents[2] / "ds_configs" / "zero1_fp32.json"
 
 Losses = dict[tuple[str, int], float]
 

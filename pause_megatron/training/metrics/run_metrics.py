@@ -20,13 +20,13 @@ from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.costs.devices import find_device
 from pause_megatron.costs.flops import training_flops
 from pause_megatron.engine.update import Update
-from pause_megatron.parallel.collectives import max_over_ranks
+from pause_megatron.parallel.collectives import max_over_ranks, run_on_rank_0
 from pause_megatron.records.checkpoint_state import CheckpointState
 from pause_megatron.records.pretraining import BadBatchRecord, ResumedRecord, TrainRecord, ValidationRecord
 from pause_megatron.training.inputs import PretrainInputs
 from pause_megatron.training.loss import LONGEST_RUN, Losses
 from pause_megatron.training.metrics.pause_embedding import PauseEmbedding
-from pause_megatron.training.metrics.sinks import count_restarts, open_sinks_on_rank_0
+from pause_megatron.training.metrics.sinks import Sink, Sinks, count_restarts, open_sinks
 from pause_megatron.training.schedule import BatchSchedule
 
 RUN_NAMES = (*(str(length) for length in range(LONGEST_RUN)), f"{LONGEST_RUN}+")
@@ -48,7 +48,9 @@ class Metrics:
         self._samples_timed = 0
         self._interval = Interval()
         self._restarts = count_restarts(config.output) if dist.get_rank() == 0 else 0
-        self._sinks = open_sinks_on_rank_0(config)
+        opened: list[Sink] = []
+        run_on_rank_0(lambda: opened.extend(open_sinks(config)))
+        self._sinks = Sinks(opened)
 
     def resume(self, checkpoint: Path, state: CheckpointState) -> None:
         """Continue from ``checkpoint``, which has been loaded, and its ``state``."""

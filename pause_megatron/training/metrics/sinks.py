@@ -9,14 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-import torch.distributed as dist
-
 from pause_megatron import log
 from pause_megatron.atomic import write_text
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError
-from pause_megatron.parallel.collectives import raise_on_all_ranks
 from pause_megatron.records.files import line_of
 from pause_megatron.records.pretraining import METRICS_FILE, MetricsRecord, ResumedRecord
 from pause_megatron.training.metrics.progress_lines import ProgressLines
@@ -63,26 +60,14 @@ def _warn_on_error(sink: Sink, records: str) -> Iterator[None]:
         log.warn(f"{type(sink).__name__} lost {records}: {' '.join(str(error).split())}")
 
 
-def open_sinks_on_rank_0(config: PretrainConfig) -> Sinks:
-    """The sinks of ``config.logging``; none on other ranks. Raises :class:`UserError` on every rank if one fails."""
-    sinks, failure = Sinks([]), None
-    if dist.get_rank() == 0:
-        try:
-            sinks = open_sinks(config)
-        except UserError as error:
-            failure = str(error)
-    raise_on_all_ranks(failure)
-    return sinks
-
-
-def open_sinks(config: PretrainConfig) -> Sinks:
+def open_sinks(config: PretrainConfig) -> list[Sink]:
     """The sinks of ``config.logging`` in the run's folder. Raises :class:`UserError` when one cannot be opened."""
     sinks: list[Sink] = [ProgressLines(config.training.train_iters), MetricsFile(config.output / METRICS_FILE)]
     if config.logging.tensorboard:
         sinks.append(TensorBoard(config.output / TENSORBOARD_FOLDER))
     if project := config.logging.wandb_project:
         sinks.append(WeightsAndBiases(config.output, project, to_plain(config)))
-    return Sinks(sinks)
+    return sinks
 
 
 class MetricsFile:
