@@ -44,8 +44,7 @@ class InsertionConfig:
             )
         if self.pauses == "document" and not 0 < self.pause_rate < 1:
             raise UserError(
-                f"--pause-rate {self.pause_rate}: must be above 0 and below 1; "
-                "for data without pauses use --pauses none"
+                f"--pause-rate {self.pause_rate}: must be above 0 and below 1; for no pauses use --pauses none"
             )
         if self.pauses == "every":
             require_at_least(1, pauses_per_token=self.pauses_per_token)

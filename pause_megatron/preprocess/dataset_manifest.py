@@ -1,15 +1,14 @@
 """Manifests of a dataset folder: ``dataset.json`` and one ``NAME.json`` for each shard.
 
-Preprocessing writes ``NAME.bin`` and ``NAME.idx`` (:mod:`~pause_megatron.preprocess.indexed_files`) for each input,
-then ``NAME.json``, a :class:`ShardRecord`. When all shards are there, it writes ``dataset.json``, a
-:class:`DatasetManifest`; a folder without that file is not a complete dataset. Merging joins the files of shards but
-keeps their entries, so that every shard can still be traced to its input and verified.
+A folder without ``dataset.json``, which is written last, is not a complete dataset. Merging joins the files of shards
+but keeps their entries, so that every shard can still be traced to its input and verified.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, fields
+from itertools import islice
 from pathlib import Path
 from typing import ClassVar, Literal
 
@@ -18,8 +17,7 @@ from pause_megatron.pauses.insertion import pauses_per_sequence
 from pause_megatron.records.files import read_record
 
 DATASET_FILE = "dataset.json"
-LISTED_SKIPS = 1000
-"""Skipped records listed for each shard; further ones are only counted."""
+LISTED_SKIPS = 1000  # for each shard; further skipped records are only counted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,6 @@ class DatasetSettings:
     vocab_size: int
     """Tokens of the tokenizer, including special tokens; all ids are below it."""
     pause_id: int
-    """Id of ``<pause>``."""
     eod_id: int
     """Id of the end-of-document token, which follows every document."""
 
@@ -72,7 +69,6 @@ class ShardInput:
     index: int
     """Position of the input among all inputs in sorted order; the pause positions depend on it."""
     input: str
-    """Input file."""
     input_bytes: int
     """Size of the input file; 0 if unknown."""
     documents: int
@@ -94,7 +90,6 @@ class ShardManifest(ShardInput):
     tokens: int
     """Stored tokens, including pauses."""
     pauses: int
-    """Stored pauses."""
     pause_fraction: float
     """``pauses / tokens``."""
     pause_runs: dict[int, int]
@@ -104,9 +99,7 @@ class ShardManifest(ShardInput):
     tail_tokens: int
     """Real tokens not stored because they do not fill a sequence at the end of the shard."""
     bin_bytes: int
-    """Size of the ``.bin`` content."""
     bin_sha256: str
-    """SHA-256 of the ``.bin`` content."""
     idx_bytes: int
     """Size of the ``.idx`` file, before merging."""
     idx_sha256: str
@@ -144,9 +137,7 @@ class MergedFile:
     shards: int
     """Number of shards in it, consecutive in :attr:`DatasetManifest.shards`."""
     bin_bytes: int
-    """Size of the ``.bin`` file."""
     idx_bytes: int
-    """Size of the ``.idx`` file."""
     idx_sha256: str
     """SHA-256 of the ``.idx`` file; the ``.bin`` file is verified shard by shard."""
 
@@ -203,7 +194,7 @@ class DatasetManifest(DatasetSettings):
         return self.pauses_per_token / (self.pauses_per_token + 1)  # 0 for the strategy none
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class StoredFile:
     """One ``.bin`` and ``.idx`` pair of a dataset folder, with one shard or several merged ones."""
 
@@ -214,6 +205,11 @@ class StoredFile:
     idx_bytes: int
     idx_sha256: str
 
+    @classmethod
+    def of(cls, entry: ShardManifest | MergedFile, shards: tuple[ShardManifest, ...]) -> StoredFile:
+        """Return the pair of files that ``entry`` describes."""
+        return cls(entry.name, shards, entry.bin_bytes, entry.idx_bytes, entry.idx_sha256)
+
     @property
     def sequences(self) -> int:
         """Stored sequences of the file."""
@@ -223,26 +219,13 @@ class StoredFile:
 def stored_files(manifest: DatasetManifest) -> tuple[StoredFile, ...]:
     """Return the files of a dataset, in order."""
     if not manifest.merged:
-        return tuple(shard_file(shard) for shard in manifest.shards)
-    files, first = [], 0
-    for file in manifest.merged:
-        shards = manifest.shards[first : first + file.shards]
-        files.append(StoredFile(**{**vars(file), "shards": shards}))
-        first += file.shards
-    return tuple(files)
-
-
-def shard_file(shard: ShardManifest) -> StoredFile:
-    """Return the files of a shard that is not merged."""
-    sizes = {name: getattr(shard, name) for name in ("bin_bytes", "idx_bytes", "idx_sha256")}
-    return StoredFile(name=shard.name, shards=(shard,), **sizes)
+        return tuple(StoredFile.of(shard, (shard,)) for shard in manifest.shards)
+    shards = iter(manifest.shards)
+    return tuple(StoredFile.of(file, tuple(islice(shards, file.shards))) for file in manifest.merged)
 
 
 def load_dataset_manifest(folder: Path) -> DatasetManifest:
-    """Read ``dataset.json`` of ``folder`` and check the sizes of all files it lists.
-
-    Raises :class:`UserError` when ``folder`` is not a complete dataset, or a file is missing or has another size.
-    """
+    """Read ``dataset.json`` of ``folder``; raises :class:`UserError` if a file is missing or has another size."""
     manifest = read_dataset_manifest(folder)
     for file in stored_files(manifest):
         check_stored_file(folder, file)
@@ -250,17 +233,10 @@ def load_dataset_manifest(folder: Path) -> DatasetManifest:
 
 
 def read_dataset_manifest(folder: Path) -> DatasetManifest:
-    """Read ``dataset.json`` of ``folder`` without checking the files it lists.
-
-    Raises :class:`UserError` when ``folder`` is not a complete dataset.
-    """
-    path = folder / DATASET_FILE
-    if not path.is_file():
-        raise UserError(
-            f"{folder}: has no {DATASET_FILE}, so it is not a complete dataset; write or finish it with "
-            "tools/preprocess_c4.py"
-        )
-    return read_record(path, DatasetManifest)
+    """Read ``dataset.json`` of ``folder`` and check no other file; raises :class:`UserError` if it is missing."""
+    if not (folder / DATASET_FILE).is_file():
+        raise UserError(f"{folder}: not a complete dataset (no {DATASET_FILE}); finish it with tools/preprocess_c4.py")
+    return read_record(folder / DATASET_FILE, DatasetManifest)
 
 
 def check_stored_file(folder: Path, file: StoredFile) -> None:

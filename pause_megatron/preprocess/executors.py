@@ -1,7 +1,7 @@
 """Executors of preprocessing: process pools and MPI ranks. The result does not depend on the executor.
 
-Under MPI the jobs are divided once, by size, and every rank processes its own, with its own pool of processes if it has
-several workers. Ranks exchange only the list of jobs. An error on one rank ends all ranks.
+Under MPI the jobs are divided once, by size, and every rank processes its own. Ranks exchange only the list of jobs. An
+error on one rank ends all ranks, because the others would wait for it forever.
 """
 
 from __future__ import annotations
@@ -46,10 +46,7 @@ class Ranks:
 
 @contextmanager
 def join_ranks(engine: str) -> Iterator[Ranks]:
-    """Join the MPI job if ``engine`` is ``mpi``, or if it is ``auto`` and a launcher started several processes.
-
-    An error on any rank is printed there and ends the job, because the other ranks would wait for that rank forever.
-    """
+    """Join the MPI job if ``engine`` is ``mpi``, or if it is ``auto`` and a launcher started several processes."""
     if engine not in ("mpi", "auto") or (engine == "auto" and _launched_ranks() == 1):
         yield Ranks()
         return
@@ -76,8 +73,7 @@ def join_ranks(engine: str) -> Iterator[Ranks]:
 
 
 def _launched_ranks() -> int:
-    """Return the number of processes started by Open MPI, MPICH, Intel MPI or a Slurm step, from the environment."""
-    names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+    names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")  # Open MPI; MPICH and Intel MPI; Slurm
     return next((int(os.environ[name]) for name in names if name in os.environ), 1)
 
 
@@ -93,10 +89,7 @@ def share_out(jobs: Sequence[ShardJob], ranks: int) -> list[list[ShardJob]]:
 
 
 def run_shards(jobs: Sequence[ShardJob], workers: int) -> None:
-    """Process ``jobs`` on ``workers`` processes. After an error, jobs that have begun are completed and kept.
-
-    Raises :class:`UserError` as :func:`~pause_megatron.preprocess.shard.process_shard` does, and for a killed worker.
-    """
+    """Process ``jobs`` on ``workers`` processes. After an error, jobs that have begun are completed and kept."""
     workers = min(workers, len(jobs))
     if workers <= 1:  # a process takes a third of a second to start
         for job in jobs:

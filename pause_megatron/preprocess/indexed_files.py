@@ -28,22 +28,18 @@ from numpy.typing import NDArray
 
 from pause_megatron.errors import UserError
 
-DTYPE_CODES: dict[np.dtype[np.generic], int] = {np.dtype(np.int32): 4, np.dtype(np.uint16): 8}
-"""Codes of the token dtypes in use, from the format's ``DType``."""
+DTYPE_CODES: dict[np.dtype[np.generic], int] = {np.dtype(np.int32): 4, np.dtype(np.uint16): 8}  # Megatron's ``DType``
 MAGIC = b"MMIDIDX\x00\x00"
 VERSION = 1
-HEADER = struct.Struct(f"<{len(MAGIC)}sQBQQ")
-"""Magic, version, dtype code, number of sequences, number of document boundaries."""
-SEQUENCES_AT_ONCE = 1 << 16
-"""Index entries in memory at a time."""
+HEADER = struct.Struct(f"<{len(MAGIC)}sQBQQ")  # magic, version, dtype code, sequences, document boundaries
+SEQUENCES_AT_ONCE = 1 << 16  # index entries in memory at a time
 
-_UINT16_VOCABULARY = 65_500
 _DTYPES: dict[int, np.dtype[np.generic]] = {code: dtype for dtype, code in DTYPE_CODES.items()}
 
 
 def token_dtype(vocab_size: int) -> np.dtype[np.generic]:
     """Return Megatron's dtype for token ids of this vocabulary: uint16 below 65,500 tokens, else int32."""
-    return np.dtype(np.uint16 if vocab_size < _UINT16_VOCABULARY else np.int32)
+    return np.dtype(np.uint16 if vocab_size < 65_500 else np.int32)
 
 
 def index_size(sequences: int) -> int:
@@ -61,8 +57,7 @@ def stream_index(
 ) -> Iterator[bytes]:
     """Yield the ``.idx`` file in chunks.
 
-    ``lengths`` must return the lengths of all ``sequences`` (tokens) in arrays of any size. It is called twice, because
-    the file holds all lengths before the first offset.
+    ``lengths``, called twice, returns the lengths of all ``sequences`` (tokens) in arrays of any size.
     """
     yield HEADER.pack(MAGIC, VERSION, DTYPE_CODES[dtype], sequences, sequences + 1)
     for some in lengths():

@@ -1,8 +1,7 @@
 """``pause-megatron merge-datasets``: joins the shards of one or several datasets into one or a few pairs of files.
 
 The result has the same bytes as Megatron's ``IndexedDatasetBuilder.add_index`` would write. Memory does not grow with
-the data: the kernel copies the tokens if the file system supports that, and the index is written in chunks. Every
-shard's entry stays in the manifest, so only the new indices are hashed. The folder gets its name when it is complete.
+the data. Every shard's entry stays in the manifest, so only the new indices are hashed.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -46,9 +45,7 @@ def merge_datasets(config: MergeDatasetsConfig) -> None:
     output that exists, and a full disk. Then no folder has the output's name.
     """
     manifests = [load_dataset_manifest(folder) for folder in config.input]
-    spans = [
-        span for folder, manifest in zip(config.input, manifests, strict=True) for span in spans_of(folder, manifest)
-    ]
+    spans = list(chain.from_iterable(map(spans_of, config.input, manifests)))
     _check_mergeable(config.input, manifests, spans)
     groups = cut_into_files(spans, config.files)
     if alive := sweep(config.output.parent, config.output.name):
@@ -56,7 +53,8 @@ def merge_datasets(config: MergeDatasetsConfig) -> None:
     with new_folder(config.output) as folder:
         # All indices come first: they are small, and show a shard that does not fit its manifest before the long copy.
         dtype = token_dtype(manifests[0].vocab_size)
-        names = _names(len(groups))
+        parts = [f"merged-{file:05}-of-{config.files:05}" for file in range(config.files)]
+        names = parts if config.files > 1 else ["merged"]
         merged = [write_merged_index(folder, *pair, dtype) for pair in zip(names, groups, strict=True)]
         for name, group in zip(names, groups, strict=True):
             write_merged_tokens(folder / f"{name}.bin", group)
@@ -88,10 +86,7 @@ def _check_mergeable(folders: Sequence[Path], manifests: Sequence[DatasetManifes
 
 
 def cut_into_files(spans: Sequence[ShardSpan], files: int) -> list[Sequence[ShardSpan]]:
-    """Cut ``spans`` into ``files`` consecutive groups of about the same size in bytes, none of them empty.
-
-    Raises :class:`UserError` when fewer shards than ``files`` have data.
-    """
+    """Cut ``spans`` into ``files`` groups of about equal bytes; raises :class:`UserError` if fewer shards have data."""
     filled = [place for place, span in enumerate(spans) if span.shard.sequences]
     if len(filled) < files:
         raise UserError(f"--files {files}: only {len(filled)} shards have data; give at most that number")
@@ -102,10 +97,6 @@ def cut_into_files(spans: Sequence[ShardSpan], files: int) -> list[Sequence[Shar
         cuts.append(min(max(nearest, cuts[-1] + 1), len(filled) - files + file))  # leave a shard for each file
     starts = [0, *(filled[cut] for cut in cuts[1:]), len(spans)]
     return [spans[start:stop] for start, stop in pairwise(starts)]
-
-
-def _names(files: int) -> list[str]:
-    return ["merged"] if files == 1 else [f"merged-{file:05}-of-{files:05}" for file in range(files)]
 
 
 def _joined(manifests: Sequence[DatasetManifest], merged: Sequence[MergedFile]) -> DatasetManifest:
@@ -122,10 +113,7 @@ def _joined(manifests: Sequence[DatasetManifest], merged: Sequence[MergedFile]) 
 
 
 def write_merged_index(folder: Path, name: str, spans: Sequence[ShardSpan], dtype: np.dtype[np.generic]) -> MergedFile:
-    """Write ``folder/name.idx`` for the shards ``spans``, with token ids of ``dtype``.
-
-    Raises :class:`UserError` when the index of a shard is damaged or does not fit the shard's manifest.
-    """
+    """Write ``folder/name.idx`` for ``spans``; raises :class:`UserError` if an index does not fit its manifest."""
     sequences = sum(span.shard.sequences for span in spans)
     digest, size = hashlib.sha256(), 0
     with open(folder / f"{name}.idx", "wb") as file:
@@ -172,9 +160,7 @@ def write_merged_tokens(path: Path, spans: Sequence[ShardSpan]) -> None:
 def append_range(source: int, start: int, size: int, target: int, name: str) -> None:
     """Append ``size`` bytes of the open file ``source``, from byte ``start``, to the open file ``target``.
 
-    The kernel copies them, and may share blocks instead; otherwise they are read and written.
-
-    Raises :class:`UserError` that names ``name`` when the source ends too early.
+    The kernel copies or shares them if it can. Raises :class:`UserError` that names ``name`` if the source ends early.
     """
     by_kernel = hasattr(os, "copy_file_range")
     while size:

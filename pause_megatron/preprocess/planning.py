@@ -1,12 +1,11 @@
 """Planning of a preprocessing run: the inputs, the settings of every dataset, and the missing shards.
 
-A shard is complete if its manifest exists. If it was made from other input or with other settings, the run raises an
-error that names the difference, before it writes anything.
+A shard is complete if its manifest exists.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -22,10 +21,10 @@ from pause_megatron.preprocess.dataset_manifest import (
     DatasetSettings,
     ShardManifest,
     ShardRecord,
+    StoredFile,
     check_stored_file,
     differing_setting,
     read_dataset_manifest,
-    shard_file,
 )
 from pause_megatron.preprocess.progress_log import PROGRESS_FOLDER
 from pause_megatron.preprocess.shard import ShardJob, ShardOutput
@@ -33,8 +32,7 @@ from pause_megatron.records.files import read_record
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.encoders import choose_encoder
 
-_DOCUMENTS_COMPARED = 1000
-"""First documents of a run on which a fast encoder must equal the reference."""
+_DOCUMENTS_COMPARED = 1000  # first documents of a run, on which a fast encoder must equal the reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,8 +50,7 @@ class Plan:
 def plan_run(config: PreprocessConfig) -> Plan:
     """Find inputs and complete shards, determine the settings, and remove the temporary files of killed runs.
 
-    Raises :class:`UserError` for unusable input or an unusable tokenizer, for an output folder with shards made from
-    other input or with other settings, and for shards that another run is writing.
+    Raises :class:`UserError` as :func:`~pause_megatron.preprocess.run.preprocess`, before anything is written.
     """
     sources = find_sources(config.input)
     folders = [folder for folder, _ in config.outputs()]
@@ -71,7 +68,8 @@ def plan_run(config: PreprocessConfig) -> Plan:
     records = [_read_records(folder) for folder in folders]
     indices = config.shard_indices(len(sources))
     anything_to_do = any(sources[i].name not in found for i in indices for found in records)
-    encoder = _choose_encoder(config, tokenizer, sources, options, records, anything_to_do)
+    texts = chain.from_iterable(block.texts for block in sources[0].read(options))
+    encoder = _choose_encoder(config, tokenizer, texts, records, anything_to_do)
     outputs = tuple(
         ShardOutput(folder=folder, settings=dataset_settings(insertion, config.text_key, tokenizer, encoder))
         for folder, insertion in config.outputs()
@@ -92,7 +90,7 @@ def plan_run(config: PreprocessConfig) -> Plan:
             )
             jobs.append(job)
     for folder in folders:
-        _sweep(folder, {job.name for job in jobs})
+        _sweep(folder, {job.source.name for job in jobs})
     return Plan(sources=sources, outputs=outputs, jobs=tuple(jobs))
 
 
@@ -144,7 +142,7 @@ def check_records(output: ShardOutput, records: dict[str, ShardRecord], sources:
                 f"{path}: {source.location} or its place in --input has changed since the shard was written; "
                 "give another --output"
             )
-        check_stored_file(output.folder, shard_file(shard))
+        check_stored_file(output.folder, StoredFile.of(shard, (shard,)))
 
 
 def _read_records(folder: Path) -> dict[str, ShardRecord]:
@@ -157,8 +155,7 @@ def _read_records(folder: Path) -> dict[str, ShardRecord]:
 def _choose_encoder(
     config: PreprocessConfig,
     tokenizer: PauseTokenizer,
-    sources: Sequence[Source],
-    options: ReadOptions,
+    texts: Iterator[str],
     records: Sequence[dict[str, ShardRecord]],
     anything_to_do: bool,
 ) -> str:
@@ -166,7 +163,6 @@ def _choose_encoder(
     recorded = {record.settings.encoder for found in records for record in found.values()}
     if config.encoder == "auto" and (recorded == {tokenizer.encoder_name} or (recorded and not anything_to_do)):
         return recorded.pop()
-    texts = chain.from_iterable(block.texts for block in sources[0].read(options))
     return choose_encoder(tokenizer, config.encoder, islice(texts, _DOCUMENTS_COMPARED))
 
 

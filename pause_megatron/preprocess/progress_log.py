@@ -1,7 +1,7 @@
 """Progress of a preprocessing run: each worker appends to its own log, and the first process reads all logs.
 
-``progress/HOST-PID.jsonl`` in the output folder has one JSON object a line (:class:`ProgressEntry`). Files work alike
-for processes, MPI ranks and the tasks of a Slurm array, and remain for later reading.
+``progress/HOST-PID.jsonl`` in the output folder has one :class:`ProgressEntry` a line. Files work alike for processes,
+MPI ranks and the tasks of a Slurm array.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Literal
 
 import msgspec
@@ -68,9 +67,7 @@ class ShardProgress:
         if time.monotonic() - self._written > _SECONDS_BETWEEN_ENTRIES:
             self._write("running")
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         self._write("done") if error is None else self._write("failed", error=str(error) or type(error).__name__)
         self._log.close()
 

@@ -35,7 +35,7 @@ def preprocess(config: PreprocessConfig) -> None:
         text = f"{len(plan.sources)} shards: {len(plan.jobs)} to do in this run, {done} complete or left to other runs"
         log.info(text + (f"; {ranks.size} MPI ranks" if ranks.size > 1 else ""))
         jobs = share_out(plan.jobs, ranks.size)[ranks.rank]
-        sizes = {job.name: job.source.size_bytes for job in plan.jobs}
+        sizes = {job.source.name: job.source.size_bytes for job in plan.jobs}
         progress = RunProgress(config.output / PROGRESS_FOLDER, sizes)
         with report_progress(progress) if sizes and ranks.rank == 0 else nullcontext():
             run_shards(jobs, _workers(config, ranks))
@@ -52,7 +52,6 @@ def _workers(config: PreprocessConfig, ranks: Ranks) -> int:
 
 
 def _finish(output: ShardOutput, plan: Plan) -> None:
-    """Write ``dataset.json`` if all shards are complete, and log a summary."""
     done = finished_shards(output, plan.sources)
     if len(done) < len(plan.sources):
         log.info(f"{output.folder}: {len(done)} of {len(plan.sources)} shards are complete")
@@ -66,8 +65,7 @@ def _finish(output: ShardOutput, plan: Plan) -> None:
             f"{dropped} tokens; give more text, or a smaller length and another --output than {output.folder}"
         )
     write_record(output.folder / DATASET_FILE, manifest)
-    skipped = sum(shard.skipped_records for shard in shards)
-    if skipped:
+    if skipped := sum(shard.skipped_records for shard in shards):
         log.warn(f"{output.folder}: {skipped} records could not be read and were left out; {DATASET_FILE} lists them")
     unit = f"sequences of {manifest.seq_length} tokens" if manifest.seq_length else "documents"
     log.info(

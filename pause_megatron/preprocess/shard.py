@@ -1,8 +1,7 @@
 """Worker body of preprocessing: turns one input into one complete shard of every dataset of the run.
 
 The input is read in blocks and encoded once. The stream of documents, each followed by the end-of-document token, goes
-to one writer for each dataset, which inserts the pauses. Memory is a few blocks, or a small multiple of the longest
-document.
+to one writer for each dataset. Memory is a few blocks, or a small multiple of the longest document.
 """
 
 from __future__ import annotations
@@ -16,19 +15,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pause_megatron.atomic import write_file
 from pause_megatron.corpus.blocks import Block, ReadOptions, Source
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import LISTED_SKIPS, DatasetSettings, ShardInput, SkippedRecord
 from pause_megatron.preprocess.indexed_files import token_dtype
 from pause_megatron.preprocess.progress_log import ShardProgress
-from pause_megatron.preprocess.shard_writer import open_shard
+from pause_megatron.preprocess.shard_writer import ShardWriter
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.encoders import Encoder, open_encoder
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 256 << 20
-_LARGEST_KEPT_BYTES = 32 << 20
-"""Larger arrays, which only a very long document needs, return to the system at once."""
+_LARGEST_KEPT_BYTES = 32 << 20  # larger arrays, which only a very long document needs, return to the system at once
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,25 +50,16 @@ class ShardJob:
     progress: Path
     """Folder of the progress log."""
 
-    @property
-    def name(self) -> str:
-        """Name of the shard."""
-        return self.source.name
-
 
 def process_shard(job: ShardJob) -> None:
-    """Write ``NAME.bin``, ``NAME.idx`` and, last, ``NAME.json`` to the folder of every output.
-
-    Raises :class:`UserError` for unreadable input and for a full disk; then no file gets its final name.
-    """
-    keep_freed_memory()
-    with ShardProgress(job.progress, job.name, job.source.size_bytes) as progress:
-        stream = _TokenStream(job)
+    """Write ``NAME.bin``, ``NAME.idx`` and, last, ``NAME.json`` of every output."""
+    _keep_freed_memory()
+    with ShardProgress(job.progress, job.source.name, job.source.size_bytes) as progress:
+        stream, writers = _TokenStream(job), []
         with ExitStack() as files:
-            writers = [
-                files.enter_context(open_shard(output.folder, job.name, output.settings, job.index))
-                for output in job.outputs
-            ]
+            for output in job.outputs:
+                file = files.enter_context(write_file(output.folder / f"{job.source.name}.bin"))
+                writers.append(ShardWriter(file, output.settings, job.index))
             for block in job.source.read(job.options):
                 tokens = stream.of_block(block)
                 for writer in writers:
@@ -103,7 +93,6 @@ class _TokenStream:
         return np.insert(ids.astype(self._dtype), np.cumsum(lengths), self._eod_id)
 
     def summary(self) -> ShardInput:
-        """Return the description of the input read."""
         source = self._job.source
         return ShardInput(
             name=source.name,
@@ -119,18 +108,16 @@ class _TokenStream:
 
 @lru_cache(maxsize=1)
 def _open_encoder(path: Path, sha256: str, name: str) -> Encoder:
-    """Open the encoder, once in each process."""
     tokenizer = PauseTokenizer.load(path)
     if tokenizer.sha256 != sha256:
         raise UserError(f"--tokenizer {path}: the file has changed since the run began; start the run again")
     return open_encoder(tokenizer, name)
 
 
-def keep_freed_memory() -> None:
-    """Keep up to 256 MiB of freed memory in this process for the next block; without glibc nothing changes.
+def _keep_freed_memory() -> None:
+    """Keep up to 256 MiB of freed memory for the next block; without glibc nothing changes.
 
-    Each block needs the same arrays of some megabytes again. By default the C library returns them to the system, which
-    clears every page before the next use: 4 of the 25 nanoseconds that each token costs in addition to encoding.
+    Otherwise the system clears every page again: 4 of the 25 nanoseconds that each token costs in addition to encoding.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -39,11 +39,6 @@ class ShardSpan:
         return self.folder / f"{self.file.name}.idx"
 
     @property
-    def after_last_byte(self) -> int:
-        """Byte behind the shard's last one in the ``.bin`` file."""
-        return self.first_byte + self.shard.bin_bytes
-
-    @property
     def after_last_sequence(self) -> int:
         """Index in the file behind the shard's last sequence."""
         return self.first_sequence + self.shard.sequences
@@ -54,18 +49,16 @@ class ShardSpan:
         return name + (f", shard {self.shard.name}" if len(self.file.shards) > 1 else "")
 
 
-def spans_of_file(folder: Path, file: StoredFile) -> Iterator[ShardSpan]:
-    """Yield the shards in one pair of files, in order."""
-    first_byte = first_sequence = 0
-    for shard in file.shards:
-        yield ShardSpan(folder, file, shard, first_byte, first_sequence)
-        first_byte += shard.bin_bytes
-        first_sequence += shard.sequences
-
-
 def spans_of(folder: Path, manifest: DatasetManifest) -> tuple[ShardSpan, ...]:
     """Return all shards of the dataset in ``folder``, in order."""
-    return tuple(span for file in stored_files(manifest) for span in spans_of_file(folder, file))
+    spans = []
+    for file in stored_files(manifest):
+        first_byte = first_sequence = 0
+        for shard in file.shards:
+            spans.append(ShardSpan(folder, file, shard, first_byte, first_sequence))
+            first_byte += shard.bin_bytes
+            first_sequence += shard.sequences
+    return tuple(spans)
 
 
 def stored_lengths(span: ShardSpan, index: IndexFile) -> Iterator[NDArray[np.int32]]:

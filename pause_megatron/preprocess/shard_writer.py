@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
@@ -17,7 +15,6 @@ from pause_megatron.pauses.insertion import (
     DocumentPauses,
     EveryTokenPauses,
     NoPauses,
-    Packed,
     SequencePauses,
     Strategy,
     pauses_per_sequence,
@@ -28,7 +25,7 @@ from pause_megatron.records.files import write_record
 
 
 class ShardWriter:
-    """Packs a stream with the strategy of ``settings`` and appends the sequences to ``NAME.bin``."""
+    """Packs a stream with the strategy of ``settings`` and appends the sequences to ``file``, the ``NAME.bin``."""
 
     def __init__(self, file: IO[bytes], settings: DatasetSettings, shard: int) -> None:
         self._file = file
@@ -47,10 +44,7 @@ class ShardWriter:
         packed = self._strategy.pack(joined, self._sequences)
         self._file.write(packed.tokens.data)
         self._digest.update(packed.tokens.data)
-        self._count(packed)
         self._pending = joined[packed.consumed :]
-
-    def _count(self, packed: Packed) -> None:
         self._lengths.append(packed.lengths)
         self._sequences += len(packed.lengths)
         self._tokens += len(packed.tokens)
@@ -82,13 +76,6 @@ class ShardWriter:
         return manifest
 
 
-@contextmanager
-def open_shard(folder: Path, name: str, settings: DatasetSettings, shard: int) -> Iterator[ShardWriter]:
-    """Open a writer of ``NAME.bin``. The file gets its name when the block succeeds; call ``finish`` after that."""
-    with write_file(folder / f"{name}.bin") as file:
-        yield ShardWriter(file, settings, shard)
-
-
 def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
     """Return the pause insertion of ``settings`` for the shard with index ``shard``."""
     if settings.strategy == "none":
@@ -116,11 +103,7 @@ def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
 
 
 def count_runs(is_pause: NDArray[np.bool_], sequence_lengths: NDArray[np.integer]) -> dict[int, int]:
-    """Count runs of consecutive pauses by their length. A run ends with its sequence.
-
-    ``is_pause`` has shape ``[tokens]``, the sequences one after another. The loop runs once for each pause of the
-    longest run, which has a few, and each step only combines bytes.
-    """
+    """Count runs of consecutive pauses by length, in ``is_pause``, shape ``[tokens]``. A run ends with its sequence."""
     at_least = [int(np.count_nonzero(is_pause))]  # [n]: positions where n + 1 consecutive pauses start
     together = is_pause[1:] & is_pause[:-1]
     together[np.cumsum(sequence_lengths, dtype=np.int64)[:-1] - 1] = False  # the next token is in the next sequence

@@ -1,8 +1,4 @@
-"""Reads the tokens of a shard in blocks of bounded size.
-
-A block holds complete sequences, so that a check needs no state from one block to the next. Only a document longer
-than :data:`TOKENS_AT_ONCE` is cut: each of its blocks holds one part, which begins at :attr:`TokenBlock.offset`.
-"""
+"""Reads the tokens of a shard in blocks of complete sequences, or of one part of a very long document."""
 
 from __future__ import annotations
 
@@ -23,9 +19,7 @@ from pause_megatron.preprocess.dataset_manifest import DatasetSettings
 from pause_megatron.preprocess.indexed_files import SEQUENCES_AT_ONCE, IndexFile, chunk_ranges, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan, stored_lengths
 
-TOKENS_AT_ONCE = 1 << 18
-"""Tokens of a block, unless one sequence of fixed length has more."""
-
+TOKENS_AT_ONCE = 1 << 18  # of a block, unless one sequence of fixed length has more
 _HASHED_AT_ONCE = 1 << 22
 
 
@@ -78,10 +72,7 @@ class TokenBlock:
 def read_blocks(
     span: ShardSpan, settings: DatasetSettings, *, share: float = 1.0, digest: Any | None = None
 ) -> Iterator[TokenBlock]:
-    """Read the first sequences of the shard at ``span``, with about ``share`` of its tokens (1: all).
-
-    ``settings`` are those of the dataset. ``digest``, a hash of :mod:`hashlib`, is updated with all bytes read.
-    """
+    """Read the first sequences of ``span``, with about ``share`` of its tokens, and update the hash ``digest``."""
     first_sequence = first_token = 0
     with open(span.bin_path, "rb") as file:
         file.seek(span.first_byte)

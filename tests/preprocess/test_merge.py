@@ -14,7 +14,7 @@ from pause_megatron.cli.main import run_command
 from pause_megatron.config.dataset import MergeDatasetsConfig
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess import indexed_files
-from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest, shard_file
+from pause_megatron.preprocess.dataset_manifest import StoredFile, load_dataset_manifest
 from pause_megatron.preprocess.indexed_files import index_bytes, index_size, stream_index
 from pause_megatron.preprocess.merge import append_range, cut_into_files, merge_datasets, write_merged_index
 from pause_megatron.preprocess.shard_spans import ShardSpan
@@ -131,7 +131,7 @@ def test_cuts_balance_bytes_and_leave_no_file_empty(by_hand, sizes, files, expec
 
 def synthetic_part(folder, name, lengths, index):
     entry = shard_entry(name, 0, lengths, 2 * int(np.sum(lengths, dtype=np.int64)), b"", index)
-    return ShardSpan(folder, shard_file(entry), entry, 0, 0)
+    return ShardSpan(folder, StoredFile.of(entry, (entry,)), entry, 0, 0)
 
 
 def test_merging_what_was_merged_gives_the_same(tmp_path, datasets):
@@ -270,7 +270,7 @@ def test_other_settings_are_refused_by_name(tmp_path, by_hand):
 
 def test_unfinished_folder_is_refused(tmp_path, by_hand):
     (by_hand / "dataset.json").unlink()
-    with pytest.raises(UserError, match=r"by-hand: has no dataset.json, so it is not a complete dataset"):
+    with pytest.raises(UserError, match=r"by-hand: not a complete dataset \(no dataset.json\)"):
         merge(tmp_path / "merged", by_hand)
 
 

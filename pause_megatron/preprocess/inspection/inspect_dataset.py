@@ -60,7 +60,12 @@ def inspect_dataset(config: InspectDatasetConfig) -> None:
         for line in sample_lines(sample, texts, config.tokens, console.width):
             console.print(line, soft_wrap=True)
     if config.histogram is not None:
-        _write_picture(config.histogram, config.data, manifest, found)
+        try:
+            from pause_megatron.preprocess.inspection.picture import write_picture
+        except ImportError as error:
+            raise UserError(f"--histogram: {error}; install it with pip install 'pause_megatron[report]'") from error
+        write_picture(config.histogram, f"{config.data.resolve().name}: {_settings(manifest)}", manifest, found)
+        log.info(f"{config.histogram} written")
 
 
 def _open_console() -> Console:
@@ -109,7 +114,6 @@ def _runs(manifest: DatasetManifest) -> str:
 
 
 def _measured(manifest: DatasetManifest, found: Measurements) -> Iterator[tuple[str, str]]:
-    """Yield the rows that come from the tokens read."""
     if documents := int(found.documents.sum()):
         low, median, high = (found.document_quantile(share) for share in (0.05, 0.5, 0.95))
         read = "all" if found.tokens == manifest.tokens else f"{found.tokens / manifest.tokens:.2%} of the"
@@ -127,12 +131,3 @@ def _heading(sample: StoredSample, manifest: DatasetManifest) -> str:
         f"sequence {sample.index} ({sample.place} of shard {sample.span.shard.name}): {tokens} tokens, {pauses} pauses "
         f"({pauses / tokens:.1%}), loss at {int(sample.has_loss.sum())} positions"
     )
-
-
-def _write_picture(path: Path, folder: Path, manifest: DatasetManifest, found: Measurements) -> None:
-    try:
-        from pause_megatron.preprocess.inspection.picture import write_picture
-    except ImportError as error:
-        raise UserError(f"--histogram: {error}; install it with pip install 'pause_megatron[report]'") from error
-    write_picture(path, f"{folder.resolve().name}: {_settings(manifest)}", manifest, found)
-    log.info(f"{path} written")

@@ -15,30 +15,23 @@ from pause_megatron.preprocess.dataset_manifest import DatasetManifest
 from pause_megatron.preprocess.shard_spans import ShardSpan
 from pause_megatron.preprocess.token_blocks import TokenBlock, read_blocks
 
-DOCUMENT_BINS = 50
-"""Parts of equal length into which a document is divided to count the places of its pauses."""
-LONGEST_GAP = 500
-"""Real tokens between two pauses; longer gaps count as this long."""
-LONGEST_DOCUMENT = 1 << 20
-"""Real tokens of a document; longer documents count as this long."""
-
-
-def _no_counts() -> NDArray[np.int64]:
-    return np.zeros(0, np.int64)
+DOCUMENT_BINS = 50  # parts of equal length of a document, for the places of its pauses
+LONGEST_GAP = 500  # real tokens between two pauses; longer gaps count as this long
+LONGEST_DOCUMENT = 1 << 20  # real tokens; longer documents count as this long
 
 
 @dataclass
 class Measurements:
     """Counts over the tokens read."""
 
-    tokens: int = 0
-    places: NDArray[np.int64] = field(default_factory=_no_counts)
+    places: NDArray[np.int64]
     """Tokens at each place: position in the sequence, or one of :data:`DOCUMENT_BINS` parts of a document."""
-    pauses: NDArray[np.int64] = field(default_factory=_no_counts)
+    pauses: NDArray[np.int64]
     """Pauses at each place."""
+    tokens: int = 0
     gaps: NDArray[np.int64] = field(default_factory=lambda: np.zeros(LONGEST_GAP + 1, np.int64))
     """Number of gaps (real tokens between a pause and the next one of its sequence) by length."""
-    documents: NDArray[np.int64] = field(default_factory=_no_counts)
+    documents: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
     """Number of complete documents by their real tokens, without the end."""
 
     def document_quantile(self, share: float) -> int:
@@ -57,7 +50,9 @@ def measure(spans: Sequence[ShardSpan], manifest: DatasetManifest, tokens: int) 
             found.tokens += len(block.tokens)
             _count_places(block, manifest, found)
             found.gaps += np.bincount(gaps.of_block(block), minlength=LONGEST_GAP + 1)
-            found.documents = _added(found.documents, np.bincount(documents.of_block(block)))
+            more = np.bincount(documents.of_block(block), minlength=len(found.documents))
+            more[: len(found.documents)] += found.documents
+            found.documents = more
     return found
 
 
@@ -86,22 +81,12 @@ class _Gaps:
             pauses = np.append(self._last, pauses)
         same_sequence = np.diff(np.searchsorted(block.ends + block.first_token, pauses, side="right")) == 0
         self._last = pauses[-1:]
-        return _capped(np.diff(pauses)[same_sequence] - 1, LONGEST_GAP)
-
-
-def _added(counts: NDArray[np.int64], more: NDArray[np.int64]) -> NDArray[np.int64]:
-    longer, shorter = (counts, more) if len(counts) >= len(more) else (more, counts)
-    total = longer.copy()
-    total[: len(shorter)] += shorter
-    return total
+        gaps: NDArray[np.int64] = np.diff(pauses)[same_sequence] - 1
+        return gaps.clip(max=LONGEST_GAP)
 
 
 class _DocumentLengths:
-    """Finds the complete documents of a shard and their lengths.
-
-    If each sequence continues the text of the one before it, a document may lie in several sequences. If text was
-    dropped between them, only a document inside one sequence is known to be complete.
-    """
+    """Finds the complete documents of a shard; if text was dropped between sequences, only those inside a sequence."""
 
     def __init__(self, manifest: DatasetManifest) -> None:
         self._eod_id = manifest.eod_id
@@ -113,15 +98,11 @@ class _DocumentLengths:
         """Return the real tokens of the documents that end in ``block``, without their ends."""
         ends = np.flatnonzero(block.tokens == self._eod_id)
         real_so_far = np.cumsum(~block.is_pause)  # [tokens]
-        lengths = np.diff(real_so_far[ends], prepend=0) - 1
+        lengths: NDArray[np.int64] = np.diff(real_so_far[ends], prepend=0) - 1
         if self._dropped:
             sequence = np.searchsorted(block.ends, ends, side="right")
-            return _capped(lengths[1:][np.diff(sequence) == 0], LONGEST_DOCUMENT)
-        lengths[:1] += self._open
-        self._open = int(real_so_far[-1] - real_so_far[ends[-1]] if len(ends) else self._open + real_so_far[-1])
-        return _capped(lengths, LONGEST_DOCUMENT)
-
-
-def _capped(lengths: NDArray[np.int64], most: int) -> NDArray[np.int64]:
-    capped: NDArray[np.int64] = np.minimum(lengths, most)
-    return capped
+            lengths = lengths[1:][np.diff(sequence) == 0]
+        else:
+            lengths[:1] += self._open
+            self._open = int(real_so_far[-1] - real_so_far[ends[-1]] if len(ends) else self._open + real_so_far[-1])
+        return lengths.clip(max=LONGEST_DOCUMENT)

@@ -1,7 +1,6 @@
 """Picture of histograms: places of pauses, gaps between them, lengths of runs, and lengths of documents.
 
-A dashed line shows the expectation from the settings. Colours are those of Okabe and Ito. Only this module imports
-matplotlib, so import it only to draw.
+A dashed line is the expectation from the settings; colours are Okabe and Ito's. Only this module imports matplotlib.
 """
 
 from __future__ import annotations
@@ -39,15 +38,11 @@ STYLE: dict[Any, Any] = {
 _MOST_BARS = 64
 _LONGEST_RUN_SHOWN = 8
 _SHARE_OF_GAPS_SHOWN = 0.995
-_WIDE_RANGE = 50
-"""Ratio of the ends of a logarithmic axis above which only powers of ten have room for labels."""
+_WIDE_RANGE = 50  # ratio of the ends of a logarithmic axis above which only powers of ten have room for labels
 
 
 def write_picture(path: Path, title: str, manifest: DatasetManifest, found: Measurements) -> None:
-    """Draw ``found`` to ``path``, in the format of its suffix.
-
-    Raises :class:`UserError` for an unknown format and a path that cannot be written.
-    """
+    """Draw ``found`` to ``path``; raises :class:`UserError` if its format is unknown or it cannot be written."""
     with matplotlib.rc_context(STYLE):
         panels = [_draw_places, _draw_gaps, _draw_runs, _draw_documents] if manifest.pauses else [_draw_documents]
         rows, columns = (2, 2) if len(panels) > 1 else (1, 1)

@@ -25,8 +25,7 @@ from pause_megatron.tokenizer import PauseTokenizer
 PAUSE = "<pause>"
 END_OF_DOCUMENT = "<eod>"
 NO_LOSS = "^"
-FURTHER_BYTE = "\u00b7"
-"""Sign of a token that is a further byte of the character before it."""
+FURTHER_BYTE = "\u00b7"  # for a token that is a further byte of the character before it
 LEGEND = (
     f"Bars separate tokens; {END_OF_DOCUMENT} is the end of a document; numbers are positions; {NO_LOSS} marks "
     f"positions without loss, because the next token is {PAUSE} or unknown."
@@ -37,10 +36,8 @@ _END_STYLE = "black on #56b4e9"
 _MARK_STYLE = "#d55e00"
 _BAR = "\u2502"
 _INCOMPLETE = "\ufffd"
-_LONGEST_CHARACTER = 4
-"""Bytes of a character in UTF-8, at most."""
-_SHOWN = {"\n": "\u23ce", "\t": "\u21e5", "\r": "\u240d"}
-"""Signs for characters that would break a line."""
+_LONGEST_CHARACTER = 4  # bytes in UTF-8
+_SHOWN = {"\n": "\u23ce", "\t": "\u21e5", "\r": "\u240d"}  # signs for characters that would break a line
 
 
 @dataclass(frozen=True)
@@ -59,10 +56,7 @@ class StoredSample:
 
 
 def choose_indices(wanted: Sequence[int], samples: int, sequences: int) -> Sequence[int]:
-    """Return ``wanted``, or the indices of ``samples`` sequences at equal distances if it is empty.
-
-    Raises :class:`UserError` for an index beyond the last sequence.
-    """
+    """Return ``wanted`` after a check, or the indices of ``samples`` sequences at equal distances if it is empty."""
     for index in wanted:
         if index >= sequences:
             raise UserError(f"--indices {index}: the dataset has {sequences} sequences; give 0 to {sequences - 1}")
@@ -73,9 +67,8 @@ def choose_indices(wanted: Sequence[int], samples: int, sequences: int) -> Seque
 def read_sample(spans: Sequence[ShardSpan], manifest: DatasetManifest, index: int) -> StoredSample:
     """Read sequence ``index`` of the dataset with the shards ``spans``.
 
-    The target of the last position is the first token of the next sequence of the shard, if that continues the text;
-    otherwise the position has no target and no loss. The target of a document's last position is the first token of
-    the document that Megatron packs behind it, which is never a pause.
+    The target of the last position is the first token of the shard's next sequence if that continues the text, else
+    none. Behind a document Megatron packs another one, which never begins with a pause.
     """
     starts = [0, *accumulate(span.shard.sequences for span in spans)]
     number = bisect_right(starts, index) - 1
@@ -159,10 +152,7 @@ def sample_lines(sample: StoredSample, texts: TokenTexts, tokens: int, width: in
 
 
 def _new_lines(position: int, margin: int) -> tuple[Text, Text]:
-    upper = Text(f"{position:>{margin - 1}} ", style="")
-    upper.stylize("dim")
-    upper.append(_BAR, style="dim")
-    return upper, Text(" " * (margin + 1))
+    return Text.assemble((f"{position:>{margin - 1}} {_BAR}", "dim")), Text(" " * (margin + 1))
 
 
 def _filled(upper: Text, lower: Text) -> Iterator[Text]:

@@ -1,9 +1,8 @@
-"""Faults that verification finds: for each kind the first one in full, and the number of further ones.
-
-One damaged byte gives one line, and a shard that is wrong throughout gives a few lines, not millions.
-"""
+"""Faults that verification finds: for each kind the first one in full, and the number of further ones."""
 
 from __future__ import annotations
+
+from collections import Counter
 
 
 class Faults:
@@ -14,12 +13,12 @@ class Faults:
 
     def __init__(self) -> None:
         self._messages: dict[str, str] = {}
-        self._counts: dict[str, int] = {}
+        self._counts: Counter[str] = Counter()
 
     def add(self, kind: str, message: str, count: int = 1) -> None:
         """Add ``count`` faults of a ``kind``; ``message`` (one line) describes the first of them."""
         self._messages.setdefault(kind, message)
-        self._counts[kind] = self._counts.get(kind, 0) + count
+        self._counts[kind] += count
 
     def expect(self, kind: str, subject: str, found: object, expected: object) -> bool:
         """Add a fault unless ``found`` equals ``expected``; returns whether it does."""

@@ -87,7 +87,6 @@ def check_entry(span: ShardSpan, settings: DatasetSettings, merged: bool, faults
 
 
 def _check_record(span: ShardSpan, settings: DatasetSettings, faults: Faults) -> None:
-    """Compare the shard's own manifest with its entry in the dataset's manifest."""
     path = span.folder / f"{span.shard.name}.json"
     try:
         record = read_record(path, ShardRecord)
@@ -101,10 +100,7 @@ def _check_record(span: ShardSpan, settings: DatasetSettings, faults: Faults) ->
 
 
 def find_twins(folder: Path, manifest: DatasetManifest, spans: Sequence[ShardSpan]) -> list[ShardSpan]:
-    """Return the shard of the dataset without pauses in ``folder`` for each of ``spans``, by name and index.
-
-    Raises :class:`UserError` when ``folder`` has pauses, or was written from other input or with another tokenizer.
-    """
+    """Return for each of ``spans`` the same shard of ``folder``, a dataset without pauses from the same input."""
     standard = load_dataset_manifest(folder)
     if standard.strategy != "none":
         raise UserError(

@@ -3,7 +3,6 @@
 The places of pauses depend only on the settings, the shard and the stored lengths, not on the text. So the writer's own
 strategy (``real_places`` in :mod:`~pause_megatron.pauses.insertion`) gives for each stored token whether it must be a
 pause. The real tokens must be those of the same shard in the dataset without pauses, its *twin*, in order.
-
 Memory does not grow with the shard: one block of tokens, or one byte for each token of a very long document.
 """
 

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from pause_megatron.config.dataset import MergeDatasetsConfig
-from pause_megatron.preprocess.dataset_manifest import DatasetSettings, StoredFile
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest, DatasetSettings, MergedFile
 from pause_megatron.preprocess.indexed_files import IndexFile, index_bytes
 from pause_megatron.preprocess.merge import merge_datasets
-from pause_megatron.preprocess.shard_spans import spans_of_file
+from pause_megatron.preprocess.shard_spans import spans_of
 from pause_megatron.preprocess.verification.faults import Faults
 from pause_megatron.preprocess.verification.index_checks import check_index
 from tests.preprocess.finished_datasets import BY_HAND, Damaged, shard_entry, write_by_hand
@@ -117,12 +117,13 @@ def test_index_past_2_to_the_31_tokens(tmp_path):
     (tmp_path / "merged.idx").write_bytes(merged)
     size = 2 * int(lengths.sum(dtype=np.int64))
     shards = tuple(shard_entry(f"p{number}", number, lengths, size, b"", b"") for number in range(3))
-    file = StoredFile(name="merged", shards=shards, bin_bytes=3 * size, idx_bytes=len(merged), idx_sha256="")
+    file = MergedFile(name="merged", shards=3, bin_bytes=3 * size, idx_bytes=len(merged), idx_sha256="")
     settings = DatasetSettings(**BY_HAND, vocab_size=1000)
+    manifest = DatasetManifest(**vars(settings), shards=shards, merged=(file,), versions={})
 
     def found():
         faults = Faults()
-        for part in spans_of_file(tmp_path, file):
+        for part in spans_of(tmp_path, manifest):
             check_index(part, IndexFile.open(tmp_path / "merged.idx"), settings, faults)
         return faults.lines()
 

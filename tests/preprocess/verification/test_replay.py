@@ -10,7 +10,7 @@ from pause_megatron.preprocess.dataset_manifest import (
     DatasetSettings,
     ShardInput,
 )
-from pause_megatron.preprocess.shard_writer import open_shard
+from pause_megatron.preprocess.shard_writer import ShardWriter
 from pause_megatron.records.files import write_record
 from tests.preprocess.finished_datasets import BY_HAND, EOD, PAUSE, Damaged, real_place, write_by_hand
 
@@ -230,7 +230,8 @@ def long_document(tmp_path, request):
     text[[-10, -1]] = EOD
     folder = tmp_path / "long"
     folder.mkdir()
-    with open_shard(folder, "long", settings, 0) as writer:
+    with open(folder / "long.bin", "wb") as file:
+        writer = ShardWriter(file, settings, 0)
         writer.add(text)
     counts = {"documents": 2, "empty_documents": 0, "skipped_records": 0, "skipped": ()}
     shard = writer.finish(folder, ShardInput(name="long", index=0, input="long.jsonl", input_bytes=0, **counts))

@@ -147,7 +147,7 @@ def test_command_line(datasets, damaged, capsys):
 
 
 def test_a_folder_without_a_dataset_is_a_user_error(tmp_path):
-    with pytest.raises(UserError, match=r"has no dataset.json, so it is not a complete dataset; write or finish"):
+    with pytest.raises(UserError, match=r"not a complete dataset \(no dataset.json\); finish it with"):
         verify_dataset(VerifyDatasetConfig(data=tmp_path))
     (tmp_path / "dataset.json").write_text('{"format": "pause_megatron/dataset/2", "strategy": "sequ')
     with pytest.raises(UserError, match=r"dataset.json: not complete JSON \(Input data was truncated\)"):
