@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
+from pkgutil import resolve_name
 from typing import Any
 
 
@@ -24,17 +24,12 @@ class Command:
 
     def config_class(self) -> type:
         """Import and return the configuration class."""
-        found: type = _resolve(self.config)
+        found: type = resolve_name(self.config)
         return found
 
     def run(self, config: Any) -> None:
         """Import the command's function and call it."""
-        _resolve(self.function)(config)
-
-
-def _resolve(reference: str) -> Any:
-    module, _, name = reference.partition(":")
-    return getattr(import_module(module), name)
+        resolve_name(self.function)(config)
 
 
 SUBCOMMANDS: dict[str, Command] = {

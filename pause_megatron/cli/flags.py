@@ -18,7 +18,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from pause_megatron.config.checks import suggestion
-from pause_megatron.config.serialize import build, flags_of_mapping, flat_fields, read_config_file
+from pause_megatron.config.serialize import build, flags_of_mapping, flat_fields, read_settings
 from pause_megatron.errors import UserError
 
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
@@ -40,7 +40,8 @@ def parse(config_class: type, program: str, arguments: list[str]) -> Any:
         sources.add_argument("--preset")
     found, flags = sources.parse_known_args(arguments)
     if found.config is not None:
-        flags = flags_of_mapping(read_config_file(Path(found.config)), config_class, f"--config {found.config}") + flags
+        source = f"--config {found.config}"
+        flags = flags_of_mapping(read_settings(Path(found.config), source), config_class, source) + flags
     if found.preset is not None:
         if found.preset not in presets:
             raise UserError(f"--preset {found.preset}: unknown preset; {suggestion(found.preset, presets)}")
@@ -83,12 +84,6 @@ class FlagParser(argparse.ArgumentParser):
         """Every flag as typed, such as ``--num-layers``, and the words it allows; no words if it allows others."""
         return {option: tuple(action.choices or ()) for action in self._actions for option in action.option_strings}
 
-    def format_usage_line(self) -> str:
-        """The command with its required flags, wrapped to the terminal."""
-        required = [f"{action.option_strings[0]} {action.metavar}" for action in self._actions if action.required]
-        width = shutil.get_terminal_size().columns - len("usage: ")
-        return "\n    ".join(wrap(" ".join([self.prog, *required, "[FLAGS]"]), width))
-
 
 class _HelpFormatter(argparse.HelpFormatter):
     """Keeps paragraphs apart, does not break a line inside ``--num-layers``, and shows switches as ``--[no-]name``."""
@@ -130,7 +125,9 @@ def flag_parser(config_class: type, program: str) -> FlagParser:
         names = f"Named settings, which --config and flags override: {', '.join(presets)}."
         general.add_argument("--preset", metavar="NAME", choices=list(presets), help=names)
     _add_flags(parser, config_class, parser.add_argument_group("flags"))
-    parser.usage = parser.format_usage_line()
+    required = [f"{action.option_strings[0]} {action.metavar}" for action in parser._actions if action.required]
+    width = shutil.get_terminal_size().columns - len("usage: ")
+    parser.usage = "\n    ".join(wrap(" ".join([program, *required, "[FLAGS]"]), width))
     return parser
 
 

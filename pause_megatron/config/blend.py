@@ -1,8 +1,4 @@
-"""Data blends: parses ``--data`` and ``--validation-data``.
-
-The syntax is Megatron's: one folder (``DIR``), several (``DIR_A DIR_B``), or several with weights
-(``0.7 DIR_A 0.3 DIR_B``).
-"""
+"""Data blends: parses ``--data`` and ``--validation-data`` in Megatron's syntax, such as ``0.7 DIR_A 0.3 DIR_B``."""
 
 from __future__ import annotations
 

@@ -22,6 +22,13 @@ def require_fraction(**values: float) -> None:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be at least 0 and below 1")
 
 
+def require_positive(**values: float) -> None:
+    """Raise :class:`UserError` that names the flag of the first of ``values`` that is not above 0."""
+    for name, value in values.items():
+        if not value > 0:
+            raise UserError(f"--{name.replace('_', '-')} {value}: must be positive")
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """A correction for a mistyped ``word``: the closest of the ``known`` words, or all of them."""
     known = list(known)

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pause_megatron.config.checks import require_at_least
+from pause_megatron.config.checks import require_at_least, require_positive
 from pause_megatron.config.deepspeed import Precision
-from pause_megatron.errors import UserError
 
 ProofMethod = Literal["auto", "whole", "layers"]
 
@@ -38,11 +37,9 @@ class ConvertToHfConfig:
     """Pauses that the exported tokenizer appends to every prompt, for programs without support for pauses; 0: none."""
 
     def __post_init__(self) -> None:
-        _check_tolerance(self.tolerance)
+        require_positive(tolerance=self.tolerance, max_shard_gb=self.max_shard_gb)
         require_at_least(1, proof_sequences=self.proof_sequences)
         require_at_least(0, bake_pauses=self.bake_pauses)
-        if self.max_shard_gb <= 0:
-            raise UserError(f"--max-shard-gb {self.max_shard_gb}: must be positive")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,11 +62,6 @@ class ConvertFromHfConfig:
     parameters."""
 
     def __post_init__(self) -> None:
-        _check_tolerance(self.tolerance)
+        require_positive(tolerance=self.tolerance)
         require_at_least(1, proof_sequences=self.proof_sequences)
         require_at_least(0, seed=self.seed)
-
-
-def _check_tolerance(tolerance: float) -> None:
-    if tolerance <= 0:
-        raise UserError(f"--tolerance {tolerance}: must be positive")

@@ -37,7 +37,6 @@ OWNED_KEYS_OF_FINETUNING = {
 Precision = Literal["fp32", "bf16", "fp16"]
 TORCH_DTYPES: dict[Precision, str] = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 """PyTorch's name of each precision, for example ``getattr(torch, TORCH_DTYPES["bf16"])``."""
-_HALVES: tuple[Precision, ...] = ("bf16", "fp16")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,11 +44,9 @@ class DeepSpeedFile:
     """A validated ``--deepspeed`` file."""
 
     path: Path
-    """File that was read."""
     values: dict[str, Any]
     """Content of the file, which DeepSpeed receives."""
     zero_stage: int
-    """ZeRO stage, 0 to 3."""
     precision: Precision
     """Precision of weights and activations."""
     grad_dtype: Precision
@@ -86,10 +83,10 @@ def read_deepspeed_file(path: Path, owned: Mapping[str, str] = OWNED_KEYS) -> De
 
 def deepspeed_file(path: Path, values: dict[str, Any]) -> DeepSpeedFile:
     """Interpret ``values``, the content of ``path``. Raises :class:`UserError` for contradictions."""
-    enabled: list[Precision] = [name for name in _HALVES if values.get(name, {}).get("enabled", False)]
-    if len(enabled) > 1:
+    bf16, fp16 = (values.get(name, {}).get("enabled", False) for name in ("bf16", "fp16"))
+    if bf16 and fp16:
         raise UserError(f"--deepspeed {path}: bf16 and fp16 cannot both be enabled; disable one")
-    precision: Precision = enabled[0] if enabled else "fp32"
+    precision: Precision = "bf16" if bf16 else "fp16" if fp16 else "fp32"
     zero = values.get("zero_optimization", {})
     grad_dtype: Precision = values.get("data_types", {}).get("grad_accum_dtype") or precision
     if grad_dtype not in (precision, "fp32"):

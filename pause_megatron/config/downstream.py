@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pause_megatron.config.checks import require_at_least, require_fraction
+from pause_megatron.config.checks import require_at_least, require_fraction, require_positive
 from pause_megatron.config.pausing import FinetunePausing, InferencePausing
 from pause_megatron.errors import UserError
 
@@ -146,8 +146,7 @@ class FinetuneConfig:
         require_at_least(1, log_interval=self.log_interval, save_interval=self.save_interval)
         require_at_least(1, gradient_accumulation_steps=self.gradient_accumulation_steps)
         require_fraction(adam_beta1=self.adam_beta1, adam_beta2=self.adam_beta2)
-        if not self.learning_rate > 0:
-            raise UserError(f"--learning-rate {self.learning_rate}: must be positive")
+        require_positive(learning_rate=self.learning_rate)
         if self.batch_size % self.gradient_accumulation_steps:
             raise UserError(
                 f"--gradient-accumulation-steps {self.gradient_accumulation_steps}: must divide --batch-size"

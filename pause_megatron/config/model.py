@@ -9,11 +9,8 @@ from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
 
 PADDED_VOCAB_MULTIPLE = 128
-"""Multiple that the number of vocabulary rows is padded to, under every layout.
-
-Padding rows take part in the softmax and receive gradients. If their number depended on the tensor-parallel size, two
-layouts of one run would compute different losses.
-"""
+"""Multiple that the number of vocabulary rows is padded to. Padding rows take part in the softmax, so their number must
+not depend on the tensor-parallel size: two layouts of one run would compute different losses."""
 
 
 def padded_vocab_size(vocab_size: int) -> int:
@@ -51,19 +48,13 @@ class ModelConfig:
     """GELU (gpt2 only): exact, or the tanh approximation of OpenAI's GPT-2."""
 
     def __post_init__(self) -> None:
-        require_at_least(1, num_layers=self.num_layers, hidden_size=self.hidden_size)
-        require_at_least(1, num_attention_heads=self.num_attention_heads)
+        heads, groups = self.num_attention_heads, self.num_query_groups
+        require_at_least(1, num_layers=self.num_layers, hidden_size=self.hidden_size, num_attention_heads=heads)
         require_at_least(1, max_position_embeddings=self.max_position_embeddings)
-        if self.hidden_size % self.num_attention_heads:
-            raise UserError(
-                f"--hidden-size {self.hidden_size} is not a multiple of"
-                f" --num-attention-heads {self.num_attention_heads}"
-            )
-        if self.num_attention_heads % self.query_groups:
-            raise UserError(
-                f"--num-attention-heads {self.num_attention_heads} is not a multiple of"
-                f" --num-query-groups {self.num_query_groups}"
-            )
+        if self.hidden_size % heads:
+            raise UserError(f"--hidden-size {self.hidden_size} is not a multiple of --num-attention-heads {heads}")
+        if heads % self.query_groups:
+            raise UserError(f"--num-attention-heads {heads} is not a multiple of --num-query-groups {groups}")
 
     @property
     def query_groups(self) -> int:
@@ -90,9 +81,8 @@ class ModelConfig:
     def layer_parameters(self, tp: int = 1) -> int:
         """Parameters of one transformer layer on each of ``tp`` tensor-parallel ranks.
 
-        Tensor parallelism divides the matrices, and the biases of matrices that it divides along their output (queries,
-        keys and values; the MLP's first matrix). Every rank holds the norms and the biases that are added after an
-        all-reduce (the output projections of attention and of the MLP).
+        Tensor parallelism divides the matrices, and the biases of queries, keys, values and the MLP's first matrix.
+        Every rank holds the norms, and the biases of the output projections of attention and of the MLP.
         """
         hidden, ffn = self.hidden_size, self.ffn_size
         query_key_value = hidden + 2 * self.query_groups * self.head_dim

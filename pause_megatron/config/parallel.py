@@ -1,8 +1,8 @@
-"""Parallel layout: how ranks share the model, and the table of combinations that are refused."""
+"""Parallel layout: how ranks share the model, and the combinations that are refused."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -90,6 +90,7 @@ def resolve_layout(
             f"{world_size} processes cannot be divided into --tensor-model-parallel-size {tp} x"
             f" --pipeline-model-parallel-size {pp}: start a multiple of {tp * pp} processes"
         )
+    never_compiles = parallel.compile_layers == "auto" and deepspeed.zero_stage == 3
     layout = Layout(
         tp=tp,
         pp=pp,
@@ -98,100 +99,75 @@ def resolve_layout(
         sequence_parallel=parallel.sequence_parallel and tp > 1,
         recompute_granularity=parallel.recompute_granularity,
         recompute_num_layers=parallel.recompute_num_layers,
-        compile_layers=_compile_layers(parallel, deepspeed),
+        compile_layers="never" if never_compiles else parallel.compile_layers,
     )
-    _refuse(layout, deepspeed, [*_impossible_with_deepspeed(layout, deepspeed), *_impossible_sizes(layout, model)])
-    padded = padded_vocab_size(vocab_size)
-    _refuse(layout, deepspeed, [(padded % tp != 0, f"the padded vocabulary {padded} is not a multiple of {tp}")])
+    _refuse(layout, deepspeed, _conflicts_with_deepspeed(layout, deepspeed))
+    _refuse(layout, deepspeed, _impossible_sizes(layout, model, padded_vocab_size(vocab_size)))
     return layout
-
-
-def _compile_layers(parallel: ParallelConfig, deepspeed: DeepSpeedFile) -> CompileLayers:
-    return "never" if parallel.compile_layers == "auto" and deepspeed.zero_stage == 3 else parallel.compile_layers
 
 
 def check_batches(layout: Layout, deepspeed: DeepSpeedFile, *, num_microbatches: int, seq_length: int) -> None:
     """Refuse a ``layout`` that cannot compute ``num_microbatches`` per step or sequences of ``seq_length`` tokens."""
-    _refuse(
-        layout,
-        deepspeed,
-        [
-            (
-                layout.vp > 1 and num_microbatches % layout.pp != 0,
-                f"the interleaved schedule needs a multiple of {layout.pp} microbatches per step, one for each stage,"
-                f" but has {num_microbatches}; change --global-batch-size or --micro-batch-size",
-            ),
-            (
-                layout.sequence_parallel and seq_length % layout.tp != 0,
-                f"sequences of {seq_length} tokens cannot be split over {layout.tp} ranks; omit --sequence-parallel",
-            ),
-        ],
-    )
+    _refuse(layout, deepspeed, _impossible_batches(layout, num_microbatches, seq_length))
 
 
-Condition = tuple[bool, str]
-"""Whether to refuse, and the reason with the remedy."""
+def _refuse(layout: Layout, deepspeed: DeepSpeedFile, reasons: Iterator[str]) -> None:
+    for reason in reasons:
+        raise UserError(f"{layout} with ZeRO-{deepspeed.zero_stage} ({deepspeed.path.name}): {reason}")
 
 
-def _refuse(layout: Layout, deepspeed: DeepSpeedFile, conditions: Sequence[Condition]) -> None:
-    for refused, reason in conditions:
-        if refused:
-            raise UserError(f"{layout} with ZeRO-{deepspeed.zero_stage} ({deepspeed.path.name}): {reason}")
-
-
-def _impossible_with_deepspeed(layout: Layout, deepspeed: DeepSpeedFile) -> list[Condition]:
+def _conflicts_with_deepspeed(layout: Layout, deepspeed: DeepSpeedFile) -> Iterator[str]:
     """Layouts that exclude ZeRO stages. All other combinations work; ``make layouts`` runs them."""
     stage, path = deepspeed.zero_stage, deepspeed.path
-    return [
-        (stage not in range(4), f"unknown ZeRO stage; set 0, 1, 2 or 3 in {path}"),
-        (
-            stage >= 2 and layout.pp > 1,
+    if stage not in range(4):
+        yield f"unknown ZeRO stage; set 0, 1, 2 or 3 in {path}"
+    if stage >= 2 and layout.pp > 1:
+        yield (
             f"ZeRO-{stage} releases gradients{' and weights' if stage == 3 else ''} after every backward pass, but"
             " pipeline schedules interleave the passes of several microbatches; use a ZeRO-1 file of ds_configs/, or"
-            " --pipeline-model-parallel-size 1",
-        ),
-        (
-            stage == 3 and layout.compile_layers == "always",
+            " --pipeline-model-parallel-size 1"
+        )
+    if stage == 3 and layout.compile_layers == "always":
+        yield (
             "ZeRO-3 gathers weights in hooks that torch.compile cannot trace; use --compile-layers auto, or ZeRO-2 or"
-            " below",
-        ),
-        (
-            stage == 0 and deepspeed.offload_optimizer,
-            "DeepSpeed offloads only a partitioned optimizer; use ZeRO-1 or above",
-        ),
-        (
-            stage < 3 and deepspeed.offload_parameters,
-            f"offload_param requires ZeRO-3, which partitions the weights; remove it from {path}, or use stage 3",
-        ),
-        (
-            stage < 3 and deepspeed.offload_optimizer and deepspeed.grad_dtype != deepspeed.precision,
+            " below"
+        )
+    if stage == 0 and deepspeed.offload_optimizer:
+        yield "DeepSpeed offloads only a partitioned optimizer; use ZeRO-1 or above"
+    if stage < 3 and deepspeed.offload_parameters:
+        yield f"offload_param requires ZeRO-3, which partitions the weights; remove it from {path}, or use stage 3"
+    if stage < 3 and deepspeed.offload_optimizer and deepspeed.grad_dtype != deepspeed.precision:
+        yield (
             "an offloaded optimizer accumulates gradients in the precision of the weights; remove grad_accum_dtype from"
-            f" {path}, or use ZeRO-3",
-        ),
-    ]
+            f" {path}, or use ZeRO-3"
+        )
 
 
-def _impossible_sizes(layout: Layout, model: ModelConfig) -> list[Condition]:
+def _impossible_sizes(layout: Layout, model: ModelConfig, vocab_rows: int) -> Iterator[str]:
     tp, pp, vp = layout.tp, layout.pp, layout.vp
-    layers_per_chunk = model.num_layers // (pp * vp)
-    return [
-        (
-            vp > 1 and pp == 1,
-            "--virtual-pipeline-model-parallel-size needs pipeline stages; give --pipeline-model-parallel-size",
-        ),
-        (
-            model.num_layers % (pp * vp) != 0,
-            f"--num-layers {model.num_layers} is not a multiple of {pp} pipeline stages x {vp} chunks",
-        ),
-        (
-            model.num_attention_heads % tp != 0 or model.query_groups % tp != 0,
+    if vp > 1 and pp == 1:
+        yield "--virtual-pipeline-model-parallel-size needs pipeline stages; give --pipeline-model-parallel-size"
+    if model.num_layers % (pp * vp):
+        yield f"--num-layers {model.num_layers} is not a multiple of {pp} pipeline stages x {vp} chunks"
+    if model.num_attention_heads % tp or model.query_groups % tp:
+        yield (
             f"--num-attention-heads {model.num_attention_heads} (key/value heads {model.query_groups}) is not a"
-            f" multiple of --tensor-model-parallel-size {tp}",
-        ),
-        (model.ffn_size % tp != 0, f"the MLP width {model.ffn_size} is not a multiple of {tp}"),
-        (
-            layout.recompute_granularity == "full" and layers_per_chunk % layout.recompute_num_layers != 0,
-            f"--recompute-num-layers {layout.recompute_num_layers} does not divide the {layers_per_chunk} layers of a"
-            " model chunk",
-        ),
-    ]
+            f" multiple of --tensor-model-parallel-size {tp}"
+        )
+    if model.ffn_size % tp:
+        yield f"the MLP width {model.ffn_size} is not a multiple of {tp}"
+    block, layers = layout.recompute_num_layers, model.num_layers // (pp * vp)
+    if layout.recompute_granularity == "full" and layers % block:
+        yield f"--recompute-num-layers {block} does not divide the {layers} layers of a model chunk"
+    if vocab_rows % tp:
+        yield f"the padded vocabulary {vocab_rows} is not a multiple of {tp}"
+
+
+def _impossible_batches(layout: Layout, num_microbatches: int, seq_length: int) -> Iterator[str]:
+    if layout.vp > 1 and num_microbatches % layout.pp:
+        yield (
+            f"the interleaved schedule needs a multiple of {layout.pp} microbatches per step, one for each stage, but"
+            f" has {num_microbatches}; change --global-batch-size or --micro-batch-size"
+        )
+    if layout.sequence_parallel and seq_length % layout.tp:
+        yield f"sequences of {seq_length} tokens cannot be split over {layout.tp} ranks; omit --sequence-parallel"

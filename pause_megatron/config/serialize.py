@@ -1,7 +1,4 @@
-"""Conversion of configurations to JSON-ready data and from ``--config`` files.
-
-Each checkpoint and each result records its configuration in this form.
-"""
+"""Conversion of configurations to JSON-ready data, as checkpoints and results record it, and from ``--config``."""
 
 from __future__ import annotations
 
@@ -108,27 +105,24 @@ def flags_of_mapping(values: dict[str, Any], config_class: type, source: str) ->
     return flags
 
 
-def read_config_file(path: Path) -> dict[str, Any]:
-    """Read a ``--config`` file, YAML or JSON.
+def read_settings(path: Path, source: str, *, instead: str = "") -> dict[str, Any]:
+    """Read a mapping of settings from a YAML or JSON file; ``source`` names its flag and the file in errors.
 
-    Raises :class:`UserError` when the file is missing, is not YAML, or does not hold a mapping.
+    Raises :class:`UserError` when the file is missing (the error ends with ``instead``), is not YAML, or does not hold
+    a mapping.
     """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"--config {path}: {error.strerror or error}") from error
+        raise UserError(f"{source}: {error.strerror or error}{instead}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{source}: not YAML ({' '.join(str(error).split())}); correct the file") from error
     if not isinstance(values, dict):
-        raise UserError(f"--config {path}: expected a mapping of settings, found {type(values).__name__}")
+        raise UserError(f"{source}: holds a {type(values).__name__}; write lines such as 'key: value'")
     return values
 
 
 def _sections(config_class: type) -> dict[str, type]:
     """Return field name to dataclass for the fields that are sections."""
-    hints = typing.get_type_hints(config_class)
-    return {
-        field.name: hints[field.name]
-        for field in dataclasses.fields(config_class)
-        if dataclasses.is_dataclass(hints[field.name])
-    }
+    hints = typing.get_type_hints(config_class).items()
+    return {name: kind for name, kind in hints if isinstance(kind, type) and dataclasses.is_dataclass(kind)}

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal
 
-from pause_megatron.config.checks import require_at_least, require_fraction
+from pause_megatron.config.checks import require_at_least, require_fraction, require_positive
 from pause_megatron.errors import UserError
 
 
@@ -37,7 +37,7 @@ class OptimizerConfig:
     """Largest global gradient norm (0: no clipping)."""
 
     def __post_init__(self) -> None:
-        _require_positive(learning_rate=self.learning_rate, adam_eps=self.adam_eps)
+        require_positive(learning_rate=self.learning_rate, adam_eps=self.adam_eps)
         require_fraction(warmup_fraction=self.warmup_fraction, adam_beta1=self.adam_beta1, adam_beta2=self.adam_beta2)
         require_at_least(0, weight_decay=self.weight_decay, clip_grad=self.clip_grad)
         if not 0 <= self.min_learning_rate_fraction <= 1:
@@ -73,31 +73,23 @@ class TrainingConfig:
     """Largest number of sequences to validate on, for each held-out dataset."""
 
     def __post_init__(self) -> None:
-        require_at_least(
-            1,
-            train_iters=self.train_iters,
-            global_batch_size=self.global_batch_size,
-            micro_batch_size=self.micro_batch_size,
-            validation_interval=self.validation_interval,
-            validation_sequences=self.validation_sequences,
-        )
+        require_at_least(1, train_iters=self.train_iters, global_batch_size=self.global_batch_size)
+        require_at_least(1, micro_batch_size=self.micro_batch_size, validation_interval=self.validation_interval)
+        require_at_least(1, validation_sequences=self.validation_sequences)
         require_at_least(0, seq_length=self.seq_length)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: must be at least 0 and below 2^32")
-        self._check_rampup()
+        if self.rampup_batch_size:
+            self._check_rampup(*self.rampup_batch_size)
 
-    def _check_rampup(self) -> None:
-        if not self.rampup_batch_size:
-            return
-        given = " ".join(map(str, self.rampup_batch_size))
-        if len(self.rampup_batch_size) != 3 or min(self.rampup_batch_size) < 1:
-            raise UserError(f"--rampup-batch-size {given}: expected START INCREMENT SAMPLES, each at least 1")
-        start, increment, _ = self.rampup_batch_size
-        if start >= self.global_batch_size or (self.global_batch_size - start) % increment:
-            raise UserError(
-                f"--rampup-batch-size {given}: START {start} must reach --global-batch-size {self.global_batch_size} in"
-                f" steps of INCREMENT {increment}"
-            )
+    def _check_rampup(self, *rampup: int) -> None:
+        flag = f"--rampup-batch-size {' '.join(map(str, rampup))}"
+        if len(rampup) != 3 or min(rampup) < 1:
+            raise UserError(f"{flag}: expected START INCREMENT SAMPLES, each at least 1")
+        start, increment, _ = rampup
+        end = self.global_batch_size
+        if start >= end or (end - start) % increment:
+            raise UserError(f"{flag}: START must reach --global-batch-size {end} in steps of INCREMENT")
 
     def batch_sizes(self) -> list[int]:
         """Every batch size of the run in sequences, ascending."""
@@ -106,13 +98,12 @@ class TrainingConfig:
         start, increment, _ = self.rampup_batch_size
         return list(range(start, self.global_batch_size + 1, increment))
 
-    def num_microbatches(self, data_parallel_size: int, batch_size: int | None = None) -> int:
-        """Microbatches of each rank in a step of ``batch_size`` sequences (default: global_batch_size).
+    def num_microbatches(self, data_parallel_size: int, batch_size: int) -> int:
+        """Microbatches of each rank in a step of ``batch_size`` sequences.
 
         Raises :class:`UserError` when the batch is not divisible.
         """
         samples_per_pass = self.micro_batch_size * data_parallel_size
-        batch_size = batch_size or self.global_batch_size
         if batch_size % samples_per_pass:
             flag = "--rampup-batch-size: a batch of" if self.rampup_batch_size else "--global-batch-size"
             raise UserError(
@@ -168,7 +159,7 @@ class FaultsConfig:
         require_at_least(1, spike_window=self.spike_window, max_bad_batches=self.max_bad_batches)
         if 0 < self.spike_factor <= 1:
             raise UserError(f"--spike-factor {self.spike_factor}: must be above 1, or 0")
-        _require_positive(dead_rank_timeout=self.dead_rank_timeout, collective_timeout=self.collective_timeout)
+        require_positive(dead_rank_timeout=self.dead_rank_timeout, collective_timeout=self.collective_timeout)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -191,12 +182,6 @@ class LoggingConfig:
             _require_package("tensorboard", "--tensorboard")
         if self.wandb_project:
             _require_package("wandb", f"--wandb-project {self.wandb_project}")
-
-
-def _require_positive(**values: float) -> None:
-    for name, value in values.items():
-        if value <= 0:
-            raise UserError(f"--{name.replace('_', '-')} {value}: must be positive")
 
 
 def _require_package(name: str, flag: str) -> None:

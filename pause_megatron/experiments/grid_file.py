@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import re
-import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
 from pause_megatron.config.checks import suggestion
 from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, task_names
 from pause_megatron.config.experiments import Grid, GridConfig, GridTask
-from pause_megatron.config.serialize import flat_fields
+from pause_megatron.config.serialize import flat_fields, read_settings
 from pause_megatron.errors import UserError
 
 GRIDS = Path(__file__).parent / "grids"
@@ -37,21 +35,17 @@ _SET_BY_GRID = {
 """Settings that other keys of a grid decide, such as ``num_pauses_ft`` and ``seeds``."""
 
 
-def preset_names() -> list[str]:
-    """Return the names of the grids that come with the program."""
-    return sorted(path.stem for path in GRIDS.glob("*.yaml"))
-
-
 def read_grid(config: GridConfig) -> Grid:
     """Read the grid that ``config`` names; ``--models`` and ``--data`` replace those of the file.
 
     All paths become absolute. Raises :class:`UserError` that names the file and the key if something is missing,
     unknown or of the wrong type.
     """
-    preset = config.grid in preset_names()
+    presets = sorted(path.stem for path in GRIDS.glob("*.yaml"))
+    preset = config.grid in presets
     path = GRIDS / f"{config.grid}.yaml" if preset else Path(config.grid)
     source = f"--grid {config.grid}"
-    values = _read_yaml(path, source)
+    values = read_settings(path, source, instead=f"; give a YAML file, or one of {', '.join(presets)}")
     if config.models:
         values["models"] = dict(model.split("=", 1) for model in config.models)
     if not values.get("models"):
@@ -79,19 +73,6 @@ def check_folders(grid: Grid, source: str) -> None:
             raise UserError(f"{source}: tasks: {name}: data: {task.data} does not exist; correct the path")
 
 
-def _read_yaml(path: Path, source: str) -> dict[str, Any]:
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        grids = ", ".join(preset_names())
-        raise UserError(f"{source}: {error.strerror or error}; give a YAML file, or one of {grids}") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{source}: not YAML ({' '.join(str(error).split())}); correct the file") from error
-    if not isinstance(values, dict):
-        raise UserError(f"{source}: holds a {type(values).__name__}; write keys with values, such as 'seeds: [0, 1]'")
-    return values
-
-
 def _convert_grid(values: dict[str, Any], source: str) -> Grid:
     _require_known(values, _field_names(Grid), source)
     tasks = values.get("tasks")
@@ -112,41 +93,36 @@ def _convert_grid(values: dict[str, Any], source: str) -> Grid:
     for key in ("num_pauses_inf", "pause_placements", "seeds"):
         if not getattr(grid, key):
             raise UserError(f"{source}: '{key}' is empty; give at least one value, or remove the key")
-    tasks = {name: _convert_settings(task, f"{source}: tasks: {name}: ") for name, task in grid.tasks.items()}
-    return dataclasses.replace(_convert_settings(grid, f"{source}: "), tasks=tasks)
+    tasks = {
+        name: dataclasses.replace(task, **_converted_settings(task, f"{source}: tasks: {name}"))
+        for name, task in grid.tasks.items()
+    }
+    return dataclasses.replace(grid, tasks=tasks, **_converted_settings(grid, source))
 
 
-Settings = typing.TypeVar("Settings", Grid, GridTask)
-
-
-def _convert_settings(settings: Settings, where: str) -> Settings:
-    """Convert the values of ``finetune`` and ``evaluate`` to the types of their configurations."""
-    return dataclasses.replace(
-        settings,
-        finetune=_settings(settings.finetune, FinetuneConfig, f"{where}finetune"),
-        evaluate=_settings(settings.evaluate, EvaluateConfig, f"{where}evaluate"),
-    )
+def _converted_settings(settings: Grid | GridTask, where: str) -> dict[str, Any]:
+    return {
+        "finetune": _settings(settings.finetune, FinetuneConfig, f"{where}: finetune"),
+        "evaluate": _settings(settings.evaluate, EvaluateConfig, f"{where}: evaluate"),
+    }
 
 
 def _settings(values: dict[str, Any], config_class: type, where: str) -> dict[str, Any]:
+    """Convert ``values`` to the types of the fields of ``config_class``."""
     presets: Mapping[str, Any] = getattr(config_class, "PRESETS", {})
-    taken = _SET_BY_GRID[config_class]
-    for key in values:
-        if key in taken:
-            raise UserError(
-                f"{where}: {key}: other keys of the grid set it, such as tasks, num_pauses_ft and seeds; remove it"
-            )
-    free = [name for name in flat_fields(config_class) if name not in taken]
-    _require_known(values, [*free, *([PRESET] if presets else [])], where)
-    fields = flat_fields(config_class)
+    if taken := [key for key in values if key in _SET_BY_GRID[config_class]]:
+        keys = "such as tasks, num_pauses_ft and seeds"
+        raise UserError(f"{where}: {taken[0]}: other keys of the grid set it, {keys}; remove it")
+    kinds = {name: field.type for name, field in flat_fields(config_class).items()}
+    if presets:
+        kinds[PRESET] = str
+    _require_known(values, kinds.keys() - set(_SET_BY_GRID[config_class]), where)
+    if PRESET in values:
+        _require_known([values[PRESET]], presets, f"{where}: {PRESET}", what="preset")
     converted = {}
     for key, value in values.items():
-        if key == PRESET:
-            _require_known([value], presets, f"{where}: {PRESET}", what="preset")
-            converted[key] = value
-            continue
         try:  # not strict: YAML reads 1e-4, without a decimal point, as text
-            converted[key] = msgspec.convert(value, fields[key].type, strict=False)
+            converted[key] = msgspec.convert(value, kinds[key], strict=False)
         except msgspec.ValidationError as error:
             raise UserError(f"{where}: {key}: {error}") from error
     return converted

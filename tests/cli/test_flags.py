@@ -263,7 +263,7 @@ def test_wrong_flag_is_refused_with_the_flag_the_problem_and_a_fix(arguments: li
         ("num_layer: 6\n", r"run\.yaml: unknown key 'num_layer'; did you mean 'num_layers'\?"),
         ("1: 6\n", r"run\.yaml: unknown key '1'; choose from "),
         ("model: {layers: 6}\n", "unknown key 'layers'"),
-        ("- 1\n", "expected a mapping"),
+        ("- 1\n", "holds a list"),
         ("a: [\n", "not YAML"),
     ],
 )
