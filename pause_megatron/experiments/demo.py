@@ -21,7 +21,6 @@ from pause_megatron.downstream.generated_tasks import write_task
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.demo_commands import (
     FAST,
-    FULL,
     GRID_FILE,
     PRETRAINED,
     REPOSITORY,
@@ -36,7 +35,7 @@ from pause_megatron.experiments.demo_commands import (
     write_grid,
 )
 from pause_megatron.experiments.demo_corpus import write_c4_corpus, write_pydoc_corpus
-from pause_megatron.experiments.steps import Stage, StageRunner, Step
+from pause_megatron.experiments.steps import Stage, Step, run_stages
 
 SETTINGS_FILE = "demo.json"
 
@@ -44,16 +43,13 @@ SETTINGS_FILE = "demo.json"
 def run_demo(config: DemoConfig) -> None:
     """Run or resume the demo in ``config.output`` and print the path of the report.
 
-    Raises :class:`UserError` if the folder holds a demo of other settings, or if a step fails with an error that the
-    user can fix.
+    Raises :class:`UserError` if the folder holds a demo of other settings, and the errors of :func:`run_stages`.
     """
     if not (REPOSITORY / "ds_configs").is_dir():
         raise UserError("demo: needs the scripts of a checkout; install with 'pip install -e .' in the repository")
     remember_settings(config)
-    stages = list(demo_stages(config.output, FAST if config.fast else FULL, config.c4))
-    runner = StageRunner(logs=config.output / "logs", number_of_stages=len(stages))
-    for stage in stages:
-        runner.run(stage)
+    stages = list(demo_stages(config.output, FAST if config.fast else DemoSize(), config.c4))
+    run_stages(stages, config.output / "logs")
     print(f"\nreport: {(config.output / 'report' / 'report.html').resolve()}", flush=True)
 
 
@@ -78,11 +74,9 @@ def remember_settings(config: DemoConfig) -> None:
 def demo_stages(output: Path, size: DemoSize, c4: tuple[str, ...]) -> Iterator[Stage]:
     """Yield the stages of the chain; all paths are below ``output``."""
     corpus = output / "corpus"
-    write_corpus = (
-        partial(write_c4_corpus, c4, corpus, max_documents=size.max_documents)
-        if c4
-        else partial(write_pydoc_corpus, corpus)
-    )
+    write_corpus = partial(write_pydoc_corpus, corpus)
+    if c4:
+        write_corpus = partial(write_c4_corpus, c4, corpus, max_documents=size.max_documents)
     yield Stage(
         title=f"corpus: {'C4' if c4 else 'English text that comes with Python'}, in C4 format",
         steps=[Step(name="corpus", action=write_corpus, products=[corpus])],

@@ -26,44 +26,27 @@ TASK = "parity"
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSize:
-    """Sizes of a demo."""
+    """Sizes of a demo; by default those of the complete one."""
 
-    vocab_size: int
-    max_documents: int
-    seq_length: int
-    num_layers: int
-    hidden_size: int
-    train_iters: int
-    global_batch_size: int
-    num_pauses_ft: int
-    num_pauses_inf: tuple[int, ...]
-    finetune_seeds: tuple[int, ...]
-    finetune_steps: int
-    train_samples: int
-    test_samples: int
+    vocab_size: int = 2048
+    max_documents: int = 2000
+    seq_length: int = 256
+    num_layers: int = 2
+    hidden_size: int = 32
+    train_iters: int = 200
+    global_batch_size: int = 16
+    num_pauses_ft: int = 16
+    num_pauses_inf: tuple[int, ...] = (0, 8, 16, 24)
+    finetune_seeds: tuple[int, ...] = (0, 1, 2)
+    finetune_steps: int = 2000
+    train_samples: int = 50_000
+    test_samples: int = 1000
 
 
-FULL = DemoSize(
-    vocab_size=2048,
-    max_documents=2000,
-    seq_length=256,
-    num_layers=2,
-    hidden_size=32,
-    train_iters=200,
-    global_batch_size=16,
-    num_pauses_ft=16,
-    num_pauses_inf=(0, 8, 16, 24),
-    finetune_seeds=(0, 1, 2),
-    finetune_steps=2000,
-    train_samples=50_000,
-    test_samples=1000,
-)
 FAST = DemoSize(
     vocab_size=512,
     max_documents=200,
     seq_length=64,
-    num_layers=2,
-    hidden_size=32,
     train_iters=20,
     global_batch_size=8,
     num_pauses_ft=4,

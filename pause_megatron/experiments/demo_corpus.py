@@ -12,16 +12,16 @@ import gzip
 import json
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import NamedTuple
 
 from pause_megatron.atomic import new_folder
 from pause_megatron.corpus import ReadOptions, find_sources
 from pause_megatron.errors import UserError
 
-C4_SHARDS = 4
+TRAIN_SHARDS = 4
 VALIDATION_EVERY = 10
 """Every tenth document goes to the validation file."""
 FEWEST_DOCUMENTS = 50
@@ -39,14 +39,11 @@ _FOOTNOTE = re.compile(r"(^| )\[\d+\]")
 _HYPHEN = re.compile(r"(?<=\w)-\n[ ]*(?=\w)")
 
 
-@dataclass(frozen=True)
-class CorpusFiles:
-    """Files of a corpus."""
+class CorpusFiles(NamedTuple):
+    """Training shards and the held-out shard of a corpus."""
 
     train: tuple[Path, ...]
-    """Training shards."""
     validation: Path
-    """Held-out shard."""
 
 
 def write_c4_corpus(patterns: Sequence[str], folder: Path, *, max_documents: int) -> CorpusFiles:
@@ -59,10 +56,10 @@ def write_c4_corpus(patterns: Sequence[str], folder: Path, *, max_documents: int
     records = [{"text": text} for text in islice(texts, max_documents)]
     if len(records) < FEWEST_DOCUMENTS:
         raise UserError(f"--c4 {' '.join(patterns)}: {len(records)} documents; give at least {FEWEST_DOCUMENTS}")
-    return _write_corpus(folder, "c4", records, C4_SHARDS)
+    return _write_corpus(folder, "c4", records, TRAIN_SHARDS)
 
 
-def write_pydoc_corpus(folder: Path, train_shards: int = 4) -> CorpusFiles:
+def write_pydoc_corpus(folder: Path, train_shards: int = TRAIN_SHARDS) -> CorpusFiles:
     """Write the text of Python's documentation to the new folder ``folder``; the bytes are the same every time.
 
     Raises :class:`UserError` if ``folder`` exists, or if there are more shards than documents.

@@ -16,8 +16,9 @@ from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid_file import check_folders, read_grid
 from pause_megatron.experiments.grid_jobs import Job, State, grid_jobs, job_states
-from pause_megatron.experiments.grid_local import run_local, say
+from pause_megatron.experiments.grid_local import run_local
 from pause_megatron.experiments.grid_slurm import queue_slurm
+from pause_megatron.experiments.steps import say
 from pause_megatron.locks import LOCK_FILE, sole_owner
 
 SETTINGS_FILE = "grid.json"
@@ -35,7 +36,7 @@ def run_grid(config: GridConfig) -> None:
     output, source = config.output.absolute(), f"--grid {config.grid}"
     jobs = grid_jobs(grid, output, source)
     if config.list:
-        list_jobs(jobs, job_states(jobs))
+        _list(jobs, job_states(jobs))
         return
     check_folders(grid, source)
     with owned_folder(output) as lock:
@@ -49,8 +50,7 @@ def run_grid(config: GridConfig) -> None:
         say(f"\nresults: {config.output / 'evaluate'}/*/*.json, for 'pause-megatron report --evaluations'")
 
 
-def list_jobs(jobs: Sequence[Job], states: Mapping[str, State]) -> None:
-    """Print the state and command of every job, and a count of the states."""
+def _list(jobs: Sequence[Job], states: Mapping[str, State]) -> None:
     for job in jobs:
         print(f"{states[job.name]:<10}  {job.command_line()}")
     counts = [f"{list(states.values()).count(state)} {state}" for state in ("done", "unfinished", "to do")]

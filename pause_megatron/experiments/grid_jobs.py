@@ -30,21 +30,6 @@ State = Literal["done", "unfinished", "to do"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class JobOutput:
-    """A finetuned model or a result file."""
-
-    path: Path
-    """Folder or file; exists only when it is complete."""
-    config: FinetuneConfig | EvaluateConfig
-    """Configuration it is made with."""
-
-    @property
-    def record(self) -> Path:
-        """JSON file that holds the configuration under ``config``."""
-        return self.path / FinetuneRecord.FILE if isinstance(self.config, FinetuneConfig) else self.path
-
-
-@dataclass(frozen=True, kw_only=True)
 class Job:
     """One command of a grid."""
 
@@ -54,26 +39,26 @@ class Job:
     settings: dict[str, Any]
     """Flags that differ from the preset and the defaults, by field name."""
     preset: str | None = None
-    outputs: tuple[JobOutput, ...]
-    """One finetuned model, or one result for each number of pauses at inference."""
+    outputs: tuple[FinetuneConfig | EvaluateConfig, ...]
+    """Configurations of one finetuned model, or of one result for each number of pauses at inference; the folder or
+    file ``output`` of each exists only when it is complete."""
     log: Path
     """File for the command's output; each attempt overwrites it."""
     needs: tuple[str, ...] = ()
     """Names of the jobs that must be done before."""
 
-    def missing(self) -> list[JobOutput]:
+    def missing(self) -> list[FinetuneConfig | EvaluateConfig]:
         """Return the outputs that do not exist yet."""
-        return [output for output in self.outputs if not output.path.exists()]
+        return [made for made in self.outputs if not made.output.exists()]
 
     def arguments(self) -> list[str]:
         """Return the arguments of ``pause-megatron`` that make the missing outputs; all outputs if none is missing."""
         settings = self.settings
         if self.command == "evaluate":
-            wanted = [to_flat(output.config) for output in self.missing() or self.outputs]
+            wanted = [to_flat(config) for config in self.missing() or self.outputs]
             settings = {**settings, "num_pauses_inf": [config["num_pauses_inf"] for config in wanted]}
         preset = ["--preset", self.preset] if self.preset else []
-        config_class = type(self.outputs[0].config)
-        return [self.command, *preset, *flags_of_mapping(settings, config_class, self.command)]
+        return [self.command, *preset, *flags_of_mapping(settings, type(self.outputs[0]), self.command)]
 
     def command_line(self) -> str:
         """Return the command as a person would type it in the current folder."""
@@ -91,9 +76,8 @@ def grid_jobs(grid: Grid, output: Path, source: str) -> list[Job]:
     Raises :class:`UserError` for settings that a configuration refuses; ``source`` names the grid in the message.
     """
     jobs = []
-    for seed, task, model, num_pauses_ft in product(
-        *map(dict.fromkeys, (grid.seeds, grid.tasks, grid.models, grid.num_pauses_ft))
-    ):
+    seeds, pauses = dict.fromkeys(grid.seeds), dict.fromkeys(grid.num_pauses_ft)
+    for seed, task, model, num_pauses_ft in product(seeds, grid.tasks, grid.models, pauses):
         try:
             placements = dict.fromkeys(grid.pause_placements) if pause_range(num_pauses_ft)[1] else (USUAL_PLACEMENT,)
             for placement in placements:
@@ -109,8 +93,9 @@ def _finetune_job(
 ) -> Job:
     name = f"{model}-ft{num_pauses_ft}{'' if placement == USUAL_PLACEMENT else f'-{placement}'}-seed{seed}"
     folder = output / "finetune" / task / name
-    settings = {"model": grid.models[model], "task": task, "data": grid.tasks[task].data, "output": folder}
-    settings |= {"halve_evaluation": grid.tasks[task].halve_evaluation, "num_pauses_ft": num_pauses_ft, "seed": seed}
+    settings: dict[str, Any] = {"model": grid.models[model], "task": task, "data": grid.tasks[task].data}
+    settings |= {"output": folder, "halve_evaluation": grid.tasks[task].halve_evaluation}
+    settings |= {"num_pauses_ft": num_pauses_ft, "seed": seed}
     if placement != USUAL_PLACEMENT:
         settings["pause_placement"] = placement
     settings = {**_without_defaults(settings), **grid.finetune, **grid.tasks[task].finetune}
@@ -123,14 +108,14 @@ def _finetune_job(
         command="finetune",
         settings=settings,
         preset=preset,
-        outputs=(JobOutput(path=folder, config=config),),
+        outputs=(config,),
         log=output / LOGS / f"finetune-{task}-{name}.log",
     )
 
 
 def _evaluate_jobs(grid: Grid, output: Path, finetune: Job) -> list[Job]:
     """Return the evaluations of a finetuned model; those with fillers only if it was finetuned without pauses."""
-    config = finetune.outputs[0].config
+    [config] = finetune.outputs
     assert isinstance(config, FinetuneConfig)
     _, same = pause_range(config.pausing.num_pauses_ft)
     numbers = list(dict.fromkeys(same if number == SAME else number for number in grid.num_pauses_inf))
@@ -161,9 +146,7 @@ def _evaluate_job(
         name=name,
         command="evaluate",
         settings=settings,
-        outputs=tuple(
-            JobOutput(path=each.output, config=each) for each in build(EvaluateConfig, settings).each_number()
-        ),
+        outputs=tuple(build(EvaluateConfig, settings).each_number()),
         log=output / LOGS / f"{name}.log",
         needs=(finetune.name,),
     )
@@ -184,27 +167,27 @@ def job_states(jobs: Sequence[Job]) -> dict[str, State]:
         missing = job.missing()
         begun = len(missing) < len(job.outputs) or job.log.exists()
         states[job.name] = "done" if not missing else "unfinished" if begun else "to do"
-        for output in job.outputs:
-            if output not in missing and (difference := _difference(output, job.command)):
-                differing.append(f"{output.record}: was made with {difference}")
+        differing += [found for made in job.outputs if made not in missing and (found := _difference(made))]
     if differing:
         more = f" (and {len(differing) - 1} more)" if len(differing) > 1 else ""
         raise UserError(f"{differing[0]}{more}; choose another --output, or remove what you want to make again")
     return states
 
 
-def _difference(output: JobOutput, command: str) -> str | None:
-    """Describe the first setting in which an existing output differs from the grid."""
-    content = read_json(output.record)
+def _difference(config: FinetuneConfig | EvaluateConfig) -> str | None:
+    """Describe the first setting in which the existing output of ``config`` was made with another value."""
+    # The folder of a grid may move: where its models and results lie is not compared.
+    file, places = config.output, {"output", "model"}
+    if isinstance(config, FinetuneConfig):
+        file, places = config.output / FinetuneRecord.FILE, {"output"}
+    content = read_json(file)
     recorded = content.get("config") if isinstance(content, dict) else None
     if not isinstance(recorded, dict):
-        raise UserError(f"{output.record}: holds no 'config'; remove it, 'pause-megatron {command}' did not write it")
-    # The folder of a grid may move: where its models and results lie is not compared.
-    places = ("output",) if command == "finetune" else ("output", "model")
+        raise UserError(f"{file}: holds no 'config'; remove it, this program did not write it")
     # Results of an older version lack newer settings, which had no effect: the default.
-    defaults = {name: to_plain(field.default) for name, field in flat_fields(type(output.config)).items()}
-    for key, value in to_flat(output.config).items():
+    defaults = {name: to_plain(field.default) for name, field in flat_fields(type(config)).items()}
+    for key, value in to_flat(config).items():
         made_with = recorded.get(key, defaults[key])
         if key not in places and made_with != value:
-            return f"{key} {made_with}, but the grid has {value}"
+            return f"{file}: was made with {key} {made_with}, but the grid has {value}"
     return None

@@ -14,7 +14,7 @@ from pause_megatron.atomic import sweep
 from pause_megatron.children import available_cores, start_child
 from pause_megatron.errors import StoppedEarly, UserError
 from pause_megatron.experiments.grid_jobs import Job, State, shorten
-from pause_megatron.experiments.steps import QUIET_CHILD
+from pause_megatron.experiments.steps import QUIET_CHILD, say
 from pause_megatron.parallel.signals import stop_signals_to
 
 _POLL_SECONDS = 0.02
@@ -56,8 +56,8 @@ def start_job(job: Job, environment: Mapping[str, str], **options: object) -> su
 
     ``options`` go to :class:`subprocess.Popen`.
     """
-    for output in job.missing():
-        sweep(output.path.parent, output.path.name)  # incomplete files of a killed process
+    for config in job.missing():
+        sweep(config.output.parent, config.output.name)  # incomplete files of a killed process
     job.log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "pause_megatron", *job.arguments()]
     with open(job.log, "w", encoding="utf-8") as log:
@@ -156,8 +156,3 @@ def failure(job: Job, code: int) -> str:
         lines = job.log.read_text(encoding="utf-8", errors="replace").split("\n") if job.log.exists() else []
         reason = next((line.strip() for line in reversed(lines) if line.strip()), "no output in its log")
     return f"{reason} (exit code {code}; log {shorten(str(job.log))})"
-
-
-def say(line: str) -> None:
-    """Print a line of progress to standard error."""
-    print(line, file=sys.stderr, flush=True)

@@ -15,7 +15,8 @@ import yaml
 from pause_megatron.atomic import write_json
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid_jobs import Job, State
-from pause_megatron.experiments.grid_local import failure, say, start_job
+from pause_megatron.experiments.grid_local import failure, start_job
+from pause_megatron.experiments.steps import say
 
 CLUSTER = "cluster"
 """Option that chooses submitit's executor: ``slurm``, or ``local`` to try a grid on a machine without Slurm."""

@@ -1,7 +1,6 @@
 """Runs the steps of the demo: commands of this project, some at the same time, skipping those that are done.
 
-A step is done when all of its products exist; commands write those last, by a rename. A failed step ends the demo with
-the last lines of its log. The next call starts with that step.
+A failed step ends the demo with the last lines of its log. The next call starts with that step.
 """
 
 from __future__ import annotations
@@ -9,11 +8,10 @@ from __future__ import annotations
 import shlex
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from pause_megatron import log
@@ -34,7 +32,7 @@ class Step:
     action: Sequence[str] | Callable[[], object]
     """Arguments of Python, e.g. ``["-m", "pause_megatron", "report", ...]``, or a function without arguments."""
     products: Sequence[Path]
-    """Files and folders that all exist if, and only if, the step is done."""
+    """Files and folders that all exist if, and only if, the step is done: commands write them last, by a rename."""
     show_all_lines: bool = False
     """Show every line that the command prints, not only its log lines with a time."""
 
@@ -54,68 +52,60 @@ class Stage:
     """Steps that run at the same time."""
 
 
-@dataclass
-class StageRunner:
-    """Runs stages in order and shows the progress on standard error."""
+def run_stages(stages: Sequence[Stage], logs: Path) -> None:
+    """Run the steps that are not done, stage by stage; each step writes its complete output to a file in ``logs``.
 
-    logs: Path
-    """Folder for the complete output of each step."""
-    number_of_stages: int
-    """Total for the progress display."""
-    _stage: int = field(default=0, init=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, init=False)
+    Raises :class:`UserError` if a step fails with an error the user can fix, :class:`StoppedEarly` if it stopped on
+    request, and otherwise :class:`RuntimeError`.
+    """
+    logs.mkdir(parents=True, exist_ok=True)
+    for number, stage in enumerate(stages, start=1):
+        say(f"\n[{number}/{len(stages)}] {stage.title}")
+        _run_stage(stage, logs)
 
-    def run(self, stage: Stage) -> None:
-        """Run the steps of ``stage`` that are not done.
 
-        Raises :class:`UserError` if a step fails with an error the user can fix, :class:`StoppedEarly` if it stopped on
-        request, and otherwise :class:`RuntimeError`.
-        """
-        self._stage += 1
-        to_do = [step for step in stage.steps if not step.is_done]
-        self._say(f"\n[{self._stage}/{self.number_of_stages}] {stage.title}")
-        if not to_do:
-            self._say("    done before")
-            return
-        started = time.monotonic()
-        with ThreadPoolExecutor(stage.at_once) as pool:
-            running = [pool.submit(self._run_step, step, label=stage.at_once > 1) for step in to_do]
-            try:
-                for future in running:
-                    future.result()
-            except BaseException:
-                for future in running:
-                    future.cancel()
-                raise
-        self._say(f"    {time.monotonic() - started:.1f} s")
+def _run_stage(stage: Stage, logs: Path) -> None:
+    to_do = [step for step in stage.steps if not step.is_done]
+    if not to_do:
+        say("    done before")
+        return
+    started = time.monotonic()
+    with ThreadPoolExecutor(stage.at_once) as pool:
+        running = [pool.submit(_run_step, step, logs, label=stage.at_once > 1) for step in to_do]
+        try:
+            for future in running:
+                future.result()
+        finally:
+            pool.shutdown(cancel_futures=True)  # after a failure, no other step starts
+    say(f"    {time.monotonic() - started:.1f} s")
 
-    def _run_step(self, step: Step, *, label: bool) -> None:
-        if callable(step.action):
-            step.action()
-            return
-        prefix = f"    {step.name}: " if label else "    "
-        self._say(f"    $ {shlex.join(['python', *step.action]).replace(f'{Path.cwd()}/', '')}")
-        self.logs.mkdir(parents=True, exist_ok=True)
-        log_file = self.logs / f"{step.name}.log"
-        environment = {**QUIET_CHILD, "OMP_NUM_THREADS": "1"}
-        child = start_child(
-            [sys.executable, *step.action], environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
-        assert child.stdout is not None
-        with open(log_file, "w", encoding="utf-8") as file:
-            for line in child.stdout:
-                file.write(line)
-                if step.show_all_lines or log.LINE.match(line):
-                    self._say(prefix + line.rstrip())
-        code = child.wait()
-        if code == 0 and step.is_done:
-            return
-        if code == EXIT_REQUEUE:
-            raise StoppedEarly(f"{step.name} stopped on request and saved; the same command resumes it")
-        last = log_file.read_text(encoding="utf-8").splitlines()[-_ERROR_LINES:]
-        message = "\n    ".join([f"{step.name} failed (exit code {code}); its log {log_file} ends with:", *last])
-        raise UserError(message) if code == EXIT_USER else RuntimeError(message)
 
-    def _say(self, line: str) -> None:
-        with self._lock:
-            print(line, file=sys.stderr, flush=True)
+def _run_step(step: Step, logs: Path, *, label: bool) -> None:
+    if callable(step.action):
+        step.action()
+        return
+    prefix = f"    {step.name}: " if label else "    "
+    say(f"    $ {shlex.join(['python', *step.action]).replace(f'{Path.cwd()}/', '')}")
+    log_file = logs / f"{step.name}.log"
+    command, environment = [sys.executable, *step.action], {**QUIET_CHILD, "OMP_NUM_THREADS": "1"}
+    child = start_child(command, environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    assert child.stdout is not None
+    with open(log_file, "w", encoding="utf-8") as file:
+        for line in child.stdout:
+            file.write(line)
+            if step.show_all_lines or log.LINE.match(line):
+                say(prefix + line.rstrip())
+    code = child.wait()
+    if code == 0 and step.is_done:
+        return
+    if code == EXIT_REQUEUE:
+        raise StoppedEarly(f"{step.name} stopped on request and saved; the same command resumes it")
+    last = log_file.read_text(encoding="utf-8").splitlines()[-_ERROR_LINES:]
+    message = "\n    ".join([f"{step.name} failed (exit code {code}); its log {log_file} ends with:", *last])
+    raise UserError(message) if code == EXIT_USER else RuntimeError(message)
+
+
+def say(line: str) -> None:
+    """Print a line of progress to standard error, in one write, so that lines of several threads stay apart."""
+    sys.stderr.write(f"{line}\n")
+    sys.stderr.flush()

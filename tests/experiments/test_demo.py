@@ -17,7 +17,7 @@ import pytest
 from pause_megatron.config.experiments import DemoConfig
 from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, StoppedEarly, UserError
 from pause_megatron.experiments.demo import remember_settings
-from pause_megatron.experiments.steps import Stage, StageRunner, Step
+from pause_megatron.experiments.steps import Stage, Step, run_stages
 
 MODELS = ("stdpt", "pausept")
 
@@ -156,13 +156,13 @@ def test_error_of_a_failed_step_names_its_log_and_the_step_runs_again(tmp_path: 
     )
     stage = Stage(title="a stage", steps=[Step(name="step", action=["-c", program], products=[product])])
     with pytest.raises(UserError, match=r"step failed \(exit code 2\); its log .*step\.log"):
-        StageRunner(logs=tmp_path, number_of_stages=1).run(stage)
+        run_stages([stage], tmp_path)
     switch.touch()
-    StageRunner(logs=tmp_path, number_of_stages=1).run(stage)
+    run_stages([stage], tmp_path)
     assert product.exists()
 
 
 def test_step_that_was_asked_to_stop_has_not_failed(tmp_path: Path) -> None:
     step = Step(name="step", action=["-c", f"import sys; sys.exit({EXIT_REQUEUE})"], products=[tmp_path / "product"])
     with pytest.raises(StoppedEarly, match="step stopped on request and saved; the same command resumes it"):
-        StageRunner(logs=tmp_path, number_of_stages=1).run(Stage(title="a stage", steps=[step]))
+        run_stages([Stage(title="a stage", steps=[step])], tmp_path)

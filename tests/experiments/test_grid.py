@@ -234,11 +234,11 @@ def test_setting_newer_than_a_result_counts_as_its_default(grid_file: Path, tmp_
     config = GridConfig(grid=str(grid_file), output=tmp_path / "out", list=True)
     job = jobs_of(config)[0]
     [output] = job.outputs
-    recorded = to_flat(output.config)
+    recorded = to_flat(output)
     del recorded["clip_grad"]
-    write_json(output.record, {"config": recorded})
+    write_json(output.output / "finetune.json", {"config": recorded})
     assert job_states([job]) == {job.name: "done"}
-    changed = dataclasses.replace(output, config=dataclasses.replace(output.config, clip_grad=0.5))
+    changed = dataclasses.replace(output, clip_grad=0.5)
     with pytest.raises(UserError, match=r"finetune\.json: was made with clip_grad 1\.0, but the grid has 0\.5"):
         job_states([dataclasses.replace(job, outputs=(changed,))])
 

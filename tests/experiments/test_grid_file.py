@@ -29,7 +29,7 @@ SMALL: dict[str, Any] = {
 
 
 def outputs_of(jobs: list[Job]) -> dict[Path, FinetuneConfig | EvaluateConfig]:
-    return {output.path: output.config for job in jobs for output in job.outputs}
+    return {config.output: config for job in jobs for config in job.outputs}
 
 
 def parsed(job: Job) -> list[FinetuneConfig | EvaluateConfig]:
@@ -49,10 +49,10 @@ def test_file_becomes_commands_each_after_those_it_needs(tmp_path: Path) -> None
         "evaluate-parity-stdpt-ft10-seed3",
     ]
     assert len(set(names_of(jobs))) == len({job.log for job in jobs}) == len(jobs) == 2 * 2 * 2 * 2
-    assert [output.path.name for output in jobs[1].outputs] == [  # without pauses, "same" is 0
+    assert [config.output.name for config in jobs[1].outputs] == [  # without pauses, "same" is 0
         *("stdpt-ft0-inf0-seed3.json", "stdpt-ft0-inf25-seed3.json")
     ]
-    assert [output.path.name for output in jobs[3].outputs] == [
+    assert [config.output.name for config in jobs[3].outputs] == [
         f"stdpt-ft10-inf{number}-seed3.json" for number in (10, 0, 25)
     ]
     assert all(need in names_of(jobs[:index]) for index, job in enumerate(jobs) for need in job.needs)
@@ -69,8 +69,8 @@ def test_command_lines_parse_to_the_configurations(tmp_path: Path) -> None:
     keys = {**SMALL, "tasks": {"parity": task}, "finetune": {"steps": 9, "clip_grad": 0.5}, "evaluate": {"limit": None}}
     jobs = jobs_of(GridConfig(grid=str(write_grid(tmp_path, **keys)), output=tmp_path / "out"))
     for job in jobs:
-        assert parsed(job) == [output.config for output in job.outputs]
-    finetune, evaluate = jobs[0].outputs[0].config, jobs[1].outputs[0].config
+        assert parsed(job) == list(job.outputs)
+    finetune, evaluate = jobs[0].outputs[0], jobs[1].outputs[0]
     assert isinstance(finetune, FinetuneConfig)
     assert isinstance(evaluate, EvaluateConfig)
     assert (finetune.steps, finetune.learning_rate, finetune.clip_grad) == (7, 1e-6, 0.5)
@@ -83,9 +83,9 @@ def test_command_line_leaves_out_existing_results(tmp_path: Path) -> None:
     keys = {**SMALL, "num_pauses_inf": ["same", 0, 25]}
     jobs = jobs_of(GridConfig(grid=str(write_grid(tmp_path, **keys)), output=tmp_path / "out"))
     done, *missing = jobs[3].outputs
-    done.path.parent.mkdir(parents=True)
-    done.path.touch()
-    assert parsed(jobs[3]) == [output.config for output in missing]
+    done.output.parent.mkdir(parents=True)
+    done.output.touch()
+    assert parsed(jobs[3]) == missing
 
 
 def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
         ]
     )
     for job in jobs:
-        assert parsed(job) == [output.config for output in job.outputs]
+        assert parsed(job) == list(job.outputs)
     finetunings = [config for config in outputs_of(jobs).values() if isinstance(config, FinetuneConfig)]
     assert [(config.pausing.pause_placement, config.pausing.pause_marker) for config in finetunings] == [
         *(("append", None), ("append", None), ("prepend", None), ("before-marker", "Answer:"))
