@@ -24,14 +24,11 @@ from pause_megatron.training.schedule import BatchSchedule
 
 @dataclass(frozen=True, kw_only=True)
 class FoundData:
-    """The part of the data that is on this machine."""
+    """Folders of ``--data`` on this machine, checked, and the missing ones of ``--data`` and ``--validation-data``."""
 
     folders: tuple[DataFolder, ...]
-    """Folders of ``--data`` on this machine, checked."""
     absent: tuple[BlendComponent, ...]
-    """Missing folders of ``--data``."""
     absent_held_out: tuple[BlendComponent, ...]
-    """Missing folders of ``--validation-data``; the others are checked."""
     seq_length: int
     """Tokens of a sequence; from the flags if all folders are missing."""
 
@@ -39,12 +36,8 @@ class FoundData:
 def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
     """Check the files of ``config`` and print its plan on standard output; rank 0 only.
 
-    Args:
-        config: the run.
-        num_processes: world size to plan for without ``--num-gpus``.
-
-    Raises :class:`UserError` like the run itself. If the layout suits none of the world sizes, this is after the plan,
-    which gives the reason for each.
+    ``num_processes`` is the world size to plan for without ``--num-gpus``. Raises :class:`UserError` like the run
+    itself; if the layout suits none of the world sizes, after the plan, which gives the reason for each.
     """
     if log.global_rank() != 0:
         return
@@ -63,7 +56,7 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
     scales = {number: plan_scale(run, number) for number in config.num_gpus or (num_processes,)}
     hardware = find_hardware(deepspeed.precision, config.logging.peak_tflops)
     print(f"{config.output}: dry run, nothing is started")
-    for line in (*plan_lines(run, scales, hardware, mfu=config.assumed_mfu), "", *data_lines(data, run.samples)):
+    for line in (*plan_lines(run, scales, hardware, mfu=config.assumed_mfu), "", *_data_lines(data, run.samples)):
         print(line)
     refused = [scale for scale in scales.values() if isinstance(scale, UserError)]
     if len(refused) == len(scales):
@@ -73,7 +66,7 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
 def find_data(config: PretrainConfig, tokenizer: PauseTokenizer) -> FoundData:
     """Check the training and held-out data on this machine. Raises :class:`UserError` as a run would."""
     positions = config.model.max_position_embeddings
-    present, absent = _divide(config.data_parts)
+    present, absent = _by_presence(config.data_parts)
     folders: tuple[DataFolder, ...] = ()
     seq_length = config.training.seq_length or positions
     if present:
@@ -81,13 +74,14 @@ def find_data(config: PretrainConfig, tokenizer: PauseTokenizer) -> FoundData:
             present, tokenizer, seq_length=config.training.seq_length, max_position_embeddings=positions
         )
         seq_length = folders[0].seq_length
-    held_out, absent_held_out = _divide(config.validation_parts)
+    held_out, absent_held_out = _by_presence(config.validation_parts)
     check_validation_folders(held_out, tokenizer, seq_length=seq_length, max_position_embeddings=positions)
     return FoundData(folders=folders, absent=absent, absent_held_out=absent_held_out, seq_length=seq_length)
 
 
-def _divide(parts: Sequence[BlendComponent]) -> tuple[tuple[BlendComponent, ...], tuple[BlendComponent, ...]]:
-    """Return the parts with folders on this machine, and the others."""
+def _by_presence(
+    parts: Sequence[BlendComponent],
+) -> tuple[tuple[BlendComponent, ...], tuple[BlendComponent, ...]]:
     present = tuple(part for part in parts if part.folder.exists())
     return present, tuple(part for part in parts if part not in present)
 
@@ -111,8 +105,7 @@ def find_hardware(precision: Precision, peak_tflops: float) -> Hardware:
     )
 
 
-def data_lines(data: FoundData, samples: int) -> Iterator[str]:
-    """Lines about the data of a run of ``samples`` sequences."""
+def _data_lines(data: FoundData, samples: int) -> Iterator[str]:
     if data.absent:
         yield f"data        assumed: sequences of {data.seq_length:,} tokens"
     else:
@@ -122,7 +115,6 @@ def data_lines(data: FoundData, samples: int) -> Iterator[str]:
 
 
 def _use_lines(folders: Sequence[DataFolder], samples: int) -> Iterator[str]:
-    """Lines with the epochs of each folder, and the number of pauses."""
     all_weights = sum(folder.weight or 0 for folder in folders)
     all_samples = sum(folder.num_samples for folder in folders)
     pauses, heading = 0.0, "data"

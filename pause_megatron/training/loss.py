@@ -1,13 +1,10 @@
 """Loss of a step: the mean over the valid targets of the global batch.
 
-Microbatches and data-parallel ranks have different numbers of valid targets. Every target must have the same weight, so
-the valid targets of the global batch are counted *before* the schedule runs. Megatron-core divides each microbatch's
-loss by the number of microbatches, and DeepSpeed divides the gradients by the number of data-parallel ranks; the factor
-of :func:`masked_loss` undoes both. For example, 4 microbatches on 2 ranks with 1000 valid targets in total have the
-factor 4 * 2 / 1000.
-
-Losses and counts are grouped by the run of pauses before the target, because the first effect of pause-training to see
-is a lower loss after a pause than after a real token.
+Every target must have the same weight, so the valid targets of the global batch are counted *before* the schedule runs.
+Megatron-core divides each microbatch's loss by the number of microbatches, and DeepSpeed the gradients by the number of
+data-parallel ranks; the factor of :func:`masked_loss` undoes both. For example, 4 microbatches on 2 ranks with 1000
+valid targets in total have the factor 4 * 2 / 1000. Losses and counts are grouped by the run of pauses before the
+target, because the first effect of pause-training is a lower loss after a pause than after a real token.
 """
 
 from __future__ import annotations
@@ -58,17 +55,12 @@ class Losses:
         return sum(self.sums) / max(self.targets, 1)
 
     @property
-    def after_real(self) -> float | None:
-        """Mean over targets after a real token; None without any."""
-        return self.after_run(0)
-
-    @property
     def after_pause(self) -> float | None:
         """Mean over targets after a pause; None without any."""
         return sum(self.sums[1:]) / sum(self.counts[1:]) if any(self.counts[1:]) else None
 
     def after_run(self, length: int) -> float | None:
-        """Mean over targets after a run of ``length`` pauses; None without any."""
+        """Mean over targets after a run of ``length`` pauses (0: after a real token); None without any."""
         return self.sums[length] / self.counts[length] if self.counts[length] else None
 
 

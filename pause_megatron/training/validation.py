@@ -9,12 +9,9 @@ from pause_megatron.data.batches import Microbatch
 from pause_megatron.data.sample_order import ValidationData
 from pause_megatron.data.training_sample import SampleDataset
 from pause_megatron.training.loss import Losses
-from pause_megatron.training.metrics.run_metrics import Metrics
+from pause_megatron.training.metrics.run_metrics import Metrics, loss_fields, perplexity
 from pause_megatron.training.state import blend_strategy
 from pause_megatron.training.step import Stepper
-
-WEIGHTED_MEAN = "weighted mean"
-"""Name of the mean over all held-out datasets in records."""
 
 
 class Validation:
@@ -49,8 +46,10 @@ class Validation:
         """Record the losses of :meth:`measure` for each dataset, and the mean by the datasets' weights, if any."""
         sources = [dataset.source for dataset in self._datasets]
         for source, losses in zip(sources, found, strict=True):
-            metrics.log_validation(iteration, source.name, source.manifest.strategy, losses)
+            pauses = source.manifest.strategy
+            metrics.log_validation(iteration, source.name, pauses, losses.targets, **loss_fields(losses))
         if weights := [source.weight for source in sources if source.weight is not None]:
             mean = statistics.fmean((losses.mean for losses in found), weights=weights)
             targets = sum(losses.targets for losses in found)
-            metrics.log_mean_validation(iteration, WEIGHTED_MEAN, blend_strategy(sources), mean, targets)
+            means = {"loss": mean, "perplexity": perplexity(mean)}
+            metrics.log_validation(iteration, "weighted mean", blend_strategy(sources), targets, **means)

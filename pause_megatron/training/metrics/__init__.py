@@ -1,4 +1,1 @@
-"""Metrics of a run: gathered every step, recorded every few steps, and written to several sinks.
-
-``docs/metrics.md`` explains every number.
-"""
+"""Metrics of a run, gathered every step and recorded every few steps; ``docs/metrics.md`` explains every number."""

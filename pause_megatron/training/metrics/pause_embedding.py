@@ -46,11 +46,7 @@ class PauseEmbedding:
     def __init__(self, model: LocalModel, engine: DeepSpeedEngine, *, pause_id: int, vocab_size: int) -> None:
         """Start with the weights that are now in ``engine``, which must be the initial ones.
 
-        Args:
-            model: this rank's part of the model.
-            engine: its engine.
-            pause_id: the row.
-            vocab_size: number of rows that are tokens; padding rows follow.
+        Row ``pause_id`` is measured; rows from ``vocab_size`` on are padding.
         """
         self._engine = engine
         self._pause_id = pause_id

@@ -122,25 +122,10 @@ class Metrics:
         """Record that the batch of step ``iteration`` changed no weight, with the documents it was made of."""
         self._sinks.write(BadBatchRecord(iteration=iteration, reason=reason, documents=tuple(documents)))
 
-    def log_validation(self, iteration: int, dataset: str, pauses: str, losses: Losses) -> None:
-        """Record the losses on one held-out dataset with the pause strategy ``pauses``."""
+    def log_validation(self, iteration: int, dataset: str, pauses: str, real_tokens: int, **losses: Any) -> None:
+        """Record a validation on ``dataset``; ``losses`` are fields of the record, such as :func:`loss_fields`."""
         self._sinks.write(
-            ValidationRecord(
-                iteration=iteration, dataset=dataset, pauses=pauses, **loss_fields(losses), real_tokens=losses.targets
-            )
-        )
-
-    def log_mean_validation(self, iteration: int, name: str, pauses: str, loss: float, real_tokens: int) -> None:
-        """Record a mean loss over held-out datasets under ``name``."""
-        self._sinks.write(
-            ValidationRecord(
-                iteration=iteration,
-                dataset=name,
-                pauses=pauses,
-                loss=loss,
-                perplexity=perplexity(loss),
-                real_tokens=real_tokens,
-            )
+            ValidationRecord(iteration=iteration, dataset=dataset, pauses=pauses, real_tokens=real_tokens, **losses)
         )
 
     def close(self) -> None:
@@ -153,7 +138,7 @@ def loss_fields(losses: Losses) -> dict[str, Any]:
     fields: dict[str, Any] = {
         "loss": losses.mean,
         "perplexity": perplexity(losses.mean),
-        "loss_after_real": losses.after_real,
+        "loss_after_real": losses.after_run(0),
     }
     if losses.after_pause is not None:
         lengths = [length for length, count in enumerate(losses.counts) if count]
