@@ -80,10 +80,7 @@ class Layout:
 def resolve_layout(
     parallel: ParallelConfig, *, world_size: int, model: ModelConfig, vocab_size: int, deepspeed: DeepSpeedFile
 ) -> Layout:
-    """Check a layout against the world size, the model and the DeepSpeed file, before any process group exists.
-
-    Raises :class:`UserError` with the flag to change.
-    """
+    """Check a layout against the other arguments. Raises :class:`UserError` with the flag to change."""
     tp, pp = parallel.tensor_model_parallel_size, parallel.pipeline_model_parallel_size
     if world_size % (tp * pp):
         raise UserError(

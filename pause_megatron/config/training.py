@@ -99,10 +99,7 @@ class TrainingConfig:
         return list(range(start, self.global_batch_size + 1, increment))
 
     def num_microbatches(self, data_parallel_size: int, batch_size: int) -> int:
-        """Microbatches of each rank in a step of ``batch_size`` sequences.
-
-        Raises :class:`UserError` when the batch is not divisible.
-        """
+        """Microbatches of each rank for ``batch_size`` sequences. Raises :class:`UserError` if it does not divide."""
         samples_per_pass = self.micro_batch_size * data_parallel_size
         if batch_size % samples_per_pass:
             flag = "--rampup-batch-size: a batch of" if self.rampup_batch_size else "--global-batch-size"

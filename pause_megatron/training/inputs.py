@@ -36,10 +36,7 @@ class PretrainInputs:
 
 
 def check_inputs(config: PretrainConfig, *, world_size: int) -> PretrainInputs:
-    """Read and check the files of ``config`` for a run on ``world_size`` ranks.
-
-    Raises :class:`UserError` with the path or flag to change.
-    """
+    """Read and check the files of ``config``. Raises :class:`UserError` with the path or flag to change."""
     tokenizer = PauseTokenizer.load(config.tokenizer)
     positions = config.model.max_position_embeddings
     training_data = check_training_folders(
@@ -85,9 +82,7 @@ def _initial_checkpoint(config: PretrainConfig, tokenizer: PauseTokenizer) -> Pa
         return None
     folder = find_checkpoint(config.initial_checkpoint, "--initial-checkpoint")
     state = CheckpointState.read(read_manifest(folder).state, folder)
-    differences = model_differences(state.config["model"], config.model)
-    differences.append(("--tokenizer (sha256)", state.tokenizer_sha256, tokenizer.sha256))
-    for flag, there, here in differences:
+    for flag, there, here in model_differences(state, config.model, tokenizer):
         if there != here:
             raise UserError(f"--initial-checkpoint {folder}: has {flag} {there}, but {here} is given; give {there}")
     return folder

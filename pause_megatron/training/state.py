@@ -66,13 +66,9 @@ def refuse_another_run(
     The layout, the ZeRO stage, the learning rate and the number of iterations may change. The model, the data and the
     settings that decide the order of the data must not.
     """
-    saved, given = state.config, to_plain(config)
-    differences = [
-        (f"--{name.replace('_', '-')}", saved["training"][name], given["training"][name])
-        for name in FIXED_TRAINING_SETTINGS
-    ]
-    differences += model_differences(saved["model"], config.model)
-    differences.append(("--tokenizer (sha256)", state.tokenizer_sha256, tokenizer.sha256))
+    saved, given = state.config["training"], to_plain(config.training)
+    differences = [(f"--{name.replace('_', '-')}", saved[name], given[name]) for name in FIXED_TRAINING_SETTINGS]
+    differences += model_differences(state, config.model, tokenizer)
     differences += _data_differences(state.dataset, checkpoint_data(data))
     for flag, before, now in differences:
         if before != now:
@@ -81,10 +77,11 @@ def refuse_another_run(
             )
 
 
-def model_differences(saved: dict[str, Any], model: ModelConfig) -> list[Difference]:
-    """Compare every setting of a ``saved`` model configuration with ``model``."""
-    before, now = {**to_plain(ModelConfig()), **saved}, to_plain(model)
-    return [(f"--{name.replace('_', '-')}", before[name], now[name]) for name in now]
+def model_differences(state: CheckpointState, model: ModelConfig, tokenizer: PauseTokenizer) -> list[Difference]:
+    """Compare every setting of the model of ``state`` with ``model``, and the tokenizers."""
+    before, now = {**to_plain(ModelConfig()), **state.config["model"]}, to_plain(model)
+    differences = [(f"--{name.replace('_', '-')}", before[name], now[name]) for name in now]
+    return [*differences, ("--tokenizer (sha256)", state.tokenizer_sha256, tokenizer.sha256)]
 
 
 def _data_differences(saved: CheckpointDataRecord, found: CheckpointDataRecord) -> list[Difference]:

@@ -141,10 +141,7 @@ class WeightsAndBiases:
     """Charts in a W&B run with the name of the run folder. W&B keeps its own files in ``FOLDER/wandb``."""
 
     def __init__(self, folder: Path, project: str, config: dict[str, Any]) -> None:
-        """Start or continue the W&B run of ``folder`` in ``project``, with the settings ``config``.
-
-        Raises :class:`UserError` when W&B refuses, for example without a login or a network.
-        """
+        """Start or continue the W&B run of ``folder``. Raises :class:`UserError` if W&B refuses, e.g. without login."""
         import wandb
 
         id_file = folder / WANDB_RUN_ID_FILE
