@@ -66,7 +66,7 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
 def find_data(config: PretrainConfig, tokenizer: PauseTokenizer) -> FoundData:
     """Check the training and held-out data on this machine. Raises :class:`UserError` as a run would."""
     positions = config.model.max_position_embeddings
-    present, absent = _by_presence(config.data_parts)
+    present, absent = _divide(config.data_parts)
     folders: tuple[DataFolder, ...] = ()
     seq_length = config.training.seq_length or positions
     if present:
@@ -74,14 +74,13 @@ def find_data(config: PretrainConfig, tokenizer: PauseTokenizer) -> FoundData:
             present, tokenizer, seq_length=config.training.seq_length, max_position_embeddings=positions
         )
         seq_length = folders[0].seq_length
-    held_out, absent_held_out = _by_presence(config.validation_parts)
+    held_out, absent_held_out = _divide(config.validation_parts)
     check_validation_folders(held_out, tokenizer, seq_length=seq_length, max_position_embeddings=positions)
     return FoundData(folders=folders, absent=absent, absent_held_out=absent_held_out, seq_length=seq_length)
 
 
-def _by_presence(
-    parts: Sequence[BlendComponent],
-) -> tuple[tuple[BlendComponent, ...], tuple[BlendComponent, ...]]:
+def _divide(parts: Sequence[BlendComponent]) -> tuple[tuple[BlendComponent, ...], tuple[BlendComponent, ...]]:
+    """Return the parts with folders on this machine, and the others."""
     present = tuple(part for part in parts if part.folder.exists())
     return present, tuple(part for part in parts if part not in present)
 
