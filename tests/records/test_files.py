@@ -16,6 +16,7 @@ from pause_megatron.records.evaluation import EvaluationRecord
 from pause_megatron.records.files import FileRecord, line_of, read_record, read_record_lines, write_record
 from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneRecord
 from pause_megatron.records.pretraining import METRICS_KINDS, RunRecord, TrainRecord
+from tests.records.damage import CHANGES, damaged, keys
 from tests.records.examples import example
 
 FILE_RECORDS = (RunRecord, ExportRecord, ImportRecord, FinetuneRecord, EvaluationRecord)
@@ -43,39 +44,13 @@ def test_a_line_reads_back_as_it_was_written(tmp_path: Path, kind: type) -> None
     assert read_record_lines(path, (kind,)) == [record]
 
 
-def keys(values: Any, kind: Any) -> list[tuple[str, ...]]:
-    """Path of each key of ``values`` that is a field of ``kind`` or of a record nested in it."""
-    found = []
-    for name, value in values.items() if dataclasses.is_dataclass(kind) else ():
-        found.append((name,))
-        nested = getattr(example(kind), name)
-        if dataclasses.is_dataclass(nested):
-            found += [(name, *path) for path in keys(value, type(nested))]
-    return found
-
-
-def damaged(values: dict[str, Any], path: tuple[str, ...], change: str) -> dict[str, Any]:
-    copy: dict[str, Any] = json.loads(json.dumps(values))
-    holder = copy
-    for name in path[:-1]:
-        holder = holder[name]
-    value = holder.pop(path[-1])
-    if change == "renamed":
-        holder[path[-1] + "s"] = value
-    elif change == "mistyped":
-        holder[path[-1]] = 1.5 if isinstance(value, str | list | dict | bool) else "1.5"
-    return copy
-
-
-@pytest.mark.parametrize("change", ["removed", "renamed", "mistyped"])
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", FILE_RECORDS)
 def test_a_damaged_key_is_reported_with_its_file(tmp_path: Path, kind: type, change: str) -> None:
     path = tmp_path / "record.json"
     values = written(path, example(kind))
     tried = 0
-    for key in keys(values, kind):
-        if change == "removed" and key[-1] == "chance":  # an optional key
-            continue
+    for key in keys(values, kind, change):
         path.write_text(json.dumps(damaged(values, key, change)), encoding="utf-8")
         with pytest.raises(UserError) as refused:
             read_record(path, kind)
@@ -86,15 +61,12 @@ def test_a_damaged_key_is_reported_with_its_file(tmp_path: Path, kind: type, cha
     assert tried >= 7
 
 
-@pytest.mark.parametrize("change", ["removed", "renamed", "mistyped"])
+@pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("kind", LINE_RECORDS)
 def test_a_damaged_key_is_reported_with_its_line(tmp_path: Path, kind: type, change: str) -> None:
     path = tmp_path / "metrics.jsonl"
     values = line_of(example(kind))
-    optional = {field.name for field in dataclasses.fields(kind) if field.default is None}
-    for key in values:
-        if change == "removed" and key in optional:
-            continue
+    for (key,) in [("kind",), *keys(values, kind, change, nested=False)]:
         good, bad = json.dumps(values), json.dumps(damaged(values, (key,), change))
         path.write_text(f"{good}\n{bad}\n", encoding="utf-8")
         with pytest.raises(UserError) as refused:

@@ -1,0 +1,109 @@
+"""Each command reads the files of the commands before it, and reports each damaged key with the file name.
+
+Every file is written by the command that writes it in real use, at tiny size.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from pause_megatron.cli.commands import TOOLS
+from pause_megatron.cli.main import main, run_command
+from pause_megatron.downstream.generated_tasks import write_task
+from pause_megatron.errors import EXIT_DONE, EXIT_USER
+from pause_megatron.records.conversion import ExportRecord
+from pause_megatron.records.evaluation import EvaluationRecord
+from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneRecord
+from pause_megatron.records.pretraining import METRICS_FILE, METRICS_KINDS, RunRecord
+from tests.chain import write_dataset, write_text_and_tokenizer
+from tests.records.damage import CHANGES, damaged, keys
+
+ZERO1 = Path(__file__).parents[2] / "ds_configs" / "zero1_fp32.json"
+
+
+@pytest.fixture(scope="module")
+def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with run, export, finetuned model and result of one model."""
+    folder = tmp_path_factory.mktemp("chain")
+    write_text_and_tokenizer(folder)
+    write_task("parity", folder / "parity", seed=0, train=40, test=8)
+    write_dataset(folder, "pause")
+    write_dataset(folder, "held-out", "validation")
+    for line in COMMANDS:
+        words = line.format(folder=folder, deepspeed=ZERO1).split()
+        exit_code = run_command(TOOLS[words[0]], words[0], words[1:]) if words[0] in TOOLS else main(words)
+        assert exit_code == EXIT_DONE, line
+    return folder
+
+
+COMMANDS = (
+    "pretrain --data {folder}/pause --validation-data {folder}/held-out --tokenizer {folder}/tokenizer"
+    " --output {folder}/run --deepspeed {deepspeed} --preset tiny --train-iters 2 --global-batch-size 4"
+    " --micro-batch-size 2 --log-interval 1",
+    "convert_to_hf.py --checkpoint {folder}/run --output {folder}/hf",
+    "finetune --model {folder}/hf --task parity --data {folder}/parity --output {folder}/ft --num-pauses-ft 2 --steps 2"
+    " --warmup-steps 1 --batch-size 4 --log-interval 1",
+    "evaluate --model {folder}/ft --task parity --data {folder}/parity --output {folder}/result.json --limit 4",
+)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A file of the chain, its record classes, and the command that reads it."""
+
+    file: str
+    kinds: tuple[type, ...]
+    command: tuple[str, ...]
+
+
+REPORT_RUN = ("report", "--pretrain", "run", "--evaluations", "result.json", "--output", "report")
+GENERATE = ("--prompt", "01:", "--max-new-tokens", "2")
+READERS = (
+    Reader(f"run/{RunRecord.FILE}", (RunRecord,), REPORT_RUN),
+    Reader(f"run/{METRICS_FILE}", METRICS_KINDS, REPORT_RUN),
+    Reader("result.json", (EvaluationRecord,), REPORT_RUN),
+    Reader(f"ft/{FinetuneRecord.FILE}", (FinetuneRecord,), REPORT_RUN),
+    Reader(f"ft/{METRICS_FILE}", FINETUNE_METRICS_KINDS, REPORT_RUN),
+    Reader(f"ft/{FinetuneRecord.FILE}", (FinetuneRecord,), ("generate", "--model", "ft", *GENERATE)),
+    Reader(f"hf/{ExportRecord.FILE}", (ExportRecord,), ("generate", "--model", "hf", *GENERATE)),
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("reader", READERS, ids=lambda reader: f"{reader.file} by {reader.command[0]}")
+def test_a_damaged_key_is_reported_by_the_command_that_reads_it(
+    chain: Path, reader: Reader, change: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(chain)
+    path = Path(reader.file)
+    content = path.read_text(encoding="utf-8")
+    lines = content.splitlines() if path.suffix == ".jsonl" else [content]
+    tried = 0
+    try:
+        for number, line in enumerate(lines):
+            values = json.loads(line)
+            kind = next((kind for kind in reader.kinds if values.get("kind") == getattr(kind, "KIND", None)), None)
+            assert kind, f"{reader.file} has a line of no known kind"
+            for key in keys(values, kind, change):
+                bad = json.dumps(damaged(values, key, change))
+                path.write_text("\n".join([*lines[:number], bad, *lines[number + 1 :]]) + "\n", encoding="utf-8")
+                assert main(list(reader.command)) == EXIT_USER, key
+                error = capsys.readouterr().err
+                assert reader.file in error
+                assert key[-1] in error
+                tried += 1
+    finally:
+        path.write_text(content, encoding="utf-8")
+    assert tried >= 3
+
+
+def test_undamaged_files_are_read(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(chain)
+    for command in {reader.command for reader in READERS}:
+        assert main(list(command)) == EXIT_DONE
+    shutil.rmtree("report")
