@@ -85,8 +85,25 @@ class PauseEmbeddingRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainRecord:
-    """The training steps since the previous record. Losses are means over real targets, in nats."""
+class LossRecord:
+    """Mean losses over real targets, in nats."""
+
+    loss: float
+    perplexity: float
+    """exp(loss); infinite if that overflows."""
+    loss_after_real: float | None = None
+    """Loss of targets that follow a real token."""
+    loss_after_pause: float | None = None
+    """Loss of targets that follow a pause; None without pauses."""
+    loss_by_pause_run: dict[str, float] | None = None
+    """Loss by the number of pauses directly before the target, "0" to "8+"."""
+    targets_by_pause_run: dict[str, int] | None = None
+    """Number of those targets."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRecord(LossRecord):
+    """The training steps since the previous record."""
 
     KIND: ClassVar[str] = "train"
 
@@ -100,17 +117,6 @@ class TrainRecord:
     """Steps that changed no weight."""
     batch_size: int
     """Sequences of the last step."""
-    loss: float
-    perplexity: float
-    """exp(loss); infinite if that overflows."""
-    loss_after_real: float | None = None
-    """Loss of targets that follow a real token."""
-    loss_after_pause: float | None = None
-    """Loss of targets that follow a pause; None without pauses."""
-    loss_by_pause_run: dict[str, float] | None = None
-    """Loss by the number of pauses directly before the target, "0" to "8+"."""
-    targets_by_pause_run: dict[str, int] | None = None
-    """Number of those targets."""
     last_loss: float
     """Loss of the last step."""
     grad_norm: float | None = None
@@ -138,8 +144,8 @@ class TrainRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ValidationRecord:
-    """One validation on one held-out dataset. Losses are means over real targets, in nats."""
+class ValidationRecord(LossRecord):
+    """One validation on one held-out dataset."""
 
     KIND: ClassVar[str] = "validation"
 
@@ -148,17 +154,6 @@ class ValidationRecord:
     """Name of the held-out dataset, or of the mean over several."""
     pauses: str
     """Its pause strategy."""
-    loss: float
-    perplexity: float
-    """exp(loss); infinite if that overflows."""
-    loss_after_real: float | None = None
-    """Loss of targets that follow a real token."""
-    loss_after_pause: float | None = None
-    """Loss of targets that follow a pause; None without pauses."""
-    loss_by_pause_run: dict[str, float] | None = None
-    """Loss by the number of pauses directly before the target."""
-    targets_by_pause_run: dict[str, int] | None = None
-    """Number of those targets."""
     real_tokens: int
     """Real targets of the held-out dataset."""
 
