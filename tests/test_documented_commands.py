@@ -94,10 +94,12 @@ def test_command_in_a_code_block_parses(line: str) -> None:
 
 
 def check_script(words: list[str]) -> None:
-    """Check that a Python script outside tools/ exists and knows its flags."""
-    source = (REPOSITORY / words[0]).read_text(encoding="utf-8")
+    """Check that a Python script outside tools/ exists, and that it or a module next to it defines the flags."""
+    script = REPOSITORY / words[0]
+    assert script.is_file(), words[0]
+    sources = "".join(path.read_text(encoding="utf-8") for path in script.parent.glob("*.py"))
     for flag in filter(lambda word: word.startswith("--"), words[1:]):
-        assert f'"{flag}"' in source, f"{words[0]} has no {flag}"
+        assert f'"{flag}"' in sources, f"{words[0]} has no {flag}"
 
 
 def all_flags(config_class: type) -> set[str]:
