@@ -56,7 +56,7 @@ class FinetuneConfig:
     """Finetune an exported model on a task, with pauses between prompt and target.
 
     The presets TASK-1b and TASK-130m are the recipes of Goyal et al. 2024. The defaults are the most frequent values in
-    its Table 4 (130M), and those of Hugging Face's Trainer for everything that the paper does not give.
+    its Table 4 (130M), and otherwise those of Hugging Face's Trainer.
     """
 
     model: Path
@@ -139,9 +139,8 @@ class FinetuneConfig:
     def __post_init__(self) -> None:
         require_task(self.task)
         require_at_least(0, warmup_steps=self.warmup_steps, weight_decay=self.weight_decay, clip_grad=self.clip_grad)
-        require_at_least(
-            0, lora_rank=self.lora_rank, seed=self.seed, early_stopping_patience=self.early_stopping_patience
-        )
+        require_at_least(0, lora_rank=self.lora_rank, early_stopping_patience=self.early_stopping_patience)
+        require_at_least(0, seed=self.seed)
         require_at_least(1, steps=self.steps, batch_size=self.batch_size, held_out_examples=self.held_out_examples)
         require_at_least(1, log_interval=self.log_interval, save_interval=self.save_interval)
         require_at_least(1, gradient_accumulation_steps=self.gradient_accumulation_steps)
@@ -163,14 +162,11 @@ class FinetuneConfig:
             raise UserError(
                 f"--deepspeed {self.deepspeed}: cannot be combined with --fsdp {self.fsdp}; give one of them"
             )
-        if self.deepspeed or self.fsdp:
-            sharding = "--deepspeed" if self.deepspeed else "--fsdp"
-            for flag, value in (
-                ("lora-rank", self.lora_rank),
-                ("early-stopping-patience", self.early_stopping_patience),
-            ):
-                if value:
-                    raise UserError(f"--{flag} {value}: cannot change sharded weights; remove {sharding}")
+        sharding = "--deepspeed" if self.deepspeed else "--fsdp" if self.fsdp else None
+        for name in ("lora_rank", "early_stopping_patience"):
+            if sharding and getattr(self, name):
+                flag = f"--{name.replace('_', '-')} {getattr(self, name)}"
+                raise UserError(f"{flag}: cannot change sharded weights; remove {sharding}")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,8 +6,7 @@ one slice holds the logits that matter, in training, scoring and generation. For
     _ _ a b P P | c d
     a b c d P P | e _
 
-Prompt and pauses can attend to each other in both directions, as in the paper. GPT-2 and Llama in transformers accept
-a 4-D mask, so this needs no change to a model.
+Prompt and pauses can attend to each other in both directions, as in the paper. Stock transformers accepts a 4-D mask.
 """
 
 from __future__ import annotations

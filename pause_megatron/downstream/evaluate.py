@@ -28,8 +28,7 @@ from pause_megatron.versions import versions
 def evaluate(config: EvaluateConfig) -> None:
     """Evaluate ``config.model`` on ``config.task`` and write one result file for each number of pauses.
 
-    Model and task are loaded once. Each file is written as soon as its evaluation is complete, and equals that of an
-    evaluation with only this number; its seconds include the loading.
+    Each file is written as soon as its evaluation is complete, and equals that of an evaluation with only this number.
 
     Raises :class:`UserError` for an output that exists, before it loads anything; for pauses that the model does not
     have or that leave no room; and for the errors of loading the task and the model.
@@ -55,7 +54,7 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
     finetuning, pausing = folder.finetuning, resolve_pausing(folder, config.pausing)
     harness_model = PauseLM(folder, pausing, config.batch_size)
     results = evaluator.evaluate(harness_model, {task.name: task.harness}, limit=config.limit)
-    samples = sample_records(task, results["samples"][task.name], pausing.num_pauses)
+    samples = _samples(task, results["samples"][task.name], pausing.num_pauses)
     prompts = folder.tokenizer([sample.prompt for sample in samples], add_special_tokens=False)
     return EvaluationRecord(
         task=task.name,
@@ -83,10 +82,7 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
 
 
 def _halve_evaluation(folder: ModelFolder, config: EvaluateConfig) -> bool:
-    """Return whether to evaluate only the documents that finetuning left out; by default as in finetuning on this task.
-
-    Raises :class:`UserError` if the model would be evaluated on its training data.
-    """
+    """Return the flag, or by default the setting of finetuning on this task; refuse to evaluate on training data."""
     finetuning = folder.finetuning
     halved = finetuning is not None and finetuning.halve_evaluation and finetuning.task == config.task
     if halved and config.halve_evaluation is False:
@@ -118,8 +114,7 @@ def metric_values(results: dict[str, Any]) -> dict[str, Metric]:
     }
 
 
-def sample_records(task: Task, samples: list[dict[str, Any]], num_pauses: int) -> tuple[Sample, ...]:
-    """Convert the harness's samples."""
+def _samples(task: Task, samples: list[dict[str, Any]], num_pauses: int) -> tuple[Sample, ...]:
     return tuple(
         Sample(
             prompt=sample["arguments"][0][0],

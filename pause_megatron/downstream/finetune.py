@@ -1,9 +1,8 @@
 """Finetuning of an exported model on a task, with pauses between every prompt and its target.
 
-It uses Hugging Face's Trainer and the model's own loss; the collator decides what the model reads and which tokens
-carry loss. The loss covers the target and the end-of-document token after it, so that decoding stops. An interrupted
-run resumes from a hidden folder next to the output; the output appears complete or not at all. Of several processes
-each trains on a part of every batch, and rank 0 writes.
+It uses Hugging Face's Trainer and the model's own loss, which covers the target and the end-of-document token after it.
+An interrupted run resumes from a hidden folder next to the output. Each process trains on a part of every batch, and
+rank 0 writes.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ from pause_megatron.records.variants import variant_name
 from pause_megatron.versions import versions
 
 LORA_ALPHA = 2
-"""Scale of the low-rank additions, the same for every rank."""
+"""Factor of the low-rank additions, the same for every rank."""
 
 
 def finetune(config: FinetuneConfig) -> None:
@@ -123,10 +122,7 @@ def train(
 
 
 def hold_out(examples: PausedExamples, config: FinetuneConfig) -> tuple[Subset[PausedExample], Subset[PausedExample]]:
-    """Split off the examples that early stopping evaluates: returns training and held-out examples.
-
-    The seed decides which. Raises :class:`UserError` if there are too few.
-    """
+    """Return training and held-out examples, chosen by the seed. Raises :class:`UserError` if there are too few."""
     number = config.held_out_examples
     if len(examples) <= number:
         raise UserError(
@@ -183,10 +179,9 @@ def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArgu
 
 
 def _with_lora(base: ModelFolder, rank: int, seed: int) -> ModelFolder:
-    """Return ``base`` with LoRA (Hu et al. 2021) of ``rank`` on every matrix of its layers.
+    """Return ``base`` with LoRA (Hu et al. 2021) on every matrix of its layers, and a trainable pause embedding.
 
-    The additions start at zero: ``seed`` draws one factor, the other is zero. The pause embedding is trained too,
-    because a model without pauses in pretraining cannot use pauses otherwise.
+    A model without pauses in pretraining cannot use them if the embedding keeps its random values.
     """
     set_seed(seed)
     embeddings = base.model.get_input_embeddings()
@@ -208,12 +203,11 @@ def write_finetuned_folder(
     work: WorkFolder,
     seconds: float,
     kept_step: int,
-    weights: dict[str, torch.Tensor] | None = None,
+    weights: dict[str, torch.Tensor] | None,
 ) -> None:
     """Write the trained ``base.model``, its tokenizer, metrics and ``finetune.json`` to ``config.output``.
 
-    ``weights`` replace those of a model that is sharded over several processes. A model of unknown origin counts as
-    pretrained without pauses.
+    ``weights`` replace those of a sharded model. A model of unknown origin counts as pretrained without pauses.
     """
     if config.lora_rank:
         base = replace(base, model=base.model.merge_and_unload())

@@ -1,29 +1,22 @@
 """Generated tasks, small enough to run the complete chain, and to see an effect of pauses, in minutes.
 
 parity
-    ``0110100110010110:`` -> ``0`` or ``1``: is the number of ones odd? Each bit is a token and the answer depends on
-    all bits. With causal attention a model can combine them only at positions after the last bit; pauses add such
-    positions. Training strings have a uniform number of ones, because uniform bits give a small model no gradient at
-    first; validation and test strings have uniform bits, which is harder.
-
-    Parity can show that with a *causal* prefix pauses help a small model to learn faster and more reliably in a fixed
-    budget. It cannot show that pauses make a task possible at all: some runs without pauses solve it too, so you should
-    compare means over several seeds. With a bidirectional prefix the bits see each other without pauses, so expect no
-    difference. Weights that start small (standard deviation 0.02 at width 64) do not learn it in thousands of steps.
-    One wrong bit flips the answer, so parity overstates how much a model suffers from another number of pauses. London
+    ``0110100110010110:`` -> ``0`` or ``1``: is the number of ones odd? With causal attention a model can combine the
+    bits only at positions after the last one; pauses add such positions. With a bidirectional prefix the bits see each
+    other without pauses, so expect no difference. Some runs without pauses solve it too, so compare means over several
+    seeds. Weights that start small (standard deviation 0.02 at width 64) do not learn it in thousands of steps. London
     and Kanade 2025 (arXiv 2505.21024) study parity with pauses, with hints at the pauses that are not used here.
 
 lookup
     ``d5k2a9m0?k:`` -> ``2``: which digit followed this letter (associative recall)? Two attention hops answer it, so
-    more positions should not help: it is the control. A small model learns it slowly. At width 32 it was still guessing
-    among the digits after 2000 steps (accuracy 0.27 to 0.30), so short runs tell little.
+    more positions should not help: it is the control. At width 32 a model was still guessing after 2000 steps
+    (accuracy 0.27 to 0.30), so short runs tell little.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -38,14 +31,8 @@ ROUNDS = 50
 
 Record = tuple[str, str]
 """A question and its answer."""
-
-
-@dataclass(frozen=True)
-class GeneratedTask:
-    """Functions that draw any number of records, for training and for evaluation."""
-
-    draw_training: Callable[[np.random.Generator, int], list[Record]]
-    draw_held_out: Callable[[np.random.Generator, int], list[Record]]
+Draw = Callable[[np.random.Generator, int], list[Record]]
+"""Draws any number of records."""
 
 
 def write_task(
@@ -58,9 +45,10 @@ def write_task(
     """
     if name not in GENERATED_TASKS:
         raise UserError(f"generated task '{name}': unknown; tasks: {', '.join(GENERATED_TASKS)}")
-    task, generator = GENERATED_TASKS[name], np.random.default_rng(seed)
-    held_out = _draw(task.draw_held_out, generator, validation + test, avoid=set(), distinct=True)
-    training = _draw(task.draw_training, generator, train, avoid={question for question, _ in held_out}, distinct=False)
+    generator = np.random.default_rng(seed)
+    draw_training, draw_held_out = GENERATED_TASKS[name]
+    held_out = _draw(draw_held_out, generator, validation + test, avoid=set(), distinct=True)
+    training = _draw(draw_training, generator, train, avoid={question for question, _ in held_out}, distinct=False)
     splits = {"train": training, "validation": held_out[:validation], "test": held_out[validation:]}
     with new_folder(folder) as temporary:
         for split, records in splits.items():
@@ -68,14 +56,7 @@ def write_task(
             write_text(temporary / f"{split}.jsonl", "".join(lines))
 
 
-def _draw(
-    draw: Callable[[np.random.Generator, int], list[Record]],
-    generator: np.random.Generator,
-    count: int,
-    *,
-    avoid: set[str],
-    distinct: bool,
-) -> list[Record]:
+def _draw(draw: Draw, generator: np.random.Generator, count: int, *, avoid: set[str], distinct: bool) -> list[Record]:
     """Draw ``count`` records with questions that are not in ``avoid`` and, if ``distinct``, that all differ."""
     avoid = set(avoid)
     records: list[Record] = []
@@ -96,7 +77,7 @@ def _parity_records(bits: np.ndarray) -> list[Record]:
 
 
 def _draw_parity_by_count(generator: np.random.Generator, count: int) -> list[Record]:
-    """Draw strings with a uniform number of ones (0 to 16) at random places."""
+    """Draw strings with a uniform number of ones at random places: uniform bits give a small model no gradient."""
     ones = generator.integers(0, PARITY_BITS, size=(count, 1), endpoint=True)
     rank = generator.random((count, PARITY_BITS)).argsort(axis=1)  # a random permutation per row
     return _parity_records((rank < ones).astype(int))
@@ -119,7 +100,8 @@ def _draw_lookup(generator: np.random.Generator, count: int) -> list[Record]:
     return records
 
 
-GENERATED_TASKS = {
-    "parity": GeneratedTask(draw_training=_draw_parity_by_count, draw_held_out=_draw_parity_uniform),
-    "lookup": GeneratedTask(draw_training=_draw_lookup, draw_held_out=_draw_lookup),
+GENERATED_TASKS: dict[str, tuple[Draw, Draw]] = {
+    "parity": (_draw_parity_by_count, _draw_parity_uniform),
+    "lookup": (_draw_lookup, _draw_lookup),
 }
+"""Functions that draw training records, and those of validation and test."""

@@ -22,21 +22,9 @@ from pause_megatron.pauses.prompts import TokenIds
 
 
 def generate_command(config: GenerateConfig) -> None:
-    """Print the continuation of ``config.prompt``: the text of a single prompt, or one JSON object per line.
-
-    Raises :class:`UserError` for the errors of :func:`load_model_folder` and :func:`generate_texts`.
-    """
-    texts = generate_texts(
-        load_model_folder(config.model, config.precision),
-        config.prompt,
-        pausing=config.pausing,
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        num_beams=config.num_beams,
-        seed=config.seed,
-    )
+    """Print the continuation of ``config.prompt``: the text of a single prompt, or one JSON object per line."""
+    settings = {name: value for name, value in vars(config).items() if name not in ("model", "precision", "prompt")}
+    texts = generate_texts(load_model_folder(config.model, config.precision), config.prompt, **settings)
     if len(config.prompt) == 1:
         print(texts[0])
         return
@@ -97,10 +85,7 @@ def generate_texts(
 def generate_after(
     folder: ModelFolder, prefixes: list[TokenIds], *, bidirectional: bool, **settings: Any
 ) -> list[list[int]]:
-    """Return the ids that stock ``generate`` adds to each prefix, up to the end of the document.
-
-    ``settings`` are those of ``generate``, such as ``max_new_tokens`` and ``do_sample``.
-    """
+    """Return the ids that ``model.generate(**settings)`` adds to each prefix, up to the end of the document."""
     batch = align(prefixes, [[]] * len(prefixes), folder.eod_id).to(folder.model.device)
     arguments = generation_arguments(folder, batch, bidirectional=bidirectional, settings=settings)
     ended = {"eos_token_id": folder.eod_id, "pad_token_id": folder.eod_id}

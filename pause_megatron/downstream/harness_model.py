@@ -61,10 +61,13 @@ class PauseLM(HFLM):
         batch = align(prefixes, read, self._folder.eod_id).to(self.device)
         inputs = batch.model_inputs(bidirectional=self._pausing.bidirectional, dtype=self.model.dtype)
         log_probabilities = self.model(**inputs).logits.float().log_softmax(dim=-1)  # [batch, target + 1, vocabulary]
-        return [
-            _continuation_score(row, torch.tensor(continuation, device=self.device))
-            for row, (_, _, continuation) in zip(log_probabilities, requests, strict=True)
-        ]
+        scores = []
+        for row, (_, _, ids) in zip(log_probabilities, requests, strict=True):
+            continuation = torch.tensor(ids, device=self.device)
+            window = row[: len(ids)]  # [tokens, vocabulary]; the row is longer if another target of the batch is
+            total = window.gather(1, continuation[:, None]).sum()
+            scores.append((float(total), bool((window.argmax(dim=1) == continuation).all())))
+        return scores
 
     def tok_batch_encode(
         self,
@@ -73,10 +76,7 @@ class PauseLM(HFLM):
         left_truncate_len: int | None = None,
         truncation: bool = False,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Encode contexts with their pauses, padded on the left, for generation.
-
-        Returns ids and attention mask, each [batch, sequence].
-        """
+        """Return ids and attention mask of contexts with their pauses, each [batch, sequence], padded on the left."""
         assert padding_side == "left"
         room = left_truncate_len or self.max_length
         prefixes = [self._pausing.prefix(self._folder, text, self.tok_encode(text), room) for text in strings]
@@ -105,14 +105,3 @@ class PauseLM(HFLM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """Refuse: a text that is scored from its first token on has no prompt to pause after."""
         raise UserError("--task: tasks that score complete texts (loglikelihood_rolling) have no prompt to pause after")
-
-
-def _continuation_score(log_probabilities: torch.Tensor, continuation: torch.Tensor) -> tuple[float, bool]:
-    """Return a continuation's log-probability and whether each of its tokens is the likeliest.
-
-    ``log_probabilities`` [target + 1, vocabulary] starts with the prediction of the first token of ``continuation``
-    [tokens], and is longer than it if another row of the batch has a longer target.
-    """
-    window = log_probabilities[: len(continuation)]
-    total = window.gather(1, continuation[:, None]).sum()
-    return float(total), bool((window.argmax(dim=1) == continuation).all())

@@ -1,7 +1,4 @@
-"""Loader of Hugging Face folders: the model, its tokenizer, and the records of its pretraining and finetuning.
-
-Finetuning reads such a folder and writes another; evaluation and generation read both kinds.
-"""
+"""Loader of Hugging Face folders: the model, its tokenizer, and the records of its pretraining and finetuning."""
 
 from __future__ import annotations
 

@@ -1,8 +1,4 @@
-"""Pauses in a prompt: how many, where, which token, and how the prefix attends.
-
-Finetuning takes them from its flags. Evaluation, generation and the Python API take every setting that the user leaves
-out from the model's ``finetune.json``, by :func:`resolve_pausing`.
-"""
+"""Pauses in a prompt: how many, where, which token, and how the prefix attends."""
 
 from __future__ import annotations
 

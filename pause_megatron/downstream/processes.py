@@ -21,10 +21,8 @@ from pause_megatron.errors import UserError
 from pause_megatron.parallel.launcher import detect_launch, export_launch
 from pause_megatron.records.files import read_json
 
-FSDP_KEYS = (
-    *("activation_checkpointing", "auto_wrap_policy", "cpu_offload"),
-    *("min_num_params", "transformer_layer_cls_to_wrap"),
-)
+_WRAPPING_KEYS = ("auto_wrap_policy", "min_num_params", "transformer_layer_cls_to_wrap")
+FSDP_KEYS = ("activation_checkpointing", *_WRAPPING_KEYS, "cpu_offload")
 """Keys of a ``--fsdp-config`` file."""
 _USE_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 
@@ -44,7 +42,11 @@ def process_arguments(config: FinetuneConfig) -> dict[str, Any]:
     on_cpu = not torch.cuda.is_available()
     arguments: dict[str, Any] = {"per_device_train_batch_size": config.batch_size // parts, "use_cpu": on_cpu}
     arguments["per_device_eval_batch_size"] = arguments["per_device_train_batch_size"]
-    sharding = _sharding(config)
+    sharding: dict[str, Any] = {}
+    if config.deepspeed:
+        sharding = {"deepspeed": _deepspeed_values(config)}
+    elif config.fsdp:
+        sharding = {"fsdp": True, "fsdp_config": _fsdp_values(config)}
     if launch.world_size > 1 or sharding:
         export_launch(launch)
         arguments["ddp_find_unused_parameters"] = False  # a causal language model uses all
@@ -52,14 +54,6 @@ def process_arguments(config: FinetuneConfig) -> dict[str, Any]:
         _form_cpu_group(config)
         arguments["accelerator_config"] = {"use_configured_state": True}
     return arguments | sharding
-
-
-def _sharding(config: FinetuneConfig) -> dict[str, Any]:
-    if config.deepspeed:
-        return {"deepspeed": _deepspeed_values(config)}
-    if config.fsdp:
-        return {"fsdp": True, "fsdp_config": _fsdp_values(config)}
-    return {}
 
 
 def _deepspeed_values(config: FinetuneConfig) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import re
 import string
 from collections import Counter
 from functools import cache
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 from lm_eval.api.metrics import exact_match_hf_evaluate
@@ -66,16 +67,13 @@ def coqa(document: Document, results: list[str]) -> dict[str, float]:
     answers = document["answers"]
     rounds = [answers[:i] + answers[i + 1 :] for i in range(len(answers))] if len(answers) > 1 else [answers]
     return {
-        "f1": sum(max(coqa_f1(results[0], answer) for answer in each) for each in rounds) / len(rounds),
-        "em": sum(max(squad_exact_match(results[0], answer) for answer in each) for each in rounds) / len(rounds),
+        "f1": fmean(max(coqa_f1(results[0], answer) for answer in each) for each in rounds),
+        "em": fmean(max(squad_exact_match(results[0], answer) for answer in each) for each in rounds),
     }
 
 
 def gsm8k(document: Document, results: list[str]) -> dict[str, float]:
-    """Score the number after ``####``, the last number, and Rouge-1 of the complete solution.
-
-    Numbers are found and compared by the harness's filters and exact match.
-    """
+    """Score the number after ``####``, the last number, and Rouge-1 of the complete solution."""
     answer = document["answer"]
     return {
         "accuracy": _same_number(_AFTER_HASHES, results[0], answer),

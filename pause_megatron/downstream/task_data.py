@@ -7,8 +7,7 @@ only the odd ones are evaluated.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +21,15 @@ Fields = Mapping[str, Any]
 TRAIN = "train"
 
 
-class Splits(Mapping[str, datasets.Dataset]):
+class Splits(dict[str, datasets.Dataset]):
     """Splits by name, each loaded at its first use, so that evaluation does not read the training split."""
 
-    def __init__(self, names: Iterable[str], load: Callable[[str], datasets.Dataset]) -> None:
-        self._names = sorted(set(names))
-        self._load = cache(load)
+    def __init__(self, load: Callable[[str], datasets.Dataset]) -> None:
+        self._load = load
 
-    def __getitem__(self, split: str) -> datasets.Dataset:
-        return self._load(split)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._names)
-
-    def __len__(self) -> int:
-        return len(self._names)
+    def __missing__(self, split: str) -> datasets.Dataset:
+        self[split] = self._load(split)
+        return self[split]
 
 
 def json_lines_splits(folder: Path, fields: Fields, optional_fields: Fields) -> Splits:
@@ -56,7 +49,7 @@ def json_lines_splits(folder: Path, fields: Fields, optional_fields: Fields) -> 
             raise UserError(f"{path}: no records; write one JSON object per line")
         return datasets.Dataset.from_list([_record(line, where, fields, optional_fields) for line, where in lines])
 
-    return Splits((path.stem for path in folder.glob("*.jsonl")), load)
+    return Splits(load)
 
 
 def halved_splits(splits: Mapping[str, datasets.Dataset], evaluated: str) -> Splits:
@@ -68,7 +61,7 @@ def halved_splits(splits: Mapping[str, datasets.Dataset], evaluated: str) -> Spl
         complete = splits[evaluated]
         return complete.select(range(split != TRAIN, len(complete), 2))
 
-    return Splits({*splits, TRAIN}, load)
+    return Splits(load)
 
 
 def _record(line: str, where: str, fields: Fields, optional_fields: Fields) -> dict[str, Any]:
@@ -112,15 +105,11 @@ _KINDS = {
 
 def squad_answers(document: dict[str, Any]) -> list[str]:
     """Return all reference answers of a SQuAD document; finetuning uses the first."""
-    answers: list[str] = document["answers"]["text"]
-    return answers
+    return list(document["answers"]["text"])
 
 
 def coqa_turns(conversations: datasets.Dataset) -> datasets.Dataset:
-    """Return one document for each turn: ``story``, ``history`` (earlier turns), ``question``, ``answers``.
-
-    The conversation's own answer is the first, before those of other annotators.
-    """
+    """Return one document for each turn: ``story``, ``history`` (earlier turns), ``question``, ``answers``."""
     return conversations.map(_turns, batched=True, remove_columns=conversations.column_names)
 
 
@@ -136,6 +125,6 @@ def _turns(conversations: dict[str, list[Any]]) -> dict[str, list[Any]]:
             found["story"].append(story)
             found["history"].append(history)
             found["question"].append(question)
-            found["answers"].append([answer, *alternatives])
+            found["answers"].append([answer, *alternatives])  # the conversation's own answer comes first
             history += f"Q: {question}\nA: {answer}\n"
     return found

@@ -1,12 +1,8 @@
 """Tasks: one lm-evaluation-harness definition each, for finetuning and evaluation, so that their prompts are the same.
 
-A definition is a file ``tasks/NAME.yaml`` in the harness's format; to add a benchmark, add its definition. Evaluation
-passes the task to the harness. Finetuning words the training split with the same ``doc_to_text`` and
-``doc_to_target``. The data come from a local folder of ``SPLIT.jsonl`` files if you give one, otherwise from the
-``dataset_path`` of the definition.
-
-A definition's ``metadata`` has ``fields`` and ``optional_fields`` of a local record
-(:data:`~pause_megatron.downstream.task_data.Fields`), and ``halved: true`` if the task has no training split.
+A definition is a file ``tasks/NAME.yaml`` in the harness's format. Its ``metadata`` has ``fields`` and
+``optional_fields`` of a local record (:data:`~pause_megatron.downstream.task_data.Fields`), and ``halved: true`` if the
+task has no training split.
 """
 
 from __future__ import annotations
@@ -64,11 +60,6 @@ class Task:
         examples."""
         return _TrainingPairs(self, self.harness.training_docs())
 
-    def pair(self, document: dict[str, Any]) -> TextPair:
-        """Return ``document`` as text for finetuning."""
-        target = self.harness.config.target_delimiter + self.target(document)
-        return TextPair(self.harness.doc_to_text(document), target)
-
     def target(self, document: dict[str, Any]) -> str:
         """Return the text that answers ``document``: the correct choice, or the first of several answers."""
         target = self.harness.doc_to_target(document)
@@ -87,7 +78,8 @@ class _TrainingPairs:
         return len(self.documents)
 
     def __getitem__(self, index: int) -> TextPair:
-        return self.task.pair(self.documents[index])
+        document, harness = self.documents[index], self.task.harness
+        return TextPair(harness.doc_to_text(document), harness.config.target_delimiter + self.task.target(document))
 
 
 def load_task(name: str, data_folder: Path | None, *, halve: bool = False) -> Task:

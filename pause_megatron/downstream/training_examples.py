@@ -16,16 +16,14 @@ from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import TextPair, TextPairs
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import IGNORE_INDEX, PausedExample
-
-_SHOWN = 40
-"""Characters of a context in error messages."""
+from pause_megatron.tokenizer.pause_tokenizer import excerpt
 
 
 class PausedExamples(Dataset[PausedExample]):
     """Text pairs as tokens with pauses, each encoded at its first use and then kept.
 
-    Training starts at once, and a run of few steps encodes few examples. The price: reading an example that has no room
-    for its pauses raises a :class:`UserError` with its number, possibly late in a run.
+    Training starts at once. The price: an example without room for its pauses raises a :class:`UserError` when it is
+    read, possibly late in a run.
     """
 
     def __init__(
@@ -51,8 +49,7 @@ class PausedExamples(Dataset[PausedExample]):
             try:
                 self._encoded[index] = encode_example(pair, self._base, self._pausing_of(index))
             except UserError as error:
-                shown = pair.context if len(pair.context) <= _SHOWN else f"{pair.context[:_SHOWN]}..."
-                raise UserError(f"training example {index + 1} ({shown!r}): {error}") from error
+                raise UserError(f"training example {index + 1} ({excerpt(pair.context)}): {error}") from error
         return self._encoded[index]
 
     def _pausing_of(self, index: int) -> Pausing:

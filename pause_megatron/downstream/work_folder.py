@@ -25,8 +25,7 @@ from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneSt
 from pause_megatron.records.pretraining import METRICS_FILE
 
 SETTINGS = "settings.json"
-CHECKPOINT_MARKER = "trainer_state.json"
-"""File that the Trainer writes last into a checkpoint; a checkpoint without it is incomplete."""
+CHECKPOINT_MARKER = "trainer_state.json"  # the Trainer writes it last into a checkpoint
 
 
 @dataclass(frozen=True)
@@ -46,14 +45,14 @@ class WorkFolder:
         """Keep the folder of a run with the same settings and number of processes; otherwise start over."""
         if not self.writes:
             return
-        settings = to_flat(config)
+        settings, file = to_flat(config), self.path / SETTINGS
         if processes > 1:
             settings["processes"] = processes
-        if self.path.exists() and self._settings() != settings:
+        if self.path.exists() and not (file.is_file() and json.loads(file.read_bytes()) == settings):
             log.info(f"starting over: {self.path} belongs to a run with other settings")
             self.remove()
         self.path.mkdir(parents=True, exist_ok=True)
-        write_json(self.path / SETTINGS, settings)
+        write_json(file, settings)
 
     @property
     def metrics(self) -> Path:
@@ -84,10 +83,6 @@ class WorkFolder:
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.path)
-
-    def _settings(self) -> Any:
-        path = self.path / SETTINGS
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else None
 
 
 class MetricsWriter(TrainerCallback):
