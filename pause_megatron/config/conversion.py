@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -10,6 +10,24 @@ from pause_megatron.config.checks import require_at_least, require_positive
 from pause_megatron.config.deepspeed import Precision
 
 ProofMethod = Literal["auto", "whole", "layers"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparisonConfig:
+    """Comparison of the logits of both models."""
+
+    tolerance: float = 1e-4
+    """Largest accepted absolute difference of a logit, computed in fp32 from the weights as exported."""
+    proof_sequences: int = 4
+    """Number of sequences to compare logits on; at least 2 are used, and every second one contains pauses if both
+    models have <pause>."""
+    proof: ProofMethod = "auto"
+    """Models in memory during the comparison: whole, or layers (one layer at a time); auto: layers above 500 million
+    parameters."""
+
+    def __post_init__(self) -> None:
+        require_at_least(1, proof_sequences=self.proof_sequences)
+        require_positive(tolerance=self.tolerance)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +44,12 @@ class ConvertToHfConfig:
     """Data type of the exported weights; those of the checkpoint are fp32."""
     max_shard_gb: float = 2.0
     """Maximum size of a safetensors file, in gigabytes (1e9 bytes)."""
-    tolerance: float = 1e-4
-    """Largest accepted absolute difference of a logit, computed in fp32 from the exported weights."""
-    proof_sequences: int = 4
-    """Number of sequences to compare logits on; at least 2 are used, and every second one contains pauses."""
-    proof: ProofMethod = "auto"
-    """Models in memory during the comparison: whole, or layers (one layer at a time); auto: layers above 500 million
-    parameters."""
     bake_pauses: int = 0
     """Pauses that the exported tokenizer appends to every prompt, for programs without support for pauses; 0: none."""
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
 
     def __post_init__(self) -> None:
-        require_positive(tolerance=self.tolerance, max_shard_gb=self.max_shard_gb)
-        require_at_least(1, proof_sequences=self.proof_sequences)
+        require_positive(max_shard_gb=self.max_shard_gb)
         require_at_least(0, bake_pauses=self.bake_pauses)
 
 
@@ -53,15 +64,7 @@ class ConvertFromHfConfig:
     """New checkpoint folder, with the tokenizer in OUTPUT/tokenizer; must not exist."""
     seed: int = 1234
     """Seed of the initial embedding of <pause>."""
-    tolerance: float = 1e-4
-    """Largest accepted absolute difference of a logit, computed in fp32."""
-    proof_sequences: int = 4
-    """Number of sequences to compare logits on; at least 2 are used."""
-    proof: ProofMethod = "auto"
-    """Models in memory during the comparison: whole, or layers (one layer at a time); auto: layers above 500 million
-    parameters."""
+    comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
 
     def __post_init__(self) -> None:
-        require_positive(tolerance=self.tolerance)
-        require_at_least(1, proof_sequences=self.proof_sequences)
         require_at_least(0, seed=self.seed)

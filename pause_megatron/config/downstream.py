@@ -19,7 +19,6 @@ Schedule = Literal["linear", "cosine", "constant"]
 NUMBER_FIELD = "{num_pauses_inf}"
 """Part of ``--output`` of ``evaluate`` that becomes the number of pauses, e.g. ``parity-inf{num_pauses_inf}.json``."""
 TASK_DEFINITIONS = Path(__file__).parents[1] / "downstream" / "tasks"
-"""Folder with one YAML file per task; see :mod:`pause_megatron.downstream.tasks`."""
 
 _PAPER_RECIPES: dict[str, tuple[tuple[float, int, int, int], tuple[float, int, int, int]]] = {
     "squad": ((1e-4, 100, 10_000, 256), (1e-4, 400, 40_000, 16)),
@@ -71,7 +70,6 @@ class FinetuneConfig:
     """Finetune on every second document of the evaluation split and evaluate on the others, for data without a training
     split. Always on for LAMBADA, which has none."""
     pausing: FinetunePausing = field(default_factory=FinetunePausing)
-    """Pauses in the prompts."""
     learning_rate: float = 1e-4
     """Peak learning rate."""
     schedule: Schedule = "linear"
@@ -185,7 +183,6 @@ class EvaluateConfig:
     halve_evaluation: bool | None = None
     """Evaluate only the documents that finetuning with --halve-evaluation leaves out (default: as in finetuning)."""
     pausing: InferencePausing = field(default_factory=InferencePausing)
-    """Pauses in the prompts."""
     batch_size: int = 64
     """Prompts in a batch."""
     limit: int | None = None
@@ -226,7 +223,6 @@ class GenerateConfig:
     prompt: tuple[str, ...]
     """Texts to continue, as one batch; a text may be empty."""
     pausing: InferencePausing = field(default_factory=InferencePausing)
-    """Pauses in the prompts."""
     max_new_tokens: int = 64
     """Largest number of tokens to generate."""
     temperature: float = 0.0

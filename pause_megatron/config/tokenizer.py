@@ -43,17 +43,13 @@ class TokenizerConfig:
             raise UserError(
                 "--input, --from-tokenizer: expected exactly one of them; give text to train on, or a tokenizer"
             )
-        if self.from_tokenizer is not None:
-            self._refuse_training_flags()
-        require_at_least(1, vocab_size=self.vocab_size, max_training_megabytes=self.max_training_megabytes)
-        if not 0.9 <= self.character_coverage <= 1:
-            raise UserError(f"--character-coverage {self.character_coverage}: must be between 0.9 and 1")
-
-    def _refuse_training_flags(self) -> None:
         for field in fields(self):
-            changed = getattr(self, field.name) != field.default
-            if changed and field.name not in ("input", "from_tokenizer", "output", "keep_scores"):
+            is_of_training = field.name not in ("input", "from_tokenizer", "output", "keep_scores")
+            if self.from_tokenizer and is_of_training and getattr(self, field.name) != field.default:
                 flag = "--" + field.name.replace("_", "-")
                 raise UserError(
                     f"{flag}: applies only to training; leave it out, or give --input instead of --from-tokenizer"
                 )
+        require_at_least(1, vocab_size=self.vocab_size, max_training_megabytes=self.max_training_megabytes)
+        if not 0.9 <= self.character_coverage <= 1:
+            raise UserError(f"--character-coverage {self.character_coverage}: must be between 0.9 and 1")

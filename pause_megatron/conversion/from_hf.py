@@ -1,7 +1,6 @@
 """Import of a Hugging Face model as a checkpoint to pretrain from, with ``<pause>``: ``tools/convert_from_hf.py``.
 
-The checkpoint contains weights only, and its tokenizer. It is written under a temporary name, checked against the
-Hugging Face model, and only then renamed. The weights pass through memory one tensor at a time.
+The checkpoint contains weights only, and its tokenizer. The weights pass through memory one tensor at a time.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST, WEIGHTS, Fra
 from pause_megatron.checkpoint.reader import CheckpointReader, file_checksum, tensor_key
 from pause_megatron.config.conversion import ConvertFromHfConfig
 from pause_megatron.config.model import ModelConfig
-from pause_megatron.config.serialize import to_plain
+from pause_megatron.config.serialize import flags_of_mapping, to_plain
 from pause_megatron.conversion.hf_config import model_config_of
 from pause_megatron.conversion.one_layer import Read, StoredWeights, layer_prefix, megatron_model
 from pause_megatron.conversion.proof import prove_export
@@ -70,9 +69,7 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
             vocab_size=tokenizer.vocab_size,
             num_tokens=num_known,
             pause_id=tokenizer.pause_id,
-            sequences=config.proof_sequences,
-            tolerance=config.tolerance,
-            method=config.proof,
+            config=config.comparison,
         )
         record = ImportRecord(
             source={"model": str(config.model), "config": hf_config.to_diff_dict()},
@@ -91,10 +88,7 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
 
 
 def _write_tokenizer(source: Path, output: Path) -> tuple[PauseTokenizer, int]:
-    """Copy the tokenizer of ``source`` to ``output``, with ``<pause>`` added if it has none.
-
-    Returns the new tokenizer, and the number of tokens it had before.
-    """
+    """Copy the tokenizer, with ``<pause>`` added if it has none; returns it and the number of tokens it had before."""
     file = find_tokenizer_file(source)
     before = open_backend(file, read_tokenizer_file(file))
     if before.special_id(PAUSE_TOKEN) is None:
@@ -111,8 +105,8 @@ def _write_tokenizer(source: Path, output: Path) -> tuple[PauseTokenizer, int]:
 def _with_pause_rows(read: Read, *, num_known: int, vocab_size: int, seed: int) -> Read:
     """Wrap ``read`` so that vocabulary tensors have exactly ``vocab_size`` rows.
 
-    Drops rows beyond the ``num_known`` tokens of the original tokenizer. If ``<pause>`` was added, draws its row from a
-    normal distribution with the mean and standard deviation of the known rows, in each dimension.
+    It drops rows beyond ``num_known`` and draws an added row of ``<pause>`` from a normal distribution with the mean
+    and standard deviation of the known rows, in each dimension.
     """
 
     def read_with_pause(name: str) -> torch.Tensor:
@@ -146,32 +140,7 @@ def _write_checkpoint(
         for file, shapes in files.items()
         for key, (length,) in shapes.items()
     ]
-    manifest = Manifest(
-        state=_state(config, model, tokenizer).to_plain(),
-        optimizer={},
-        files={file: file_checksum(folder / file) for file in files},
-        parameters=records,
-        fragments=fragments,
-    )
-    manifest.check()
-    write_json(folder / MANIFEST, manifest.to_plain())
-
-
-def _parameter_records(model: ModelConfig, vocab_size: int) -> dict[str, ParameterRecord]:
-    """Records of how Megatron-core shards each parameter; all layers are sharded as the first one is."""
-    with megatron_model(replace(model, num_layers=1), vocab_size) as local:
-        one_layer = {item.name: ParameterRecord.of(item.shard) for item in local.parameters}
-    first = layer_prefix(0)
-    records: dict[str, ParameterRecord] = {}
-    for name, record in one_layer.items():
-        layers = range(model.num_layers) if name.startswith(first) else range(1)
-        records |= {name.replace(first, layer_prefix(layer)): record for layer in layers}
-    return records
-
-
-def _state(config: ConvertFromHfConfig, model: ModelConfig, tokenizer: PauseTokenizer) -> CheckpointState:
-    """Training state of the checkpoint, as of a run before its first step."""
-    return CheckpointState(
+    run = CheckpointState(  # as before the first step
         iteration=0,
         consumed_samples=0,
         real_tokens=0,
@@ -189,14 +158,31 @@ def _state(config: ConvertFromHfConfig, model: ModelConfig, tokenizer: PauseToke
         converted_from=str(config.model),
         versions=versions(),
     )
+    manifest = Manifest(
+        state=run.to_plain(),
+        optimizer={},
+        files={file: file_checksum(folder / file) for file in files},
+        parameters=records,
+        fragments=fragments,
+    )
+    manifest.check()
+    write_json(folder / MANIFEST, manifest.to_plain())
+
+
+def _parameter_records(model: ModelConfig, vocab_size: int) -> dict[str, ParameterRecord]:
+    """Records of how Megatron-core shards each parameter; all layers are sharded as the first one is."""
+    with megatron_model(replace(model, num_layers=1), vocab_size) as local:
+        one_layer = {item.name: ParameterRecord.of(item.shard) for item in local.parameters}
+    first = layer_prefix(0)
+    return {
+        name.replace(first, layer_prefix(layer)): record
+        for name, record in one_layer.items()
+        for layer in range(model.num_layers if name.startswith(first) else 1)
+    }
 
 
 def _flags(model: ModelConfig) -> str:
     """Flags of ``pretrain`` for this model, without those that equal the default."""
-    default, given = to_plain(ModelConfig()), to_plain(model)
-    flags = []
-    for name, value in given.items():
-        flag = name.replace("_", "-")
-        if value != default[name]:
-            flags.append(f"--{flag} {value}" if not isinstance(value, bool) else f"--{'' if value else 'no-'}{flag}")
-    return " ".join(flags)
+    default = vars(ModelConfig())
+    changed = {name: value for name, value in vars(model).items() if value != default[name]}
+    return " ".join(flags_of_mapping(changed, ModelConfig, "model"))

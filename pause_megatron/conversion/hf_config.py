@@ -23,14 +23,14 @@ def hf_model_config(model: ModelConfig, *, vocab_size: int, eod_id: int) -> Pret
         "pad_token_id": eod_id,
         "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
         "initializer_range": model.init_method_std,
+        "hidden_size": model.hidden_size,
+        "num_hidden_layers": model.num_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "max_position_embeddings": model.max_position_embeddings,
     }
     if model.architecture == "gpt2":
         return GPT2Config(
             **common,
-            n_positions=model.max_position_embeddings,
-            n_embd=model.hidden_size,
-            n_layer=model.num_layers,
-            n_head=model.num_attention_heads,
             n_inner=model.ffn_size,
             activation_function=GELU_NAMES[model.gelu],
             layer_norm_epsilon=model.layernorm_epsilon,
@@ -40,13 +40,9 @@ def hf_model_config(model: ModelConfig, *, vocab_size: int, eod_id: int) -> Pret
         )
     return LlamaConfig(
         **common,
-        hidden_size=model.hidden_size,
         intermediate_size=model.ffn_size,
-        num_hidden_layers=model.num_layers,
-        num_attention_heads=model.num_attention_heads,
         num_key_value_heads=model.query_groups,
         head_dim=model.head_dim,
-        max_position_embeddings=model.max_position_embeddings,
         rms_norm_eps=model.layernorm_epsilon,
         rope_parameters={"rope_type": "default", "rope_theta": float(model.rotary_base)},
         attention_bias=False,
@@ -84,15 +80,10 @@ def _gpt2(config: Any, path: Path) -> ModelConfig:
         (not config.add_cross_attention, "add_cross_attention"),
     )
     return ModelConfig(
+        **_common_settings(config),
         architecture="gpt2",
-        num_layers=config.n_layer,
-        hidden_size=config.n_embd,
-        num_attention_heads=config.n_head,
         ffn_hidden_size=config.n_inner or 4 * config.n_embd,
-        max_position_embeddings=config.n_positions,
-        untie_embeddings_and_output_weights=not config.tie_word_embeddings,
         layernorm_epsilon=config.layer_norm_epsilon,
-        init_method_std=config.initializer_range,
         gelu=gelus[config.activation_function],  # type: ignore[arg-type]
     )
 
@@ -110,22 +101,27 @@ def _llama(config: Any, path: Path) -> ModelConfig:
         (float(rope["rope_theta"]).is_integer(), f"rope_theta {rope['rope_theta']}"),
     )
     return ModelConfig(
+        **_common_settings(config),
         architecture="llama",
-        num_layers=config.num_hidden_layers,
-        hidden_size=config.hidden_size,
-        num_attention_heads=config.num_attention_heads,
         num_query_groups=config.num_key_value_heads,
         ffn_hidden_size=config.intermediate_size,
-        max_position_embeddings=config.max_position_embeddings,
-        untie_embeddings_and_output_weights=not config.tie_word_embeddings,
         layernorm_epsilon=config.rms_norm_eps,
-        init_method_std=config.initializer_range,
         rotary_base=int(rope["rope_theta"]),
     )
 
 
+def _common_settings(config: Any) -> dict[str, Any]:
+    return {
+        "num_layers": config.num_hidden_layers,
+        "hidden_size": config.hidden_size,
+        "num_attention_heads": config.num_attention_heads,
+        "max_position_embeddings": config.max_position_embeddings,
+        "untie_embeddings_and_output_weights": not config.tie_word_embeddings,
+        "init_method_std": config.initializer_range,
+    }
+
+
 def _require(path: Path, *conditions: tuple[bool, str]) -> None:
-    """Raise :class:`UserError` that lists the settings in ``conditions`` (is supported, setting) with False."""
     unsupported = [setting for is_supported, setting in conditions if not is_supported]
     if unsupported:
         raise UserError(

@@ -91,10 +91,9 @@ def hf_logits_by_layer(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
 
 
 class StoredWeights:
-    """Tensors of a Hugging Face folder's safetensors files, read one at a time."""
+    """Tensors of a folder's safetensors files, read one at a time; refuses a folder without or with damaged ones."""
 
     def __init__(self, folder: Path) -> None:
-        """Index the safetensors files of ``folder``. Raises :class:`UserError` if there are none, or one is damaged."""
         self._folder = folder
         self._files: dict[str, Path] = {}
         for path in sorted(folder.glob("*.safetensors")):

@@ -1,8 +1,7 @@
 """Check that an export computes the same as its checkpoint, by comparing logits position by position.
 
 Both models compute in fp32 from the weights as they are in the export. For example, an export in bf16 is compared with
-the checkpoint's weights rounded to bf16. Small models are compared complete, the export as stock transformers loads it;
-large ones with one layer in memory at a time (:mod:`~pause_megatron.conversion.one_layer`).
+the checkpoint's weights rounded to bf16.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoModelForCausalLM
 
-from pause_megatron.config.conversion import ProofMethod
+from pause_megatron.config.conversion import ComparisonConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.one_layer import Read, hf_logits_by_layer, megatron_logits_by_layer, megatron_model
 from pause_megatron.errors import UserError
@@ -97,40 +96,31 @@ def prove_export(
     vocab_size: int,
     num_tokens: int,
     pause_id: int,
-    sequences: int,
-    tolerance: float,
-    method: ProofMethod = "auto",
+    config: ComparisonConfig,
 ) -> LogitComparison:
     """Compare the Hugging Face model in ``folder`` with the Megatron-core model that has the weights from ``read``.
 
-    Args:
-        folder: Hugging Face folder with config.json and weights.
-        read: returns the unsharded Megatron-core parameter of a name.
-        model: shape of the model.
-        vocab_size: vocabulary rows of the Megatron-core model, without padding.
-        num_tokens: ids that both models know; only these logits are compared.
-        pause_id: id of ``<pause>``; compared sequences contain it if it is below ``num_tokens``.
-        sequences: number of sequences, see :func:`proof_sequences`.
-        tolerance: largest accepted absolute difference of a logit.
-        method: complete models, one layer at a time, or ``auto``: by the number of parameters.
+    The Megatron-core model has ``vocab_size`` rows without padding. Only the logits of the first ``num_tokens`` ids are
+    compared, which both models know.
 
-    Raises :class:`UserError` if a logit differs by more.
+    Raises :class:`UserError` if a logit differs by more than the tolerance.
     """
-    is_small = model.num_parameters(vocab_size) <= LARGEST_WHOLE_PARAMETERS
-    chosen: Method = ("whole" if is_small else "layers") if method == "auto" else method
-    in_megatron = megatron_logits if chosen == "whole" else megatron_logits_by_layer
-    in_hf = hf_logits if chosen == "whole" else hf_logits_by_layer
-    tokens = proof_sequences(sequences, model, num_tokens=num_tokens, pause_id=pause_id)
+    method = config.proof
+    if method == "auto":
+        method = "whole" if model.num_parameters(vocab_size) <= LARGEST_WHOLE_PARAMETERS else "layers"
+    in_megatron = megatron_logits if method == "whole" else megatron_logits_by_layer
+    in_hf = hf_logits if method == "whole" else hf_logits_by_layer
+    tokens = proof_sequences(config.proof_sequences, model, num_tokens=num_tokens, pause_id=pause_id)
     comparison = compare_logits(
         in_megatron(read, model, vocab_size, tokens)[..., :num_tokens],
         in_hf(folder, tokens)[..., :num_tokens],
-        tolerance=tolerance,
+        tolerance=config.tolerance,
         pauses=int((tokens == pause_id).sum()),
-        method=chosen,
+        method=method,
     )
     if not comparison.passed:
         raise UserError(
-            f"--tolerance {tolerance:.0e}: logits of the two models differ by up to"
+            f"--tolerance {config.tolerance:.0e}: logits of the two models differ by up to"
             f" {comparison.max_abs_logit_difference:.2e}, nothing was written; raise it only if you know the reason"
         )
     return comparison

@@ -20,7 +20,6 @@ from pause_megatron.atomic import write_file
 _TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _ALIGNMENT = 8
 
-
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name to shape, in the order of writing."""
 

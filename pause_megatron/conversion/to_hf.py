@@ -69,9 +69,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
             vocab_size=tokenizer.vocab_size,
             num_tokens=tokenizer.vocab_size,
             pause_id=tokenizer.pause_id,
-            sequences=config.proof_sequences,
-            tolerance=config.tolerance,
-            method=config.proof,
+            config=config.comparison,
         )
         record = _record(config, checkpoint, state, tokenizer, texts_compared, comparison)
         write_record(folder / ExportRecord.FILE, record)
@@ -99,16 +97,13 @@ def write_model(
     dtype: torch.dtype = torch.float32,
     max_shard_bytes: int = 2_000_000_000,
 ) -> None:
-    """Write the checkpoint's model to ``folder``.
-
-    Writes weights in safetensors files of at most ``max_shard_bytes`` bytes, ``config.json``, and
-    ``generation_config.json``, which never emits ``<pause>``.
-    """
+    """Write weights in files of at most ``max_shard_bytes`` bytes, ``config.json`` and ``generation_config.json``."""
     hf_config = hf_model_config(model, vocab_size=tokenizer.vocab_size, eod_id=tokenizer.eod_id)
     hf_config.dtype = dtype
-    shapes = _shapes(reader, model, tokenizer.vocab_size)
     with torch.device("meta"):
         hf_model = AutoModelForCausalLM.from_config(hf_config)
+        state = to_hf_state(lambda name: torch.empty(reader.parameters[name].shape), model, tokenizer.vocab_size)
+        shapes = {name: tuple(tensor.shape) for name, tensor in state}
     # named_parameters lists tied parameters once, under the name of the embeddings
     expected = {name: tuple(parameter.shape) for name, parameter in hf_model.named_parameters()}
     assert shapes == expected, "the conversion table does not give the parameters of transformers"
@@ -123,21 +118,11 @@ def write_model(
         write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def _shapes(reader: CheckpointReader, model: ModelConfig, vocab_size: int) -> dict[str, tuple[int, ...]]:
-    """Shapes of the Hugging Face parameters, from the conversion table applied to meta tensors."""
-
-    def meta_tensor(name: str) -> torch.Tensor:
-        return torch.empty(reader.parameters[name].shape, device="meta")
-
-    return {name: tuple(tensor.shape) for name, tensor in to_hf_state(meta_tensor, model, vocab_size)}
-
-
 def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[str]) -> int:
     """Write the tokenizer to ``folder`` and compare it, as stock transformers loads it, with that of preprocessing.
 
-    Compares them on edge cases, and on sequences of the first folder of the run's ``data`` if that still exists.
-
-    Returns the number of texts compared. Raises :class:`UserError` at the first text that is encoded differently.
+    Returns the number of texts compared: edge cases, and sequences of the first folder of ``data`` if that still
+    exists. Raises :class:`UserError` at the first text that is encoded differently.
     """
     to_huggingface(tokenizer).save_pretrained(folder)
     texts = _texts(tokenizer, data) if data else []

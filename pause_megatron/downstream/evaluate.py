@@ -1,7 +1,4 @@
-"""Evaluation of a model on a task's test split, with M_inf pauses in every prompt; writes one result file per M_inf.
-
-lm-evaluation-harness evaluates the same task definition that finetuning read.
-"""
+"""Evaluation of a model on a task's test split, with M_inf pauses in every prompt; writes one result file per M_inf."""
 
 from __future__ import annotations
 
@@ -54,7 +51,16 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
     finetuning, pausing = folder.finetuning, resolve_pausing(folder, config.pausing)
     harness_model = PauseLM(folder, pausing, config.batch_size)
     results = evaluator.evaluate(harness_model, {task.name: task.harness}, limit=config.limit)
-    samples = _samples(task, results["samples"][task.name], pausing.num_pauses)
+    samples = tuple(
+        Sample(
+            prompt=sample["arguments"][0][0],
+            pauses=pausing.num_pauses,
+            output=_output(task, sample),
+            target=task.target(sample["doc"]),
+            correct=float(sample[task.primary_metric]),
+        )
+        for sample in results["samples"][task.name]
+    )
     prompts = folder.tokenizer([sample.prompt for sample in samples], add_special_tokens=False)
     return EvaluationRecord(
         task=task.name,
@@ -112,19 +118,6 @@ def metric_values(results: dict[str, Any]) -> dict[str, Metric]:
         for name, value in values.items()
         if not name.endswith("_stderr")
     }
-
-
-def _samples(task: Task, samples: list[dict[str, Any]], num_pauses: int) -> tuple[Sample, ...]:
-    return tuple(
-        Sample(
-            prompt=sample["arguments"][0][0],
-            pauses=num_pauses,
-            output=_output(task, sample),
-            target=task.target(sample["doc"]),
-            correct=float(sample[task.primary_metric]),
-        )
-        for sample in samples
-    )
 
 
 def _output(task: Task, sample: dict[str, Any]) -> str:

@@ -88,7 +88,6 @@ def _draw_parity_uniform(generator: np.random.Generator, count: int) -> list[Rec
 
 
 def _draw_lookup(generator: np.random.Generator, count: int) -> list[Record]:
-    """Draw eight distinct letters, each followed by a digit, and a question about one of them."""
     letters = generator.random((count, 26)).argsort(axis=1)[:, :LOOKUP_PAIRS]
     digits = generator.integers(0, 10, size=(count, LOOKUP_PAIRS))
     asked = generator.integers(0, LOOKUP_PAIRS, size=count)

@@ -52,10 +52,8 @@ def generate_texts(
         [other] = generate_texts(folder, ["Question: 2 + 2? Answer:"], pausing=InferencePausing(num_pauses_inf=0))
 
     The model pauses as it was finetuned, except for the settings in ``pausing``. A prompt that is too long loses its
-    beginning. Temperature 0 takes the likeliest token, or with ``num_beams`` the likeliest continuation of a beam
-    search. A higher temperature samples from the ``top_k`` likeliest tokens (0: all) that make up ``top_p`` of the
-    probability; ``seed`` sets PyTorch's seed. ``settings`` are passed to stock ``generate``, for example
-    ``repetition_penalty``; with ``num_return_sequences`` each prompt has that many texts in a row.
+    beginning. The flags of the same names describe the other settings; further ones are passed to stock ``generate``,
+    for example ``repetition_penalty``. With ``num_return_sequences`` each prompt has that many texts in a row.
 
     Raises :class:`UserError` for the errors of :func:`~pause_megatron.downstream.pausing.resolve_pausing`, for pauses
     that leave no room, and for a prompt without the marker.

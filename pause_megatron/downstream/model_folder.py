@@ -37,8 +37,7 @@ class ModelFolder:
 
     def encode(self, text: str) -> list[int]:
         """Return the ids of ``text``, without the tokens that the tokenizer adds, such as baked pauses."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        return ids
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
 
 
 def load_model_folder(path: Path, precision: Precision = "fp32", *, device: str | None = None) -> ModelFolder:

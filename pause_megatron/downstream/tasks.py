@@ -7,11 +7,11 @@ task has no training split.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import datasets
 from lm_eval.api.task import ConfigurableTask
@@ -31,14 +31,6 @@ class TextPair:
     """Text after the context, with its delimiter."""
 
 
-class TextPairs(Protocol):
-    """Text pairs by index: a list, or documents that are worded one by one."""
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> TextPair: ...
-
-
 @dataclass(frozen=True)
 class Task:
     """A task's definition with its data."""
@@ -52,13 +44,17 @@ class Task:
     @property
     def primary_metric(self) -> str:
         """First metric of the definition."""
-        metric: str = self.harness.config.metric_list[0]["metric"]
-        return metric
+        return str(self.harness.config.metric_list[0]["metric"])
 
-    def training_pairs(self) -> TextPairs:
+    def training_pairs(self) -> Sequence[TextPair]:
         """Return the training documents, each worded like a prompt of the evaluation when it is read; without few-shot
         examples."""
         return _TrainingPairs(self, self.harness.training_docs())
+
+    def pair(self, document: dict[str, Any]) -> TextPair:
+        """Return ``document`` as text for finetuning."""
+        target = self.harness.config.target_delimiter + self.target(document)
+        return TextPair(self.harness.doc_to_text(document), target)
 
     def target(self, document: dict[str, Any]) -> str:
         """Return the text that answers ``document``: the correct choice, or the first of several answers."""
@@ -70,16 +66,15 @@ class Task:
 
 
 @dataclass(frozen=True)
-class _TrainingPairs:
+class _TrainingPairs(Sequence[TextPair]):
     task: Task
     documents: datasets.Dataset
 
     def __len__(self) -> int:
         return len(self.documents)
 
-    def __getitem__(self, index: int) -> TextPair:
-        document, harness = self.documents[index], self.task.harness
-        return TextPair(harness.doc_to_text(document), harness.config.target_delimiter + self.task.target(document))
+    def __getitem__(self, index: int) -> TextPair:  # type: ignore[override]  # without slices
+        return self.task.pair(self.documents[index])
 
 
 def load_task(name: str, data_folder: Path | None, *, halve: bool = False) -> Task:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +14,13 @@ from torch.utils.data import Dataset
 from pause_megatron.downstream.batching import align
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
-from pause_megatron.downstream.tasks import TextPair, TextPairs
+from pause_megatron.downstream.tasks import TextPair
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import IGNORE_INDEX, PausedExample
 from pause_megatron.tokenizer.pause_tokenizer import excerpt
 
 
+@dataclass(eq=False)
 class PausedExamples(Dataset[PausedExample]):
     """Text pairs as tokens with pauses, each encoded at its first use and then kept.
 
@@ -26,37 +28,32 @@ class PausedExamples(Dataset[PausedExample]):
     read, possibly late in a run.
     """
 
-    def __init__(
-        self, pairs: TextPairs, base: ModelFolder, pausing: Pausing, *, fewest: int | None = None, seed: int = 0
-    ) -> None:
-        """With ``fewest``, draw each example's number of pauses uniformly from ``fewest`` to ``pausing.num_pauses``.
-
-        The number depends only on ``seed`` and the example's index, not on the order or the rank that reads it.
-        """
-        self._pairs = pairs
-        self._base = base
-        self._pausing = pausing
-        self._fewest = fewest
-        self._seed = seed
-        self._encoded: dict[int, PausedExample] = {}
+    pairs: Sequence[TextPair]
+    base: ModelFolder
+    pausing: Pausing
+    fewest: int | None = None
+    """If set, draw each example's number of pauses uniformly from this number to ``pausing.num_pauses``. The draw
+    depends only on ``seed`` and the example's index, not on the order or the rank that reads it."""
+    seed: int = 0
+    _encoded: dict[int, PausedExample] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
-        return len(self._pairs)
+        return len(self.pairs)
 
     def __getitem__(self, index: int) -> PausedExample:
         if index not in self._encoded:
-            pair = self._pairs[index]
+            pair = self.pairs[index]
             try:
-                self._encoded[index] = encode_example(pair, self._base, self._pausing_of(index))
+                self._encoded[index] = encode_example(pair, self.base, self._pausing_of(index))
             except UserError as error:
                 raise UserError(f"training example {index + 1} ({excerpt(pair.context)}): {error}") from error
         return self._encoded[index]
 
     def _pausing_of(self, index: int) -> Pausing:
-        if self._fewest is None:
-            return self._pausing
-        drawn = random.Random(f"{self._seed}/{index}").randint(self._fewest, self._pausing.num_pauses)
-        return replace(self._pausing, num_pauses=drawn)
+        if self.fewest is None:
+            return self.pausing
+        drawn = random.Random(f"{self.seed}/{index}").randint(self.fewest, self.pausing.num_pauses)
+        return replace(self.pausing, num_pauses=drawn)
 
 
 def encode_example(pair: TextPair, base: ModelFolder, pausing: Pausing) -> PausedExample:

@@ -1,12 +1,8 @@
 """Baked pauses: a tokenizer that ends every encoded prompt with ``<pause>``, for programs without support for pauses.
 
-A stock pipeline, server or chat client that loads such a folder pauses before it answers, without code of this project.
-Attention is causal, as in these programs and in pretraining.
-
 Prompts become ids in two ways, and both must end with pauses. A text is encoded with special tokens, so the
 post-processor can append them. A chat is first rendered to text by the template, and then encoded without special
-tokens, so the rendered text must contain the pauses. It contains :data:`PAUSE_MARK`, a string that nobody types; a
-literal ``<pause>`` in a prompt or message stays text, as in every export.
+tokens, so the rendered text contains :data:`PAUSE_MARK`, a string that nobody types.
 """
 
 from __future__ import annotations
@@ -39,10 +35,8 @@ def bake_pauses(tokenizer: PreTrainedTokenizerFast, num_pauses: int) -> PreTrain
       are none. A tokenizer without a chat template gets one that joins the messages with newlines, so that a single
       message is encoded like its text.
     - Decoding drops pauses, even if it keeps special tokens. The token of the id reads :data:`PAUSE_MARK`.
-
-    ``<pause>`` within a prompt or message is text, encoded as by ``tokenizer``. Two exceptions: a prompt that consists
-    only of ``<pause>`` becomes the pause's id, and :data:`PAUSE_MARK` in a prompt becomes a pause (also in messages, if
-    the tokenizer has its own chat template).
+    - ``<pause>`` within a prompt or message is text. Two exceptions: a prompt that consists only of ``<pause>`` becomes
+      the pause's id, and so does :data:`PAUSE_MARK` in a prompt (or in a message, with the tokenizer's own template).
 
     Raises :class:`UserError` for a tokenizer without ``<pause>``, with baked pauses, with several chat templates, or
     with processing steps that would hide or remove the pauses.
@@ -98,11 +92,7 @@ def _sequence(members: str, *steps: dict[str, Any] | None) -> dict[str, Any]:
 
 
 def _appending(processor: dict[str, Any] | None, pause_id: int, num_pauses: int) -> dict[str, Any]:
-    """Extend the post-processor so that it appends pauses last.
-
-    Extends an existing template: a second template could not process a pair, which the first has divided into more than
-    two parts.
-    """
+    """Extend the last template of the post-processor; a second one could not process a pair of more than two parts."""
     steps = [processor] if processor else []
     if processor and processor["type"] == "Sequence":
         steps = list(processor["processors"])
@@ -125,7 +115,6 @@ def _appending(processor: dict[str, Any] | None, pause_id: int, num_pauses: int)
 
 
 def _check(baked: PreTrainedTokenizerFast, plain: PreTrainedTokenizerFast, pause_id: int, num_pauses: int) -> None:
-    """Raise :class:`UserError` unless ``baked`` encodes a sample as documented in :func:`bake_pauses`."""
     text = f"a literal {PAUSE_TOKEN}, and a word"
     pauses, chat = [pause_id] * num_pauses, [{"role": "user", "content": text}]
     messages = baked.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]

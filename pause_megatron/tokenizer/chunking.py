@@ -1,10 +1,8 @@
 """Encoding of long texts in chunks, because the libraries need 40 or more bytes of memory per byte of text.
 
 A cut changes no id if no token and no normalisation rule can reach across it. When a backend loads a model, it finds
-out whether that holds *before a space between two word characters* (and for which characters: :data:`WORD_NEIGHBOURS`
-or :data:`ASCII_NEIGHBOURS`), and also before a newline. For example, ``the end`` may be cut into ``the`` and `` end``.
-A model for which this is not certain encodes every text in one chunk, and so does every model for a text without
-spaces.
+out whether that holds before a space between two word characters, and before a newline. For example, ``the end`` may be
+cut into ``the`` and `` end``. A model for which this is not certain encodes every text in one chunk.
 """
 
 from __future__ import annotations
@@ -23,11 +21,8 @@ if TYPE_CHECKING:
     EncodeBatch = Callable[[list[str]], tuple[NDArray[np.int32], NDArray[np.int64]]]
 
 CHUNK_CHARACTERS = 1 << 16
-"""Length of a chunk, in characters; it ends at the first possible cut after it.
-
-Small enough that sums of rounded scores stay exact within a chunk of ordinary text, see
-:data:`pause_megatron.tokenizer.model_file.SCORE_STEP`. With unrounded scores, a cut can change the choice between two
-nearly equal segmentations."""
+"""Length of a chunk, in characters; it ends at the first possible cut after it. In chunks of ordinary text, sums of
+rounded scores stay exact, see :data:`~pause_megatron.tokenizer.model_file.SCORE_STEP`."""
 
 WORD_NEIGHBOURS = r"(?<=\w) (?=\w)"
 """Cuts of a model that does not normalise text."""
@@ -62,24 +57,19 @@ class Cuts:
 
 
 def find_cuts(places: str, encode: Callable[[str], list[int]]) -> Cuts | None:
-    """Cuts at ``places``, a pattern for characters at which a token must begin; None if cutting there changes ids.
-
-    Encodes probes to find out whether the space after a cut must be kept: some tokenizers put one before every text.
-    """
-    pattern = re.compile(places)
-    if _cuts_keep_ids(pattern, encode, drops_space=False):
-        return Cuts(pattern, drops_space=False)
-    pattern = re.compile(places.removesuffix(f"|{NEWLINES_IN_WORDS}"))
-    for drops_space in (False, True):
-        if _cuts_keep_ids(pattern, encode, drops_space):
-            return Cuts(pattern, drops_space)
+    """Cuts at ``places``, a pattern for characters at which a token must begin; None if cutting probes changes ids."""
+    only_spaces = places.removesuffix(f"|{NEWLINES_IN_WORDS}")
+    for pattern, drops_space in ((places, False), (only_spaces, False), (only_spaces, True)):
+        cuts = Cuts(re.compile(pattern), drops_space)
+        if _cuts_keep_ids(cuts, encode):
+            return cuts
     return None
 
 
-def _cuts_keep_ids(pattern: re.Pattern[str], encode: Callable[[str], list[int]], drops_space: bool) -> bool:
+def _cuts_keep_ids(cuts: Cuts, encode: Callable[[str], list[int]]) -> bool:
     for text in _PROBES:
-        for place in pattern.finditer(text):
-            before, after = text[: place.start()], text[place.start() + drops_space :]
+        for place in cuts.places.finditer(text):
+            before, after = text[: place.start()], text[place.start() + cuts.drops_space :]
             if encode(text) != encode(before) + encode(after):
                 return False
     return True
@@ -88,29 +78,27 @@ def _cuts_keep_ids(pattern: re.Pattern[str], encode: Callable[[str], list[int]],
 def encode_in_chunks(
     texts: list[str], cuts: Cuts | None, encode_batch: EncodeBatch
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Encode ``texts`` by ``encode_batch``, which gets long texts in chunks if ``cuts`` allows it.
+    """Encode ``texts`` by ``encode_batch``, which gets long texts in chunks if ``cuts`` allows it, and no empty list.
 
     Returns ids of shape ``[tokens]`` and lengths of shape ``[texts]``, as ``encode_batch`` does.
     """
-    if cuts is None or not texts or max(map(len, texts)) <= CHUNK_CHARACTERS:
+    if not texts:
+        return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
+    if cuts is None or max(map(len, texts)) <= CHUNK_CHARACTERS:
         return encode_batch(texts)
-    ids: list[NDArray[np.int32]] = []
-    lengths: list[NDArray[np.int64]] = []
+    encoded = []
     for is_long, group in groupby(texts, lambda text: len(text) > CHUNK_CHARACTERS):
+        members = list(group)
         if is_long:
-            encoded = [_encode_long(text, cuts, encode_batch) for text in group]
-            ids += encoded
-            lengths.append(np.array([len(text_ids) for text_ids in encoded], dtype=np.int64))
+            encoded += [_encode_long(text, cuts, encode_batch) for text in members]
         else:
-            short_ids, short_lengths = encode_batch(list(group))
-            ids.append(short_ids)
-            lengths.append(short_lengths)
+            encoded.append(encode_batch(members))
+    ids, lengths = zip(*encoded, strict=True)
     return np.concatenate(ids), np.concatenate(lengths)
 
 
-def _encode_long(text: str, cuts: Cuts, encode_batch: EncodeBatch) -> NDArray[np.int32]:
+def _encode_long(text: str, cuts: Cuts, encode_batch: EncodeBatch) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     chunks = cuts.chunks(text)
-    ids = []
-    while batch := list(islice(chunks, _CHUNKS_PER_BATCH)):
-        ids.append(encode_batch(batch)[0])
-    return np.concatenate(ids)
+    batches = iter(lambda: list(islice(chunks, _CHUNKS_PER_BATCH)), [])
+    ids = np.concatenate([encode_batch(batch)[0] for batch in batches])
+    return ids, np.array([len(ids)], dtype=np.int64)

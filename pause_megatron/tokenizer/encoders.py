@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import islice
 from typing import Literal, Protocol
 
 import numpy as np
@@ -34,10 +33,8 @@ def open_encoder(tokenizer: PauseTokenizer, name: str) -> Encoder:
         return tokenizer
     if name == GigatokenEncoder.encoder_name:
         return GigatokenEncoder(tokenizer)
-    raise UserError(
-        f"encoder {name}: does not support {tokenizer.path}; "
-        f"use {tokenizer.encoder_name} or {GigatokenEncoder.encoder_name}"
-    )
+    known = f"{tokenizer.encoder_name} or {GigatokenEncoder.encoder_name}"
+    raise UserError(f"encoder {name}: does not support {tokenizer.path}; use {known}")
 
 
 def choose_encoder(
@@ -64,20 +61,18 @@ def choose_encoder(
     return fast.encoder_name
 
 
-def _compare(fast: Encoder, reference: Encoder, texts: Iterable[str]) -> None:
-    """Raise :class:`UserError` with the first text that both encode differently."""
-    remaining = iter(texts)
-    batch, number = list(EDGE_CASE_TEXTS), 1 - len(EDGE_CASE_TEXTS)
-    while batch:
+def _compare(fast: Encoder, reference: Encoder, texts: list[str]) -> None:
+    compared = [*EDGE_CASE_TEXTS, *texts]
+    for start in range(0, len(compared), _COMPARED_AT_ONCE):
+        batch = compared[start : start + _COMPARED_AT_ONCE]
         (ids, lengths), (expected, expected_lengths) = (encoder.encode_batch(batch) for encoder in (fast, reference))
         if not (np.array_equal(lengths, expected_lengths) and np.array_equal(ids, expected)):
             ends, expected_ends = np.cumsum(lengths)[:-1], np.cumsum(expected_lengths)[:-1]
             pairs = zip(np.split(ids, ends), np.split(expected, expected_ends), strict=True)
             first = next(index for index, pair in enumerate(pairs) if not np.array_equal(*pair))
-            which = f"document {number + first} of the run" if number > 0 else "an edge case"
+            number = start + first + 1 - len(EDGE_CASE_TEXTS)
+            which = f"document {number} of the run" if number > 0 else "an edge case"
             raise UserError(
                 f"encoder {fast.encoder_name}: encodes {which} differently from {reference.encoder_name}: "
                 f"{excerpt(batch[first])}"
             )
-        number += len(batch)
-        batch = list(islice(remaining, _COMPARED_AT_ONCE))

@@ -1,12 +1,8 @@
-"""Conversion of a tokenizer to Hugging Face, and comparison of both on text.
-
-Conversion and downstream use the result; its folder loads with stock ``AutoTokenizer``.
-"""
+"""Conversion of a tokenizer to Hugging Face, and comparison of both on text."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from itertools import chain
 
 from transformers import PreTrainedTokenizerFast
 
@@ -14,6 +10,7 @@ from pause_megatron.errors import UserError
 from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS, PAUSE_TOKEN, PauseTokenizer, excerpt
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
 from pause_megatron.tokenizer.sentencepiece_conversion import convert_sentencepiece
+from pause_megatron.tokenizer.tokenizers_backend import open_tokenizer
 
 
 def to_huggingface(tokenizer: PauseTokenizer) -> PreTrainedTokenizerFast:
@@ -28,7 +25,7 @@ def to_huggingface(tokenizer: PauseTokenizer) -> PreTrainedTokenizerFast:
     if isinstance(backend, SentencePieceBackend):
         library, special = convert_sentencepiece(backend), backend.control_names
     else:
-        library, special = backend.open_library(), [PAUSE_TOKEN]
+        library, special = open_tokenizer(backend.path, backend.prepared), [PAUSE_TOKEN]
     names = (backend.eos_name, backend.unk_name)
     return PreTrainedTokenizerFast(
         tokenizer_object=library,
@@ -47,8 +44,8 @@ def prove_equal(tokenizer: PauseTokenizer, hf_tokenizer: PreTrainedTokenizerFast
 
     Returns the number of texts compared. Raises :class:`UserError` at the first difference.
     """
-    compared = 0
-    for text in chain(EDGE_CASE_TEXTS, texts):
+    compared = [*EDGE_CASE_TEXTS, *texts]
+    for text in compared:
         ids, hf_ids = tokenizer.encode(text), hf_tokenizer.encode(text)
         if ids != hf_ids:
             pairs = enumerate(zip(ids, hf_ids, strict=False))
@@ -65,5 +62,4 @@ def prove_equal(tokenizer: PauseTokenizer, hf_tokenizer: PreTrainedTokenizerFast
                 f"{tokenizer.path}: the Hugging Face tokenizer decodes the ids of {excerpt(text)} to "
                 f"{excerpt(hf_decoded)} instead of {excerpt(decoded)}"
             )
-        compared += 1
-    return compared
+    return len(compared)

@@ -2,15 +2,12 @@
 
 Training makes these choices, so that text comes back unchanged and the Hugging Face export can be checked for equality:
 
-- The normaliser is the identity and keeps spaces. SentencePiece's default (``nmt_nfkc``) folds newlines, tabs and runs
-  of spaces into one space, but the tasks and prompts of this project contain lines.
+- The normaliser is the identity and keeps spaces and newlines.
 - A newline is a token of its own, and no other token contains one. Training therefore sees lines, not documents.
-- No space is put before a text (``add_dummy_prefix``). A word is encoded the same way at the start of a text and of a
-  line, and encoding a context and a continuation separately equals encoding them joined, for example ``a`` and `` b``.
+- No space is put before a text (``add_dummy_prefix``), so encoding a context and a continuation separately equals
+  encoding them joined, for example ``a`` and `` b``.
 - Characters without a token are spelled in byte tokens: no text becomes ``<unk>``.
 - Scores are rounded, see :data:`pause_megatron.tokenizer.model_file.SCORE_STEP`.
-
-The same text and settings give the same bytes.
 """
 
 from __future__ import annotations
@@ -52,8 +49,7 @@ FORMAT = "pause_megatron/tokenizer/1"
 _REQUIRED_CHARACTERS = "\n" + "".join(sorted(set("<unk></s><pause><0x0123456789ABCDEF>")))
 """Characters that always get a token: the newline, and all characters in the names of special tokens. A text that
 contains such a name can then be spelled out, which the Hugging Face export relies on."""
-_TRAINER_SEPARATOR = "\t"
-"""SentencePiece's trainer reserves the tab and would skip every line that contains one."""
+_TRAINER_SEPARATOR = "\t"  # SentencePiece's trainer reserves it and would skip every line that contains one
 _LINE_BYTES = 1 << 20
 _THREADS = 2  # fixed, because the order of sums, and so the model's bytes, depends on it
 _ERRORS_ONLY = 2  # log level
@@ -70,11 +66,9 @@ def make_tokenizer(config: TokenizerConfig) -> None:
 def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
     """Write the tokenizer at ``source``, with ``<pause>`` added, and ``manifest.json`` to the folder ``output``.
 
-    ``source`` is a SentencePiece ``.model`` file, a ``tokenizer.json`` next to its ``tokenizer_config.json``, or a
-    folder with either. ``<pause>`` gets the id after the last one, so all other ids stay the same. Scores of a
-    SentencePiece unigram model are rounded unless ``keep_scores``, see
-    :data:`~pause_megatron.tokenizer.model_file.SCORE_STEP`. A model that already has ``<pause>`` is accepted only if
-    its scores need rounding.
+    ``source`` is a file or folder as in ``--from-tokenizer``. ``<pause>`` gets the id after the last one, so all other
+    ids stay the same. Scores of a SentencePiece unigram model are rounded unless ``keep_scores``. A model that already
+    has ``<pause>`` is accepted only if its scores need rounding.
 
     Raises :class:`UserError` if ``source`` is not such a tokenizer, already has ``<pause>``, has no end-of-document
     token or cannot be exported to Hugging Face, or if ``output`` exists.
@@ -116,7 +110,8 @@ def _write_tokenizer_json(file: Path, content: bytes, folder: Path, pause_id: in
 
 
 def train_tokenizer(config: TokenizerConfig) -> None:
-    """Train on ``config.input`` and write ``tokenizer.model`` and ``manifest.json`` to the folder ``config.output``.
+    """Train on ``config.input`` and write ``tokenizer.model`` and ``manifest.json`` to the folder ``config.output``;
+    the same text and settings give the same bytes.
 
     Raises :class:`UserError` if the input cannot be read, ``config.output`` exists, or ``vocab_size`` is too large or
     too small for the text.

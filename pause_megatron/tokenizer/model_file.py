@@ -16,9 +16,8 @@ SCORE_STEP = 1 / 64
 
 SentencePiece sums scores in float32, `tokenizers` in float64. If two segmentations of a long text have nearly equal
 sums, the rounding of float32 decides. Sums of multiples of 1/64 are exact in both up to 2**18 nats (about 30,000
-tokens), so the libraries cannot disagree. The step is too small to change clear preferences of the model. With the
-unrounded scores of models trained elsewhere, the libraries disagreed on 1 and on 28 of 12,000 texts (C4 and others;
-with and without SentencePiece's own normalisation); rounding changed the ids of 385 and of 183 texts.
+tokens), so the libraries cannot disagree. With the unrounded scores of two models trained elsewhere, they disagreed on
+1 and on 28 of 12,000 texts; rounding changed the ids of 385 and of 183 texts.
 """
 
 # sentencepiece_model.proto: ModelProto.pieces, .trainer_spec, .normalizer_spec, and fields of these messages.
@@ -59,16 +58,6 @@ class ModelSettings:
     """Whether spaces at both ends are removed and runs of spaces become one space."""
     marks_spaces_in_front: bool
     """Whether pieces mark a space as U+2581 before a word, as usual; not after it, and not as a plain space."""
-
-    @property
-    def is_unigram(self) -> bool:
-        """Whether the segmentation with the highest sum of scores is chosen."""
-        return self.model_type == "unigram"
-
-    @property
-    def is_bpe(self) -> bool:
-        """Whether pairs of pieces are merged in the order of scores."""
-        return self.model_type == "bpe"
 
 
 def read_settings(model: bytes) -> ModelSettings:

@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODEL_FILE = "tokenizer.model"
-"""File name of the SentencePiece model in a tokenizer folder."""
 PAUSE_TOKEN = "<pause>"
-"""Name of the pause token: a control symbol of a SentencePiece model, a special token of a Hugging Face tokenizer."""
 EDGE_CASE_TEXTS = (
     "",
     " ",
@@ -100,8 +98,7 @@ class PauseTokenizer:
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; nothing is added before or after."""
         if len(text) > chunking.CHUNK_CHARACTERS:
-            long: list[int] = self.encode_batch([text])[0].tolist()
-            return long
+            return list(self.encode_batch([text])[0].tolist())
         return self.backend.encode(text)
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

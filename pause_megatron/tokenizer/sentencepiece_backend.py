@@ -25,8 +25,8 @@ class SentencePieceBackend:
     """A SentencePiece model.
 
     Attributes: ``processor`` (the SentencePiece object), ``settings``, ``pieces`` and ``types`` (in the order of ids),
-    ``scores_are_rounded`` (so other libraries give the same ids), ``vocab_size``, ``eod_id``, ``eos_name``, ``unk_id``
-    and ``unk_name`` (``None`` if absent), ``cuts``.
+    ``scores_are_rounded`` (so other libraries give the same ids), ``is_bpe``, ``vocab_size``, ``eod_id``, ``eos_name``,
+    ``unk_id`` and ``unk_name`` (``None`` if absent), ``cuts``.
     """
 
     encoder_name = "sentencepiece"
@@ -38,10 +38,11 @@ class SentencePieceBackend:
         try:
             self.settings = read_settings(model)
             self.types = read_piece_types(model)
-            self.scores_are_rounded = not self.settings.is_unigram or round_scores(model) == model
+            self.scores_are_rounded = self.settings.model_type != "unigram" or round_scores(model) == model
             self.processor = SentencePieceProcessor.from_proto(model)
         except (RuntimeError, LookupError, ValueError, struct.error) as error:
             raise UserError(f"{path}: not a SentencePiece model; give a tokenizer folder or a .model file") from error
+        self.is_bpe = self.settings.model_type == "bpe"
         self.vocab_size: int = self.processor.vocab_size()
         self.pieces: list[str] = self.processor.id_to_piece(list(range(self.vocab_size)))
         self.unk_id: int | None = self.processor.unk_id()
@@ -51,11 +52,6 @@ class SentencePieceBackend:
         self.eos_name = self.pieces[eos_id] if eos_id >= 0 else None
         places = self._places_to_cut()
         self.cuts: Cuts | None = find_cuts(places, self.encode) if places else None
-
-    @property
-    def is_bpe(self) -> bool:
-        """Whether this is byte-pair encoding."""
-        return self.settings.is_bpe
 
     @property
     def control_names(self) -> list[str]:
@@ -88,18 +84,14 @@ class SentencePieceBackend:
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
         """Ids of all ``texts`` in a row, and the number of ids per text."""
-        if not texts:
-            return np.empty(0, dtype=np.int32), np.empty(0, dtype=np.int64)
         encoded = self.processor.encode(texts, return_type="numpy", num_threads=1)
         return np.concatenate(encoded), np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
 
     def decode(self, ids: list[int]) -> str:
         """Text of ``ids``; control symbols give no text."""
-        text: str = self.processor.decode(ids)
-        return text
+        return str(self.processor.decode(ids))
 
     def _places_to_cut(self) -> str | None:
-        """Pattern of characters at which a piece must begin; ``None`` if no such pattern is known."""
         settings, pieces = self.settings, self.pieces
         whole_words = all(space not in piece.lstrip(space) for piece in pieces for space in (SPACE, " "))
         has_space = SPACE in pieces  # otherwise a space and an unknown character next to it become one <unk>

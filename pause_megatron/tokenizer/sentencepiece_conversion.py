@@ -21,7 +21,7 @@ def convert_sentencepiece(backend: SentencePieceBackend) -> Tokenizer:
     Raises :class:`UserError` for a model that the library does not support.
     """
     _refuse_unsupported(backend)
-    if backend.settings.is_unigram:
+    if backend.settings.model_type == "unigram":
         tokenizer = _unigram(backend)
     else:
         vocabulary = {piece: index for index, piece in enumerate(backend.pieces)}
@@ -50,11 +50,11 @@ def _refuse_unsupported(backend: SentencePieceBackend) -> None:
     settings, types = backend.settings, backend.types
     characters = {character for index in _ordinary_ids(backend) for character in backend.pieces[index]}
     reasons = (
-        (not (settings.is_unigram or settings.is_bpe), f"is of type {settings.model_type}, not unigram or BPE"),
+        (settings.model_type not in ("unigram", "bpe"), f"is of type {settings.model_type}, not unigram or BPE"),
         (not settings.marks_spaces_in_front, "does not mark a space by U+2581 in front of a word"),
         (PieceType.UNUSED in types, "has unused pieces"),
         (PieceType.USER_DEFINED in types, "has user-defined symbols"),
-        (settings.is_bpe and not characters <= set(backend.pieces), "has pieces with characters that are not pieces"),
+        (backend.is_bpe and not characters <= set(backend.pieces), "has pieces with characters that are not pieces"),
     )
     for unsupported, reason in reasons:
         if unsupported:
@@ -74,24 +74,17 @@ def _unigram(backend: SentencePieceBackend) -> Tokenizer:
     """
     ordinary = set(_ordinary_ids(backend))
     scores = [backend.processor.get_score(index) for index in range(backend.vocab_size)]
-    names = [backend.pieces[index] for index in range(backend.vocab_size) if index not in ordinary]
+    names = {index: piece for index, piece in enumerate(backend.pieces) if index not in ordinary}
     spelled = {backend.pieces[index] for index in ordinary if len(backend.pieces[index]) == 1}
     splits = None
-    if all(set(name) <= spelled for name in names):
+    if all(set(name) <= spelled for name in names.values()):
         lowest = min(scores[index] for index in ordinary)
-        scores = [
-            score if index in ordinary else lowest * len(backend.pieces[index]) - 1
-            for index, score in enumerate(scores)
-        ]
+        for index, name in names.items():
+            scores[index] = lowest * len(name) - 1
     else:
-        splits = split_names(names, known=spelled)
-    tokenizer = Tokenizer(
-        models.Unigram(
-            list(zip(backend.pieces, scores, strict=True)),
-            unk_id=backend.unk_id,
-            byte_fallback=PieceType.BYTE in backend.types,
-        )
-    )
+        splits = split_names(names.values(), known=spelled)
+    vocabulary, has_bytes = list(zip(backend.pieces, scores, strict=True)), PieceType.BYTE in backend.types
+    tokenizer = Tokenizer(models.Unigram(vocabulary, unk_id=backend.unk_id, byte_fallback=has_bytes))
     if splits:
         pattern = Regex(splits["pattern"]["Regex"])
         tokenizer.pre_tokenizer = pre_tokenizers.Split(pattern, behavior="merged_with_previous")
@@ -107,13 +100,12 @@ def _merges(backend: SentencePieceBackend) -> list[tuple[str, str]]:
     """
     vocabulary = {backend.pieces[index]: backend.processor.get_score(index) for index in _ordinary_ids(backend)}
     merges = [
-        (-score, -split, piece[:split], piece[split:])
-        for piece, score in vocabulary.items()
+        (piece[:split], piece[split:])
+        for piece in vocabulary
         for split in range(1, len(piece))
         if piece[:split] in vocabulary and piece[split:] in vocabulary
     ]
-    merges.sort(key=lambda merge: merge[:2])
-    return [(left, right) for _, _, left, right in merges]
+    return sorted(merges, key=lambda merge: (-vocabulary[merge[0] + merge[1]], -len(merge[0])))
 
 
 def _normalizer(settings: ModelSettings) -> normalizers.Normalizer:

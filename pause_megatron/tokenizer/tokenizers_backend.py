@@ -27,9 +27,9 @@ CONFIG_FILE = "tokenizer_config.json"
 class TokenizersBackend:
     """A Hugging Face fast tokenizer.
 
-    Attributes: ``prepared`` (the content of ``tokenizer.json`` after :func:`tokenizer_json.prepare`), ``vocab_size``
-    (largest id plus one, including added tokens), ``eod_id`` and ``eos_name`` (``eos_token``), ``unk_id`` and
-    ``unk_name`` (``None`` if absent), ``cuts``.
+    Attributes: ``prepared`` (the content of ``tokenizer.json`` after :func:`tokenizer_json.prepare`), ``is_bpe``,
+    ``vocab_size`` (largest id plus one, including added tokens), ``eod_id`` and ``eos_name`` (``eos_token``),
+    ``unk_id`` and ``unk_name`` (``None`` if absent), ``cuts``.
     """
 
     encoder_name = "tokenizers"
@@ -46,19 +46,11 @@ class TokenizersBackend:
         self._special = tokenizer_json.special_tokens(original)
         self._ids = ids
         self.prepared = tokenizer_json.prepare(original, self.eos_name if self.eod_id is not None else None)
-        self.tokenizer = self.open_library()
+        self.is_bpe = bool(self.prepared["model"]["type"] == "BPE")
+        self.tokenizer = open_tokenizer(path, self.prepared)
         self._check_added_tokens()
         places = _places_to_cut(original)
         self.cuts: Cuts | None = find_cuts(places, self.encode) if places else None
-
-    @property
-    def is_bpe(self) -> bool:
-        """Whether this is byte-pair encoding."""
-        return bool(self.prepared["model"]["type"] == "BPE")
-
-    def open_library(self) -> Tokenizer:
-        """A new object of the library for :attr:`prepared`; it treats names of special tokens as text."""
-        return open_tokenizer(self.path, self.prepared)
 
     def no_end_of_document(self) -> str:
         """Error message for a tokenizer without an end-of-document token."""
@@ -89,12 +81,11 @@ class TokenizersBackend:
         # One by one: batches of the library start threads, and keep offsets and more for all texts in memory.
         encoded = [np.array(self.encode(text), dtype=np.int32) for text in texts]
         lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
-        return np.concatenate([*encoded, np.empty(0, dtype=np.int32)]), lengths
+        return np.concatenate(encoded), lengths
 
     def decode(self, ids: list[int]) -> str:
         """Text of ``ids``; special tokens give no text."""
-        text: str = self.tokenizer.decode(ids, skip_special_tokens=True)
-        return text
+        return str(self.tokenizer.decode(ids, skip_special_tokens=True))
 
     def _check_added_tokens(self) -> None:
         for token in self.prepared["added_tokens"]:
@@ -130,7 +121,10 @@ def parse_tokenizer(path: Path, content: bytes) -> dict[str, Any]:
 
 
 def open_tokenizer(path: Path, parsed: dict[str, Any]) -> Tokenizer:
-    """The library's object for a parsed ``tokenizer.json``. Raises :class:`UserError` if the library refuses it."""
+    """The library's object for a parsed ``tokenizer.json``, which treats names of special tokens as text.
+
+    Raises :class:`UserError` if the library refuses it.
+    """
     from tokenizers import Tokenizer
 
     try:
@@ -162,7 +156,6 @@ def _unknown_token(model: dict[str, Any]) -> str | None:
 
 
 def _places_to_cut(tokenizer: dict[str, Any]) -> str | None:
-    """Pattern of characters at which a token must begin; ``None`` if no such pattern is known."""
     plain = tokenizer_json.is_plain(tokenizer)
     if plain is None or not tokenizer_json.has_boundaries_at_spaces(tokenizer):
         return None

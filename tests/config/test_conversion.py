@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from pause_megatron.config.conversion import ConvertToHfConfig
+from pause_megatron.config.serialize import build
 from pause_megatron.errors import UserError
 
 
@@ -16,4 +17,4 @@ from pause_megatron.errors import UserError
 )
 def test_conversion_settings_that_cannot_work_name_their_flag(setting, message):
     with pytest.raises(UserError, match=message):
-        ConvertToHfConfig(checkpoint=Path("c"), output=Path("o"), **setting)
+        build(ConvertToHfConfig, {"checkpoint": Path("c"), "output": Path("o"), **setting})

@@ -10,6 +10,7 @@ import torch
 
 from pause_megatron.checkpoint.checkpoint_folders import latest_checkpoint
 from pause_megatron.checkpoint.reader import CheckpointReader
+from pause_megatron.config.conversion import ComparisonConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.conversion.proof import Method, compare_logits, proof_sequences, prove_export
@@ -73,9 +74,7 @@ def prove(
         vocab_size=VOCAB_SIZE,
         num_tokens=VOCAB_SIZE,
         pause_id=PAUSE_ID,
-        sequences=4,
-        tolerance=tolerance,
-        method=method,
+        config=ComparisonConfig(tolerance=tolerance, proof=method),
     )
 
 

@@ -37,7 +37,7 @@ def test_scores_are_multiples_of_the_step_and_nothing_is_normalised(tokenizer_fo
     assert min(scores) < -5
     assert all((score / SCORE_STEP).is_integer() for score in scores)
     settings = read_settings((tokenizer_folder / "tokenizer.model").read_bytes())
-    assert settings.is_unigram
+    assert settings.model_type == "unigram"
     assert not any((settings.precompiled_charsmap, settings.add_dummy_prefix, settings.remove_extra_whitespaces))
 
 
