@@ -17,7 +17,7 @@ class ComparisonConfig:
     """Comparison of the logits of both models."""
 
     tolerance: float = 1e-4
-    """Largest accepted absolute difference of a logit, computed in fp32 from the weights as exported."""
+    """Largest accepted absolute difference of a logit, computed in fp32."""
     proof_sequences: int = 4
     """Number of sequences to compare logits on; at least 2 are used, and every second one contains pauses if both
     models have <pause>."""
