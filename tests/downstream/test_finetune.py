@@ -318,9 +318,7 @@ def test_error_names_the_example_without_the_marker(folder):
     pairs = [TextPair("2 Answer:", " 3"), TextPair("Where was it said that " * 3, " 1")]
     examples = PausedExamples(pairs, folder, pausing)
     assert (examples[0].prefix == folder.pause_id).sum() == 2
-    with pytest.raises(
-        UserError, match=r"^training example 2 \('Where was it .* said\.\.\.'\): --pause-marker 'Answer:'"
-    ):
+    with pytest.raises(UserError, match=r"^training example 2 \('Where was it .*…'\): --pause-marker 'Answer:'"):
         examples[1]
 
 
