@@ -1,4 +1,4 @@
-"""Imports go down the list of layers, and what must start at once imports nothing heavy."""
+"""Imports go down the list of layers, modules that must start at once import nothing heavy, and files are short."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ LAYERS = [
     ["config"],
     ["errors", "log", "atomic", "locks", "versions", "children", "__init__"],
 ]
-"""From the top down; packages of one layer do not import each other, save for the last, the standard-library base."""
+"""From the top down. Packages of one layer do not import each other, except in the last layer."""
 HEAVY = ("torch", "megatron", "deepspeed", "transformers", "lm_eval", "datasets", "matplotlib", "numpy")
 
 
 def layer_of(module: str) -> int:
-    """Index of the layer that the top-level name ``module`` of the package belongs to."""
+    """Index of the layer of the top-level name ``module``."""
     return next(index for index, names in enumerate(LAYERS) if module in names)
 
 
 def imported_names(path: Path) -> set[str]:
-    """Names of this package's top-level modules that ``path`` imports, wherever in the file."""
+    """Names of this package's top-level modules that ``path`` imports, anywhere in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -65,12 +65,25 @@ def test_imports_go_down_only(path: Path) -> None:
         assert same_package or both_base or layer_of(imported) > layer_of(own), f"{path} imports {imported}"
 
 
-def test_every_module_says_what_it_is_for() -> None:
+def test_every_module_has_a_docstring() -> None:
     for path in SOURCES:
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} has no docstring"
 
 
-def test_the_two_halves_do_not_meet() -> None:
+def test_functions_and_files_are_short() -> None:
+    """At most 60 lines a function. A file over 300 lines gives its reason in its docstring, after "Long because"."""
+    for path in SOURCES:
+        text = path.read_text(encoding="utf-8")
+        tree = ast.parse(text)
+        if text.count("\n") > 300:
+            assert "Long because" in (ast.get_docstring(tree) or ""), path
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or 0) - node.lineno + 1
+                assert lines <= 60, f"{path}: {node.name} has {lines} lines"
+
+
+def test_megatron_and_hugging_face_halves_are_separate() -> None:
     for path in (PACKAGE / "downstream").rglob("*.py"):
         text = path.read_text(encoding="utf-8")
         assert "import megatron" not in text, path
