@@ -83,11 +83,7 @@ def make_shards(folder: Path, documents: int, mean_tokens: int) -> None:
     """Write a dataset of random ids; the cost of merging does not depend on the ids."""
     import numpy as np
 
-    from pause_megatron.preprocess.dataset_manifest import (
-        DATASET_FILE,
-        DatasetManifest,
-        ShardManifest,
-    )
+    from pause_megatron.preprocess.dataset_manifest import DATASET_FILE, DatasetManifest, ShardManifest
     from pause_megatron.preprocess.indexed_files import index_bytes
     from pause_megatron.records.files import write_record
 

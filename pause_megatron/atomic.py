@@ -4,8 +4,6 @@ A final name therefore always has complete content. All output of this project (
 is written by this module.
 """
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import glob

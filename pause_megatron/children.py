@@ -4,8 +4,6 @@ Local multi-process training, grids and the demo start children. A child that ou
 same folders as the parent's next run. Each child therefore reads from a pipe of its parent and exits at its end.
 """
 
-from __future__ import annotations
-
 import os
 import subprocess
 import sys
@@ -27,11 +25,7 @@ def start_child(command: Sequence[str], environment: Mapping[str, str], **option
     ``environment`` extends this process's environment; ``options`` go to :class:`subprocess.Popen`.
     """
     return subprocess.Popen(  # type: ignore[call-overload,no-any-return]
-        list(command),
-        stdin=subprocess.PIPE,
-        env={**os.environ, **environment, PARENT_PIPE: "1"},
-        text=True,
-        **options,
+        list(command), stdin=subprocess.PIPE, env={**os.environ, **environment, PARENT_PIPE: "1"}, text=True, **options
     )
 
 

@@ -5,8 +5,6 @@ byte-range locks, Lustre if mounted with ``flock``, BeeGFS with ``tuneUseGlobalF
 the server keeps its locks for a while, for example 90 s (the default lease) on NFSv4.
 """
 
-from __future__ import annotations
-
 import fcntl
 import os
 import socket

@@ -3,8 +3,6 @@
 Under a launcher only rank 0 logs, except for messages about one rank.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import re

@@ -1,7 +1,5 @@
 """Versions of the software, recorded with each result."""
 
-from __future__ import annotations
-
 import platform
 import subprocess
 from importlib import metadata

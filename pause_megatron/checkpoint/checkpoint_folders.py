@@ -5,8 +5,6 @@ any of them is removed. A folder with a checkpoint's name was therefore written 
 temporary names, which :func:`sweep_unfinished` removes.
 """
 
-from __future__ import annotations
-
 import re
 import shutil
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 All functions are collectives: every rank must call them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Fragments of the optimizer state that this rank writes to a checkpoint, and copies of them in CPU memory."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Checkpoint reader for any layout. It needs no process group and no GPU, and unpickles nothing."""
 
-from __future__ import annotations
-
 import math
 import zlib
 from collections import defaultdict

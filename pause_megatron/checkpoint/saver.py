@@ -7,8 +7,6 @@ copies the fragments to CPU memory, and training must call :meth:`CheckpointSave
 run no collectives, which could interleave with those of training and hang the run.
 """
 
-from __future__ import annotations
-
 import json
 import shutil
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Table of all commands. It names modules instead of importing them, so that ``--help`` answers at once."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any

@@ -1,7 +1,5 @@
 """Shell completion: one script for bash and zsh that completes commands, flags and the words a flag allows."""
 
-from __future__ import annotations
-
 from pause_megatron.cli.commands import COMMANDS, SUBCOMMANDS, TOOLS
 from pause_megatron.cli.flags import flag_parser
 

@@ -1,7 +1,5 @@
 """Flags of a command: derived from the fields of its configuration class, explained by ``--help``, and parsed."""
 
-from __future__ import annotations
-
 import argparse
 import ast
 import inspect

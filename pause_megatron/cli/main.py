@@ -1,7 +1,5 @@
 """Entry point of ``pause-megatron`` and of the scripts in ``tools/``: parses, runs, and prints errors on one line."""
 
-from __future__ import annotations
-
 import shutil
 import sys
 import time
@@ -13,14 +11,7 @@ from pause_megatron.children import end_with_parent
 from pause_megatron.cli.commands import COMMANDS, SUBCOMMANDS, TOOLS, Command
 from pause_megatron.cli.flags import parse, wrap
 from pause_megatron.config.checks import suggestion
-from pause_megatron.errors import (
-    EXIT_DONE,
-    EXIT_INTERRUPTED,
-    EXIT_REQUEUE,
-    EXIT_USER,
-    StoppedEarly,
-    UserError,
-)
+from pause_megatron.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_USER, StoppedEarly, UserError
 from pause_megatron.log import global_rank
 from pause_megatron.parallel.signals import stop_signals_held_back
 

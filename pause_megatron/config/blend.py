@@ -1,7 +1,5 @@
 """Data blends: parses ``--data`` and ``--validation-data`` in Megatron's syntax, such as ``0.7 DIR_A 0.3 DIR_B``."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

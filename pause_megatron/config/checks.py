@@ -1,7 +1,5 @@
 """Validation helpers shared by the configuration classes and the command line."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from difflib import get_close_matches
 

@@ -1,7 +1,5 @@
 """Configuration of conversions to and from Hugging Face."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal

@@ -1,7 +1,5 @@
 """Configurations of the commands on complete datasets: merge, verify and inspect."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -4,8 +4,6 @@ Flags of this project set batch sizes, accumulation, clipping, optimizer and sch
 refused, so that every setting has one place.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass

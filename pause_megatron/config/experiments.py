@@ -1,7 +1,5 @@
 """Configuration of ``pause-megatron demo`` and ``grid``, and the content of grid files."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal

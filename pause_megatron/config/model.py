@@ -1,7 +1,5 @@
 """Model architecture, sizes and presets; ``config/parallel.py`` has the layout."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

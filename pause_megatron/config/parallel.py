@@ -1,7 +1,5 @@
 """Parallel layout: how ranks share the model, and the combinations that are refused."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal

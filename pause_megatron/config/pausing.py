@@ -1,7 +1,5 @@
 """Pausing settings of finetuning, evaluation and generation."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Literal
 

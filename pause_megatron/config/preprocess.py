@@ -1,7 +1,5 @@
 """Configuration of preprocessing: the flags of ``tools/preprocess_c4.py``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal

@@ -1,7 +1,5 @@
 """Configuration of ``pause-megatron pretrain``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar

@@ -1,7 +1,5 @@
 """Configuration of ``pause-megatron report``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Conversion of configurations to JSON-ready data, as checkpoints and results record it, and from ``--config``."""
 
-from __future__ import annotations
-
 import dataclasses
 import typing
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Configuration of ``pause-megatron tokenizer``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import ClassVar

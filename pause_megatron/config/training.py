@@ -1,7 +1,5 @@
 """Settings of a training run: optimizer and schedule, batches, checkpoints, faults and logging."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Literal

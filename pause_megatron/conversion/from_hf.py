@@ -3,8 +3,6 @@
 The checkpoint contains weights only, and its tokenizer. The weights pass through memory one tensor at a time.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 import shlex

@@ -1,7 +1,5 @@
 """Conversion of model configurations: ``ModelConfig`` to ``GPT2Config`` or ``LlamaConfig``, and back."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

@@ -5,8 +5,6 @@ Shapes: H hidden size, F MLP width, V vocabulary size, P padded vocabulary size;
 (groups) of width d, with r = n / g query heads per group. ``*`` is H for a weight, and nothing for a bias.
 """
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch

@@ -1,7 +1,5 @@
 """Model card of an export: the model, its training data, and how to pause with it."""
 
-from __future__ import annotations
-
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.records.conversion import ExportRecord, PretrainingRecord
 

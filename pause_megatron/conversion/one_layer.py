@@ -6,8 +6,6 @@ next layer's, and its output becomes the input. The embeddings and the output la
 Shapes: B sequences, S positions, H hidden size, V vocabulary size, P padded vocabulary size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace

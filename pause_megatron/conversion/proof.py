@@ -4,8 +4,6 @@ Both models compute in fp32 from the weights as they are in the export. For exam
 the checkpoint's weights rounded to bf16.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Literal
 

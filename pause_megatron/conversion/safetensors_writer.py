@@ -5,8 +5,6 @@ length of a JSON header, the header with the dtype, shape and byte range of ever
 other (https://github.com/huggingface/safetensors#format).
 """
 
-from __future__ import annotations
-
 import json
 import math
 import struct

@@ -1,7 +1,5 @@
 """Table of parameter names and layouts in Megatron-core and Hugging Face, used in both directions."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass

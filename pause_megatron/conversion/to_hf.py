@@ -4,8 +4,6 @@ The folder is written under a temporary name, checked against the checkpoint, an
 exists has been checked. The weights pass through memory one tensor at a time.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -9,8 +9,6 @@ that expands thousands of times), and 2 to 6 times the bytes of a long line whil
 ``max_document_bytes`` is discarded while it is read.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass

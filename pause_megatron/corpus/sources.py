@@ -3,8 +3,6 @@
 Preprocessing makes one shard from each source. For example, ``'c4/*.json.gz'`` gives one source per matching file.
 """
 
-from __future__ import annotations
-
 import glob
 import os
 from collections.abc import Iterable

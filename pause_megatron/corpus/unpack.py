@@ -4,8 +4,6 @@ First step of reading JSON lines. This module drives the decompressors itself in
 can then yield everything before damage, and bound the memory of a small file with very large content.
 """
 
-from __future__ import annotations
-
 import zlib as standard_zlib
 from collections.abc import Iterator
 from pathlib import Path

@@ -6,8 +6,6 @@ The blocks are Megatron-core's local ones without fusions and dropout, with
 that autograd saves.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from pause_megatron.config.model import ModelConfig, padded_vocab_size

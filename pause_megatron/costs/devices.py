@@ -5,8 +5,6 @@ sparse products, and for consumer cards twice as much for sums in fp16. fp32 exc
 default. ``docs/costs.md`` cites the source of every figure.
 """
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

@@ -11,8 +11,6 @@ scores are masked. Megatron-LM's program now counts half; use :attr:`ForwardFlop
 layer counts with the padded vocabulary, which is multiplied too.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from pause_megatron.config.model import ModelConfig, padded_vocab_size

@@ -1,7 +1,5 @@
 """Memory of one rank: model states, and the peak of activations."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from pause_megatron.config.deepspeed import DeepSpeedFile

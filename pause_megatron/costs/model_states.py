@@ -6,8 +6,6 @@ the optimizer updates the model's own weights (``engine/flat_gradients.py``). De
 second copy of the weights in fp32 too.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from pause_megatron.config.deepspeed import DeepSpeedFile, Precision

@@ -1,7 +1,5 @@
 """Plan of a run: its layout, memory and duration on different numbers of GPUs."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from pause_megatron.config.deepspeed import DeepSpeedFile

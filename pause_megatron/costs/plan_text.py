@@ -1,7 +1,5 @@
 """Formats a plan as text for a terminal."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Microbatches of a training step; they depend on the step and the data-parallel rank only."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 

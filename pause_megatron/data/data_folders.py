@@ -1,7 +1,5 @@
 """Dataset folders of ``--data`` and ``--validation-data``, checked before any process group exists."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass

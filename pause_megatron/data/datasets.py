@@ -1,7 +1,5 @@
 """Fixed-length sequences (strategies ``sequence``, ``every`` and ``none``) as samples, and opening of all datasets."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path

@@ -12,8 +12,6 @@ target of a sample is the first token of the next one. This module changes three
   nodes with local disks would not see it.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any

@@ -5,8 +5,6 @@ another layout or with more iterations, if the global batch size is the same. Me
 do this: its table is as long as the run, and it blends datasets of one kind only.
 """
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 from collections.abc import Sequence

@@ -5,8 +5,6 @@ end-of-document token, so the number of these tokens before a sequence is the nu
 counted on demand, which reads each shard concerned once, up to the sequence.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence

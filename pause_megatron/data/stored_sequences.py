@@ -4,8 +4,6 @@ This is the "low-level dataset" of Megatron-core's terms, below both kinds of da
 files, one per input, or a few merged ones; the list is the same, so samples and their order are too.
 """
 
-from __future__ import annotations
-
 import resource
 from bisect import bisect_right
 from itertools import accumulate

@@ -1,7 +1,5 @@
 """Training sample, and the interface of the datasets that hold them."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 import torch

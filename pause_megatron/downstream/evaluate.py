@@ -1,7 +1,5 @@
 """Evaluation of a model on a task's test split, with M_inf pauses in every prompt; writes one result file per M_inf."""
 
-from __future__ import annotations
-
 import time
 from statistics import fmean
 from typing import Any

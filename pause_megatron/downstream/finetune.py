@@ -5,8 +5,6 @@ An interrupted run resumes from a hidden folder next to the output. Each process
 rank 0 writes.
 """
 
-from __future__ import annotations
-
 import random
 import shutil
 import time

@@ -13,8 +13,6 @@ lookup
     (accuracy 0.27 to 0.30), so short runs tell little.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable
 from pathlib import Path

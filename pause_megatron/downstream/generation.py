@@ -4,8 +4,6 @@ The model's predictions before the last prefix position are ignored, and ``<paus
 :func:`generate_texts` if you have texts, as the ``generate`` command does, and :func:`generate_after` if you have ids.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any

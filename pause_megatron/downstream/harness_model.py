@@ -4,8 +4,6 @@ The harness words and tokenizes the prompts and scores the answers. This class i
 mask. Without pauses and with causal attention, the results equal those of ``hf``.
 """
 
-from __future__ import annotations
-
 from functools import partialmethod
 from typing import Any, Literal
 

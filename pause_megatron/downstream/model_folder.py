@@ -1,7 +1,5 @@
 """Loader of Hugging Face folders: the model, its tokenizer, and the records of its pretraining and finetuning."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

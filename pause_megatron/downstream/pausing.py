@@ -1,7 +1,5 @@
 """Pauses in a prompt: how many, where, which token, and how the prefix attends."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

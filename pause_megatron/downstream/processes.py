@@ -4,8 +4,6 @@ The Trainer runs data parallelism, DeepSpeed's ZeRO or PyTorch's FSDP, all throu
 or ``mpirun``. On CPUs accelerate supports only the first, so this module forms the process group for the others.
 """
 
-from __future__ import annotations
-
 import gc
 import os
 from typing import Any

@@ -4,8 +4,6 @@ If a task has no training split, its evaluation split is halved: the even docume
 only the odd ones are evaluated.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

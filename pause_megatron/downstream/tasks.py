@@ -5,8 +5,6 @@ A definition is a file ``tasks/NAME.yaml`` in the harness's format. Its ``metada
 task has no training split.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache

@@ -1,7 +1,5 @@
 """Training examples of finetuning: documents of a task as tokens with pauses, and batches of them."""
 
-from __future__ import annotations
-
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace

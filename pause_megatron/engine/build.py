@@ -5,8 +5,6 @@ see microbatches: with ``managed_gradient_accumulation`` off, each ``engine.step
 data-parallel ranks, clips them and updates the weights.
 """
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 
@@ -28,11 +26,7 @@ WEIGHT_DECAY = "weight_decay"
 
 
 def build_engine(
-    model: LocalModel,
-    *,
-    deepspeed_file: DeepSpeedFile,
-    optimizer: OptimizerConfig,
-    training: TrainingConfig,
+    model: LocalModel, *, deepspeed_file: DeepSpeedFile, optimizer: OptimizerConfig, training: TrainingConfig
 ) -> deepspeed.DeepSpeedEngine:
     """Wrap this rank's part of the model into a DeepSpeed engine with AdamW."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)

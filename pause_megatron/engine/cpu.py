@@ -1,7 +1,5 @@
 """DeepSpeed on CPUs: starts without a C++ compiler, and computes in fp16 without special instructions."""
 
-from __future__ import annotations
-
 import deepspeed.ops
 import torch
 from deepspeed.accelerator import get_accelerator

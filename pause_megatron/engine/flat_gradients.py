@@ -15,8 +15,6 @@ Shapes, for a group of ``N`` elements (padded to a multiple of ``D``) on ``D`` d
     view (main_grad)                        the parameter's shape; may span the partitions of several ranks
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from typing import Any
 

@@ -4,8 +4,6 @@ DeepSpeed keeps the fp32 master weights and Adam's moments in flat buffers, part
 has no public way to read and write one parameter's part under every ZeRO stage.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any, Literal
 

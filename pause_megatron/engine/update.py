@@ -5,8 +5,6 @@ several model-parallel ranks hold in full although each sees only part of their 
 and with tied embeddings); this module reduces those.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass

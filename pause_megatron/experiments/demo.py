@@ -6,8 +6,6 @@
 4. All variants are evaluated, and a report compares them.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from functools import partial

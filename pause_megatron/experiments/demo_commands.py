@@ -1,7 +1,5 @@
 """Command lines of the demo, as you would type them, at a size for a laptop."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

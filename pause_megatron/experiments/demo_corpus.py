@@ -6,8 +6,6 @@ Topics quote each other, so only the first copy of a paragraph is kept. Training
 paragraph.
 """
 
-from __future__ import annotations
-
 import gzip
 import json
 import re

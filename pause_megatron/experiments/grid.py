@@ -4,8 +4,6 @@ A grid becomes a list of ordinary commands. Outputs that exist are skipped, so t
 grid, and adds to a grid the outputs that are new in its file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path

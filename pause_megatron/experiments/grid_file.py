@@ -1,7 +1,5 @@
 """Reads a grid file and checks every key before anything runs."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Iterable, Mapping
@@ -19,11 +17,7 @@ from pause_megatron.errors import UserError
 GRIDS = Path(__file__).parent / "grids"
 PRESET = "preset"
 """Key in ``finetune`` that names a preset of ``pause-megatron finetune``."""
-OTHER_NAMES = {
-    "lambada": ("lambada_openai",),
-    "web_questions": ("webqs",),
-    "natural_questions": ("nq_open",),
-}
+OTHER_NAMES = {"lambada": ("lambada_openai",), "web_questions": ("webqs",), "natural_questions": ("nq_open",)}
 """Task to other names of its folder in ``--data``: those of the data sets."""
 _SET_BY_GRID = {
     FinetuneConfig: ("model", "task", "output", "data", "halve_evaluation", "num_pauses_ft", "pause_placement", "seed"),

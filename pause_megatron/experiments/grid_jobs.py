@@ -4,8 +4,6 @@ An evaluation job loads the model once and writes one result file for each numbe
 another token in place of ``<pause>`` (a filler) are evaluated in one more job for each filler.
 """
 
-from __future__ import annotations
-
 import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Runs the jobs of a grid on this machine, several at a time. A failed job holds up only the jobs that need it."""
 
-from __future__ import annotations
-
 import os
 import signal
 import subprocess

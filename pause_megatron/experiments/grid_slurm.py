@@ -1,7 +1,5 @@
 """Queues the jobs of a grid as Slurm jobs through the package submitit, each after those it needs."""
 
-from __future__ import annotations
-
 import json
 import re
 import signal

@@ -3,8 +3,6 @@
 A failed step ends the demo with the last lines of its log. The next call starts with that step.
 """
 
-from __future__ import annotations
-
 import shlex
 import subprocess
 import sys

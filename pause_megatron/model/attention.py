@@ -3,8 +3,6 @@
 Shape letters: S sequence, B batch, H query heads of this rank, G key/value heads (groups) of this rank, D head size.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch

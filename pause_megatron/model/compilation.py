@@ -4,8 +4,6 @@ All layers share one graph, which is compiled once. With tensor parallelism the 
 several graphs.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import os
 import shutil

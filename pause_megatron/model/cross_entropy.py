@@ -9,8 +9,6 @@ Shape suffixes: n rows (all positions of all sequences), v logits of this rank (
 example, ``logits_nv`` is ``[n, v]``, and ``max_n`` is ``[n]``.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

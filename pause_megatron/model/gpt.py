@@ -1,7 +1,5 @@
 """Builds this rank's part of the model as Megatron-core's ``GPTModel``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import partial
 from typing import Any

@@ -5,8 +5,6 @@ stages therefore start from the same model, and runs are comparable across layou
 rows have the same distribution, including the row of ``<pause>``.
 """
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Sequence

@@ -6,8 +6,6 @@ Without tensor parallelism PyTorch's own products do both on any device; with it
 Shape letters: N rows (sequence x batch), I input features, O output features. Weights are ``[O, I]``.
 """
 
-from __future__ import annotations
-
 import platform
 from typing import Any
 

@@ -1,7 +1,5 @@
 """LayerNorm and RMSNorm that support sequence parallelism without Apex or TransformerEngine."""
 
-from __future__ import annotations
-
 import torch
 from megatron.core.transformer.transformer_config import TransformerConfig
 

@@ -6,8 +6,6 @@ on every pipeline stage, and a description of the slice that this rank holds. In
 use them.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ agree first, for example on whether to stop. All functions here are collectives:
 order. They use CPU tensors and small objects, so they need no GPU and are cheap enough for every training step.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 

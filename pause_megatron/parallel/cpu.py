@@ -3,8 +3,6 @@
 Each shim replaces one call that Megatron-core makes unconditionally. With CUDA present this module does nothing.
 """
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from typing import Any
 

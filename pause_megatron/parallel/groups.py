@@ -1,7 +1,5 @@
 """Process groups of PyTorch, Megatron-core and DeepSpeed."""
 
-from __future__ import annotations
-
 import os
 import sys
 from datetime import timedelta

@@ -6,8 +6,6 @@ waits for. Shuffling an index of many millions of documents holds Python's inter
 stops the thread, so the timeout is longer until :meth:`Heartbeat.shorten_timeout` is called.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import uuid

@@ -5,8 +5,6 @@ variables of their own; other MPI libraries are asked through mpi4py. PyTorch re
 ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT``. Without a launcher the process is a run of one rank.
 """
 
-from __future__ import annotations
-
 import os
 import socket
 import zlib

@@ -4,8 +4,6 @@ Stop signals are forwarded; the launcher then waits for the processes to save, h
 fails, the launcher kills the others at once, since they cannot continue; incomplete files have only temporary names.
 """
 
-from __future__ import annotations
-
 import os
 import signal
 import socket
@@ -15,14 +13,7 @@ import time
 from collections.abc import Iterable, Sequence
 
 from pause_megatron.children import available_cores, start_child
-from pause_megatron.errors import (
-    EXIT_DONE,
-    EXIT_INTERNAL,
-    EXIT_INTERRUPTED,
-    EXIT_LOST_PROCESS,
-    EXIT_REQUEUE,
-    EXIT_USER,
-)
+from pause_megatron.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_LOST_PROCESS, EXIT_REQUEUE, EXIT_USER
 from pause_megatron.parallel.signals import stop_signals_held_back, stop_signals_to
 
 _POLL_SECONDS = 0.1

@@ -8,8 +8,6 @@ Only time in which this thread runs counts toward the timeout. If all processes 
 continue, none counts as dead.
 """
 
-from __future__ import annotations
-
 import os
 import selectors
 import socket

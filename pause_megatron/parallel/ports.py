@@ -1,7 +1,5 @@
 """TCP ports for the rendezvous of a run's processes."""
 
-from __future__ import annotations
-
 import errno
 import random
 import socket

@@ -5,8 +5,6 @@
 back the first two until a handler is installed; Ctrl-C ends a starting process at once.
 """
 
-from __future__ import annotations
-
 import signal
 import time
 from collections.abc import Callable, Iterator

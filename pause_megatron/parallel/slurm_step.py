@@ -3,8 +3,6 @@
 Node lists are parsed here, because containers have no ``scontrol``.
 """
 
-from __future__ import annotations
-
 import re
 import socket
 import subprocess

@@ -7,8 +7,6 @@ The hash is splitmix64 (Steele, Lea and Flood, "Fast splittable pseudorandom num
 output is ``mix(key + n * GOLDEN)``.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

@@ -5,8 +5,6 @@ a class here with a method ``pack``. All are vectorised over many sequences. The
 how it is divided into calls.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Literal, Protocol

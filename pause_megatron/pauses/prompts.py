@@ -6,8 +6,6 @@ paper's ablation) or inside it. Pauses are ids, not text, so no wording of a pro
 prompt is too long, its oldest context tokens are dropped, but never pauses or target tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

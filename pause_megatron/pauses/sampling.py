@@ -7,8 +7,6 @@ with its next counters, until no row lacks any. The result is the same, and much
 Shapes: K rows (one key each), S slots per row.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numpy.typing import NDArray
 

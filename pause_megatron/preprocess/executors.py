@@ -4,8 +4,6 @@ Under MPI the jobs are divided once, by size, and every rank processes its own. 
 error on one rank ends all ranks, because the others would wait for it forever.
 """
 
-from __future__ import annotations
-
 import heapq
 import multiprocessing
 import os

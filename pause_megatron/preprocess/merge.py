@@ -4,8 +4,6 @@ The result has the same bytes as Megatron's ``IndexedDatasetBuilder.add_index`` 
 the data. Every shard's entry stays in the manifest, so only the new indices are hashed.
 """
 
-from __future__ import annotations
-
 import errno
 import hashlib
 import os

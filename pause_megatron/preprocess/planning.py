@@ -3,8 +3,6 @@
 A shard is complete if its manifest exists.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice
@@ -61,9 +59,7 @@ def plan_run(config: PreprocessConfig) -> Plan:
     if tokenizer.caveat:
         log.warn(tokenizer.caveat)
     options = ReadOptions(
-        text_key=config.text_key,
-        on_error=config.on_error,
-        max_document_bytes=config.max_document_megabytes * 1_000_000,
+        text_key=config.text_key, on_error=config.on_error, max_document_bytes=config.max_document_megabytes * 1_000_000
     )
     records = [_read_records(folder) for folder in folders]
     indices = config.shard_indices(len(sources))

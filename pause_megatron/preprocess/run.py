@@ -3,8 +3,6 @@
 Rerun the same command to resume. The run that finds all shards complete writes ``dataset.json``.
 """
 
-from __future__ import annotations
-
 import os
 from contextlib import nullcontext
 

@@ -4,8 +4,6 @@ The input is read in blocks and encoded once. The stream of documents, each foll
 to one writer for each dataset. Memory is a few blocks, or a small multiple of the longest document.
 """
 
-from __future__ import annotations
-
 import ctypes
 from contextlib import ExitStack
 from dataclasses import dataclass

@@ -3,8 +3,6 @@
 The tokens of a shard are consecutive in one ``.bin`` file, and its entries are consecutive in the ``.idx`` file.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Writer of one shard of one dataset: inserts pauses into the stream of real tokens and writes the shard's files."""
 
-from __future__ import annotations
-
 import hashlib
 from collections import Counter
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Reads the tokens of a shard in blocks of complete sequences, or of one part of a very long document."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import os

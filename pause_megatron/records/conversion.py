@@ -1,7 +1,5 @@
 """Records of conversions between checkpoints and Hugging Face folders: ``conversion_report.json``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 

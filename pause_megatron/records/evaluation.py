@@ -1,7 +1,5 @@
 """Record of one evaluation: the result file of ``pause-megatron evaluate``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 

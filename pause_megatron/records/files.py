@@ -4,8 +4,6 @@ A field without a default is a required key. A field with the default None is an
 None, for example the loss after pauses in a run without pauses.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 import types

@@ -1,7 +1,5 @@
 """Records of a finetuned model: ``finetune.json``, and the lines of its ``metrics.jsonl``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Records of a pretraining run: ``run.json``, and the lines of its ``metrics.jsonl``."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, ClassVar
 

@@ -1,7 +1,5 @@
 """Caveats: limits of a report's evidence. Each is derived from the data and appears only if it applies."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from pause_megatron.records.variants import VARIANTS

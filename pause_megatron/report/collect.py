@@ -1,7 +1,5 @@
 """Reader of a report's inputs: evaluation results with their finetuning curves, and pretraining runs."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,5 @@
 """The report as one value, before it becomes HTML, Markdown and JSON."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

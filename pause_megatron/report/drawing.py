@@ -3,8 +3,6 @@
 Charts are small, so that their text is readable on a phone.
 """
 
-from __future__ import annotations
-
 import io
 import re
 from collections.abc import Mapping, Sequence

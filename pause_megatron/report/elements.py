@@ -1,7 +1,5 @@
 """Building blocks of a report's sections: tables, and charts with their data as CSV."""
 
-from __future__ import annotations
-
 import base64
 import csv
 import io

@@ -1,7 +1,5 @@
 """Names and numbers as a report writes them, shared by tables, figures and sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from pause_megatron.records.variants import VARIANT_LABELS

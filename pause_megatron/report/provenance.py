@@ -1,7 +1,5 @@
 """Provenance of a report: the files it was made from, their resolved configurations, and package versions."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass

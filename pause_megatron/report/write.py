@@ -4,8 +4,6 @@ A new folder appears only when it is complete. In an existing report, each file 
 so that a reader always finds a complete page; files that the new report does not have are removed at the end.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

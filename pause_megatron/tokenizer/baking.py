@@ -5,8 +5,6 @@ post-processor can append them. A chat is first rendered to text by the template
 tokens, so the rendered text contains :data:`PAUSE_MARK`, a string that nobody types.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from pathlib import Path

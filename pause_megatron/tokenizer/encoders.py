@@ -1,7 +1,5 @@
 """Encoders of preprocessing: the reference, and a fast one that must give the same ids."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Literal, Protocol
 

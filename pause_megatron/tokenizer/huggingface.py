@@ -1,7 +1,5 @@
 """Conversion of a tokenizer to Hugging Face, and comparison of both on text."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from transformers import PreTrainedTokenizerFast

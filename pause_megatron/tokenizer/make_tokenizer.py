@@ -10,8 +10,6 @@ Training makes these choices, so that text comes back unchanged and the Hugging 
 - Scores are rounded, see :data:`pause_megatron.tokenizer.model_file.SCORE_STEP`.
 """
 
-from __future__ import annotations
-
 import io
 import json
 import re

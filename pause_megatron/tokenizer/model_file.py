@@ -4,8 +4,6 @@ The file is a protocol buffer (``sentencepiece_model.proto``). Decoding the few 
 a dependency on the protobuf package would.
 """
 
-from __future__ import annotations
-
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass

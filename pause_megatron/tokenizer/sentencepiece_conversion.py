@@ -4,8 +4,6 @@ The Hugging Face export and the fast encoder start from the result. The classes 
 file give other ids than SentencePiece, and take names of special tokens in a text for the tokens.
 """
 
-from __future__ import annotations
-
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
 from pause_megatron.errors import UserError

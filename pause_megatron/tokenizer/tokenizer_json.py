@@ -4,8 +4,6 @@
 ``<pause>``. All functions work on the parsed JSON, the serialisation format of :class:`tokenizers.Tokenizer`.
 """
 
-from __future__ import annotations
-
 import re
 from collections import defaultdict
 from collections.abc import Iterable

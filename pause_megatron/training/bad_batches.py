@@ -7,8 +7,6 @@ A decision depends only on numbers that are equal on all ranks and stored in che
 a resumed run decides like an uninterrupted one.
 """
 
-from __future__ import annotations
-
 import math
 from collections import deque
 from dataclasses import dataclass

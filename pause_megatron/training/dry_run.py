@@ -4,8 +4,6 @@ The machine needs neither the GPUs nor the data, for example a login node. Data 
 a run; missing folders are reported.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 

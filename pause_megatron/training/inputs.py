@@ -1,7 +1,5 @@
 """Inputs of a run, read and checked before any process group exists or memory is allocated."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,16 +38,10 @@ def check_inputs(config: PretrainConfig, *, world_size: int) -> PretrainInputs:
     tokenizer = PauseTokenizer.load(config.tokenizer)
     positions = config.model.max_position_embeddings
     training_data = check_training_folders(
-        config.data_parts,
-        tokenizer,
-        seq_length=config.training.seq_length,
-        max_position_embeddings=positions,
+        config.data_parts, tokenizer, seq_length=config.training.seq_length, max_position_embeddings=positions
     )
     validation_data = check_validation_folders(
-        config.validation_parts,
-        tokenizer,
-        seq_length=training_data[0].seq_length,
-        max_position_embeddings=positions,
+        config.validation_parts, tokenizer, seq_length=training_data[0].seq_length, max_position_embeddings=positions
     )
     deepspeed_file = read_deepspeed_file(config.deepspeed)
     layout = resolve_layout(

@@ -1,7 +1,5 @@
 """``pause-megatron pretrain``: checks the configuration, starts the process groups, and trains."""
 
-from __future__ import annotations
-
 import os
 from contextlib import closing
 from datetime import timedelta

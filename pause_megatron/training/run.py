@@ -4,8 +4,6 @@ All ranks must act alike at the same step. Some facts only one rank knows, for e
 still writing a checkpoint. One small all-reduce per step, :meth:`PretrainRun._agree`, shares them.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Run folder: its lock, which admits one run at a time, and its ``run.json``."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager

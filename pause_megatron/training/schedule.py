@@ -1,7 +1,5 @@
 """Schedules over iterations: the learning rate, and the batch size of a ramp-up."""
 
-from __future__ import annotations
-
 import math
 from bisect import bisect_right
 

@@ -1,7 +1,5 @@
 """Training state of a checkpoint besides the weights, and the check that a run may resume from it."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 from pathlib import Path

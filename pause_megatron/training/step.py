@@ -4,8 +4,6 @@ A training step is two calls, so that the loop can check the loss before the opt
 :meth:`Stepper.accumulate`, then :meth:`Stepper.update` or :meth:`Stepper.discard`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any

@@ -6,8 +6,6 @@ largest :attr:`StopRequests.request` with :func:`~pause_megatron.parallel.collec
 on it.
 """
 
-from __future__ import annotations
-
 import signal
 import time
 from contextlib import ExitStack

@@ -1,7 +1,5 @@
 """Validation: losses over the real targets of held-out datasets, in the order of the dataset."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Callable, Sequence
 

@@ -24,14 +24,8 @@ from pause_megatron.errors import UserError
         ({"learning_rate": 0.0}, "--learning-rate 0.0: must be positive"),
         ({"learning_rate": float("nan")}, "--learning-rate nan: must be positive"),
         ({"adam_beta2": 1.0}, "--adam-beta2 1.0: must be at least 0 and below 1"),
-        (
-            {"batch_size": 6, "gradient_accumulation_steps": 4},
-            "--gradient-accumulation-steps 4: must divide",
-        ),
-        (
-            {"deepspeed": Path("z.json"), "fsdp": "full_shard"},
-            "--deepspeed z.json: cannot be combined with --fsdp",
-        ),
+        ({"batch_size": 6, "gradient_accumulation_steps": 4}, "--gradient-accumulation-steps 4: must divide"),
+        ({"deepspeed": Path("z.json"), "fsdp": "full_shard"}, "--deepspeed z.json: cannot be combined with --fsdp"),
         ({"fsdp_config": Path("f.json")}, "--fsdp-config f.json: not used without --fsdp; give --fsdp too"),
         ({"fsdp": "full_shard", "lora_rank": 4}, "--lora-rank 4: cannot change sharded weights; remove --fsdp"),
     ],

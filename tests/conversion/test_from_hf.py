@@ -112,11 +112,7 @@ def first_loss(checkpoint: Path, run: Run, tokens: torch.Tensor) -> float:
 
 @pytest.mark.parametrize(
     ("world_size", "run"),
-    [
-        (1, Run()),
-        (2, Run(parallel=ParallelConfig(tensor_model_parallel_size=2))),
-        (2, Run(zero_stage=3)),
-    ],
+    [(1, Run()), (2, Run(parallel=ParallelConfig(tensor_model_parallel_size=2))), (2, Run(zero_stage=3))],
     ids=["one process", "TP 2", "ZeRO-3"],
 )
 def test_first_training_loss_is_the_imported_models(

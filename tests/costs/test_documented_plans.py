@@ -21,10 +21,7 @@ DOCUMENT = (REPOSITORY / "docs" / "costs.md").read_text(encoding="utf-8")
 
 @pytest.mark.parametrize(
     ("flags", "micro_batch_size", "first_line"),
-    [
-        ({"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}, 2, "model "),
-        ({}, 4, "parameters "),
-    ],
+    [({"tensor_model_parallel_size": 2, "pipeline_model_parallel_size": 2}, 2, "model "), ({}, 4, "parameters ")],
 )
 def test_documented_plan_equals_the_computed_one(flags: dict[str, Any], micro_batch_size: int, first_line: str) -> None:
     steps = 381_470

@@ -90,10 +90,7 @@ def test_mixed_lengths_are_refused(datasets: Datasets, tmp_path: Path) -> None:
     longer = write_dataset(tmp_path, "longer", seq_length=128)
     with pytest.raises(UserError, match="longer: has sequences of 128 tokens, but the samples of --data have 64"):
         check_training_folders(
-            parts(datasets.folder / "none", longer),
-            datasets.tokenizer,
-            seq_length=0,
-            max_position_embeddings=POSITIONS,
+            parts(datasets.folder / "none", longer), datasets.tokenizer, seq_length=0, max_position_embeddings=POSITIONS
         )
 
 

@@ -7,12 +7,7 @@ from transformers import PreTrainedModel
 from pause_megatron.config.downstream import GenerateConfig
 from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.downstream.batching import align, prefix_lm_mask
-from pause_megatron.downstream.generation import (
-    generate_after,
-    generate_command,
-    generate_texts,
-    generation_arguments,
-)
+from pause_megatron.downstream.generation import generate_after, generate_command, generate_texts, generation_arguments
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import pause_prefix

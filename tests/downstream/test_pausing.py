@@ -135,11 +135,7 @@ def test_settings_left_out_come_from_finetuning(model_path, finetuning, asked, e
     [
         (None, {"pause_placement": "before-marker"}, "was not finetuned with a marker; give --pause-marker"),
         (APPENDED, {"pause_placement": "before-marker"}, "was not finetuned with a marker; give --pause-marker"),
-        (
-            APPENDED,
-            {"pause_marker": "A:"},
-            "--pause-marker 'A:': .* has the placement append; give",
-        ),
+        (APPENDED, {"pause_marker": "A:"}, "--pause-marker 'A:': .* has the placement append; give"),
         (None, {"filler": "several words here"}, "--filler 'several words here': 13 tokens in"),
         (None, {"num_pauses_inf": (0, 1)}, "--num-pauses-inf 0 1: only 'evaluate' takes several numbers; give one"),
     ],

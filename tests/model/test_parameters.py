@@ -36,11 +36,7 @@ def initial_weights(run: Run) -> list[tuple[Shard, np.ndarray]]:
     """Initial weights of this rank, as arrays, which outlive the process that sends them."""
     launch = detect_launch()
     layout = resolve_layout(
-        run.parallel,
-        world_size=launch.world_size,
-        model=run.model,
-        vocab_size=VOCAB_SIZE,
-        deepspeed=run.deepspeed_file,
+        run.parallel, world_size=launch.world_size, model=run.model, vocab_size=VOCAB_SIZE, deepspeed=run.deepspeed_file
     )
     initialize_process_groups(launch, layout, seed=0)
     try:

@@ -13,14 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pause_megatron.errors import (
-    EXIT_DONE,
-    EXIT_INTERNAL,
-    EXIT_INTERRUPTED,
-    EXIT_LOST_PROCESS,
-    EXIT_REQUEUE,
-    EXIT_USER,
-)
+from pause_megatron.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_LOST_PROCESS, EXIT_REQUEUE, EXIT_USER
 
 LAUNCHER = """
 import sys

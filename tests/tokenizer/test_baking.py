@@ -89,11 +89,7 @@ def test_other_tokens_of_the_post_processor_stay(tokenizers):
         single="</s> $A", pair="</s> $A </s> $B", special_tokens=[(plain.eos_token, eos)]
     )
     offsets = processors.ByteLevel(trim_offsets=False)
-    for processor in (
-        begins,
-        processors.Sequence([offsets, begins]),
-        processors.Sequence([begins, offsets]),
-    ):
+    for processor in (begins, processors.Sequence([offsets, begins]), processors.Sequence([begins, offsets])):
         baked = bake_pauses(with_processor(to_huggingface(trained), processor), 2)
         assert baked.encode("text") == [eos, *text, *end]
         assert baked.encode("text", "other") == [eos, *text, eos, *other, *end]

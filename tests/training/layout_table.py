@@ -21,11 +21,7 @@ from tests.training.runs import GPT2, LLAMA, STEPS, VOCAB_SIZE, Run, largest_dif
 
 TOLERANCE = 1e-5
 """Largest difference accepted over 20 steps: of losses, and of gradient norms relative to them."""
-MODELS = {
-    "gpt2": GPT2,
-    "gpt2 tied": replace(GPT2, untie_embeddings_and_output_weights=False),
-    "llama": LLAMA,
-}
+MODELS = {"gpt2": GPT2, "gpt2 tied": replace(GPT2, untie_embeddings_and_output_weights=False), "llama": LLAMA}
 WORLD_SIZES = (1, 2, 4)
 _RUNS_AT_ONCE = 6
 DOCUMENT = Path(__file__).parents[2] / "docs" / "layouts.md"

@@ -121,11 +121,7 @@ def train_all(runs: Sequence[Run]) -> list[list[tuple[float, float]]]:
 def _train(run: Run) -> list[tuple[float, float]]:
     launch = detect_launch()
     layout = resolve_layout(
-        run.parallel,
-        world_size=launch.world_size,
-        model=run.model,
-        vocab_size=VOCAB_SIZE,
-        deepspeed=run.deepspeed_file,
+        run.parallel, world_size=launch.world_size, model=run.model, vocab_size=VOCAB_SIZE, deepspeed=run.deepspeed_file
     )
     initialize_process_groups(launch, layout, seed=run.seed)
     dtype = getattr(torch, TORCH_DTYPES[run.deepspeed_file.precision])

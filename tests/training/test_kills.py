@@ -59,11 +59,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
         parallel=ParallelConfig(pipeline_model_parallel_size=PROCESSES),
         optimizer=OptimizerConfig(learning_rate=2e-3),
         training=TrainingConfig(
-            train_iters=STEPS,
-            global_batch_size=8,
-            micro_batch_size=2,
-            validation_interval=7,
-            validation_sequences=32,
+            train_iters=STEPS, global_batch_size=8, micro_batch_size=2, validation_interval=7, validation_sequences=32
         ),
         checkpoint=CheckpointConfig(save_interval=3),
         logging=LoggingConfig(log_interval=1),

@@ -48,11 +48,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
         parallel=ParallelConfig(pipeline_model_parallel_size=2),
         optimizer=OptimizerConfig(learning_rate=2e-3),
         training=TrainingConfig(
-            train_iters=8,
-            global_batch_size=8,
-            micro_batch_size=2,
-            validation_interval=4,
-            validation_sequences=20,
+            train_iters=8, global_batch_size=8, micro_batch_size=2, validation_interval=4, validation_sequences=20
         ),
         checkpoint=CheckpointConfig(save_interval=4),
         logging=LoggingConfig(log_interval=1),

@@ -120,11 +120,7 @@ with StopRequests(3 / 60) as stop:
 @pytest.mark.parametrize(
     ("request_number", "checkpoint", "line"),
     [
-        (
-            3,
-            Path("run/iteration-7"),
-            "stopped by SIGTERM after iteration 7; the same command resumes from run/iterat",
-        ),
+        (3, Path("run/iteration-7"), "stopped by SIGTERM after iteration 7; the same command resumes from run/iterat"),
         (1, None, "--exit-duration reached during startup; the same command starts the run again"),
     ],
 )

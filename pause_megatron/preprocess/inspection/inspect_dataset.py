@@ -1,7 +1,5 @@
 """``tools/inspect_dataset.py``: prints statistics and stored sequences, and writes a picture of histograms."""
 
-from __future__ import annotations
-
 import sys
 from collections.abc import Iterator
 from io import TextIOWrapper

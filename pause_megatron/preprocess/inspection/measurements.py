@@ -3,8 +3,6 @@
 They use the first sequences of every shard, the same share of each shard's tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 

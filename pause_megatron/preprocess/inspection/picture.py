@@ -3,8 +3,6 @@
 A dashed line is the expectation from the settings; colours are Okabe and Ito's. Only this module imports matplotlib.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

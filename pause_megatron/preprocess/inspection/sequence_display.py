@@ -3,8 +3,6 @@
 Lines are :class:`rich.text.Text`: coloured on a terminal, plain elsewhere. No information is in colour only.
 """
 
-from __future__ import annotations
-
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Faults that verification finds: for each kind the first one in full, and the number of further ones."""
 
-from __future__ import annotations
-
 from collections import Counter
 
 

@@ -1,7 +1,5 @@
 """Checks of ``.bin`` and ``.idx`` pairs: sizes, header, hash of the index, and the index entries of each shard."""
 
-from __future__ import annotations
-
 import hashlib
 from pathlib import Path
 

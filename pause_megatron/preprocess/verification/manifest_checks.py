@@ -1,7 +1,5 @@
 """Checks of manifests: settings, the numbers of each shard's entry, and the entries of the dataset without pauses."""
 
-from __future__ import annotations
-
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from pathlib import Path

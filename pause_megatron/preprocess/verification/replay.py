@@ -6,8 +6,6 @@ pause. The real tokens must be those of the same shard in the dataset without pa
 Memory does not grow with the shard: one block of tokens, or one byte for each token of a very long document.
 """
 
-from __future__ import annotations
-
 from collections import Counter
 
 import numpy as np

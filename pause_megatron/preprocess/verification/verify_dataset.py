@@ -1,7 +1,5 @@
 """``pause-megatron verify-dataset``: plans the checks, runs them in worker processes, and prints the result."""
 
-from __future__ import annotations
-
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence

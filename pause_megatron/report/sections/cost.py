@@ -4,8 +4,6 @@ The cost is that of one forward pass over the prefix, the n tokens of a prompt a
 not include decoding the answer, which pauses hardly change.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

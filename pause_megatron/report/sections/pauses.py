@@ -1,7 +1,5 @@
 """Number of pauses: scores over M_inf and over M_ft, and which models collapse without pauses."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Placement of the pauses, and filler tokens in place of them, compared with the usual pauses."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

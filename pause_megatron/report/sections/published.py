@@ -6,8 +6,6 @@ means the better of 10 and 50, which the paper reports if it does not give the n
 HellaSwag, which are multiple choice, is ``acc`` in lm-evaluation-harness.
 """
 
-from __future__ import annotations
-
 import csv
 import statistics
 from collections.abc import Iterator, Sequence

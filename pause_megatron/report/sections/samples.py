@@ -1,7 +1,5 @@
 """Samples: test items with the answer of every variant."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Training: the pretraining runs with their losses on training and held-out text, and the losses of finetuning."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The variants: every setting measured, its difference from StdPT_StdFT, and the sentences about them."""
 
-from __future__ import annotations
-
 import statistics
 from collections.abc import Iterator, Sequence
 

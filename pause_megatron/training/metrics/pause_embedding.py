@@ -8,8 +8,6 @@ Therefore each rank adds up the row's gradient in a hook during the backward pas
 row together from their parts of the fp32 weights with one all-reduce.
 """
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """Progress lines: one line on standard error for each record, with the most important numbers."""
 
-from __future__ import annotations
-
 from pause_megatron import log
 from pause_megatron.records.pretraining import MetricsRecord, ResumedRecord, TrainRecord, ValidationRecord
 

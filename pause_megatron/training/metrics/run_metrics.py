@@ -1,7 +1,5 @@
 """Metrics of a run: collects losses, throughput and memory of its steps, and writes them as records."""
 
-from __future__ import annotations
-
 import math
 import resource
 import sys

@@ -70,10 +70,7 @@ def test_broken_characters_are_shown_as_such(tokenizer):
 def test_marks_are_below_the_positions_without_loss(tokenizer):
     word = tokenizer.encode("e")[0]
     lines = shown(tokenizer, [word, PAUSE, PAUSE, word, EOD, word], [0, 0, 1, 1, 0, 1])
-    assert lines == [
-        " 0 │e│<pause>│<pause>│e│<eod>│e│",
-        "    ^ ^^^^^^^           ^^^^^",
-    ]
+    assert lines == [" 0 │e│<pause>│<pause>│e│<eod>│e│", "    ^ ^^^^^^^           ^^^^^"]
 
 
 def test_long_sequences_are_wrapped_and_cut(tokenizer):

@@ -53,12 +53,7 @@ def test_every_m_ft_has_its_own_row_and_missing_results_a_dash() -> None:
 
 def test_the_settings_table_gives_the_significance_of_each_difference() -> None:
     table = settings_table(grouped(*variants(tasks=("parity",))))
-    assert [row[-1].note for row in table.rows] == [
-        "",
-        "not significant",
-        "not significant",
-        "significantly higher",
-    ]
+    assert [row[-1].note for row in table.rows] == ["", "not significant", "not significant", "significantly higher"]
 
 
 def test_other_metrics_are_means_over_seeds() -> None:
