@@ -1,4 +1,4 @@
-"""Packaging of pause_megatron. Exact versions known to work together stand in ``constraints.txt``."""
+"""Packaging of pause_megatron. ``constraints.txt`` pins exact versions that are tested together."""
 
 from pathlib import Path
 

@@ -1,4 +1,6 @@
-"""Settings of all tests: a machine that is busy is no fault, so no example has a deadline; long files start first."""
+"""Settings of all tests: examples have no deadline, because the machine may be busy; long files start first."""
+
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -15,10 +17,13 @@ LONG = (
     "tests/checkpoint/test_another_layout.py",
     "tests/downstream/test_processes.py",
 )
-"""Files that would keep one process busy after all others are done, were they begun last; the longest first."""
+"""Files that start first, the longest first; started last, each would keep one process busy after the others."""
+
+
+assert all((Path(__file__).parents[1] / name).is_file() for name in LONG), "LONG names a file that was moved"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the long files. (xdist keeps this order with ``--no-loadscope-reorder``.)"""
+    """Sort the long files to the front; xdist keeps this order with ``--no-loadscope-reorder``."""
     rank = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(LONG)))

@@ -26,6 +26,8 @@ TWO_NODES = ("--nodes=2", "--ntasks-per-node=1", "--gpus-per-node=1", "--cpus-pe
 
 Losses = dict[tuple[str, int], float]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory, cluster: Cluster) -> Path:
