@@ -1,4 +1,4 @@
-"""The first links of the chain at test size: a corpus, a tokenizer, and datasets made from them."""
+"""The first steps of the chain at test size: a corpus, a tokenizer, and datasets."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ def write_dataset(folder: Path, name: str, split: str = "train", **settings: Any
 
 
 def preprocess_config(**settings: Any) -> PreprocessConfig:
-    """A configuration from its fields and those of its insertion, side by side as on the command line."""
+    """Build a configuration from its fields and those of its insertion, without sections as on the command line."""
     insertion = {field.name: settings.pop(field.name) for field in fields(InsertionConfig) if field.name in settings}
     return PreprocessConfig(insertion=InsertionConfig(**insertion), **settings)
 
 
 def verified(folder: Path) -> DatasetManifest:
-    """The manifest of a dataset that has been checked in every way, hashes included."""
+    """Verify a dataset completely, including its hashes, and return its manifest."""
     verify_dataset(VerifyDatasetConfig(data=folder, workers=1))
     return load_dataset_manifest(folder)
 
 
 def texts(folder: Path, split: str) -> tuple[str]:
-    """The glob of one split's files."""
+    """Return the glob of the files of one split."""
     return (str(folder / "corpus" / f"*{split}*"),)
