@@ -57,13 +57,13 @@ def interrupt_while_finetuning(file: Path, output: Path, run_name: str, send: Ca
     """Start the grid, ``send`` its process id somewhere once a run has saved a state, and return the exit code."""
     command = grid_command(file, output)
     process = subprocess.Popen(command, env=ONE_THREAD, start_new_session=True, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not list((output / "finetune" / "parity").glob(f".{run_name}.work/*/trainer_state.json")):
         assert process.poll() is None, "ended before it was interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.005)
     send(process.pid)
-    code = process.wait(30)
+    code = process.wait(120)
     assert not (output / "finetune" / "parity" / run_name).exists(), "was too fast to be interrupted"
     return code
 
