@@ -27,12 +27,6 @@ def global_rank() -> int:
     return 0
 
 
-def restart_clock() -> None:
-    """Restart the seconds that :func:`info` prints; for a forked process, which inherits its parent's start."""
-    global _STARTED
-    _STARTED = time.monotonic()
-
-
 def info(message: str) -> None:
     """Log ``message`` with the seconds since the process started, on rank 0 only."""
     if global_rank() == 0:
