@@ -9,7 +9,7 @@ import pytest
 
 from pause_megatron.parallel.slurm_step import first_node
 from tests.chain import SEQ_LENGTH, texts, write_dataset, write_text_and_tokenizer
-from tests.parallel.test_launching import PROGRAM, said
+from tests.parallel.test_launching import PROGRAM, launches
 from tests.parallel.test_slurm_step import LISTS
 from tests.preprocess.conftest import contents
 from tests.slurm.cluster import REPOSITORY, Cluster
@@ -30,7 +30,7 @@ def test_tasks_of_two_nodes_meet(cluster: Cluster, tmp_path: Path) -> None:
     (tmp_path / "say.py").write_text(PROGRAM + MEET)
     done = cluster.run("srun", "--nodes=2", "--ntasks-per-node=2", sys.executable, tmp_path / "say.py")
     assert done.returncode == 0, done.stderr
-    found = said(done.stdout)
+    found = launches(done.stdout)
     assert [launch["rank"] for launch in found] == [0, 1, 2, 3]
     assert [launch["local_rank"] for launch in found] == [0, 1, 0, 1]
     assert {launch["launcher"] for launch in found} == {"slurm"}
