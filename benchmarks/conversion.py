@@ -112,8 +112,8 @@ def copy(source: Path, output: Path) -> None:
 def make(tokenizer_folder: Path, num_layers: int, output: Path) -> None:
     """Write a Hugging Face folder with a random Llama, and train its tokenizer if that does not exist."""
     import torch
-    from prepare import small_tokenizer
     from transformers import AutoModelForCausalLM
+    from vocabularies import small_tokenizer
 
     from pause_megatron.config.model import ModelConfig
     from pause_megatron.conversion.hf_config import hf_model_config

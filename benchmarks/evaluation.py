@@ -19,7 +19,7 @@ from generation import CONTEXT_LENGTH, random_folder
 from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
 from measure import Spread, available_cores, in_turn, load_now, new_parser, require, require_at_least, save_table
-from prepare import small_tokenizer
+from vocabularies import small_tokenizer
 
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder

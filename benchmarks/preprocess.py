@@ -20,6 +20,8 @@ of memory. Rates on repeated text are fair only for encoders that do not cache w
 
 Without --megatron-lm, only the comparison with the bare tokenizer runs. Megatron-LM needs torch, transformers,
 sentencepiece, triton and, for the fast tool, gigatoken and awkward; give an interpreter with them as --megatron-python.
+
+Long because the commands, the check that they do the same work, and the tables of this one claim belong together.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ from typing import Any
 
 import measure
 from measure import CommandError, Cost, Spread
-from prepare import KINDS, Text, Vocabulary, find_shards, get_text, get_vocabulary
+from prepare import Text, find_shards, get_text
+from vocabularies import KINDS, Vocabulary, get_vocabulary
 
 CLASSIC, FAST = "tools/preprocess_data.py", "tools/preprocess_data_fast.py"
 COMPARISONS = ("classic", "fast", "bare")

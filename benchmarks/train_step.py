@@ -9,6 +9,8 @@ its own process. Each side also runs compiled: ours layer by layer, the other as
 start from the same weights, and their losses must agree. Both clip to the same norm and use PyTorch's fused AdamW.
 Under bf16, transformers computes in autocast on fp32 weights, and ours as in ds_configs/zero1_bf16.json. MFU relates
 the model's operations (docs/costs.md) to the peak of the datasheet and to the rate of large matrix products.
+
+Long because it contains both training loops, so that you can compare them.
 """
 
 from __future__ import annotations

@@ -106,7 +106,7 @@ import sys
 from pathlib import Path
 import numpy as np
 sys.path.insert(0, sys.argv[1])
-from prepare import get_vocabulary
+from vocabularies import get_vocabulary
 from preprocess import Tools, count_tokens, differing_documents
 from pause_megatron.preprocess.indexed_files import index_bytes
 from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
