@@ -34,6 +34,11 @@ class StoppedEarly(Exception):  # noqa: N818 - a clean stop, not an error
     """
 
 
+def one_line(error: BaseException) -> str:
+    """Return the text of ``error`` on one line; its type if it has no text. For example, YAML errors have several."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 def exit_code(error: BaseException | None) -> int:
     """Return the exit code of a process that ends with ``error``; None means success."""
     if error is None:

@@ -29,7 +29,7 @@ from pause_megatron.checkpoint.reader import file_checksum
 from pause_megatron.config.training import CheckpointConfig
 from pause_megatron.engine import DeepSpeedEngine
 from pause_megatron.engine.optimizer_state import loss_scaler_state, optimizer_step
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, one_line
 from pause_megatron.model.parameters import NamedParameter
 from pause_megatron.parallel.collectives import run_on_rank_0
 
@@ -157,7 +157,7 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], contents: FileContents)
             fsync_path(path)
             checksum = file_checksum(path)
     except Exception as caught:  # safetensors has its own errors; all of them must reach the other ranks
-        error = " ".join(str(caught).split()) or type(caught).__name__
+        error = one_line(caught)
     return _WriteResult(file=path.name, checksum=checksum, contents=contents, error=error)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from pause_megatron.config.checks import suggestion
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, one_line
 
 Config = typing.TypeVar("Config")
 
@@ -114,7 +114,7 @@ def read_settings(path: Path, source: str, *, instead: str = "") -> dict[str, An
     except OSError as error:
         raise UserError(f"{source}: {error.strerror or error}{instead}") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{source}: not YAML ({' '.join(str(error).split())}); correct the file") from error
+        raise UserError(f"{source}: not YAML ({one_line(error)}); correct the file") from error
     if not isinstance(values, dict):
         raise UserError(f"{source}: holds a {type(values).__name__}; write lines such as 'key: value'")
     return values

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron.corpus.blocks import Block, BlockBuilder, ReadOptions, Source, too_long
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -41,7 +41,7 @@ class ColumnSource(Source):
         except (pyarrow.ArrowException, OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:  # an error of the system, not of the data
                 raise UserError(f"{self.location}: cannot be read: {os.strerror(error.errno)}") from error
-            builder.reject_rest(f"the data is damaged ({' '.join(str(error).split())})")
+            builder.reject_rest(f"the data is damaged ({one_line(error)})")
         yield from builder.last_block()
 
     @abstractmethod

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pause_megatron.corpus.columns import ColumnSource
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, one_line
 
 if TYPE_CHECKING:
     import pyarrow
@@ -121,4 +121,4 @@ def _translated_errors(location: str) -> Iterator[None]:
 
 
 def _one_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{type(error).__name__}: {one_line(error)}"

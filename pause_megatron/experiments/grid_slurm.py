@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from pause_megatron.atomic import write_json
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, one_line
 from pause_megatron.experiments.grid_jobs import Job, State
 from pause_megatron.experiments.grid_local import failure, start_job
 from pause_megatron.experiments.steps import say
@@ -87,7 +87,7 @@ def _parse_option(option: str) -> tuple[str, Any]:
     try:
         return key, value if re.fullmatch(r"[\d:-]*:[\d:]*", value) else yaml.safe_load(value)
     except yaml.YAMLError as error:
-        raise UserError(f"--slurm {option}: not YAML ({' '.join(str(error).split())}); quote the value") from error
+        raise UserError(f"--slurm {option}: not YAML ({one_line(error)}); quote the value") from error
 
 
 class _Queue:
@@ -120,5 +120,5 @@ def _executor(folder: Path, settings: Mapping[str, Any]) -> Any:
         executor = submitit.AutoExecutor(folder=folder, cluster=cluster)
         executor.update_parameters(**{key: value for key, value in settings.items() if key != CLUSTER})
     except (RuntimeError, NameError, TypeError, ValueError) as error:
-        raise UserError(f"--executor slurm: {' '.join(str(error).split())}") from error
+        raise UserError(f"--executor slurm: {one_line(error)}") from error
     return executor

@@ -15,7 +15,7 @@ from typing import Self
 import torch.distributed as dist
 
 from pause_megatron.config.training import FaultsConfig
-from pause_megatron.errors import EXIT_USER, StoppedEarly, UserError, exit_code
+from pause_megatron.errors import EXIT_USER, StoppedEarly, UserError, exit_code, one_line
 from pause_megatron.parallel import collectives
 from pause_megatron.parallel.json_socket import JsonSocket, listen
 from pause_megatron.parallel.launcher import Launch
@@ -62,7 +62,7 @@ class Heartbeat:
         if is_collective_failure(error):
             # Most likely a process is missing: the monitor ends this process as soon as it knows which one.
             self._monitor.join(self._timeout + EXIT_GRACE_SECONDS + _MARGIN_SECONDS)
-        self._monitor.leave(exit_code(error), _one_line(error))
+        self._monitor.leave(exit_code(error), _description(error))
 
 
 def is_collective_failure(error: BaseException | None) -> bool:
@@ -100,8 +100,9 @@ def _start(launch: Launch, *, interval: float, timeout: float) -> PeerMonitor:
     return monitor
 
 
-def _one_line(error: BaseException | None) -> str:
+def _description(error: BaseException | None) -> str:
     if error is None:
         return ""
-    line = " ".join(str(error).split())
-    return line if isinstance(error, UserError | StoppedEarly) else f"{type(error).__name__}: {line}"
+    return (
+        one_line(error) if isinstance(error, UserError | StoppedEarly) else f"{type(error).__name__}: {one_line(error)}"
+    )

@@ -13,7 +13,7 @@ from pause_megatron import log
 from pause_megatron.atomic import write_text
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import to_plain
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, one_line
 from pause_megatron.records.files import line_of
 from pause_megatron.records.pretraining import METRICS_FILE, MetricsRecord, ResumedRecord
 from pause_megatron.training.metrics.progress_lines import ProgressLines
@@ -57,7 +57,7 @@ def _warn_on_error(sink: Sink, records: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # for example a full disk or a lost network
-        log.warn(f"{type(sink).__name__} lost {records}: {' '.join(str(error).split())}")
+        log.warn(f"{type(sink).__name__} lost {records}: {one_line(error)}")
 
 
 def open_sinks(config: PretrainConfig) -> list[Sink]:
@@ -154,7 +154,7 @@ class WeightsAndBiases:
             )
         except wandb.Error as error:
             raise UserError(
-                f"--wandb-project {project}: {' '.join(str(error).split()).rstrip('.')}; run 'wandb login', or set"
+                f"--wandb-project {project}: {one_line(error).rstrip('.')}; run 'wandb login', or set"
                 " WANDB_MODE=offline to keep the reports in the run folder"
             ) from error
         # W&B's own step count cannot decrease, but a run that resumes from a checkpoint repeats iterations.
