@@ -10,6 +10,7 @@ example, ``logits_nv`` is ``[n, v]``, and ``max_n`` is ``[n]``.
 """
 
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any
 
 import torch
@@ -51,7 +52,8 @@ class _CrossEntropy(torch.autograd.Function):
         columns_n = labels.flatten() - (group.rank() * vocab_slice if group else 0)
         is_here_n = ((columns_n >= 0) & (columns_n < vocab_slice)).float()  # 1.0 if this rank has the label's logit
         columns_n = columns_n.clamp(0, vocab_slice - 1)
-        results = [_exponentials_over_logits(*chunk) for chunk in _chunks(logits_nv, columns_n)]
+        exponentials_over_logits = _on_device(_exponentials_over_logits, logits.device.type)
+        results = [exponentials_over_logits(*chunk) for chunk in _chunks(logits_nv, columns_n)]
         max_n, sums_n, targets_n = (torch.cat(chunks) for chunks in zip(*results, strict=True))
         # Now logits_nv holds exp(logit - max), sums_n its row sums, and targets_n the label's logit - max.
         factors_n, exp_at_labels_n = 1 / sums_n, targets_n.exp()
@@ -75,8 +77,9 @@ class _CrossEntropy(torch.autograd.Function):
         gradient_n = gradient.flatten()
         # d loss / d logit = probability - 1 at the label, and the probability elsewhere.
         at_labels_n = gradient_n * (probabilities_n - is_here_n)
+        gradient_over_exponentials = _on_device(_gradient_over_exponentials, exponentials.device.type)
         for chunk in _chunks(exponentials.flatten(0, -2), gradient_n * factors_n, columns_n, at_labels_n):
-            _gradient_over_exponentials(*chunk)
+            gradient_over_exponentials(*chunk)
         return exponentials, None, None
 
 
@@ -86,12 +89,12 @@ def _chunks(logits_nv: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[to
     return zip(*(tensor.split(rows) for tensor in (logits_nv, *others)), strict=True)
 
 
-def _compiled_on_gpu(function: Callable[..., Any]) -> Callable[..., Any]:
+@cache
+def _on_device(function: Callable[..., Any], device_type: str) -> Callable[..., Any]:
     """Fuse the operations into one kernel on GPUs; on CPUs chunks stay in the cache between operations."""
-    return torch.compile(function, dynamic=True) if torch.cuda.is_available() and has_compiler() else function
+    return torch.compile(function, dynamic=True) if device_type == "cuda" and has_compiler() else function
 
 
-@_compiled_on_gpu
 def _exponentials_over_logits(
     logits_nv: torch.Tensor, columns_n: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -103,7 +106,6 @@ def _exponentials_over_logits(
     return max_n, exponentials_nv.sum(1), targets_n
 
 
-@_compiled_on_gpu
 def _gradient_over_exponentials(
     exponentials_nv: torch.Tensor, factors_n: torch.Tensor, columns_n: torch.Tensor, at_labels_n: torch.Tensor
 ) -> None:
