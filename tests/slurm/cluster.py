@@ -44,7 +44,7 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
         self.folder.chmod(0o711)  # or munged refuses to have its socket there
         write_configuration(self.folder, [free_port() for _ in range(3)])
-        self.environment = {**_without_slurm(os.environ), "SLURM_CONF": str(self.folder / "slurm.conf")}
+        self.environment = {**_outside_of_runs(os.environ), "SLURM_CONF": str(self.folder / "slurm.conf")}
         self._guardian = subprocess.Popen(
             [sys.executable, "-m", "tests.slurm.guardian", str(self.folder)],
             stdin=subprocess.PIPE,
@@ -180,6 +180,11 @@ class Cluster:
         return "\n".join([queue, *(f"{path.name}: ...{text[-4000:]}" for path, text in said.items())])
 
 
-def _without_slurm(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return ``environment`` without the variables of a surrounding Slurm job."""
-    return {name: value for name, value in environment.items() if not name.startswith(("SLURM_", "SBATCH_"))}
+def _outside_of_runs(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return ``environment`` without the variables of a surrounding Slurm job or launcher."""
+    launcher = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    return {
+        name: value
+        for name, value in environment.items()
+        if name not in launcher and not name.startswith(("SLURM_", "SBATCH_"))
+    }

@@ -54,5 +54,5 @@ def test_ranks_that_srun_starts_preprocess_as_one_process_does(cluster: Cluster,
     srun = ("srun", "--mpi=pmix", "--nodes=1", "--ntasks=2", sys.executable)
     done = cluster.run(*srun, tool, *flags, "--output", tmp_path / "ranks")
     assert done.returncode == 0, done.stderr
-    assert "on 2 MPI ranks" in done.stderr
+    assert "; 2 MPI ranks" in done.stderr
     assert contents(tmp_path / "ranks") == contents(alone)
