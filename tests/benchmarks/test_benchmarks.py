@@ -165,6 +165,7 @@ def test_every_insertion_strategy_is_measured(tmp_path: Path) -> None:
     assert found["stored"]["every, 3 pauses"] == pytest.approx(4 * found["tokens"], rel=0.05)
 
 
+@pytest.mark.slow
 def test_merges_are_compared(tmp_path: Path) -> None:
     done = run("merge", "--work", tmp_path, "--documents", 640, "--tokens", 4, "--repeats", 1)
     assert done.returncode == 0, done.stderr
@@ -220,6 +221,7 @@ def test_time_of_orphaned_processes_is_counted(tmp_path: Path) -> None:
     assert float(done.stdout) > 0.5 * float(expected.stdout)
 
 
+@pytest.mark.slow
 def test_all_sides_train_the_same_model(tmp_path: Path) -> None:
     done = run("train_step", "--work", tmp_path, "--cases", "tiny", "--repeats", 1, "--no-compile")
     assert done.returncode == 0, done.stderr
@@ -233,6 +235,7 @@ def test_all_sides_train_the_same_model(tmp_path: Path) -> None:
         assert ours[-1] < ours[0]
 
 
+@pytest.mark.slow
 def test_generation_is_measured_after_every_number_of_pauses(tmp_path: Path) -> None:
     sizes = ["--prompt-tokens", 8, "--batch-size", 2, "--new-tokens", 4, "--layers", 1, "--repeats", 2]
     done = run("generation", "--work", tmp_path, "--pauses", 0, 2, *sizes)

@@ -13,9 +13,9 @@ from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.training import CheckpointConfig
 from tests.checkpoint.loops import Curve, Loop, Outcome, iteration_folder, run_loops
 from tests.distributed import run_distributed
-from tests.training.runs import GPT2, LLAMA, STEPS, Run, largest_differences
+from tests.training.runs import GPT2, LLAMA, Run, largest_differences
 
-SAVED, AGAIN = STEPS // 2, STEPS * 3 // 4
+SAVED, AGAIN, END = 4, 6, 8
 TOLERANCE = 1e-5
 MODELS = {"tied gpt2": replace(GPT2, untie_embeddings_and_output_weights=False), "llama": LLAMA}
 TP2_PP2 = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_parallel_size=2)
@@ -48,35 +48,29 @@ class Trial:
     """One process, resumed in the middle with Adam's moments set to zero."""
 
 
-@pytest.fixture(scope="module")
-def trials(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trial]:
+@pytest.fixture(scope="module", params=["tied gpt2", pytest.param("llama", marks=pytest.mark.slow)])
+def trial(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Trial:
     """Save in the middle, resume under each layout, save there, and resume under the first layout."""
-    folders = {name: tmp_path_factory.mktemp(name.replace(" ", "_")) for name in MODELS}
-    plans = {name: plan(model, folders[name]) for name, model in MODELS.items()}
-    together = run_all(4, [loop for loops in plans.values() for loop in loops["together"]])
-    for folder in folders.values():
-        for copy in ("same", "without moments", *LAYOUTS):
-            shutil.copytree(iteration_folder(folder / "together", SAVED), iteration_folder(folder / copy, SAVED))
-    two = run_all(2, [loop for loops in plans.values() for loop in loops["two"]])
-    one = run_all(1, [loop for loops in plans.values() for loop in loops["one"]])
-    back = run_all(4, [loop for loops in plans.values() for loop in loops["back"]])
+    folder = tmp_path_factory.mktemp("trial")
+    loops = plan(MODELS[request.param], folder)
+    together = run_all(4, loops["together"])
+    for copy in ("same", "without moments", *LAYOUTS):
+        shutil.copytree(iteration_folder(folder / "together", SAVED), iteration_folder(folder / copy, SAVED))
+    two, one, back = run_all(2, loops["two"]), run_all(1, loops["one"]), run_all(4, loops["back"])
     there = two | one
-    return {
-        name: Trial(
-            alone=one[folder / "alone"],
-            together=together[folder / "together"],
-            same=back[folder / "same"],
-            there={layout: there[folder / layout] for layout in LAYOUTS},
-            back={layout: back[folder / layout] for layout in LAYOUTS},
-            without_moments=one[folder / "without moments"],
-        )
-        for name, folder in folders.items()
-    }
+    return Trial(
+        alone=one[folder / "alone"],
+        together=together[folder / "together"],
+        same=back[folder / "same"],
+        there={layout: there[folder / layout] for layout in LAYOUTS},
+        back={layout: back[folder / layout] for layout in LAYOUTS},
+        without_moments=one[folder / "without moments"],
+    )
 
 
 def plan(model: ModelConfig, folder: Path) -> dict[str, list[Loop]]:
     """Loops of one model in the order of :func:`trials`; those that resume start from other random weights."""
-    whole = Run(model=model, parallel=TP2_PP2)
+    whole = Run(model=model, parallel=TP2_PP2, last_step=END)
     resumed = replace(whole, seed=99)
     there = {
         size: [
@@ -86,11 +80,11 @@ def plan(model: ModelConfig, folder: Path) -> dict[str, list[Loop]]:
         ]
         for size in (1, 2)
     }
-    control = Loop(run=Run(model=model, seed=99), folder=folder / "without moments", drop_moments=True)
+    control = Loop(run=Run(model=model, seed=99, last_step=END), folder=folder / "without moments", drop_moments=True)
     return {
         "together": [Loop(run=whole, folder=folder / "together", checkpoint=CheckpointConfig(save_interval=SAVED))],
         "two": there[2],
-        "one": [Loop(run=Run(model=model), folder=folder / "alone"), control, *there[1]],
+        "one": [Loop(run=Run(model=model, last_step=END), folder=folder / "alone"), control, *there[1]],
         "back": [Loop(run=resumed, folder=folder / name) for name in ("same", *LAYOUTS)],
     }
 
@@ -101,19 +95,14 @@ def run_all(world_size: int, loops: list[Loop]) -> dict[Path, Curve]:
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("model", MODELS)
-def test_losses_match_under_another_layout_and_back(trials: dict[str, Trial], model: str, layout: str) -> None:
-    trial = trials[model]
+def test_losses_match_under_another_layout_and_back(trial: Trial, layout: str) -> None:
     assert max(largest_differences(trial.alone[SAVED:AGAIN], trial.there[layout])) <= TOLERANCE
     assert max(largest_differences(trial.alone[AGAIN:], trial.back[layout])) <= TOLERANCE
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_dropped_moments_change_the_losses(trials: dict[str, Trial], model: str) -> None:
-    trial = trials[model]
+def test_dropped_moments_change_the_losses(trial: Trial) -> None:
     assert largest_differences(trial.alone[SAVED:], trial.without_moments)[0] > 100 * TOLERANCE
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_resume_under_tensor_and_pipeline_parallelism_is_bit_exact(trials: dict[str, Trial], model: str) -> None:
-    assert trials[model].same == trials[model].together[SAVED:]
+def test_resume_under_tensor_and_pipeline_parallelism_is_bit_exact(trial: Trial) -> None:
+    assert trial.same == trial.together[SAVED:]

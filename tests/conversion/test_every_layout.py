@@ -41,9 +41,13 @@ LAYOUTS: dict[str, tuple[int, dict[str, int], int]] = {
     "TP 2, PP 2": (4, {**TP2, **PP2}, 1),
 }
 """Processes, parallel sizes, ZeRO stage."""
+QUICK = ("one process", "DP 2, ZeRO-3", "TP 2, PP 2")
+"""Layouts that contain every way to divide the weights."""
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "layout", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAYOUTS]
+)
 def test_checkpoint_of_every_layout_exports_and_imports_exactly(layout: str, tmp_path: Path) -> None:
     world_size, sizes, zero_stage = LAYOUTS[layout]
     runs = [

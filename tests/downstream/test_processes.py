@@ -195,7 +195,7 @@ def test_error_of_all_processes_is_printed_once(config, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("number", "speaker"), [(41, ""), (4, "rank 1: ")])
+@pytest.mark.parametrize(("number", "speaker"), [pytest.param(41, "", marks=pytest.mark.slow), (4, "rank 1: ")])
 def test_error_names_the_example_of_one_process_while_the_other_waits(config, tmp_path, number, speaker):
     lines = (config.data / "train.jsonl").read_text().splitlines()
     lines[number - 1] = json.dumps({"question": "is the name", "answer": "name " * 300})

@@ -50,6 +50,7 @@ def wait_for(folder: Path, pattern: str, process: subprocess.Popen[bytes], secon
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_datasets_open_in_plain_megatron_and_are_twins(demo: Path) -> None:
     from megatron.core.datasets.indexed_dataset import IndexedDataset
 
@@ -68,6 +69,7 @@ def test_datasets_open_in_plain_megatron_and_are_twins(demo: Path) -> None:
         assert np.array_equal(stripped[:shorter], streams["standard"][:shorter])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_exports_load_with_stock_transformers_and_are_proven(demo: Path, name: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -87,6 +89,7 @@ def test_exports_load_with_stock_transformers_and_are_proven(demo: Path, name: s
     assert report["tokenizer"]["texts_compared"] > 50
 
 
+@pytest.mark.slow
 def test_pretraining_used_its_configuration(demo: Path) -> None:
     pauses = {}
     for name in MODELS:
@@ -101,6 +104,7 @@ def test_pretraining_used_its_configuration(demo: Path) -> None:
     assert pauses["pausept"]["pause_tokens"] > 0
 
 
+@pytest.mark.slow
 def test_four_variants_are_evaluated_and_reported(demo: Path) -> None:
     results = [json.loads(path.read_text()) for path in (demo / "grid" / "evaluate" / "parity").glob("*.json")]
     assert {(result["variant"], result["num_pauses_inf"]) for result in results} == {
@@ -116,6 +120,7 @@ def test_four_variants_are_evaluated_and_reported(demo: Path) -> None:
         assert (demo / "report" / picture).is_file()
 
 
+@pytest.mark.slow
 def test_report_has_no_errors_in_a_browser(demo: Path) -> None:
     pytest.importorskip("playwright", reason="the package playwright is not installed")
     from tests.report.browser import CHROMIUM, DESKTOP, PHONE, check_links, open_browser, open_page
@@ -131,6 +136,7 @@ def test_report_has_no_errors_in_a_browser(demo: Path) -> None:
                 assert page.evaluate("document.scrollingElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.slow
 def test_finished_demo_runs_no_command_and_keeps_its_settings(demo: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in demo.rglob("*.safetensors")}
     again = subprocess.run(demo_command(demo), capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The grid ``smoke`` on real samples: nine tasks and four variants (slow), and three tasks of it, killed and resumed.
+"""The grid ``smoke`` on real samples: nine tasks and four variants, and three tasks of it, killed and resumed.
 
 Skipped if the samples are missing.
 """
@@ -30,7 +30,10 @@ from tests.downstream.random_models import random_model
 from tests.downstream.real_samples import FOLDERS, SAMPLES
 from tests.records.examples import example
 
-pytestmark = pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real samples of the nine tasks here")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not SAMPLES.is_dir(), reason="no real samples of the nine tasks here"),
+]
 
 CONTEXT_LENGTH = 768
 """Positions of the models: every target fits, and most prompts."""
@@ -83,7 +86,6 @@ def table(output: Path) -> dict[str, Any]:
     return {name: (result["metrics"], result["samples"]) for name, result in results(output).items()}
 
 
-@pytest.mark.slow
 def test_every_task_has_the_four_variants(models: list[str], tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert "all 72 jobs are done" in run("smoke", models, output)

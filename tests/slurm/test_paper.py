@@ -56,6 +56,7 @@ def run_paper(cluster: Cluster, checkout: Path, *options: str) -> list[str]:
     return done.stdout.splitlines()
 
 
+@pytest.mark.slow
 def test_whole_chain(cluster: Cluster, tmp_path: Path) -> None:
     checkout = make_site(tmp_path)
     work = tmp_path / "work"

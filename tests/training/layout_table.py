@@ -62,7 +62,7 @@ def measure(model: ModelConfig, world_size: int) -> list[LayoutResult]:
     """Compare all candidates under ZeRO-0 to ZeRO-3 with the losses and norms of one rank."""
     refused, allowed = [], []
     for parallel, zero_stage in itertools.product(candidates(world_size), range(4)):
-        run = Run(model=_with_enough_layers(model, parallel), parallel=parallel, zero_stage=zero_stage)
+        run = Run(model=_with_enough_layers(model, parallel), parallel=parallel, zero_stage=zero_stage, last_step=STEPS)
         try:
             layout = resolve_layout(
                 parallel, world_size=world_size, model=run.model, vocab_size=VOCAB_SIZE, deepspeed=run.deepspeed_file
@@ -86,7 +86,7 @@ def _compare(named: list[tuple[str, Run]], world_size: int) -> Iterator[LayoutRe
         some = named[start : start + _RUNS_AT_ONCE]
         by_process = run_distributed(train_all, world_size, [run for _, run in some])
         for (layout, run), *curves in zip(some, *by_process, strict=True):
-            reference = reference_curve(run.model)
+            reference = reference_curve(run.model, STEPS)
             losses, norms = zip(*(largest_differences(reference, curve) for curve in curves), strict=True)
             yield LayoutResult(
                 layout=layout, zero_stage=run.zero_stage, loss_difference=max(losses), norm_difference=max(norms)
@@ -94,9 +94,9 @@ def _compare(named: list[tuple[str, Run]], world_size: int) -> Iterator[LayoutRe
 
 
 @cache
-def reference_curve(model: ModelConfig) -> Curve:
+def reference_curve(model: ModelConfig, steps: int) -> Curve:
     """Reference curve: one rank."""
-    losses: Curve = run_distributed(train_all, 1, [Run(model=model)])[0][0]
+    losses: Curve = run_distributed(train_all, 1, [Run(model=model, last_step=steps)])[0][0]
     return losses
 
 

@@ -30,6 +30,9 @@ VOCAB_SIZE = 250
 PAUSE_ID = 2
 SEQ_LENGTH = 32
 STEPS = 20
+"""Length of the learning rate schedule."""
+FEW_STEPS = 6
+"""Steps of a run by default: with clipping, Adam's moments and the warm-up in effect."""
 GPT2 = ModelConfig(num_layers=4, hidden_size=64, num_attention_heads=8, max_position_embeddings=64)
 LLAMA = ModelConfig(
     architecture="llama",
@@ -54,7 +57,7 @@ class Run:
     """Additional DeepSpeed settings; those of zero_optimization are merged with the stage."""
     seed: int = 7
     first_step: int = 0
-    last_step: int = STEPS
+    last_step: int = FEW_STEPS
     load: Path | None = None
     save: Path | None = None
 

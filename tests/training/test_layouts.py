@@ -10,7 +10,7 @@ import pytest
 from pause_megatron.config.parallel import ParallelConfig
 from tests.distributed import run_distributed
 from tests.training.layout_table import MODELS, TOLERANCE, WORLD_SIZES, Curve, candidates, reference_curve
-from tests.training.runs import Run, largest_differences, train_all
+from tests.training.runs import FEW_STEPS, Run, largest_differences, train_all
 
 TP2 = ParallelConfig(tensor_model_parallel_size=2)
 TP2_SP = ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True)
@@ -24,7 +24,7 @@ DP = ParallelConfig()
 @pytest.fixture(scope="module")
 def reference() -> dict[str, Curve]:
     """The trusted runs: one process."""
-    return {name: reference_curve(model) for name, model in MODELS.items()}
+    return {name: reference_curve(model, FEW_STEPS) for name, model in MODELS.items()}
 
 
 @pytest.mark.parametrize(
