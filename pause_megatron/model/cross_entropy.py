@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 from torch.autograd.function import once_differentiable
 
-from pause_megatron.model.compilation import has_compiler
+from pause_megatron.model.compilation import compiler_problem
 
 _CHUNK_ELEMENTS = {"cpu": 2**18, "cuda": 2**27}
 """Logits processed at a time: on CPUs as many as the caches hold in fp32, on GPUs a small part of the memory."""
@@ -92,7 +92,7 @@ def _chunks(logits_nv: torch.Tensor, *others: torch.Tensor) -> Iterator[tuple[to
 @cache
 def _on_device(function: Callable[..., Any], device_type: str) -> Callable[..., Any]:
     """Fuse the operations into one kernel on GPUs; on CPUs chunks stay in the cache between operations."""
-    return torch.compile(function, dynamic=True) if device_type == "cuda" and has_compiler() else function
+    return torch.compile(function, dynamic=True) if device_type == "cuda" and not compiler_problem("cuda") else function
 
 
 def _exponentials_over_logits(

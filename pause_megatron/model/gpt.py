@@ -11,14 +11,14 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
-from torch.utils.checkpoint import checkpoint
 
 from pause_megatron.config.model import ModelConfig, padded_vocab_size
 from pause_megatron.config.parallel import Layout
 from pause_megatron.model.attention import ScaledDotProductAttention
-from pause_megatron.model.compilation import compile_layers, compiles
+from pause_megatron.model.compilation import compile_layers, layer_compilation
 from pause_megatron.model.cross_entropy import vocab_parallel_cross_entropy
 from pause_megatron.model.initialization import initialize_weights
+from pause_megatron.model.layer import Layer, RecomputedMLP, keep_on_the_models_device
 from pause_megatron.model.linear import ColumnLinear, RowLinear
 from pause_megatron.model.norm import Norm
 from pause_megatron.model.parameters import NamedParameter, named_parameters
@@ -68,12 +68,14 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
 
 
 class PauseGPT(GPTModel):
-    """Megatron-core's GPT with :class:`ColumnLinear` as output layer, and our cross-entropy."""
+    """Megatron-core's GPT with our output layer, rotary angles and cross-entropy."""
 
     def __init__(self, *, post_process: bool, **settings: Any) -> None:
         super().__init__(post_process=post_process, **settings)
         if post_process:
             self.output_layer.__class__ = ColumnLinear  # layer specs do not cover it
+        if self.position_embedding_type == "rope":
+            keep_on_the_models_device(self.rotary_pos_emb)
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy, ``[batch, sequence]`` as ``labels``, of ``logits`` ``[sequence, batch, V]``.
@@ -115,6 +117,7 @@ def _build_chunk(
 ) -> GPTModel:
     vp_stage = stage if layout.vp > 1 else None
     layer = get_gpt_layer_local_spec(normalization=config.normalization)
+    layer.module = Layer
     layer.submodules.input_layernorm = Norm
     layer.submodules.pre_mlp_layernorm = Norm
     attention, mlp = layer.submodules.self_attention.submodules, layer.submodules.mlp.submodules
@@ -135,18 +138,8 @@ def _build_chunk(
         vp_stage=vp_stage,
     )
     if layout.recompute_granularity == "selective":
-        recompute_mlps(chunk)
-    if compiles(layout.compile_layers):
+        for built in chunk.decoder.layers:
+            built.mlp.__class__ = RecomputedMLP  # in the layer spec Megatron-core would not recognise it as an MLP
+    if layer_compilation(layout.compile_layers).compiles:
         compile_layers(chunk)
     return chunk
-
-
-def recompute_mlps(chunk: GPTModel) -> None:
-    """Let every MLP of ``chunk`` save only its input, and compute its activations again in the backward pass.
-
-    Attention is not recomputed: the fused kernel saves no matrix of scores.
-    """
-    for layer in chunk.decoder.layers:
-        # Megatron-core's own recompute_modules=["mlp"] returns the bias (a parameter) from an autograd function, which
-        # makes the function the bias's producer; its backward pass then calls itself without end.
-        layer.mlp.forward = partial(checkpoint, layer.mlp.forward, use_reentrant=False, preserve_rng_state=False)
