@@ -1,7 +1,8 @@
 """Logits of a model with one layer in memory at a time, in Megatron-core and in transformers.
 
 Both sides run their own library's code on a model of a single layer. After each layer, its weights are replaced by the
-next layer's, and its output becomes the input. The embeddings and the output layer stay in memory throughout.
+next layer's, and its output becomes the input. The embeddings and the output layer stay in memory throughout. Both
+compute on the CPU, and neither uses a GPU that the process sees.
 
 Shapes: B sequences, S positions, H hidden size, V vocabulary size, P padded vocabulary size.
 """
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from megatron.core import parallel_state
 from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -20,10 +23,9 @@ from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import Layout
 from pause_megatron.errors import UserError
 from pause_megatron.model.gpt import LocalModel, build_local_model
-from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
-from pause_megatron.parallel.launcher import detect_launch
+from pause_megatron.parallel.groups import destroy_process_groups
 
-ONE_PROCESS = Layout(tp=1, pp=1, vp=1, dp=1, sequence_parallel=False)
+ONE_PROCESS = Layout(tp=1, pp=1, vp=1, dp=1, sequence_parallel=False, compile_layers="never")
 
 Read = Callable[[str], torch.Tensor]
 """Returns the unsharded parameter of a name."""
@@ -31,9 +33,13 @@ Read = Callable[[str], torch.Tensor]
 
 @contextmanager
 def megatron_model(model: ModelConfig, vocab_size: int) -> Iterator[LocalModel]:
-    """Build ``model`` in Megatron-core on a single process, with process groups that exist inside the block only."""
-    initialize_process_groups(detect_launch({}), ONE_PROCESS, seed=0)
+    """Build ``model`` in Megatron-core on the CPU, not compiled, with the process groups of a single process.
+
+    The groups exist inside the block only. They are gloo's, also in a process that sees a GPU.
+    """
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
     try:
+        parallel_state.initialize_model_parallel()
         yield build_local_model(model, ONE_PROCESS, vocab_size=vocab_size, seed=0)
     finally:
         destroy_process_groups()
