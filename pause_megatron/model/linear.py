@@ -49,7 +49,8 @@ def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
     """Return ``rows @ weight.t() + bias``, ``[..., I]`` to ``[..., O]``.
 
     If ``weight.main_grad`` exists, the backward pass adds the weight gradient to it, and autograd's own gradient of
-    ``weight`` is None. ``main_grad`` may have a higher precision, for example fp32 for bf16 weights.
+    ``weight`` is None. ``main_grad`` may have a higher precision, for example fp32 for bf16 weights: the products are
+    then added in fp32, without being rounded to bf16.
     """
     output: torch.Tensor = _Linear.apply(rows.flatten(0, -2), weight, bias)
     return output.view(*rows.shape[:-1], len(weight))
@@ -102,10 +103,13 @@ def _weight_gradient(gradient: torch.Tensor, rows: torch.Tensor, main_grad: torc
 
 
 def _add_product(total: torch.Tensor, gradient: torch.Tensor, rows: torch.Tensor) -> None:
+    """Add ``gradient.t() @ rows`` to ``total`` in the precision of ``total``, without rounding the product before."""
     if total.dtype == rows.dtype:
         total.addmm_(gradient.t(), rows)
+    elif total.is_cuda and torch.version.hip is None:  # cuBLAS reads bf16 and writes fp32
+        torch.addmm(total, gradient.t(), rows, out_dtype=total.dtype, out=total)
     else:
-        total.add_(gradient.t() @ rows)
+        total.addmm_(gradient.t().to(total.dtype), rows.to(total.dtype))
 
 
 _add_product_compiled = torch.library.custom_op(

@@ -38,11 +38,11 @@ def test_output_and_gradients_equal_pytorchs(with_bias: bool) -> None:
 @pytest.mark.parametrize(("dtype", "main_dtype"), [("float32", "float32"), ("bfloat16", "float32")])
 def test_gradient_is_added_only_to_main_grad(dtype: str, main_dtype: str) -> None:
     rows, weight, bias = tensors(getattr(torch, dtype))
-    expected = torch.autograd.grad(F.linear(rows, weight, bias), weight, upstream(rows.dtype))[0]
     weight.main_grad = torch.ones(OUTPUT, INPUT, dtype=getattr(torch, main_dtype))
+    expected = upstream(rows.dtype).flatten(0, 1).to(weight.main_grad.dtype).t() @ rows.detach().flatten(0, 1).float()
     for _ in range(2):
         linear(rows, weight, bias).backward(upstream(rows.dtype))
-    torch.testing.assert_close(weight.main_grad, 1 + 2 * expected.to(weight.main_grad.dtype))
+    torch.testing.assert_close(weight.main_grad, 1 + 2 * expected)
     assert weight.grad is None
     assert bias.grad is not None
 
@@ -54,3 +54,20 @@ def test_gradient_under_recomputation_is_added_to_main_grad() -> None:
     output.backward(upstream())
     assert weight.grad is None
     torch.testing.assert_close(weight.main_grad, torch.autograd.grad(F.linear(rows, weight), weight, upstream())[0])
+
+
+def test_small_gradients_are_added_to_fp32_without_rounding_them() -> None:
+    rows, weight, _ = tensors(torch.bfloat16)
+    weight.main_grad = torch.zeros(OUTPUT, INPUT)
+    exact, rounded = torch.zeros(OUTPUT, INPUT, dtype=torch.float64), torch.zeros(OUTPUT, INPUT)
+    for microbatch in range(200):
+        gradient = 1e-4 * torch.randn(SEQUENCE, BATCH, OUTPUT, generator=torch.Generator().manual_seed(microbatch))
+        gradient = gradient.bfloat16()
+        linear(rows, weight, None).backward(gradient)
+        product = gradient.double().flatten(0, 1).t() @ rows.detach().double().flatten(0, 1)
+        exact += product
+        rounded += product.bfloat16()  # each product as a bf16 gradient
+    error, error_of_rounding = ((found - exact).abs().max().item() for found in (weight.main_grad, rounded))
+    scale = exact.abs().max().item()
+    assert error < 1e-6 * scale
+    assert error_of_rounding > 1e-4 * scale, "the test sees no difference"
