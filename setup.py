@@ -48,6 +48,7 @@ setup(
         "safetensors",
         "numpy",
         "msgspec",
+        "psutil",
         "isal",
         "zstandard",
         "pyarrow",

@@ -26,13 +26,13 @@ C4_VALIDATION='c4/en/c4-validation.*.json.gz'  # held-out text, also a glob; emp
 TASKS=tasks                     # absolute path of the tasks' data, with one folder for each task (docs/tasks.md)
 
 # --- software ---------------------------------------------------------------------------------------------------------
-# module purge && module load cuda/12.4  # modules to load before Python starts, if your site has any
+# module purge                           # PyTorch brings CUDA and NCCL; those of a module could replace them
 PYTHON=$REPOSITORY/.venv/bin/python      # Python with this project's packages ('make install'), on a shared disk
 CONTAINER=()                             # command before PYTHON, e.g. (apptainer exec --nv image.sif), with PYTHON inside it
 
 # --- interconnect -----------------------------------------------------------------------------------------------------
 # export NCCL_SOCKET_IFNAME=ib0          # network interface for NCCL's setup, if the default is slow
-# export GLOO_SOCKET_IFNAME=ib0          # the same for collectives on CPU tensors
+# export GLOO_SOCKET_IFNAME=ib0          # the same for collectives on CPU tensors (default: NCCL's)
 # export NCCL_IB_HCA=mlx5                # InfiniBand adapters to use, if some are for storage only
 # export NCCL_DEBUG=WARN                 # log level of NCCL; INFO shows the network it chose
 

@@ -1,11 +1,18 @@
-"""Settings of all tests: examples have no deadline, because the machine may be busy; long files start first."""
+"""Settings of all tests: they run on the CPU, examples have no deadline, and long files start first."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-settings.register_profile("no deadlines", deadline=None)
+from pause_megatron.config.parallel import DEVICE_VARIABLE
+
+if os.environ.get(DEVICE_VARIABLE) != "cuda":  # which only `make test-gpu` sets
+    # Before PyTorch is imported: tests fork, and a fork cannot use CUDA after its parent has asked for GPUs.
+    os.environ.update({"CUDA_VISIBLE_DEVICES": "", DEVICE_VARIABLE: "cpu"})
+
+settings.register_profile("no deadlines", deadline=None)  # the machine may be busy
 settings.load_profile("no deadlines")
 
 LONG = (

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pause_megatron.config.checks import require_at_least, require_fraction, require_positive
+from pause_megatron.config.parallel import DeviceChoice
 from pause_megatron.config.pausing import FinetunePausing, InferencePausing
 from pause_megatron.errors import UserError
 
@@ -95,6 +96,9 @@ class FinetuneConfig:
     every weight, as in the paper."""
     precision: Precision = "fp32"
     """Precision of forward and backward pass; the weights stay in fp32 unless DeepSpeed holds them."""
+    device: DeviceChoice = "auto"
+    """Device of each process; auto: its own GPU, or the CPU if the machine has none. PAUSE_MEGATRON_DEVICE replaces
+    auto."""
     deepspeed: Path | None = None
     """DeepSpeed JSON file with ZeRO stage, precision and offload, such as ds_configs/zero2_bf16.json (default: off)."""
     fsdp: Fsdp | None = None
@@ -117,7 +121,7 @@ class FinetuneConfig:
     GROUPS: ClassVar[dict[str, str]] = {
         "model": "model and data",
         "learning_rate": "optimizer",
-        "precision": "precision and sharding",
+        "precision": "precision, device and sharding",
         "seed": "seed, logging and checkpoints",
     }
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
@@ -189,6 +193,8 @@ class EvaluateConfig:
     """Number of test samples to evaluate, from the first (default: all)."""
     precision: Precision = "fp32"
     """Precision of weights and forward pass."""
+    device: DeviceChoice = "auto"
+    """Device; auto: the first GPU, or the CPU if the machine has none. PAUSE_MEGATRON_DEVICE replaces auto."""
 
     GROUPS: ClassVar[dict[str, str]] = {"model": "model and data", "batch_size": "evaluation"}
 
@@ -237,6 +243,8 @@ class GenerateConfig:
     """Seed of sampling."""
     precision: Precision = "fp32"
     """Precision of weights and forward pass."""
+    device: DeviceChoice = "auto"
+    """Device; auto: the first GPU, or the CPU if the machine has none. PAUSE_MEGATRON_DEVICE replaces auto."""
 
     GROUPS: ClassVar[dict[str, str]] = {"model": "model and prompt", "max_new_tokens": "text"}
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pause_megatron.config.checks import require_at_least
+from pause_megatron.config.parallel import DeviceChoice
 from pause_megatron.config.pausing import PausePlacement
 from pause_megatron.errors import UserError
 
@@ -26,6 +27,8 @@ class DemoConfig:
     """C4 files (.json.gz) to train on, as paths or quoted globs. By default English text that comes with Python."""
     fast: bool = False
     """Only a few steps of each training: shows that the chain runs, not that the models learn."""
+    device: DeviceChoice = "cpu"
+    """Device of the two models, which are too small to gain from GPUs; auto: as in the single commands."""
 
 
 @dataclass(frozen=True, kw_only=True)

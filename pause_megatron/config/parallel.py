@@ -11,6 +11,10 @@ from pause_megatron.errors import UserError
 
 Recomputation = Literal["none", "selective", "full"]
 CompileLayers = Literal["auto", "always", "never"]
+DeviceChoice = Literal["auto", "cpu", "cuda"]
+"""Device of each process. "auto" means GPUs if each process of the node has its own, and otherwise the CPU."""
+DEVICE_VARIABLE = "PAUSE_MEGATRON_DEVICE"
+"""Environment variable, cpu or cuda, that replaces "auto" in a command and in the processes it starts."""
 
 
 @dataclass(frozen=True, kw_only=True)

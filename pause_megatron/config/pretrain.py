@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from pause_megatron.config.blend import BlendComponent, parse_blend
 from pause_megatron.config.checks import require_at_least
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
-from pause_megatron.config.parallel import ParallelConfig
+from pause_megatron.config.parallel import DeviceChoice, ParallelConfig
 from pause_megatron.config.training import (
     CheckpointConfig,
     FaultsConfig,
@@ -47,6 +47,9 @@ class PretrainConfig:
     """Folder for the index of document datasets, on a shared disk or one on each node (default: OUTPUT/data-index)."""
     processes: int = 1
     """Ranks to start on this machine; must be 1 under torchrun, srun or mpirun."""
+    device: DeviceChoice = "auto"
+    """Device of each rank; auto: its own GPU. Ranks of --processes share no GPU: if there are too few, all use the CPU.
+    PAUSE_MEGATRON_DEVICE replaces auto."""
     dry_run: bool = False
     """Print the plan of the run with its memory and time, and exit; nothing is allocated."""
     num_gpus: tuple[int, ...] = ()

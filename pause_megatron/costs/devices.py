@@ -36,7 +36,7 @@ class Device:
 
 H100_SXM = Device(name="H100 SXM", reported=r"H100 80GB HBM3", memory_gib=80, half=989, single=67)
 """Assumed for plans on a machine without GPUs."""
-DEVICES = (
+DEVICES = (  # PyTorch's builds on PyPI have no kernels for GPUs before the T4, such as the V100
     H100_SXM,
     Device(name="H100 PCIe", reported=r"H100 PCIe", memory_gib=80, half=756, single=51),
     Device(name="H100 NVL", reported=r"H100 NVL", memory_gib=94, half=835, single=60),
@@ -47,10 +47,7 @@ DEVICES = (
     Device(name="A100 40 GB", reported=r"A100-(SXM4|PCIE)-40GB", memory_gib=40, half=312, single=19.5),
     Device(name="A100 80 GB", reported=r"A100(-SXM4-80GB| 80GB PCIe)", memory_gib=80, half=312, single=19.5),
     Device(name="L40S", reported=r"L40S", memory_gib=48, half=362, single=91.6),
-    Device(name="V100 SXM 16 GB", reported=r"V100-SXM2-16GB", memory_gib=16, half=125, single=15.7, has_bf16=False),
-    Device(name="V100 SXM 32 GB", reported=r"V100-SXM[23]-32GB", memory_gib=32, half=125, single=15.7, has_bf16=False),
-    Device(name="V100 PCIe 16 GB", reported=r"V100-PCIE-16GB", memory_gib=16, half=112, single=14, has_bf16=False),
-    Device(name="V100 PCIe 32 GB", reported=r"V100-PCIE-32GB", memory_gib=32, half=112, single=14, has_bf16=False),
+    Device(name="T4", reported=r"T4", memory_gib=16, half=65, single=8.1, has_bf16=False),
     Device(name="RTX 3090", reported=r"GeForce RTX 3090", memory_gib=24, half=71, single=35.6),
     Device(name="RTX 4090", reported=r"GeForce RTX 4090", memory_gib=24, half=165.2, single=82.6),
     # PyTorch sees each of the two dies of an MI250X as a device.

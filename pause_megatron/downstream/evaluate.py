@@ -15,6 +15,7 @@ from pause_megatron.downstream.model_folder import ModelFolder, load_model_folde
 from pause_megatron.downstream.pausing import resolve_pausing
 from pause_megatron.downstream.tasks import Task, load_task
 from pause_megatron.errors import UserError
+from pause_megatron.parallel.process_device import choose_device, describe_device
 from pause_megatron.records.evaluation import Architecture, EvaluationRecord, Metric, Sample
 from pause_megatron.records.files import write_record
 from pause_megatron.versions import versions
@@ -33,6 +34,8 @@ def evaluate(config: EvaluateConfig) -> None:
         if one.output.exists():
             raise UserError(f"--output {one.output}: exists already; choose another file, or remove it")
     started = time.monotonic()
+    choose_device(config.device)
+    log.info(f"evaluating {config.model} on {config.task}, on {describe_device().name}")
     folder = load_model_folder(config.model, config.precision)
     task = load_task(config.task, config.data, halve=_halve_evaluation(folder, config))
     loading = time.monotonic() - started

@@ -30,6 +30,7 @@ from pause_megatron.downstream.tasks import load_task
 from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
 from pause_megatron.downstream.work_folder import MetricsWriter, WorkFolder
 from pause_megatron.errors import UserError
+from pause_megatron.parallel.process_device import describe_device
 from pause_megatron.pauses.prompts import PausedExample
 from pause_megatron.records.files import write_record
 from pause_megatron.records.finetuning import FinetuneRecord
@@ -77,7 +78,7 @@ def _finetune(config: FinetuneConfig) -> None:
     together = f" on {arguments.world_size} processes" if arguments.world_size > 1 else ""
     log.info(
         f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with"
-        f" {config.pausing.num_pauses_ft} pauses{together}"
+        f" {config.pausing.num_pauses_ft} pauses{together}, on {describe_device().name}"
     )
     trainer = train(base, examples, config, arguments, work)
     weights = merged_weights(trainer)
@@ -165,7 +166,6 @@ def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArgu
         save_steps=config.save_interval,
         save_total_limit=1,
         remove_unused_columns=False,
-        dataloader_pin_memory=torch.cuda.is_available(),
         disable_tqdm=True,
         report_to="none",
         **early_stopping,

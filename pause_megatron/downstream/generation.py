@@ -16,12 +16,15 @@ from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.downstream.batching import BorderBatch, align
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
 from pause_megatron.downstream.pausing import resolve_pausing
+from pause_megatron.parallel.process_device import choose_device
 from pause_megatron.pauses.prompts import TokenIds
 
 
 def generate_command(config: GenerateConfig) -> None:
     """Print the continuation of ``config.prompt``: the text of a single prompt, or one JSON object per line."""
-    settings = {name: value for name, value in vars(config).items() if name not in ("model", "precision", "prompt")}
+    others = ("model", "precision", "device", "prompt")
+    settings = {name: value for name, value in vars(config).items() if name not in others}
+    choose_device(config.device)
     texts = generate_texts(load_model_folder(config.model, config.precision), config.prompt, **settings)
     if len(config.prompt) == 1:
         print(texts[0])

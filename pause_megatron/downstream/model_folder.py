@@ -9,6 +9,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import Precision
 from pause_megatron.errors import UserError
+from pause_megatron.parallel.process_device import choose_device
 from pause_megatron.records.conversion import ExportRecord, PretrainingRecord
 from pause_megatron.records.files import read_record
 from pause_megatron.records.finetuning import FinetuneRecord
@@ -38,8 +39,12 @@ class ModelFolder:
         return list(self.tokenizer.encode(text, add_special_tokens=False))
 
 
-def load_model_folder(path: Path, precision: Precision = "fp32", *, device: str | None = None) -> ModelFolder:
-    """Load the model and the tokenizer of ``path`` onto ``device``; by default onto the GPU if there is one.
+def load_model_folder(
+    path: Path, precision: Precision = "fp32", *, device: torch.device | str | None = None
+) -> ModelFolder:
+    """Load the model and the tokenizer of ``path`` onto ``device``; by default onto this process's device.
+
+    If the process has not chosen one, that is the first GPU, or the CPU if there is none.
 
     Raises :class:`UserError` if the folder is not a causal language model with an end-of-document token, or if its
     ``finetune.json`` or ``conversion_report.json`` is damaged.
@@ -66,7 +71,7 @@ def load_model_folder(path: Path, precision: Precision = "fp32", *, device: str 
     origin = finetuning or (read_record(report, ExportRecord) if report.is_file() else None)
     return ModelFolder(
         path=path,
-        model=model.to(device or ("cuda" if torch.cuda.is_available() else "cpu")).eval(),
+        model=model.to(device or choose_device()).eval(),
         tokenizer=tokenizer,
         pause_id=pause_id,
         eod_id=tokenizer.eos_token_id,

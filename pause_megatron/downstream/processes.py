@@ -17,6 +17,7 @@ from pause_megatron.config.deepspeed import OWNED_KEYS_OF_FINETUNING, read_deeps
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.launcher import detect_launch, export_launch
+from pause_megatron.parallel.process_device import choose_device
 from pause_megatron.records.files import read_json
 
 _WRAPPING_KEYS = ("auto_wrap_policy", "min_num_params", "transformer_layer_cls_to_wrap")
@@ -37,8 +38,10 @@ def process_arguments(config: FinetuneConfig) -> dict[str, Any]:
             f"--batch-size {config.batch_size}: does not divide into {launch.world_size} processes times"
             f" --gradient-accumulation-steps {config.gradient_accumulation_steps}; give a multiple of {parts}"
         )
-    on_cpu = not torch.cuda.is_available()
-    arguments: dict[str, Any] = {"per_device_train_batch_size": config.batch_size // parts, "use_cpu": on_cpu}
+    own_device = choose_device(config.device, launch)
+    on_cpu = own_device.type == "cpu"
+    arguments: dict[str, Any] = {"use_cpu": on_cpu, "dataloader_pin_memory": not on_cpu}
+    arguments["per_device_train_batch_size"] = config.batch_size // parts
     arguments["per_device_eval_batch_size"] = arguments["per_device_train_batch_size"]
     sharding: dict[str, Any] = {}
     if config.deepspeed:
@@ -46,7 +49,7 @@ def process_arguments(config: FinetuneConfig) -> dict[str, Any]:
     elif config.fsdp:
         sharding = {"fsdp": True, "fsdp_config": _fsdp_values(config)}
     if launch.world_size > 1 or sharding:
-        export_launch(launch)
+        export_launch(launch, gpu=own_device.index)
         arguments["ddp_find_unused_parameters"] = False  # a causal language model uses all
     if sharding and on_cpu:
         _form_cpu_group(config)
@@ -90,9 +93,9 @@ def _fsdp_values(config: FinetuneConfig) -> dict[str, Any]:
 def _form_cpu_group(config: FinetuneConfig) -> None:
     """Form the process group as accelerate does on GPUs, but with gloo, so that sharding can be tried on CPUs."""
     if config.deepspeed:
-        from pause_megatron.engine.cpu import let_deepspeed_use_any_cpu
+        from pause_megatron.engine.accelerator import let_deepspeed_use_own_device
 
-        let_deepspeed_use_any_cpu()
+        let_deepspeed_use_own_device()
         os.environ[_USE_DEEPSPEED] = "true"  # as TrainingArguments does
     PartialState._reset_state()
     state = PartialState(backend="gloo")

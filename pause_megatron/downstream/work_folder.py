@@ -46,6 +46,7 @@ class WorkFolder:
         if not self.writes:
             return
         settings, file = to_flat(config), self.path / SETTINGS
+        settings.pop("device")  # a run may resume on another device
         if processes > 1:
             settings["processes"] = processes
         if self.path.exists() and not (file.is_file() and json.loads(file.read_bytes()) == settings):

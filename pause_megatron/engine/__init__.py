@@ -9,13 +9,17 @@ Written against DeepSpeed 0.19.8, which ``setup.py`` pins. It uses, beyond the p
   ``single_partition_of_fp32_groups``, ``fp32_partitioned_groups_flat``) and the counters of fp16's loss scaler;
 - ``update.py`` makes ZeRO-2 and ZeRO-3 skip a step (``_get_norm_groups``, ``scaled_global_norm``) and recognises the
   error text "minimum" of an exhausted loss scale;
-- ``cpu.py`` switches off DeepSpeed's compiled CPU operators and its check for fp16 instructions.
+- ``accelerator.py`` sets DeepSpeed's accelerator, and switches off its compiled CPU operators and its check for fp16
+  instructions.
 
 When you upgrade DeepSpeed, expect these names to move. Run ``tests/engine``, ``tests/checkpoint`` and
 ``tests/training/test_layouts.py``: they compare every ZeRO stage with PyTorch on one process, so a change in meaning
 fails there too. ``tests/engine/test_boundary.py`` lists the names and checks that other packages do not use them.
 """
 
-from deepspeed import DeepSpeedEngine
+from pause_megatron.engine.accelerator import accelerator_by_name
+
+with accelerator_by_name():
+    from deepspeed import DeepSpeedEngine
 
 __all__ = ["DeepSpeedEngine"]

@@ -14,7 +14,7 @@ from megatron.core import parallel_state
 
 from pause_megatron.config.deepspeed import TORCH_DTYPES, DeepSpeedFile
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
-from pause_megatron.engine.cpu import let_deepspeed_use_any_cpu
+from pause_megatron.engine.accelerator import let_deepspeed_use_own_device
 from pause_megatron.engine.flat_gradients import FlatGradients, share_weights
 from pause_megatron.engine.update import sequence_parallel_parameters, summed_over_tensor_parallel
 from pause_megatron.model.gpt import LocalModel
@@ -30,7 +30,7 @@ def build_engine(
 ) -> deepspeed.DeepSpeedEngine:
     """Wrap this rank's part of the model into a DeepSpeed engine with AdamW."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    let_deepspeed_use_any_cpu()
+    let_deepspeed_use_own_device()
     for item in model.parameters:
         if item.tied_copy:  # count the tied embeddings only once in the gradient norm
             item.parameter.ds_pipe_replicated = True  # type: ignore[attr-defined]

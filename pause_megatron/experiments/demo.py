@@ -14,6 +14,7 @@ from pathlib import Path
 from pause_megatron.atomic import write_json
 from pause_megatron.children import available_cores
 from pause_megatron.config.experiments import DemoConfig
+from pause_megatron.config.parallel import DEVICE_VARIABLE
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.downstream.generated_tasks import write_task
 from pause_megatron.errors import UserError
@@ -47,13 +48,13 @@ def run_demo(config: DemoConfig) -> None:
         raise UserError("demo: needs the scripts of a checkout; install with 'pip install -e .' in the repository")
     remember_settings(config)
     stages = list(demo_stages(config.output, FAST if config.fast else DemoSize(), config.c4))
-    run_stages(stages, config.output / "logs")
+    run_stages(stages, config.output / "logs", {DEVICE_VARIABLE: config.device})
     print(f"\nreport: {(config.output / 'report' / 'report.html').resolve()}", flush=True)
 
 
 def remember_settings(config: DemoConfig) -> None:
     """Write the settings to ``config.output``. Raises :class:`UserError` if it holds a demo of other settings."""
-    settings = {name: value for name, value in to_plain(config).items() if name != "output"}
+    settings = {name: value for name, value in to_plain(config).items() if name not in ("output", "device")}
     path = config.output / SETTINGS_FILE
     if path.exists():
         begun = json.loads(path.read_text(encoding="utf-8"))

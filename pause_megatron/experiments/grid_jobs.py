@@ -174,10 +174,10 @@ def job_states(jobs: Sequence[Job]) -> dict[str, State]:
 
 def _difference(config: FinetuneConfig | EvaluateConfig) -> str | None:
     """Describe the first setting in which the existing output of ``config`` was made with another value."""
-    # The folder of a grid may move: where its models and results lie is not compared.
-    file, places = config.output, {"output", "model"}
+    # The folder of a grid may move, and the grid may continue on another device: neither is compared.
+    file, free = config.output, {"output", "model", "device"}
     if isinstance(config, FinetuneConfig):
-        file, places = config.output / FinetuneRecord.FILE, {"output"}
+        file, free = config.output / FinetuneRecord.FILE, {"output", "device"}
     content = read_json(file)
     recorded = content.get("config") if isinstance(content, dict) else None
     if not isinstance(recorded, dict):
@@ -186,6 +186,6 @@ def _difference(config: FinetuneConfig | EvaluateConfig) -> str | None:
     defaults = {name: to_plain(field.default) for name, field in flat_fields(type(config)).items()}
     for key, value in to_flat(config).items():
         made_with = recorded.get(key, defaults[key])
-        if key not in places and made_with != value:
+        if key not in free and made_with != value:
             return f"{file}: was made with {key} {made_with}, but the grid has {value}"
     return None

@@ -7,7 +7,7 @@ import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,8 +50,10 @@ class Stage:
     """Steps that run at the same time."""
 
 
-def run_stages(stages: Sequence[Stage], logs: Path) -> None:
+def run_stages(stages: Sequence[Stage], logs: Path, environment: Mapping[str, str]) -> None:
     """Run the steps that are not done, stage by stage; each step writes its complete output to a file in ``logs``.
+
+    Commands get ``environment`` in addition to this process's.
 
     Raises :class:`UserError` if a step fails with an error the user can fix, :class:`StoppedEarly` if it stopped on
     request, and otherwise :class:`RuntimeError`.
@@ -59,17 +61,17 @@ def run_stages(stages: Sequence[Stage], logs: Path) -> None:
     logs.mkdir(parents=True, exist_ok=True)
     for number, stage in enumerate(stages, start=1):
         say(f"\n[{number}/{len(stages)}] {stage.title}")
-        _run_stage(stage, logs)
+        _run_stage(stage, logs, environment)
 
 
-def _run_stage(stage: Stage, logs: Path) -> None:
+def _run_stage(stage: Stage, logs: Path, environment: Mapping[str, str]) -> None:
     to_do = [step for step in stage.steps if not step.is_done]
     if not to_do:
         say("    done before")
         return
     started = time.monotonic()
     with ThreadPoolExecutor(stage.at_once) as pool:
-        running = [pool.submit(_run_step, step, logs, label=stage.at_once > 1) for step in to_do]
+        running = [pool.submit(_run_step, step, logs, environment, label=stage.at_once > 1) for step in to_do]
         try:
             for future in running:
                 future.result()
@@ -78,15 +80,15 @@ def _run_stage(stage: Stage, logs: Path) -> None:
     say(f"    {time.monotonic() - started:.1f} s")
 
 
-def _run_step(step: Step, logs: Path, *, label: bool) -> None:
+def _run_step(step: Step, logs: Path, environment: Mapping[str, str], *, label: bool) -> None:
     if callable(step.action):
         step.action()
         return
     prefix = f"    {step.name}: " if label else "    "
     say(f"    $ {shlex.join(['python', *step.action]).replace(f'{Path.cwd()}/', '')}")
     log_file = logs / f"{step.name}.log"
-    command, environment = [sys.executable, *step.action], {**QUIET_CHILD, "OMP_NUM_THREADS": "1"}
-    child = start_child(command, environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    settings = {**QUIET_CHILD, "OMP_NUM_THREADS": "1", **environment}
+    child = start_child([sys.executable, *step.action], settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     assert child.stdout is not None
     with open(log_file, "w", encoding="utf-8") as file:
         for line in child.stdout:

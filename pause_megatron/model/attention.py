@@ -9,6 +9,22 @@ import torch
 import torch.nn.functional as F
 from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.nn.attention import SDPBackend
+
+from pause_megatron.config.model import ModelConfig
+
+
+def attention_kernel(model: ModelConfig, *, seq_length: int, dtype: torch.dtype, device: torch.device) -> str:
+    """Return the kernel that PyTorch chooses for the attention of ``model``: cudnn, flash, efficient or math.
+
+    Math is slow and stores S x S matrices.
+    """
+    shape = seq_length, model.head_dim
+    query = torch.empty(1, model.num_attention_heads, *shape, dtype=dtype, device=device, requires_grad=True)
+    key = torch.empty(1, model.query_groups, *shape, dtype=dtype, device=device, requires_grad=True)
+    grouped = model.query_groups != model.num_attention_heads
+    choice = torch._fused_sdp_choice(query, key, key, is_causal=True, enable_gqa=grouped)
+    return SDPBackend(choice).name.removesuffix("_ATTENTION").lower()
 
 
 class ScaledDotProductAttention(torch.nn.Module):

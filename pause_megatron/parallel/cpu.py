@@ -1,6 +1,6 @@
-"""Shims with which Megatron-core 0.16 runs without CUDA.
+"""Shims with which Megatron-core runs on the CPU, also beside a GPU that the process does not use.
 
-Each shim replaces one call that Megatron-core makes unconditionally. With CUDA present this module does nothing.
+Each shim replaces one call that Megatron-core makes unconditionally.
 """
 
 from types import SimpleNamespace
@@ -12,9 +12,7 @@ CPU = torch.device("cpu")
 
 
 def install_cpu_shims() -> None:
-    """Redirect Megatron-core's unconditional CUDA calls to the CPU. Idempotent; a no-op with CUDA."""
-    if torch.cuda.is_available():
-        return
+    """Redirect Megatron-core's unconditional CUDA calls to the CPU, for the rest of the process. Idempotent."""
     # Buffers of collectives and of pipeline communication are allocated on the "current device".
     torch.cuda.current_device = lambda: CPU  # type: ignore[assignment,return-value]
     # Pipeline communication synchronises after batched sends and receives; gloo has already waited.

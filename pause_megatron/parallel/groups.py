@@ -1,41 +1,42 @@
 """Process groups of PyTorch, Megatron-core and DeepSpeed."""
 
-import os
-import sys
 from datetime import timedelta
 
-import torch
 import torch.distributed as dist
 from megatron.core import parallel_state, tensor_parallel
 
-from pause_megatron.config.parallel import Layout
+from pause_megatron.config.parallel import DeviceChoice, Layout
 from pause_megatron.parallel.cpu import install_cpu_shims
+from pause_megatron.parallel.gloo_interface import choose_gloo_interface
 from pause_megatron.parallel.launcher import Launch, export_launch
+from pause_megatron.parallel.process_device import choose_device, device
 
-
-def device() -> torch.device:
-    """Return this process's device: its own GPU, or the CPU."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
+__all__ = ["DeepSpeedMpu", "destroy_process_groups", "device", "initialize_process_groups"]
 
 
 def initialize_process_groups(
-    launch: Launch, layout: Layout, *, seed: int, timeout: timedelta = timedelta(minutes=30)
+    launch: Launch,
+    layout: Layout,
+    *,
+    seed: int,
+    timeout: timedelta = timedelta(minutes=30),
+    device_choice: DeviceChoice = "auto",
 ) -> None:
-    """Start PyTorch's default group (gloo on CPUs, NCCL on GPUs) unless it exists, and Megatron-core's groups.
+    """Start PyTorch's default group (gloo, and on GPUs NCCL too) unless it exists, and Megatron-core's groups.
 
-    Call :func:`destroy_process_groups` at the end.
+    ``timeout`` is that of every collective. The process computes on the device of ``device_choice`` unless it has
+    chosen one before. Call :func:`destroy_process_groups` at the end. Raises :class:`UserError` if the device cannot be
+    used or gloo's network interface is unclear.
     """
     assert launch.world_size == layout.world_size, "the layout was resolved against another world size"
-    install_cpu_shims()
-    export_launch(launch)
-    if torch.cuda.is_available():
-        torch.cuda.set_device(launch.local_rank)
-    elif launch.single_node:
-        # gloo resolves the host's own name to choose an interface, which fails on many laptops and in containers.
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo0" if sys.platform == "darwin" else "lo")
+    own_device = choose_device(device_choice, launch, tensor_parallel=layout.tp > 1)
+    if own_device.type == "cpu":
+        install_cpu_shims()
+    export_launch(launch, gpu=own_device.index)
+    choose_gloo_interface(launch)
     if not dist.is_initialized():
         dist.init_process_group(
-            backend="cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+            backend="gloo" if own_device.type == "cpu" else "cpu:gloo,cuda:nccl",
             rank=launch.rank,
             world_size=launch.world_size,
             timeout=timeout,
@@ -44,6 +45,7 @@ def initialize_process_groups(
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,
         virtual_pipeline_model_parallel_size=layout.vp if layout.vp > 1 else None,
+        distributed_timeout_minutes=timeout.total_seconds() / 60,
     )
     tensor_parallel.model_parallel_cuda_manual_seed(seed)
 

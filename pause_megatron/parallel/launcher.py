@@ -10,7 +10,9 @@ import socket
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast, get_args
 
+from pause_megatron.config.parallel import DEVICE_VARIABLE, DeviceChoice
 from pause_megatron.errors import UserError
 from pause_megatron.parallel import slurm_step
 from pause_megatron.parallel.ports import free_port, port_of
@@ -18,6 +20,8 @@ from pause_megatron.parallel.ports import free_port, port_of
 DEFAULT_MASTER_PORT = 29500
 """Rendezvous port if ``RANK`` and ``WORLD_SIZE`` are set but ``MASTER_PORT`` is not."""
 THIS_MACHINE = "127.0.0.1"
+_OPENMPI = "OMPI_COMM_WORLD_"
+_OPENMPI_LOCAL_RANK = f"{_OPENMPI}LOCAL_RANK"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ class Launch:
     world_size: int
     """Processes of the run."""
     local_rank: int
-    """Index of this process on its node, and of its GPU."""
+    """Index of this process on its node."""
     local_world_size: int
     """Processes on this node."""
     master_addr: str
@@ -80,12 +84,27 @@ def detect_launch(environment: Mapping[str, str] = os.environ) -> Launch:
     return found
 
 
-def export_launch(launch: Launch) -> None:
-    """Set the environment variables that PyTorch's ``env://`` rendezvous and DeepSpeed read."""
+def resolve_device_choice(choice: DeviceChoice, environment: Mapping[str, str] = os.environ) -> DeviceChoice:
+    """Return what "auto" means in ``environment``, see :data:`DEVICE_VARIABLE`; other values as they are."""
+    found = environment.get(DEVICE_VARIABLE, "auto")
+    if found not in get_args(DeviceChoice):
+        raise UserError(f"{DEVICE_VARIABLE} {found}: unknown device; set {', '.join(get_args(DeviceChoice))}")
+    return cast(DeviceChoice, found) if choice == "auto" else choice
+
+
+def export_launch(launch: Launch, *, gpu: int | None = None) -> None:
+    """Set the environment variables that PyTorch's ``env://`` rendezvous and DeepSpeed read.
+
+    DeepSpeed and accelerate use the GPU with the number in ``LOCAL_RANK``. Give that of this process as ``gpu``: it is
+    not the local rank if each process sees only its own GPU, as number 0.
+    """
+    local_rank = str(launch.local_rank if gpu is None else gpu)
+    if _OPENMPI_LOCAL_RANK in os.environ:
+        os.environ[_OPENMPI_LOCAL_RANK] = local_rank  # DeepSpeed insists that both are equal
     os.environ.update(
         RANK=str(launch.rank),
         WORLD_SIZE=str(launch.world_size),
-        LOCAL_RANK=str(launch.local_rank),
+        LOCAL_RANK=local_rank,
         LOCAL_WORLD_SIZE=str(launch.local_world_size),
         MASTER_ADDR=launch.master_addr,
         MASTER_PORT=str(launch.master_port),
@@ -127,16 +146,15 @@ def _from_slurm(environment: Mapping[str, str]) -> Launch:
 
 
 def _from_openmpi(environment: Mapping[str, str]) -> Launch:
-    prefix = "OMPI_COMM_WORLD_"
-    size, local_size = (int(environment[prefix + name]) for name in ("SIZE", "LOCAL_SIZE"))
+    size, local_size = (int(environment[_OPENMPI + name]) for name in ("SIZE", "LOCAL_SIZE"))
     if size > local_size and "MASTER_ADDR" not in environment:
         return _from_mpi("openmpi", environment)  # no variable names the machine of rank 0
     job = environment.get("PMIX_NAMESPACE", "")
     return Launch(
         launcher="openmpi",
-        rank=int(environment[prefix + "RANK"]),
+        rank=int(environment[f"{_OPENMPI}RANK"]),
         world_size=size,
-        local_rank=int(environment[prefix + "LOCAL_RANK"]),
+        local_rank=int(environment[_OPENMPI_LOCAL_RANK]),
         local_world_size=local_size,
         master_addr=environment.get("MASTER_ADDR", THIS_MACHINE),
         master_port=int(environment.get("MASTER_PORT", port_of(zlib.crc32(job.encode())))),

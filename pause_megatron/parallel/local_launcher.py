@@ -12,8 +12,11 @@ import sys
 import time
 from collections.abc import Iterable, Sequence
 
+from pause_megatron import log
 from pause_megatron.children import available_cores, start_child
+from pause_megatron.config.parallel import DEVICE_VARIABLE, DeviceChoice
 from pause_megatron.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_LOST_PROCESS, EXIT_REQUEUE, EXIT_USER
+from pause_megatron.parallel.launcher import resolve_device_choice
 from pause_megatron.parallel.signals import stop_signals_held_back, stop_signals_to
 
 _POLL_SECONDS = 0.1
@@ -26,20 +29,38 @@ PAUSE_MEGATRON = (sys.executable, "-m", "pause_megatron")
 _Child = subprocess.Popen[str]
 
 
-def run_local_processes(arguments: Sequence[str], count: int, program: Sequence[str] = PAUSE_MEGATRON) -> int:
+def run_local_processes(
+    arguments: Sequence[str],
+    count: int,
+    program: Sequence[str] = PAUSE_MEGATRON,
+    *,
+    device_choice: DeviceChoice = "auto",
+) -> int:
     """Run ``program`` with ``arguments`` in ``count`` processes that form one run, and wait for them.
+
+    They compute on the CPU unless each gets its own GPU; GPUs are hidden from processes on the CPU.
 
     Stop signals sent to this process are forwarded to all of them: ``SIGINT`` as ``SIGTERM``, because on Ctrl-C the
     terminal sends ``SIGINT`` to the processes too. A second Ctrl-C kills them. If a signal ends a process, one line on
     standard error names its rank.
 
     Returns 0 if all succeed, :data:`EXIT_REQUEUE` if they stopped early, :data:`EXIT_LOST_PROCESS` if a signal ended
-    one; otherwise the exit code of a failed process, a user's error first.
+    one; otherwise the exit code of a failed process, a user's error first. Raises :class:`UserError` if the device of
+    ``device_choice`` cannot be used.
     """
+    device = resolve_device_choice(device_choice)
+    if device != "cpu":
+        from pause_megatron.parallel.process_device import device_of_local_processes  # imports PyTorch
+        from pause_megatron.parallel.visible_gpus import find_visible_gpus
+
+        gpus = find_visible_gpus()
+        device = device_of_local_processes(device, gpus, count)
+        if gpus.count and device == "cpu":
+            log.info(f"{count} processes compute on the CPU, because this machine has only {gpus.count} GPUs")
     received: list[int] = []
     with _reserved_port() as reserved:
         with stop_signals_held_back():  # the children inherit it, so no signal is lost while they start
-            children = _start([*program, *arguments], count, reserved.getsockname()[1])
+            children = _start([*program, *arguments], count, reserved.getsockname()[1], device)
         try:
             with stop_signals_to(lambda number, _: received.append(number)):
                 return _wait(children, received)
@@ -60,13 +81,16 @@ def _reserved_port() -> socket.socket:
     return reserved
 
 
-def _start(command: Sequence[str], count: int, port: int) -> list[_Child]:
+def _start(command: Sequence[str], count: int, port: int, device: DeviceChoice) -> list[_Child]:
     common = {
+        DEVICE_VARIABLE: device,
         "WORLD_SIZE": str(count),
         "LOCAL_WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
     }
+    if device == "cpu":
+        common["CUDA_VISIBLE_DEVICES"] = ""
     if "OMP_NUM_THREADS" not in os.environ:  # otherwise every process uses all cores, which slows all of them down
         common["OMP_NUM_THREADS"] = str(max(available_cores() // count, 1))
     return [start_child(command, {**common, "RANK": str(rank), "LOCAL_RANK": str(rank)}) for rank in range(count)]

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pause_megatron.records.files import convert_record, plain_record
-from pause_megatron.records.pretraining import DataFolderRecord
+from pause_megatron.records.pretraining import DataFolderRecord, DeviceRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +64,8 @@ class CheckpointState:
     """Hugging Face folder; None for a checkpoint of a run."""
     versions: dict[str, str]
     """Package to installed version."""
+    devices: DeviceRecord | None = None
+    """None for a model converted from Hugging Face, and in a checkpoint of an older version."""
 
     @classmethod
     def read(cls, values: dict[str, Any], folder: Path) -> CheckpointState:

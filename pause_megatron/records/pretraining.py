@@ -40,6 +40,24 @@ class TrainingDataRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DeviceRecord:
+    """Devices of a run, and the software that computes on them."""
+
+    devices: dict[str, int]
+    """Name of a device, such as "NVIDIA H100 80GB HBM3", to the number of ranks that compute on one."""
+    driver: str | None = None
+    """Version of NVIDIA's driver; None on CPUs."""
+    cuda: str | None = None
+    """Version of CUDA that PyTorch is built for; None on CPUs."""
+    nccl: str | None = None
+    """Version of NCCL; None on CPUs."""
+    attention: str
+    """Kernel of PyTorch's attention: cudnn, flash, efficient or math."""
+    compilation: str
+    """"compiled", or why the layers are not compiled."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """``run.json``: configuration and provenance of a pretraining run."""
 
@@ -63,6 +81,8 @@ class RunRecord:
     """Ranks."""
     zero_stage: int
     """ZeRO stage, 0 to 3."""
+    devices: DeviceRecord | None = None
+    """None in a file of an older version."""
 
 
 @dataclass(frozen=True, kw_only=True)

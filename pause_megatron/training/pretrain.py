@@ -38,32 +38,47 @@ def _run_on_this_machine(config: PretrainConfig) -> None:
     """Run the same command on ``config.processes`` ranks, and exit with their exit code if they fail."""
     one_process = to_plain(config) | {"processes": 1}
     flags = flags_of_mapping(one_process, PretrainConfig, source="pretrain")
-    code = run_local_processes(["pretrain", *flags], config.processes)
+    code = run_local_processes(["pretrain", *flags], config.processes, device_choice=config.device)
     if code != EXIT_DONE:
         raise SystemExit(code)
 
 
 def _run(config: PretrainConfig, launch: Launch, inputs: PretrainInputs) -> None:
-    from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
+    from pause_megatron.parallel.process_device import choose_device
+
+    choose_device(config.device, launch, tensor_parallel=inputs.layout.tp > 1)  # before DeepSpeed is imported
+    from pause_megatron.parallel.groups import destroy_process_groups
+
+    try:
+        train_in_groups(config, launch, inputs)
+    finally:
+        destroy_process_groups()
+
+
+def train_in_groups(config: PretrainConfig, launch: Launch, inputs: PretrainInputs) -> None:
+    """Form the process groups of ``inputs`` and train; PyTorch's default group may exist. Does not destroy the groups.
+
+    Raises the errors of :func:`pretrain`.
+    """
+    from pause_megatron.parallel.groups import initialize_process_groups
     from pause_megatron.parallel.heartbeat import Heartbeat
     from pause_megatron.training.run import PretrainRun
+    from pause_megatron.training.run_devices import describe_all_devices, describe_own_device, device_line
     from pause_megatron.training.run_folder import owned_run_folder
     from pause_megatron.training.stop_requests import StopRequests
 
-    log.info(f"{launch}; {job}" if (job := describe_job(os.environ)) else str(launch))
+    own_device = describe_own_device(config, inputs)
+    log.info("; ".join(filter(None, [str(launch), device_line(own_device), describe_job(os.environ)])))
     initialize_process_groups(
         launch, inputs.layout, seed=config.training.seed, timeout=timedelta(minutes=config.faults.collective_timeout)
     )
-    try:
-        with (
-            StopRequests(config.faults.exit_duration) as stop,
-            Heartbeat(launch, config.faults) as heartbeat,
-            owned_run_folder(config.output),
-        ):
-            run = PretrainRun(config, launch, inputs, stop)
-            with closing(run.metrics):
-                run.resume()
-                heartbeat.shorten_timeout()
-                run.train()
-    finally:
-        destroy_process_groups()
+    with (
+        StopRequests(config.faults.exit_duration) as stop,
+        Heartbeat(launch, config.faults) as heartbeat,
+        owned_run_folder(config.output),
+    ):
+        run = PretrainRun(config, launch, inputs, stop, describe_all_devices(own_device))
+        with closing(run.metrics):
+            run.resume()
+            heartbeat.shorten_timeout()
+            run.train()

@@ -29,6 +29,7 @@ from pause_megatron.parallel.collectives import max_over_ranks
 from pause_megatron.parallel.groups import device
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.records.checkpoint_state import CheckpointState
+from pause_megatron.records.pretraining import DeviceRecord
 from pause_megatron.training.bad_batches import BatchDecision, BatchJudge
 from pause_megatron.training.inputs import PretrainInputs
 from pause_megatron.training.metrics.pause_embedding import PauseEmbedding
@@ -48,8 +49,11 @@ _DOCUMENTS_SHOWN = 5
 class PretrainRun:
     """A pretraining run on one rank."""
 
-    def __init__(self, config: PretrainConfig, launch: Launch, inputs: PretrainInputs, stop: StopRequests) -> None:
+    def __init__(
+        self, config: PretrainConfig, launch: Launch, inputs: PretrainInputs, stop: StopRequests, devices: DeviceRecord
+    ) -> None:
         self.config = config
+        self.devices = devices
         self.inputs = inputs
         self.stop = stop
         self.iteration = 0
@@ -90,7 +94,7 @@ class PretrainRun:
             config.output / CHECKPOINTS, config.checkpoint, parameters=model.parameters, engine=engine
         )
         if launch.rank == 0:
-            write_run_file(config, launch, self.inputs, self.data)
+            write_run_file(config, launch, self.inputs, self.data, self.devices)
         self.metrics = Metrics(
             config,
             self.inputs,
@@ -209,6 +213,7 @@ class PretrainRun:
             dataset=checkpoint_data(self.data),
             config=to_plain(self.config),
             versions=versions(),
+            devices=self.devices,
         )
         self.saver.save(self.iteration, state.to_plain())
         self.saved_iteration = self.iteration

@@ -14,7 +14,7 @@ from pause_megatron.parallel.collectives import run_on_rank_0
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.parallel.slurm_step import describe_job
 from pause_megatron.records.files import write_record
-from pause_megatron.records.pretraining import RunRecord
+from pause_megatron.records.pretraining import DeviceRecord, RunRecord
 from pause_megatron.training.inputs import PretrainInputs
 from pause_megatron.training.state import describe_data
 from pause_megatron.versions import versions
@@ -50,7 +50,9 @@ def _patience(owner: str) -> float:
     return _PATIENCE_WITH_OWN_JOB_SECONDS if own_job in owner.split(", ") else PATIENCE_SECONDS
 
 
-def write_run_file(config: PretrainConfig, launch: Launch, inputs: PretrainInputs, data: TrainingData) -> None:
+def write_run_file(
+    config: PretrainConfig, launch: Launch, inputs: PretrainInputs, data: TrainingData, devices: DeviceRecord
+) -> None:
     """Log the model, the layout and the data, and write ``run.json``; rank 0 only."""
     deepspeed_file = inputs.deepspeed_file
     parameters = config.model.num_parameters(inputs.tokenizer.vocab_size)
@@ -69,5 +71,6 @@ def write_run_file(config: PretrainConfig, launch: Launch, inputs: PretrainInput
         parameters=parameters,
         world_size=launch.world_size,
         zero_stage=deepspeed_file.zero_stage,
+        devices=devices,
     )
     write_record(config.output / RunRecord.FILE, record)

@@ -19,7 +19,7 @@ from pause_megatron.costs.devices import DEVICES, find_device
         ("A100-SXM4-40GB", 312, 40),
         ("NVIDIA A100 80GB PCIe", 312, 80),
         ("NVIDIA L40S", 362, 48),
-        ("Tesla V100-SXM2-32GB", None, 32),
+        ("Tesla T4", None, 16),
         ("NVIDIA GeForce RTX 4090", 165.2, 24),
         ("AMD Instinct MI300X", 1307, 192),
     ],
@@ -46,10 +46,14 @@ def test_partitions_and_variants_of_known_devices_are_unknown(reported: str) -> 
     assert find_device(reported) is None
 
 
-def test_v100_has_no_bf16_rate() -> None:
-    device = find_device("Tesla V100-PCIE-16GB")
+def test_t4_has_no_bf16_rate() -> None:
+    device = find_device("Tesla T4")
     assert device is not None
-    assert (device.peak_tflops("fp16"), device.peak_tflops("bf16"), device.peak_tflops("fp32")) == (112, None, 14)
+    assert (device.peak_tflops("fp16"), device.peak_tflops("bf16"), device.peak_tflops("fp32")) == (65, None, 8.1)
+
+
+def test_devices_that_pytorchs_builds_cannot_use_are_unknown() -> None:
+    assert find_device("Tesla V100-SXM2-32GB") is None
 
 
 def test_names_and_patterns_are_unique() -> None:

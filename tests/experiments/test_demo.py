@@ -162,13 +162,13 @@ def test_error_of_a_failed_step_names_its_log_and_the_step_runs_again(tmp_path: 
     )
     stage = Stage(title="a stage", steps=[Step(name="step", action=["-c", program], products=[product])])
     with pytest.raises(UserError, match=r"step failed \(exit code 2\); its log .*step\.log"):
-        run_stages([stage], tmp_path)
+        run_stages([stage], tmp_path, {})
     switch.touch()
-    run_stages([stage], tmp_path)
+    run_stages([stage], tmp_path, {})
     assert product.exists()
 
 
 def test_step_that_was_asked_to_stop_has_not_failed(tmp_path: Path) -> None:
     step = Step(name="step", action=["-c", f"import sys; sys.exit({EXIT_REQUEUE})"], products=[tmp_path / "product"])
     with pytest.raises(StoppedEarly, match="step stopped on request and saved; the same command resumes it"):
-        run_stages([Stage(title="a stage", steps=[step])], tmp_path)
+        run_stages([Stage(title="a stage", steps=[step])], tmp_path, {})

@@ -14,7 +14,7 @@ KEYS_OF_A_CONVERTED_MODEL = {
     "iteration", "consumed_samples", "real_tokens", "pause_tokens", "layout", "vocab_size", "tokenizer_sha256",
     "dataset", "config", "converted_from", "versions",
 }  # fmt: skip
-KEYS_OF_A_RUN = (KEYS_OF_A_CONVERTED_MODEL - {"converted_from"}) | {"validated_iteration", "bad_batches"}
+KEYS_OF_A_RUN = (KEYS_OF_A_CONVERTED_MODEL - {"converted_from"}) | {"validated_iteration", "bad_batches", "devices"}
 
 
 def test_state_reads_back_as_it_was_written() -> None:
@@ -27,6 +27,12 @@ def test_state_reads_back_as_it_was_written() -> None:
 def test_optional_keys_are_left_out(keys: set[str]) -> None:
     plain = {key: value for key, value in example(CheckpointState).to_plain().items() if key in keys}
     assert CheckpointState.read(plain, Path("run")).to_plain() == plain
+
+
+def test_state_of_an_older_version_without_devices_is_read() -> None:
+    plain = example(CheckpointState).to_plain()
+    del plain["devices"]
+    assert CheckpointState.read(plain, Path("run")).devices is None
 
 
 @pytest.mark.parametrize("key", sorted(KEYS_OF_A_RUN & KEYS_OF_A_CONVERTED_MODEL))

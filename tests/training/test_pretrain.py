@@ -15,6 +15,8 @@ import pytest
 import sentencepiece
 import torch.distributed as dist
 
+from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
+from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST
 from pause_megatron.config.deepspeed import read_deepspeed_file
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
@@ -219,6 +221,11 @@ def test_run_records_what_it_was(config: PretrainConfig) -> None:
     assert record["config"]["parallel"]["pipeline_model_parallel_size"] == 2
     assert record["dataset"]["strategy"] == "sequence"
     assert record["versions"]["megatron-core"]
+    devices = record["devices"]
+    assert [(name.startswith("CPU ("), ranks) for name, ranks in devices["devices"].items()] == [(True, 2)]
+    assert devices["attention"] in ("flash", "math")
+    state = json.loads((output / CHECKPOINTS / checkpoint_name(1) / MANIFEST).read_text())["state"]
+    assert state["devices"] == devices
     last = read_json_lines(output / "metrics.jsonl")[0]
     assert last["real_tokens"] + last["pause_tokens"] == 8 * SEQ_LENGTH
     assert 0.05 < last["pause_tokens"] / (8 * SEQ_LENGTH) < 0.15

@@ -19,6 +19,7 @@ from pause_megatron.costs.devices import find_device
 from pause_megatron.costs.flops import training_flops
 from pause_megatron.engine.update import Update
 from pause_megatron.parallel.collectives import max_over_ranks, run_on_rank_0
+from pause_megatron.parallel.process_device import device
 from pause_megatron.records.checkpoint_state import CheckpointState
 from pause_megatron.records.pretraining import BadBatchRecord, ResumedRecord, TrainRecord, ValidationRecord
 from pause_megatron.training.inputs import PretrainInputs
@@ -241,13 +242,13 @@ class Throughput:
 
 def _datasheet_peak(precision: Precision) -> float | None:
     """Peak of this rank's GPU in TFLOP/s; None for a CPU and for an unknown GPU."""
-    device = find_device(torch.cuda.get_device_name()) if torch.cuda.is_available() else None
-    return device.peak_tflops(precision) if device else None
+    found = find_device(torch.cuda.get_device_name()) if device().type == "cuda" else None
+    return found.peak_tflops(precision) if found else None
 
 
 def peak_memory() -> int:
     """Peak memory of this process in bytes: of tensors on the GPU since the last call, else the resident set so far."""
-    if torch.cuda.is_available():
+    if device().type == "cuda":
         peak: int = torch.cuda.max_memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         return peak
