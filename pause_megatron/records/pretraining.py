@@ -54,7 +54,7 @@ class DeviceRecord:
     attention: str
     """Kernel of PyTorch's attention: cudnn, flash, efficient or math."""
     compilation: str
-    """"compiled", or why the layers are not compiled."""
+    """Whether the layers are compiled, and why."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,7 @@ from pause_megatron import log
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.model.attention import attention_kernel
-from pause_megatron.model.compilation import compiles
+from pause_megatron.model.compilation import layer_compilation
 from pause_megatron.parallel.process_device import describe_device, device, gather_devices
 from pause_megatron.parallel.visible_gpus import driver_version
 from pause_megatron.records.pretraining import DeviceRecord
@@ -31,7 +31,7 @@ def describe_own_device(config: PretrainConfig, inputs: PretrainInputs) -> Devic
             dtype=getattr(torch, TORCH_DTYPES[inputs.deepspeed_file.precision]),
             device=device(),
         ),
-        compilation="compiled" if compiles(inputs.layout.compile_layers) else "not compiled",
+        compilation=str(layer_compilation(inputs.layout.compile_layers)),
     )
 
 
@@ -50,4 +50,4 @@ def device_line(record: DeviceRecord) -> str:
     """Return for example "on NVIDIA H100 80GB HBM3, driver 580.65.06, CUDA 13.0, NCCL 2.29.7, attention cudnn, ..."."""
     software = {"driver": record.driver, "CUDA": record.cuda, "NCCL": record.nccl, "attention": record.attention}
     named = [f"{name} {version}" for name, version in software.items() if version]
-    return ", ".join([f"on {' and '.join(record.devices)}", *named, f"layers {record.compilation}"])
+    return ", ".join([f"on {' and '.join(record.devices)}", *named, record.compilation])
