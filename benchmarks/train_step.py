@@ -46,6 +46,7 @@ _WARM_UP = 3
 _LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
 _GEMM_SIZE, _GEMM_REPEATS = 8192, 50
 _EOD_ID = 1
+_NO_PAUSE = -1
 _SEED = 1234
 
 Step = Callable[[], float]
@@ -228,7 +229,7 @@ def our_step(case: Case, compile_layers: CompileLayers) -> tuple[Step, dict[str,
     import torch.distributed as dist
 
     from pause_megatron.conversion.table import to_hf_state
-    from pause_megatron.data.batches import Microbatch
+    from pause_megatron.data.batches import Batch
     from pause_megatron.engine.build import build_engine
     from pause_megatron.model.gpt import build_local_model
     from pause_megatron.parallel.groups import device, initialize_process_groups
@@ -237,7 +238,8 @@ def our_step(case: Case, compile_layers: CompileLayers) -> tuple[Step, dict[str,
     from pause_megatron.training.step import Stepper
 
     precision = {} if case.precision == "fp32" else {case.precision: {"enabled": True}}
-    file = deepspeed_file(Path("train_step"), {**precision, "zero_optimization": {"stage": 1}})
+    settings = {"zero_optimization": {"stage": 1}, "data_types": {"grad_accum_dtype": "fp32"}}
+    file = deepspeed_file(Path("train_step"), {**precision, **settings})
     parallel, sizes = ParallelConfig(compile_layers=compile_layers), {"vocab_size": case.vocab_size}
     layout = resolve_layout(parallel, world_size=1, model=case.model, deepspeed=file, **sizes)
     if not dist.is_initialized():
@@ -251,20 +253,12 @@ def our_step(case: Case, compile_layers: CompileLayers) -> tuple[Step, dict[str,
     training = TrainingConfig(train_iters=1, **batch_sizes)
     engine = build_engine(model, deepspeed_file=file, optimizer=OPTIMIZER, training=training)
     stepper = Stepper(model, engine, layout, device())
-    batches = []
-    for tokens in case.microbatches(device()):
-        inputs, labels = tokens[:, :-1].contiguous(), tokens[:, 1:].contiguous()
-        mask = torch.ones_like(inputs, dtype=torch.float32)
-        positions = torch.arange(inputs.shape[1], device=inputs.device).expand_as(inputs).contiguous()
-        runs = torch.zeros_like(inputs)
-        batches.append(
-            Microbatch(tokens=inputs, labels=labels, loss_mask=mask, position_ids=positions, pause_runs=runs)
-        )
+    batch = Batch.of(torch.stack(case.microbatches(device())), pause_id=_NO_PAUSE)
 
     def step() -> float:
-        losses = stepper.accumulate(batches)
+        report = stepper.accumulate(batch)
         stepper.update(OPTIMIZER.learning_rate)
-        return losses.mean
+        return report.losses.mean
 
     return step, initial
 

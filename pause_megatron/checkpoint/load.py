@@ -3,7 +3,7 @@
 All functions are collectives: every rank must call them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,21 +27,16 @@ from pause_megatron.checkpoint.checkpoint_manifest import (
     StateKey,
 )
 from pause_megatron.checkpoint.reader import CheckpointReader
-from pause_megatron.engine import DeepSpeedEngine
-from pause_megatron.engine.optimizer_state import (
-    owned_range,
-    owned_state,
-    publish_master_weights,
-    reset_optimizer,
-    restore_loss_scaler,
-)
+from pause_megatron.engine import Engine
+from pause_megatron.engine.optimizer_state import owned_range, owned_state, reset_optimizer, restore_loss_scaler
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import NamedParameter
 from pause_megatron.parallel.collectives import gather_from_ranks, raise_on_all_ranks, run_on_rank_0
+from pause_megatron.parallel.pinned import PinnedCopies
 
 
 def resume_from_newest(
-    run: Path, *, parameters: Sequence[NamedParameter], engine: DeepSpeedEngine
+    run: Path, *, parameters: Sequence[NamedParameter], engine: Engine
 ) -> tuple[Path, dict[str, Any]] | None:
     """Load the newest complete checkpoint of the run folder ``run``; call this before the first save.
 
@@ -90,7 +85,7 @@ def open_verified(folder: Path) -> CheckpointReader:
 
 
 @torch.no_grad()
-def load(reader: CheckpointReader, *, parameters: Sequence[NamedParameter], engine: DeepSpeedEngine) -> dict[str, Any]:
+def load(reader: CheckpointReader, *, parameters: Sequence[NamedParameter], engine: Engine) -> dict[str, Any]:
     """Load weights and optimizer state of a verified checkpoint, and return the ``state`` that was saved with them.
 
     Each rank reads the ranges that it owns, one parameter at a time. Raises :class:`UserError` on every rank if the
@@ -104,7 +99,7 @@ def load(reader: CheckpointReader, *, parameters: Sequence[NamedParameter], engi
 
 
 @torch.no_grad()
-def load_weights(folder: Path, *, parameters: Sequence[NamedParameter], engine: DeepSpeedEngine) -> None:
+def load_weights(folder: Path, *, parameters: Sequence[NamedParameter], engine: Engine) -> None:
     """Verify the checkpoint in ``folder`` and load only its weights; the optimizer starts anew.
 
     Raises as :func:`open_verified` and :func:`load` do.
@@ -116,15 +111,21 @@ def load_weights(folder: Path, *, parameters: Sequence[NamedParameter], engine: 
 
 
 def _copy(
-    reader: CheckpointReader, keys: Sequence[StateKey], parameters: Sequence[NamedParameter], engine: DeepSpeedEngine
+    reader: CheckpointReader, keys: Sequence[StateKey], parameters: Sequence[NamedParameter], engine: Engine
 ) -> None:
+    PinnedCopies().copy(_pairs(reader, keys, parameters, engine))
+    engine.updater.publish_weights()
+
+
+def _pairs(
+    reader: CheckpointReader, keys: Sequence[StateKey], parameters: Sequence[NamedParameter], engine: Engine
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """Yield this rank's state and the values read for it, both flat ``[length]``, one parameter at a time."""
     for item in parameters:
         start, length = owned_range(engine, item.parameter)
-        if length == 0:
-            continue
-        for key in keys:  # both sides are flat, [length]
-            owned_state(engine, item.parameter, key).copy_(reader.read_range(item.shard, key, start, length))
-    publish_master_weights(engine)
+        if length:
+            for key in keys:
+                yield owned_state(engine, item.parameter, key), reader.read_range(item.shard, key, start, length)
 
 
 def _check_model(reader: CheckpointReader, parameters: Sequence[NamedParameter]) -> None:

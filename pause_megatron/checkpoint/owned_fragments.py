@@ -7,9 +7,10 @@ import torch
 
 from pause_megatron.checkpoint.checkpoint_manifest import STATE_KEYS, Fragment, ParameterRecord
 from pause_megatron.checkpoint.reader import tensor_key
-from pause_megatron.engine import DeepSpeedEngine
+from pause_megatron.engine import Engine
 from pause_megatron.engine.optimizer_state import is_replica, optimizer_step, owned_range, owned_state, reset_optimizer
 from pause_megatron.model.parameters import NamedParameter
+from pause_megatron.parallel.pinned import PinnedCopies
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,7 +23,7 @@ class FileContents:
 
 
 def owned_fragments(
-    parameters: Sequence[NamedParameter], engine: DeepSpeedEngine, file: str
+    parameters: Sequence[NamedParameter], engine: Engine, file: str
 ) -> tuple[dict[str, torch.Tensor], FileContents]:
     """Return the tensors that this rank must write to ``file``, as flat views ``[length]`` of the optimizer's memory.
 
@@ -52,17 +53,22 @@ def owned_fragments(
 
 
 class HostCopies:
-    """CPU memory for one copy of this rank's fragments, reused by every save."""
+    """Copies of this rank's fragments in CPU memory."""
 
     def __init__(self) -> None:
-        self._copies: dict[str, torch.Tensor] = {}
+        self._kept: dict[str, torch.Tensor] = {}
+        self._pinned = PinnedCopies()
 
-    def take(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def of_all(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Copy ``tensors``, and overwrite the result of the last call."""
         for name, tensor in tensors.items():
-            if name not in self._copies:
-                self._copies[name] = torch.empty_like(tensor, device="cpu", pin_memory=tensor.is_cuda)
-            self._copies[name].copy_(tensor, non_blocking=True)
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        return self._copies
+            if name not in self._kept:
+                self._kept[name] = torch.empty_like(tensor, device="cpu")
+        self._pinned.copy((self._kept[name], tensor) for name, tensor in tensors.items())
+        return self._kept
+
+    def of_gpu(self, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Copy the tensors that are on the GPU to new memory; the others are returned as they are."""
+        copies = {name: torch.empty_like(tensor, device="cpu") for name, tensor in tensors.items() if tensor.is_cuda}
+        self._pinned.copy((copy, tensors[name]) for name, copy in copies.items())
+        return {**tensors, **copies}

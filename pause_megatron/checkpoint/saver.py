@@ -27,7 +27,7 @@ from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST, FileChecksum
 from pause_megatron.checkpoint.owned_fragments import FileContents, HostCopies, owned_fragments
 from pause_megatron.checkpoint.reader import file_checksum
 from pause_megatron.config.training import CheckpointConfig
-from pause_megatron.engine import DeepSpeedEngine
+from pause_megatron.engine import Engine
 from pause_megatron.engine.optimizer_state import loss_scaler_state, optimizer_step
 from pause_megatron.errors import UserError, one_line
 from pause_megatron.model.parameters import NamedParameter
@@ -60,12 +60,7 @@ class CheckpointSaver:
     """Saves the checkpoints of one run. Every rank has one; all must call the same methods in the same order."""
 
     def __init__(
-        self,
-        checkpoints: Path,
-        config: CheckpointConfig,
-        *,
-        parameters: Sequence[NamedParameter],
-        engine: DeepSpeedEngine,
+        self, checkpoints: Path, config: CheckpointConfig, *, parameters: Sequence[NamedParameter], engine: Engine
     ) -> None:
         self._checkpoints = checkpoints
         self._config = config
@@ -88,10 +83,7 @@ class CheckpointSaver:
         file, folder = f"rank{dist.get_rank():05d}.safetensors", ExitStack()
         temporary = run_on_rank_0(lambda: folder.enter_context(new_checkpoint(self._checkpoints, iteration)))
         tensors, contents = owned_fragments(self._parameters, self._engine, file)
-        if self._config.async_save:
-            on_cpu = self._copies.take(tensors)
-        else:  # tensors that are on the CPU already are not copied
-            on_cpu = {name: tensor.cpu() for name, tensor in tensors.items()}
+        on_cpu = self._copies.of_all(tensors) if self._config.async_save else self._copies.of_gpu(tensors)
         self._pending = _PendingSave(
             iteration=iteration,
             state=json.loads(json.dumps(state)),  # a copy: the caller may change it while the save is pending

@@ -57,7 +57,7 @@ class DeepSpeedFile:
     @property
     def gradients_stay_whole(self) -> bool:
         """Whether each rank keeps all gradients of its part of the model on its device until the update."""
-        return self.zero_stage <= 1 and not self.offload_optimizer
+        return self.zero_stage <= 1
 
 
 def read_deepspeed_file(path: Path, owned: Mapping[str, str] = OWNED_KEYS) -> DeepSpeedFile:

@@ -135,10 +135,10 @@ def _conflicts_with_deepspeed(layout: Layout, deepspeed: DeepSpeedFile) -> Itera
         yield "DeepSpeed offloads only a partitioned optimizer; use ZeRO-1 or above"
     if stage < 3 and deepspeed.offload_parameters:
         yield f"offload_param requires ZeRO-3, which partitions the weights; remove it from {path}, or use stage 3"
-    if stage < 3 and deepspeed.offload_optimizer and deepspeed.grad_dtype != deepspeed.precision:
+    if stage == 2 and deepspeed.offload_optimizer and deepspeed.grad_dtype != deepspeed.precision:
         yield (
             "an offloaded optimizer accumulates gradients in the precision of the weights; remove grad_accum_dtype from"
-            f" {path}, or use ZeRO-3"
+            f" {path}, or use ZeRO-1 or ZeRO-3"
         )
 
 

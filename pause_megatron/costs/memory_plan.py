@@ -54,7 +54,7 @@ def stage_memory(
     )
     return StageMemory(
         stage=stage,
-        states=model_states(parameters, deepspeed, dp=layout.dp, num_microbatches=num_microbatches, on_cpu=on_cpu),
+        states=model_states(parameters, deepspeed, dp=layout.dp, num_microbatches=num_microbatches),
         activations=peak_activations(activations, stage=stage, num_microbatches=num_microbatches),
     )
 

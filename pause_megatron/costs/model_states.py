@@ -1,9 +1,9 @@
 """Parameters of one rank, and the bytes of their weights, gradients and optimizer state.
 
 The optimizer is AdamW on fp32 master weights: 12 bytes per parameter, which all ZeRO stages but 0 divide over the
-data-parallel ranks. Under ZeRO-0 and -1 gradients are one flat buffer per parameter group without buckets, and in fp32
-the optimizer updates the model's own weights (``engine/flat_gradients.py``). DeepSpeed's own paths have buckets, and a
-second copy of the weights in fp32 too.
+data-parallel ranks. Under ZeRO-0 and -1 gradients are flat buffers that are reduced in place, and in fp32 the
+optimizer updates the model's own weights (``engine/flat_updater.py``). DeepSpeed's own paths copy gradients to buckets,
+and have a second copy of the weights in fp32 too.
 """
 
 from dataclasses import dataclass
@@ -77,7 +77,7 @@ class ModelStates:
     communication: int
     """DeepSpeed's buckets for reducing gradients and gathering weights."""
     update: int
-    """Temporary memory of the update, after the activations are freed: gradients in fp32, or gloo's copy of them."""
+    """Temporary memory of the update, after the activations are freed: gradients in fp32."""
     host: int
     """CPU memory under offloading."""
 
@@ -88,16 +88,16 @@ class ModelStates:
 
 
 def model_states(
-    parameters: StageParameters, deepspeed: DeepSpeedFile, *, dp: int, num_microbatches: int, on_cpu: bool = False
+    parameters: StageParameters, deepspeed: DeepSpeedFile, *, dp: int, num_microbatches: int
 ) -> ModelStates:
     """Return the bytes of weights, gradients and optimizer state of one of ``dp`` data-parallel ranks.
 
-    ``num_microbatches`` is the number per step. ``on_cpu``: gloo reduces the gradients.
+    ``num_microbatches`` is the number per step.
     """
     total, element, offloads = parameters.total, ELEMENT[deepspeed.precision], deepspeed.offload_optimizer
     part = total if deepspeed.zero_stage == 0 else -(-total // dp)
     gradients = _gradient_bytes(parameters, deepspeed, part, num_microbatches)
-    shared = deepspeed.precision == "fp32" and deepspeed.gradients_stay_whole
+    shared = deepspeed.precision == "fp32" and deepspeed.gradients_stay_whole and not offloads
     weights = (part if deepspeed.zero_stage == 3 else total) * element
     offloaded_weights = weights if deepspeed.offload_parameters else 0
     return ModelStates(
@@ -105,7 +105,7 @@ def model_states(
         gradients=gradients + parameters.largest * element,
         optimizer=0 if offloads else part * (_MOMENTS if shared else _MASTER_AND_MOMENTS),
         communication=_bucket_elements(parameters, deepspeed) * element,
-        update=_update_bytes(parameters, deepspeed, part, by_gloo=on_cpu and dp > 1),
+        update=0 if offloads or deepspeed.grad_dtype == "fp32" else part * _FP32,
         host=_host_bytes(parameters, deepspeed, part, num_microbatches) + offloaded_weights,
     )
 
@@ -119,15 +119,6 @@ def _gradient_bytes(parameters: StageParameters, deepspeed: DeepSpeedFile, part:
     # ZeRO-2 holds a microbatch's partition and the sum at the same time, unless the sum has a higher precision.
     twice = deepspeed.zero_stage == 2 and num_microbatches > 1 and deepspeed.grad_dtype == deepspeed.precision
     return part * accumulated * (2 if twice else 1)
-
-
-def _update_bytes(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int, *, by_gloo: bool) -> int:
-    if deepspeed.offload_optimizer:
-        return 0
-    in_fp32 = 0 if deepspeed.grad_dtype == "fp32" else part * _FP32
-    # gloo's reduce-scatter is an all-reduce of a copy.
-    copied = parameters.total * ELEMENT[deepspeed.grad_dtype] if by_gloo and deepspeed.zero_stage == 1 else 0
-    return max(in_fp32, copied)
 
 
 def _gathered(parameters: StageParameters, deepspeed: DeepSpeedFile) -> int:
@@ -156,8 +147,10 @@ def _host_bytes(parameters: StageParameters, deepspeed: DeepSpeedFile, part: int
     state = part * (_MASTER_AND_MOMENTS + _FP32)
     if deepspeed.zero_stage == 3:
         return state + part * ELEMENT[deepspeed.grad_dtype]
-    sums = part * element if deepspeed.zero_stage == 2 and num_microbatches > 1 else 0
-    return state + sums + (part + parameters.largest) * element
+    weights = part * element
+    if deepspeed.gradients_stay_whole:
+        return state + weights
+    return state + weights + (part if num_microbatches > 1 else 0) * element + parameters.largest * element
 
 
 def _setting(deepspeed: DeepSpeedFile, name: str) -> int:

@@ -1,41 +1,72 @@
-"""Microbatches of a training step; they depend on the step and the data-parallel rank only."""
+"""Batches of a training step on the device: input ids, labels, loss mask and runs of pauses.
 
-from collections.abc import Callable, Iterator
+Only token ids are read and copied. All other tensors are functions of them and are computed on the device, once for all
+microbatches of a step.
+
+Shapes: M microbatches, B sequences in each (``micro_batch_size``), S tokens in each (``seq_length``).
+"""
+
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
-from pause_megatron.data.training_sample import Sample
-from pause_megatron.pauses.loss_mask import pause_runs
-
-_SAMPLE_KEYS = ("tokens", "labels", "loss_mask", "position_ids")
+from pause_megatron.pauses.loss_mask import loss_mask, pause_runs
 
 
 @dataclass(frozen=True, kw_only=True)
 class Microbatch:
-    """Input of one forward pass: stacked samples (see :data:`Sample`), ``[micro_batch_size, seq_length]``."""
+    """Input of one forward pass; all tensors are ``[B, S]``."""
 
     tokens: torch.Tensor
+    """Input ids, int64."""
     labels: torch.Tensor
-    loss_mask: torch.Tensor
+    """Next token of each position, int64."""
     position_ids: torch.Tensor
+    """0 to S - 1, pauses included, int64."""
+    loss_weights: torch.Tensor
+    """1 / (M * B * S) where the label carries loss, else 0; fp32."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Batch:
+    """This rank's microbatches of one global batch; all tensors are ``[M, B, S]``."""
+
+    tokens: torch.Tensor
+    """Input ids, int64."""
+    labels: torch.Tensor
+    """Next token of each position, int64."""
+    is_target: torch.Tensor
+    """True where the label carries loss."""
     pause_runs: torch.Tensor
     """Number of consecutive pauses that end at each position, for example 2 at the second pause of a run; 0 at real
     tokens; int64."""
 
+    @classmethod
+    def of(cls, samples: torch.Tensor, pause_id: int) -> "Batch":
+        """Return the batch of ``samples``, int64 ``[M, B, S + 1]`` on any device."""
+        tokens, labels = samples[..., :-1].contiguous(), samples[..., 1:]
+        return cls(
+            tokens=tokens, labels=labels, is_target=loss_mask(labels, pause_id), pause_runs=pause_runs(tokens, pause_id)
+        )
 
-def microbatches(
-    sample_at: Callable[[int], Sample],
-    *,
-    pause_id: int,
-    start: int,
-    num_microbatches: int,
-    micro_batch_size: int,
-    data_parallel_rank: int,
-    data_parallel_size: int,
-    device: torch.device,
-) -> Iterator[Microbatch]:
-    """Yield this rank's microbatches of the global batch that starts at position ``start`` of ``sample_at``.
+    def __len__(self) -> int:
+        """Number of microbatches."""
+        return len(self.tokens)
+
+    def __iter__(self) -> Iterator[Microbatch]:
+        """Yield the microbatches in order."""
+        _, sequences, length = self.tokens.shape
+        positions = torch.arange(length, device=self.tokens.device).expand(sequences, -1)
+        weights = self.is_target / self.tokens.numel()
+        for tokens, labels, of_one in zip(self.tokens, self.labels, weights, strict=True):
+            yield Microbatch(tokens=tokens, labels=labels, position_ids=positions, loss_weights=of_one)
+
+
+def own_positions(
+    start: int, *, num_microbatches: int, micro_batch_size: int, data_parallel_rank: int, data_parallel_size: int
+) -> Iterator[int]:
+    """Yield the positions of this rank's samples in the global batch that begins at position ``start``, in order.
 
     Microbatch ``m`` of data-parallel rank ``r`` of ``R`` holds ``micro_batch_size`` positions from
     ``start + (m * R + r) * micro_batch_size`` on. For example, with R = 2 and micro_batch_size 2:
@@ -45,8 +76,4 @@ def microbatches(
     """
     for microbatch in range(num_microbatches):
         first = start + (microbatch * data_parallel_size + data_parallel_rank) * micro_batch_size
-        samples = [sample_at(position) for position in range(first, first + micro_batch_size)]
-        # [seq_length] of each sample to [micro_batch_size, seq_length]
-        batch = {key: torch.stack([sample[key] for sample in samples]) for key in _SAMPLE_KEYS}
-        batch["pause_runs"] = pause_runs(batch["tokens"], pause_id)
-        yield Microbatch(**{key: tensor.to(device) for key, tensor in batch.items()})
+        yield from range(first, first + micro_batch_size)

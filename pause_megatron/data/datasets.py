@@ -5,22 +5,20 @@ from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.document_index import CachedIndex, ensure_indices
 from pause_megatron.data.packed_documents import open_documents
 from pause_megatron.data.stored_sequences import StoredSequences
-from pause_megatron.data.training_sample import Sample, SampleDataset, make_sample
+from pause_megatron.data.training_sample import Sample, SampleDataset
 from pause_megatron.parallel.launcher import Launch
 
 
 class SequenceDataset:
     """Sample ``i`` is stored sequence ``i``.
 
-    The label of each position is the next token. The label of the last position is the first token of the next stored
-    sequence if the text continues there. At the end of a shard, or if the tail was dropped, the label is ``<pause>``,
-    which carries no loss.
+    The token after it is the first token of the next stored sequence if the text continues there. At the end of a
+    shard, or if the tail was dropped, it is ``<pause>``, which carries no loss as a label.
     """
 
     def __init__(self, source: DataFolder) -> None:
@@ -34,12 +32,10 @@ class SequenceDataset:
         return len(self._stored)
 
     def __getitem__(self, index: int) -> Sample:
-        # tokens t0 ... tn-1, labels t1 ... tn-1 and the token after them, each [seq_length]
-        tokens = self._stored.get(index).astype(np.int64)
+        tokens = self._stored.get(index)
         continues = self._is_carried and index + 1 not in self._shard_ends
         after = self._stored.get(index + 1, 0, 1)[0] if continues else self._pause_id
-        labels = np.append(tokens[1:], np.int64(after))
-        return make_sample(torch.from_numpy(tokens), torch.from_numpy(labels), self._pause_id)
+        return np.append(tokens, np.asarray(after, tokens.dtype))
 
 
 def open_datasets(

@@ -1,8 +1,10 @@
 """Packed documents (strategy ``document``) as samples, by Megatron-core's ``GPTDataset``.
 
 ``GPTDataset`` shuffles the documents, concatenates them and cuts them into samples of ``seq_length`` tokens. The last
-target of a sample is the first token of the next one. This module changes three things:
+target of a sample is the first token of the next one. This module changes four things:
 
+- A sample is its tokens only (:data:`~pause_megatron.data.training_sample.Sample`). Masks and positions are functions
+  of them, which the device computes.
 - The documents of all files of a folder form one list
   (:class:`~pause_megatron.data.stored_sequences.StoredSequences`), so merging files changes no sample. Megatron-core
   blends one ``GPTDataset`` per file, which compares all files for every sample: minutes for the thousand files of C4.
@@ -23,7 +25,6 @@ from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.document_index import DocumentIndex
 from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.data.training_sample import Sample
-from pause_megatron.pauses.loss_mask import loss_mask
 from pause_megatron.preprocess.dataset_manifest import DatasetSettings, read_dataset_manifest
 
 
@@ -35,7 +36,7 @@ def dataset_tokenizer(settings: DatasetSettings) -> SimpleNamespace:
 
 
 class DocumentDataset(GPTDataset):
-    """Packed documents of one folder, with loss mask 0 for each label that is ``<pause>``."""
+    """Packed documents of one folder."""
 
     source: DataFolder
 
@@ -49,10 +50,11 @@ class DocumentDataset(GPTDataset):
         """Return the number of documents."""
         return len(low_level_dataset)
 
-    def __getitem__(self, idx: int | None) -> Sample:
-        """Return sample ``idx`` with its own loss mask; Megatron-core's mask is shared and must not change."""
-        sample: Sample = super().__getitem__(idx)
-        return {**sample, "loss_mask": loss_mask(sample["labels"], self.dataset.manifest.pause_id).float()}
+    def __getitem__(self, index: int) -> Sample:
+        """Return sample ``index``, ``[seq_length + 1]``."""
+        tokens: Sample
+        tokens, _ = self._query_document_sample_shuffle_indices(index)
+        return tokens
 
     def _build_document_sample_shuffle_indices(self) -> tuple[Any, Any, Any]:
         """Load the index in ``path_to_cache``; samples keep their packing order, and the sample order shuffles them."""

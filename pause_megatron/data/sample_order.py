@@ -21,23 +21,23 @@ LONGEST_PERIOD = 1_000_000
 
 
 class SampleOrder:
-    """Endless shuffled order of ``num_samples`` samples: a new permutation each epoch."""
+    """Endless shuffled order of ``num_samples`` samples: a new permutation each epoch. Threads may share it."""
 
     def __init__(self, num_samples: int, *seed: int) -> None:
         self.num_samples = num_samples
         self.seed = seed
-        self._epoch = -1
-        self._permutation = np.arange(0)
+        self._newest = (-1, np.arange(0))
 
     def __call__(self, position: int) -> int:
         """Return the index of the sample at ``position``."""
         epoch, offset = divmod(position, self.num_samples)
-        if epoch != self._epoch:
+        newest, permutation = self._newest  # one assignment replaces both, so that another thread never mixes them
+        if epoch != newest:
             # Every process holds it, so use the smallest integer type: 4 bytes per sample for billions of samples.
-            self._permutation = np.arange(self.num_samples, dtype=np.min_scalar_type(self.num_samples))
-            np.random.default_rng([*self.seed, epoch]).shuffle(self._permutation)
-            self._epoch = epoch
-        return int(self._permutation[offset])
+            permutation = np.arange(self.num_samples, dtype=np.min_scalar_type(self.num_samples))
+            np.random.default_rng([*self.seed, epoch]).shuffle(permutation)
+            self._newest = epoch, permutation
+        return int(permutation[offset])
 
 
 class BlendOrder:

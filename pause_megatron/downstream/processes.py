@@ -70,9 +70,11 @@ def _deepspeed_values(config: FinetuneConfig) -> dict[str, Any]:
     if file.zero_stage == 3:
         zero["stage3_gather_16bit_weights_on_model_save"] = True  # in any precision
     filled_in = ("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps")
+    # Gradients in fp32 would select another optimizer of DeepSpeed's under ZeRO-1.
+    kept = {name: value for name, value in file.values.items() if name != "data_types" or file.zero_stage > 1}
     return {
         "zero_force_ds_cpu_optimizer": False,  # PyTorch's AdamW also runs on the CPU, without a compiler
-        **file.values,
+        **kept,
         "zero_optimization": zero,
         **dict.fromkeys((*filled_in, "gradient_clipping"), "auto"),
     }

@@ -1,12 +1,11 @@
 """Builds the DeepSpeed engine that applies the gradients of Megatron-core's schedules.
 
 Megatron-core's schedule runs forward and backward over all microbatches and accumulates gradients. DeepSpeed does not
-see microbatches: with ``managed_gradient_accumulation`` off, each ``engine.step()`` reduces the gradients over the
-data-parallel ranks, clips them and updates the weights.
+see microbatches (``managed_gradient_accumulation`` is off): an updater completes the gradients and applies them.
 """
 
 import logging
-from collections.abc import Sequence
+from typing import Any
 
 import deepspeed
 import torch
@@ -14,34 +13,37 @@ from megatron.core import parallel_state
 
 from pause_megatron.config.deepspeed import TORCH_DTYPES, DeepSpeedFile
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
+from pause_megatron.engine import Engine
 from pause_megatron.engine.accelerator import let_deepspeed_use_own_device
-from pause_megatron.engine.flat_gradients import FlatGradients, share_weights
-from pause_megatron.engine.update import sequence_parallel_parameters, summed_over_tensor_parallel
+from pause_megatron.engine.flat_updater import FlatUpdater
+from pause_megatron.engine.parameter_groups import bucket_elements, parameter_groups
+from pause_megatron.engine.partitioned_updater import PartitionedUpdater
+from pause_megatron.engine.shared_gradients import sequence_parallel_parameters, summed_over_tensor_parallel
+from pause_megatron.engine.updater import Updater
+from pause_megatron.engine.weight_gathering import share_weights
 from pause_megatron.model.gpt import LocalModel
-from pause_megatron.model.parameters import NamedParameter
 from pause_megatron.parallel.groups import DeepSpeedMpu
-
-NO_WEIGHT_DECAY = "no_weight_decay"
-WEIGHT_DECAY = "weight_decay"
 
 
 def build_engine(
     model: LocalModel, *, deepspeed_file: DeepSpeedFile, optimizer: OptimizerConfig, training: TrainingConfig
-) -> deepspeed.DeepSpeedEngine:
+) -> Engine:
     """Wrap this rank's part of the model into a DeepSpeed engine with AdamW."""
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     let_deepspeed_use_own_device()
     for item in model.parameters:
         if item.tied_copy:  # count the tied embeddings only once in the gradient norm
             item.parameter.ds_pipe_replicated = True  # type: ignore[attr-defined]
-    if deepspeed_file.zero_stage >= 2:
+    is_flat = deepspeed_file.gradients_stay_whole
+    if not is_flat:
         # ZeRO-2 and ZeRO-3 reduce each gradient as soon as autograd produces it, so complete it in a hook before that.
-        for item in sequence_parallel_parameters(model.parameters):
-            item.parameter.register_hook(summed_over_tensor_parallel)
-    engine, *_ = deepspeed.initialize(
+        for parameter in sequence_parallel_parameters(model.parameters):
+            parameter.register_hook(summed_over_tensor_parallel)
+    bucket = bucket_elements(deepspeed_file) if is_flat else None
+    deepspeed_engine, *_ = deepspeed.initialize(
         model=model.chunks[0] if len(model.chunks) == 1 else torch.nn.ModuleList(model.chunks),
         optimizer=torch.optim.AdamW(
-            parameter_groups(model.parameters, optimizer.weight_decay),
+            parameter_groups(model.parameters, optimizer.weight_decay, bucket=bucket),
             lr=optimizer.learning_rate,
             betas=(optimizer.adam_beta1, optimizer.adam_beta2),
             eps=optimizer.adam_eps,
@@ -51,14 +53,22 @@ def build_engine(
         mpu=DeepSpeedMpu(replicates_optimizer=deepspeed_file.zero_stage == 0),
         dist_init_required=False,
     )
-    if deepspeed_file.gradients_stay_whole:
-        group = parallel_state.get_data_parallel_group() if deepspeed_file.zero_stage == 0 else None
-        FlatGradients(engine.optimizer, getattr(torch, TORCH_DTYPES[deepspeed_file.grad_dtype]), replicated_over=group)
-        if deepspeed_file.precision == "fp32":
-            share_weights(engine.optimizer)
+    if is_flat:
+        updater: Updater = _flat_updater(deepspeed_engine.optimizer, model, deepspeed_file)
+    else:
+        updater = PartitionedUpdater(deepspeed_engine)
     for chunk in model.chunks:
-        chunk.config.grad_scale_func = engine.scale if deepspeed_file.precision == "fp16" else None
-    return engine
+        chunk.config.no_sync_func = updater.accumulating
+        chunk.config.grad_scale_func = deepspeed_engine.scale if deepspeed_file.precision == "fp16" else None
+    return Engine(deepspeed=deepspeed_engine, updater=updater)
+
+
+def _flat_updater(zero: Any, model: LocalModel, deepspeed_file: DeepSpeedFile) -> FlatUpdater:
+    if deepspeed_file.precision == "fp32" and not deepspeed_file.offload_optimizer:
+        share_weights(zero)
+    group = parallel_state.get_data_parallel_group() if deepspeed_file.zero_stage == 0 else None
+    dtype = getattr(torch, TORCH_DTYPES[deepspeed_file.grad_dtype])
+    return FlatUpdater(zero, model, dtype, replicated_over=group)
 
 
 def deepspeed_config(
@@ -82,19 +92,8 @@ def deepspeed_config(
         "steps_per_print": 1_000_000_000,
     }
     if deepspeed_file.gradients_stay_whole:
-        config.pop("data_types", None)  # FlatGradients accumulates in grad_accum_dtype itself
+        config.pop("data_types", None)  # FlatUpdater accumulates in grad_accum_dtype itself
     if deepspeed_file.precision == "bf16":
         # Without this DeepSpeed applies gradients that are not finite.
         config["bf16"] = {**values["bf16"], "check_grad_overflow": True}
     return config
-
-
-def parameter_groups(parameters: Sequence[NamedParameter], weight_decay: float) -> list[dict[str, object]]:
-    """Matrices with weight decay, vectors (biases and norms) without; in this order on every pipeline stage."""
-    matrices = [item.parameter for item in parameters if len(item.shard.global_shape) > 1]
-    vectors = [item.parameter for item in parameters if len(item.shard.global_shape) == 1]
-    groups = [
-        {"params": matrices, "weight_decay": weight_decay, "name": WEIGHT_DECAY},
-        {"params": vectors, "weight_decay": 0.0, "name": NO_WEIGHT_DECAY},
-    ]
-    return [group for group in groups if group["params"]]

@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
-from deepspeed import DeepSpeedEngine
 from megatron.core import parallel_state
+
+from pause_megatron.engine import Engine
 
 _LOSS_SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 """Attributes of a dynamic loss scaler that change during training; the others are configuration."""
 
 
-def owned_range(engine: DeepSpeedEngine, parameter: Any) -> tuple[int, int]:
+def owned_range(engine: Engine, parameter: Any) -> tuple[int, int]:
     """The range of ``parameter`` whose optimizer state this rank owns.
 
     Returns:
@@ -25,20 +26,18 @@ def owned_range(engine: DeepSpeedEngine, parameter: Any) -> tuple[int, int]:
     """
     if hasattr(parameter, "ds_id"):  # ZeRO-3
         length = parameter.ds_tensor.numel()
-        start = engine.optimizer._get_param_partition_rank(parameter) * length
+        start = engine.deepspeed.optimizer._get_param_partition_rank(parameter) * length
         return start, max(0, min(length, parameter.ds_numel - start))  # the last partition is padded
     mapping = parameter._hp_mapping
     return (0, 0) if mapping is None else (mapping.lp_fragment_address.start, mapping.lp_fragment_address.numel)
 
 
-def owned_state(
-    engine: DeepSpeedEngine, parameter: Any, key: Literal["master", "exp_avg", "exp_avg_sq"]
-) -> torch.Tensor:
+def owned_state(engine: Engine, parameter: Any, key: Literal["master", "exp_avg", "exp_avg_sq"]) -> torch.Tensor:
     """A writable flat view ``[length]`` of the state of :func:`owned_range`, on the optimizer's device.
 
     The moments (``exp_avg`` and ``exp_avg_sq``) exist after the first update or :func:`reset_optimizer`.
     """
-    zero = engine.optimizer
+    zero = engine.deepspeed.optimizer
     _, length = owned_range(engine, parameter)
     if hasattr(parameter, "ds_id"):  # ZeRO-3; only the last partition is padded, at its end
         buffer, _ = zero._get_fp32_opt_state_partition(parameter, True, None if key == "master" else key)
@@ -51,19 +50,19 @@ def owned_state(
     return owned
 
 
-def is_replica(engine: DeepSpeedEngine) -> bool:
+def is_replica(engine: Engine) -> bool:
     """Whether a lower rank owns the same state: under ZeRO-0 DeepSpeed has groups of one rank, see ``DeepSpeedMpu``."""
-    return bool(engine.mpu.get_data_parallel_rank() != parallel_state.get_data_parallel_rank())
+    return bool(engine.deepspeed.mpu.get_data_parallel_rank() != parallel_state.get_data_parallel_rank())
 
 
-def optimizer_step(engine: DeepSpeedEngine) -> int:
+def optimizer_step(engine: Engine) -> int:
     """Number of updates in Adam's bias correction; 0 before the first."""
     return max((int(state["step"]) for _, state in _adam_states(engine) if state), default=0)
 
 
-def reset_optimizer(engine: DeepSpeedEngine, step: int) -> None:
+def reset_optimizer(engine: Engine, step: int) -> None:
     """Set the moments to zero and the number of updates to ``step``; 0 is the state of a new optimizer."""
-    defaults = engine.optimizer.optimizer.defaults
+    defaults = engine.deepspeed.optimizer.optimizer.defaults
     step_on_device = defaults.get("fused") or defaults.get("capturable")
     for flat, state in _adam_states(engine):
         state.clear()
@@ -72,29 +71,18 @@ def reset_optimizer(engine: DeepSpeedEngine, step: int) -> None:
         state["exp_avg_sq"] = torch.zeros_like(flat, requires_grad=False)
 
 
-def loss_scaler_state(engine: DeepSpeedEngine) -> dict[str, float] | None:
+def loss_scaler_state(engine: Engine) -> dict[str, float] | None:
     """Scale and counters of fp16's dynamic loss scaler; None for a constant scale."""
-    scaler = engine.optimizer.loss_scaler
+    scaler = engine.deepspeed.optimizer.loss_scaler
     return {name: getattr(scaler, name) for name in _LOSS_SCALER} if scaler.dynamic else None
 
 
-def restore_loss_scaler(engine: DeepSpeedEngine, state: dict[str, float] | None) -> None:
+def restore_loss_scaler(engine: Engine, state: dict[str, float] | None) -> None:
     """Set the loss scaler to :func:`loss_scaler_state` of an earlier run, if both scalers are dynamic."""
-    scaler = engine.optimizer.loss_scaler
+    scaler = engine.deepspeed.optimizer.loss_scaler
     if state is not None and scaler.dynamic:
         for name in _LOSS_SCALER:
             setattr(scaler, name, state[name])
-
-
-def publish_master_weights(engine: DeepSpeedEngine) -> None:
-    """Copy the fp32 master weights to the model's own, in the model's precision, as an update does. Collective."""
-    zero = engine.optimizer
-    if not engine.zero_optimization_partition_weights():
-        zero.update_lp_params()
-        return
-    zero._partition_all_parameters()  # release gathered parameters: they hold the old values
-    for index in range(len(zero.fp32_partitioned_groups_flat)):
-        zero._reassign_or_swap_out_partitioned_parameters(index)
 
 
 def _flat_buffers(zero: Any) -> list[torch.Tensor]:
@@ -104,6 +92,6 @@ def _flat_buffers(zero: Any) -> list[torch.Tensor]:
     return buffers
 
 
-def _adam_states(engine: DeepSpeedEngine) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
-    for flat in _flat_buffers(engine.optimizer):
-        yield flat, engine.optimizer.optimizer.state[flat]
+def _adam_states(engine: Engine) -> Iterator[tuple[torch.Tensor, dict[str, torch.Tensor]]]:
+    for flat in _flat_buffers(engine.deepspeed.optimizer):
+        yield flat, engine.deepspeed.optimizer.optimizer.state[flat]

@@ -51,6 +51,7 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
         virtual_pipeline_model_parallel_size=layout.vp if layout.vp > 1 else None,
         sequence_parallel=layout.sequence_parallel,
         pipeline_dtype=dtype,
+        calculate_per_token_loss=True,  # training/loss.py divides the loss, not the schedule
         # With two stages the previous and the next rank are the same. Batched sends of the interleaved schedule then
         # match the wrong receives without an error and mix the losses of the chunks. Overlapped ones do not.
         overlap_p2p_comm=layout.vp > 1,

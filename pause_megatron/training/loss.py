@@ -1,10 +1,13 @@
 """Loss of a step: the mean over the valid targets of the global batch.
 
-Every target must have the same weight, so the valid targets of the global batch are counted *before* the schedule runs.
-Megatron-core divides each microbatch's loss by the number of microbatches, and DeepSpeed the gradients by the number of
-data-parallel ranks; the factor of :func:`masked_loss` undoes both. For example, 4 microbatches on 2 ranks with 1000
-valid targets in total have the factor 4 * 2 / 1000. Losses and counts are grouped by the run of pauses before the
-target, because the first effect of pause-training is a lower loss after a pause than after a real token.
+Every target must have the same weight, but microbatches and ranks have different numbers of valid targets. How many the
+global batch has is known only when all ranks have met, which they do once per step, after the backward pass. Until then
+the loss is divided by the number of *tokens*, which is the same on every rank. The update divides the gradients by the
+rest, ``targets / tokens`` (:meth:`~pause_megatron.training.step.Stepper.accumulate`). For example, with 1024 tokens and
+922 valid targets the accumulated gradients are 922/1024 times those of the mean loss.
+
+Losses and counts are grouped by the run of pauses before the target, because the first effect of pause-training is a
+lower loss after a pause than after a real token.
 """
 
 from __future__ import annotations
@@ -13,10 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
-from megatron.core import parallel_state
 
-from pause_megatron.data.batches import Microbatch
+from pause_megatron.data.batches import Batch
 
 LONGEST_RUN = 8
 """Longest run of pauses with a group of its own; longer runs are counted with it."""
@@ -44,6 +45,13 @@ class Losses:
             pauses=self.pauses + other.pauses,
         )
 
+    @classmethod
+    def of(cls, figures: Sequence[float]) -> Losses:
+        """Read the :data:`FIGURES` numbers of :func:`count_losses`."""
+        groups = LONGEST_RUN + 1
+        *counts, pauses = (int(number) for number in figures[groups:])
+        return cls(sums=tuple(figures[:groups]), counts=tuple(counts), pauses=pauses)
+
     @property
     def targets(self) -> int:
         """Number of real targets."""
@@ -64,52 +72,34 @@ class Losses:
         return self.sums[length] / self.counts[length] if self.counts[length] else None
 
 
-def count_targets(microbatches: Sequence[Microbatch]) -> Losses:
-    """Count the valid targets and the pauses of the global batch over all data-parallel ranks; all sums are 0."""
-    # [num_microbatches, LONGEST_RUN + 1] -> [LONGEST_RUN + 1]; pauses is a scalar
-    valid = torch.stack([_by_run(batch.loss_mask, batch.pause_runs) for batch in microbatches]).sum(0)
-    pauses = torch.stack([(batch.pause_runs > 0).sum() for batch in microbatches]).sum()
-    counts = torch.cat([valid, pauses[None]]).long()  # [LONGEST_RUN + 2]: one all-reduce for both
-    dist.all_reduce(counts, group=parallel_state.get_data_parallel_group())
-    *targets, found_pauses = (int(count) for count in counts.tolist())
-    return Losses(counts=tuple(targets), pauses=found_pauses)
+FIGURES = 2 * (LONGEST_RUN + 1) + 1
+"""Length of the tensor of :func:`count_losses`."""
 
 
-def masked_loss(
-    token_losses: torch.Tensor, loss_mask: torch.Tensor, pause_runs: torch.Tensor, factor: float
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The loss of a microbatch in the form that Megatron-core's schedule expects.
+def masked_loss(token_losses: torch.Tensor, loss_weights: torch.Tensor) -> tuple[torch.Tensor, int, torch.Tensor]:
+    """The loss of a microbatch in the form that Megatron-core's schedules expect.
 
     Args:
-        token_losses: cross-entropy of every target, ``[micro_batch_size, seq_length]``.
-        loss_mask: 1.0 for valid targets, else 0.0, same shape.
-        pause_runs: number of consecutive pauses directly before the target, same shape.
-        factor: ``num_microbatches * data_parallel_size / valid targets of the global batch``.
+        token_losses: cross-entropy of every target, fp32 ``[B, S]``.
+        loss_weights: weight of every target, 0 for ``<pause>``, same shape and dtype.
 
     Returns:
-        The scalar to differentiate, and the summed losses of valid targets in nats by run of pauses, to report. The
-        schedule divides the scalar in place, so the two must not share memory.
+        The scalar to differentiate; 0 tokens, because the schedule must not count them; and the losses to report.
     """
-    kept = token_losses.float() * loss_mask
-    return kept.sum() * factor, {"loss_sums": _by_run(kept.detach(), pause_runs)}
+    return torch.dot(token_losses.flatten(), loss_weights.flatten()), 0, token_losses.detach()
 
 
-def _by_run(values: torch.Tensor, pause_runs: torch.Tensor) -> torch.Tensor:
-    """Sums of ``values`` by run of pauses, fp64 ``[LONGEST_RUN + 1]``."""
-    # [R, 1, 1] against [B, S] -> [R, B, S] -> [R]; scatter_add is not deterministic on GPUs.
-    runs = torch.arange(LONGEST_RUN + 1, device=values.device)[:, None, None]
-    return torch.where(pause_runs.clamp(max=LONGEST_RUN) == runs, values, 0.0).sum((1, 2), dtype=torch.float64)
+def count_losses(token_losses: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """Sum up the losses ``[M, B, S]`` of ``batch``.
 
-
-def reduce_losses(reported: Sequence[dict[str, torch.Tensor]], counted: Losses, device: torch.device) -> Losses:
-    """Sum the reports of :func:`masked_loss` over microbatches and data-parallel ranks; equal on every stage."""
-    sums = torch.zeros(LONGEST_RUN + 1, dtype=torch.float64, device=device)
-    if parallel_state.is_pipeline_last_stage():  # other stages compute no loss
-        sums += torch.stack([record["loss_sums"] for record in reported]).sum(0)
-        dist.all_reduce(sums, group=parallel_state.get_data_parallel_group())
-    dist.broadcast(
-        sums,
-        src=parallel_state.get_pipeline_model_parallel_last_rank(),
-        group=parallel_state.get_pipeline_model_parallel_group(),
-    )
-    return Losses(sums=tuple(sums.tolist()), counts=counted.counts, pauses=counted.pauses)
+    Returns:
+        fp64 ``[FIGURES]`` on the device: summed losses of valid targets by run of pauses, their numbers by run, and the
+        number of pauses. :meth:`Losses.of` reads the sum over all ranks.
+    """
+    # Group of each target: its run of pauses, or -1 if it is not valid. [M, B, S] against [R, 1, 1, 1].
+    group = torch.where(batch.is_target, batch.pause_runs.clamp(max=LONGEST_RUN), -1)
+    runs = torch.arange(LONGEST_RUN + 1, device=group.device)[:, None, None, None]
+    is_in = group == runs  # [R, M, B, S]
+    # A sum of everything instead of scatter_add, which is not deterministic on GPUs.
+    sums = torch.where(is_in, token_losses, 0.0).sum((1, 2, 3), dtype=torch.float64)
+    return torch.cat([sums, is_in.sum((1, 2, 3)), (batch.pause_runs > 0).sum()[None]])

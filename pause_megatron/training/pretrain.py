@@ -78,7 +78,7 @@ def train_in_groups(config: PretrainConfig, launch: Launch, inputs: PretrainInpu
         owned_run_folder(config.output),
     ):
         run = PretrainRun(config, launch, inputs, stop, describe_all_devices(own_device))
-        with closing(run.metrics):
+        with closing(run.metrics), closing(run.loader):
             run.resume()
             heartbeat.shorten_timeout()
             run.train()

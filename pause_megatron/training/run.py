@@ -1,10 +1,9 @@
 """Training loop of a pretraining run on one rank: next batch, step, log, validate, save.
 
 All ranks must act alike at the same step. Some facts only one rank knows, for example that it received a signal or is
-still writing a checkpoint. One small all-reduce per step, :meth:`PretrainRun._agree`, shares them.
+still writing a checkpoint. Each step shares them along with its loss.
 """
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -17,27 +16,28 @@ from pause_megatron.checkpoint.saver import CheckpointSaver
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import to_plain
-from pause_megatron.data.batches import Microbatch, microbatches
+from pause_megatron.data.batch_loader import BatchLoader
 from pause_megatron.data.datasets import open_datasets
-from pause_megatron.data.sample_order import TrainingData
+from pause_megatron.data.sample_order import TrainingData, ValidationData
 from pause_megatron.data.sample_origins import find_origins_together
-from pause_megatron.data.training_sample import Sample
 from pause_megatron.engine.build import build_engine
 from pause_megatron.errors import UserError
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.collectives import max_over_ranks
-from pause_megatron.parallel.groups import device
 from pause_megatron.parallel.launcher import Launch
+from pause_megatron.parallel.process_device import device
 from pause_megatron.records.checkpoint_state import CheckpointState
 from pause_megatron.records.pretraining import DeviceRecord
 from pause_megatron.training.bad_batches import BatchDecision, BatchJudge
 from pause_megatron.training.inputs import PretrainInputs
+from pause_megatron.training.loss import Losses
 from pause_megatron.training.metrics.pause_embedding import PauseEmbedding
 from pause_megatron.training.metrics.run_metrics import Metrics
 from pause_megatron.training.run_folder import write_run_file
 from pause_megatron.training.schedule import BatchSchedule, learning_rate
 from pause_megatron.training.state import checkpoint_data, refuse_another_run
 from pause_megatron.training.step import Stepper
+from pause_megatron.training.step_report import Flags
 from pause_megatron.training.stop_requests import StopRequests, stopped_early
 from pause_megatron.training.validation import Validation
 from pause_megatron.versions import versions
@@ -90,6 +90,13 @@ class PretrainRun:
         engine = build_engine(model, deepspeed_file=file, optimizer=config.optimizer, training=config.training)
         self.model, self.engine = model, engine
         self.stepper = Stepper(model, engine, layout, device())
+        self.loader = BatchLoader(
+            pause_id=tokenizer.pause_id,
+            micro_batch_size=config.training.micro_batch_size,
+            data_parallel_rank=parallel_state.get_data_parallel_rank(),
+            data_parallel_size=layout.dp,
+            device=device(),
+        )
         self.saver = CheckpointSaver(
             config.output / CHECKPOINTS, config.checkpoint, parameters=model.parameters, engine=engine
         )
@@ -137,12 +144,14 @@ class PretrainRun:
         with self.metrics.paused():
             self._validate_if_due()  # a stop may have interrupted the last validation
         while self.iteration < config.training.train_iters:
-            self._step()
+            flags = self._step()
             with self.metrics.paused():
-                self._validate_if_due()
-                if self._is_due(config.checkpoint.save_interval):
-                    self._save()
-                self._agree()
+                if self._is_due(config.training.validation_interval) or self._is_due(config.checkpoint.save_interval):
+                    self._validate_if_due()
+                    self._save_if_due()
+                    flags = self._agree()  # this took long: the flags of the step are old
+                self.saver.poll(flags.unfinished)
+                self._stop_on(flags.request)
         self.saver.wait()
         log.info(f"done: {self.iteration} iterations, newest checkpoint {self._newest_checkpoint}")
 
@@ -151,24 +160,34 @@ class PretrainRun:
         """Training sequences before the next step."""
         return self.batches.consumed_samples(self.iteration)
 
-    def _step(self) -> None:
-        """Train on the next batch, or skip it if it is bad."""
+    def _step(self) -> Flags:
+        """Train on the next batch, or skip it if it is bad; return the flags that all ranks agreed on."""
         rate = learning_rate(self.iteration, self.config.training.train_iters, self.config.optimizer)
         start, size = self.consumed_samples, self.batches.batch_size(self.iteration)
-        losses = self.stepper.accumulate(self._batch(self.data, start, size))
-        decision, update = self.judge.of_loss(losses.mean), None
+        batch = self.loader.load(self.data, start, size)
+        if self.iteration + 1 < self.config.training.train_iters:
+            self.loader.announce(self.data, start + size, self.batches.batch_size(self.iteration + 1))
+        report = self.stepper.accumulate(batch, self._flags)
+        loss, update = report.losses.mean, None
+        decision = self.judge.of_loss(loss)
+        if not decision.is_bad:
+            is_scaled = self.inputs.deepspeed_file.precision == "fp16"
+            decision = self.judge.of_gradient(loss, self.stepper.grad_norm, is_scaled=is_scaled)
         if decision.is_bad:
             self.stepper.discard()
+            self._report_bad_batch(decision, start, size)
         else:
             update = self.stepper.update(rate)
-            is_scaled = self.inputs.deepspeed_file.precision == "fp16"
-            decision = self.judge.of_gradient(losses.mean, update.grad_norm, is_scaled=is_scaled)
-        if decision.is_bad:
-            self._report_bad_batch(decision, start, size)
         self.iteration += 1
-        self.metrics.count(losses, None if decision.is_bad else update, size)
+        self.metrics.count(report.losses, update, size)
         if self._is_due(self.config.logging.log_interval):
             self.metrics.log_training(self.iteration, self.consumed_samples, rate)
+        return report.flags
+
+    @property
+    def _flags(self) -> Flags:
+        """The flags of this rank."""
+        return Flags(request=self.stop.request, unfinished=self.saver.unfinished)
 
     def _report_bad_batch(self, decision: BatchDecision, start: int, size: int) -> None:
         """Report the documents of a bad batch; stop the run, after saving, if that is the decision."""
@@ -194,12 +213,26 @@ class PretrainRun:
     def _validate_if_due(self) -> None:
         due = self.iteration > self.validated_iteration and self._is_due(self.config.training.validation_interval)
         if due:
-            found = self.validation.measure(self.stepper, self._batch, self._stop_if_requested)
+            found = self.validation.measure(self._validate)
             self.validation.report(found, self.metrics, self.iteration)
             self.validated_iteration = self.iteration
 
+    def _validate(self, data: ValidationData, start: int, size: int) -> Losses:
+        """Validate on the ``size`` samples of ``data`` from ``start`` on; stop the run if that was requested."""
+        batch = self.loader.load(data, start, size)
+        if start + size < len(data):
+            self.loader.announce(data, start + size, size)
+        report = self.stepper.validate(batch, self._flags)
+        self._stop_on(report.flags.request)
+        return report.losses
+
+    def _save_if_due(self) -> None:
+        if self._is_due(self.config.checkpoint.save_interval):
+            self._save()
+
     def _save(self) -> None:
         """Write a checkpoint, or start to with --async-save."""
+        self.engine.updater.wait()  # the run may end after this, and must not leave a collective behind
         state = CheckpointState(
             iteration=self.iteration,
             consumed_samples=self.consumed_samples,
@@ -218,14 +251,13 @@ class PretrainRun:
         self.saver.save(self.iteration, state.to_plain())
         self.saved_iteration = self.iteration
 
-    def _agree(self) -> None:
-        # After every step: has any rank received a stop request, and does any rank still write a checkpoint?
-        request, unfinished = max_over_ranks([self.stop.request, self.saver.unfinished])
-        self.saver.poll(unfinished)
-        self._stop_on(request)
+    def _agree(self) -> Flags:
+        """Return the flags of all ranks; between steps, where no report shares them."""
+        request, unfinished = max_over_ranks([self._flags.request, self._flags.unfinished])
+        return Flags(request=request, unfinished=unfinished)
 
     def _stop_if_requested(self) -> None:
-        # Between steps: during startup, and between the batches of a validation.
+        # During startup.
         [request] = max_over_ranks([self.stop.request])
         self._stop_on(request)
 
@@ -245,19 +277,3 @@ class PretrainRun:
 
     def _is_due(self, interval: int) -> bool:
         return self.iteration % interval == 0 or self.iteration == self.config.training.train_iters
-
-    def _batch(self, sample_at: Callable[[int], Sample], start: int, size: int) -> list[Microbatch]:
-        """This rank's microbatches of the ``size`` samples from position ``start`` on."""
-        training = self.config.training
-        return list(
-            microbatches(
-                sample_at,
-                pause_id=self.inputs.tokenizer.pause_id,
-                start=start,
-                num_microbatches=training.num_microbatches(self.inputs.layout.dp, size),
-                micro_batch_size=training.micro_batch_size,
-                data_parallel_rank=parallel_state.get_data_parallel_rank(),
-                data_parallel_size=self.inputs.layout.dp,
-                device=self.stepper.device,
-            )
-        )

@@ -3,13 +3,11 @@
 import statistics
 from collections.abc import Callable, Sequence
 
-from pause_megatron.data.batches import Microbatch
 from pause_megatron.data.sample_order import ValidationData
 from pause_megatron.data.training_sample import SampleDataset
 from pause_megatron.training.loss import Losses
 from pause_megatron.training.metrics.run_metrics import Metrics, loss_fields, perplexity
 from pause_megatron.training.state import blend_strategy
-from pause_megatron.training.step import Stepper
 
 
 class Validation:
@@ -20,23 +18,17 @@ class Validation:
         self._datasets = [ValidationData(dataset, sequences) for dataset in datasets]
         self._batch_size = batch_size
 
-    def measure(
-        self,
-        stepper: Stepper,
-        batch: Callable[[ValidationData, int, int], list[Microbatch]],
-        between_batches: Callable[[], None],
-    ) -> list[Losses]:
+    def measure(self, validate: Callable[[ValidationData, int, int], Losses]) -> list[Losses]:
         """Measure the losses on each dataset.
 
-        ``batch`` returns this rank's microbatches of a dataset from a position and a size. ``between_batches`` may
-        raise to end the validation.
+        ``validate`` returns the losses of one batch of a dataset, from a position and a size; it may raise to end the
+        validation.
         """
         found = []
         for dataset in self._datasets:
             losses = Losses()
             for start in range(0, len(dataset), self._batch_size):
-                losses += stepper.validate(batch(dataset, start, self._batch_size))
-                between_batches()
+                losses += validate(dataset, start, self._batch_size)
             found.append(losses)
         return found
 

@@ -18,7 +18,7 @@ from pause_megatron.checkpoint.saver import CheckpointSaver
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.parallel import resolve_layout
 from pause_megatron.config.training import CheckpointConfig
-from pause_megatron.engine import DeepSpeedEngine
+from pause_megatron.engine import Engine
 from pause_megatron.engine.build import build_engine
 from pause_megatron.engine.optimizer_state import loss_scaler_state, optimizer_step, reset_optimizer
 from pause_megatron.errors import UserError
@@ -29,7 +29,7 @@ from pause_megatron.parallel.groups import destroy_process_groups, device, initi
 from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.training.schedule import learning_rate
 from pause_megatron.training.step import Stepper
-from tests.training.runs import OPTIMIZER, STEPS, TRAINING, VOCAB_SIZE, Run, own_microbatches
+from tests.training.runs import OPTIMIZER, STEPS, TRAINING, VOCAB_SIZE, Run, own_batch
 
 Curve = list[tuple[float, float]]
 """Loss and gradient norm of every step."""
@@ -96,7 +96,7 @@ def run_loop(loop: Loop) -> Outcome:
             reset_optimizer(engine, optimizer_step(engine))
         curve, busy = [], 0
         for step in range(first, loop.run.last_step):
-            losses = stepper.accumulate(own_microbatches(step))
+            losses = stepper.accumulate(own_batch(step)).losses
             update = stepper.update(learning_rate(step, STEPS, OPTIMIZER))
             curve.append((losses.mean, update.grad_norm))
             (unfinished,) = max_over_ranks([saver.unfinished])
@@ -107,12 +107,13 @@ def run_loop(loop: Loop) -> Outcome:
                 saver.save(step + 1, state)
                 state.clear()  # a pending save must have its own copy
         saver.wait()
+        engine.updater.wait()
     warnings = [line for line in stderr.getvalue().splitlines() if LINE.match(line) and "warning: " in line]
     return Outcome(resumed=first, curve=curve, busy=busy, loss_scaler=loss_scaler_state(engine), warnings=warnings)
 
 
 @contextmanager
-def built(run: Run) -> Iterator[tuple[LocalModel, DeepSpeedEngine, Stepper]]:
+def built(run: Run) -> Iterator[tuple[LocalModel, Engine, Stepper]]:
     """Yield the model, engine and stepper of ``run``, with its process groups inside the block."""
     launch, settings = detect_launch(), run.deepspeed_file
     layout = resolve_layout(

@@ -33,7 +33,7 @@ from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.training.step import Stepper
 from tests.conversion.conftest import PADDING_ROWS
 from tests.distributed import run_distributed
-from tests.training.runs import OPTIMIZER, TRAINING, Run, microbatches_of
+from tests.training.runs import OPTIMIZER, TRAINING, Run, batch_of
 
 MODELS = ("gpt2", "gpt2, untied", "llama", "llama, tied")
 
@@ -107,7 +107,7 @@ def first_loss(checkpoint: Path, run: Run, tokens: torch.Tensor) -> float:
     model = build_local_model(run.model, layout, vocab_size=vocab_size, seed=0)
     engine = build_engine(model, deepspeed_file=file, optimizer=OPTIMIZER, training=TRAINING)
     load_weights(checkpoint, parameters=model.parameters, engine=engine)
-    return Stepper(model, engine, layout, device()).accumulate(microbatches_of(tokens)).mean
+    return Stepper(model, engine, layout, device()).accumulate(batch_of(tokens)).losses.mean
 
 
 @pytest.mark.parametrize(

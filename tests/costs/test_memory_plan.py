@@ -15,7 +15,7 @@ from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import Layout
 from pause_megatron.config.training import OptimizerConfig, TrainingConfig
 from pause_megatron.costs.memory_plan import StageMemory, stage_memory
-from pause_megatron.data.batches import Microbatch
+from pause_megatron.data.batches import Batch
 from pause_megatron.engine.build import build_engine
 from pause_megatron.parallel.groups import device
 from pause_megatron.training.step import Stepper
@@ -125,20 +125,15 @@ def _counted(case: Case) -> tuple[int, int, int]:
         built = local_model(case.model, case.layout, dtype)
         engine = build_engine(built, deepspeed_file=case.file, optimizer=OptimizerConfig(), training=training)
         stepper = Stepper(built, engine, case.layout, device())
-        tokens, positions, labels = random_tokens(2, SEQ_LENGTH)
-        batch = Microbatch(
-            tokens=tokens,
-            labels=labels,
-            loss_mask=torch.ones_like(tokens, dtype=torch.float32),
-            position_ids=positions,
-            pause_runs=torch.zeros_like(tokens),
-        )
+        tokens, _, labels = random_tokens(2, SEQ_LENGTH)
+        samples = torch.cat([tokens, labels[:, -1:]], dim=1).expand(case.num_microbatches, -1, -1)
         for _ in range(2):  # the first step allocates the moments
             memory.forget_peak()
-            stepper.accumulate([batch] * case.num_microbatches)
+            stepper.accumulate(Batch.of(samples, pause_id=-1))
             computing = memory.peak
             memory.forget_peak()
             stepper.update(1e-3)
+        engine.updater.wait()
         return parallel_state.get_pipeline_model_parallel_rank(), computing, memory.peak
 
 

@@ -3,38 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from pause_megatron.data.batches import Microbatch, microbatches
+from pause_megatron.data.batch_loader import BatchLoader
+from pause_megatron.data.batches import Batch
 from pause_megatron.data.datasets import SequenceDataset
 from pause_megatron.data.sample_order import TrainingData, ValidationData
 from pause_megatron.data.training_sample import Sample
-from tests.data.datasets import Datasets
+from tests.data.datasets import STRATEGIES, Datasets
 from tests.data.test_sample_order import opened
 
-CPU = torch.device("cpu")
+PAUSE_ID = 2
 GLOBAL_BATCH = 16
 
 
-def own_batches(
+def own_batch(
     sample_at: Callable[[int], Sample], rank: int, size: int, *, micro_batch_size: int, start: int = 0
-) -> list[Microbatch]:
-    assert GLOBAL_BATCH % (size * micro_batch_size) == 0
-    return list(
-        microbatches(
-            sample_at,
-            pause_id=2,
-            start=start,
-            num_microbatches=GLOBAL_BATCH // (size * micro_batch_size),
-            micro_batch_size=micro_batch_size,
-            data_parallel_rank=rank,
-            data_parallel_size=size,
-            device=CPU,
-        )
+) -> Batch:
+    loader = BatchLoader(
+        pause_id=PAUSE_ID,
+        micro_batch_size=micro_batch_size,
+        data_parallel_rank=rank,
+        data_parallel_size=size,
+        device=torch.device("cpu"),
     )
+    with closing(loader):
+        return loader.load(sample_at, start, GLOBAL_BATCH)
 
 
 @pytest.mark.parametrize(
@@ -53,12 +52,9 @@ def test_global_batch_does_not_depend_on_the_layout_or_on_a_restart(
     data = TrainingData(opened(datasets, cache, *names, weights=weights), seed=3)
 
     def global_batch(walk: TrainingData, size: int, micro_batch_size: int, start: int) -> list[list[int]]:
-        batches = [
-            batch
-            for rank in range(size)
-            for batch in own_batches(walk, rank, size, micro_batch_size=micro_batch_size, start=start)
-        ]
-        return sorted(torch.cat([row.tokens, row.labels], dim=1).flatten().tolist() for row in single_rows(batches))
+        batches = [own_batch(walk, rank, size, micro_batch_size=micro_batch_size, start=start) for rank in range(size)]
+        rows = (torch.cat([batch.tokens, batch.labels[..., -1:]], dim=-1).flatten(0, 1) for batch in batches)
+        return sorted(row.tolist() for of_rank in rows for row in of_rank)
 
     one_rank = {start: global_batch(data, 1, 1, start) for start in (0, 4000)}
     assert one_rank[0] != one_rank[4000]
@@ -68,31 +64,45 @@ def test_global_batch_does_not_depend_on_the_layout_or_on_a_restart(
     assert global_batch(restarted, 2, 8, 4000) == one_rank[4000]
 
 
-def single_rows(batches: list[Microbatch]) -> list[Microbatch]:
-    return [
-        Microbatch(
-            tokens=batch.tokens[row : row + 1],
-            labels=batch.labels[row : row + 1],
-            loss_mask=batch.loss_mask[row : row + 1],
-            position_ids=batch.position_ids[row : row + 1],
-            pause_runs=batch.pause_runs[row : row + 1],
-        )
-        for batch in batches
-        for row in range(len(batch.tokens))
-    ]
-
-
 def test_microbatch_is_its_samples(datasets: Datasets) -> None:
     dataset = SequenceDataset(datasets.source("sequence"))
-    batch = own_batches(dataset.__getitem__, 0, 1, micro_batch_size=8)[1]
-    for row, index in enumerate(range(8, 16)):
-        for key, value in dataset[index].items():
-            assert torch.equal(getattr(batch, key)[row], value)
-    assert torch.equal(batch.pause_runs > 0, batch.tokens == 2)
+    batch = own_batch(dataset.__getitem__, 0, 1, micro_batch_size=8)
+    assert len(batch) == 2
+    for number, microbatch in enumerate(batch):
+        for row in range(8):
+            sample = torch.from_numpy(dataset[number * 8 + row].astype(np.int64))
+            assert torch.equal(microbatch.tokens[row], sample[:-1])
+            assert torch.equal(microbatch.labels[row], sample[1:])
+            assert torch.equal(microbatch.position_ids[row], torch.arange(len(sample) - 1))
+            assert torch.equal(microbatch.loss_weights[row] > 0, sample[1:] != PAUSE_ID)
+    assert torch.equal(batch.pause_runs > 0, batch.tokens == PAUSE_ID)
     assert batch.pause_runs.any()
+
+
+@pytest.mark.parametrize("name", [*STRATEGIES, "blank"])
+def test_targets_and_runs_of_pauses_are_those_of_the_data(datasets: Datasets, cache: Path, name: str) -> None:
+    """Against a loop over the tokens of every sample, in the dataset's own types."""
+    if name == "blank":
+        sample_at: Callable[[int], Sample] = ValidationData(SequenceDataset(datasets.source("none")), limit=0)
+    else:
+        [dataset] = opened(datasets, cache, name)
+        sample_at = dataset.__getitem__
+    batch = own_batch(sample_at, 0, 1, micro_batch_size=4)
+    for row in range(GLOBAL_BATCH):
+        tokens, run = sample_at(row).tolist(), 0
+        has_loss = [label != PAUSE_ID for label in tokens[1:]]
+        runs = [run := run + 1 if token == PAUSE_ID else 0 for token in tokens[:-1]]
+        assert batch.is_target.flatten(0, 1)[row].tolist() == has_loss
+        assert batch.pause_runs.flatten(0, 1)[row].tolist() == runs
+
+
+def test_loss_weights_sum_up_to_the_share_of_valid_targets(datasets: Datasets) -> None:
+    batch = own_batch(SequenceDataset(datasets.source("sequence")).__getitem__, 0, 2, micro_batch_size=4)
+    total = sum(float(microbatch.loss_weights.sum()) for microbatch in batch)
+    assert total == pytest.approx(float(batch.is_target.float().mean()))
 
 
 def test_positions_after_the_end_carry_no_loss(datasets: Datasets) -> None:
     walk = ValidationData(SequenceDataset(datasets.source("none")), limit=10)
-    batches = own_batches(walk, 0, 1, micro_batch_size=8)
-    assert [bool(row.any()) for batch in batches for row in batch.loss_mask] == [True] * 10 + [False] * 6
+    batch = own_batch(walk, 0, 1, micro_batch_size=8)
+    assert [bool(row.any()) for row in batch.is_target.flatten(0, 1)] == [True] * 10 + [False] * 6

@@ -49,7 +49,7 @@ def open_everywhere(folders: list[DataFolder], caches: list[Path], seed: int) ->
         cache = caches[launch.rank]
         datasets = open_datasets(folders, seed=seed, cache=cache, launch=on_node)
         dist.barrier()
-        return [dataset[3]["tokens"].tolist() for dataset in datasets], bool(built)
+        return [dataset[3].tolist() for dataset in datasets], bool(built)
     finally:
         destroy_process_groups()
 

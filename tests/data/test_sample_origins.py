@@ -41,7 +41,7 @@ def documents_in(path: str, tokenizer: Path) -> list[list[int]]:
 
 
 def real_tokens(dataset: SampleDataset, sample: int) -> list[int]:
-    tokens = dataset[sample]["tokens"]
+    tokens = dataset[sample][:-1]
     return [int(token) for token in tokens[tokens != dataset.source.manifest.pause_id]]
 
 
@@ -89,7 +89,7 @@ def test_origins_of_positions_in_a_blend_are_found(datasets: Datasets, cache: Pa
     located = [data.locate(position) for position in range(100, 140)]
     assert {dataset for dataset, _ in located} == {0, 1}
     for position, origin in zip(range(100, 140), find_origins(parts, located), strict=True):
-        tokens = data(position)["tokens"]
+        tokens = data(position)[:-1]
         assert_holds(tokens[tokens != data.pause_id].tolist(), origin, datasets.folder / "tokenizer")
 
 

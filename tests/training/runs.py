@@ -17,12 +17,11 @@ from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.config.training import CheckpointConfig, OptimizerConfig, TrainingConfig
-from pause_megatron.data.batches import Microbatch
+from pause_megatron.data.batches import Batch, own_positions
 from pause_megatron.engine.build import build_engine
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
-from pause_megatron.pauses.loss_mask import pause_runs
 from pause_megatron.training.schedule import learning_rate
 from pause_megatron.training.step import Stepper
 
@@ -64,7 +63,9 @@ class Run:
     @property
     def deepspeed_file(self) -> DeepSpeedFile:
         """The DeepSpeed settings, as if read from a file."""
-        zero = {"stage": self.zero_stage, "reduce_bucket_size": 5_000_000, "allgather_bucket_size": 5_000_000}
+        # ZeRO-0 and ZeRO-1 have several buckets also for these small models.
+        bucket = 30_000 if self.zero_stage <= 1 else 5_000_000
+        zero = {"stage": self.zero_stage, "reduce_bucket_size": bucket, "allgather_bucket_size": 5_000_000}
         zero |= self.deepspeed.get("zero_optimization", {})
         return deepspeed_file(Path("test.json"), {**self.deepspeed, "zero_optimization": zero})
 
@@ -81,27 +82,23 @@ def random_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, (tokens[:, 1:] != PAUSE_ID).float()
 
 
-def own_microbatches(step: int) -> list[Microbatch]:
+def own_batch(step: int) -> Batch:
     """This data-parallel rank's part of :func:`random_batch`."""
     tokens, _ = random_batch(step)
-    return microbatches_of(tokens)
+    return batch_of(tokens)
 
 
-def microbatches_of(tokens: torch.Tensor) -> list[Microbatch]:
-    """This data-parallel rank's part of ``tokens``, ``[sequences, length + 1]``."""
-    mask = (tokens[:, 1:] != PAUSE_ID).float()
-    rank, size = parallel_state.get_data_parallel_rank(), parallel_state.get_data_parallel_world_size()
-    rows = TRAINING.micro_batch_size
-    return [
-        Microbatch(
-            tokens=tokens[start : start + rows, :-1],
-            labels=tokens[start : start + rows, 1:],
-            loss_mask=mask[start : start + rows],
-            position_ids=torch.arange(tokens.shape[1] - 1).expand(rows, -1),
-            pause_runs=pause_runs(tokens[start : start + rows, :-1], PAUSE_ID),
-        )
-        for start in range(rank * rows, TRAINING.global_batch_size, size * rows)
-    ]
+def batch_of(samples: torch.Tensor, micro_batch_size: int = TRAINING.micro_batch_size) -> Batch:
+    """This data-parallel rank's part of ``samples``, ``[sequences, length + 1]``."""
+    dp = parallel_state.get_data_parallel_world_size()
+    own = own_positions(
+        0,
+        num_microbatches=len(samples) // (dp * micro_batch_size),
+        micro_batch_size=micro_batch_size,
+        data_parallel_rank=parallel_state.get_data_parallel_rank(),
+        data_parallel_size=dp,
+    )
+    return Batch.of(samples[list(own)].unflatten(0, (-1, micro_batch_size)), PAUSE_ID)
 
 
 def train(run: Run) -> list[tuple[float, float]]:
@@ -135,9 +132,10 @@ def _train(run: Run) -> list[tuple[float, float]]:
         load(open_verified(run.load), parameters=model.parameters, engine=engine)
     found = []
     for step in range(run.first_step, run.last_step):
-        losses = stepper.accumulate(own_microbatches(step))
+        losses = stepper.accumulate(own_batch(step)).losses
         update = stepper.update(learning_rate(step, STEPS, OPTIMIZER))
         found.append((losses.mean, update.grad_norm))
+    engine.updater.wait()
     if run.save:
         state: dict[str, Any] = {
             "iteration": run.last_step,

@@ -19,6 +19,7 @@ from pause_megatron.errors import UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.training.pretrain import pretrain
 from pause_megatron.training.run import PretrainRun
+from pause_megatron.training.step_report import Flags
 from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 from tests.distributed import run_distributed
 from tests.training.runs import Run
@@ -55,17 +56,17 @@ def pretrain_with_a_bad_batch(config: PretrainConfig, what: str) -> None:
     """Train; the loss, or a gradient, of step 3 is not finite on the last process."""
     step = PretrainRun._step
 
-    def poisoned_step(run: PretrainRun) -> None:
+    def poisoned_step(run: PretrainRun) -> Flags:
         if run.iteration + 1 == BAD_STEP and torch.distributed.get_rank() == torch.distributed.get_world_size() - 1:
             chunk: Any = run.model.chunks[0]
             if what == "loss":
                 hook = chunk.register_forward_hook(lambda module, given, losses: losses * torch.nan)
             else:
                 hook = chunk.decoder.final_layernorm.weight.register_hook(lambda gradient: gradient * torch.inf)
-            step(run)
+            flags = step(run)
             hook.remove()
-        else:
-            step(run)
+            return flags
+        return step(run)
 
     PretrainRun._step = poisoned_step  # type: ignore[method-assign]
     pretrain(config)

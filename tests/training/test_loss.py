@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import pytest
 import torch
 import torch.nn.functional as F
 
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.one_layer import ONE_PROCESS
+from pause_megatron.data.batches import Batch
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
-from pause_megatron.pauses.loss_mask import loss_mask, pause_runs
-from pause_megatron.training.loss import masked_loss
+from pause_megatron.training.loss import LONGEST_RUN, Losses, count_losses, masked_loss
 from tests.distributed import run_distributed
 
 PAUSE = 2
@@ -28,9 +30,11 @@ MODEL = ModelConfig(num_layers=2, hidden_size=32, num_attention_heads=4, max_pos
 class Gradients:
     """Gradients of one backward pass, and the expected ones."""
 
-    kept_losses: list[float]
     logit_gradient_is_zero: list[bool]
     loss: float
+    """As reported."""
+    differentiated_loss: float
+    """Times tokens per valid target."""
     expected_loss: float
 
 
@@ -39,8 +43,7 @@ def backward_through_megatron() -> Gradients:
     initialize_process_groups(detect_launch({}), ONE_PROCESS, seed=0)
     try:
         chunk: Any = build_local_model(MODEL, ONE_PROCESS, vocab_size=20, seed=0).chunks[0]
-        tokens, labels = torch.tensor([SEQUENCE[:-1]]), torch.tensor([SEQUENCE[1:]])
-        mask = loss_mask(labels, PAUSE).float()
+        [microbatch] = batch = Batch.of(torch.tensor([[SEQUENCE]]), PAUSE)
         logits, values = [], []
 
         def keep(_: Any, __: Any, output: Any) -> None:
@@ -49,30 +52,53 @@ def backward_through_megatron() -> Gradients:
             values.append(output[0].detach().clone())  # the cross-entropy works in place
 
         chunk.output_layer.register_forward_hook(keep)
-        token_losses = chunk(tokens, torch.arange(len(SEQUENCE) - 1)[None], None, labels=labels)
-        loss, reported = masked_loss(token_losses, mask, pause_runs(tokens, PAUSE), factor=1 / float(mask.sum()))
+        token_losses = chunk(microbatch.tokens, microbatch.position_ids, None, labels=microbatch.labels)
+        loss, _, reported = masked_loss(token_losses, microbatch.loss_weights)
         loss.backward()
+        losses = Losses.of(count_losses(reported[None], batch).tolist())
         by_position = values[0].transpose(0, 1)[0]  # [sequence, batch, vocabulary] to [sequence, vocabulary]
         kept = [i for i, is_pause in enumerate(TARGET_IS_PAUSE) if not is_pause]
         return Gradients(
-            kept_losses=(token_losses * mask)[0].tolist(),
             logit_gradient_is_zero=[not gradient.any() for gradient in logits[0].grad.transpose(0, 1)[0]],
-            loss=float(reported["loss_sums"].sum()) / len(kept),
-            expected_loss=float(F.cross_entropy(by_position[kept], labels[0][kept])),
+            loss=losses.mean,
+            differentiated_loss=float(loss) * len(TARGET_IS_PAUSE) / len(kept),
+            expected_loss=float(F.cross_entropy(by_position[kept], microbatch.labels[0][kept])),
         )
     finally:
         destroy_process_groups()
 
 
-def test_loss_is_zero_exactly_where_the_target_is_pause() -> None:
+def test_loss_is_dropped_exactly_where_the_target_is_pause() -> None:
     found = run_distributed(backward_through_megatron, 1)[0]
-    assert [loss == 0.0 for loss in found.kept_losses] == TARGET_IS_PAUSE
     assert found.logit_gradient_is_zero == TARGET_IS_PAUSE
     assert abs(found.loss - found.expected_loss) < 1e-6
+    assert abs(found.differentiated_loss - found.expected_loss) < 1e-6
 
 
-def test_reported_loss_does_not_share_memory_with_the_one_the_schedule_divides() -> None:
-    losses = torch.ones(1, 4)
-    loss, reported = masked_loss(losses, torch.ones(1, 4), torch.zeros(1, 4, dtype=torch.int64), factor=1.0)
-    loss /= 4
-    assert float(reported["loss_sums"].sum()) == 4.0
+def test_losses_are_grouped_by_the_pauses_before_the_target() -> None:
+    generator = torch.Generator().manual_seed(0)
+    samples = torch.randint(3, 20, (2, 3, 51), generator=generator)
+    samples[torch.rand(samples.shape, generator=generator) < 0.6] = PAUSE
+    samples[0, 0] = PAUSE
+    samples[1, 1, :20], samples[1, 1, 20] = PAUSE, 5  # a run longer than the longest group
+    batch = Batch.of(samples, PAUSE)
+    token_losses = torch.rand(2, 3, 50, generator=generator)
+    sums, counts, pauses = [0.0] * (LONGEST_RUN + 1), [0] * (LONGEST_RUN + 1), 0
+    for sequence, losses in zip(samples.flatten(0, 1).tolist(), token_losses.flatten(0, 1).tolist(), strict=True):
+        run = 0
+        for token, label, loss in zip(sequence[:-1], sequence[1:], losses, strict=True):
+            run = run + 1 if token == PAUSE else 0
+            pauses += token == PAUSE
+            if label != PAUSE:
+                sums[min(run, LONGEST_RUN)] += loss
+                counts[min(run, LONGEST_RUN)] += 1
+    found = Losses.of(count_losses(token_losses, batch).tolist())
+    assert found.sums == pytest.approx(sums, rel=1e-9)
+    assert (found.counts, found.pauses) == (tuple(counts), pauses)
+    assert min(counts[0], counts[LONGEST_RUN]) > 0
+
+
+def test_losses_of_pause_targets_may_be_anything() -> None:
+    batch = Batch.of(torch.tensor([[[5, PAUSE, 7]]]), PAUSE)
+    found = Losses.of(count_losses(torch.tensor([[[math.nan, 2.0]]]), batch).tolist())
+    assert found.mean == 2.0

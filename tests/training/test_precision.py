@@ -14,7 +14,7 @@ from pause_megatron.parallel.groups import destroy_process_groups, initialize_pr
 from pause_megatron.parallel.launcher import detect_launch
 from tests.distributed import run_distributed
 from tests.training.layout_table import TOLERANCE
-from tests.training.runs import GPT2, LLAMA, VOCAB_SIZE, Run, largest_differences, own_microbatches, train_all
+from tests.training.runs import GPT2, LLAMA, VOCAB_SIZE, Run, largest_differences, own_batch, train_all
 
 PP2 = ParallelConfig(pipeline_model_parallel_size=2)
 TP2_SP = ParallelConfig(tensor_model_parallel_size=2, sequence_parallel=True)
@@ -103,7 +103,7 @@ def kept_bytes(parallel: ParallelConfig, model: Any) -> int:
                 kept[storage.data_ptr()] = storage.nbytes()
             return tensor
 
-        batch = own_microbatches(0)[0]
+        batch = next(iter(own_batch(0)))
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             chunk(batch.tokens, batch.position_ids, None, labels=batch.labels)
         return sum(kept.values())

@@ -26,6 +26,7 @@ from pause_megatron.errors import EXIT_USER, StoppedEarly, UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.training.pretrain import pretrain
 from pause_megatron.training.run import PretrainRun
+from pause_megatron.training.step_report import Flags
 from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 from tests.distributed import run_distributed
 
@@ -61,10 +62,11 @@ def interrupted_pretrain(config: PretrainConfig) -> None:
     """Train until a signal reaches the last process during iteration 4."""
     step = PretrainRun._step
 
-    def step_and_signal(run: PretrainRun) -> None:
-        step(run)
+    def step_and_signal(run: PretrainRun) -> Flags:
+        flags = step(run)
         if run.iteration == 4 and dist.get_rank() == dist.get_world_size() - 1:
             os.kill(os.getpid(), signal.SIGTERM)
+        return flags
 
     PretrainRun._step = step_and_signal  # type: ignore[method-assign]
     with pytest.raises(StoppedEarly, match=r"stopped by SIGTERM after iteration 4; .* resumes from .*iter_0000004"):

@@ -7,17 +7,17 @@ norms differ from those of one rank. A comparison that does not notice would be 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
+import torch.distributed as dist
 
 from pause_megatron.config.parallel import ParallelConfig
-from pause_megatron.engine import build, update
+from pause_megatron.data.batches import Batch, Microbatch
+from pause_megatron.engine import build, shared_gradients
 from pause_megatron.model import gpt
-from pause_megatron.training import step
-from pause_megatron.training.loss import Losses
 from tests.distributed import run_distributed
 from tests.training.layout_table import MODELS, TOLERANCE
 from tests.training.runs import GPT2, Run, largest_differences, train_all
@@ -66,7 +66,7 @@ def leave_parameters_unmarked() -> None:
 
 def do_not_reduce_shared_gradients() -> None:
     """Each rank has only part of the gradient of tied embeddings, and of norms under sequence parallelism."""
-    update.reduce_shared_gradients = lambda parameters: None
+    shared_gradients.reduce_shared_gradients = lambda *_: None
     build.sequence_parallel_parameters = lambda parameters: []
 
 
@@ -85,13 +85,17 @@ def count_tied_embeddings_twice() -> None:
 
 def average_over_own_targets() -> None:
     """Means over each rank's own targets give more weight to the targets of a rank with many pauses."""
-    count = step.count_targets
+    microbatches = Batch.__iter__
 
-    def own(microbatches: Any) -> Losses:
-        mask = sum(int(batch.loss_mask.sum()) for batch in microbatches) * 2
-        return replace(count(microbatches), counts=(mask, *(0,) * 8))
+    def weighted(batch: Batch) -> Iterator[Microbatch]:
+        own = batch.is_target.float().mean()
+        of_all = own.clone()
+        dist.all_reduce(of_all)
+        factor = of_all / dist.get_world_size() / own
+        for each in microbatches(batch):
+            yield replace(each, loss_weights=each.loss_weights * factor)
 
-    step.count_targets = own
+    Batch.__iter__ = weighted
 
 
 @dataclass(frozen=True)

@@ -16,13 +16,13 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 
-from pause_megatron.engine import DeepSpeedEngine
+from pause_megatron.engine import Engine
 from pause_megatron.engine.flat_gradients import sum_of_squares
 from pause_megatron.engine.optimizer_state import owned_range, owned_state
-from pause_megatron.engine.update import Update
+from pause_megatron.engine.updater import Update
 from pause_megatron.model.gpt import LocalModel
 from pause_megatron.model.parameters import WORD_EMBEDDINGS, Shard
-from pause_megatron.parallel.groups import device
+from pause_megatron.parallel.process_device import device
 from pause_megatron.records.pretraining import PauseEmbeddingRecord
 
 
@@ -33,7 +33,7 @@ class _Embedding:
     weights: torch.Tensor
     """``[H]``."""
     gradient: torch.Tensor
-    """``[H]``, of the last step, before clipping, multiplied by the loss scale."""
+    """``[H]``, of the last step, before clipping, multiplied by :attr:`Update.gradient_scale`."""
     mean_square_norm: float
     """Mean squared norm of all rows of the vocabulary, without padding rows."""
 
@@ -41,7 +41,7 @@ class _Embedding:
 class PauseEmbedding:
     """Norm, movement and gradient of one row of the word embeddings. Every rank calls the same methods."""
 
-    def __init__(self, model: LocalModel, engine: DeepSpeedEngine, *, pause_id: int, vocab_size: int) -> None:
+    def __init__(self, model: LocalModel, engine: Engine, *, pause_id: int, vocab_size: int) -> None:
         """Start with the weights that are now in ``engine``, which must be the initial ones.
 
         Row ``pause_id`` is measured; rows from ``vocab_size`` on are padding.
@@ -79,7 +79,7 @@ class PauseEmbedding:
         self._previous = weights
         share = None
         if update and update.applied and update.grad_norm > 0:
-            share = (float(row.gradient.norm()) / update.loss_scale / update.grad_norm) ** 2
+            share = (float(row.gradient.norm()) / update.gradient_scale / update.grad_norm) ** 2
         return PauseEmbeddingRecord(
             norm=float(weights.norm()),
             norm_of_all_rows=math.sqrt(row.mean_square_norm),

@@ -17,7 +17,7 @@ from pause_megatron.config.deepspeed import Precision
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.costs.devices import find_device
 from pause_megatron.costs.flops import training_flops
-from pause_megatron.engine.update import Update
+from pause_megatron.engine.updater import Update
 from pause_megatron.parallel.collectives import max_over_ranks, run_on_rank_0
 from pause_megatron.parallel.process_device import device
 from pause_megatron.records.checkpoint_state import CheckpointState

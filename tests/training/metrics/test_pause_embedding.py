@@ -11,20 +11,20 @@ from megatron.core import parallel_state
 
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.model import ModelConfig
-from pause_megatron.config.parallel import Layout, ParallelConfig, resolve_layout
+from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.conversion.one_layer import ONE_PROCESS
-from pause_megatron.data.batches import Microbatch
-from pause_megatron.engine.build import build_engine, parameter_groups
+from pause_megatron.data.batches import Batch
+from pause_megatron.engine.build import build_engine
+from pause_megatron.engine.parameter_groups import parameter_groups
 from pause_megatron.model.gpt import LocalModel, build_local_model
 from pause_megatron.model.parameters import WORD_EMBEDDINGS
 from pause_megatron.parallel.groups import destroy_process_groups, device, initialize_process_groups
 from pause_megatron.parallel.launcher import detect_launch
-from pause_megatron.pauses.loss_mask import pause_runs
 from pause_megatron.training.metrics.pause_embedding import PauseEmbedding
 from pause_megatron.training.schedule import learning_rate
 from pause_megatron.training.step import Stepper
 from tests.distributed import run_distributed
-from tests.training.runs import GPT2, OPTIMIZER, PAUSE_ID, SEQ_LENGTH, STEPS, TRAINING, VOCAB_SIZE, Run, random_batch
+from tests.training.runs import GPT2, OPTIMIZER, PAUSE_ID, STEPS, TRAINING, VOCAB_SIZE, Run, batch_of, random_batch
 
 ROWS = (PAUSE_ID, 85, 200)
 """Rows that are watched as if they were that of <pause>: the first of two tensor-parallel processes holds two of them,
@@ -42,19 +42,10 @@ Figures = list[dict[str, float]]
 """Of each of :data:`ROWS`."""
 
 
-def batch(step: int, layout: Layout) -> list[Microbatch]:
+def batch(step: int) -> Batch:
     """This process's part of a batch of :data:`SAMPLES` sequences, one a microbatch."""
-    tokens, mask = random_batch(step)
-    return [
-        Microbatch(
-            tokens=tokens[sample : sample + 1, :-1],
-            labels=tokens[sample : sample + 1, 1:],
-            loss_mask=mask[sample : sample + 1],
-            position_ids=torch.arange(SEQ_LENGTH)[None],
-            pause_runs=pause_runs(tokens[sample : sample + 1, :-1], PAUSE_ID),
-        )
-        for sample in range(parallel_state.get_data_parallel_rank(), SAMPLES, layout.dp)
-    ]
+    tokens, _ = random_batch(step)
+    return batch_of(tokens[:SAMPLES], micro_batch_size=1)
 
 
 def watched(runs: Sequence[Run]) -> list[list[Figures]]:
@@ -82,12 +73,13 @@ def _watched(run: Run) -> list[Figures]:
     stepper = Stepper(model, engine, layout, device())
     found = []
     for step in range(BATCHES):
-        stepper.accumulate(batch(step, layout))
+        stepper.accumulate(batch(step))
         update = stepper.update(learning_rate(step, STEPS, OPTIMIZER))
         for row in rows:
             row.end_step(update)
         if step in LOGGED:
             found.append([asdict(row.measure()) for row in rows])
+    engine.updater.wait()
     return found
 
 
@@ -107,7 +99,7 @@ def by_hand(config: ModelConfig) -> list[Figures]:
         found = []
         for step in range(BATCHES):
             optimizer.zero_grad()
-            mean_loss(model, batch(step, ONE_PROCESS)).backward()
+            mean_loss(model, batch(step)).backward()
             norm = torch.nn.utils.clip_grad_norm_(weights.values(), OPTIMIZER.clip_grad)
             clipped = min(1.0, OPTIMIZER.clip_grad / float(norm))
             gradient = embeddings.grad.double() / clipped
@@ -123,12 +115,10 @@ def by_hand(config: ModelConfig) -> list[Figures]:
         destroy_process_groups()
 
 
-def mean_loss(model: LocalModel, batches: list[Microbatch]) -> torch.Tensor:
+def mean_loss(model: LocalModel, batch: Batch) -> torch.Tensor:
     """Mean cross-entropy over all real targets."""
-    kept = [
-        model.chunks[0](each.tokens, each.position_ids, None, labels=each.labels) * each.loss_mask for each in batches
-    ]
-    return sum(part.sum() for part in kept) / sum(each.loss_mask.sum() for each in batches)
+    losses = [model.chunks[0](each.tokens, each.position_ids, None, labels=each.labels) for each in batch]
+    return (torch.stack(losses) * batch.is_target).sum() / batch.is_target.sum()
 
 
 def expected(

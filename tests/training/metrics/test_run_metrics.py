@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from pause_megatron.engine.update import Update
+from pause_megatron.engine.updater import Update
 from pause_megatron.training.loss import LONGEST_RUN, Losses
 from pause_megatron.training.metrics.run_metrics import Interval, TrainingClock, loss_fields, perplexity
 
@@ -39,8 +39,8 @@ def test_perplexity_of_a_huge_loss_is_infinite() -> None:
 
 
 def test_interval_weights_steps_by_their_targets_and_excludes_skipped_batches() -> None:
-    applied = Update(applied=True, grad_norm=2.0, loss_scale=1.0)
-    overflow = Update(applied=False, grad_norm=math.inf, loss_scale=256.0)
+    applied = Update(applied=True, grad_norm=2.0, loss_scale=1.0, gradient_scale=0.9)
+    overflow = Update(applied=False, grad_norm=math.inf, loss_scale=256.0, gradient_scale=230.0)
     interval = Interval()
     interval.add(losses_by_run({0: (6.0, 2)}), applied, 4)
     interval.add(losses_by_run({0: (math.nan, 2)}), None, 4)
