@@ -17,7 +17,7 @@ import torch
 from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "measure")
+SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("measure", "vocabularies"))
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
