@@ -43,7 +43,8 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
         activation_func=F.silu if llama else partial(F.gelu, approximate="tanh") if model.gelu == "tanh" else F.gelu,
         add_bias_linear=not llama,
         add_qkv_bias=not llama,
-        init_method_std=model.init_method_std,
+        init_method=_leave_undrawn,  # and so for the embeddings
+        output_layer_init_method=_leave_undrawn,
         hidden_dropout=0.0,
         attention_dropout=0.0,
         tensor_model_parallel_size=layout.tp,
@@ -56,6 +57,7 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
         # match the wrong receives without an error and mix the losses of the chunks. Overlapped ones do not.
         overlap_p2p_comm=layout.vp > 1,
         batch_p2p_comm=layout.vp == 1,
+        batch_p2p_sync=False,  # waits for the GPU after every exchange, because of an error in old PyTorch versions
         recompute_granularity="full" if recomputes_layers else None,
         recompute_method="uniform" if recomputes_layers else None,
         recompute_num_layers=layout.recompute_num_layers if recomputes_layers else None,
@@ -66,6 +68,13 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
         gradient_accumulation_fusion=False,
         persist_layer_norm=False,
     )
+
+
+def _leave_undrawn(weights: torch.Tensor) -> None:
+    """Stand in for Megatron-core's random weights, which :func:`initialize_weights` would overwrite.
+
+    Megatron-core can also skip initialization, but then it does not record how the weights are sharded.
+    """
 
 
 class PauseGPT(GPTModel):

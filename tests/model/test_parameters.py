@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
+from pause_megatron.conversion.one_layer import ONE_PROCESS
 from pause_megatron.model.gpt import build_local_model
 from pause_megatron.model.parameters import Shard, join_shards
 from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
@@ -56,6 +57,38 @@ def test_initial_weights_do_not_depend_on_the_layout(model: object) -> None:
             seen.add(shard.name)
             assert np.array_equal(shard.slice(torch.from_numpy(whole[shard.name])), weight), shard.name
     assert seen == set(whole)
+
+
+def test_initial_weights_are_those_of_earlier_versions() -> None:
+    weights = {shard.name: weight for shard, weight in run_distributed(initial_weights, 1, Run())[0]}
+    expected = {  # the first numbers, of seed 7
+        "embedding.word_embeddings.weight": [-0.0316693, 0.0194891, 0.0343714],
+        "decoder.layers.0.self_attention.linear_proj.weight": [0.0099859, -0.0091785, 0.0055711],
+        "decoder.layers.0.mlp.linear_fc1.weight": [0.0141034, 0.0032005, -0.0019527],
+        "output_layer.weight": [0.0237421, 0.0205027, 0.0130332],
+    }
+    for name, numbers in expected.items():
+        assert weights[name].flat[:3] == pytest.approx(numbers, abs=1e-7), name
+
+
+def built() -> tuple[bool, dict[str, tuple[bool, int]]]:
+    """Whether a build changes PyTorch's own random state, and how Megatron-core says that weights are sharded."""
+    initialize_process_groups(detect_launch(), ONE_PROCESS, seed=0)
+    before = torch.get_rng_state()
+    local = build_local_model(LLAMA, ONE_PROCESS, vocab_size=VOCAB_SIZE, seed=0)
+    changed = not torch.equal(before, torch.get_rng_state())
+    matrices = {item.name: item.parameter for item in local.parameters if item.parameter.dim() == 2}
+    flags = {name: (weight.tensor_model_parallel, weight.partition_dim) for name, weight in matrices.items()}
+    destroy_process_groups()
+    return changed, flags
+
+
+def test_weights_are_drawn_once_and_keep_their_sharding() -> None:
+    [(changed, flags)] = run_distributed(built, 1)
+    assert not changed
+    for name, (is_sharded, dim) in flags.items():
+        assert is_sharded, name
+        assert dim == (1 if name.endswith(("linear_proj.weight", "linear_fc2.weight")) else 0), name
 
 
 def test_pause_row_is_initialized_like_other_rows() -> None:
