@@ -1,6 +1,11 @@
-# Runs everything in .venv, created on first use from constraints.txt. Requires Python 3.11 or later with pip and venv.
+# Runs everything in .venv, created on first use from constraints.txt. Requires Python 3.11 to 3.13 with pip and venv.
+# Another Python, or other versions than those of constraints.txt, get a folder of their own, for example
+#   make test PYTHON=python3.13           in .venv-python3.13
+#   make test PINS='torch==2.11.0'        in .venv-torch-2.11.0
 PYTHON ?= python3
-VENV := .venv
+PINS ?=
+EMPTY :=
+VENV := .venv$(subst $(EMPTY) ,,$(patsubst %,-%,$(filter-out python python3,$(notdir $(PYTHON))) $(subst ==,-,$(PINS))))
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_FLAGS ?=
@@ -33,11 +38,13 @@ install: $(INSTALLED)
 
 # Install PyTorch first and by its pin: several packages require any torch, and pip would choose the newest.
 $(INSTALLED): setup.py constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or later is needed; set PYTHON=")'
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed; set PYTHON=")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[all,mpi,test]'
+	grep -v -e '^#' $(foreach pin,$(PINS),-e '^$(firstword $(subst ==, ,$(pin)))==') constraints.txt >$(VENV)/constraints.txt
+	printf '%s\n' $(PINS) >>$(VENV)/constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint $(VENV)/constraints.txt --editable '.[all,mpi,test]'
 	touch $(INSTALLED)
 
 clean:
-	rm -rf $(VENV) demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-* demo build *.egg-info .pytest_cache .mypy_cache .ruff_cache

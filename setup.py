@@ -30,7 +30,7 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
-    python_requires=">=3.11",
+    python_requires=">=3.11,<3.14",
     packages=find_packages(include=["pause_megatron", "pause_megatron.*"]),
     package_data={
         "pause_megatron.report": ["templates/*", "published.csv"],
@@ -38,12 +38,16 @@ setup(
         "pause_megatron.experiments": ["grids/*.yaml"],
     },
     install_requires=[
-        "torch>=2.13",
-        "megatron-core==0.16.1",  # its layer specs and pipeline schedules are not a stable interface
+        "torch>=2.11,<2.14",
+        # Layer specs and pipeline schedules are not a stable interface. Since 0.18 the model imports Triton, which
+        # megatron-core does not require and CPU builds of PyTorch do not bring along. Triton exists for Linux only.
+        "megatron-core>=0.16.1,<0.20; platform_system == 'Linux'",
+        "megatron-core>=0.16.1,<0.18; platform_system != 'Linux'",
+        "triton; platform_system == 'Linux' and python_version >= '3.12'",  # Python 3.11 gets megatron-core 0.16.1
         "deepspeed==0.19.8",  # pause_megatron/engine uses its private parts
         "datasets>=5.0",
         "sentencepiece>=0.2.3",
-        "tokenizers>=0.22",
+        "tokenizers>=0.22,<1",
         "mpi4py>=4.1",
         "safetensors",
         "numpy",

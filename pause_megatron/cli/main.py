@@ -1,5 +1,6 @@
 """Entry point of ``pause-megatron`` and of the scripts in ``tools/``: parses, runs, and prints errors on one line."""
 
+import logging
 import shutil
 import sys
 import time
@@ -81,6 +82,7 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
     end_with_parent()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries warn at every import; `python -W default` shows the warnings
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of CUDA's compiler without a GPU
     rank = global_rank() if command.distributed else 0
     try:
         with stop_signals_held_back() if command.saves_when_asked else nullcontext():

@@ -130,7 +130,7 @@ def _build_chunk(
     layer.module = Layer
     layer.submodules.input_layernorm = Norm
     layer.submodules.pre_mlp_layernorm = Norm
-    attention, mlp = layer.submodules.self_attention.submodules, layer.submodules.mlp.submodules
+    attention, mlp = _parts(layer.submodules.self_attention), _parts(layer.submodules.mlp)
     attention.core_attention = ScaledDotProductAttention
     attention.linear_qkv, attention.linear_proj = ColumnLinear, RowLinear
     mlp.linear_fc1, mlp.linear_fc2 = ColumnLinear, RowLinear
@@ -153,3 +153,8 @@ def _build_chunk(
     if layer_compilation(layout.compile_layers).compiles:
         compile_layers(chunk)
     return chunk
+
+
+def _parts(spec: Any) -> Any:
+    """Return the classes of the parts of a spec: since Megatron-core 0.18 some specs are partial functions."""
+    return spec.keywords["submodules"] if isinstance(spec, partial) else spec.submodules

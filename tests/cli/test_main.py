@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -95,7 +96,8 @@ def test_check_refuses_wrong_flags_and_runs_nothing(
 )
 def test_user_error_is_one_line_and_exit_code_2(arguments: list[str], message: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pause_megatron", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
+    login_node = {**os.environ, "CUDA_HOME": str(tmp_path)}  # CUDA's compiler without a GPU
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=login_node, check=False)
     assert done.returncode == EXIT_USER, done.stderr
     assert message in done.stderr
     assert "Traceback" not in done.stderr

@@ -53,15 +53,16 @@ def pad_the_vocabulary_by_the_layout() -> None:
 
 
 def leave_parameters_unmarked() -> None:
-    """Without Megatron-core's initialisation, parameters do not know along which dimension they are sharded."""
-    config = gpt.transformer_config
+    """Parameters do not know along which dimension they are sharded."""
+    named_parameters = gpt.named_parameters
 
-    def uninitialised(*given: Any) -> Any:
-        found = config(*given)
-        found.perform_initialization = False
-        return found
+    def unmarked(chunks: Any) -> Any:
+        for chunk in chunks:
+            for parameter in chunk.parameters():
+                parameter.tensor_model_parallel = False
+        return named_parameters(chunks)
 
-    gpt.transformer_config = uninitialised
+    gpt.named_parameters = unmarked
 
 
 def do_not_reduce_shared_gradients() -> None:
