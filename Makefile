@@ -11,7 +11,7 @@ INSTALLED := $(VENV)/.installed
 DEMO_FLAGS ?=
 PYTEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow layouts lint format install clean
+.PHONY: demo test test-slow test-gpu layouts lint format install clean
 
 demo: $(INSTALLED)  ## the complete chain, from raw text to a report, in six to nine minutes
 	$(BIN)/pause-megatron demo $(DEMO_FLAGS)
@@ -21,6 +21,9 @@ test: $(INSTALLED)  ## all tests except the slow ones
 
 test-slow: $(INSTALLED)  ## tests marked slow, which repeat facts of the other tests at length, size or scale
 	$(BIN)/python -m pytest $(PYTEST_FLAGS) -m slow
+
+test-gpu: $(INSTALLED)  ## tests marked gpu, on this machine's GPUs; five minutes
+	PAUSE_MEGATRON_DEVICE=cuda $(BIN)/python -m pytest -m gpu tests/gpu
 
 layouts: $(INSTALLED)  ## each layout on up to four processes against one process, written to docs/layouts.md; 15 minutes on two cores
 	$(BIN)/python -m tests.training.layout_table

@@ -4,23 +4,23 @@
     python benchmarks/train_step.py --work work
 
 On the CPU in fp32: several sizes, all sides in one process, step by step in turn. On a GPU in bf16: the presets 130m
-and 1b on sequences of 2048 tokens, 32 per step, with growing micro-batches until memory is exhausted; each side runs in
-its own process. Each side also runs compiled: ours layer by layer, the other as a complete model. On the CPU all sides
-start from the same weights, and their losses must agree. Both clip to the same norm and use PyTorch's fused AdamW.
-Under bf16, transformers computes in autocast on fp32 weights, and ours as in ds_configs/zero1_bf16.json. MFU relates
-the model's operations (docs/costs.md) to the peak of the datasheet and to the rate of large matrix products.
-
-Long because it contains both training loops, so that you can compare them.
+and 1b on sequences of 2048 tokens, 32 per step, with growing micro-batches until memory or --seconds are exhausted;
+each side runs in its own process. Each side also runs compiled: ours layer by layer, the other as a complete model. On
+the CPU all sides start from the same weights, and their losses must agree. Both clip to the same norm and use PyTorch's
+fused AdamW. Under bf16, transformers computes in autocast on fp32 weights, and ours as in ds_configs/zero1_bf16.json.
+MFU relates the model's operations (docs/costs.md) to the peak of the datasheet and to the rate of large matrix
+products. Long because it contains both training loops, so that you can compare them.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,9 +38,10 @@ from pause_megatron.costs.flops import training_flops
 OURS, PEER, OURS_COMPILED, PEER_COMPILED = "ours", "transformers", "ours, compiled", "transformers, compiled"
 SIDES = (OURS, PEER, OURS_COMPILED, PEER_COMPILED)
 MICRO_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
+GPU_PRESETS = ("130m", "1b")
 GPU_REPEATS = 5
 OPTIMIZER = OptimizerConfig()
-_OUT_OF_MEMORY = "out of memory"
+_OUT_OF_MEMORY, _OUT_OF_TIME = "out of memory", "out of time"
 _WARM_UP = 3
 """Steps before the measured ones, in which memory is allocated and code is compiled."""
 _LOSS_TOLERANCE = {"fp32": 1e-4, "bf16": 2e-2}
@@ -91,14 +92,20 @@ def main() -> None:
     parser = new_parser(__doc__, repeats=20)
     parser.add_argument("--cases", nargs="+", help="CPU cases by the beginning of their names (default: all)")
     parser.add_argument("--no-compile", action="store_true", help="leave out the compiled sides")
+    parser.add_argument("--only-compiled", action="store_true", help="leave out the sides that are not compiled")
+    parser.add_argument("--presets", nargs="+", default=GPU_PRESETS, choices=MODEL_PRESETS, help="models on a GPU")
+    parser.add_argument("--micro-batch-sizes", nargs="+", type=int, default=MICRO_BATCH_SIZES, help="on a GPU")
+    parser.add_argument("--seconds", type=float, default=math.inf, help="time limit on a GPU (default: none)")
     arguments = parser.parse_args()
-    require_at_least(1, arguments, "repeats")
+    require_at_least(1, arguments, "repeats", "seconds")
+    require(min(arguments.micro_batch_sizes) > 0, "--micro-batch-sizes: must be at least 1")
     wanted, names = tuple(arguments.cases or [""]), [case.name for case in _cpu_cases()]
     cases = [case for case in _cpu_cases() if case.name.startswith(wanted)]
     require(bool(cases), f"--cases {' '.join(wanted)}: unknown case; choose from {', '.join(names)}")
-    sides = SIDES[:2] if arguments.no_compile else SIDES
+    sides = SIDES[:2] if arguments.no_compile else SIDES[2:] if arguments.only_compiled else SIDES
     if torch.cuda.is_available():
-        gpu_table(arguments.work, sides)
+        ends = time.monotonic() + arguments.seconds
+        gpu_table(arguments.work, sides, arguments.presets, sorted(arguments.micro_batch_sizes), ends)
     else:
         cpu_table(arguments.work, cases, sides, arguments.repeats)
 
@@ -132,23 +139,24 @@ def cpu_table(work: Path, cases: list[Case], sides: tuple[str, ...], repeats: in
     )
 
 
-def gpu_table(work: Path, sides: tuple[str, ...]) -> None:
-    """Print the table of the GPU."""
-    load, rows, found = load_now(), [], {}
+def gpu_table(work: Path, sides: Sequence[str], presets: Sequence[str], sizes: Sequence[int], ends: float) -> None:
+    """Print the table of the GPU, with what could be measured before the time ``ends`` of :func:`time.monotonic`."""
+    load, found = load_now(), {}
     limit, name = gemm_tflops(), torch.cuda.get_device_name()
     device = find_device(name)
     peak = device.peak_tflops("bf16") if device else None
-    for preset in ("130m", "1b"):
-        model = ModelConfig(**MODEL_PRESETS[preset])
-        for side, size in ((side, size) for side in sides for size in MICRO_BATCH_SIZES):
-            if found.get(f"{preset}, {side}, {size // 2}") == _OUT_OF_MEMORY:
-                found[f"{preset}, {side}, {size}"] = _OUT_OF_MEMORY  # larger ones are out of memory too
-                continue
-            batch = {"seq_length": 2048, "batch_size": max(MICRO_BATCH_SIZES), "micro_batch_size": size}
-            case = Case(name=preset, model=model, precision="bf16", **batch)
-            answer = _in_child(case, (side,), GPU_REPEATS)
-            found[f"{preset}, {side}, {size}"] = answer
-            rows.append([preset, side, str(size), *_gpu_figures(case, answer, side, peak, limit)])
+    rows: dict[tuple[str, str, int], list[str]] = {}
+    full: set[tuple[str, str]] = set()
+    for size, preset, side in itertools.product(sizes, presets, sides):  # all sides of small micro-batches first
+        if (preset, side) in full:
+            continue
+        batch = {"seq_length": 2048, "batch_size": max(MICRO_BATCH_SIZES), "micro_batch_size": size}
+        case = Case(name=preset, model=ModelConfig(**MODEL_PRESETS[preset]), precision="bf16", **batch)
+        answer = _in_child(case, (side,), GPU_REPEATS, ends)
+        if answer == _OUT_OF_MEMORY:
+            full.add((preset, side))  # larger ones are out of memory too
+        found[f"{preset}, {side}, {size}"] = answer
+        rows[preset, side, size] = [preset, side, str(size), *_gpu_figures(case, answer, side, peak, limit)]
     save_table(
         work,
         "train-step-gpu",
@@ -157,15 +165,15 @@ def gpu_table(work: Path, sides: tuple[str, ...]) -> None:
         f"MFU relative to the datasheet's peak ({f'{peak:g} TFLOP/s' if peak else 'unknown'}) and to the rate of large "
         f"matrix products ({limit:.0f} TFLOP/s).",
         header=["model", "side", "micro-batch", "tokens/s", "MFU", "of matrix products", "peak GiB"],
-        rows=rows,
+        rows=[row for _, row in sorted(rows.items())],
         load=load,
         measurements=found,
     )
 
 
 def _gpu_figures(case: Case, answer: Any, side: str, peak: float | None, limit: float) -> list[str]:
-    if answer == _OUT_OF_MEMORY:
-        return [_OUT_OF_MEMORY, "", "", ""]
+    if answer in (_OUT_OF_MEMORY, _OUT_OF_TIME):
+        return [answer, "", "", ""]
     seconds = Spread.of(answer[side]["wall"]).median
     one = training_flops(case.model, vocab_size=case.vocab_size, seq_length=case.seq_length)
     tflops = one.model * case.batch_size / seconds / 1e12
@@ -174,13 +182,25 @@ def _gpu_figures(case: Case, answer: Any, side: str, peak: float | None, limit: 
     return [rate, mfu, f"{tflops / limit:.1%}", f"{answer[side]['peak_bytes'] / 2**30:.1f}"]
 
 
-def _in_child(case: Case, sides: tuple[str, ...], repeats: int) -> Any:
-    """The answer of :func:`steps` in a process of its own, or "out of memory"."""
+def _in_child(case: Case, sides: tuple[str, ...], repeats: int, ends: float = math.inf) -> Any:
+    """The answer of :func:`steps` in a process of its own, or "out of memory" or "out of time"."""
+    left = ends - time.monotonic()
+    if left <= 0:
+        return _OUT_OF_TIME
     print(
         f"measuring {case.name}: {', '.join(sides)}, micro-batch {case.micro_batch_size}", file=sys.stderr, flush=True
     )
     job = json.dumps({"case": asdict(case), "sides": sides, "repeats": repeats})
-    done = subprocess.run([sys.executable, __file__, "measure", job], capture_output=True, text=True, check=False)
+    try:
+        done = subprocess.run(
+            [sys.executable, __file__, "measure", job],
+            capture_output=True,
+            text=True,
+            timeout=None if math.isinf(left) else left,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        return _OUT_OF_TIME
     if "OutOfMemoryError" in done.stderr:
         return _OUT_OF_MEMORY
     if done.returncode:

@@ -15,6 +15,7 @@ PACKAGE = Path(pause_megatron.__file__).parent
 LAYERS = [
     ["__main__"],
     ["cli"],
+    ["doctor"],
     ["experiments", "report"],
     ["training", "downstream"],
     ["conversion"],

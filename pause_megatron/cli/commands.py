@@ -79,6 +79,12 @@ SUBCOMMANDS: dict[str, Command] = {
         config="pause_megatron.config.report:ReportConfig",
         function="pause_megatron.report.write:write_report",
     ),
+    "doctor": Command(
+        summary="check that this machine trains, finetunes and generates correctly",
+        config="pause_megatron.config.doctor:DoctorConfig",
+        function="pause_megatron.doctor.run:run_doctor",
+        distributed=True,
+    ),
     "demo": Command(
         summary="run all steps at small size, from raw text to a report",
         config="pause_megatron.config.experiments:DemoConfig",

@@ -11,6 +11,7 @@ an :class:`~pause_megatron.records.evaluation.EvaluationRecord`, and ``pause-meg
 | ``conversion_report.json`` | ``conversion.ExportRecord``, ``conversion.ImportRecord`` | ``tools/convert_*_hf.py`` |
 | ``finetune.json`` | ``finetuning.FinetuneRecord`` | ``pause-megatron finetune`` |
 | ``metrics.jsonl`` of a finetuned model | ``finetuning.FinetuneStepRecord`` and its kin | ``pause-megatron finetune`` |
+| ``doctor.json`` | ``doctor.DoctorRecord`` | ``pause-megatron doctor`` |
 | result files | ``evaluation.EvaluationRecord`` | ``pause-megatron evaluate`` |
 | ``state`` in a checkpoint's ``manifest.json`` | ``checkpoint_state.CheckpointState`` | ``pause-megatron pretrain`` |
 
