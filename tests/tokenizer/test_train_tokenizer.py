@@ -100,7 +100,7 @@ def test_error_names_the_bad_line_of_the_input(tmp_path, pydoc_jsonl):
     assert not (tmp_path / "out").exists()
 
 
-def test_command_line_trains_quietly_and_refuses_to_overwrite(tmp_path, pydoc_jsonl, capfd):
+def test_command_line_trains_quietly_and_refuses_to_overwrite(tmp_path, pydoc_jsonl, pydoc_texts, capfd):
     flags = ["tokenizer", "--input", str(pydoc_jsonl), "--output", str(tmp_path / "t"), "--vocab-size", "1024"]
     assert main(flags) == 0
     out, err = capfd.readouterr()
