@@ -32,8 +32,9 @@ from tests.training.runs import (
     TRAINING,
     VOCAB_SIZE,
     Run,
+    batch_of,
     largest_differences,
-    own_microbatches,
+    random_batch,
     train,
 )
 
@@ -88,7 +89,8 @@ def graphs(runs: list[Run]) -> list[tuple[int, int]]:
         stepper = stepper_of(run)
         counters.clear()  # the test of the compiler
         for microbatches in (1, 4, 2):
-            batch = own_microbatches(0)[:microbatches]
+            samples, _ = random_batch(0)  # [8, S + 1]
+            batch = batch_of(samples[: 2 * microbatches], micro_batch_size=2)
             stepper.accumulate(batch)
             stepper.update(1e-3)
             stepper.validate(batch)
