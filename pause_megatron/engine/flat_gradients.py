@@ -47,7 +47,7 @@ class FlatGradients:
             hook.remove()
         for buffer, weights, parameters in zip(self.buffers, zero.bit16_groups_flat, zero.bit16_groups, strict=True):
             for parameter in parameters:
-                view = buffer.narrow(0, _start(parameter, weights), parameter.numel()).view_as(parameter)
+                view = _unrelated(buffer.narrow(0, _start(parameter, weights), parameter.numel()).view_as(parameter))
                 parameter.main_grad = view  # Megatron-core's name for it
                 parameter.grad = view if dtype == parameter.dtype else None
                 if dtype != parameter.dtype:
@@ -80,10 +80,14 @@ class FlatGradients:
     def span(self, parameters: Sequence[Any]) -> torch.Tensor:
         """Return the part of a buffer, flat, that holds the gradients of ``parameters``, which must be neighbours."""
         views = [parameter.main_grad for parameter in parameters]
-        first, length = min(views, key=torch.Tensor.storage_offset), sum(view.numel() for view in views)
-        assert max(view.storage_offset() + view.numel() for view in views) == first.storage_offset() + length
-        [buffer] = (each for each in self.buffers if each.data_ptr() == first.untyped_storage().data_ptr())
-        return buffer.narrow(0, first.storage_offset(), length)
+        first, length = min(view.data_ptr() for view in views), sum(view.numel() for view in views)
+        [(buffer, start)] = (
+            (buffer, (first - buffer.data_ptr()) // buffer.element_size())
+            for buffer in self.buffers
+            if 0 <= first - buffer.data_ptr() < buffer.nbytes
+        )
+        assert max(view.data_ptr() + view.nbytes for view in views) == first + length * buffer.element_size()
+        return buffer.narrow(0, start, length)
 
     def squared_norm(self) -> torch.Tensor:
         """Sum of the squares of this rank's partitions, counting each parameter on one model-parallel rank only; fp64
@@ -126,6 +130,14 @@ def sum_of_squares(*parts: torch.Tensor) -> torch.Tensor:
         return torch.zeros((), dtype=torch.float64, device=parts[0].device)
     total: torch.Tensor = torch.cat(norms).double().square().sum()
     return total
+
+
+def _unrelated(view: torch.Tensor) -> torch.Tensor:
+    """Return a tensor with the memory of ``view`` that starts at offset 0 and has no base.
+
+    ``torch.compile`` distinguishes views by their offsets, and would compile a layer again for others.
+    """
+    return torch.from_dlpack(view)
 
 
 def _add_to_main_grad(parameter: Any) -> None:
