@@ -19,6 +19,8 @@ class LiveMemory(TorchDispatchMode):
         self.now = 0
         self.peak = 0
         self._storages: dict[int, weakref.ref[Any]] = {}
+        self._memory: dict[int, range] = {}
+        """Addresses of each storage."""
 
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         results = function(*args, **(kwargs or {}))
@@ -28,14 +30,16 @@ class LiveMemory(TorchDispatchMode):
         return results
 
     def _follow(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        if key not in self._storages:
+        key, size, address = storage._cdata, storage.nbytes(), storage.data_ptr()
+        # A storage inside another one, for example a tensor from DLPack, takes no memory of its own.
+        if key not in self._storages and not any(address in memory for memory in self._memory.values()):
             self._storages[key] = weakref.ref(storage, lambda _: self._freed(key, size))
+            self._memory[key] = range(address, address + size)
             self.now += size
             self.peak = max(self.peak, self.now)
 
     def _freed(self, key: int, size: int) -> None:
-        del self._storages[key]
+        del self._storages[key], self._memory[key]
         self.now -= size
 
     def forget_peak(self) -> None:
