@@ -16,7 +16,7 @@ from pause_megatron.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REQUEUE, EXI
 from pause_megatron.log import global_rank
 from pause_megatron.parallel.signals import stop_signals_held_back
 
-_OTHER_RANKS_WAIT_SECONDS = 5.0
+_OTHER_RANKS_WAIT_SECONDS = 15.0
 _GENERAL = {
     "help": "print the help of a command or script, for example 'help pretrain'",
     "check": "check the flags of a command or script without running it",

@@ -139,7 +139,7 @@ def _counted(case: Case) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize(
     ("world_size", "cases"),
-    [(2, STATES), (2, ACTIVATIONS_OF_TWO), (4, ACTIVATIONS_OF_FOUR)],
+    [pytest.param(2, STATES, marks=pytest.mark.slow), (2, ACTIVATIONS_OF_TWO), (4, ACTIVATIONS_OF_FOUR)],
     ids=["states", "activations", "pipeline"],
 )
 def test_measured_peaks_are_close_to_the_estimates(world_size: int, cases: list[Case]) -> None:
@@ -151,6 +151,7 @@ def test_measured_peaks_are_close_to_the_estimates(world_size: int, cases: list[
             assert UPDATING[0] < (states.resident + states.update) / updating < UPDATING[1], (case, stage)
 
 
+@pytest.mark.slow
 def test_device_and_host_memory_under_offloading_are_close_to_the_estimate() -> None:
     """On CPUs the device is the host, so the test compares the sum of both."""
     for of_process in run_distributed(counted, 2, OFFLOADED):

@@ -158,7 +158,9 @@ def test_causal_scores_without_pauses_of_every_sample_equal_those_of_hf(long_mod
 DECODED = ("gsm8k", "squad", "coqa", "commonsense_qa", "web_questions", "natural_questions")
 
 
-@pytest.mark.parametrize("name", DECODED)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "gsm8k" else ()) for name in DECODED]
+)
 def test_stock_hf_with_chat_template_decodes_a_baked_export_like_ours_the_plain_one(long_models, few, name, tmp_path):
     plain = load_model_folder(long_models / "llama")
     plain.model.save_pretrained(tmp_path)

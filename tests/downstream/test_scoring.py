@@ -77,6 +77,7 @@ def test_gsm8k_compares_the_final_number(output, accuracy, last_number):
     assert (found["accuracy"], found["last_number"]) == (accuracy, last_number)
 
 
+@pytest.mark.slow
 def test_gsm8k_scores_equal_those_of_the_harness():
     """Compare with the harness's definition of the task, its filters and metric, on the same outputs."""
     path = TaskManager(include_defaults=True).task_index["gsm8k"].yaml_path

@@ -153,6 +153,7 @@ def test_failed_job_is_listed_with_its_reason_and_the_others_finish(undisturbed:
     assert said.splitlines()[-1].startswith("error: 2 of 8 jobs failed, 2 not run, 4 are done")
 
 
+@pytest.mark.slow
 def test_interrupted_grid_ends_with_the_results_of_an_undisturbed_one(
     undisturbed: tuple[Path, str], interrupted: Path
 ) -> None:
@@ -161,6 +162,7 @@ def test_interrupted_grid_ends_with_the_results_of_an_undisturbed_one(
     assert results(interrupted) == expected
 
 
+@pytest.mark.slow
 def test_only_missing_results_are_evaluated(interrupted: Path, grid_file: Path, tmp_path: Path) -> None:
     output = shutil.copytree(interrupted, tmp_path / "out")
     before = results(output)
@@ -177,6 +179,7 @@ def test_only_missing_results_are_evaluated(interrupted: Path, grid_file: Path, 
     assert len(after) == 6
 
 
+@pytest.mark.slow
 def test_finished_grid_does_nothing_twice(grid_file: Path, interrupted: Path) -> None:
     def made() -> dict[Path, int]:
         return {
@@ -192,6 +195,7 @@ def test_finished_grid_does_nothing_twice(grid_file: Path, interrupted: Path) ->
     assert made() == before
 
 
+@pytest.mark.slow
 def test_list_prints_states_and_runs_nothing(
     grid_file: Path, interrupted: Path, undisturbed: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,6 +211,7 @@ def test_list_prints_states_and_runs_nothing(
     assert "unfinished  pause-megatron finetune --model" in listed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -230,6 +235,7 @@ def test_results_of_another_configuration_are_refused(
         run_grid(config)
 
 
+@pytest.mark.slow
 def test_setting_newer_than_a_result_counts_as_its_default(grid_file: Path, tmp_path: Path) -> None:
     config = GridConfig(grid=str(grid_file), output=tmp_path / "out", list=True)
     job = jobs_of(config)[0]
@@ -243,6 +249,7 @@ def test_setting_newer_than_a_result_counts_as_its_default(grid_file: Path, tmp_
         job_states([dataclasses.replace(job, outputs=(changed,))])
 
 
+@pytest.mark.slow
 def test_grown_file_only_adds_work(
     grid_file: Path, interrupted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

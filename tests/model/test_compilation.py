@@ -62,8 +62,8 @@ def trained(run: Run) -> tuple[list[tuple[float, float]], int, int]:
         Run(),
         Run(model=LLAMA, parallel=ParallelConfig(recompute_granularity="full")),
         Run(model=GPT2, parallel=ParallelConfig(recompute_granularity="selective")),
-        Run(model=LLAMA, parallel=TP2),
-        Run(parallel=TP2, zero_stage=2),
+        pytest.param(Run(model=LLAMA, parallel=TP2), marks=pytest.mark.slow),
+        pytest.param(Run(parallel=TP2, zero_stage=2), marks=pytest.mark.slow),
     ],
     ids=["gpt2", "llama, full", "gpt2, selective", "llama, TP", "gpt2, TP and ZeRO-2"],
 )

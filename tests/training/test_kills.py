@@ -200,7 +200,8 @@ def said_on_stopping(group: Group) -> str:
     return group.said()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGUSR1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
 def test_launcher_asked_to_stop_leaves_with_the_exit_code_for_requeueing(
     config: PretrainConfig, undisturbed: Losses, number: signal.Signals
 ) -> None:

@@ -19,7 +19,7 @@ from pause_megatron.config.serialize import flags_of_mapping, to_plain
 from pause_megatron.config.training import LoggingConfig, OptimizerConfig, TrainingConfig
 from pause_megatron.log import read_json_lines
 from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
-from tests.mpirun import mpi_environment, mpirun_command
+from tests.mpirun import ORIGINS, mpi_environment, mpirun_command
 
 DEEPSPEED = Path(__file__).parents[2] / "ds_configs" / "zero1_fp32.json"
 STEPS = 6
@@ -61,7 +61,8 @@ def losses(config: PretrainConfig) -> list[float]:
     return [record["loss"] for record in records if record["kind"] == "train"]
 
 
-@pytest.mark.parametrize("origin", ["PyPI", pytest.param("Debian", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("origin", ORIGINS)
 def test_run_under_mpirun_is_the_run_of_local_processes_until_a_rank_dies(
     config: PretrainConfig, local_losses: list[float], origin: str
 ) -> None:
