@@ -1,5 +1,6 @@
 """Builds this rank's part of the model as Megatron-core's ``GPTModel``."""
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,6 +23,8 @@ from pause_megatron.model.layer import Layer, RecomputedMLP, keep_on_the_models_
 from pause_megatron.model.linear import ColumnLinear, RowLinear
 from pause_megatron.model.norm import Norm
 from pause_megatron.model.parameters import NamedParameter, named_parameters
+
+logging.getLogger(GPTModel.__module__).setLevel(logging.ERROR)  # since 0.19 every model announces its successor
 
 
 def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = torch.float32) -> TransformerConfig:
