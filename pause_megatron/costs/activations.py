@@ -15,8 +15,8 @@ _FP32 = 4
 _INDEX = 8
 """Bytes of a token id, of a position, and of a label (int64)."""
 _OF_LABELS = _INDEX + 3 * _FP32
-"""Bytes per token that the loss keeps in addition to the logits: the label's column (int64), and in fp32 whether this
-rank has it, its probability, and the row's factor."""
+"""Bytes per token that the loss keeps in addition to the logits: the label's column (int64), and in fp32 the row's
+maximum and sum, and the gradient at the label."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,10 @@ from pause_megatron.config.parallel import Layout
 from pause_megatron.costs.activations import Activations
 from pause_megatron.costs.model_states import ELEMENT, ModelStates, model_states, stage_parameters
 
+_WORKSPACES = 2 * 32 * 2**20
+"""Bytes that PyTorch keeps for cuBLAS on Hopper: 32 MiB in the thread of the forward pass, and in that of the backward
+pass. Other GPUs have 8 MiB each."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class StageMemory:
@@ -18,11 +22,13 @@ class StageMemory:
     states: ModelStates
     activations: int
     """Activations and their gradients at the peak of a step."""
+    workspaces: int
+    """Workspaces of matrix products."""
 
     @property
     def total(self) -> int:
         """Bytes of device memory. The update follows the backward pass, so only the larger of the two peaks counts."""
-        return self.states.resident + max(self.activations, self.states.update)
+        return self.states.resident + self.workspaces + max(self.activations, self.states.update)
 
 
 def stage_memory(
@@ -39,7 +45,7 @@ def stage_memory(
 ) -> StageMemory:
     """Return the memory of a rank of pipeline stage ``stage``.
 
-    Excludes the device's context, NCCL's buffers, workspaces of matrix products, and fragmentation of the allocator.
+    Excludes the device's context, NCCL's buffers, and fragmentation of the allocator.
     ``num_microbatches`` is the number per step.
     """
     parameters = stage_parameters(model, layout, vocab_size=vocab_size, stage=stage)
@@ -56,6 +62,7 @@ def stage_memory(
         stage=stage,
         states=model_states(parameters, deepspeed, dp=layout.dp, num_microbatches=num_microbatches),
         activations=peak_activations(activations, stage=stage, num_microbatches=num_microbatches),
+        workspaces=0 if on_cpu else _WORKSPACES,
     )
 
 

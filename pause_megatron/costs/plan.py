@@ -11,7 +11,7 @@ from pause_megatron.costs.memory_plan import StageMemory, stage_memory
 from pause_megatron.errors import UserError
 
 USABLE = 0.9
-"""Fraction of a device's memory that a plan may fill; the rest is for contexts, NCCL, workspaces and fragmentation."""
+"""Fraction of a device's memory that a plan may fill; the rest is for contexts, NCCL and fragmentation."""
 
 
 @dataclass(frozen=True, kw_only=True)

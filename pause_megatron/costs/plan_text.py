@@ -93,6 +93,7 @@ def _memory_lines(scales: dict[int, ScalePlan], hardware: Hardware) -> Iterator[
         ("optimizer state", [memory.states.optimizer for memory in worst]),
         ("communication", [memory.states.communication for memory in worst]),
         ("activations", [memory.activations for memory in worst]),
+        ("workspaces", [memory.workspaces for memory in worst]),
         ("update, if more", [memory.states.update for memory in worst]),
         ("total", [memory.total for memory in worst]),
         ("CPU memory", [memory.states.host for memory in worst]),

@@ -7,6 +7,7 @@ under offloading. Here the norm is known before the step, which therefore comput
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from deepspeed import DeepSpeedEngine
@@ -41,6 +42,8 @@ class PartitionedUpdater(Updater):
         zero = self._zero
         if self._is_stage_3:
             zero.reduce_and_partition_stream = _OrderedStream()
+            if self._offloads and zero.offload_optimizer_pin_memory:
+                zero._reassign_or_swap_out_partitioned_parameters = _PinnedPublication(zero)
         elif self._offloads and zero.cpu_offload_pin_memory:
             zero.update_offload_overflow_tracker = lambda _: None
             zero._wait_for_offload_copies = self._order_offload_copies
@@ -110,6 +113,30 @@ class PartitionedUpdater(Updater):
         self._known_norm = norm
         self._engine.step()
         assert self._engine.was_step_applied() == math.isfinite(norm)
+
+
+class _PinnedPublication:
+    """Copies ZeRO-3's offloaded master weights to the GPU through pinned memory; DeepSpeed's copies stop the host."""
+
+    def __init__(self, zero: Any) -> None:
+        self._zero = zero
+        self._by_deepspeed = zero._reassign_or_swap_out_partitioned_parameters
+        self._staging: dict[int, torch.Tensor] = {}  # by group, in the model's precision
+        self._copied = torch.cuda.Event()
+
+    def __call__(self, group: int) -> None:
+        own, master = self._zero.fp16_partitioned_groups_flat[group], self._zero.fp32_partitioned_groups_flat[group]
+        if own is None or not own.is_cuda or master.is_cuda:
+            self._by_deepspeed(group)
+            return
+        if group not in self._staging:
+            self._staging[group] = torch.empty(own.shape, dtype=own.dtype, pin_memory=True)
+        elif not self._copied.query():  # a wait, unless one has come between, as in training
+            self._copied.synchronize()
+        self._staging[group].copy_(master.data)
+        own.data.copy_(self._staging[group], non_blocking=True)
+        self._copied.record()
+        self._zero._unflatten_partitioned_parameters(group)
 
 
 class _OrderedStream(torch.cuda.Stream):

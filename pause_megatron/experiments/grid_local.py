@@ -13,6 +13,7 @@ from pause_megatron.children import available_cores, start_child
 from pause_megatron.errors import StoppedEarly, UserError
 from pause_megatron.experiments.grid_jobs import Job, State, shorten
 from pause_megatron.experiments.steps import QUIET_CHILD, say
+from pause_megatron.parallel.launcher import resolve_device_choice
 from pause_megatron.parallel.signals import stop_signals_to
 
 _POLL_SECONDS = 0.02
@@ -23,8 +24,9 @@ _STOP_SECONDS = 10.0
 def run_local(jobs: Sequence[Job], states: Mapping[str, State], at_once: int, lock: int | None) -> None:
     """Run the jobs that are not done, ``at_once`` at a time, and report the failed ones at the end.
 
-    Each job computes on an equal share of the cores, unless ``OMP_NUM_THREADS`` is set. Jobs inherit ``lock``, the file
-    descriptor of the grid folder's lock: if this process is killed, the folder stays locked until they end.
+    Each job computes on an equal share of the cores, unless ``OMP_NUM_THREADS`` is set, and on one GPU, which it shares
+    with others only if there are more jobs at once than GPUs. Jobs inherit ``lock``, the file descriptor of the grid
+    folder's lock: if this process is killed, the folder stays locked until they end.
 
     Raises :class:`UserError` if a job failed, and :class:`StoppedEarly` after a stop signal, when all running jobs have
     ended.
@@ -43,10 +45,25 @@ def run_local(jobs: Sequence[Job], states: Mapping[str, State], at_once: int, lo
             "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE"),
         },
         inherited=() if lock is None else (lock,),
+        gpus=gpus_for_jobs(),
     )
     with stop_signals_to(scheduler.ask_to_stop):
         scheduler.run(at_once)
     scheduler.report(len(jobs))
+
+
+def gpus_for_jobs() -> Sequence[str]:
+    """Return the GPUs of this process, each as the ``CUDA_VISIBLE_DEVICES`` of a process that has only this one."""
+    if resolve_device_choice("auto") == "cpu":
+        return ()
+    from pause_megatron.parallel.visible_gpus import find_visible_gpus, names_of_gpus  # imports PyTorch
+
+    return names_of_gpus(find_visible_gpus().count)
+
+
+def least_used(gpus: Sequence[str], used: Sequence[str | None]) -> str | None:
+    """Return the one of ``gpus`` that occurs least often in ``used``; None without GPUs."""
+    return min(gpus, key=used.count, default=None)
 
 
 def start_job(job: Job, environment: Mapping[str, str], **options: object) -> subprocess.Popen[str]:
@@ -62,6 +79,15 @@ def start_job(job: Job, environment: Mapping[str, str], **options: object) -> su
         return start_child(command, {**QUIET_CHILD, **environment}, stdout=log, stderr=subprocess.STDOUT, **options)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Running:
+    job: Job
+    started: float
+    """Seconds of the monotonic clock."""
+    gpu: str | None
+    """Its ``CUDA_VISIBLE_DEVICES``; None if the scheduler leaves it alone."""
+
+
 @dataclass
 class _Scheduler:
     waiting: list[Job]
@@ -69,8 +95,9 @@ class _Scheduler:
     environment: Mapping[str, str]
     inherited: tuple[int, ...]
     """File descriptors that jobs inherit."""
-    running: dict[subprocess.Popen[str], tuple[Job, float]] = field(default_factory=dict)
-    """Process to job and start time."""
+    gpus: Sequence[str]
+    """Values of ``CUDA_VISIBLE_DEVICES`` for the jobs; empty to leave it alone."""
+    running: dict[subprocess.Popen[str], "_Running"] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     """Job name to reason."""
     not_run: dict[str, str] = field(default_factory=dict)
@@ -85,8 +112,10 @@ class _Scheduler:
             job = self._next() if len(self.running) < at_once else None
             if job is not None:
                 say(f"    $ {job.command_line()}")
-                child = start_job(job, self.environment, pass_fds=self.inherited)
-                self.running[child] = (job, time.monotonic())
+                gpu = least_used(self.gpus, [running.gpu for running in self.running.values()])
+                environment = self.environment if gpu is None else {**self.environment, "CUDA_VISIBLE_DEVICES": gpu}
+                child = start_job(job, environment, pass_fds=self.inherited)
+                self.running[child] = _Running(job=job, started=time.monotonic(), gpu=gpu)
             elif self.running:
                 self._collect()
         if self.stop_asked:
@@ -108,8 +137,8 @@ class _Scheduler:
     def _collect(self) -> None:
         ended = [child for child in self.running if child.poll() is not None]
         for child in ended:
-            job, started = self.running.pop(child)
-            seconds = time.monotonic() - started
+            running = self.running.pop(child)
+            job, seconds = running.job, time.monotonic() - running.started
             if child.returncode == 0 and not job.missing():
                 self.done.add(job.name)
                 say(f"{job.name}: done in {seconds:.1f} s")

@@ -47,6 +47,12 @@ def find_visible_gpus(environment: Mapping[str, str] = os.environ) -> VisibleGpu
     return VisibleGpus(count=0, evidence=signs_of_gpus(environment), problem=problem)
 
 
+def names_of_gpus(count: int, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return this process's ``count`` GPUs, each as the ``CUDA_VISIBLE_DEVICES`` that hides all others."""
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    return (visible.split(",") if visible else [str(number) for number in range(count)])[:count]
+
+
 def signs_of_gpus(environment: Mapping[str, str], devices: Path = Path("/dev")) -> str:
     """Return a sign that this node or job has GPUs; empty if there is none.
 

@@ -87,7 +87,9 @@ def find_hardware(precision: Precision, peak_tflops: float) -> Hardware:
     """This machine's GPU, or an H100 if it has none; ``peak_tflops`` (unless 0) overrides the datasheet."""
     import torch
 
-    if not torch.cuda.is_available():
+    from pause_megatron.parallel.visible_gpus import find_visible_gpus
+
+    if find_visible_gpus().count == 0:
         return Hardware(
             name=f"{H100_SXM.name} (assumed, no GPU on this machine)",
             peak_tflops=peak_tflops or H100_SXM.peak_tflops(precision),

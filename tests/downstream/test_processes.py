@@ -28,6 +28,7 @@ from tests.downstream.random_models import random_model
 from tests.downstream.settings import changed
 
 REPOSITORY = Path(__file__).parents[2]
+BF16 = sorted((REPOSITORY / "ds_configs").glob("*_bf16*.json"))
 TOLERANCE = 1e-5
 """Largest difference of weights after six steps with a learning rate of 0.01; 4e-7 was measured."""
 SHARING = {
@@ -237,3 +238,14 @@ def test_error_leaves_the_group(config, tmp_path, sharing):
 def test_files_that_contradict_the_flags_are_refused(config, tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
         process_arguments(shared(config, tmp_path, settings))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [file.name if "zero1_bf16." in file.name else pytest.param(file.name, marks=pytest.mark.slow) for file in BF16],
+)
+def test_files_for_pretraining_also_serve_finetuning(config, tmp_path, name):
+    file = REPOSITORY / "ds_configs" / name
+    once = replace(config, output=tmp_path / "out", deepspeed=file, precision="bf16", steps=1, save_interval=1)
+    assert run_distributed(parts_trained, 1, once, None) == [2]
+    assert load_file(once.output / "model.safetensors")

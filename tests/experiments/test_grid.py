@@ -26,6 +26,7 @@ from pause_megatron.config.serialize import to_flat
 from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, UserError
 from pause_megatron.experiments.grid import run_grid
 from pause_megatron.experiments.grid_jobs import job_states
+from pause_megatron.experiments.grid_local import least_used
 
 from .grids import jobs_of, write_grid
 
@@ -271,3 +272,13 @@ def test_folder_belongs_to_one_grid_at_a_time(
     (tmp_path / "thesis.tex").touch()
     with pytest.raises(UserError, match="is not empty and is not a grid folder"):
         run_grid(GridConfig(grid=str(grid_file), output=tmp_path))
+
+
+def test_jobs_are_spread_over_the_gpus() -> None:
+    used: list[str | None] = []
+    for _ in range(5):
+        used.append(least_used(["3", "5"], used))
+    assert used == ["3", "5", "3", "5", "3"]
+    used.remove("5")
+    assert least_used(["3", "5"], used) == "5"
+    assert least_used([], []) is None, "without GPUs the environment stays as it is"

@@ -8,7 +8,13 @@ import pytest
 import torch
 
 from pause_megatron.errors import UserError
-from pause_megatron.parallel.visible_gpus import find_visible_gpus, oldest_driver, refuse_missing_kernels, signs_of_gpus
+from pause_megatron.parallel.visible_gpus import (
+    find_visible_gpus,
+    names_of_gpus,
+    oldest_driver,
+    refuse_missing_kernels,
+    signs_of_gpus,
+)
 
 WHEEL = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
 """Kernels of PyTorch 2.13 on PyPI."""
@@ -50,6 +56,21 @@ def test_the_reason_for_unusable_gpus_ends_with_a_fix() -> None:
         assert found.problem == f"PyTorch {torch.__version__} is built without CUDA; install a build with CUDA"
     assert "\n" not in found.problem
     assert "; " in found.problem
+
+
+@pytest.mark.parametrize(
+    ("count", "environment", "expected"),
+    [
+        (0, {}, []),
+        (2, {}, ["0", "1"]),
+        (2, {"CUDA_VISIBLE_DEVICES": "3,5"}, ["3", "5"]),
+        (1, {"CUDA_VISIBLE_DEVICES": "GPU-8f1a,-1,2"}, ["GPU-8f1a"]),  # CUDA ignores all after an invalid one
+    ],
+)
+def test_each_gpu_has_the_name_that_shows_a_child_only_this_one(
+    count: int, environment: dict[str, str], expected: list[str]
+) -> None:
+    assert names_of_gpus(count, environment) == expected
 
 
 def test_cuda_13_needs_driver_580() -> None:
