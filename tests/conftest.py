@@ -17,12 +17,19 @@ settings.load_profile("no deadlines")
 
 LONG = (
     "tests/slurm/test_disturbances.py",
-    "tests/slurm/test_paper.py",
     "tests/experiments/test_demo.py",
     "tests/experiments/test_smoke.py",
+    "tests/experiments/test_grid.py",
+    "tests/checkpoint/test_same_layout.py",
+    "tests/conversion/test_every_layout.py",
+    "tests/downstream/test_nine_tasks.py",
     "tests/training/test_kills.py",
-    "tests/checkpoint/test_another_layout.py",
+    "tests/model/test_compilation.py",
+    "tests/downstream/test_generation.py",
+    "tests/training/test_layouts.py",
+    "tests/training/test_precision.py",
     "tests/downstream/test_processes.py",
+    "tests/downstream/test_finetune.py",
 )
 """Files that start first, the longest first; started last, each would keep one process busy after the others."""
 

@@ -16,7 +16,7 @@ _INDEX = 8
 """Bytes of a token id, of a position, and of a label (int64)."""
 _OF_LABELS = _INDEX + 3 * _FP32
 """Bytes per token that the loss keeps in addition to the logits: the label's column (int64), and in fp32 the row's
-maximum and sum, and the gradient at the label."""
+maximum and factor, and the gradient at the label."""
 
 
 @dataclass(frozen=True, kw_only=True)

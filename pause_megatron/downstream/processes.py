@@ -73,6 +73,7 @@ def _deepspeed_values(config: FinetuneConfig) -> dict[str, Any]:
     # Gradients in fp32 would select another optimizer of DeepSpeed's under ZeRO-1.
     kept = {name: value for name, value in file.values.items() if name != "data_types" or file.zero_stage > 1}
     return {
+        "timers": {"throughput": {"enabled": False}},  # the Trainer has its own; these make the host wait for the GPU
         "zero_force_ds_cpu_optimizer": False,  # PyTorch's AdamW also runs on the CPU, without a compiler
         **kept,
         "zero_optimization": zero,

@@ -80,6 +80,7 @@ def deepspeed_config(
     if deepspeed_file.zero_stage == 0:
         zero["stage"] = 1  # over groups of one rank, see DeepSpeedMpu
     config: dict[str, object] = {
+        "timers": {"throughput": {"enabled": False}},  # they make the host wait in every forward pass from step 3 on
         **values,
         "zero_optimization": zero,
         # DeepSpeed compiles its own CPU Adam at the first use; PyTorch's needs no compiler.

@@ -67,17 +67,18 @@ class _CrossEntropy(torch.autograd.Function):
             sums_n = totals_2n[0]
             losses_n = sums_n.log() - totals_2n[1]
         # d loss / d logit = probability - 1 at the label, and the probability elsewhere.
-        at_labels_n = targets_n.exp() / sums_n - is_here_n
-        ctx.save_for_backward(logits, max_n, sums_n, columns_n, at_labels_n)
+        factors_n = 1 / sums_n  # from exp(logit - max) to probability
+        at_labels_n = targets_n.exp() * factors_n - is_here_n
+        ctx.save_for_backward(logits, max_n, factors_n, columns_n, at_labels_n)
         return losses_n.view_as(labels)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, None, None]:
-        logits, max_n, sums_n, columns_n, at_labels_n = ctx.saved_tensors
+        logits, max_n, factors_n, columns_n, at_labels_n = ctx.saved_tensors
         logits_nv, gradient_n = logits.flatten(0, -2), gradient.flatten()
         gradient_over_logits = _on_device(_gradient_over_logits, logits.device.type)
-        for chunk in _chunks(logits_nv, max_n, gradient_n / sums_n):
+        for chunk in _chunks(logits_nv, max_n, gradient_n * factors_n):
             gradient_over_logits(*chunk)
         at_labels_n = (gradient_n * at_labels_n).to(logits.dtype)
         logits_nv.scatter_(1, columns_n[:, None], at_labels_n[:, None])

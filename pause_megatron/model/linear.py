@@ -1,4 +1,4 @@
-"""Linear layers that fuse the bias into the matrix product, and add the weight gradient to ``main_grad`` directly.
+"""Linear layers that fuse the bias into the matrix product, and add their gradients to ``main_grad`` directly.
 
 Megatron-core adds biases in a separate pass, and needs an Apex kernel to accumulate gradients in the matrix product.
 Without tensor parallelism PyTorch's own products do both on any device; with it, these layers are Megatron-core's.
@@ -7,6 +7,7 @@ Shape letters: N rows (sequence x batch), I input features, O output features. W
 """
 
 import platform
+from functools import cache
 from typing import Any
 
 import torch
@@ -49,8 +50,8 @@ def linear(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) 
     """Return ``rows @ weight.t() + bias``, ``[..., I]`` to ``[..., O]``.
 
     If ``weight.main_grad`` exists, the backward pass adds the weight gradient to it, and autograd's own gradient of
-    ``weight`` is None. ``main_grad`` may have a higher precision, for example fp32 for bf16 weights: the products are
-    then added in fp32, without being rounded to bf16.
+    ``weight`` is None; the same holds for ``bias``. ``main_grad`` may have a higher precision, for example fp32 for
+    bf16 weights: the gradients are then added in fp32, without being rounded to bf16.
     """
     output: torch.Tensor = _Linear.apply(rows.flatten(0, -2), weight, bias)
     return output.view(*rows.shape[:-1], len(weight))
@@ -62,6 +63,7 @@ class _Linear(torch.autograd.Function):
         ctx.save_for_backward(rows, weight)
         # Read main_grad now: under recomputation the saved weight is another tensor without attributes.
         ctx.main_grad = getattr(weight, "main_grad", None)
+        ctx.bias_main_grad = getattr(bias, "main_grad", None)
         return _product(rows, weight, bias)
 
     @staticmethod
@@ -74,7 +76,8 @@ class _Linear(torch.autograd.Function):
         # gradient [N, O], weight [O, I], rows [N, I]
         rows_gradient = _product(gradient, weight.t()) if needs_rows else None  # [N, O] @ [O, I] -> [N, I]
         weight_gradient = _weight_gradient(gradient, rows, ctx.main_grad) if needs_weight else None
-        return rows_gradient, weight_gradient, gradient.sum(0) if needs_bias else None
+        bias_gradient = _bias_gradient(gradient, ctx.bias_main_grad) if needs_bias else None
+        return rows_gradient, weight_gradient, bias_gradient
 
 
 _ONEDNN = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
@@ -102,6 +105,17 @@ def _weight_gradient(gradient: torch.Tensor, rows: torch.Tensor, main_grad: torc
     return None
 
 
+def _bias_gradient(gradient: torch.Tensor, main_grad: torch.Tensor | None) -> torch.Tensor | None:
+    """Return ``gradient.sum(0)``, ``[N, O]`` to ``[O]``; or add it to ``main_grad`` and return None."""
+    if main_grad is None:
+        return gradient.sum(0)
+    if torch.compiler.is_compiling():
+        _add_rows_compiled(main_grad, gradient)
+    else:
+        _add_rows(main_grad, gradient)
+    return None
+
+
 def _add_product(total: torch.Tensor, gradient: torch.Tensor, rows: torch.Tensor) -> None:
     """Add ``gradient.t() @ rows`` to ``total`` in the precision of ``total``, without rounding the product before."""
     if total.dtype == rows.dtype:
@@ -112,6 +126,19 @@ def _add_product(total: torch.Tensor, gradient: torch.Tensor, rows: torch.Tensor
         total.addmm_(gradient.t().to(total.dtype), rows.to(total.dtype))
 
 
+@cache
+def _ones(rows: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    return torch.ones(rows, 1, dtype=dtype, device=device)
+
+
+def _add_rows(total: torch.Tensor, gradient: torch.Tensor) -> None:
+    """Add all rows of ``gradient`` to ``total``; on GPUs as a product with ones, which is a single kernel."""
+    if total.is_cuda:
+        _add_product(total[:, None], gradient, _ones(len(gradient), gradient.dtype, gradient.device))
+    else:
+        total.add_(gradient.sum(0, dtype=total.dtype))
+
+
 _add_product_compiled = torch.library.custom_op(
     "pause_megatron::add_product",
     _add_product,
@@ -119,3 +146,7 @@ _add_product_compiled = torch.library.custom_op(
     schema="(Tensor(a!) total, Tensor gradient, Tensor rows) -> ()",
 )
 """One opaque operation: otherwise the compiler would allocate the sum separately and copy it back."""
+_add_rows_compiled = torch.library.custom_op(
+    "pause_megatron::add_rows", _add_rows, mutates_args={"total"}, schema="(Tensor(a!) total, Tensor gradient) -> ()"
+)
+"""The same: the compiler would also need two kernels for a sum over so many rows."""

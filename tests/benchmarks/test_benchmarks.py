@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
+from tests.quick import others_slow
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("measure", "vocabularies"))
@@ -38,7 +39,7 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
+@pytest.mark.parametrize("script", others_slow(SCRIPTS, quick=["train_step"]))
 def test_help_shows_the_command(script: str) -> None:
     done = run(script, "--help")
     assert done.returncode == 0, done.stderr

@@ -11,6 +11,7 @@ import pytest
 from pause_megatron.config.training import CheckpointConfig
 from tests.checkpoint.loops import Loop, run_loops
 from tests.distributed import run_distributed
+from tests.quick import others_slow
 from tests.training.runs import Run
 
 SAVED, END = 4, 6
@@ -37,7 +38,7 @@ ZERO: dict[str, tuple[int, dict[str, Any], list[str]]] = {
 """ZeRO stage, its DeepSpeed settings, and the precisions tested with them."""
 
 
-@pytest.mark.parametrize("zero", ZERO)
+@pytest.mark.parametrize("zero", others_slow(ZERO, quick=("ZeRO-1", "ZeRO-2 offloaded", "ZeRO-3 in parts")))
 def test_resume_is_bit_exact(zero: str, tmp_path: Path) -> None:
     stage, settings, precisions = ZERO[zero]
     loops = []

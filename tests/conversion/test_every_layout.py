@@ -20,6 +20,7 @@ from pause_megatron.conversion.to_hf import write_model
 from pause_megatron.model.parameters import OUTPUT_LAYER, WORD_EMBEDDINGS
 from tests.conversion.test_to_hf import SmallVocabulary, prove
 from tests.distributed import run_distributed
+from tests.quick import others_slow
 from tests.training.runs import GPT2, LLAMA, VOCAB_SIZE, Run, train_all
 
 MODELS = {
@@ -41,13 +42,11 @@ LAYOUTS: dict[str, tuple[int, dict[str, int], int]] = {
     "TP 2, PP 2": (4, {**TP2, **PP2}, 1),
 }
 """Processes, parallel sizes, ZeRO stage."""
-QUICK = ("one process", "DP 2, ZeRO-3", "TP 2, PP 2")
+QUICK = ("one process, ZeRO-3", "TP 2, PP 2")
 """Layouts that contain every way to divide the weights."""
 
 
-@pytest.mark.parametrize(
-    "layout", [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in LAYOUTS]
-)
+@pytest.mark.parametrize("layout", others_slow(LAYOUTS, QUICK))
 def test_checkpoint_of_every_layout_exports_and_imports_exactly(layout: str, tmp_path: Path) -> None:
     world_size, sizes, zero_stage = LAYOUTS[layout]
     runs = [

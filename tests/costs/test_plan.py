@@ -128,7 +128,7 @@ def test_plan_that_does_not_fit_warns_with_advice() -> None:
     small = Hardware(name="small", peak_tflops=312, memory_bytes=40 * GIB)
     assert not any("warning" in line for line in lines(wide, [8], fitting))
     [warning] = [line for line in lines(wide, [8], small) if "warning" in line]
-    assert "8 GPUs: needs 57.6 GiB, but about 36 of a device's 40 GiB are usable; try" in warning
+    assert "8 GPUs: needs 57.7 GiB, but about 36 of a device's 40 GiB are usable; try" in warning
     assert "--recompute-granularity selective" in warning
 
 

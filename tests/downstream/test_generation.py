@@ -12,6 +12,7 @@ from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import pause_prefix
 from tests.downstream.random_models import CONTEXT_LENGTH
+from tests.quick import others_slow
 
 CONTEXTS = [[17, 30, 45, 99, 120], [51], list(range(100, 111)), [44, 45]]
 NEW_TOKENS = 6
@@ -79,7 +80,7 @@ def test_causal_generation_without_pauses_equals_stock_generate(folder):
         assert stock[0, len(prefix) : len(prefix) + len(continuation)].tolist() == continuation
 
 
-@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("bidirectional", others_slow([True, False], quick=[True]))
 def test_pause_is_never_emitted_at_high_temperature(folder, bidirectional):
     """At temperature 50 all 512 tokens are about equally likely, so 20,000 draws without a pause cannot be chance."""
     prefixes = prefixes_with(folder, 4) * 100
@@ -204,7 +205,7 @@ BEAMS = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "num_beams": 4}
 
 
 @pytest.mark.parametrize("bidirectional", [True, False])
-@pytest.mark.parametrize("num_pauses", [0, 3])
+@pytest.mark.parametrize("num_pauses", others_slow([0, 3], quick=[3]))
 def test_beam_search_of_a_batch_equals_searching_by_hand(folder, num_pauses, bidirectional):
     prefixes = prefixes_with(folder, num_pauses)
     settings = {**BEAMS, "min_new_tokens": NEW_TOKENS, "num_return_sequences": 2}

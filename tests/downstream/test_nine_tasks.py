@@ -134,8 +134,14 @@ def _metrics(task):
     return task.harness.config.metric_list
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("name", [*FOLDERS, *COMPARED])
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        pytest.param(name, architecture, marks=pytest.mark.slow if (name, architecture) == ("gsm8k", "llama") else ())
+        for name in (*FOLDERS, *COMPARED)
+        for architecture in ARCHITECTURES
+    ],
+)
 def test_causal_scores_without_pauses_of_every_sample_equal_those_of_hf(long_models, few, name, architecture):
     folder = load_model_folder(long_models / architecture)
     ours = PauseLM(folder, Pausing(num_pauses=0), batch_size=3)

@@ -26,9 +26,10 @@ from pause_megatron.tokenizer.huggingface import to_huggingface
 from tests.distributed import run_distributed
 from tests.downstream.random_models import random_model
 from tests.downstream.settings import changed
+from tests.quick import others_slow
 
 REPOSITORY = Path(__file__).parents[2]
-BF16 = sorted((REPOSITORY / "ds_configs").glob("*_bf16*.json"))
+BF16 = sorted(file.name for file in (REPOSITORY / "ds_configs").glob("*_bf16*.json"))
 TOLERANCE = 1e-5
 """Largest difference of weights after six steps with a learning rate of 0.01; 4e-7 was measured."""
 SHARING = {
@@ -196,7 +197,8 @@ def test_error_of_all_processes_is_printed_once(config, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("number", "speaker"), [pytest.param(41, "", marks=pytest.mark.slow), (4, "rank 1: ")])
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "speaker"), [(41, ""), (4, "rank 1: ")])
 def test_error_names_the_example_of_one_process_while_the_other_waits(config, tmp_path, number, speaker):
     lines = (config.data / "train.jsonl").read_text().splitlines()
     lines[number - 1] = json.dumps({"question": "is the name", "answer": "name " * 300})
@@ -240,10 +242,7 @@ def test_files_that_contradict_the_flags_are_refused(config, tmp_path, settings,
         process_arguments(shared(config, tmp_path, settings))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [file.name if "zero1_bf16." in file.name else pytest.param(file.name, marks=pytest.mark.slow) for file in BF16],
-)
+@pytest.mark.parametrize("name", others_slow(BF16, quick=["zero1_bf16.json"]))
 def test_files_for_pretraining_also_serve_finetuning(config, tmp_path, name):
     file = REPOSITORY / "ds_configs" / name
     once = replace(config, output=tmp_path / "out", deepspeed=file, precision="bf16", steps=1, save_interval=1)

@@ -76,17 +76,27 @@ def grid_file(model_path: Callable[[str], Path], parity_data: Path, tmp_path_fac
 
 
 @pytest.fixture(scope="module")
-def undisturbed(grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A finished grid with one more task, which has no training data and fails; and its output."""
-    folder = tmp_path_factory.mktemp("undisturbed")
+def failing(grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A finished grid of few steps, with one more task, which has no training data and fails; and its output."""
+    folder = tmp_path_factory.mktemp("failing")
     keys = yaml.safe_load(grid_file.read_text())
+    keys["finetune"]["steps"] = 4
     broken = folder / "lookup"
     broken.mkdir()
     (broken / "test.jsonl").write_text('{"question": "1:", "answer": "1"}\n')
-    file = write_grid(folder, **{**keys, "tasks": {"lookup": str(broken), **keys["tasks"]}})
+    tasks = {"lookup": str(broken), **keys["tasks"]}
+    file = write_grid(folder, **{**keys, "seeds": [0], "tasks": tasks})
     done = run(file, folder / "out", "--jobs", "2")
     assert done.returncode == EXIT_USER, done.stderr
     return folder / "out", done.stderr
+
+
+@pytest.fixture(scope="module")
+def undisturbed(grid_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("undisturbed") / "out"
+    done = run(grid_file, output, "--jobs", "2")
+    assert done.returncode == EXIT_DONE, done.stderr
+    return output
 
 
 def kill_grid_before_its_job(pid: int, folder: Path) -> None:
@@ -127,38 +137,32 @@ def results(output: Path) -> dict[str, Any]:
     return {file.name: {key: json.loads(file.read_text())[key] for key in ("metrics", "samples")} for file in files}
 
 
-def test_results_are_complete(undisturbed: tuple[Path, str]) -> None:
-    output, _ = undisturbed
-    for seed in (0, 1):
-        for pauses in (0, 3):
-            file = output / "evaluate" / "parity" / f"tiny-ft3-inf{pauses}-seed{seed}.json"
-            result = json.loads(file.read_text())
-            assert (result["num_pauses_ft"], result["num_pauses_inf"], result["seed"]) == (3, pauses, seed)
-            assert result["num_samples"] == len(result["samples"]) == 20
-            assert result["finetuning"]["steps"] == RUN["finetune"]["steps"]
+def test_results_are_complete(failing: tuple[Path, str]) -> None:
+    output, _ = failing
+    for pauses in (0, 3):
+        result = json.loads((output / "evaluate" / "parity" / f"tiny-ft3-inf{pauses}-seed0.json").read_text())
+        assert (result["num_pauses_ft"], result["num_pauses_inf"], result["seed"]) == (3, pauses, 0)
+        assert result["num_samples"] == len(result["samples"]) == 20
+        assert result["finetuning"]["steps"] == 4
     assert not list(output.rglob(".*.work"))
     assert not list(output.rglob(".*.tmp"))
 
 
-def test_failed_job_is_listed_with_its_reason_and_the_others_finish(undisturbed: tuple[Path, str]) -> None:
-    output, said = undisturbed
-    assert len(results(output)) == 4
-    failed = [line for line in said.splitlines() if line.startswith("failed: ")]
-    assert len(failed) == 2
-    for seed, line in enumerate(failed):
-        name = f"finetune-lookup-tiny-ft3-seed{seed}"
-        assert line.startswith(f"failed: {name}: error: ")
-        assert "train.jsonl: no such file" in line
-        assert line.endswith(f"(exit code 2; log {output / 'logs' / name}.log)")
-        assert f"not run: evaluate-lookup-tiny-ft3-seed{seed}: needs {name}" in said
-    assert said.splitlines()[-1].startswith("error: 2 of 8 jobs failed, 2 not run, 4 are done")
+def test_failed_job_is_listed_with_its_reason_and_the_others_finish(failing: tuple[Path, str]) -> None:
+    output, said = failing
+    assert len(results(output)) == 2
+    [failed] = [line for line in said.splitlines() if line.startswith("failed: ")]
+    name = "finetune-lookup-tiny-ft3-seed0"
+    assert failed.startswith(f"failed: {name}: error: ")
+    assert "train.jsonl: no such file" in failed
+    assert failed.endswith(f"(exit code 2; log {output / 'logs' / name}.log)")
+    assert f"not run: evaluate-lookup-tiny-ft3-seed0: needs {name}" in said
+    assert said.splitlines()[-1].startswith("error: 1 of 4 jobs failed, 1 not run, 2 are done")
 
 
 @pytest.mark.slow
-def test_interrupted_grid_ends_with_the_results_of_an_undisturbed_one(
-    undisturbed: tuple[Path, str], interrupted: Path
-) -> None:
-    expected = results(undisturbed[0])
+def test_interrupted_grid_ends_with_the_results_of_an_undisturbed_one(undisturbed: Path, interrupted: Path) -> None:
+    expected = results(undisturbed)
     assert len(expected) == 4
     assert results(interrupted) == expected
 
@@ -198,17 +202,17 @@ def test_finished_grid_does_nothing_twice(grid_file: Path, interrupted: Path) ->
 
 @pytest.mark.slow
 def test_list_prints_states_and_runs_nothing(
-    grid_file: Path, interrupted: Path, undisturbed: tuple[Path, str], capsys: pytest.CaptureFixture[str]
+    grid_file: Path, interrupted: Path, failing: tuple[Path, str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_grid(GridConfig(grid=str(grid_file), output=interrupted.parent / "new", list=True))
     assert capsys.readouterr().out.endswith("4 jobs: 0 done, 0 unfinished, 4 to do\n")
     assert not (interrupted.parent / "new").exists()
     run_grid(GridConfig(grid=str(grid_file), output=interrupted, list=True))
     assert capsys.readouterr().out.endswith("4 jobs: 4 done, 0 unfinished, 0 to do\n")
-    output, _ = undisturbed
+    output, _ = failing
     run_grid(GridConfig(grid=str(output.parent / "grid.yaml"), output=output, list=True))
     listed = capsys.readouterr().out
-    assert listed.endswith("8 jobs: 4 done, 2 unfinished, 2 to do\n")
+    assert listed.endswith("4 jobs: 2 done, 1 unfinished, 1 to do\n")
     assert "unfinished  pause-megatron finetune --model" in listed
 
 
@@ -259,19 +263,18 @@ def test_grown_file_only_adds_work(
     assert capsys.readouterr().out.endswith("6 jobs: 2 done, 2 unfinished, 2 to do\n")
 
 
-def test_folder_belongs_to_one_grid_at_a_time(
-    grid_file: Path, interrupted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_folder_belongs_to_one_grid_at_a_time(grid_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pause_megatron.locks.PATIENCE_SECONDS", 0.2)
-    config = GridConfig(grid=str(grid_file), output=interrupted)
-    with open(interrupted / ".lock") as held:
+    used, foreign = tmp_path / "used", tmp_path / "foreign"
+    for folder in (used, foreign):
+        folder.mkdir()
+    with open(used / ".lock", "w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="another grid runs there"):
-            run_grid(config)
-    run_grid(config)
-    (tmp_path / "thesis.tex").touch()
+            run_grid(GridConfig(grid=str(grid_file), output=used))
+    (foreign / "thesis.tex").touch()
     with pytest.raises(UserError, match="is not empty and is not a grid folder"):
-        run_grid(GridConfig(grid=str(grid_file), output=tmp_path))
+        run_grid(GridConfig(grid=str(grid_file), output=foreign))
 
 
 def test_jobs_are_spread_over_the_gpus() -> None:

@@ -60,7 +60,7 @@ def trained(run: Run) -> tuple[list[tuple[float, float]], int, int]:
     "run",
     [
         Run(),
-        Run(model=LLAMA, parallel=ParallelConfig(recompute_granularity="full")),
+        pytest.param(Run(model=LLAMA, parallel=ParallelConfig(recompute_granularity="full")), marks=pytest.mark.slow),
         Run(model=GPT2, parallel=ParallelConfig(recompute_granularity="selective")),
         pytest.param(Run(model=LLAMA, parallel=TP2), marks=pytest.mark.slow),
         pytest.param(Run(parallel=TP2, zero_stage=2), marks=pytest.mark.slow),

@@ -44,7 +44,11 @@ def test_gradient_is_added_only_to_main_grad(dtype: str, main_dtype: str) -> Non
         linear(rows, weight, bias).backward(upstream(rows.dtype))
     torch.testing.assert_close(weight.main_grad, 1 + 2 * expected)
     assert weight.grad is None
-    assert bias.grad is not None
+    assert bias.grad is not None, "bias has no main_grad"
+    bias.main_grad, bias.grad = torch.ones(OUTPUT, dtype=weight.main_grad.dtype), None
+    linear(rows, weight, bias).backward(upstream(rows.dtype))
+    torch.testing.assert_close(bias.main_grad, 1 + upstream(rows.dtype).flatten(0, 1).to(bias.main_grad.dtype).sum(0))
+    assert bias.grad is None
 
 
 def test_gradient_under_recomputation_is_added_to_main_grad() -> None:
@@ -57,17 +61,20 @@ def test_gradient_under_recomputation_is_added_to_main_grad() -> None:
 
 
 def test_small_gradients_are_added_to_fp32_without_rounding_them() -> None:
-    rows, weight, _ = tensors(torch.bfloat16)
-    weight.main_grad = torch.zeros(OUTPUT, INPUT)
+    rows, weight, bias = tensors(torch.bfloat16)
+    weight.main_grad, bias.main_grad = torch.zeros(OUTPUT, INPUT), torch.zeros(OUTPUT)
     exact, rounded = torch.zeros(OUTPUT, INPUT, dtype=torch.float64), torch.zeros(OUTPUT, INPUT)
+    exact_bias = torch.zeros(OUTPUT, dtype=torch.float64)
     for microbatch in range(200):
         gradient = 1e-4 * torch.randn(SEQUENCE, BATCH, OUTPUT, generator=torch.Generator().manual_seed(microbatch))
         gradient = gradient.bfloat16()
-        linear(rows, weight, None).backward(gradient)
+        linear(rows, weight, bias).backward(gradient)
+        exact_bias += gradient.double().flatten(0, 1).sum(0)
         product = gradient.double().flatten(0, 1).t() @ rows.detach().double().flatten(0, 1)
         exact += product
         rounded += product.bfloat16()  # each product as a bf16 gradient
     error, error_of_rounding = ((found - exact).abs().max().item() for found in (weight.main_grad, rounded))
     scale = exact.abs().max().item()
     assert error < 1e-6 * scale
+    assert (bias.main_grad - exact_bias).abs().max().item() < 1e-6 * exact_bias.abs().max().item()
     assert error_of_rounding > 1e-4 * scale, "the test sees no difference"

@@ -22,6 +22,7 @@ from pause_megatron.training.run import PretrainRun
 from pause_megatron.training.step_report import Flags
 from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 from tests.distributed import run_distributed
+from tests.quick import others_slow
 from tests.training.runs import Run
 
 BAD_STEP = 3
@@ -78,7 +79,7 @@ def state_after(run: Path, iteration: int) -> dict[str, torch.Tensor]:
     return {f"{key} {name}": reader.read_parameter(name, key) for name in reader.parameters for key in STATE_KEYS}
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+@pytest.mark.parametrize("stage", others_slow(range(4), quick=[1, 3]))
 @pytest.mark.parametrize(("what", "reason"), [("loss", "the loss is nan"), ("gradient", "the gradient is not finite")])
 def test_what_is_not_finite_changes_no_weight(config: PretrainConfig, what: str, reason: str, stage: int) -> None:
     config = replace(with_stage(config, stage), output=config.output.with_name(f"{what}-{stage}"))

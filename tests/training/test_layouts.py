@@ -31,7 +31,7 @@ def reference() -> dict[str, Curve]:
     ("name", "world_size", "layouts"),
     [
         ("gpt2", 2, [(DP, 0), (DP, 1), (DP, 2), (DP, 3), (PP2, 1), (PP2_VP2, 1)]),
-        ("gpt2", 2, [(TP2, 1), (TP2_SP, 1), (TP2_SP, 2), (TP2_SP, 3)]),
+        pytest.param("gpt2", 2, [(TP2, 1), (TP2_SP, 1), (TP2_SP, 2), (TP2_SP, 3)], marks=pytest.mark.slow),
         ("gpt2", 4, [(TP2_PP2_SP, 1), (PP2_VP2, 1), (PP2, 0), (TP2, 3), (PP4, 1)]),
         ("gpt2 tied", 2, [(PP2, 1), (PP2_VP2, 0), (TP2, 3)]),
         ("llama", 4, [(TP2_PP2_SP, 1), (TP2_SP, 2), (DP, 3)]),

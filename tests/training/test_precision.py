@@ -45,7 +45,10 @@ def single() -> Curve:
     "runs",
     [
         [Run(deepspeed=FP16, zero_stage=stage) for stage in range(4)] + [Run(deepspeed=FP16, parallel=PP2)],
-        [Run(deepspeed=BF16, zero_stage=stage) for stage in range(4)] + [Run(deepspeed=BF16, parallel=TP2_SP)],
+        pytest.param(
+            [Run(deepspeed=BF16, zero_stage=stage) for stage in range(4)] + [Run(deepspeed=BF16, parallel=TP2_SP)],
+            marks=pytest.mark.slow,
+        ),
         [Run(deepspeed=FP32_SUMS, zero_stage=stage) for stage in range(4)]
         + [Run(deepspeed=FP32_SUMS, parallel=PP2), Run(deepspeed=FP32_SUMS, parallel=TP2_SP)],
     ],
@@ -61,6 +64,7 @@ def test_half_precision_follows_single_precision(single: Curve, runs: list[Run])
             assert curve != single, run
 
 
+@pytest.mark.slow
 def test_offloaded_optimizer_computes_the_same(single: Curve) -> None:
     runs = [Run(zero_stage=stage, deepspeed={"zero_optimization": OFFLOAD}) for stage in (1, 2, 3)]
     runs += [Run(zero_stage=3, deepspeed={"zero_optimization": OFFLOAD_ALL})]
@@ -75,6 +79,10 @@ def test_recomputation_does_not_change_the_loss(single: Curve) -> None:
     runs += [Run(parallel=RECOMPUTATIONS[2], zero_stage=stage) for stage in (2, 3)]
     for run, curve in zip(runs, run_distributed(train_all, 1, runs)[0], strict=True):
         assert max(largest_differences(single, curve)) <= TOLERANCE, run
+
+
+@pytest.mark.slow
+def test_recomputation_in_parts_of_a_model_does_not_change_the_loss(single: Curve) -> None:
     runs = [Run(parallel=replace(base, recompute_granularity="full")) for base in (PP2, TP2_SP)]
     for of_process in run_distributed(train_all, 2, runs):
         for run, curve in zip(runs, of_process, strict=True):

@@ -29,6 +29,7 @@ from pause_megatron.training.run import PretrainRun
 from pause_megatron.training.step_report import Flags
 from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 from tests.distributed import run_distributed
+from tests.quick import others_slow
 
 DEEPSPEED = Path(__file__).parents[2] / "ds_configs" / "zero1_fp32.json"
 
@@ -201,7 +202,11 @@ def test_resuming_with_other_data_is_refused(blend: PretrainConfig, data: tuple[
         run_distributed(pretrain, 1, changed)
 
 
-@pytest.mark.parametrize("name", sorted(file.name for file in DEEPSPEED.parent.glob("*.json")))
+FILES = sorted(file.name for file in DEEPSPEED.parent.glob("*.json"))
+QUICK_FILES = ("zero1_bf16.json", "zero1_fp16.json", "zero2_bf16_offload.json", "zero3_bf16.json")
+
+
+@pytest.mark.parametrize("name", others_slow(FILES, QUICK_FILES))
 def test_every_deepspeed_file_of_the_repository_trains(
     config: PretrainConfig, undisturbed_run: PretrainConfig, name: str
 ) -> None:

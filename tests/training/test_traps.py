@@ -19,6 +19,7 @@ from pause_megatron.data.batches import Batch, Microbatch
 from pause_megatron.engine import build, shared_gradients
 from pause_megatron.model import gpt
 from tests.distributed import run_distributed
+from tests.quick import others_slow
 from tests.training.layout_table import MODELS, TOLERANCE
 from tests.training.runs import GPT2, Run, largest_differences, train_all
 
@@ -133,7 +134,7 @@ def reference() -> dict[str, list[tuple[float, float]]]:
     return {str(GPT2): gpt2, str(TIED): tied}
 
 
-@pytest.mark.parametrize("trap", TRAPS, ids=lambda trap: f"{trap.set_up.__name__} {trap.run}")
+@pytest.mark.parametrize("trap", others_slow(TRAPS, TRAPS[::3]), ids=lambda trap: f"{trap.set_up.__name__} {trap.run}")
 def test_comparison_of_layouts_finds_the_mistake(reference: dict[str, list[tuple[float, float]]], trap: Trap) -> None:
     run = replace(trap.run, last_step=4)
     curves = run_distributed(step_into, trap.world_size, trap.set_up, run)
