@@ -1,6 +1,11 @@
 """Pause-token training of language models, from raw C4 text to a report on whether pausing helped.
 
-Importing this package imports no other module. README.md lists the packages and a reading order.
+Importing this package imports no library; it lets later imports of Megatron-core and DeepSpeed skip the compiler.
+README.md lists the packages and a reading order.
 """
 
+from pause_megatron.lazy_compile import postpone_compilation
+
 __version__ = "0.1.0"
+
+postpone_compilation()
