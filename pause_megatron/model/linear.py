@@ -1,18 +1,20 @@
 """Linear layers that fuse the bias into the matrix product, and add their gradients to ``main_grad`` directly.
 
 Megatron-core adds biases in a separate pass, and needs an Apex kernel to accumulate gradients in the matrix product.
-Without tensor parallelism PyTorch's own products do both on any device; with it, these layers are Megatron-core's.
+PyTorch's own products do both on any device. With tensor parallelism the layers are Megatron-core's, and their weight
+gradients are added here in the place of Apex.
 
 Shape letters: N rows (sequence x batch), I input features, O output features. Weights are ``[O, I]``.
 """
 
 import platform
 from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, layers
 from torch.autograd.function import once_differentiable
 
 
@@ -28,6 +30,7 @@ class ColumnLinear(ColumnParallelLinear):
         on the embedding must see all of it.
         """
         if self.tp_group.size() > 1:
+            self.gradient_accumulation_fusion = weight is None and hasattr(self.weight, "main_grad")
             output, bias = super().forward(input_, weight, runtime_gather_output)
             return output, bias
         if weight is not None:
@@ -41,6 +44,7 @@ class RowLinear(RowParallelLinear):
     def forward(self, input_: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
         """Map ``[..., I]`` to ``[..., O]``; also return the bias if the caller must still add it, otherwise None."""
         if self.tp_group.size() > 1:
+            self.gradient_accumulation_fusion = hasattr(self.weight, "main_grad")
             output, bias = super().forward(input_)
             return output, bias
         return linear(input_, self.weight, self.bias), None
@@ -98,10 +102,7 @@ def _weight_gradient(gradient: torch.Tensor, rows: torch.Tensor, main_grad: torc
     """Return ``gradient.t() @ rows``, ``[O, N] @ [N, I]``; or add it to ``main_grad`` and return None."""
     if main_grad is None:
         return gradient.t() @ rows
-    if torch.compiler.is_compiling():
-        _add_product_compiled(main_grad, gradient, rows)
-    else:
-        _add_product(main_grad, gradient, rows)
+    _accumulate(rows, gradient, main_grad)
     return None
 
 
@@ -114,6 +115,12 @@ def _bias_gradient(gradient: torch.Tensor, main_grad: torch.Tensor | None) -> to
     else:
         _add_rows(main_grad, gradient)
     return None
+
+
+def _accumulate(rows: torch.Tensor, gradient: torch.Tensor, main_grad: torch.Tensor) -> None:
+    """Add ``gradient.t() @ rows`` to ``main_grad``; the signature is Apex's."""
+    add = _add_product_compiled if torch.compiler.is_compiling() else _add_product
+    add(main_grad, gradient, rows)
 
 
 def _add_product(total: torch.Tensor, gradient: torch.Tensor, rows: torch.Tensor) -> None:
@@ -150,3 +157,8 @@ _add_rows_compiled = torch.library.custom_op(
     "pause_megatron::add_rows", _add_rows, mutates_args={"total"}, schema="(Tensor(a!) total, Tensor gradient) -> ()"
 )
 """The same: the compiler would also need two kernels for a sum over so many rows."""
+
+# Megatron-core calls these two if gradient_accumulation_fusion is set.
+layers.fused_weight_gradient_mlp_cuda = SimpleNamespace(
+    wgrad_gemm_accum_fp32=_accumulate, wgrad_gemm_accum_fp16=_accumulate
+)

@@ -1,4 +1,4 @@
-"""Linear layers equal PyTorch's, and add the weight gradient to ``main_grad``."""
+"""Linear layers equal PyTorch's, and add their gradients to ``main_grad``."""
 
 from __future__ import annotations
 
@@ -6,7 +6,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from pause_megatron.config.parallel import ParallelConfig, resolve_layout
+from pause_megatron.model.gpt import build_local_model
 from pause_megatron.model.linear import linear
+from pause_megatron.parallel.groups import destroy_process_groups, initialize_process_groups
+from pause_megatron.parallel.launcher import detect_launch
+from tests.distributed import run_distributed
+from tests.training.runs import GPT2, VOCAB_SIZE, Run
 
 SEQUENCE, BATCH, INPUT, OUTPUT = 5, 3, 8, 12
 
@@ -78,3 +84,31 @@ def test_small_gradients_are_added_to_fp32_without_rounding_them() -> None:
     assert error < 1e-6 * scale
     assert (bias.main_grad - exact_bias).abs().max().item() < 1e-6 * exact_bias.abs().max().item()
     assert error_of_rounding > 1e-4 * scale, "the test sees no difference"
+
+
+def errors_under_tensor_parallelism() -> list[float]:
+    """Relative errors of weight gradients that are added to fp32 in a column-parallel and a row-parallel layer."""
+    file, parallel = Run().deepspeed_file, ParallelConfig(tensor_model_parallel_size=2)
+    layout = resolve_layout(parallel, world_size=2, model=GPT2, vocab_size=VOCAB_SIZE, deepspeed=file)
+    initialize_process_groups(detect_launch(), layout, seed=0)
+    chunk = build_local_model(GPT2, layout, vocab_size=VOCAB_SIZE, seed=0).chunks[0].bfloat16()
+    found = []
+    for layer in (chunk.decoder.layers[0].mlp.linear_fc1, chunk.decoder.layers[0].mlp.linear_fc2):
+        weight = layer.weight
+        weight.main_grad = torch.zeros(weight.shape)
+        rows = torch.randn(SEQUENCE, BATCH, weight.shape[1], generator=torch.Generator().manual_seed(0)).bfloat16()
+        exact = torch.zeros(weight.shape, dtype=torch.float64)
+        for microbatch in range(50):
+            generator = torch.Generator().manual_seed(microbatch)
+            gradient = (1e-4 * torch.randn(SEQUENCE, BATCH, weight.shape[0], generator=generator)).bfloat16()
+            layer(rows)[0].backward(gradient)
+            exact += gradient.double().flatten(0, 1).t() @ rows.double().flatten(0, 1)
+        assert weight.grad is None
+        found.append(((weight.main_grad - exact).abs().max() / exact.abs().max()).item())
+    destroy_process_groups()
+    return found
+
+
+def test_tensor_parallel_layers_add_their_weight_gradients_without_rounding_them() -> None:
+    for errors in run_distributed(errors_under_tensor_parallelism, 2):
+        assert max(errors) < 1e-6
