@@ -128,11 +128,22 @@ def _path_as_string(value: object) -> str:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
+def _mode_of_new_files(folder: Path) -> int:
+    """Return the permissions that a new file in ``folder`` gets; asking for the umask itself would change it."""
+    probe = temporary_name(folder / "probe")
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    return mode
+
+
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` if the block succeeds and is removed otherwise.
 
-    The folder is locked, so that :func:`sweep` can tell it from the folders of killed processes.
+    The folder is locked, so that :func:`sweep` can tell it from the folders of killed processes. Those with the same
+    name are removed first. All files get the
+    permissions that the umask allows; some libraries write weights that only their owner can read.
 
     Raises :class:`UserError` before writing anything if ``path`` exists (nothing is overwritten), and when the disk is
     full.
@@ -140,13 +151,17 @@ def new_folder(path: Path) -> Iterator[Path]:
     if path.exists():
         raise UserError(f"{path}: exists already; choose another folder or remove it")
     path.parent.mkdir(parents=True, exist_ok=True)
+    sweep(path.parent, path.name)
     temporary = temporary_name(path)
     temporary.mkdir()
     try:
         with _opened(temporary) as descriptor:
             _lock(descriptor)
             yield temporary
+            mode = _mode_of_new_files(temporary)
             for entry in temporary.rglob("*"):
+                if entry.is_file():
+                    entry.chmod(mode)
                 fsync_path(entry)
             os.fsync(descriptor)
             rename_into_place(temporary, path)

@@ -30,7 +30,17 @@ def global_rank() -> int:
 def info(message: str) -> None:
     """Log ``message`` with the seconds since the process started, on rank 0 only."""
     if global_rank() == 0:
-        print(f"[{time.monotonic() - _STARTED:7.1f}s] {message}", file=sys.stderr, flush=True)
+        write_line(f"[{time.monotonic() - _STARTED:7.1f}s] {message}")
+
+
+def write_line(line: str) -> None:
+    """Write ``line`` to standard error, or nowhere once its reader has gone, as in ``2>&1 | head``; the run goes on."""
+    try:
+        print(line, file=sys.stderr, flush=True)
+    except OSError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, 2)  # also for libraries, and for what is still buffered
+        os.close(nowhere)
 
 
 def warn(message: str) -> None:

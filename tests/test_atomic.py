@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -98,3 +99,27 @@ def test_sweep_keeps_folders_in_use_and_other_names(tmp_path: Path) -> None:
         assert sweep(tmp_path, "folder") == [folder]
         assert sorted(tmp_path.iterdir()) == sorted([folder, other])
     assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "folder"]
+
+
+def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path: Path) -> None:
+    left, other = temporary_name(tmp_path / "folder"), temporary_name(tmp_path / "another")
+    for path in (left, other):
+        path.mkdir()
+        (path / "model.safetensors").write_bytes(b"large")
+    with new_folder(tmp_path / "folder"):
+        assert not left.exists()
+    assert other.exists()
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])
+def test_files_of_a_folder_follow_the_umask(tmp_path: Path, umask: int, mode: int) -> None:
+    before = os.umask(umask)
+    try:
+        with new_folder(tmp_path / "folder") as folder:
+            (folder / "part").mkdir()
+            for file in (folder / "weights", folder / "part" / "weights"):
+                file.touch(mode=0o600)
+    finally:
+        os.umask(before)
+    for file in ("weights", "part/weights"):
+        assert (tmp_path / "folder" / file).stat().st_mode & 0o777 == mode

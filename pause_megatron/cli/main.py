@@ -8,6 +8,7 @@ import warnings
 from contextlib import nullcontext
 
 import pause_megatron
+from pause_megatron import log
 from pause_megatron.children import end_with_parent
 from pause_megatron.cli.commands import COMMANDS, SUBCOMMANDS, TOOLS, Command
 from pause_megatron.cli.flags import parse, wrap
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             raise UserError(f"unknown command '{name}'; {suggestion(name, [*SUBCOMMANDS, *_GENERAL])}")
     except UserError as error:
-        _print_error(f"error: {error}")
+        log.write_line(f"error: {error}")
         return EXIT_USER
     return EXIT_DONE
 
@@ -91,21 +92,17 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
         if rank:
             # Most errors occur on all ranks. Wait, so that the launcher ends this rank after rank 0 printed the error.
             time.sleep(_OTHER_RANKS_WAIT_SECONDS)
-        _print_error(f"error: {f'rank {rank}: ' if rank else ''}{error}")
+        log.write_line(f"error: {f'rank {rank}: ' if rank else ''}{error}")
         return EXIT_USER
     except StoppedEarly as stopped:  # all ranks stop together, so only rank 0 prints the reason
         if not rank:
-            _print_error(f"{stopped} (exit code {EXIT_REQUEUE})")
+            log.write_line(f"{stopped} (exit code {EXIT_REQUEUE})")
         return EXIT_REQUEUE
     except KeyboardInterrupt:
         if not rank:
-            _print_error("interrupted")
+            log.write_line("interrupted")
         return EXIT_INTERRUPTED
     return EXIT_DONE
-
-
-def _print_error(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def overview() -> str:

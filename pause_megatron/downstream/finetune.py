@@ -101,7 +101,10 @@ def train(
     )
     with arguments.main_process_first(local=False):
         checkpoint = work.resume()
-    callbacks: list[TrainerCallback] = [MetricsWriter(work)]
+    writer = MetricsWriter(work)
+    callbacks: list[TrainerCallback] = [writer]
+    if checkpoint and work.is_finished(checkpoint):
+        callbacks.append(_NoFurtherStep())
     learned: Dataset[PausedExample] = examples
     held_out = None
     if config.early_stopping_patience:
@@ -116,8 +119,25 @@ def train(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+    except _AlreadyTrained:
+        writer.on_train_end(arguments, trainer.state, trainer.control)
+        if arguments.load_best_model_at_end:
+            trainer._load_best_model()
     return trainer
+
+
+class _AlreadyTrained(Exception):  # noqa: N818 - not an error
+    """The checkpoint is loaded and needs no further step."""
+
+
+class _NoFurtherStep(TrainerCallback):
+    """Ends training before its first step: the Trainer looks for the end only after a step, and would train on."""
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        """End training; the weights are loaded."""
+        raise _AlreadyTrained
 
 
 def hold_out(examples: PausedExamples, config: FinetuneConfig) -> tuple[Subset[PausedExample], Subset[PausedExample]]:

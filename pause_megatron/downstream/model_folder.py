@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
@@ -46,18 +47,25 @@ def load_model_folder(
 
     If the process has not chosen one, that is the first GPU, or the CPU if there is none.
 
-    Raises :class:`UserError` if the folder is not a causal language model with an end-of-document token, or if its
-    ``finetune.json`` or ``conversion_report.json`` is damaged.
+    Raises :class:`UserError` if the folder is not a causal language model with an end-of-document token, if tensors are
+    missing, unknown or not finite, or if its ``finetune.json`` or ``conversion_report.json`` is damaged.
     """
     for name in ("config.json", "tokenizer_config.json"):
         if not (path / name).is_file():
             raise UserError(f"{path}: no {name}; expected a Hugging Face folder, as tools/convert_to_hf.py writes")
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        model = AutoModelForCausalLM.from_pretrained(path, dtype=getattr(torch, TORCH_DTYPES[precision]))
-    except (OSError, ValueError) as error:
+        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=getattr(torch, TORCH_DTYPES[precision]),
+            trust_remote_code=False,
+            attn_implementation="sdpa",  # never one that the folder names, which may be code from a hub
+            output_loading_info=True,
+        )
+    except Exception as error:  # damaged files make many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a Hugging Face causal language model: {reason}") from error
+    _refuse_bad_tensors(path, model, loading)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{path}: its tokenizer has no end-of-document token; set eos_token in tokenizer_config.json")
     pause_id = tokenizer.get_vocab().get(PAUSE_TOKEN)
@@ -79,3 +87,18 @@ def load_model_folder(
         pretraining=origin.pretraining if origin else None,
         finetuning=finetuning,
     )
+
+
+def _refuse_bad_tensors(path: Path, model: PreTrainedModel, loading: dict[str, Any]) -> None:
+    """Raise :class:`UserError` for what transformers replaces by random numbers, ignores, or does not look at."""
+    infinite = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
+    for names, problem in (
+        (loading["missing_keys"], "has no tensor"),
+        (loading["unexpected_keys"], "its architecture has no tensor"),
+        (loading["mismatched_keys"], "of another shape than config.json says is tensor"),
+        (infinite, "not all finite are the values of tensor"),
+    ):
+        if names:
+            first = sorted(str(name) for name in names)[0]
+            more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+            raise UserError(f"{path}: {problem} {first}{more}; copy or export the model again")

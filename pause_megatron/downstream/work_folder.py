@@ -74,6 +74,13 @@ class WorkFolder:
             log.info(f"resuming the interrupted run at step {last_step}")
         return found.get(last_step)
 
+    @staticmethod
+    def is_finished(checkpoint: Path) -> bool:
+        """Return whether training had ended at ``checkpoint``, by its number of steps or by early stopping."""
+        state = TrainerState.load_from_json(str(checkpoint / CHECKPOINT_MARKER))
+        control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+        return bool(state.global_step >= state.max_steps or control.get("should_training_stop"))
+
     def final_loss(self) -> float:
         """Return the last training loss in the metrics."""
         return [record.loss for record in self._records() if isinstance(record, FinetuneStepRecord)][-1]

@@ -12,6 +12,8 @@ Message = dict[str, Any]
 _READ_BYTES = 1 << 16
 _MAX_LINE_BYTES = 1 << 16
 """A peer that sends a longer line is not one of our processes."""
+_MAX_UNREAD_BYTES = 1 << 22
+"""Nor is one that sends so much at once."""
 _CONNECT_SECONDS = 30.0
 
 
@@ -43,7 +45,7 @@ class JsonSocket:
     def receive(self) -> list[Message]:
         """Return the messages that arrived since the last call."""
         try:
-            while data := self.link.recv(_READ_BYTES):
+            while len(self._unread) <= _MAX_UNREAD_BYTES and (data := self.link.recv(_READ_BYTES)):
                 self._unread += data
             self.is_open = False
         except BlockingIOError:
@@ -53,7 +55,7 @@ class JsonSocket:
         *lines, self._unread = self._unread.split(b"\n")
         try:
             messages = [json.loads(line) for line in lines]
-        except ValueError:
+        except (ValueError, RecursionError):
             messages = [None]
         if len(self._unread) > _MAX_LINE_BYTES or not all(isinstance(message, dict) for message in messages):
             self.close()

@@ -122,7 +122,7 @@ def _failure(codes: Iterable[int | None]) -> int:
     names = {number.value: number.name for number in signal.Signals}
     ended = {rank: names.get(-code, f"signal {-code}") for rank, code in failed.items() if code < 0}
     for rank, name in ended.items():
-        print(f"rank {rank} was ended by {name}", file=sys.stderr, flush=True)
+        log.write_line(f"rank {rank} was ended by {name}")
     if ended:
         return EXIT_LOST_PROCESS
     return next((code for code in _MOST_INFORMATIVE_FIRST if code in failed.values()), next(iter(failed.values())))

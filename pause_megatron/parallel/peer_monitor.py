@@ -19,6 +19,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
+from pause_megatron import log
 from pause_megatron.errors import EXIT_DONE, EXIT_LOST_PROCESS, EXIT_REQUEUE
 from pause_megatron.parallel.json_socket import JsonSocket, Message
 
@@ -28,6 +29,8 @@ _ORDERLY_EXITS = (EXIT_DONE, EXIT_REQUEUE)
 """Exit codes with which a process leaves only when all others do."""
 _BROADCAST_SECONDS = 2.0
 _MAX_REASON_CHARACTERS = 1000
+_MAX_STRANGERS = 16
+"""Connections without a token that rank 0 keeps, in addition to one for each process."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class PeerMonitor(threading.Thread):
         self._token = token
         self._peers = {other.rank: Peer(other) for other in (processes[1:] if self._is_rank_0 else processes[:1])}
         self._peer_at: dict[JsonSocket, Peer] = {}
+        self._strangers: list[JsonSocket] = []  # connections that have not sent the token yet
         # If rank 0 dies, the lowest other rank of each machine logs it.
         same_host = (other.rank for other in processes[1:] if other.host == processes[rank].host)
         self._logs = self._is_rank_0 or rank == next(same_host)
@@ -172,19 +176,34 @@ class PeerMonitor(threading.Thread):
         return True
 
     def _on_connect(self, server: socket.socket) -> bool:
-        self._read_from(JsonSocket(server.accept()[0]))
+        connection = JsonSocket(server.accept()[0])
+        self._read_from(connection)
+        self._strangers.append(connection)
+        if len(self._strangers) > len(self._peers) + _MAX_STRANGERS:
+            self._forget(self._strangers[0])  # before connections take all file descriptors of this process
         return False
 
     def _on_message(self, connection: JsonSocket) -> bool:
-        for message in connection.receive():
-            if message.get("token") == self._token:
-                self._identify(connection, self._peers[message["rank"]])
-            if connection in self._peer_at:
-                self._update(self._peer_at[connection], message)
+        messages = connection.receive()
+        if connection in self._strangers:
+            if not messages and connection.is_open:
+                return False
+            if not messages or messages[0].get("token") != self._token:
+                self._forget(connection)
+                return False
+            self._strangers.remove(connection)
+            self._identify(connection, self._peers[messages[0]["rank"]])
+        for message in messages:
+            self._update(self._peer_at[connection], message)
         if not connection.is_open:
             self._selector.unregister(connection.link)
             return True
-        return connection in self._peer_at and self._peer_at[connection].exit_code is not None
+        return self._peer_at[connection].exit_code is not None
+
+    def _forget(self, stranger: JsonSocket) -> None:
+        self._strangers.remove(stranger)
+        self._selector.unregister(stranger.link)
+        stranger.close()
 
     def _identify(self, connection: JsonSocket, peer: Peer) -> None:
         peer.connection, self._peer_at[connection] = connection, peer
@@ -199,7 +218,7 @@ class PeerMonitor(threading.Thread):
     def _end_run(self, exit_code: int, line: str) -> None:
         """Exit this process and, from rank 0, all others."""
         if self._logs:
-            print(line, file=sys.stderr, flush=True)
+            log.write_line(line)
         if self._is_rank_0:
             self._broadcast({"exit_run": exit_code})
             until = time.monotonic() + _BROADCAST_SECONDS
@@ -210,5 +229,6 @@ class PeerMonitor(threading.Thread):
 
 def _exit(exit_code: int) -> None:
     """Exit at once, although the main thread may hang in a collective."""
-    sys.stderr.flush()
+    with suppress(OSError):
+        sys.stderr.flush()
     os._exit(exit_code)

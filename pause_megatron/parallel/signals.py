@@ -1,8 +1,9 @@
 """Signals that ask a run to save and stop.
 
-``SIGTERM`` ends jobs everywhere, Slurm sends ``SIGUSR1`` as a warning if asked to (``--signal``), and Ctrl-C is
-``SIGINT``. A process spends its first seconds importing libraries and cannot answer yet. The kernel therefore holds
-back the first two until a handler is installed; Ctrl-C ends a starting process at once.
+``SIGTERM`` ends jobs everywhere, Slurm sends ``SIGUSR1`` as a warning if asked to (``--signal``), the kernel sends
+``SIGHUP`` when a terminal or an ssh connection closes, and Ctrl-C is ``SIGINT``. A process spends its first seconds
+importing libraries and cannot answer yet. The kernel therefore holds back the first three until a handler is installed;
+Ctrl-C ends a starting process at once. ``nohup`` makes a process ignore ``SIGHUP``, which remains so.
 """
 
 import signal
@@ -13,8 +14,8 @@ from types import FrameType
 
 STARTED = time.monotonic()
 """Start of this process; the command line imports this module first."""
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-HELD_BACK = (signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
+HELD_BACK = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP)
 """Stop signals that wait until a starting process can handle them."""
 
 
@@ -34,7 +35,9 @@ def stop_signals_held_back() -> Iterator[None]:
 @contextmanager
 def stop_signals_to(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
     """Handle the stop signals with ``handler``, first those held back so far; restore the old handlers at the end."""
-    previous = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
+    ignored = signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    handled = [number for number in STOP_SIGNALS if not (ignored and number == signal.SIGHUP)]
+    previous = {number: signal.signal(number, handler) for number in handled}
     signal.pthread_sigmask(signal.SIG_UNBLOCK, HELD_BACK)
     try:
         yield

@@ -7,7 +7,6 @@ error on one rank ends all ranks, because the others would wait for it forever.
 import heapq
 import multiprocessing
 import os
-import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -64,7 +63,7 @@ def join_ranks(engine: str) -> Iterator[Ranks]:
         if ranks.size == 1:
             raise
         if isinstance(error, UserError):
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            log.write_line(f"error: {error}")
         else:
             traceback.print_exc()
         MPI.COMM_WORLD.Abort(EXIT_USER if isinstance(error, UserError) else EXIT_INTERNAL)

@@ -25,6 +25,7 @@ from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.versions import versions
 
 REPORT_FORMAT = "pause_megatron/report/1"
+_REPORT_FILE = re.compile(r"report\.(json|md|html)|figures/[a-z0-9-]+\.(png|svg|csv)")
 SUBSCRIPTS = re.compile(r"\bM_(ft|inf)\b")
 
 
@@ -52,11 +53,15 @@ def _earlier_files(output: Path) -> set[str] | None:
         return set()
     try:
         values = json.loads((output / "report.json").read_text(encoding="utf-8"))
-        if values["format"] == REPORT_FORMAT:
-            return set(values["files"])
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"--output {output}: exists and is not a report; choose another folder")
+        names = set(values["files"]) if values["format"] == REPORT_FORMAT else None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        names = None
+    if names is None:
+        raise UserError(f"--output {output}: exists and is not a report; choose another folder")
+    for name in names:  # a name must not lead out of the folder: the file will be removed
+        if not _REPORT_FILE.fullmatch(str(name)) or (output / name).parent.is_symlink():
+            raise UserError(f"--output {output}: report.json lists {name!r}, which is no file of a report; remove it")
+    return names
 
 
 def _write_files(folder: Path, files: dict[str, bytes]) -> None:

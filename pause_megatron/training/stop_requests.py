@@ -23,9 +23,10 @@ class StopRequest(IntEnum):
 
     NONE = 0
     TIME_IS_UP = 1
-    SIGUSR1 = 2
-    SIGTERM = 3
-    SIGINT = 4
+    SIGHUP = 2
+    SIGUSR1 = 3
+    SIGTERM = 4
+    SIGINT = 5
 
     @property
     def reason(self) -> str:

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import FinetunePausing
@@ -93,6 +94,22 @@ def test_resumed_run_stops_at_the_same_step(config, tmp_path, monkeypatch):
     again = json.loads((config.output / "finetune.json").read_text())
     assert again["kept_step"] == whole["kept_step"]
     assert again["final_loss"] == whole["final_loss"]
+
+
+def test_run_killed_after_it_stopped_early_trains_no_further(config, tmp_path, monkeypatch):
+    finetune(replace(config, output=tmp_path / "whole"))
+
+    def die(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pause_megatron.downstream.finetune.write_finetuned_folder", die)
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config)
+    finetune(config)
+    whole, resumed = (load_file(folder / "model.safetensors") for folder in (tmp_path / "whole", config.output))
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    assert looks_of(config) == looks_of(replace(config, output=tmp_path / "whole"))
 
 
 def interrupt_after(step: int):

@@ -211,6 +211,29 @@ def test_resumed_run_ends_with_identical_weights(config, tmp_path, monkeypatch, 
     assert metrics[0] == metrics[1]
 
 
+def die_while_writing(*_: object) -> None:
+    """Stand in for the writing of the output of a process that is killed."""
+    raise InterruptionError
+
+
+@pytest.mark.parametrize("settings", [{}, {"lora_rank": 2}], ids=["all weights", "LoRA"])
+def test_run_killed_after_its_last_step_trains_no_further(config, settings, tmp_path, monkeypatch):
+    config = replace(config, schedule="constant", save_interval=2, log_interval=1, **settings)
+    finetune(replace(config, output=tmp_path / "whole"))
+    for _ in range(2):
+        with monkeypatch.context() as patch:
+            patch.setattr("pause_megatron.downstream.finetune.write_finetuned_folder", die_while_writing)
+            with pytest.raises(InterruptionError):
+                finetune(config)
+    finetune(config)
+    whole, resumed = weights(tmp_path / "whole"), weights(config.output)
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    metrics = [read_json_lines(folder / "metrics.jsonl") for folder in (tmp_path / "whole", config.output)]
+    assert metrics[0] == metrics[1]
+    records = [json.loads((folder / "finetune.json").read_text()) for folder in (tmp_path / "whole", config.output)]
+    assert [record["kept_step"] for record in records] == [6, 6]
+
+
 def test_run_with_other_settings_starts_over(config, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         interrupt_at(5, patch)

@@ -3,12 +3,14 @@ from dataclasses import replace
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.errors import UserError
 from pause_megatron.records.conversion import ExportRecord
 from pause_megatron.records.files import write_record
 from pause_megatron.records.finetuning import FinetuneRecord
+from pause_megatron.tokenizer.huggingface import to_huggingface
 from tests.downstream.random_models import CONTEXT_LENGTH, random_model
 from tests.records.examples import example
 
@@ -49,6 +51,34 @@ def test_bf16_loads_bf16_weights(saved):
 def test_damaged_finetune_record_is_refused(saved, content, message):
     (saved / "finetune.json").write_text(content)
     with pytest.raises(UserError, match=message):
+        load_model_folder(saved)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensors, name: tensors.pop(name), r"has no tensor \S*c_fc.weight; copy or export"),
+        (lambda tensors, name: tensors.update(stray=torch.zeros(2)), "its architecture has no tensor stray; copy"),
+        (lambda tensors, name: tensors.update({name: tensors[name][:-1].clone()}), "not a Hugging Face causal"),
+        (lambda tensors, name: tensors[name].fill_(torch.nan), r"not all finite are the values of tensor \S*c_fc."),
+    ],
+    ids=["missing", "unexpected", "misshapen", "not finite"],
+)
+def test_bad_tensors_are_refused(tokenizer, tmp_path, change, message):
+    random_model("gpt2", tokenizer.vocab_size).save_pretrained(tmp_path)
+    to_huggingface(tokenizer).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    change(tensors, next(name for name in tensors if name.endswith("h.1.mlp.c_fc.weight")))
+    save_file(tensors, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=message):
+        load_model_folder(tmp_path)
+
+
+@pytest.mark.parametrize("kept", [0, 100, 5000])
+def test_weights_that_are_cut_are_refused(saved, kept):
+    file = saved / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(UserError, match="not a Hugging Face causal language model: "):
         load_model_folder(saved)
 
 

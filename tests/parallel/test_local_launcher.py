@@ -68,7 +68,8 @@ def run(folder: Path, program: str, count: int = 2) -> tuple[int, str]:
 
 
 @pytest.mark.parametrize(
-    ("number", "received"), [("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGUSR1"), ("SIGINT", "SIGTERM")]
+    ("number", "received"),
+    [("SIGTERM", "SIGTERM"), ("SIGUSR1", "SIGUSR1"), ("SIGHUP", "SIGHUP"), ("SIGINT", "SIGTERM")],
 )
 def test_signal_is_forwarded_and_the_launcher_waits_until_all_have_saved(
     tmp_path: Path, number: str, received: str

@@ -81,6 +81,32 @@ def test_a_folder_that_is_not_a_report_is_not_overwritten(tmp_path: Path) -> Non
     assert (empty / "report.html").is_file()
 
 
+@pytest.mark.parametrize("name", ["../victim", "figures/../../victim", "/victim", "notes.txt", "figures/a.png\n", 7])
+def test_a_report_that_lists_other_files_removes_none(tmp_path: Path, name: object) -> None:
+    (path,) = write_evaluations(tmp_path, [evaluation()])
+    write_report(ReportConfig(evaluations=(path,), output=tmp_path / "report"))
+    record = tmp_path / "report" / "report.json"
+    values = json.loads(record.read_text())
+    listed = str(tmp_path / "victim") if name == "/victim" else name
+    record.write_text(json.dumps({**values, "files": [*values["files"], listed]}))
+    (tmp_path / "victim").write_text("precious")
+    (tmp_path / "report" / "notes.txt").write_text("mine")
+    before = files(tmp_path)
+    with pytest.raises(UserError, match=r"report.json lists .*, which is no file of a report; remove it"):
+        write_report(ReportConfig(evaluations=(path,), output=tmp_path / "report"))
+    assert files(tmp_path) == before
+
+
+def test_figures_behind_a_link_are_not_removed(tmp_path: Path) -> None:
+    (path,) = write_evaluations(tmp_path, [evaluation()])
+    output, elsewhere = tmp_path / "report", tmp_path / "elsewhere"
+    write_report(ReportConfig(evaluations=(path,), output=output))
+    (output / "figures").rename(elsewhere)
+    (output / "figures").symlink_to(elsewhere)
+    with pytest.raises(UserError, match="which is no file of a report"):
+        write_report(ReportConfig(evaluations=(path,), output=output))
+
+
 def test_a_bad_input_writes_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError):
         write_report(ReportConfig(evaluations=(tmp_path / "absent.json",), output=tmp_path / "report"))

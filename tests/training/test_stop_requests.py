@@ -33,12 +33,22 @@ def test_signals_are_noted_and_the_strongest_is_the_request() -> None:
     code, said = run("""
 with StopRequests(0) as stop:
     print(repr(stop.request), flush=True)
-    for name in ("SIGUSR1", "SIGTERM", "SIGUSR1", "SIGTERM", "SIGINT"):
+    for name in ("SIGHUP", "SIGUSR1", "SIGHUP", "SIGTERM", "SIGUSR1", "SIGTERM", "SIGINT"):
         send(name)
         print(stop.request.name, flush=True)
 """)
     assert (code, said[0]) == (0, repr(StopRequest.NONE))
-    assert said[1:] == ["SIGUSR1", "SIGTERM", "SIGTERM", "SIGTERM", "SIGINT"]
+    assert said[1:] == ["SIGHUP", "SIGUSR1", "SIGUSR1", "SIGTERM", "SIGTERM", "SIGTERM", "SIGINT"]
+
+
+def test_hangups_that_nohup_ignores_stay_ignored() -> None:
+    code, said = run("""
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with StopRequests(0) as stop:
+    send("SIGHUP")
+    print(stop.request.name, flush=True)
+""")
+    assert (code, said) == (0, ["NONE"])
 
 
 def test_ctrl_c_pressed_again_ends_the_process_even_where_python_does_not_run() -> None:
@@ -120,7 +130,7 @@ with StopRequests(3 / 60) as stop:
 @pytest.mark.parametrize(
     ("request_number", "checkpoint", "line"),
     [
-        (3, Path("run/iteration-7"), "stopped by SIGTERM after iteration 7; the same command resumes from run/iterat"),
+        (4, Path("run/iteration-7"), "stopped by SIGTERM after iteration 7; the same command resumes from run/iterat"),
         (1, None, "--exit-duration reached during startup; the same command starts the run again"),
     ],
 )
@@ -133,7 +143,8 @@ def test_message_says_why_and_where_it_goes_on(request_number: int, checkpoint: 
 def test_request_is_a_number_that_can_be_exchanged() -> None:
     assert [int(request) for request in StopRequest] == sorted(int(request) for request in StopRequest)
     assert StopRequests(0).request == 0
-    assert {StopRequest(number).reason for number in (2, 3, 4)} == {
+    assert {StopRequest(number).reason for number in (2, 3, 4, 5)} == {
+        "stopped by SIGHUP",
         "stopped by SIGUSR1",
         "stopped by SIGTERM",
         "stopped by SIGINT",
