@@ -4,8 +4,8 @@ Importing this package imports no library; it lets later imports of Megatron-cor
 README.md lists the packages and a reading order.
 """
 
-from pause_megatron.lazy_compile import postpone_compilation
+from pause_megatron.light_imports import lighten_imports
 
 __version__ = "0.1.0"
 
-postpone_compilation()
+lighten_imports()

@@ -7,13 +7,15 @@ import subprocess
 import sys
 
 PROGRAM = """
-import importlib, pkgutil, sys
+import importlib, os, pkgutil, sys
 import torch
 
 asked = set()
 
 def recorded(name, question):
     def ask(*arguments, **keywords):
+        if name in ("is_available", "device_count") and os.environ.get("PYTORCH_NVML_BASED_CUDA_CHECK") == "1":
+            return question(*arguments, **keywords)  # the driver's library answers, and CUDA does not start
         asker = sys._getframe(1)
         asked.add(f"{asker.f_code.co_filename}:{asker.f_lineno} asks {name}")
         return question(*arguments, **keywords)

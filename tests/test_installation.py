@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import subprocess
@@ -86,5 +87,10 @@ def test_makefile_accepts_the_supported_pythons(setup: dict[str, Any]) -> None:
 )
 def test_each_choice_of_versions_has_its_own_environment(variables: list[str], folder: str) -> None:
     command = ["make", "--dry-run", "--always-make", "install", *variables]
-    commands = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True).stdout
+    own = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("MAKEFLAGS", "MAKEOVERRIDES", "PINS", "PYTHON")
+    }
+    commands = subprocess.run(command, cwd=REPOSITORY, env=own, capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"(\.venv\S*?)/", commands)) == {folder}

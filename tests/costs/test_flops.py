@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from packaging.version import Version
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop, sdpa_flop
 
@@ -62,7 +63,8 @@ def test_model_operations_equal_the_count_with_unfused_attention() -> None:
 
 
 def test_hardware_operations_equal_the_count_with_fused_attention_and_recomputation() -> None:
-    models = list(MODELS.values())
+    counts_groups = Version(torch.__version__) >= Version("2.12")  # PyTorch's formula for grouped queries
+    models = [model for model in MODELS.values() if counts_groups or not model.num_query_groups]
     [found] = run_distributed(counted, 1, models, RECOMPUTATIONS, True)
     cases = [(model, each) for each in RECOMPUTATIONS for model in models]
     for (model, each), (forward, both) in zip(cases, found, strict=True):

@@ -7,7 +7,7 @@ import sys
 
 import torch
 
-from pause_megatron.lazy_compile import compiled_at_first_call
+from pause_megatron.light_imports import compiled_at_first_call
 
 PROGRAM = """
 import sys, torch

@@ -1,11 +1,14 @@
-"""Postpones the calls of ``torch.compile`` that Megatron-core and DeepSpeed make while they are imported.
+"""Lets Megatron-core and DeepSpeed be imported without the compiler and without a question to CUDA.
 
-They decorate functions that this project never calls, and each process would spend seconds on importing the compiler
-for them. With :func:`postpone_compilation` such a function is compiled when it is first called.
+They decorate functions with ``torch.compile`` that this project never calls, and each process would spend seconds on
+importing the compiler for them. Such a function is compiled when it is first called. Megatron-core also imports a
+module of PyTorch that asks for GPUs in builds with CUDA. The driver's library must answer, because a process that has
+started CUDA cannot fork.
 """
 
 import functools
 import importlib.util
+import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib.abc import Loader, MetaPathFinder
@@ -15,10 +18,12 @@ from typing import Any
 
 _MODULES = ("megatron.core", "deepspeed.runtime.zero.muon.original_muon")
 """Modules that make such calls, or whose imports do."""
+_ASKS_THE_DRIVER = "PYTORCH_NVML_BASED_CUDA_CHECK"
+"""Environment variable with which PyTorch looks for GPUs by the driver's library."""
 
 
-def postpone_compilation() -> None:
-    """Do so when these modules are imported; call it before that."""
+def lighten_imports() -> None:
+    """Change the import of these modules; call it before that."""
     sys.meta_path[:0] = [_Finder(name) for name in _MODULES if name not in sys.modules]
 
 
@@ -75,9 +80,14 @@ class _Loader(Loader):
     def exec_module(self, module: ModuleType) -> None:
         import torch
 
-        original = torch.compile
+        original, asked = torch.compile, os.environ.get(_ASKS_THE_DRIVER)
         torch.compile = compiled_at_first_call  # type: ignore[assignment]
+        os.environ[_ASKS_THE_DRIVER] = "1"
         try:
             self._original.exec_module(module)
         finally:
             torch.compile = original
+            if asked is None:
+                del os.environ[_ASKS_THE_DRIVER]
+            else:
+                os.environ[_ASKS_THE_DRIVER] = asked
