@@ -16,8 +16,12 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
 
-_MODULES = ("megatron.core", "deepspeed.runtime.zero.muon.original_muon")
-"""Modules that make such calls, or whose imports do."""
+_MODULES = (
+    "megatron.core",
+    "megatron.core.dist_checkpointing.strategies.torch",
+    "deepspeed.runtime.zero.muon.original_muon",
+)
+"""Modules that do so themselves, or whose imports do."""
 _ASKS_THE_DRIVER = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Environment variable with which PyTorch looks for GPUs by the driver's library."""
 

@@ -53,7 +53,7 @@ class DocumentDataset(GPTDataset):
     def __getitem__(self, index: int) -> Sample:
         """Return sample ``index``, ``[seq_length + 1]``."""
         tokens: Sample
-        tokens, _ = self._query_document_sample_shuffle_indices(index)
+        tokens, *_ = self._query_document_sample_shuffle_indices(index)  # newer versions return more
         return tokens
 
     def _build_document_sample_shuffle_indices(self) -> tuple[Any, Any, Any]:

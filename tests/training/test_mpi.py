@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pause_megatron.config.model import ModelConfig
@@ -90,8 +91,6 @@ def test_run_under_mpirun_is_the_run_of_local_processes_until_a_rank_dies(
 
 def ranks_of(config: PretrainConfig) -> list[int]:
     """Process ids of the run's Python processes."""
-    pattern = f"pause_megatron pretrain.*{config.output}"
-    found = subprocess.run(
-        ["pgrep", "-f", f"^{sys.executable} -m {pattern}"], capture_output=True, text=True, check=False
-    )
-    return [int(word) for word in found.stdout.split()]
+    start = [sys.executable, "-m", "pause_megatron", "pretrain"]
+    commands = {each.pid: each.info["cmdline"] or [] for each in psutil.process_iter(["cmdline"])}
+    return [pid for pid, command in commands.items() if command[:4] == start and str(config.output) in command]
