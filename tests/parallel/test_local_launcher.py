@@ -16,7 +16,8 @@ import pytest
 from pause_megatron.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_LOST_PROCESS, EXIT_REQUEUE, EXIT_USER
 
 LAUNCHER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 from pause_megatron.parallel.local_launcher import run_local_processes
 sys.exit(run_local_processes(sys.argv[2:], int(sys.argv[1]), program=(sys.executable, "-c")))
 """

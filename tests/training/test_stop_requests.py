@@ -17,6 +17,7 @@ import os, signal, time
 from pause_megatron.errors import StoppedEarly
 from pause_megatron.parallel.signals import STOP_SIGNALS, stop_signals_held_back
 from pause_megatron.training.stop_requests import StopRequests
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 def send(*names):
     for name in names:
         os.kill(os.getpid(), signal.Signals[name])
