@@ -76,6 +76,7 @@ def test_wrong_flag_is_refused_in_one_line(arguments: list[str], complaint: str,
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_generation_beyond_the_context_is_refused_in_one_line(tmp_path: Path) -> None:
     done = run("generation", "--work", tmp_path, "--pauses", 1000)
     assert done.returncode == 1
@@ -83,7 +84,9 @@ def test_generation_beyond_the_context_is_refused_in_one_line(tmp_path: Path) ->
     assert done.stderr == message
 
 
-@pytest.mark.parametrize(("kind", "encoder"), [("unigram", "sentencepiece"), ("bytes", "")])
+@pytest.mark.parametrize(
+    ("kind", "encoder"), [("unigram", "sentencepiece"), pytest.param("bytes", "", marks=pytest.mark.slow)]
+)
 def test_preprocessing_is_compared_with_the_bare_tokenizer(
     kind: str, encoder: str, shards: Path, tmp_path: Path
 ) -> None:

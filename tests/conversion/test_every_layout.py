@@ -42,7 +42,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, int], int]] = {
     "TP 2, PP 2": (4, {**TP2, **PP2}, 1),
 }
 """Processes, parallel sizes, ZeRO stage."""
-QUICK = ("one process, ZeRO-3", "TP 2, PP 2")
+QUICK = ("TP 2, PP 2",)
 """Layouts that contain every way to divide the weights."""
 
 

@@ -139,7 +139,11 @@ def _counted(case: Case) -> tuple[int, int, int]:
 
 @pytest.mark.parametrize(
     ("world_size", "cases"),
-    [pytest.param(2, STATES, marks=pytest.mark.slow), (2, ACTIVATIONS_OF_TWO), (4, ACTIVATIONS_OF_FOUR)],
+    [
+        pytest.param(2, STATES, marks=pytest.mark.slow),
+        (2, ACTIVATIONS_OF_TWO),
+        pytest.param(4, ACTIVATIONS_OF_FOUR, marks=pytest.mark.slow),
+    ],
     ids=["states", "activations", "pipeline"],
 )
 def test_measured_peaks_are_close_to_the_estimates(world_size: int, cases: list[Case]) -> None:

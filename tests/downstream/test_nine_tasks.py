@@ -137,7 +137,7 @@ def _metrics(task):
 @pytest.mark.parametrize(
     ("name", "architecture"),
     [
-        pytest.param(name, architecture, marks=pytest.mark.slow if (name, architecture) == ("gsm8k", "llama") else ())
+        pytest.param(name, architecture, marks=pytest.mark.slow if name == "gsm8k" else ())
         for name in (*FOLDERS, *COMPARED)
         for architecture in ARCHITECTURES
     ],

@@ -189,6 +189,7 @@ def test_torchrun_starts_the_command_and_only_rank_0_logs(config, alone, tmp_pat
     same_results(alone, tmp_path / "together")
 
 
+@pytest.mark.slow
 def test_error_of_all_processes_is_printed_once(config, tmp_path):
     done = launched(replace(config, output=tmp_path / "together", batch_size=6))
     assert done.returncode != EXIT_DONE

@@ -81,6 +81,7 @@ def warn_all_processes(folder: Path) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("submitit")
 def test_jobs_run_through_submitit_and_continue_when_their_time_is_over(
     grid_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -110,7 +110,7 @@ def stepper_of(run: Run) -> Stepper:
     return Stepper(model, engine, layout, device())
 
 
-@pytest.mark.parametrize("model", [GPT2, LLAMA], ids=["gpt2", "llama"])
+@pytest.mark.parametrize("model", [pytest.param(GPT2, marks=pytest.mark.slow), LLAMA], ids=["gpt2", "llama"])
 def test_all_layers_share_a_graph_for_training_and_one_without_gradients(model: ModelConfig) -> None:
     recomputation = [
         {},

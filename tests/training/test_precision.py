@@ -44,7 +44,10 @@ def single() -> Curve:
 @pytest.mark.parametrize(
     "runs",
     [
-        [Run(deepspeed=FP16, zero_stage=stage) for stage in range(4)] + [Run(deepspeed=FP16, parallel=PP2)],
+        pytest.param(
+            [Run(deepspeed=FP16, zero_stage=stage) for stage in range(4)] + [Run(deepspeed=FP16, parallel=PP2)],
+            marks=pytest.mark.slow,
+        ),
         pytest.param(
             [Run(deepspeed=BF16, zero_stage=stage) for stage in range(4)] + [Run(deepspeed=BF16, parallel=TP2_SP)],
             marks=pytest.mark.slow,
