@@ -142,8 +142,8 @@ def new_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` if the block succeeds and is removed otherwise.
 
     The folder is locked, so that :func:`sweep` can tell it from the folders of killed processes. Those with the same
-    name are removed first. All files get the
-    permissions that the umask allows; some libraries write weights that only their owner can read.
+    name are removed first. All files get the permissions that the umask allows, because some libraries write weights
+    that only their owner can read.
 
     Raises :class:`UserError` before writing anything if ``path`` exists (nothing is overwritten), and when the disk is
     full.

@@ -14,7 +14,6 @@ from pause_megatron.cli.commands import COMMANDS, SUBCOMMANDS, TOOLS, Command
 from pause_megatron.cli.flags import parse, wrap
 from pause_megatron.config.checks import suggestion
 from pause_megatron.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_USER, StoppedEarly, UserError
-from pause_megatron.log import global_rank
 from pause_megatron.parallel.signals import stop_signals_held_back
 
 _OTHER_RANKS_WAIT_SECONDS = 15.0
@@ -84,7 +83,7 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries warn at every import; `python -W default` shows the warnings
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of CUDA's compiler without a GPU
-    rank = global_rank() if command.distributed else 0
+    rank = log.global_rank() if command.distributed else 0
     try:
         with stop_signals_held_back() if command.saves_when_asked else nullcontext():
             command.run(parse(command.config_class(), program, arguments))

@@ -93,12 +93,12 @@ def _refuse_bad_tensors(path: Path, model: PreTrainedModel, loading: dict[str, A
     """Raise :class:`UserError` for what transformers replaces by random numbers, ignores, or does not look at."""
     infinite = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
     for names, problem in (
-        (loading["missing_keys"], "has no tensor"),
-        (loading["unexpected_keys"], "its architecture has no tensor"),
-        (loading["mismatched_keys"], "of another shape than config.json says is tensor"),
-        (infinite, "not all finite are the values of tensor"),
+        (loading["missing_keys"], "is missing"),
+        (loading["unexpected_keys"], "is unknown to its architecture"),
+        (loading["mismatched_keys"], "has another shape than in config.json"),
+        (infinite, "has values that are not finite"),
     ):
         if names:
             first = sorted(str(name) for name in names)[0]
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
-            raise UserError(f"{path}: {problem} {first}{more}; copy or export the model again")
+            raise UserError(f"{path}: tensor {first} {problem}{more}; copy or export the model again")

@@ -122,7 +122,7 @@ class _PinnedPublication:
         self._zero = zero
         self._by_deepspeed = zero._reassign_or_swap_out_partitioned_parameters
         self._staging: dict[int, torch.Tensor] = {}  # by group, in the model's precision
-        self._copied = torch.cuda.Event()
+        self._copied: dict[int, torch.cuda.Event] = {}  # by group: its staging may be written again
 
     def __call__(self, group: int) -> None:
         own, master = self._zero.fp16_partitioned_groups_flat[group], self._zero.fp32_partitioned_groups_flat[group]
@@ -131,11 +131,12 @@ class _PinnedPublication:
             return
         if group not in self._staging:
             self._staging[group] = torch.empty(own.shape, dtype=own.dtype, pin_memory=True)
-        elif not self._copied.query():  # a wait, unless one has come between, as in training
-            self._copied.synchronize()
+            self._copied[group] = torch.cuda.Event()
+        elif not self._copied[group].query():  # in training the host has waited since the last copy
+            self._copied[group].synchronize()
         self._staging[group].copy_(master.data)
         own.data.copy_(self._staging[group], non_blocking=True)
-        self._copied.record()
+        self._copied[group].record()
         self._zero._unflatten_partitioned_parameters(group)
 
 

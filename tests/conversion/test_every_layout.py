@@ -43,7 +43,7 @@ LAYOUTS: dict[str, tuple[int, dict[str, int], int]] = {
 }
 """Processes, parallel sizes, ZeRO stage."""
 QUICK = ("TP 2, PP 2",)
-"""Layouts that contain every way to divide the weights."""
+"""The layout that divides a model in both ways; ``make test-slow`` has the others, and ZeRO-3."""
 
 
 @pytest.mark.parametrize("layout", others_slow(LAYOUTS, QUICK))

@@ -57,10 +57,13 @@ def test_damaged_finetune_record_is_refused(saved, content, message):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda tensors, name: tensors.pop(name), r"has no tensor \S*c_fc.weight; copy or export"),
-        (lambda tensors, name: tensors.update(stray=torch.zeros(2)), "its architecture has no tensor stray; copy"),
+        (lambda tensors, name: tensors.pop(name), r"tensor \S*c_fc.weight is missing; copy or export"),
+        (
+            lambda tensors, name: tensors.update(stray=torch.zeros(2)),
+            "tensor stray is unknown to its architecture; copy",
+        ),
         (lambda tensors, name: tensors.update({name: tensors[name][:-1].clone()}), "not a Hugging Face causal"),
-        (lambda tensors, name: tensors[name].fill_(torch.nan), r"not all finite are the values of tensor \S*c_fc."),
+        (lambda tensors, name: tensors[name].fill_(torch.nan), r"tensor \S*c_fc.weight has values that are not"),
     ],
     ids=["missing", "unexpected", "misshapen", "not finite"],
 )

@@ -24,6 +24,7 @@ from pause_megatron.tokenizer.baking import bake_pauses
 from pause_megatron.tokenizer.huggingface import to_huggingface
 from tests.downstream.random_models import ARCHITECTURES, random_model
 from tests.downstream.real_samples import FOLDERS, SAMPLES
+from tests.quick import others_slow
 
 COMPARED = {"commonsense_qa_choices": "commonsense_qa", "web_questions_choices": "webqs"}
 CONTEXT_LENGTH = 768
@@ -134,14 +135,8 @@ def _metrics(task):
     return task.harness.config.metric_list
 
 
-@pytest.mark.parametrize(
-    ("name", "architecture"),
-    [
-        pytest.param(name, architecture, marks=pytest.mark.slow if name == "gsm8k" else ())
-        for name in (*FOLDERS, *COMPARED)
-        for architecture in ARCHITECTURES
-    ],
-)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("name", others_slow([*FOLDERS, *COMPARED], quick={*FOLDERS, *COMPARED} - {"gsm8k"}))
 def test_causal_scores_without_pauses_of_every_sample_equal_those_of_hf(long_models, few, name, architecture):
     folder = load_model_folder(long_models / architecture)
     ours = PauseLM(folder, Pausing(num_pauses=0), batch_size=3)
