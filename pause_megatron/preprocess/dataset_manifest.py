@@ -1,22 +1,28 @@
 """Manifests of a dataset folder: ``dataset.json`` and one ``NAME.json`` for each shard.
 
-A folder without ``dataset.json``, which is written last, is not a complete dataset. Merging joins the files of shards
-but keeps their entries, so that every shard can still be traced to its input and verified.
+A folder without ``dataset.json``, which is written last, is not a complete dataset. It ends with a checksum of itself.
+Merging joins the files of shards but keeps their entries, so that every shard can still be traced to its input and
+verified.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from pause_megatron.atomic import write_json
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.insertion import pauses_per_sequence
-from pause_megatron.records.files import read_record
+from pause_megatron.records.files import plain_record, read_json, record_of
 
 DATASET_FILE = "dataset.json"
+_CHECKSUM_KEY = "sha256"
+"""Key of ``dataset.json`` with the SHA-256 of the others; datasets of older versions lack it."""
 LISTED_SKIPS = 1000  # for each shard; further skipped records are only counted
 
 
@@ -224,6 +230,18 @@ def stored_files(manifest: DatasetManifest) -> tuple[StoredFile, ...]:
     return tuple(StoredFile.of(file, tuple(islice(shards, file.shards))) for file in manifest.merged)
 
 
+def write_dataset_manifest(folder: Path, manifest: DatasetManifest) -> None:
+    """Write ``dataset.json`` of ``folder``, complete or not at all."""
+    content = plain_record(manifest)
+    write_json(folder / DATASET_FILE, {**content, _CHECKSUM_KEY: manifest_checksum(content)})
+
+
+def manifest_checksum(content: dict[str, Any]) -> str:
+    """Return the SHA-256 of ``content``, that of ``dataset.json`` without its checksum; order and spaces are free."""
+    as_read = json.loads(json.dumps(content))  # whose keys are all text
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
+
+
 def load_dataset_manifest(folder: Path) -> DatasetManifest:
     """Read ``dataset.json`` of ``folder``; raises :class:`UserError` if a file is missing or has another size."""
     manifest = read_dataset_manifest(folder)
@@ -233,10 +251,19 @@ def load_dataset_manifest(folder: Path) -> DatasetManifest:
 
 
 def read_dataset_manifest(folder: Path) -> DatasetManifest:
-    """Read ``dataset.json`` of ``folder`` and check no other file; raises :class:`UserError` if it is missing."""
-    if not (folder / DATASET_FILE).is_file():
+    """Read ``dataset.json`` of ``folder`` and check no other file.
+
+    Raises :class:`UserError` if it is missing, is not the manifest of a dataset, or has changed since it was written.
+    """
+    path = folder / DATASET_FILE
+    if not path.is_file():
         raise UserError(f"{folder}: not a complete dataset (no {DATASET_FILE}); finish it with tools/preprocess_c4.py")
-    return read_record(folder / DATASET_FILE, DatasetManifest)
+    content = read_json(path)
+    written = content.pop(_CHECKSUM_KEY, None) if isinstance(content, dict) else None
+    manifest = record_of(content, path, DatasetManifest)
+    if written not in (None, manifest_checksum(content)):
+        raise UserError(f"{path}: has changed since it was written (see its {_CHECKSUM_KEY}); copy the dataset again")
+    return manifest
 
 
 def check_stored_file(folder: Path, file: StoredFile) -> None:

@@ -20,15 +20,14 @@ from pause_megatron.atomic import new_folder, sweep
 from pause_megatron.config.dataset import MergeDatasetsConfig
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import (
-    DATASET_FILE,
     DatasetManifest,
     MergedFile,
     differing_setting,
     load_dataset_manifest,
+    write_dataset_manifest,
 )
 from pause_megatron.preprocess.indexed_files import IndexFile, stream_index, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of, stored_lengths
-from pause_megatron.records.files import write_record
 
 _COPIED_BY_KERNEL_AT_ONCE = 1 << 30
 _COPIED_AT_ONCE = 8 << 20
@@ -57,7 +56,7 @@ def merge_datasets(config: MergeDatasetsConfig) -> None:
         for name, group in zip(names, groups, strict=True):
             write_merged_tokens(folder / f"{name}.bin", group)
         manifest = _joined(manifests, merged)
-        write_record(folder / DATASET_FILE, manifest)
+        write_dataset_manifest(folder, manifest)
     log.info(
         f"{config.output}: {len(spans)} shards in {', '.join(f'{name}.bin' for name in names)}; "
         f"{manifest.sequences} sequences, {manifest.tokens} tokens"

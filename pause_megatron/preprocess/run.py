@@ -10,12 +10,11 @@ from pause_megatron import log
 from pause_megatron.children import available_cores
 from pause_megatron.config.preprocess import PreprocessConfig
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.dataset_manifest import DATASET_FILE, DatasetManifest
+from pause_megatron.preprocess.dataset_manifest import DATASET_FILE, DatasetManifest, write_dataset_manifest
 from pause_megatron.preprocess.executors import Ranks, join_ranks, run_shards, share_out
 from pause_megatron.preprocess.planning import Plan, finished_shards, plan_run
 from pause_megatron.preprocess.progress_log import PROGRESS_FOLDER, RunProgress, report_progress
 from pause_megatron.preprocess.shard import ShardOutput
-from pause_megatron.records.files import write_record
 from pause_megatron.versions import versions
 
 
@@ -62,7 +61,7 @@ def _finish(output: ShardOutput, plan: Plan) -> None:
             f"--seq-length {manifest.seq_length}: no input file fills a sequence, since all files together have "
             f"{dropped} tokens; give more text, or a smaller length and another --output than {output.folder}"
         )
-    write_record(output.folder / DATASET_FILE, manifest)
+    write_dataset_manifest(output.folder, manifest)
     if skipped := sum(shard.skipped_records for shard in shards):
         log.warn(f"{output.folder}: {skipped} records could not be read and were left out; {DATASET_FILE} lists them")
     unit = f"sequences of {manifest.seq_length} tokens" if manifest.seq_length else "documents"

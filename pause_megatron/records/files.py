@@ -54,7 +54,14 @@ def read_record(path: Path, kind: type[File]) -> File:
     Raises :class:`UserError` that names the file and the key when the file is missing or is not JSON, has another
     format tag, lacks a key, has an unknown key, or has a value of another type.
     """
-    values = read_json(path)
+    return record_of(read_json(path), path, kind)
+
+
+def record_of(values: Any, path: Path, kind: type[File]) -> File:
+    """Return the record of class ``kind`` with ``values``, the JSON content of ``path``.
+
+    Raises as :func:`read_record` does.
+    """
     found = values.get("format") if isinstance(values, dict) else type(values).__name__
     if found != kind.FORMAT:
         raise UserError(

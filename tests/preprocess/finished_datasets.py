@@ -16,6 +16,8 @@ from pause_megatron.preprocess.dataset_manifest import (
     ShardManifest,
     ShardRecord,
     load_dataset_manifest,
+    manifest_checksum,
+    write_dataset_manifest,
 )
 from pause_megatron.preprocess.indexed_files import index_bytes, token_dtype
 from pause_megatron.preprocess.run import preprocess
@@ -75,7 +77,7 @@ def write_by_hand(folder, shards, *, vocab_size=1000, prefix="part", **settings)
     for entry in entries:
         write_record(folder / f"{entry.name}.json", ShardRecord(settings=settings, shard=entry))
     manifest = DatasetManifest(**vars(settings), shards=tuple(entries), versions={"python": "3"})
-    write_record(folder / "dataset.json", manifest)
+    write_dataset_manifest(folder, manifest)
     return folder
 
 
@@ -161,10 +163,13 @@ class Damaged:
                 self.edit(f"{shard.name}.json", of_record)
 
     def edit(self, name, change):
-        """Change the content of one JSON file."""
+        """Change the content of one JSON file, and its checksum if it has one."""
         path = self.folder / name
         content = json.loads(path.read_text(encoding="utf-8"))
+        has_checksum = content.pop("sha256", None)
         change(content)
+        if has_checksum:
+            content["sha256"] = manifest_checksum(content)
         path.write_text(json.dumps(content), encoding="utf-8")
 
 

@@ -90,6 +90,7 @@ def test_versions_of_all_folders_are_kept(tmp_path):
     folders = [write_by_hand(tmp_path / name, SHARDS[:1], prefix=name) for name in ("a", "b", "c")]
     for folder, versions in zip(folders, ({"x": "1"}, {"x": "2", "y": "1"}, {"x": "1"}), strict=True):
         manifest = json.loads((folder / "dataset.json").read_text())
+        del manifest["sha256"]
         (folder / "dataset.json").write_text(json.dumps({**manifest, "versions": versions}))
     assert merge(tmp_path / "merged", *folders).versions == {"x": "1, 2", "y": "1"}
 

@@ -128,6 +128,29 @@ def test_dataset_is_checked_when_it_is_opened(tmp_path, config_for):
         load_dataset_manifest(tmp_path)
 
 
+@pytest.mark.parametrize("suffix", [".bin", ".idx"])
+@pytest.mark.parametrize("zeros", [8, 512])
+def test_zeros_at_the_end_of_a_complete_shard_are_refused(tmp_path, config_for, suffix, zeros):
+    """A crash of the machine may leave a file of the right size whose last blocks were not written."""
+    preprocess(config_for(tmp_path))
+    shards = load_dataset_manifest(tmp_path).shards
+    (tmp_path / "dataset.json").unlink()
+    for path in tmp_path.glob(f"{shards[-1].name}.*"):  # the shard that the run has yet to write
+        path.unlink()
+    path = tmp_path / f"{shards[1].name}{suffix}"
+    content = path.read_bytes()
+    path.write_bytes(content[:-zeros] + bytes(zeros))
+    with pytest.raises(UserError, match=rf"^{path}: its SHA-256 is not that in {shards[1].name}\.json; remove "):
+        preprocess(config_for(tmp_path))
+    assert not (tmp_path / "dataset.json").exists()
+    preprocess(config_for(tmp_path, shard_range="0:1"))  # another shard is none of its business
+
+    for name in tmp_path.glob(f"{shards[1].name}.*"):
+        name.unlink()
+    preprocess(config_for(tmp_path))
+    assert path.read_bytes() == content
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
