@@ -45,6 +45,9 @@ class PretrainConfig:
     with weights also for the weighted mean."""
     data_cache: Path | None = None
     """Folder for the index of document datasets, on a shared disk or one on each node (default: OUTPUT/data-index)."""
+    verify_data: bool = False
+    """Compare all token ids of the data with the hashes in dataset.json before the first step. Each node reads all
+    files once. The indices are always compared, and the range of the ids in every batch."""
     processes: int = 1
     """Ranks to start on this machine; must be 1 under torchrun, srun or mpirun."""
     device: DeviceChoice = "auto"

@@ -7,14 +7,27 @@ announced, into pinned memory, from which the device copies without making the h
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from typing import Protocol
 
 import torch
 
 from pause_megatron.data.batches import Batch, own_positions
 from pause_megatron.data.training_sample import Sample
+from pause_megatron.errors import UserError
 
 SampleAt = Callable[[int], Sample]
 """Returns the sample at a position of training or validation."""
+
+
+class Samples(Protocol):
+    """A :data:`SampleAt` that knows the length of its samples."""
+
+    @property
+    def seq_length(self) -> int:
+        """Tokens of a sample, without the last target."""
+
+    def __call__(self, position: int) -> Sample:
+        """Return the sample at ``position``. Raises :class:`UserError` if it cannot be read."""
 
 
 class BatchLoader:
@@ -53,13 +66,29 @@ class BatchLoader:
         samples = self._announced.pop((sample_at, start, size)).result()
         return Batch.of(samples.to(self._device, non_blocking=True), self._pause_id)
 
+    def load_or_blank(self, sample_at: Samples, start: int, size: int) -> tuple[Batch, str]:
+        """Return what :meth:`load` returns, and no failure; or, if it raises, a batch without loss, and its failure.
+
+        A rank that raised during a step would leave the others hanging.
+        """
+        try:
+            return self.load(sample_at, start, size), ""
+        except UserError as error:
+            shape = (*self._shape(size), sample_at.seq_length + 1)
+            samples = torch.full(shape, self._pause_id, dtype=torch.int64, device=self._device)
+            return Batch.of(samples, self._pause_id), str(error)
+
     def close(self) -> None:
         """Stop the thread. Batches that were announced but not loaded are dropped."""
         self._thread.shutdown(cancel_futures=True)
 
+    def _shape(self, size: int) -> tuple[int, int]:
+        """Return this rank's number of microbatches in a global batch of ``size``, and the sequences in each."""
+        return size // (self._ranks * self._micro_batch_size), self._micro_batch_size
+
     def _read(self, sample_at: SampleAt, start: int, size: int) -> torch.Tensor:
         """Read this rank's samples in the thread, int64 ``[M, B, S + 1]`` in CPU memory."""
-        shape = (size // (self._ranks * self._micro_batch_size), self._micro_batch_size)
+        shape = self._shape(size)
         positions = own_positions(
             start,
             num_microbatches=shape[0],

@@ -2,12 +2,13 @@
 
 The index holds the order of the documents and the start of each sample. Its name in the cache is a hash of everything
 it depends on, so changed data gets another index. The cache may be on a disk that all nodes share or on a disk of each
-node: rank 0 builds the index if it is missing, then local rank 0 of every node builds it if it is still missing there.
+node: rank 0 builds the index if it is missing or damaged, then local rank 0 of every node if it still is so there.
 """
 
 from __future__ import annotations
 
 import hashlib
+import shutil
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,15 +19,17 @@ from megatron.core.datasets import helpers
 from numpy.typing import NDArray
 
 from pause_megatron import log
-from pause_megatron.atomic import new_folder, sweep
+from pause_megatron.atomic import new_folder, sweep, write_json
 from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.collectives import raise_on_all_ranks
 from pause_megatron.parallel.launcher import Launch
+from pause_megatron.preprocess.token_blocks import sha256_of
+from pause_megatron.records.files import read_json
 
-_DOCUMENTS, _SAMPLES = "documents.npy", "samples.npy"
-_FORMAT = 1
+_DOCUMENTS, _SAMPLES, _HASHES = "documents.npy", "samples.npy", "sha256.json"
+_FORMAT = 2
 _VISIBLE_WITHIN_SECONDS = 90.0
 """Network file systems may cache for a minute that a folder does not exist."""
 
@@ -64,6 +67,21 @@ class DocumentIndex:
         with new_folder(path) as folder:
             np.save(folder / _DOCUMENTS, self.documents)
             np.save(folder / _SAMPLES, self.samples)
+            write_json(folder / _HASHES, _hashes(folder))
+
+
+def _hashes(path: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file of the index in the folder ``path``."""
+    files = [path / name for name in (_DOCUMENTS, _SAMPLES)]
+    return {file.name: sha256_of(file, 0, file.stat().st_size) for file in files}
+
+
+def _is_sound(path: Path) -> bool:
+    """Return whether the index in the folder ``path`` is as it was written."""
+    try:
+        return bool(read_json(path / _HASHES) == _hashes(path))
+    except (OSError, UserError):
+        return False
 
 
 @dataclass(frozen=True)
@@ -82,10 +100,13 @@ class CachedIndex:
         return self.cache / f"{self.source.path.name}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"
 
     def build_if_missing(self) -> None:
-        """Build the index unless it exists."""
+        """Build the index unless it exists and is as it was written."""
         path = self.path
         if path.is_dir():
-            return
+            if _is_sound(path):
+                return
+            log.warn(f"{path}: damaged; building this index again")
+            shutil.rmtree(path, ignore_errors=True)
         started = time.monotonic()
         lengths = StoredSequences(self.source.path, self.source.manifest).lengths()
         index = DocumentIndex.build(lengths, self.source.seq_length, self.seed)

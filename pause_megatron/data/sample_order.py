@@ -14,6 +14,7 @@ from itertools import accumulate
 import numpy as np
 from megatron.core.datasets import helpers
 
+from pause_megatron.data.sample_origins import read_sample
 from pause_megatron.data.training_sample import Sample, SampleDataset, blank_sample
 
 LONGEST_PERIOD = 1_000_000
@@ -96,9 +97,9 @@ class TrainingData:
         return self._starts[-1]
 
     def __call__(self, position: int) -> Sample:
-        """Return the sample at ``position``."""
+        """Return the sample at ``position``. Raises as :func:`read_sample` does."""
         dataset, index = self.locate(position)
-        return self.datasets[dataset][index]
+        return read_sample(self.datasets[dataset], index)
 
     def locate(self, position: int) -> tuple[int, int]:
         """Return the index of the dataset at ``position``, and of the sample in it."""
@@ -125,5 +126,10 @@ class ValidationData:
         return self._length
 
     def __call__(self, position: int) -> Sample:
-        """Return the sample at ``position``."""
-        return self._dataset[position] if position < self._length else self._blank
+        """Return the sample at ``position``. Raises as :func:`read_sample` does."""
+        return read_sample(self._dataset, position) if position < self._length else self._blank
+
+    @property
+    def seq_length(self) -> int:
+        """Tokens of a sample."""
+        return self.source.seq_length

@@ -1,5 +1,7 @@
 """Origins of samples: the file and the documents that each sample was made of, for example of a loss spike.
 
+:func:`read_sample` reads a sample, and reports the origin of an id that the vocabulary does not have.
+
 A stored sequence does not record its documents. Its shard records the input file, and every document ends with the
 end-of-document token, so the number of these tokens before a sequence is the number of its first document. They are
 counted on demand, which reads each shard concerned once, up to the sequence.
@@ -17,7 +19,8 @@ import torch.distributed as dist
 
 from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.packed_documents import DocumentDataset
-from pause_megatron.data.training_sample import SampleDataset
+from pause_megatron.data.training_sample import Sample, SampleDataset
+from pause_megatron.errors import UserError
 from pause_megatron.parallel import collectives
 from pause_megatron.preprocess.dataset_manifest import DatasetSettings
 from pause_megatron.preprocess.indexed_files import chunk_ranges, token_dtype
@@ -78,6 +81,38 @@ def find_origins_together(datasets: Sequence[SampleDataset], located: Sequence[t
     for part in collectives.gather_from_ranks(dict(zip(share, find_origins(datasets, share), strict=True))):
         found |= part
     return [found[place] for place in located]
+
+
+def read_sample(dataset: SampleDataset, index: int) -> Sample:
+    """Return sample ``index``. Raises :class:`UserError` with the documents of the first id beyond the vocabulary.
+
+    Such an id is damage. Embeddings that are sharded by tensor parallelism would take it for zeros, without an error.
+    """
+    tokens, vocab_size = dataset[index], dataset.source.manifest.vocab_size
+    if int(tokens.min()) >= 0 and int(tokens.max()) < vocab_size:
+        return tokens
+    column = int(np.flatnonzero((tokens < 0) | (tokens >= vocab_size))[0])
+    sequence, offset = _place_of_token(dataset, index, column)
+    folder, manifest = dataset.source.path, dataset.source.manifest
+    starts = list(accumulate(shard.sequences for shard in manifest.shards))
+    file = spans_of(folder, manifest)[bisect_right(starts, sequence)].label()
+    documents = _documents_of(dataset.source, [sequence])[sequence]
+    raise UserError(
+        f"{file}: id {tokens[column]} at token {offset} of the sequence of {documents} is not in the vocabulary of"
+        f" {vocab_size} tokens; run `pause-megatron verify-dataset --data {folder}`, and copy or write the file again"
+    )
+
+
+def _place_of_token(dataset: SampleDataset, sample: int, column: int) -> tuple[int, int]:
+    """Return the stored sequence, and the offset in it, of the token at ``column`` of a sample."""
+    if not isinstance(dataset, DocumentDataset):
+        after, offset = divmod(column, dataset.source.seq_length)  # the last target is of the next sequence
+        return sample + after, offset
+    place, offset = (int(value) for value in dataset.sample_index[sample])
+    offset += column
+    while offset >= (length := len(dataset.dataset.get(dataset.document_index[place]))):
+        place, offset = place + 1, offset - length
+    return int(dataset.document_index[place]), offset
 
 
 def _sequences_of(dataset: SampleDataset, sample: int) -> Sequence[int]:

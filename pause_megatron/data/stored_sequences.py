@@ -14,8 +14,8 @@ from megatron.core.datasets.indexed_dataset import IndexedDataset
 from numpy.typing import NDArray
 
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.dataset_manifest import DatasetManifest, stored_files
-from pause_megatron.preprocess.indexed_files import IndexFile
+from pause_megatron.preprocess.dataset_manifest import DATASET_FILE, DatasetManifest, stored_files
+from pause_megatron.preprocess.indexed_files import IndexFile, token_dtype
 
 
 class StoredSequences:
@@ -50,12 +50,24 @@ class StoredSequences:
     def _open_file(self, file: int) -> IndexedDataset:
         path = self.folder / self._names[file]
         try:
+            self._check_header(file, IndexFile.open(Path(f"{path}.idx")))  # Megatron-core's reader trusts the header
             return IndexedDataset(str(path))
-        except OSError as error:
+        except (OSError, UserError) as error:
+            cause = error if isinstance(error, OSError) else error.__cause__
+            if not isinstance(cause, OSError):
+                raise
             raise UserError(
-                f"{path}.bin: {error.strerror or error}; if its {len(self._names)} pairs of files are too many, merge "
+                f"{path}.bin: {cause.strerror or cause}; if its {len(self._names)} pairs of files are too many, merge "
                 "them with 'pause-megatron merge-datasets' or raise `ulimit -n`"
             ) from error
+
+    def _check_header(self, file: int, index: IndexFile) -> None:
+        sequences, dtype = self._starts[file + 1] - self._starts[file], token_dtype(self.manifest.vocab_size)
+        if (index.sequences, index.dtype) != (sequences, dtype):
+            raise UserError(
+                f"{index.path}: has {index.sequences} sequences of {index.dtype}, but {DATASET_FILE} lists {sequences}"
+                f" of {dtype}; run `pause-megatron verify-dataset --data {self.folder}`"
+            )
 
 
 def _raise_open_file_limit() -> None:

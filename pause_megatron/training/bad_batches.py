@@ -9,11 +9,15 @@ a resumed run decides like an uninterrupted one.
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from pause_megatron.config.training import FaultsConfig
 from pause_megatron.records.checkpoint_state import RecentLosses
+
+_DOCUMENTS_SHOWN = 5
+"""Documents of a bad batch in a message; metrics.jsonl lists all of them."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +33,12 @@ class BatchDecision:
     def is_bad(self) -> bool:
         """Whether the batch must not change the weights."""
         return bool(self.reason)
+
+    def describe(self, documents: Sequence[str]) -> str:
+        """Return the defect of the batch with some of its ``documents``, for messages."""
+        more = f" and {len(documents) - _DOCUMENTS_SHOWN} more" if len(documents) > _DOCUMENTS_SHOWN else ""
+        shown = ", ".join(documents[:_DOCUMENTS_SHOWN])
+        return f"{self.reason}; its batch changed no weight; documents: {shown}{more}"
 
 
 GOOD = BatchDecision()

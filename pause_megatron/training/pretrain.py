@@ -60,6 +60,7 @@ def train_in_groups(config: PretrainConfig, launch: Launch, inputs: PretrainInpu
 
     Raises the errors of :func:`pretrain`.
     """
+    from pause_megatron.data.verified_files import verify_files
     from pause_megatron.parallel.groups import initialize_process_groups
     from pause_megatron.parallel.heartbeat import Heartbeat
     from pause_megatron.training.run import PretrainRun
@@ -77,6 +78,8 @@ def train_in_groups(config: PretrainConfig, launch: Launch, inputs: PretrainInpu
         Heartbeat(launch, config.faults) as heartbeat,
         owned_run_folder(config.output),
     ):
+        folders = [*inputs.training_data, *inputs.validation_data]
+        verify_files(folders, launch, tokens=config.verify_data, is_stopping=lambda: bool(stop.request))
         run = PretrainRun(config, launch, inputs, stop, describe_all_devices(own_device))
         with closing(run.metrics), closing(run.loader):
             run.resume()

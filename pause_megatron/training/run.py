@@ -23,7 +23,7 @@ from pause_megatron.data.sample_origins import find_origins_together
 from pause_megatron.engine.build import build_engine
 from pause_megatron.errors import UserError
 from pause_megatron.model.gpt import build_local_model
-from pause_megatron.parallel.collectives import max_over_ranks
+from pause_megatron.parallel.collectives import max_over_ranks, raise_on_all_ranks
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.parallel.process_device import device
 from pause_megatron.records.checkpoint_state import CheckpointState
@@ -42,9 +42,6 @@ from pause_megatron.training.stop_requests import StopRequests, stopped_early
 from pause_megatron.training.validation import Validation
 from pause_megatron.versions import versions
 
-_DOCUMENTS_SHOWN = 5
-"""Documents of a bad batch in the error message; metrics.jsonl lists all of them."""
-
 
 class PretrainRun:
     """A pretraining run on one rank."""
@@ -59,6 +56,7 @@ class PretrainRun:
         self.iteration = 0
         self.saved_iteration = 0
         self.validated_iteration = 0
+        self.unreadable = ""
         self.batches = BatchSchedule(config.training)
         self.judge = BatchJudge(config.faults)
         self._open_data(launch)
@@ -148,7 +146,8 @@ class PretrainRun:
             with self.metrics.paused():
                 if self._is_due(config.training.validation_interval) or self._is_due(config.checkpoint.save_interval):
                     self._validate_if_due()
-                    self._save_if_due()
+                    if self._is_due(self.config.checkpoint.save_interval):
+                        self._save()
                     flags = self._agree()  # this took long: the flags of the step are old
                 self.saver.poll(flags.unfinished)
                 self._stop_on(flags.request)
@@ -164,10 +163,11 @@ class PretrainRun:
         """Train on the next batch, or skip it if it is bad; return the flags that all ranks agreed on."""
         rate = learning_rate(self.iteration, self.config.training.train_iters, self.config.optimizer)
         start, size = self.consumed_samples, self.batches.batch_size(self.iteration)
-        batch = self.loader.load(self.data, start, size)
+        batch, self.unreadable = self.loader.load_or_blank(self.data, start, size)
         if self.iteration + 1 < self.config.training.train_iters:
             self.loader.announce(self.data, start + size, self.batches.batch_size(self.iteration + 1))
         report = self.stepper.accumulate(batch, self._flags)
+        self._stop_if_unreadable(report.flags)
         loss, update = report.losses.mean, None
         decision = self.judge.of_loss(loss)
         if not decision.is_bad:
@@ -187,24 +187,25 @@ class PretrainRun:
     @property
     def _flags(self) -> Flags:
         """The flags of this rank."""
-        return Flags(request=self.stop.request, unfinished=self.saver.unfinished)
+        unreadable = int(bool(self.unreadable))
+        return Flags(request=self.stop.request, unfinished=self.saver.unfinished, unreadable=unreadable)
+
+    def _stop_if_unreadable(self, flags: Flags) -> None:
+        """If a rank could not read its part of the batch, save the state before the step and raise on every rank."""
+        if flags.unreadable:
+            self._save_last()
+            raise_on_all_ranks(self.unreadable)
 
     def _report_bad_batch(self, decision: BatchDecision, start: int, size: int) -> None:
         """Report the documents of a bad batch; stop the run, after saving, if that is the decision."""
         located = [self.data.locate(position) for position in range(start, start + size)]
         documents = [str(part) for origin in find_origins_together(self.data.datasets, located) for part in origin]
         self.metrics.log_bad_batch(self.iteration + 1, decision.reason, documents)
-        more = f" and {len(documents) - _DOCUMENTS_SHOWN} more" if len(documents) > _DOCUMENTS_SHOWN else ""
-        message = (
-            f"iteration {self.iteration + 1}: {decision.reason}; its batch changed no weight; documents:"
-            f" {', '.join(documents[:_DOCUMENTS_SHOWN])}{more}"
-        )
+        message = f"iteration {self.iteration + 1}: {decision.describe(documents)}"
         if not decision.stops_run:
             log.warn(message)
             return
-        if self.iteration > self.saved_iteration:
-            self._save()
-        self.saver.wait()
+        self._save_last()
         raise UserError(
             f"{message} (all of them in metrics.jsonl); resume with --on-bad-batch skip to skip such batches, or with a"
             " lower --learning-rate"
@@ -219,16 +220,13 @@ class PretrainRun:
 
     def _validate(self, data: ValidationData, start: int, size: int) -> Losses:
         """Validate on the ``size`` samples of ``data`` from ``start`` on; stop the run if that was requested."""
-        batch = self.loader.load(data, start, size)
+        batch, self.unreadable = self.loader.load_or_blank(data, start, size)
         if start + size < len(data):
             self.loader.announce(data, start + size, size)
         report = self.stepper.validate(batch, self._flags)
+        self._stop_if_unreadable(report.flags)
         self._stop_on(report.flags.request)
         return report.losses
-
-    def _save_if_due(self) -> None:
-        if self._is_due(self.config.checkpoint.save_interval):
-            self._save()
 
     def _save(self) -> None:
         """Write a checkpoint, or start to with --async-save."""
@@ -250,6 +248,12 @@ class PretrainRun:
         )
         self.saver.save(self.iteration, state.to_plain())
         self.saved_iteration = self.iteration
+
+    def _save_last(self) -> None:
+        """Save unless this iteration is saved, and wait until the checkpoint is complete."""
+        if self.iteration > self.saved_iteration:
+            self._save()
+        self.saver.wait()
 
     def _agree(self) -> Flags:
         """Return the flags of all ranks; between steps, where no report shares them."""

@@ -27,6 +27,8 @@ class Flags:
     """Largest stop request."""
     unfinished: int = 0
     """1 if any rank still writes a checkpoint, otherwise 0."""
+    unreadable: int = 0
+    """1 if any rank cannot read its part of the batch, otherwise 0."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +55,8 @@ def share_report(
         device: device of the tensors.
     """
     # Requests are numbers of ranks, one for each kind, because a sum is all that the ranks compute.
-    votes = [float(flags.request == request) for request in _REQUESTS] + [float(flags.unfinished)]
+    votes = [float(flags.request == request) for request in _REQUESTS]
+    votes += [float(flags.unfinished), float(flags.unreadable)]
     parts = [
         torch.zeros(FIGURES, dtype=torch.float64, device=device) if losses is None else losses,
         torch.zeros(1, dtype=torch.float64, device=device) if squared_norm is None else squared_norm[None],
@@ -61,11 +64,10 @@ def share_report(
     ]
     message = torch.cat(parts)
     dist.all_reduce(message)
-    figures, (squares, *counted, unfinished) = _split(message.tolist())
+    figures, (squares, *counted, unfinished, unreadable) = _split(message.tolist())
     request = max((request for request, ranks in zip(_REQUESTS, counted, strict=True) if ranks), default=0)
-    return StepReport(
-        losses=Losses.of(figures), squared_norm=squares, flags=Flags(request=request, unfinished=int(unfinished > 0))
-    )
+    agreed = Flags(request=request, unfinished=int(unfinished > 0), unreadable=int(unreadable > 0))
+    return StepReport(losses=Losses.of(figures), squared_norm=squares, flags=agreed)
 
 
 def _split(numbers: list[float]) -> tuple[list[float], list[float]]:

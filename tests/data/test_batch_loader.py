@@ -21,11 +21,16 @@ SIZE = 8
 class Samples:
     """Sample ``i`` is i + 10, i + 10, ...; records who read what."""
 
+    seq_length = 4
+
     def __init__(self) -> None:
         self.read: list[int] = []
         self.threads: set[int] = set()
+        self.broken_from = 10**9
 
     def __call__(self, position: int) -> Sample:
+        if position >= self.broken_from:
+            raise UserError(f"data/pause: no sample {position}")
         self.read.append(position)
         self.threads.add(threading.get_ident())
         return np.full(5, position + 10, np.uint16)
@@ -79,6 +84,21 @@ def test_error_in_the_thread_reaches_the_caller_with_its_text_and_the_loader_sta
         with pytest.raises(UserError, match="data/pause: no sample 3"):
             batches.load(broken, 3, SIZE)
         assert len(batches.load(samples, 8, SIZE)) == 4
+
+
+def test_batch_that_cannot_be_read_is_blank_beside_its_error() -> None:
+    samples = Samples()
+    with closing(loader()) as batches:
+        batch, failure = batches.load_or_blank(samples, 0, SIZE)
+        assert (batch.tokens[..., 0].tolist(), failure) == ([[10, 11], [12, 13], [14, 15], [16, 17]], "")
+        samples.broken_from = 8
+        blank, failure = batches.load_or_blank(samples, 8, SIZE)
+        assert failure == "data/pause: no sample 8"
+        assert blank.tokens.shape == batch.tokens.shape
+        assert blank.labels.shape == batch.labels.shape
+        assert not blank.is_target.any()
+        batch, failure = batches.load_or_blank(samples, 0, SIZE)
+        assert (len(batch), failure) == (4, "")
 
 
 def test_closing_ends_the_thread_and_drops_what_was_announced() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -133,6 +134,23 @@ def test_index_that_another_process_wrote_meanwhile_is_used(
     monkeypatch.setattr(DocumentIndex, "build", build_twice)
     index.build_if_missing()
     assert [path.name for path in tmp_path.iterdir()] == [index.path.name]
+
+
+@pytest.mark.parametrize("name", ["documents.npy", "samples.npy", "sha256.json"])
+@pytest.mark.parametrize("damage", [lambda content: content[:-3], lambda content: content[:-8] + bytes(8), None])
+def test_damaged_index_is_built_again(
+    datasets: Datasets, tmp_path: Path, name: str, damage: Callable[[bytes], bytes] | None
+) -> None:
+    index = CachedIndex(tmp_path, datasets.source("document"), 1)
+    index.build_if_missing()
+    path = index.path / name
+    content = path.read_bytes()
+    if damage:
+        path.write_bytes(damage(content))
+    else:
+        path.unlink()
+    index.build_if_missing()
+    assert path.read_bytes() == content
 
 
 def test_samples_follow_each_other_through_documents_of_any_length() -> None:

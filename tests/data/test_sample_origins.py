@@ -1,12 +1,15 @@
-"""The documents found for a sample have its text, compared with the input files."""
+"""The documents found for a sample have its text, compared with the input files; foreign ids are reported with them."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import re
+import shutil
 from functools import lru_cache
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch.distributed as dist
 
@@ -14,9 +17,10 @@ from pause_megatron.config.serialize import to_plain
 from pause_megatron.data import sample_origins
 from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.datasets import SequenceDataset
-from pause_megatron.data.sample_order import TrainingData
-from pause_megatron.data.sample_origins import Origin, find_origins, find_origins_together
+from pause_megatron.data.sample_order import TrainingData, ValidationData
+from pause_megatron.data.sample_origins import Origin, find_origins, find_origins_together, read_sample
 from pause_megatron.data.training_sample import SampleDataset
+from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.tokenizer import PauseTokenizer
@@ -174,3 +178,69 @@ def test_ranks_share_the_work_and_all_get_the_result(datasets: Datasets) -> None
     located = [(1, 5), (0, 9), (0, 3), (1, 70), (0, 9)]
     parts = [SequenceDataset(datasets.source(name)) for name in ("sequence", "none")]
     assert run_distributed(origins_in_a_group, 2, datasets, located) == [find_origins(parts, located)] * 2
+
+
+@pytest.fixture
+def damaged(datasets: Datasets, tmp_path: Path) -> Datasets:
+    """A copy of a dataset of sequences and of one of documents, with a foreign id at a few places of each."""
+    for name in ("merged-sequence", "merged-document"):
+        shutil.copytree(datasets.folder / name, tmp_path / name)
+        path = tmp_path / name / "merged-00001-of-00002.bin"
+        tokens = np.fromfile(path, np.uint16)
+        tokens[FOREIGN_PLACES] = 60_000
+        tokens.tofile(path)
+    return Datasets(tmp_path)
+
+
+FOREIGN_PLACES = [0, 5 * SEQ_LENGTH + 12, 900]
+"""Tokens of the second file; the first is also the last target of the sequence before it, if that is of its shard."""
+
+
+@pytest.mark.parametrize("name", ["merged-sequence", "merged-document"])
+def test_id_beyond_the_vocabulary_is_reported_with_its_place(damaged: Datasets, cache: Path, name: str) -> None:
+    documents = name == "merged-document"
+    dataset: SampleDataset = damaged.documents(cache, name) if documents else SequenceDataset(damaged.source(name))
+    stored = dataset.dataset if documents else dataset._stored
+    places = set()
+    for sample in range(len(dataset)):
+        if 60_000 not in dataset[sample]:
+            read_sample(dataset, sample)
+            continue
+        with pytest.raises(UserError) as refused:
+            read_sample(dataset, sample)
+        message = str(refused.value)
+        assert message.startswith(f"{damaged.folder / name}/merged-00001-of-00002.bin")
+        [(token, sequence)] = re.findall(r"id 60000 at token (\d+) of .*\(sequence (\d+) of", message)
+        assert stored.get(int(sequence))[int(token)] == 60_000
+        places.add((int(sequence), int(token)))
+    assert len(places) == len(FOREIGN_PLACES)
+
+
+def test_training_and_validation_data_refuse_a_foreign_id(damaged: Datasets) -> None:
+    dataset = SequenceDataset(damaged.source("merged-sequence"))
+    training, validation = TrainingData([dataset], seed=1), ValidationData(dataset, len(dataset))
+    bad = {sample for sample in range(len(dataset)) if 60_000 in dataset[sample]}
+    for data, samples in (
+        (training, [training.locate(i)[1] for i in range(len(dataset))]),
+        (validation, range(len(dataset))),
+    ):
+        found = set()
+        for position, sample in enumerate(samples):
+            try:
+                data(position)
+            except UserError:
+                found.add(sample)
+        assert found == bad
+
+
+def test_negative_id_is_refused(datasets: Datasets) -> None:
+    """Vocabularies of 65,500 tokens and more are stored as int32, whose damage may be negative."""
+
+    class Negative(SequenceDataset):
+        def __getitem__(self, index: int) -> np.ndarray:
+            tokens = super().__getitem__(index).astype(np.int32)
+            tokens[7] = -1
+            return tokens
+
+    with pytest.raises(UserError, match="id -1 at token 7 of the sequence of"):
+        read_sample(Negative(datasets.source("sequence")), 3)

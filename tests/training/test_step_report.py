@@ -33,9 +33,9 @@ def shared(cases: list[list[Flags]]) -> tuple[list[StepReport], int]:
 
 def test_flags_are_the_largest_and_numbers_are_sums() -> None:
     none, time, term = Flags(), Flags(request=StopRequest.TIME_IS_UP), Flags(request=StopRequest.SIGTERM)
-    writing = Flags(unfinished=1)
-    cases = [[none, none], [none, term], [time, term], [time, time], [writing, none], [writing, term]]
-    expected = [none, term, term, time, writing, Flags(request=StopRequest.SIGTERM, unfinished=1)]
+    writing, damaged = Flags(unfinished=1), Flags(unreadable=1)
+    cases = [[none, none], [none, term], [time, term], [time, time], [writing, none], [writing, term], [none, damaged]]
+    expected = [none, term, term, time, writing, Flags(request=StopRequest.SIGTERM, unfinished=1), damaged]
     for found, calls in run_distributed(shared, 2, cases):
         assert [report.flags for report in found] == expected
         assert calls == len(cases)
