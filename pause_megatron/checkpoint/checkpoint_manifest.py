@@ -5,7 +5,7 @@
     {"format": "pause_megatron/checkpoint/2",
      "state":      {"iteration": ..., "config": ..., ...},              state of the run
      "optimizer":  {"step": ..., "loss_scaler": {...} or null},         empty if the checkpoint has weights only
-     "files":      {"rank00000.safetensors": {"bytes": ..., "crc32": ...}},
+     "files":      {"rank00000.safetensors": {"bytes": ..., "crc32": ...}},    also those of the tokenizer
      "parameters": {name: {"shape": [...], "dim": ..., "blocks": ...}}, of the complete model
      "fragments":  [{"file", "name", "tp_rank", "tp_size", "start", "length"}, ...],
      "crc32":      ...}                                                 of everything above
@@ -34,13 +34,15 @@ if TYPE_CHECKING:
 FORMAT = "pause_megatron/checkpoint/2"
 MANIFEST = "manifest.json"
 """File of a checkpoint that is written last: a folder without it is incomplete."""
+TOKENIZER_FOLDER = "tokenizer"
+"""Folder of a checkpoint that contains its tokenizer; checkpoints of older versions have none."""
 
 StateKey = Literal["master", "exp_avg", "exp_avg_sq"]
 WEIGHTS: StateKey = "master"
 STATE_KEYS: tuple[StateKey, ...] = (WEIGHTS, "exp_avg", "exp_avg_sq")
 """State of each parameter: the fp32 weight and Adam's two moments."""
 
-_FILE_NAME = re.compile(r"\w[\w.-]*")
+_FILE_NAME = re.compile(rf"({TOKENIZER_FOLDER}/)?\w[\w.-]*")
 
 
 class DamagedCheckpointError(UserError):

@@ -9,7 +9,8 @@ run no collectives, which could interleave with those of training and hang the r
 
 import json
 import shutil
-from collections.abc import Sequence
+import zlib
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -23,7 +24,13 @@ from safetensors.torch import save_file
 from pause_megatron import log
 from pause_megatron.atomic import fsync_path, write_json
 from pause_megatron.checkpoint.checkpoint_folders import checkpoint_name, new_checkpoint, retire_old
-from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST, FileChecksum, Manifest, ParameterRecord
+from pause_megatron.checkpoint.checkpoint_manifest import (
+    MANIFEST,
+    TOKENIZER_FOLDER,
+    FileChecksum,
+    Manifest,
+    ParameterRecord,
+)
 from pause_megatron.checkpoint.owned_fragments import FileContents, HostCopies, owned_fragments
 from pause_megatron.checkpoint.reader import file_checksum
 from pause_megatron.config.training import CheckpointConfig
@@ -60,12 +67,27 @@ class CheckpointSaver:
     """Saves the checkpoints of one run. Every rank has one; all must call the same methods in the same order."""
 
     def __init__(
-        self, checkpoints: Path, config: CheckpointConfig, *, parameters: Sequence[NamedParameter], engine: Engine
+        self,
+        checkpoints: Path,
+        config: CheckpointConfig,
+        *,
+        parameters: Sequence[NamedParameter],
+        engine: Engine,
+        tokenizer: Mapping[str, bytes] | None = None,
     ) -> None:
+        """
+        Args:
+            checkpoints: folder of all checkpoints of the run.
+            config: which of them to keep.
+            parameters: of the model on this rank.
+            engine: of the model.
+            tokenizer: name to content of the tokenizer's files, which each checkpoint contains too.
+        """
         self._checkpoints = checkpoints
         self._config = config
         self._parameters = parameters
         self._engine = engine
+        self._tokenizer = tokenizer or {}
         self._copies = HostCopies()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
         self._pending: _PendingSave | None = None
@@ -133,7 +155,7 @@ class CheckpointSaver:
                     f"{path}: could not be written ({failed.file}: {failed.error}); free disk space if the disk is"
                     " full, and run the same command again to resume from the previous checkpoint"
                 )
-            manifest = _manifest(save, results)
+            manifest = _manifest(save, results, _write_tokenizer(save.temporary, self._tokenizer))
             manifest.check()  # a reader would refuse an inconsistent manifest
             write_json(save.temporary / MANIFEST, manifest.to_plain())
         for old in retire_old(self._checkpoints, self._config, newest=path):
@@ -153,14 +175,25 @@ def _write(path: Path, tensors: dict[str, torch.Tensor], contents: FileContents)
     return _WriteResult(file=path.name, checksum=checksum, contents=contents, error=error)
 
 
-def _manifest(save: _PendingSave, results: Sequence[_WriteResult]) -> Manifest:
+def _write_tokenizer(checkpoint: Path, files: Mapping[str, bytes]) -> dict[str, FileChecksum]:
+    """Write the tokenizer's files, and return their entries in the manifest; closing the folder flushes them."""
+    written = {}
+    for name, content in files.items():
+        path = checkpoint / TOKENIZER_FOLDER / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(content)
+        written[f"{TOKENIZER_FOLDER}/{name}"] = FileChecksum(bytes=len(content), crc32=zlib.crc32(content))
+    return written
+
+
+def _manifest(save: _PendingSave, results: Sequence[_WriteResult], tokenizer: Mapping[str, FileChecksum]) -> Manifest:
     parameters: dict[str, ParameterRecord] = {}
     for item in results:
         parameters |= item.contents.parameters
     return Manifest(
         state=save.state,
         optimizer=save.optimizer,
-        files={item.file: item.checksum for item in results if item.checksum},
+        files={item.file: item.checksum for item in results if item.checksum} | dict(tokenizer),
         parameters=parameters,
         fragments=[fragment for item in results for fragment in item.contents.fragments],
     )

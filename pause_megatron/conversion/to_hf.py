@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json, write_text
 from pause_megatron.checkpoint.checkpoint_folders import find_checkpoint
+from pause_megatron.checkpoint.checkpoint_manifest import TOKENIZER_FOLDER
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.blend import parse_blend
 from pause_megatron.config.conversion import ConvertToHfConfig
@@ -35,8 +36,6 @@ from pause_megatron.tokenizer.huggingface import prove_equal, to_huggingface
 from pause_megatron.versions import commit, versions
 
 INDEX_FILE = "model.safetensors.index.json"
-TOKENIZER_FOLDER = "tokenizer"
-"""Folder of a checkpoint's own tokenizer; checkpoints of ``tools/convert_from_hf.py`` contain one."""
 TOKENIZER_TEXTS = 1000
 """Most sequences of training text to compare the exported tokenizer on."""
 
@@ -57,7 +56,8 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         dtype = getattr(torch, TORCH_DTYPES[config.dtype])
         log.info(f"converting {checkpoint} ({state.layout}, iteration {state.iteration})")
         write_model(folder, reader, model, tokenizer, dtype=dtype, max_shard_bytes=int(config.max_shard_gb * 1e9))
-        texts_compared = write_tokenizer(folder, tokenizer, state.config["data"])
+        data = [part.folder for part in parse_blend("--data", state.config["data"])]
+        texts_compared = write_tokenizer(folder, tokenizer, [state.resolve(path, checkpoint) for path in data])
         if config.bake_pauses:
             bake_pauses(AutoTokenizer.from_pretrained(folder), config.bake_pauses).save_pretrained(folder)
         comparison = prove_export(
@@ -80,7 +80,11 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
 
 def _tokenizer_of_run(checkpoint: Path, state: CheckpointState, path: Path | None) -> PauseTokenizer:
     own = checkpoint / TOKENIZER_FOLDER
-    tokenizer = PauseTokenizer.load(path or (own if own.exists() else Path(state.config["tokenizer"])))
+    if path is None and not own.exists():
+        path = state.resolve(state.config["tokenizer"], checkpoint)
+        if not path.exists():
+            raise UserError(f"{checkpoint}: contains no tokenizer, and {path} does not exist; give --tokenizer")
+    tokenizer = PauseTokenizer.load(path or own)
     if tokenizer.sha256 != state.tokenizer_sha256:
         raise UserError(f"--tokenizer {tokenizer.path}: {checkpoint} was trained with another tokenizer; give that one")
     return tokenizer
@@ -116,20 +120,19 @@ def write_model(
         write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[str]) -> int:
+def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[Path]) -> int:
     """Write the tokenizer to ``folder`` and compare it, as stock transformers loads it, with that of preprocessing.
 
     Returns the number of texts compared: edge cases, and sequences of the first folder of ``data`` if that still
     exists. Raises :class:`UserError` at the first text that is encoded differently.
     """
     to_huggingface(tokenizer).save_pretrained(folder)
-    texts = _texts(tokenizer, data) if data else []
+    texts = _texts(tokenizer, data[0]) if data else []
     return prove_equal(tokenizer, AutoTokenizer.from_pretrained(folder), texts)
 
 
-def _texts(tokenizer: PauseTokenizer, data: Sequence[str]) -> list[str]:
+def _texts(tokenizer: PauseTokenizer, path: Path) -> list[str]:
     try:
-        path = parse_blend("--data", data)[0].folder
         stored = StoredSequences(path, load_dataset_manifest(path))
         return [tokenizer.decode(stored.get(index).tolist()) for index in range(min(len(stored), TOKENIZER_TEXTS))]
     except UserError as error:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pause_megatron.records.files import convert_record, plain_record
+from pause_megatron.records.files import convert_record, path_of_record, plain_record
 from pause_megatron.records.pretraining import DataFolderRecord, DeviceRecord
 
 
@@ -60,6 +60,9 @@ class CheckpointState:
     dataset: CheckpointDataRecord
     config: dict[str, Any]
     """Resolved configuration; at least ``model``, ``tokenizer``, ``output`` and ``data``."""
+    directory: str | None = None
+    """Directory that relative paths of ``config`` start from, relative to the checkpoint's folder; None for a model
+    converted from Hugging Face, and in a checkpoint of an older version, which mean the current directory."""
     converted_from: str | None = None
     """Hugging Face folder; None for a checkpoint of a run."""
     versions: dict[str, str]
@@ -75,6 +78,10 @@ class CheckpointState:
         unknown or of another type.
         """
         return convert_record(values, cls, f"{folder} (state)", "give a checkpoint of this version")
+
+    def resolve(self, path: Path | str, folder: Path) -> Path:
+        """Return ``path`` of :attr:`config` as seen from the current directory; ``folder`` is the checkpoint's."""
+        return path_of_record(path, self.directory, folder)
 
     def to_plain(self) -> dict[str, Any]:
         """Return the record as JSON-ready data."""

@@ -6,6 +6,7 @@ None, for example the loss after pauses in a run without pauses.
 
 import dataclasses
 import json
+import os
 import types
 import typing
 from collections.abc import Iterator
@@ -116,6 +117,20 @@ def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
         raise UserError(f"{path}: {error.strerror or error}") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 ({error}); remove the line") from error
+
+
+def path_of_record(path: Path | str, directory: str | None, folder: Path) -> Path:
+    """Return a path that a record holds, as seen from the current directory.
+
+    Args:
+        path: as the user gave it; an absolute path is returned as it is.
+        directory: directory that the command ran in, relative to ``folder``; None for the current one.
+        folder: folder of the record's file. It may have been moved together with the files it refers to.
+    """
+    if directory is None or Path(path).is_absolute():
+        return Path(path)
+    found, here = Path(os.path.normpath(folder.resolve() / directory / path)), Path.cwd()
+    return found.relative_to(here) if found.is_relative_to(here) else found
 
 
 def convert_record(values: dict[str, Any], kind: type[Record], place: str, remedy: str) -> Record:

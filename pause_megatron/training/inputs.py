@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from pause_megatron.checkpoint.checkpoint_folders import find_checkpoint
 from pause_megatron.checkpoint.checkpoint_manifest import read_manifest
@@ -12,6 +13,7 @@ from pause_megatron.data.data_folders import DataFolder, check_training_folders,
 from pause_megatron.errors import UserError
 from pause_megatron.records.checkpoint_state import CheckpointState
 from pause_megatron.tokenizer import PauseTokenizer
+from pause_megatron.tokenizer.tokenizer_files import copy_tokenizer
 from pause_megatron.training.state import model_differences
 
 
@@ -20,6 +22,8 @@ class PretrainInputs:
     """Files of a configuration, checked against each other."""
 
     tokenizer: PauseTokenizer
+    tokenizer_files: dict[str, bytes]
+    """Name to content of the files that each checkpoint contains of the tokenizer."""
     training_data: tuple[DataFolder, ...]
     validation_data: tuple[DataFolder, ...]
     deepspeed_file: DeepSpeedFile
@@ -60,12 +64,23 @@ def check_inputs(config: PretrainConfig, *, world_size: int) -> PretrainInputs:
         )
     return PretrainInputs(
         tokenizer=tokenizer,
+        tokenizer_files=_read_files(tokenizer),
         training_data=training_data,
         validation_data=validation_data,
         deepspeed_file=deepspeed_file,
         layout=layout,
         initial_checkpoint=_initial_checkpoint(config, tokenizer),
     )
+
+
+def _read_files(tokenizer: PauseTokenizer) -> dict[str, bytes]:
+    """Return name to content of the files of ``tokenizer`` that its loading needs."""
+    try:
+        with TemporaryDirectory() as folder:
+            copy_tokenizer(tokenizer, Path(folder))
+            return {path.name: path.read_bytes() for path in sorted(Path(folder).iterdir())}
+    except OSError as error:
+        raise UserError(f"--tokenizer {tokenizer.path}: cannot be copied ({error}); start the run again") from error
 
 
 def _initial_checkpoint(config: PretrainConfig, tokenizer: PauseTokenizer) -> Path | None:

@@ -33,7 +33,7 @@ from pause_megatron.training.inputs import PretrainInputs
 from pause_megatron.training.loss import Losses
 from pause_megatron.training.metrics.pause_embedding import PauseEmbedding
 from pause_megatron.training.metrics.run_metrics import Metrics
-from pause_megatron.training.run_folder import write_run_file
+from pause_megatron.training.run_folder import path_to_here, write_run_file
 from pause_megatron.training.schedule import BatchSchedule, learning_rate
 from pause_megatron.training.state import checkpoint_data, refuse_another_run
 from pause_megatron.training.step import Stepper
@@ -96,7 +96,11 @@ class PretrainRun:
             device=device(),
         )
         self.saver = CheckpointSaver(
-            config.output / CHECKPOINTS, config.checkpoint, parameters=model.parameters, engine=engine
+            config.output / CHECKPOINTS,
+            config.checkpoint,
+            parameters=model.parameters,
+            engine=engine,
+            tokenizer=self.inputs.tokenizer_files,
         )
         if launch.rank == 0:
             write_run_file(config, launch, self.inputs, self.data, self.devices)
@@ -243,6 +247,7 @@ class PretrainRun:
             tokenizer_sha256=self.inputs.tokenizer.sha256,
             dataset=checkpoint_data(self.data),
             config=to_plain(self.config),
+            directory=path_to_here(self.config.output / CHECKPOINTS / checkpoint_name(self.iteration)),
             versions=versions(),
             devices=self.devices,
         )

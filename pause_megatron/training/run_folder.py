@@ -50,6 +50,11 @@ def _patience(owner: str) -> float:
     return _PATIENCE_WITH_OWN_JOB_SECONDS if own_job in owner.split(", ") else PATIENCE_SECONDS
 
 
+def path_to_here(folder: Path) -> str:
+    """Return the path from ``folder`` to the current directory, from which relative paths of a configuration start."""
+    return os.path.relpath(Path.cwd(), folder.resolve())
+
+
 def write_run_file(
     config: PretrainConfig, launch: Launch, inputs: PretrainInputs, data: TrainingData, devices: DeviceRecord
 ) -> None:

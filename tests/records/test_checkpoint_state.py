@@ -14,7 +14,9 @@ KEYS_OF_A_CONVERTED_MODEL = {
     "iteration", "consumed_samples", "real_tokens", "pause_tokens", "layout", "vocab_size", "tokenizer_sha256",
     "dataset", "config", "converted_from", "versions",
 }  # fmt: skip
-KEYS_OF_A_RUN = (KEYS_OF_A_CONVERTED_MODEL - {"converted_from"}) | {"validated_iteration", "bad_batches", "devices"}
+KEYS_OF_A_RUN = (KEYS_OF_A_CONVERTED_MODEL - {"converted_from"}) | {
+    "directory", "validated_iteration", "bad_batches", "devices",
+}  # fmt: skip
 
 
 def test_state_reads_back_as_it_was_written() -> None:
