@@ -39,7 +39,11 @@ def parse(config_class: type, program: str, arguments: list[str]) -> Any:
     found, flags = sources.parse_known_args(arguments)
     if found.config is not None:
         source = f"--config {found.config}"
-        flags = flags_of_mapping(read_settings(Path(found.config), source), config_class, source) + flags
+        from pause_megatron.cli.earlier_run import settings_of_record  # imports msgspec, which --help does not need
+
+        path = Path(found.config)
+        settings = settings_of_record(read_settings(path, source), path, config_class, program)
+        flags = flags_of_mapping(settings, config_class, source) + flags
     if found.preset is not None:
         if found.preset not in presets:
             raise UserError(f"--preset {found.preset}: unknown preset; {suggestion(found.preset, presets)}")
@@ -118,7 +122,8 @@ def flag_parser(config_class: type, program: str) -> FlagParser:
     )
     general = parser.add_argument_group("help and settings")
     general.add_argument("-h", "--help", action="help", help="Print this help.")
-    general.add_argument("--config", metavar="FILE", help="YAML or JSON file with settings; flags override it.")
+    help_text = "YAML or JSON file with settings, or the run.json of an earlier run; flags override it."
+    general.add_argument("--config", metavar="FILE", help=help_text)
     if presets := getattr(config_class, "PRESETS", None):
         names = f"Named settings, which --config and flags override: {', '.join(presets)}."
         general.add_argument("--preset", metavar="NAME", choices=list(presets), help=names)

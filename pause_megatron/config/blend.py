@@ -23,7 +23,7 @@ def parse_blend(flag: str, values: Sequence[str]) -> tuple[BlendComponent, ...]:
 
     Raises :class:`UserError` when weights and folders do not alternate, or when a weight is not positive.
     """
-    weights = [_weight(value) for value in values]
+    weights = [weight_of(value) for value in values]
     if not any(weight is not None for weight in weights):
         return tuple(BlendComponent(folder=Path(value), weight=None) for value in values)
     parts = []
@@ -40,7 +40,8 @@ def parse_blend(flag: str, values: Sequence[str]) -> tuple[BlendComponent, ...]:
     return tuple(parts)
 
 
-def _weight(value: str) -> float | None:
+def weight_of(value: str) -> float | None:
+    """Return the weight that ``value`` is; None if it is a folder."""
     try:
         return float(value)
     except ValueError:

@@ -27,6 +27,8 @@ class PretrainConfig:
 
     GROUPS: ClassVar[dict[str, str]] = {"data": "data and output", "processes": "processes and dry run"}
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = MODEL_PRESETS
+    BLENDS: ClassVar[tuple[str, ...]] = ("data", "validation_data")
+    """Settings that hold folders and weights."""
 
     data: tuple[str, ...]
     """Training data: one or more folders written by tools/preprocess_c4.py, optionally with a weight before each, for

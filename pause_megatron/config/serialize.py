@@ -92,6 +92,8 @@ def flags_of_mapping(values: dict[str, Any], config_class: type, source: str) ->
             flags += flags_of_mapping(value, sections[name], source)
         elif name not in known:
             raise UserError(f"{source}: unknown key '{key}'; {suggestion(name, sorted(known))}")
+        elif value is None and bool in typing.get_args(known[name].type):
+            continue  # a switch has no word for its default, None
         elif isinstance(value, bool):
             flags.append(f"--{'' if value else 'no-'}{name.replace('_', '-')}")
         elif isinstance(value, list | tuple):

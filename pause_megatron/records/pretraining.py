@@ -70,6 +70,9 @@ class RunRecord:
     """Name of the run's folder."""
     config: dict[str, Any]
     """Resolved configuration."""
+    directory: str | None = None
+    """Directory that relative paths of ``config`` start from, relative to the run's folder; None in a file of an older
+    version."""
     deepspeed: dict[str, Any]
     """Content of the DeepSpeed file."""
     versions: dict[str, str]

@@ -70,6 +70,7 @@ def write_run_file(
     record = RunRecord(
         name=config.output.name,
         config=to_plain(config),
+        directory=path_to_here(config.output),
         deepspeed=deepspeed_file.values,
         versions=versions(),
         dataset=dataset,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,11 @@ from pause_megatron.cli.commands import SUBCOMMANDS
 from pause_megatron.cli.flags import parse
 from pause_megatron.cli.main import main
 from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import EXIT_DONE, EXIT_USER
+from pause_megatron.records.files import write_record
+from pause_megatron.records.pretraining import RunRecord
+from tests.records.examples import example
 
 PAGE = (Path(__file__).parents[2] / "docs" / "command_line.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", PAGE, re.DOTALL)
@@ -24,6 +29,8 @@ REQUIRED = ["--data", "D", "--output", "O", "--tokenizer", "T", "--deepspeed", "
 @pytest.fixture(autouse=True)
 def folder_with_run_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "run.yaml").write_text(FILES[0])
+    config = to_plain(parse(PretrainConfig, "pretrain", ["--config", str(tmp_path / "run.yaml")]))
+    write_record(tmp_path / "runs/paused/run.json", replace(example(RunRecord), config=config, directory="../.."))
     monkeypatch.chdir(tmp_path)
 
 
