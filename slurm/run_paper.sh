@@ -89,7 +89,8 @@ stage tokenizer tokenizer "$WORK/tokenizer/manifest.json" "" tokenizer.sh
 datasets=$data/pause/dataset.json:$data/standard/dataset.json
 if [[ -n $C4_VALIDATION ]]; then datasets+=:$data/validation-pause/dataset.json:$data/validation-standard/dataset.json; fi
 stage preprocess preprocess "$datasets" tokenizer preprocess_c4.sh
-stage merge merge "$data/pause-merged/dataset.json:$data/standard-merged/dataset.json" preprocess merge_c4.sh
+merged=$data/pause-merged/dataset.json:$data/standard-merged/dataset.json:$data/logs/verified
+stage merge merge "$merged" preprocess merge_c4.sh
 for model in stdpt pausept; do
     run=$WORK/runs/$model-$size
     stage "pretrain-$model" pretrain "$run/checkpoints/$last/manifest.json" merge "pretrain_$size.sh" "$model"

@@ -7,6 +7,7 @@ import re
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
@@ -80,8 +81,8 @@ def write_text(folder: Path) -> None:
     (folder / "c4-validation.00000-of-00001.json.gz").write_bytes(gzip.compress(b"".join(lines[9::10])))
 
 
-def prepare_data(checkout: Path) -> None:
-    """Make the tokenizer and the dataset of a pretraining, without a job."""
+def prepare_data(checkout: Path, **settings: Any) -> None:
+    """Make the tokenizer and the dataset of a pretraining, without a job; ``settings`` are those of preprocessing."""
     text, work = checkout.parent / "c4", checkout.parent / "work"
     files = (f"{text}/*-train.*",)
     train_tokenizer(TokenizerConfig(input=files, output=work / "tokenizer", vocab_size=512))
@@ -91,5 +92,6 @@ def prepare_data(checkout: Path) -> None:
         output=work / "data" / "pause-merged",
         seq_length=SEQ_LENGTH,
         engine="serial",
+        **settings,
     )
     preprocess(config)

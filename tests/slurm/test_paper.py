@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -78,6 +79,8 @@ def test_whole_chain(cluster: Cluster, tmp_path: Path) -> None:
     tasks = [text for name, text in logs.items() if name.startswith("preprocess")]
     assert sorted(re.findall(r"--shard-range (\d:\d)", "".join(tasks))) == ["0:2", "2:4"]
     assert verified(work / "data" / "pause").pauses > 0
+    assert len(re.findall(r"^verified +no faults", logs[f"merge-{queued['merge']}.log"], re.MULTILINE)) == 4
+    assert (work / "data" / "logs" / "verified").is_file()
     assert "4 processes meeting at" in logs[f"pausept-130m-{queued['pretrain-pausept']}.log"]
     assert "TP 2 · PP 1 · DP 2" in logs[f"pausept-130m-{queued['pretrain-pausept']}.log"]
     assert (work / "runs" / "stdpt-130m" / CHECKPOINTS / checkpoint_name(STEPS)).is_dir()
@@ -140,6 +143,42 @@ def test_dry_run_prints_command_layout_memory_and_days(tmp_path: Path) -> None:
         done = dry_run(checkout, "--", *flags)
         assert done.returncode == 2, flags
         assert refusal in done.stdout + done.stderr
+
+
+def test_merge_job_verifies_every_dataset(tmp_path: Path) -> None:
+    data = tmp_path / "work" / "data"
+    planned = dry_run(make_site(tmp_path), script="merge_c4.sh")
+    assert planned.returncode == 0, planned.stderr
+    commands = [line.split("verify-dataset ")[1].strip() for line in planned.stdout.splitlines() if "verify-" in line]
+    assert commands == [
+        f"--data {data}/standard-merged",
+        f"--data {data}/pause-merged --standard {data}/standard-merged",
+        f"--data {data}/validation-standard",
+        f"--data {data}/validation-pause --standard {data}/validation-standard",
+    ]
+
+
+@pytest.mark.slow
+def test_merge_job_stops_at_a_damaged_dataset(tmp_path: Path) -> None:
+    checkout, data = make_site(tmp_path), tmp_path / "work" / "data"
+    edit_env(checkout, C4_VALIDATION="")
+    prepare_data(checkout, also=(f"none:{data / 'standard-merged'}",))
+    own_job = tmp_path / "slurm_script"  # Slurm runs a copy in another folder, and tells the script its place
+    shutil.copy(checkout / "slurm" / "merge_c4.sh", own_job)
+    scontrol = tmp_path / "bin" / "scontrol"
+    scontrol.parent.mkdir()
+    scontrol.write_text(f"#!/bin/sh\necho '   Command={checkout}/slurm/merge_c4.sh'\n")
+    scontrol.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{scontrol.parent}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"}
+    path = next((data / "standard-merged").glob("*.bin"))
+    content = path.read_bytes()
+    for end, code in ((bytes(2), 2), (content[-2:], 0)):
+        path.write_bytes(content[:-2] + end)
+        done = subprocess.run([own_job], env=environment, capture_output=True, text=True, check=False)
+        log = (data / "logs" / "job-7.log").read_text()
+        assert done.returncode == code, log
+        assert (data / "logs" / "verified").exists() == (code == 0)
+    assert f"error: {data}/standard-merged: " in log
 
 
 @pytest.mark.parametrize("script", ["finetune.sh", "evaluate.sh"])
