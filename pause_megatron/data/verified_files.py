@@ -5,16 +5,18 @@ bytes for a sequence. The ``.bin`` files are hundreds of times as large, and are
 Each node compares all files, because it may have its own disk; its ranks divide the work.
 """
 
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+import torch.distributed as dist
+
 from pause_megatron import log
 from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.errors import UserError
-from pause_megatron.parallel.collectives import raise_on_all_ranks
-from pause_megatron.parallel.launcher import Launch
+from pause_megatron.parallel.collectives import gather_from_ranks, raise_on_all_ranks
 from pause_megatron.preprocess.dataset_manifest import DatasetSettings, StoredFile, stored_files
 from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of
 from pause_megatron.preprocess.token_blocks import sha256_of
@@ -24,7 +26,7 @@ Check = Callable[[], None]
 
 
 def verify_files(
-    folders: Sequence[DataFolder], launch: Launch, *, tokens: bool, is_stopping: Callable[[], bool] = lambda: False
+    folders: Sequence[DataFolder], *, tokens: bool, is_stopping: Callable[[], bool] = lambda: False
 ) -> None:
     """Compare the indices of ``folders``, and with ``tokens`` the ``.bin`` files too. A collective.
 
@@ -32,7 +34,9 @@ def verify_files(
     that names a file which is not as it was written, or cannot be read.
     """
     started, failure = time.monotonic(), None
-    for check in list(_checks(folders, tokens))[launch.local_rank :: launch.local_world_size]:
+    hosts, rank = gather_from_ranks(socket.gethostname()), dist.get_rank()
+    place, ranks_here = hosts[:rank].count(hosts[rank]), hosts.count(hosts[rank])
+    for check in list(_checks(folders, tokens))[place::ranks_here]:
         if is_stopping():
             break
         try:
@@ -46,7 +50,7 @@ def verify_files(
     raise_on_all_ranks(failure)
     if tokens and not is_stopping():
         size = sum(file.bin_bytes for folder in folders for file in stored_files(folder.manifest))
-        log.info(f"verified {size / 1e9:,.3f} GB of data in {time.monotonic() - started:.1f} s")
+        log.info(f"verified {size / 1e9:.3g} GB of data in {time.monotonic() - started:.1f} s")
 
 
 def _checks(folders: Sequence[DataFolder], tokens: bool) -> Iterator[Check]:

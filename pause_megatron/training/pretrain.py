@@ -78,7 +78,7 @@ def train_in_groups(config: PretrainConfig, launch: Launch, inputs: PretrainInpu
         owned_run_folder(config.output),
     ):
         folders = [*inputs.training_data, *inputs.validation_data]
-        verify_files(folders, launch, tokens=config.verify_data, is_stopping=lambda: bool(stop.request))
+        verify_files(folders, tokens=config.verify_data, is_stopping=lambda: bool(stop.request))
         run = PretrainRun(config, launch, inputs, stop, describe_all_devices(own_device))
         with closing(run.metrics), closing(run.loader):
             run.resume()

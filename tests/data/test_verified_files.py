@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from collections import Counter
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,6 @@ from pause_megatron.config.dataset import MergeDatasetsConfig
 from pause_megatron.data.data_folders import check_training_folders
 from pause_megatron.data.verified_files import verify_files
 from pause_megatron.errors import UserError
-from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.preprocess.merge import merge_datasets
 from pause_megatron.tokenizer import PauseTokenizer
 from tests.chain import SEQ_LENGTH
@@ -39,15 +39,20 @@ def merged(datasets: Datasets, tmp_path_factory: pytest.TempPathFactory) -> Path
     return folder
 
 
+@cache
+def load_tokenizer(folder: Path) -> PauseTokenizer:
+    return PauseTokenizer.load(folder)
+
+
 def read_as_pretrain_does(folder: Path, *, tokens: bool, is_stopping: bool = False) -> None:
     """Check the dataset ``folder`` as far as a run does before its first step."""
     found = check_training_folders(
         [BlendComponent(folder=folder, weight=None)],
-        PauseTokenizer.load(folder.parent / "tokenizer"),
+        load_tokenizer(folder.parent / "tokenizer"),
         seq_length=0,
         max_position_embeddings=SEQ_LENGTH,
     )
-    verify_files(found, detect_launch(), tokens=tokens, is_stopping=lambda: is_stopping)
+    verify_files(found, tokens=tokens, is_stopping=lambda: is_stopping)
 
 
 def damaged(content: bytes, kind: str, name: str, draw: random.Random) -> bytes:
