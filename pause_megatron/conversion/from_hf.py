@@ -6,7 +6,6 @@ The checkpoint contains weights only, and its tokenizer. The weights pass throug
 import hashlib
 import math
 import shlex
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,6 +32,7 @@ from pause_megatron.records.files import write_record
 from pause_megatron.tokenizer import PAUSE_TOKEN, PauseTokenizer
 from pause_megatron.tokenizer.make_tokenizer import add_pause
 from pause_megatron.tokenizer.pause_tokenizer import find_tokenizer_file, open_backend, read_tokenizer_file
+from pause_megatron.tokenizer.tokenizer_files import copy_tokenizer
 from pause_megatron.versions import commit, versions
 
 MAX_FILE_BYTES = 2_000_000_000
@@ -93,9 +93,7 @@ def _write_tokenizer(source: Path, output: Path) -> tuple[PauseTokenizer, int]:
         add_pause(source, output)
         return PauseTokenizer.load(output), before.vocab_size
     output.mkdir()
-    for path in (file, file.with_name("tokenizer_config.json")):
-        if path.exists():
-            shutil.copy2(path, output)
+    copy_tokenizer(PauseTokenizer.load(file), output)
     tokenizer = PauseTokenizer.load(output)
     return tokenizer, tokenizer.vocab_size
 

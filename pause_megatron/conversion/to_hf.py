@@ -32,7 +32,8 @@ from pause_megatron.records.conversion import ExportedTokenizerRecord, ExportRec
 from pause_megatron.records.files import write_record
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.baking import bake_pauses
-from pause_megatron.tokenizer.huggingface import prove_equal, to_huggingface
+from pause_megatron.tokenizer.huggingface import prove_equal, save_tokenizer, to_huggingface
+from pause_megatron.tokenizer.tokenizer_files import write_sentencepiece_model
 from pause_megatron.versions import commit, versions
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -56,10 +57,10 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         dtype = getattr(torch, TORCH_DTYPES[config.dtype])
         log.info(f"converting {checkpoint} ({state.layout}, iteration {state.iteration})")
         write_model(folder, reader, model, tokenizer, dtype=dtype, max_shard_bytes=int(config.max_shard_gb * 1e9))
-        data = [part.folder for part in parse_blend("--data", state.config["data"])]
-        texts_compared = write_tokenizer(folder, tokenizer, [state.resolve(path, checkpoint) for path in data])
+        data = [state.resolve(part.folder, checkpoint) for part in parse_blend("--data", state.config["data"])]
+        texts_compared = write_tokenizer(folder, tokenizer, data, max_length=model.max_position_embeddings)
         if config.bake_pauses:
-            bake_pauses(AutoTokenizer.from_pretrained(folder), config.bake_pauses).save_pretrained(folder)
+            save_tokenizer(bake_pauses(AutoTokenizer.from_pretrained(folder), config.bake_pauses), folder)
         comparison = prove_export(
             folder,
             lambda name: reader.read_parameter_and_release(name).to(dtype),
@@ -120,13 +121,15 @@ def write_model(
         write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
-def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[Path]) -> int:
+def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[Path], *, max_length: int) -> int:
     """Write the tokenizer to ``folder`` and compare it, as stock transformers loads it, with that of preprocessing.
 
+    ``max_length`` is the model's context (tokens), unless the tokenizer has a ``model_max_length`` of its own.
     Returns the number of texts compared: edge cases, and sequences of the first folder of ``data`` if that still
     exists. Raises :class:`UserError` at the first text that is encoded differently.
     """
-    to_huggingface(tokenizer).save_pretrained(folder)
+    save_tokenizer(to_huggingface(tokenizer, max_length=max_length), folder)
+    write_sentencepiece_model(tokenizer, folder)
     texts = _texts(tokenizer, data[0]) if data else []
     return prove_equal(tokenizer, AutoTokenizer.from_pretrained(folder), texts)
 

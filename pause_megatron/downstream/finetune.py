@@ -36,6 +36,8 @@ from pause_megatron.records.files import write_record
 from pause_megatron.records.finetuning import FinetuneRecord
 from pause_megatron.records.pretraining import METRICS_FILE
 from pause_megatron.records.variants import variant_name
+from pause_megatron.tokenizer.huggingface import save_tokenizer
+from pause_megatron.tokenizer.tokenizer_files import SENTENCEPIECE_FILES
 from pause_megatron.versions import versions
 
 LORA_ALPHA = 2
@@ -254,6 +256,9 @@ def write_finetuned_folder(
     )
     with new_folder(config.output) as folder:
         base.model.save_pretrained(folder, state_dict=weights)
-        base.tokenizer.save_pretrained(folder)
+        save_tokenizer(base.tokenizer, folder)
+        for name in SENTENCEPIECE_FILES:
+            if (base.path / name).is_file():
+                shutil.copyfile(base.path / name, folder / name)
         shutil.copy(work.metrics, folder / METRICS_FILE)
         write_record(folder / FinetuneRecord.FILE, record)

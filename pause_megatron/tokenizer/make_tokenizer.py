@@ -27,6 +27,7 @@ from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.corpus import ReadOptions, Source, find_sources
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import tokenizer_json
+from pause_megatron.tokenizer.hub_settings import write_hub_settings
 from pause_megatron.tokenizer.model_file import SCORE_STEP, append_control_piece, round_scores
 from pause_megatron.tokenizer.pause_tokenizer import (
     MODEL_FILE,
@@ -38,7 +39,8 @@ from pause_megatron.tokenizer.pause_tokenizer import (
 )
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
 from pause_megatron.tokenizer.sentencepiece_conversion import require_convertible
-from pause_megatron.tokenizer.tokenizers_backend import CONFIG_FILE, TOKENIZER_FILE, parse_tokenizer
+from pause_megatron.tokenizer.tokenizer_files import write_sentencepiece_model
+from pause_megatron.tokenizer.tokenizers_backend import TOKENIZER_FILE, parse_tokenizer
 from pause_megatron.versions import versions
 
 MANIFEST_FILE = "manifest.json"
@@ -64,6 +66,8 @@ def make_tokenizer(config: TokenizerConfig) -> None:
 def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
     """Write the tokenizer at ``source``, with ``<pause>`` added, and ``manifest.json`` to the folder ``output``.
 
+    Chat templates, special tokens and a SentencePiece model beside it are kept.
+
     ``source`` is a file or folder as in ``--from-tokenizer``. ``<pause>`` gets the id after the last one, so all other
     ids stay the same. Scores of a SentencePiece unigram model are rounded unless ``keep_scores``. A model that already
     has ``<pause>`` is accepted only if its scores need rounding.
@@ -80,6 +84,8 @@ def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
         raise UserError(f"--from-tokenizer {source}: already has a {PAUSE_TOKEN} token; use it as it is")
     if before.eod_id is None:
         raise UserError(f"{file}: {before.no_end_of_document()}")
+    if before.hub.add_bos_token and before.hub.bos_token and not before.bos_ids:
+        log.warn(f"{source}: add_bos_token has no effect, because {file.name} puts nothing before texts")
     if isinstance(before, SentencePieceBackend):
         require_convertible(before)  # fails now instead of at the export after training
     with new_folder(output) as folder:
@@ -88,7 +94,10 @@ def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
             (folder / MODEL_FILE).write_bytes(model if has_pause else append_control_piece(model, PAUSE_TOKEN))
         else:
             _write_tokenizer_json(file, content, folder, before.vocab_size)
+        write_hub_settings(folder, before.hub)
         tokenizer = PauseTokenizer.load(folder)
+        if not isinstance(before, SentencePieceBackend):
+            write_sentencepiece_model(tokenizer, folder, source=file.parent)
         assert has_pause or (tokenizer.pause_id, tokenizer.vocab_size) == (before.vocab_size, before.vocab_size + 1)
         _write_manifest(folder, tokenizer, {"from_tokenizer": str(file), "scores_rounded": unrounded})
     if unrounded:
@@ -96,15 +105,13 @@ def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
             f"{output}: rounded scores to multiples of {SCORE_STEP}, so that the export encodes every text identically;"
             " some texts are now encoded differently than by the original (use --keep-scores to avoid that)"
         )
-    log.info(f"{output}: {file} with {PAUSE_TOKEN} as token {tokenizer.pause_id} of {tokenizer.vocab_size}")
+    start = f"; each document begins with {tokenizer.backend.bos_name}" if tokenizer.document_start else ""
+    log.info(f"{output}: {file} with {PAUSE_TOKEN} as token {tokenizer.pause_id} of {tokenizer.vocab_size}{start}")
 
 
 def _write_tokenizer_json(file: Path, content: bytes, folder: Path, pause_id: int) -> None:
     changed = tokenizer_json.add_special_token(parse_tokenizer(file, content), PAUSE_TOKEN, pause_id)
     (folder / TOKENIZER_FILE).write_text(json.dumps(changed, ensure_ascii=False, indent=2), encoding="utf-8")
-    config = file.with_name(CONFIG_FILE)
-    if config.exists():
-        (folder / CONFIG_FILE).write_bytes(config.read_bytes())
 
 
 def train_tokenizer(config: TokenizerConfig) -> None:
@@ -135,6 +142,7 @@ def _write_manifest(folder: Path, tokenizer: PauseTokenizer, origin: dict[str, A
         "vocab_size": tokenizer.vocab_size,
         "pause_id": tokenizer.pause_id,
         "eod_id": tokenizer.eod_id,
+        "bos_ids": tokenizer.bos_ids,
     }
     write_json(folder / MANIFEST_FILE, {**description, **origin, "versions": versions()})
 

@@ -18,6 +18,9 @@ tokens), so the libraries cannot disagree. With the unrounded scores of two mode
 1 and on 28 of 12,000 texts; rounding changed the ids of 385 and of 183 texts.
 """
 
+LONGEST_PIECE = 100
+"""Bytes of the longest piece that :func:`append_control_piece` accepts."""
+
 # sentencepiece_model.proto: ModelProto.pieces, .trainer_spec, .normalizer_spec, and fields of these messages.
 _PIECES, _TRAINER_SPEC, _NORMALIZER_SPEC = 1, 2, 3
 _PIECE_TEXT, _PIECE_SCORE, _PIECE_TYPE = 1, 2, 3

@@ -52,8 +52,9 @@ class PauseTokenizer:
 
     Attributes: ``path`` (the ``.model`` file or ``tokenizer.json``), ``sha256`` (of that file, hexadecimal),
     ``vocab_size`` (largest id plus one, including special and added tokens), ``pause_id``, ``eod_id`` (``eos`` of
-    SentencePiece, ``eos_token`` of Hugging Face), ``encoder_name`` (the library that encodes: ``sentencepiece`` or
-    ``tokenizers``) and ``backend``.
+    SentencePiece, ``eos_token`` of Hugging Face), ``bos_ids`` (the beginning-of-text token if the tokenizer puts one
+    before a text, else empty; few tokenizers put several), ``encoder_name`` (the library that encodes:
+    ``sentencepiece`` or ``tokenizers``) and ``backend``.
     """
 
     def __init__(self, path: Path, content: bytes) -> None:
@@ -73,6 +74,7 @@ class PauseTokenizer:
             raise UserError(f"{path}: {self.backend.no_end_of_document()}")
         self.pause_id: int = pause_id
         self.eod_id: int = eod_id
+        self.bos_ids: tuple[int, ...] = self.backend.bos_ids
 
     @classmethod
     def load(cls, path: Path | str) -> PauseTokenizer:
@@ -94,6 +96,11 @@ class PauseTokenizer:
                 "round them with `pause-megatron tokenizer --from-tokenizer`"
             )
         return None
+
+    @property
+    def document_start(self) -> tuple[int, ...]:
+        """Ids before each document of a dataset: :attr:`bos_ids`, unless they are the end of the document before."""
+        return () if self.eod_id in self.bos_ids else self.bos_ids
 
     def encode(self, text: str) -> list[int]:
         """Token ids of ``text``; nothing is added before or after."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer.chunking import ASCII_NEIGHBOURS, WORD_NEIGHBOURS, Cuts, find_cuts
+from pause_megatron.tokenizer.hub_settings import read_hub_settings
 from pause_megatron.tokenizer.model_file import PieceType, read_piece_types, read_settings, round_scores
 
 if TYPE_CHECKING:
@@ -25,8 +26,10 @@ class SentencePieceBackend:
     """A SentencePiece model.
 
     Attributes: ``processor`` (the SentencePiece object), ``settings``, ``pieces`` and ``types`` (in the order of ids),
-    ``scores_are_rounded`` (so other libraries give the same ids), ``is_bpe``, ``vocab_size``, ``eod_id``, ``eos_name``,
-    ``unk_id`` and ``unk_name`` (``None`` if absent), ``cuts``.
+    ``scores_are_rounded`` (so other libraries give the same ids), ``is_bpe``, ``vocab_size``, ``hub`` (settings in the
+    files beside it), ``eod_id``, ``eos_name``, ``bos_ids`` (what stands before a text: nothing, unless
+    ``tokenizer_config.json`` sets ``add_bos_token``), ``bos_name``, ``unk_id`` and ``unk_name`` (``None`` if absent),
+    ``cuts``.
     """
 
     encoder_name = "sentencepiece"
@@ -50,6 +53,8 @@ class SentencePieceBackend:
         eos_id: int = self.processor.eos_id()
         self.eod_id = eos_id if eos_id >= 0 else None
         self.eos_name = self.pieces[eos_id] if eos_id >= 0 else None
+        self.hub = read_hub_settings(path.parent, {piece: index for index, piece in enumerate(self.pieces)})
+        self.bos_name, self.bos_ids = self._beginning_of_text()
         places = self._places_to_cut()
         self.cuts: Cuts | None = find_cuts(places, self.encode) if places else None
 
@@ -76,6 +81,14 @@ class SentencePieceBackend:
                 "and add it as a control symbol with `pause-megatron tokenizer --from-tokenizer`"
             )
         return found
+
+    def _beginning_of_text(self) -> tuple[str | None, tuple[int, ...]]:
+        """Name of the beginning-of-text token, and the ids that precede a text."""
+        own: int = self.processor.bos_id()
+        name = self.hub.bos_token or (self.pieces[own] if own >= 0 else None)
+        if name is None or name not in self.control_names:
+            return None, ()
+        return name, (self.pieces.index(name),) if self.hub.add_bos_token else ()
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``; nothing is added before or after."""

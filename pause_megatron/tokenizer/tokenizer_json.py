@@ -6,7 +6,7 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 MODEL_KINDS = ("BPE", "Unigram")
@@ -54,17 +54,18 @@ def add_special_token(tokenizer: dict[str, Any], content: str, token_id: int) ->
     return {**tokenizer, "added_tokens": sorted([*others, token], key=lambda added: added["id"])}
 
 
-def prepare(tokenizer: dict[str, Any], end_of_document: str | None) -> dict[str, Any]:
-    """A copy of ``tokenizer`` as this project uses it.
+def prepare(tokenizer: dict[str, Any], around_texts: Collection[int]) -> dict[str, Any]:
+    """A copy of ``tokenizer`` as this project encodes text with it.
 
     It adds nothing to a text, does not truncate it, and spells names of special tokens with other tokens. The library
     treats such a name as text (``encode_special_tokens``), but the vocabulary can still contain it: for BPE, merges
-    that lead to it are dropped; for unigram models, texts are split within the name. ``end_of_document`` becomes
-    special if it is not.
+    that lead to it are dropped; for unigram models, texts are split within the name. The tokens ``around_texts``, such
+    as the end of a document, become special if they are not.
     """
     prepared = {**tokenizer, "truncation": None, "padding": None, "post_processor": None}
-    if end_of_document is not None:
-        prepared = add_special_token(prepared, end_of_document, all_ids(tokenizer)[end_of_document])
+    for name, token_id in all_ids(tokenizer).items():
+        if token_id in around_texts:
+            prepared = add_special_token(prepared, name, token_id)
     model = dict(prepared["model"])
     pieces = all_ids({**prepared, "added_tokens": []})
     never_text = {piece for piece in pieces if BYTE_PIECE.fullmatch(piece)} | special_tokens(prepared).keys()

@@ -7,6 +7,9 @@ a text, and adds nothing to a text; see :func:`~pause_megatron.tokenizer.tokeniz
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,21 +18,24 @@ import numpy as np
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import tokenizer_json
 from pause_megatron.tokenizer.chunking import ASCII_NEIGHBOURS, NEWLINES_IN_WORDS, WORD_NEIGHBOURS, Cuts, find_cuts
+from pause_megatron.tokenizer.hub_settings import CONFIG_FILE, read_hub_settings
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from tokenizers import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
-CONFIG_FILE = "tokenizer_config.json"
+_LIKELY_END = re.compile("</s>|end|eo[sdt]", re.IGNORECASE)
 
 
 class TokenizersBackend:
     """A Hugging Face fast tokenizer.
 
     Attributes: ``prepared`` (the content of ``tokenizer.json`` after :func:`tokenizer_json.prepare`), ``is_bpe``,
-    ``vocab_size`` (largest id plus one, including added tokens), ``eod_id`` and ``eos_name`` (``eos_token``),
-    ``unk_id`` and ``unk_name`` (``None`` if absent), ``cuts``.
+    ``ids`` and ``special`` (ids of all and of special tokens, by name), ``vocab_size`` (largest id plus one, including
+    added tokens), ``hub`` (settings in the files beside it), ``eod_id`` and ``eos_name`` (``eos_token``), ``bos_ids``
+    (what the file's post-processor puts before a text), ``bos_name``, ``unk_id`` and ``unk_name`` (``None`` if absent),
+    ``cuts``.
     """
 
     encoder_name = "tokenizers"
@@ -39,13 +45,18 @@ class TokenizersBackend:
         original = parse_tokenizer(path, content)
         ids = tokenizer_json.all_ids(original)
         self.vocab_size: int = max(ids.values()) + 1
-        self.eos_name = _eos_token(path)
+        self.hub = read_hub_settings(path.parent, ids)
+        self.eos_name = self.hub.eos_token
         self.eod_id: int | None = ids.get(self.eos_name) if self.eos_name else None
+        self.bos_ids = _ids_before_text(path, original.get("post_processor"))
+        self.bos_name = _bos_token(path, self.bos_ids, self.hub.bos_token, ids)
         self.unk_name: str | None = _unknown_token(original["model"])
         self.unk_id: int | None = ids.get(self.unk_name) if self.unk_name else None
-        self._special = tokenizer_json.special_tokens(original)
-        self._ids = ids
-        self.prepared = tokenizer_json.prepare(original, self.eos_name if self.eod_id is not None else None)
+        self.special: dict[str, int] = tokenizer_json.special_tokens(original)
+        self.ids: dict[str, int] = ids
+        self.prepared = tokenizer_json.prepare(
+            original, [*self.bos_ids, *([] if self.eod_id is None else [self.eod_id])]
+        )
         self.is_bpe = bool(self.prepared["model"]["type"] == "BPE")
         self.tokenizer = open_tokenizer(path, self.prepared)
         self._check_added_tokens()
@@ -56,7 +67,8 @@ class TokenizersBackend:
         """Error message for a tokenizer without an end-of-document token."""
         config = self.path.with_name(CONFIG_FILE)
         if self.eos_name is None:
-            return f'no end-of-document token; set one in {config}, e.g. {{"eos_token": "</s>"}}'
+            example = next(chain(filter(_LIKELY_END.search, self.special), self.special, self.ids))
+            return f"no end-of-document token; set one in {config}, for example {json.dumps({'eos_token': example})}"
         return f'"eos_token" of {config}, {self.eos_name}, is not in the vocabulary; set a token that is'
 
     def special_id(self, piece: str) -> int | None:
@@ -64,12 +76,12 @@ class TokenizersBackend:
 
         Raises :class:`UserError` if text can be encoded to it.
         """
-        if piece in self._ids and piece not in self._special:
+        if piece in self.ids and piece not in self.special:
             raise UserError(
                 f"{self.path}: {piece} is an ordinary token, so text can be encoded to it; use a tokenizer without it, "
                 "and add it as a special token with `pause-megatron tokenizer --from-tokenizer`"
             )
-        return self._special.get(piece)
+        return self.special.get(piece)
 
     def encode(self, text: str) -> list[int]:
         """Ids of ``text``; nothing is added before or after."""
@@ -135,17 +147,24 @@ def open_tokenizer(path: Path, parsed: dict[str, Any]) -> Tokenizer:
     return tokenizer
 
 
-def _eos_token(path: Path) -> str | None:
-    """``eos_token`` in the ``tokenizer_config.json`` next to ``path``; ``None`` if absent."""
-    config = path.with_name(CONFIG_FILE)
-    try:
-        token = json.loads(config.read_bytes()).get("eos_token")
-    except OSError:
-        return None
-    except (ValueError, AttributeError) as error:
-        raise UserError(f"{config}: not a JSON object; fetch the file again") from error
-    name: str | None = token.get("content") if isinstance(token, dict) else token
-    return name
+def _ids_before_text(path: Path, post_processor: dict[str, Any] | None) -> tuple[int, ...]:
+    """Ids that ``post_processor`` puts before a text, found by applying it to a text of one token."""
+    if post_processor is None:
+        return ()
+    model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
+    one_token = open_tokenizer(path, {"version": "1.0", "model": model, "post_processor": post_processor})
+    encoding = one_token.encode("a")
+    return tuple(encoding.ids[: encoding.sequence_ids.index(0)])
+
+
+def _bos_token(path: Path, before_text: tuple[int, ...], named: str | None, ids: Mapping[str, int]) -> str | None:
+    """Name of the beginning-of-text token: the one put before a text, else ``named`` if the vocabulary has it."""
+    names = {index: name for name, index in ids.items()}
+    if unknown := [index for index in before_text if index not in names]:
+        raise UserError(f"{path}: its post_processor puts the unknown id {unknown[0]} before texts; fetch it again")
+    if len(before_text) == 1:
+        return names[before_text[0]]
+    return named if named in ids else None
 
 
 def _unknown_token(model: dict[str, Any]) -> str | None:

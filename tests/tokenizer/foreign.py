@@ -2,6 +2,7 @@
 
 import io
 import json
+from pathlib import Path
 
 from sentencepiece import SentencePieceTrainer
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
@@ -85,7 +86,7 @@ def qwen2(texts):
 def llama2(texts):
     """Has a merge that joins text to the name of a special token, as some published conversions do."""
     model = sentencepiece_model("sentencepiece-llama", texts)
-    content = json.loads(convert_sentencepiece(SentencePieceBackend("llama", model)).to_str())
+    content = json.loads(convert_sentencepiece(SentencePieceBackend(Path("llama", "tokenizer.model"), model)).to_str())
     content["model"]["merges"] += [["<", "/"], ["</", "s"], ["</s", ">"]]
     for piece in ("</", "</s"):
         content["model"]["vocab"].setdefault(piece, len(content["model"]["vocab"]))
@@ -97,7 +98,7 @@ def llama2(texts):
 
 def t5(texts):
     model = sentencepiece_model("sentencepiece-t5", texts)
-    backend = SentencePieceBackend("t5", model)
+    backend = SentencePieceBackend(Path("t5", "spiece.model"), model)
     scores = map(backend.processor.get_score, range(backend.vocab_size))
     pieces = [*zip(backend.pieces, scores, strict=True), ("<extra_id_1>", 0.0), ("<extra_id_0>", 0.0)]
     tokenizer = Tokenizer(models.Unigram(pieces, unk_id=2))
