@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pause_megatron import log
 from pause_megatron.config.blend import BlendComponent
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import DatasetManifest, load_dataset_manifest
@@ -85,6 +86,11 @@ def _load(path: Path, tokenizer: PauseTokenizer) -> DatasetManifest:
                 f"{path}: was written with {name} {getattr(manifest, name)}, but --tokenizer {tokenizer.path} has "
                 f"{getattr(tokenizer, name)}; preprocess the data again"
             )
+    if manifest.bos_ids != (start := tokenizer.document_start or None):
+        log.warn(
+            f"{path}: its documents begin with the ids {list(manifest.bos_ids or ())}, but --tokenizer {tokenizer.path}"
+            f" puts {list(start or ())} before texts; preprocess the data again to train as the model is used"
+        )
     return manifest
 
 

@@ -55,6 +55,9 @@ class DatasetSettings:
     pause_id: int
     eod_id: int
     """Id of the end-of-document token, which follows every document."""
+    bos_ids: tuple[int, ...] | None = None
+    """Ids before every document: the beginning-of-text token of a tokenizer that puts one before a text. None if
+    there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)

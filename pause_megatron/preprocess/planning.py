@@ -118,6 +118,7 @@ def dataset_settings(
         vocab_size=tokenizer.vocab_size,
         pause_id=tokenizer.pause_id,
         eod_id=tokenizer.eod_id,
+        bos_ids=tokenizer.document_start or None,
     )
 
 

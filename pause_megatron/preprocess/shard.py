@@ -1,7 +1,8 @@
 """Worker body of preprocessing: turns one input into one complete shard of every dataset of the run.
 
-The input is read in blocks and encoded once. The stream of documents, each followed by the end-of-document token, goes
-to one writer for each dataset. Memory is a few blocks, or a small multiple of the longest document.
+The input is read in blocks and encoded once. The stream of documents, each followed by the end-of-document token (and
+after the beginning-of-text token, if the tokenizer puts one before a text), goes to one writer for each dataset.
+Memory is a few blocks, or a small multiple of the longest document.
 """
 
 import ctypes
@@ -68,14 +69,15 @@ def process_shard(job: ShardJob) -> None:
 
 
 class _TokenStream:
-    """Real tokens of a shard: its documents, each followed by the end-of-document token."""
+    """Real tokens of a shard: its documents, each with the tokens around it."""
 
     def __init__(self, job: ShardJob) -> None:
         settings = job.outputs[0].settings
         self._job = job
         self._encoder = _open_encoder(job.tokenizer, settings.tokenizer_sha256, settings.encoder)
         self._dtype = token_dtype(settings.vocab_size)
-        self._eod_id = settings.eod_id
+        self._start = settings.bos_ids or ()
+        self._around = np.array([*self._start, settings.eod_id], dtype=self._dtype)
         self._documents = self._empty_documents = self._skipped_records = 0
         self._skipped: list[SkippedRecord] = []
 
@@ -88,7 +90,10 @@ class _TokenStream:
         self._skipped_records += len(block.errors)
         room = LISTED_SKIPS - len(self._skipped)
         self._skipped += [SkippedRecord(line=error.line, reason=error.reason) for error in block.errors[:room]]
-        return np.insert(ids.astype(self._dtype), np.cumsum(lengths), self._eod_id)
+        ends = np.cumsum(lengths)
+        # Places in ids of the tokens around each document, [documents, tokens around it]; equal places keep their order
+        places = np.stack([*[ends - lengths] * len(self._start), ends], axis=1)
+        return np.insert(ids.astype(self._dtype), places.ravel(), np.tile(self._around, len(lengths)))
 
     def summary(self) -> ShardInput:
         source = self._job.source

@@ -4,19 +4,25 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from pydoc_data.topics import topics
 
 import numpy as np
 import pytest
 
+from pause_megatron.config.dataset import VerifyDatasetConfig
 from pause_megatron.corpus.blocks import ReadOptions
 from pause_megatron.corpus.sources import find_sources
 from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.preprocess.planning import plan_run
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.preprocess.shard import ShardJob
+from pause_megatron.preprocess.verification.verify_dataset import verify_dataset
+from pause_megatron.tokenizer import PauseTokenizer
+from pause_megatron.tokenizer.make_tokenizer import add_pause
 from tests.chain import verified
 from tests.mpirun import ORIGINS, ROOT_IS_ALLOWED, run_mpi
 from tests.preprocess.conftest import contents, rows_of
+from tests.tokenizer.foreign import make_foreign
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +32,27 @@ def text_stream(path, tokenizer):
     (source,) = find_sources([str(path)])
     documents = [document for block in source.read(ReadOptions()) for document in block.texts]
     return [i for document in documents if document for i in [*tokenizer.encode(document), tokenizer.eod_id]]
+
+
+def test_documents_begin_with_the_token_that_the_tokenizer_puts_before_texts(tmp_path, written, corpus):
+    add_pause(make_foreign(tmp_path / "foreign", "llama2", list(topics.values())[:30]), tmp_path / "tokenizer")
+    tokenizer = PauseTokenizer.load(tmp_path / "tokenizer")
+    assert tokenizer.document_start == (1,)
+    also = tuple(f"{kind}:{tmp_path / kind}" for kind in ("none", "document"))
+    written(tmp_path / "sequence", tokenizer=tokenizer.path, input=(str(corpus.train[0]),), also=also)
+    (source,) = find_sources([str(corpus.train[0])])
+    documents = [text for block in source.read(ReadOptions()) for text in block.texts if text]
+    framed = [[1, *tokenizer.encode(text), tokenizer.eod_id] for text in documents]
+    for kind in ("sequence", "none", "document"):
+        manifest = verified(tmp_path / kind)
+        assert manifest.bos_ids == (1,)
+        [rows] = [rows_of(tmp_path / kind, shard, manifest.seq_length) for shard in manifest.shards]
+        tokens = np.concatenate(rows)
+        real = tokens[tokens != tokenizer.pause_id]
+        assert real.tolist() == [token for document in framed for token in document][: len(real)]
+        if kind == "document":
+            assert [row[0] for row in rows] == [1] * len(documents)
+    verify_dataset(VerifyDatasetConfig(data=tmp_path / "document", standard=tmp_path / "none", workers=1))
 
 
 @pytest.mark.parametrize("gaps", ["repeat", "distinct"])

@@ -82,7 +82,8 @@ def manifest_rows(folder: Path, manifest: DatasetManifest) -> Iterator[tuple[str
     files = len(stored_files(manifest))
     yield "dataset", f"{folder}: {len(manifest.shards)} shards in {files} .bin and .idx files"
     yield "pauses", _settings(manifest)
-    ids = f"<pause> is {manifest.pause_id}, the end of a document {manifest.eod_id}"
+    start = f", its beginning {' '.join(map(str, manifest.bos_ids))}" if manifest.bos_ids else ""
+    ids = f"<pause> is {manifest.pause_id}, the end of a document {manifest.eod_id}{start}"
     yield "tokenizer", f"{manifest.vocab_size:,} tokens, {ids}; encoded by {manifest.encoder}"
     left_out = f"{total('empty_documents')} empty ones and {total('skipped_records')} unreadable records left out"
     yield "documents", f"{total('documents')}; {left_out}"
