@@ -62,7 +62,6 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
         )
         for sample in results["samples"][task.name]
     )
-    prompts = folder.tokenizer([sample.prompt for sample in samples], add_special_tokens=False)
     return EvaluationRecord(
         task=task.name,
         variant=finetuning.variant if finetuning else None,
@@ -77,7 +76,8 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
         primary_metric=task.primary_metric,
         metrics=metric_values(results["results"][task.name]),
         num_samples=len(samples),
-        prompt_tokens=fmean(map(len, prompts["input_ids"])),
+        prompt_tokens=fmean(len(folder.encode(sample.prompt)) for sample in samples),
+        bos_ids=folder.bos_ids or None,
         samples=samples,
         architecture=_architecture(folder.model),
         finetuning=finetuning.summary() if finetuning else None,

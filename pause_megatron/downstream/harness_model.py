@@ -31,10 +31,13 @@ class PauseLM(HFLM):
             tokenizer=folder.tokenizer,
             batch_size=batch_size,
             max_length=folder.context_length,
-            add_bos_token=False,  # as in finetuning: without the tokens that a tokenizer adds, such as baked pauses
         )
         self._folder = folder
         self._pausing = pausing
+
+    def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
+        """Return the ids of ``string`` as in finetuning; it continues a text if ``add_special_tokens`` is False."""
+        return self._folder.encode(string, begins=add_special_tokens is not False)
 
     @torch.no_grad()
     def _loglikelihood_tokens(

@@ -1,12 +1,14 @@
 """Loader of Hugging Face folders: the model, its tokenizer, and the records of its pretraining and finetuning."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from pause_megatron import log
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import Precision
 from pause_megatron.errors import UserError
@@ -15,6 +17,7 @@ from pause_megatron.records.conversion import ExportRecord, PretrainingRecord
 from pause_megatron.records.files import read_record
 from pause_megatron.records.finetuning import FinetuneRecord
 from pause_megatron.tokenizer import PAUSE_TOKEN
+from pause_megatron.tokenizer.huggingface import ids_before_text
 
 
 @dataclass(frozen=True)
@@ -35,9 +38,18 @@ class ModelFolder:
     finetuning: FinetuneRecord | None
     """``None`` for a model that is not finetuned."""
 
-    def encode(self, text: str) -> list[int]:
-        """Return the ids of ``text``, without the tokens that the tokenizer adds, such as baked pauses."""
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+    @cached_property
+    def bos_ids(self) -> tuple[int, ...]:
+        """The beginning-of-text token if the tokenizer puts one before a text, else empty; few put several."""
+        return ids_before_text(self.tokenizer)
+
+    def encode(self, text: str, *, begins: bool = True) -> list[int]:
+        """Return the ids of ``text`` after the beginning-of-text token, once; without it if ``begins`` is False.
+
+        Other tokens that the tokenizer adds, such as baked pauses, are left out.
+        """
+        ids, start = list(self.tokenizer.encode(text, add_special_tokens=False)), list(self.bos_ids)
+        return ids if not begins or ids[: len(start)] == start else [*start, *ids]
 
 
 def load_model_folder(
@@ -77,7 +89,7 @@ def load_model_folder(
     marker, report = path / FinetuneRecord.FILE, path / ExportRecord.FILE
     finetuning = read_record(marker, FinetuneRecord) if marker.is_file() else None
     origin = finetuning or (read_record(report, ExportRecord) if report.is_file() else None)
-    return ModelFolder(
+    folder = ModelFolder(
         path=path,
         model=model.to(device or choose_device()).eval(),
         tokenizer=tokenizer,
@@ -87,6 +99,9 @@ def load_model_folder(
         pretraining=origin.pretraining if origin else None,
         finetuning=finetuning,
     )
+    if folder.bos_ids:
+        log.info(f"{path}: every prompt begins with {tokenizer.decode(folder.bos_ids)}, as its tokenizer puts it there")
+    return folder
 
 
 def _refuse_bad_tensors(path: Path, model: PreTrainedModel, loading: dict[str, Any]) -> None:

@@ -40,15 +40,20 @@ class Pausing:
 
         Raises :class:`UserError` if the prompt lacks the marker, or if the pauses leave no room for the prompt.
         """
-        at = None
+        before = list(folder.bos_ids)
+        start, at = len(before) if list(ids[: len(before)]) == before else 0, None
         if self.placement == "prepend":
-            at = 0
+            at = start
         elif self.placement == "before-marker":
             assert self.marker
-            before, after = (folder.encode(half) for half in split_at_marker(text, self.marker))
-            ids, at = [*before, *after], len(before)
+            first, second = split_at_marker(text, self.marker)
+            before = folder.encode(first)
+            ids, at = [*before, *folder.encode(second, begins=False)], len(before)
+            start = len(folder.bos_ids)
         pause_id = folder.pause_id if self.filler_id is None else self.filler_id
-        return pause_prefix(ids, self.num_pauses, pause_id=pause_id, eod_id=folder.eod_id, room=room, at=at)
+        return pause_prefix(
+            ids, self.num_pauses, pause_id=pause_id, eod_id=folder.eod_id, room=room, at=at, start=start
+        )
 
 
 def finetuning_pausing(base: ModelFolder, asked: FinetunePausing) -> Pausing:
@@ -114,7 +119,7 @@ def _require_pause(folder: ModelFolder, num_pauses: int, flag: str) -> None:
 def _filler_id(folder: ModelFolder, filler: str | None) -> int | None:
     if filler is None:
         return None
-    ids = folder.encode(filler)
+    ids = folder.encode(filler, begins=False)
     if len(ids) == 1:
         return ids[0]
     if filler.isdecimal() and int(filler) < folder.model.config.vocab_size:

@@ -64,7 +64,7 @@ def encode_example(pair: TextPair, base: ModelFolder, pausing: Pausing) -> Pause
     """
     context, together = base.encode(pair.context), base.encode(pair.context + pair.target)
     starts_alike = together[: len(context)] == context
-    target = together[len(context) :] if starts_alike else base.encode(pair.target)
+    target = together[len(context) :] if starts_alike else base.encode(pair.target, begins=False)
     learned = np.array([*target, base.eod_id], dtype=np.int64)
     prefix = pausing.prefix(base, pair.context, context, base.context_length - len(learned))
     return PausedExample(prefix, learned)

@@ -3,7 +3,7 @@
 A prompt is ``context, M pauses``: the prefix. The last pause predicts the first target token, and outputs at earlier
 positions are ignored (Goyal et al. 2024, section 3.2). At inference, pauses can also be placed before the context (the
 paper's ablation) or inside it. Pauses are ids, not text, so no wording of a prompt can produce or break one. If a
-prompt is too long, its oldest context tokens are dropped, but never pauses or target tokens.
+prompt is too long, its oldest context tokens are dropped, but never pauses, target tokens or a beginning-of-text token.
 """
 
 from collections.abc import Sequence
@@ -52,18 +52,21 @@ def pause_prefix(
     eod_id: int,
     room: int,
     at: int | None = None,
+    start: int = 0,
 ) -> TokenIds:
     """Insert ``num_pauses`` pauses into ``context``, and drop the oldest context tokens beyond ``room`` positions.
 
-    Pauses are inserted before token ``at`` of the context: 0 prepends them, ``None`` appends them. An empty context
-    becomes one end-of-document token, as before every document in pretraining, since some token must predict the first
-    target token even without pauses. ``pause_id`` may be ``None`` only if ``num_pauses`` is 0.
+    The first ``start`` context tokens, a beginning-of-text token or none, always stay, and no pause precedes them.
+    Pauses are inserted before token ``at`` of the context: ``start`` prepends them, ``None`` appends them. An empty
+    context becomes one end-of-document token, as before every document in pretraining, since some token must predict
+    the first target token even without pauses. ``pause_id`` may be ``None`` only if ``num_pauses`` is 0.
 
     Returns the prefix, shape [at most ``room``]. Raises :class:`UserError` if the pauses leave no room for a context
     token.
     """
+    tokens = np.asarray(context if len(context) else [eod_id], dtype=np.int64)
     room_for_context = room - num_pauses
-    if room_for_context < 1:
+    if room_for_context < min(len(tokens), start + 1):
         raise UserError(
             f"no room for the prompt: {num_pauses} pauses in the {room} positions before the target; "
             "use fewer pauses, a shorter target or a model with a longer context"
@@ -73,9 +76,9 @@ def pause_prefix(
     else:
         assert pause_id is not None, "a model without <pause> cannot pause"
         pauses = np.full(num_pauses, pause_id, dtype=np.int64)
-    tokens = np.asarray(context if len(context) else [eod_id], dtype=np.int64)
-    kept = tokens[-room_for_context:]
-    border = len(kept) if at is None else max(0, at - (len(tokens) - len(kept)))  # ``at`` minus the dropped tokens
+    dropped = max(0, len(tokens) - room_for_context)
+    kept = np.concatenate([tokens[:start], tokens[start + dropped :]])
+    border = len(kept) if at is None else max(start, at - dropped)
     return np.concatenate([kept[:border], pauses, kept[border:]])
 
 

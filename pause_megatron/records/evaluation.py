@@ -75,6 +75,8 @@ class EvaluationRecord:
     """Score of guessing, for a task that the report does not know."""
     prompt_tokens: float
     """Mean length of the prompts without pauses, in tokens."""
+    bos_ids: tuple[int, ...] | None = None
+    """Ids before every prompt: the beginning-of-text token of the model's tokenizer; None if it puts none."""
     samples: tuple[Sample, ...]
     architecture: Architecture
     finetuning: FinetuneSummary | None

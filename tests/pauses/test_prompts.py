@@ -7,8 +7,8 @@ from pause_megatron.pauses.prompts import IGNORE_INDEX, PausedExample, pause_pre
 PAUSE, EOD = 2, 1
 
 
-def prefix(context: list[int], num_pauses: int, room: int, at: int | None = None) -> list[int]:
-    return pause_prefix(context, num_pauses, pause_id=PAUSE, eod_id=EOD, room=room, at=at).tolist()
+def prefix(context: list[int], num_pauses: int, room: int, at: int | None = None, start: int = 0) -> list[int]:
+    return pause_prefix(context, num_pauses, pause_id=PAUSE, eod_id=EOD, room=room, at=at, start=start).tolist()
 
 
 def pause_example(context: list[int], target: list[int], num_pauses: int, context_length: int) -> PausedExample:
@@ -88,3 +88,15 @@ def test_the_last_marker_splits_a_prompt():
     assert split_at_marker("A:", "A:") == ("", "A:")
     with pytest.raises(UserError, match="--pause-marker 'B:': not in the prompt 'Q: A:'"):
         split_at_marker("Q: A:", "B:")
+
+
+def test_a_beginning_of_text_stays_in_front_of_pauses_and_of_what_is_left_of_the_context():
+    begun = [9, 10, 11, 12]
+    assert prefix(begun, 2, room=8, start=1) == [9, 10, 11, 12, PAUSE, PAUSE]
+    assert prefix(begun, 2, room=8, at=1, start=1) == [9, PAUSE, PAUSE, 10, 11, 12]
+    assert prefix(begun, 2, room=4, start=1) == [9, 12, PAUSE, PAUSE]
+    assert prefix(begun, 2, room=4, at=1, start=1) == [9, PAUSE, PAUSE, 12]
+    assert prefix(begun, 1, room=4, at=3, start=1) == [9, 11, PAUSE, 12]
+    assert prefix([9], 3, room=4, start=1) == [9, PAUSE, PAUSE, PAUSE]
+    with pytest.raises(UserError, match="no room for the prompt: 3 pauses in the 4 positions"):
+        prefix(begun, 3, room=4, start=1)
