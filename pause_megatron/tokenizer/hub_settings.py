@@ -62,10 +62,12 @@ def read_hub_settings(folder: Path, ids: Mapping[str, int]) -> HubSettings:
     length = content.get("model_max_length")
     if length is not None and type(length) not in (int, float):
         raise UserError(f"{folder / CONFIG_FILE}: model_max_length is {length!r}; give a number of tokens")
+    if (add_bos_token := content.get("add_bos_token")) not in (None, True, False):
+        raise UserError(f"{folder / CONFIG_FILE}: add_bos_token is {add_bos_token!r}; give true or false")
     return HubSettings(
         eos_token=_token(path, tokens, "eos_token") or _end_of_model(folder, ids),
         bos_token=_token(path, tokens, "bos_token"),
-        add_bos_token=content.get("add_bos_token") is True,
+        add_bos_token=bool(add_bos_token),
         chat_template=_chat_template(folder, content.get("chat_template")),
         model_max_length=int(length) if length is not None and 0 < length < _NO_LENGTH else None,
         content=content,

@@ -30,6 +30,8 @@ from pause_megatron.tokenizer import tokenizer_json
 from pause_megatron.tokenizer.hub_settings import write_hub_settings
 from pause_megatron.tokenizer.model_file import SCORE_STEP, append_control_piece, round_scores
 from pause_megatron.tokenizer.pause_tokenizer import (
+    FORMAT,
+    MANIFEST_FILE,
     MODEL_FILE,
     PAUSE_TOKEN,
     PauseTokenizer,
@@ -42,9 +44,6 @@ from pause_megatron.tokenizer.sentencepiece_conversion import require_convertibl
 from pause_megatron.tokenizer.tokenizer_files import write_sentencepiece_model
 from pause_megatron.tokenizer.tokenizers_backend import TOKENIZER_FILE, parse_tokenizer
 from pause_megatron.versions import versions
-
-MANIFEST_FILE = "manifest.json"
-FORMAT = "pause_megatron/tokenizer/1"
 
 _REQUIRED_CHARACTERS = "\n" + "".join(sorted(set("<unk></s><pause><0x0123456789ABCDEF>")))
 """Characters that always get a token: the newline, and all characters in the names of special tokens. A text that
@@ -138,6 +137,7 @@ def train_tokenizer(config: TokenizerConfig) -> None:
 def _write_manifest(folder: Path, tokenizer: PauseTokenizer, origin: dict[str, Any]) -> None:
     description = {
         "format": FORMAT,
+        "file": tokenizer.path.name,
         "sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
         "pause_id": tokenizer.pause_id,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pause_megatron.errors import UserError
+from pause_megatron.records.files import read_json
 from pause_megatron.tokenizer import chunking
 from pause_megatron.tokenizer.chunking import encode_in_chunks
 from pause_megatron.tokenizer.model_file import SCORE_STEP
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MODEL_FILE = "tokenizer.model"
+MANIFEST_FILE = "manifest.json"
+FORMAT = "pause_megatron/tokenizer/1"
+"""Key ``format`` of the manifest."""
 PAUSE_TOKEN = "<pause>"
 EDGE_CASE_TEXTS = (
     "",
@@ -80,11 +84,21 @@ class PauseTokenizer:
     def load(cls, path: Path | str) -> PauseTokenizer:
         """Load a tokenizer from its folder, its ``.model`` file or its ``tokenizer.json``.
 
-        Raises :class:`UserError` if the file is missing or not a tokenizer, or if ``<pause>`` or end-of-document has no
-        id that text is never encoded to.
+        Raises :class:`UserError` if the file is missing or not a tokenizer, if it differs from its checksum in
+        ``manifest.json``, or if ``<pause>`` or end-of-document has no id that text is never encoded to.
         """
         file = find_tokenizer_file(Path(path))
-        return cls(file, read_tokenizer_file(file))
+        content = read_tokenizer_file(file)
+        manifest = file.with_name(MANIFEST_FILE)
+        written = read_json(manifest) if manifest.is_file() else None
+        entries = written if isinstance(written, dict) else {}
+        is_of_file = (entries.get("format"), entries.get("file")) == (FORMAT, file.name)
+        if is_of_file and entries.get("sha256") != hashlib.sha256(content).hexdigest():
+            raise UserError(
+                f"{file}: has changed since it was written (see sha256 in {MANIFEST_FILE}); copy the folder again, or"
+                f" remove {MANIFEST_FILE} if you changed it"
+            )
+        return cls(file, content)
 
     @property
     def caveat(self) -> str | None:

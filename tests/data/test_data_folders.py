@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,19 @@ def test_documents_only_are_cut_to_the_models_positions_or_the_given_length(data
     assert training(datasets, "document")[0].seq_length == POSITIONS
     assert training(datasets, "document", seq_length=100)[0].seq_length == 100
     assert training(datasets, "none", seq_length=SEQ_LENGTH)[0].seq_length == SEQ_LENGTH
+
+
+def test_documents_without_the_beginning_of_text_of_the_tokenizer_are_warned_about(
+    datasets: Datasets, capsys: pytest.CaptureFixture[str]
+) -> None:
+    training(datasets, "document")
+    assert "before texts" not in capsys.readouterr().err
+    tokenizer = copy(datasets.tokenizer)
+    tokenizer.bos_ids = (3,)
+    folder = parts(datasets.folder / "document")
+    check_training_folders(folder, tokenizer, seq_length=0, max_position_embeddings=POSITIONS)
+    assert "its documents begin with the ids [], but" in (warning := capsys.readouterr().err)
+    assert "puts [3] before texts; preprocess the data again" in warning
 
 
 def test_validation_sequences_may_have_their_own_length(datasets: Datasets) -> None:

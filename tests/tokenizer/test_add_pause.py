@@ -154,6 +154,9 @@ def test_ids_with_gaps_are_refused(tmp_path, tokenizers):
     content = json.loads((folder / "tokenizer.json").read_text())
     content["added_tokens"][-1]["id"] += 5
     (folder / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"tokenizer\.json: has changed since it was written"):
+        PauseTokenizer.load(folder)
+    (folder / "manifest.json").unlink()
     with pytest.raises(UserError, match="<pause> has the id 2005 in the file, but 2000 after loading"):
         PauseTokenizer.load(folder)
 

@@ -171,6 +171,7 @@ DAMAGE = {
     "number as a token": ("tokenizer_config.json", b'{"eos_token": 3}'),
     "list as a token": ("special_tokens_map.json", b'{"bos_token": ["a"], "eos_token": "<|endoftext|>"}'),
     "length": ("tokenizer_config.json", b'{"eos_token": "<|endoftext|>", "model_max_length": "512"}'),
+    "text as a switch": ("tokenizer_config.json", b'{"eos_token": "<|endoftext|>", "add_bos_token": "yes"}'),
     "number as a template": ("tokenizer_config.json", b'{"eos_token": "<|endoftext|>", "chat_template": 3}'),
     "templates without names": ("tokenizer_config.json", b'{"chat_template": [{"template": ""}]}'),
     "name of another folder": ("tokenizer_config.json", b'{"chat_template": [{"name": "../x", "template": ""}]}'),

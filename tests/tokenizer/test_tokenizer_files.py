@@ -57,6 +57,7 @@ def test_exports_say_whether_a_space_is_put_before_texts(tokenizers, tmp_path, a
     content = json.loads((folder / "tokenizer.json").read_text())
     content["pre_tokenizer"]["add_prefix_space"] = adds
     (folder / "tokenizer.json").write_text(json.dumps(content))
+    (folder / "manifest.json").unlink()
     save_tokenizer(to_huggingface(PauseTokenizer.load(folder)), tmp_path)
     assert json.loads((tmp_path / "tokenizer_config.json").read_text())["add_prefix_space"] is adds
 
