@@ -38,6 +38,7 @@ def evaluate(config: EvaluateConfig) -> None:
     log.info(f"evaluating {config.model} on {config.task}, on {describe_device().name}")
     folder = load_model_folder(config.model, config.precision)
     task = load_task(config.task, config.data, halve=_halve_evaluation(folder, config))
+    task.require_room(folder.context_length)
     loading = time.monotonic() - started
     for one in evaluations:
         record = _evaluate(folder, task, one, loading)

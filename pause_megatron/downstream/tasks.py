@@ -1,8 +1,8 @@
 """Tasks: one lm-evaluation-harness definition each, for finetuning and evaluation, so that their prompts are the same.
 
 A definition is a file ``tasks/NAME.yaml`` in the harness's format. Its ``metadata`` has ``fields`` and
-``optional_fields`` of a local record (:data:`~pause_megatron.downstream.task_data.Fields`), and ``halved: true`` if the
-task has no training split.
+``optional_fields`` of a local record (:data:`~pause_megatron.downstream.task_data.Fields`), ``rules`` that relate them
+(:data:`~pause_megatron.downstream.task_data.Rules`), and ``halved: true`` if the task has no training split.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,7 +17,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from pause_megatron.config.downstream import TASK_DEFINITIONS, require_task
 from pause_megatron.downstream.task_data import halved_splits, json_lines_splits
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, one_line
 
 
 @dataclass(frozen=True)
@@ -43,6 +43,15 @@ class Task:
     def primary_metric(self) -> str:
         """First metric of the definition."""
         return str(self.harness.config.metric_list[0]["metric"])
+
+    def require_room(self, context_length: int) -> None:
+        """Raise :class:`UserError` if a model of ``context_length`` positions has no room for a decoded answer."""
+        wanted = (self.harness.config.generation_kwargs or {}).get("max_gen_toks", 0)
+        if wanted >= context_length:
+            raise UserError(
+                f"--task {self.name}: decodes up to {wanted} tokens after the prompt, but the model has only "
+                f"{context_length} positions; evaluate a model with more"
+            )
 
     def training_pairs(self) -> Sequence[TextPair]:
         """Return the training documents, each worded like a prompt of the evaluation when it is read; without few-shot
@@ -80,28 +89,38 @@ def load_task(name: str, data_folder: Path | None, *, halve: bool = False) -> Ta
 
     With ``halve``, and for every task without a training split, the training split is half of the evaluation split.
 
-    Raises :class:`UserError` for an unknown task, a missing folder or split file, and an invalid record.
+    Raises :class:`UserError` for an unknown task, a hub that cannot be reached, a missing folder or split file, and an
+    invalid record.
     """
     require_task(name)
     definition = load_yaml(TASK_DEFINITIONS / f"{name}.yaml")
     if "process_docs" in definition:
         definition["process_docs"] = cache(definition["process_docs"])  # the harness calls it several times per split
     halved = halve or definition["metadata"].get("halved", False)
-    if data_folder is None and definition["dataset_path"] == "json":
-        raise UserError(f"--task {name}: its data are not on the hub; give --data FOLDER with its .jsonl files")
-    if data_folder is not None or halved:
-        splits = _splits(definition, data_folder)
-        if halved:
-            splits = halved_splits(splits, definition.get("test_split") or definition["validation_split"])
-        definition.pop("dataset_kwargs", None)
-        definition["custom_dataset"] = lambda **_: splits
+    splits = _hub_splits(name, definition) if data_folder is None else _local_splits(definition, data_folder)
+    if halved:
+        splits = halved_splits(splits, definition.get("test_split") or definition["validation_split"])
+    definition.pop("dataset_kwargs", None)
+    definition["custom_dataset"] = lambda **_: splits
     return Task(name, ConfigurableTask(config=definition), halved)
 
 
-def _splits(definition: dict[str, Any], data_folder: Path | None) -> Mapping[str, datasets.Dataset]:
-    if data_folder is None:
-        return dict(datasets.load_dataset(definition["dataset_path"], definition.get("dataset_name")))
-    if not data_folder.is_dir():
-        raise UserError(f"--data {data_folder}: no such folder")
+def _hub_splits(name: str, definition: dict[str, Any]) -> Mapping[str, datasets.Dataset]:
+    path, subset = definition["dataset_path"], definition.get("dataset_name")
+    if path == "json":
+        raise UserError(f"--task {name}: its data are not on the hub; give --data FOLDER with its .jsonl files")
+    try:
+        return dict(datasets.load_dataset(path, subset))
+    except Exception as error:  # the network, the hub and the cache each have their own kinds
+        call = f"datasets.load_dataset({', '.join(repr(value) for value in (path, subset) if value)})"
+        raise UserError(
+            f"--task {name}: cannot load {path} from the hub ({type(error).__name__}: {one_line(error)}); on a machine "
+            f"with internet write each split of {call} with .to_json('FOLDER/SPLIT.jsonl'), and give --data FOLDER here"
+        ) from error
+
+
+def _local_splits(definition: dict[str, Any], folder: Path) -> Mapping[str, datasets.Dataset]:
+    if not folder.is_dir():
+        raise UserError(f"--data {folder}: no such folder; correct the path")
     metadata = definition["metadata"]
-    return json_lines_splits(data_folder, metadata["fields"], metadata.get("optional_fields", {}))
+    return json_lines_splits(folder, metadata["fields"], metadata.get("optional_fields", {}), metadata.get("rules", {}))
