@@ -21,6 +21,9 @@ NUMBER_FIELD = "{num_pauses_inf}"
 """Part of ``--output`` of ``evaluate`` that becomes the number of pauses, e.g. ``parity-inf{num_pauses_inf}.json``."""
 TASK_DEFINITIONS = Path(__file__).parents[1] / "downstream" / "tasks"
 
+_LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 1e-4, 1e4
+"""Beyond these, logits that are divided by the temperature can overflow, or are all equal."""
+
 _PAPER_RECIPES: dict[str, tuple[tuple[float, int, int, int], tuple[float, int, int, int]]] = {
     "squad": ((1e-4, 100, 10_000, 256), (1e-4, 400, 40_000, 16)),
     "gsm8k": ((1e-4, 200, 20_000, 16), (1e-4, 75, 7_500, 16)),
@@ -251,9 +254,18 @@ class GenerateConfig:
     def __post_init__(self) -> None:
         if not self.prompt:
             raise UserError("--prompt: no text; give at least one, for example ''")
+        for number, text in enumerate(self.prompt, start=1):
+            try:
+                text.encode()
+            except UnicodeEncodeError as error:
+                raise UserError(f"--prompt: text {number} is not valid Unicode ({error.reason}); correct it") from error
         require_at_least(1, max_new_tokens=self.max_new_tokens, num_beams=self.num_beams)
         require_at_least(0, temperature=self.temperature, top_k=self.top_k, seed=self.seed)
         self.pausing.only_number()
+        if self.temperature and not _LOWEST_TEMPERATURE <= self.temperature <= _HIGHEST_TEMPERATURE:
+            raise UserError(
+                f"--temperature {self.temperature}: must be 0, or from {_LOWEST_TEMPERATURE} to {_HIGHEST_TEMPERATURE}"
+            )
         if not 0 < self.top_p <= 1:
             raise UserError(f"--top-p {self.top_p}: must be above 0 and at most 1")
         if self.temperature == 0 and (self.top_k or self.top_p < 1):

@@ -56,12 +56,24 @@ def generate_texts(
     beginning. The flags of the same names describe the other settings; further ones are passed to stock ``generate``,
     for example ``repetition_penalty``. With ``num_return_sequences`` each prompt has that many texts in a row.
 
-    Raises :class:`UserError` for the errors of :func:`~pause_megatron.downstream.pausing.resolve_pausing`, for pauses
-    that leave no room, and for a prompt without the marker.
+    Raises :class:`UserError` for settings that :class:`GenerateConfig` refuses, for the errors of
+    :func:`~pause_megatron.downstream.pausing.resolve_pausing`, for pauses that leave no room, and for a prompt without
+    the marker.
     """
     if not prompts:
         return []
-    resolved = resolve_pausing(folder, pausing or InferencePausing())
+    checked = GenerateConfig(
+        model=folder.path,
+        prompt=tuple(prompts),
+        pausing=pausing or InferencePausing(),
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        num_beams=num_beams,
+        seed=seed or 0,
+    )
+    resolved = resolve_pausing(folder, checked.pausing)
     room = folder.context_length - max_new_tokens
     prefixes = [resolved.prefix(folder, prompt, folder.encode(prompt), room) for prompt in prompts]
     sampling: dict[str, Any] = {"do_sample": False}

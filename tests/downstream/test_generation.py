@@ -1,4 +1,6 @@
 import json
+import math
+import re
 
 import pytest
 import torch
@@ -8,7 +10,7 @@ from pause_megatron.config.downstream import GenerateConfig
 from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.downstream.batching import align, prefix_lm_mask
 from pause_megatron.downstream.generation import generate_after, generate_command, generate_texts, generation_arguments
-from pause_megatron.downstream.model_folder import ModelFolder
+from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import pause_prefix
 from tests.downstream.random_models import CONTEXT_LENGTH
@@ -297,6 +299,34 @@ def test_prompt_without_the_marker_is_refused(folder):
     marked = InferencePausing(num_pauses_inf=3, pause_placement="before-marker", pause_marker="Answer:")
     with pytest.raises(UserError, match="--pause-marker 'Answer:': not in the prompt 'no such thing'"):
         generate_texts(folder, ["Answer: x", "no such thing"], pausing=marked, max_new_tokens=4)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"max_new_tokens": 0}, "--max-new-tokens 0: must be at least 1"),
+        ({"temperature": 1e-40}, "--temperature 1e-40: must be 0, or from 0.0001 to 10000.0"),
+        ({"temperature": math.nan}, "--temperature nan: must be at least 0"),
+        ({"temperature": math.inf}, "--temperature inf: must be 0, or from"),
+        ({"temperature": -1.0}, "--temperature -1.0: must be at least 0"),
+        ({"temperature": 1.0, "top_p": math.nan}, "--top-p nan: must be above 0"),
+        ({"temperature": 1.0, "top_k": -1}, "--top-k -1: must be at least 0"),
+        ({"num_beams": 0}, "--num-beams 0: must be at least 1"),
+        ({"prompts": ["fine", "half \ud83d"]}, "--prompt: text 2 is not valid Unicode"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(model_path, settings, message):
+    folder = load_model_folder(model_path("gpt2"))
+    with pytest.raises(UserError, match=re.escape(message)):
+        generate_texts(folder, settings.pop("prompts", PROMPTS), **settings)
+    with pytest.raises(UserError, match="--num-pauses-inf -1: must be at least 0"):
+        InferencePausing(num_pauses_inf=-1)
+
+
+@pytest.mark.parametrize("temperature", [1e-4, 1e4])
+def test_the_largest_and_smallest_temperatures_give_text(model_path, temperature):
+    folder = load_model_folder(model_path("gpt2"))
+    assert len(generate_texts(folder, PROMPTS, temperature=temperature, seed=0, max_new_tokens=3)) == len(PROMPTS)
 
 
 def test_no_prompts_have_no_continuations(folder):
