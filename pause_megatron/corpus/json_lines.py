@@ -2,13 +2,14 @@
 
 This is the hot path of reading. A block of complete lines is parsed at once, other keys are skipped without parsing,
 and no Python code runs per document. Only a block with an error or an unusual line is read line by line. Lines of white
-space contain no document, but count as lines.
+space contain no document, but count as lines. A byte order mark at the beginning of a file is ignored.
 
 Memory, in addition to the blocks that are returned: below 20 MiB for any size of file (below 250 MiB for Zstandard data
 that expands thousands of times), and 2 to 6 times the bytes of a long line while it is parsed. A line longer than
 ``max_document_bytes`` is discarded while it is read.
 """
 
+import codecs
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -48,6 +49,9 @@ class JsonLinesSource(Source):
                 builder.read_bytes += block.read_bytes
                 builder.reject(too_long(block.length, options.max_document_bytes))
             else:
+                if not builder.record and block.startswith(codecs.BOM_UTF8):
+                    builder.read_bytes += len(codecs.BOM_UTF8)
+                    del block[: len(codecs.BOM_UTF8)]
                 if not parser.parse(block):
                     parser.parse_each(block, cut=unpacked.damage is not None)
                 block.clear()  # frees a long line before the next one is read

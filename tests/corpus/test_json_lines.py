@@ -10,6 +10,7 @@ from pause_megatron.errors import UserError
 from tests.corpus.reading import PACKINGS, read, skip
 
 GOOD = b'{"text": "good"}\n'
+MARK = b"\xef\xbb\xbf"
 BAD_LINES = [
     (b'{"text": "cut', "not valid JSON"),
     (b"\x0c", "not valid JSON"),
@@ -25,7 +26,7 @@ BAD_LINES = [
     (b'"x"', "Expected `object`, got `str`"),
     (b'{"text": "\xff\xfe"}', "not valid UTF-8"),
     (b'{"text": "\xed\xa0\x80"}', "not valid UTF-8"),
-    (b'\xef\xbb\xbf{"text": "after a byte order mark"}', "not valid JSON"),
+    (MARK + b'{"text": "after a byte order mark"}', "not valid JSON"),
     (b'{"x": ' + b"[" * 100_000 + b"]" * 100_000 + b', "text": "y"}', "nested too deeply"),
 ]
 texts = st.text(st.characters(exclude_categories=["Cs"]))
@@ -56,7 +57,7 @@ def test_documents_and_errors_do_not_depend_on_block_sizes(folder, lines, last_n
     path = folder / f"a.jsonl{packing}"
     path.write_bytes(PACKINGS[packing](content))
     expected, wrong = [], []
-    for number, one in enumerate(content.split(b"\n"), start=1):
+    for number, one in enumerate(content.removeprefix(MARK).split(b"\n"), start=1):
         try:
             if one.strip(b" \t\r"):
                 expected.append(json.loads(one.decode())["text"])
@@ -76,6 +77,17 @@ def test_documents_and_errors_do_not_depend_on_block_sizes(folder, lines, last_n
         else:
             assert read(path, block_bytes=block_bytes) == got
     assert got.read_bytes == len(content)
+
+
+@pytest.mark.parametrize("packing", PACKINGS)
+@pytest.mark.parametrize("content", [GOOD * 3, b"\n" + GOOD, GOOD[:-1], b"", b"\n"])
+def test_a_byte_order_mark_at_the_beginning_changes_nothing(tmp_path, packing, content):
+    found = []
+    for name, start in (("with", MARK), ("without", b"")):
+        path = tmp_path / f"{name}.jsonl{packing}"
+        path.write_bytes(PACKINGS[packing](start + content))
+        found.append(read(path, block_bytes=20))
+    assert (found[0].texts, found[0].read_bytes) == (found[1].texts, found[1].read_bytes + len(MARK))
 
 
 @pytest.mark.parametrize(("bad", "complaint"), BAD_LINES)
