@@ -1,5 +1,7 @@
 """Exceptions and exit codes shared by all commands."""
 
+import errno
+
 EXIT_DONE = 0
 """The command succeeded."""
 EXIT_INTERNAL = 1
@@ -25,6 +27,33 @@ class UserError(Exception):
     raises them in ``__post_init__``.
     """
 
+    def __init__(self, message: str = "", *log: str) -> None:
+        """Escape control characters of ``message``, which may quote a bad file; lines of a ``log`` follow below it."""
+        shown = "".join(character if character.isprintable() else repr(character)[1:-1] for character in message)
+        super().__init__("\n    ".join([shown, *log]))
+
+
+_QUOTED = 100  # characters of a value in an error
+_ADVICE = {
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space and run the same command again"),
+    **dict.fromkeys((errno.EROFS, errno.EACCES, errno.EPERM), "choose a path that you may use"),
+    **dict.fromkeys((errno.ENAMETOOLONG, errno.ELOOP), "choose a shorter or another path"),
+    **dict.fromkeys((errno.EEXIST, errno.ENOTDIR, errno.EISDIR), "choose another path"),
+    **dict.fromkeys((errno.EMFILE, errno.ENFILE), "raise `ulimit -n`"),
+    **dict.fromkeys((errno.EIO, errno.ESTALE), "check the disk and run the same command again"),
+}
+"""Errors of the system that are about the user's files or disks, not about this project."""
+
+
+def system_error(error: BaseException, place: object = None) -> UserError | None:
+    """Return ``error`` as an error that the user can fix, about ``place`` or the file that it names; None if it isn't.
+
+    For example, an ``OSError`` of a full disk or of a read-only file system.
+    """
+    if not isinstance(error, OSError) or error.errno not in _ADVICE:
+        return None
+    return UserError(f"{place or error.filename or 'a file'}: {error.strerror}; {_ADVICE[error.errno]}")
+
 
 class StoppedEarly(Exception):  # noqa: N818 - a clean stop, not an error
     """The run stopped on request after saving a checkpoint; the same command resumes it.
@@ -37,6 +66,12 @@ class StoppedEarly(Exception):  # noqa: N818 - a clean stop, not an error
 def one_line(error: BaseException) -> str:
     """Return the text of ``error`` on one line; its type if it has no text. For example, YAML errors have several."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def quoted(value: object) -> str:
+    """Return ``value``, which was read from a file, as it appears in an error: on one line and not long."""
+    text = repr(value)
+    return text if len(text) <= _QUOTED else f"{text[:_QUOTED]}…"
 
 
 def exit_code(error: BaseException | None) -> int:

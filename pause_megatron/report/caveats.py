@@ -98,7 +98,8 @@ def _tasks(tasks: Sequence[TaskResult]) -> Iterator[str]:
 
 
 def _one_task(task: TaskResult) -> Iterator[str]:
-    records = [result.record for measurement in task.measurements for result in measurement.results]
+    results = [result for measurement in task.measurements for result in measurement.results]
+    records = [result.record for result in results]
     sizes = {record.num_samples for record in records}
     for attention, baseline in task.baselines.items():
         # the error of a difference, if both variants have the baseline's error
@@ -113,6 +114,11 @@ def _one_task(task: TaskResult) -> Iterator[str]:
     if len(sizes) > 1:
         numbers = listed([f"{size:,}" for size in sorted(sizes)])
         yield f"On {task.name}, results have different numbers of test items ({numbers})."
+    if unlike := [one.source for one in results if one.lists_all_items and not one.is_mean_of_items]:
+        yield (
+            f"On {task.name}, the {task.metric} of {counted(len(unlike), 'result')} is not the mean of its samples, so"
+            f" its differences are not paired by test item. A file may have been changed, such as {unlike[0]}."
+        )
     if any(record.primary.stderr == 0 for record in records):
         yield f"On {task.name}, some standard error is 0 because all test items score the same; the true one is larger."
     if _all_guess(task):

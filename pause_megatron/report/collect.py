@@ -1,5 +1,7 @@
 """Reader of a report's inputs: evaluation results with their finetuning curves, and pretraining runs."""
 
+import math
+import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -7,7 +9,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, quoted
 from pause_megatron.records.evaluation import EvaluationRecord
 from pause_megatron.records.files import read_record, read_record_lines
 from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneRecord, FinetuneStepRecord
@@ -24,6 +26,17 @@ class EvaluationResult:
     source: Path
     finetuning_curve: tuple[FinetuneStepRecord, ...] = ()
     """Empty if the finetuned model is no longer in its folder."""
+
+    @property
+    def lists_all_items(self) -> bool:
+        """Whether the result has every test item as a sample."""
+        return 0 < len(self.record.samples) == self.record.num_samples
+
+    @property
+    def is_mean_of_items(self) -> bool:
+        """Whether the primary metric is the mean score of the samples."""
+        mean = statistics.fmean(sample.correct for sample in self.record.samples)
+        return math.isclose(mean, self.record.primary.value, abs_tol=1e-6)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +95,8 @@ def read_evaluation(path: Path) -> EvaluationResult:
     record = read_record(path, EvaluationRecord)
     if record.primary_metric not in record.metrics:
         raise UserError(
-            f"{path}: primary metric '{record.primary_metric}' is not in 'metrics'; run 'pause-megatron evaluate' again"
+            f"{path}: primary metric {quoted(record.primary_metric)} is not in 'metrics'; run 'pause-megatron evaluate'"
+            " again"
         )
     # Hundreds of results contain the same questions: interning keeps one copy of each text in memory.
     samples = tuple(
@@ -95,7 +109,10 @@ def read_evaluation(path: Path) -> EvaluationResult:
 def _finetuning_curve(record: EvaluationRecord) -> tuple[FinetuneStepRecord, ...]:
     folder = Path(str(record.config.get("model", "")))
     marker, metrics = folder / FinetuneRecord.FILE, folder / METRICS_FILE
-    if record.finetuning is None or not marker.is_file() or not metrics.is_file():
+    try:
+        if record.finetuning is None or not marker.is_file() or not metrics.is_file():
+            return ()
+    except OSError:  # not a path on this machine; results may come from another one
         return ()
     if read_record(marker, FinetuneRecord).summary() != record.finetuning:  # the model was finetuned again
         return ()

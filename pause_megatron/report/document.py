@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pause_megatron.records.variants import VARIANTS
 from pause_megatron.report.caveats import caveats
 from pause_megatron.report.collect import Collected
-from pause_megatron.report.elements import Figure, Section, Table
+from pause_megatron.report.elements import Figure, Section, Table, with_unique_names
 from pause_megatron.report.labels import counted, listed, model_label, rounded, run_label
 from pause_megatron.report.measurements import TaskResult, group_results
 from pause_megatron.report.provenance import Configuration, configurations, versions_table
@@ -59,7 +59,7 @@ def build_document(collected: Collected, *, title: str, samples_per_task: int) -
     return Document(
         title=title,
         summary=tuple(summary(collected, tasks)),
-        sections=tuple(section for section in sections if section),
+        sections=with_unique_names(section for section in sections if section),
         questions=tuple(pick_questions(tasks, samples_per_task)),
         caveats=tuple(caveats(collected, tasks)),
         configurations=tuple(configurations(collected, tasks)),

@@ -221,10 +221,10 @@ def _export(figure: Figure, name: str, alt: str) -> Picture:
     no_metadata = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # the same inputs give the same bytes
     figure.savefig(svg, format="svg", transparent=True, metadata=no_metadata)
     text = svg.getvalue()
-    return Picture(element=_embeddable(text, name, alt), svg=text.encode(), png=png.getvalue())
+    return Picture(element=embeddable(text, name, alt), svg=text.encode(), png=png.getvalue())
 
 
-def _embeddable(svg: str, name: str, alt: str) -> str:
+def embeddable(svg: str, name: str, alt: str) -> str:
     """Turn an SVG file into an element for a page: no prolog, no fixed size, unique ids, text in the page's colour."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r'\bid="', f'id="{name}-', svg)

@@ -5,10 +5,10 @@ import csv
 import io
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pause_megatron.records.variants import BASELINE
-from pause_megatron.report.drawing import NO_LEVELS, Line, Picture, draw_lines
+from pause_megatron.report.drawing import NO_LEVELS, Line, Picture, draw_lines, embeddable
 from pause_megatron.report.labels import metric_label, model_label, pauses_label
 from pause_megatron.report.measurements import MODELS, Measurement, TaskResult
 
@@ -79,6 +79,23 @@ class Section:
     def __bool__(self) -> bool:
         """Whether the section has any content."""
         return bool(self.figures) or any(table.rows for table in (*self.tables, *self.folded))
+
+
+def with_unique_names(sections: Iterable[Section]) -> tuple[Section, ...]:
+    """Return ``sections`` with a number after each figure's name that an earlier figure has: two tasks, one slug."""
+    taken: set[str] = set()
+    found = []
+    for section in sections:
+        figures = []
+        for figure in section.figures:
+            name, number = figure.name, 2
+            while name in taken:
+                name, number = f"{figure.name}-{number}", number + 1
+            taken.add(name)
+            element = embeddable(figure.picture.svg.decode(), name, figure.alt)
+            figures.append(replace(figure, name=name, picture=replace(figure.picture, element=element)))
+        found.append(replace(section, figures=tuple(figures)))
+    return tuple(found)
 
 
 def text_cells(*texts: str) -> tuple[TableCell, ...]:
@@ -197,10 +214,13 @@ def measurements_csv(task: TaskResult, measurements: Iterable[Measurement]) -> s
 
 def _csv(header: list[str], rows: Iterable[Sequence[object]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(header)
-    writer.writerows(rows)
+    csv.writer(text, lineterminator="\n").writerows([[_csv_cell(cell) for cell in row] for row in (header, *rows)])
     return text.getvalue()
+
+
+def _csv_cell(value: object) -> object:
+    """Return ``value``; a name that a spreadsheet would take for a formula gets an apostrophe in front."""
+    return f"'{value}" if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")) else value
 
 
 def scale_of(task: TaskResult) -> float:
@@ -223,5 +243,5 @@ def pretrained_colors(labels: Iterable[str]) -> list[str]:
 
 
 def slug(name: str) -> str:
-    """Return ``name`` as it is used in file names and anchors."""
-    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+    """Return ``name`` as it is used in file names and anchors, at most 80 characters."""
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:80]

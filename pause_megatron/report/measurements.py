@@ -146,10 +146,7 @@ class Measurement:
         scores: dict[Item, list[float]] = {}
         for result in self.results:
             record = result.record
-            listed = [sample.correct for sample in record.samples]
-            if not listed or len(listed) != record.num_samples:
-                return None
-            if not math.isclose(statistics.fmean(listed), record.primary.value, abs_tol=1e-6):
+            if not result.lists_all_items or not result.is_mean_of_items:
                 return None
             for index, sample in enumerate(record.samples):
                 scores.setdefault((index, sample.prompt), []).append(sample.correct)

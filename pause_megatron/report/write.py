@@ -17,7 +17,7 @@ from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_file
 from pause_megatron.config.report import ReportConfig
 from pause_megatron.config.serialize import to_plain
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, quoted
 from pause_megatron.report.collect import Collected, collect
 from pause_megatron.report.document import Document, build_document
 from pause_megatron.report.elements import MODEL_COLORS, Table
@@ -59,8 +59,12 @@ def _earlier_files(output: Path) -> set[str] | None:
     if names is None:
         raise UserError(f"--output {output}: exists and is not a report; choose another folder")
     for name in names:  # a name must not lead out of the folder: the file will be removed
-        if not _REPORT_FILE.fullmatch(str(name)) or (output / name).parent.is_symlink():
-            raise UserError(f"--output {output}: report.json lists {name!r}, which is no file of a report; remove it")
+        if not _REPORT_FILE.fullmatch(str(name)):
+            raise UserError(
+                f"--output {output}: report.json lists {quoted(name)}, which is no file of a report; remove it"
+            )
+    if (output / "figures").is_symlink():
+        raise UserError(f"--output {output}: figures is a link to another folder; choose another --output")
     return names
 
 

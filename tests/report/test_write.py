@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,10 +12,11 @@ import pytest
 from pause_megatron.cli.main import main
 from pause_megatron.config.report import ReportConfig
 from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
+from pause_megatron.records.evaluation import Metric
 from pause_megatron.report.write import write_report
 
 from .conftest import WrittenReport
-from .inputs import evaluation, variants, write_evaluations, write_run
+from .inputs import evaluation, scored, variants, write_evaluations, write_run
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -103,8 +105,36 @@ def test_figures_behind_a_link_are_not_removed(tmp_path: Path) -> None:
     write_report(ReportConfig(evaluations=(path,), output=output))
     (output / "figures").rename(elsewhere)
     (output / "figures").symlink_to(elsewhere)
-    with pytest.raises(UserError, match="which is no file of a report"):
+    before = files(tmp_path)
+    with pytest.raises(UserError, match="figures is a link to another folder"):
         write_report(ReportConfig(evaluations=(path,), output=output))
+    assert files(tmp_path) == before
+
+
+def test_tasks_with_one_slug_have_their_own_figures_and_no_formulas(tmp_path: Path) -> None:
+    names = ("=a b", "=a-b", "x" * 150)
+    write_report(
+        ReportConfig(evaluations=tuple(write_evaluations(tmp_path / "in", variants(names))), output=tmp_path / "out")
+    )
+    tables = {path.name: path.read_text() for path in (tmp_path / "out" / "figures").glob("variants-*.csv")}
+    assert len(tables) == 3
+    assert "'=a b," in tables["variants-a-b.csv"]
+    assert "'=a-b," in tables["variants-a-b-2.csv"]
+    ids = re.findall(r'\bid="([^"]+)"', (tmp_path / "out" / "report.html").read_text())
+    assert len(ids) == len(set(ids))
+
+
+def test_a_metric_that_is_not_the_mean_of_its_samples_is_a_caveat(tmp_path: Path) -> None:
+    changed = [
+        scored("stdpt_stdft", 0.4),
+        replace(scored("pausept_stdft", 0.4), metrics={"em": Metric(value=0.9, stderr=0.02)}),
+    ]
+    paths = write_evaluations(tmp_path / "in", changed)
+    write_report(ReportConfig(evaluations=tuple(paths), output=tmp_path / "out"))
+    caveats = [text for text in json.loads((tmp_path / "out" / "report.json").read_text())["caveats"] if "mean" in text]
+    assert len(caveats) == 1
+    assert caveats[0].startswith("On squad, the em of 1 result is not the mean of its samples, so its differences")
+    assert str(paths[1]) in caveats[0]
 
 
 def test_a_bad_input_writes_nothing(tmp_path: Path) -> None:
