@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -27,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 
 from pause_megatron.errors import UserError
+from pause_megatron.records.files import is_file_name
 
 if TYPE_CHECKING:
     from pause_megatron.model.parameters import Shard
@@ -41,8 +41,6 @@ StateKey = Literal["master", "exp_avg", "exp_avg_sq"]
 WEIGHTS: StateKey = "master"
 STATE_KEYS: tuple[StateKey, ...] = (WEIGHTS, "exp_avg", "exp_avg_sq")
 """State of each parameter: the fp32 weight and Adam's two moments."""
-
-_FILE_NAME = re.compile(rf"({TOKENIZER_FOLDER}/)?\w[\w.-]*")
 
 
 class DamagedCheckpointError(UserError):
@@ -137,7 +135,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
         Raises ``ValueError`` otherwise.
         """
         for name in self.files:
-            if not _FILE_NAME.fullmatch(name):
+            if not is_file_name(name.removeprefix(f"{TOKENIZER_FOLDER}/")):
                 raise ValueError(f"{name!r} is not the name of a file in this folder")
         by_shard: dict[str, dict[int, list[Fragment]]] = {name: {} for name in self.parameters}
         for fragment in self.fragments:

@@ -6,13 +6,13 @@ loaded. pyarrow is imported when the first file is read; ``datasets`` is not nee
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pause_megatron.corpus.columns import ColumnSource
 from pause_megatron.errors import UserError
+from pause_megatron.records.files import path_beside, read_json
 
 if TYPE_CHECKING:
     import pyarrow
@@ -49,10 +49,10 @@ def saved_dataset_sources(folder: Path) -> list[ArrowSource]:
     Raises :class:`UserError` if it contains several splits, no documents, or not all its files.
     """
     if (folder / _SPLITS_FILE).is_file():
-        splits = json.loads((folder / _SPLITS_FILE).read_text(encoding="utf-8"))["splits"]
-        raise UserError(f"{folder}: contains the splits {', '.join(splits)}; give one, e.g. {folder / splits[0]}")
-    state = json.loads((folder / _STATE_FILE).read_text(encoding="utf-8"))
-    files = [folder / file["filename"] for file in state["_data_files"]]
+        splits = [path_beside(folder / _SPLITS_FILE, name) for name in _listed(folder / _SPLITS_FILE, "splits")]
+        names = ", ".join(split.name for split in splits)
+        raise UserError(f"{folder}: contains the splits {names}; give one" + f", e.g. {splits[0]}" * bool(splits))
+    files = [path_beside(folder / _STATE_FILE, name) for name in _listed(folder / _STATE_FILE, "_data_files")]
     if not files:
         raise UserError(f"{folder}: the dataset is empty; leave it out")
     if missing := [path.name for path in files if not path.is_file()]:
@@ -61,3 +61,12 @@ def saved_dataset_sources(folder: Path) -> list[ArrowSource]:
         ArrowSource(name=f"{folder.resolve().name}-{path.stem}", location=str(path), size_bytes=path.stat().st_size)
         for path in files
     ]
+
+
+def _listed(path: Path, key: str) -> list[Any]:
+    """Return the list ``key`` of the JSON file ``path``: names, or objects with a ``filename``."""
+    values = read_json(path)
+    listed = values.get(key) if isinstance(values, dict) else None
+    if not isinstance(listed, list):
+        raise UserError(f"{path}: expected an object with the list '{key}'; copy the complete folder again")
+    return [item.get("filename") if isinstance(item, dict) else item for item in listed]

@@ -18,7 +18,7 @@ from typing import Any, ClassVar, Literal
 from pause_megatron.atomic import write_json
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.insertion import pauses_per_sequence
-from pause_megatron.records.files import plain_record, read_json, record_of
+from pause_megatron.records.files import path_beside, plain_record, read_json, record_of
 
 DATASET_FILE = "dataset.json"
 _CHECKSUM_KEY = "sha256"
@@ -246,8 +246,15 @@ def manifest_checksum(content: dict[str, Any]) -> str:
 
 
 def load_dataset_manifest(folder: Path) -> DatasetManifest:
-    """Read ``dataset.json`` of ``folder``; raises :class:`UserError` if a file is missing or has another size."""
-    manifest = read_dataset_manifest(folder)
+    """Read ``dataset.json`` of ``folder``; raises :class:`UserError` if a file is missing, has another size or is
+    listed twice, or if merged files hold another number of shards than it lists."""
+    manifest, path = read_dataset_manifest(folder), folder / DATASET_FILE
+    names = [entry.name for entry in manifest.merged or manifest.shards]
+    if len(set(names)) < len(names):
+        raise UserError(f"{path}: lists a file twice; write it again with 'tools/preprocess_c4.py'")
+    held = sum(file.shards for file in manifest.merged)
+    if manifest.merged and (held != len(manifest.shards) or min(file.shards for file in manifest.merged) < 1):
+        raise UserError(f"{path}: its merged files hold {held} of {len(manifest.shards)} shards; merge again")
     for file in stored_files(manifest):
         check_stored_file(folder, file)
     return manifest
@@ -256,7 +263,8 @@ def load_dataset_manifest(folder: Path) -> DatasetManifest:
 def read_dataset_manifest(folder: Path) -> DatasetManifest:
     """Read ``dataset.json`` of ``folder`` and check no other file.
 
-    Raises :class:`UserError` if it is missing, is not the manifest of a dataset, or has changed since it was written.
+    Raises :class:`UserError` if it is missing, is not the manifest of a dataset, has changed since it was written, or
+    lists a file that is not in ``folder``.
     """
     path = folder / DATASET_FILE
     if not path.is_file():
@@ -266,6 +274,10 @@ def read_dataset_manifest(folder: Path) -> DatasetManifest:
     manifest = record_of(content, path, DatasetManifest)
     if written not in (None, manifest_checksum(content)):
         raise UserError(f"{path}: has changed since it was written (see its {_CHECKSUM_KEY}); copy the dataset again")
+    for shard in manifest.shards:
+        path_beside(path, shard.name)
+    for file in manifest.merged:
+        path_beside(path, file.name)
     return manifest
 
 

@@ -170,8 +170,13 @@ def _check_hashes(folder: Path, shards: Sequence[ShardManifest]) -> None:
 def _read_records(folder: Path) -> dict[str, ShardRecord]:
     if (folder / DATASET_FILE).is_file() and read_dataset_manifest(folder).merged:
         raise UserError(f"{folder}: is a merged dataset, to which nothing can be added; give another --output")
-    paths = (path for path in sorted(folder.glob("*.json")) if path.name != DATASET_FILE)
-    return {record.shard.name: record for record in (read_record(path, ShardRecord) for path in paths)}
+    records = {}
+    for path in sorted(folder.glob("*.json")):
+        if path.name != DATASET_FILE:
+            record = records[path.stem] = read_record(path, ShardRecord)
+            if record.shard.name != path.stem:
+                raise UserError(f"{path}: describes the shard {record.shard.name!r}; remove it and preprocess again")
+    return records
 
 
 def _choose_encoder(

@@ -17,7 +17,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 import msgspec
 
 from pause_megatron.atomic import write_json
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, one_line, quoted
 
 
 class FileRecord(Protocol):
@@ -43,6 +43,8 @@ class LineRecord(Protocol):
 File = TypeVar("File", bound=FileRecord)
 Record = TypeVar("Record")
 
+_LONGEST_FILE_NAME = 250  # bytes; file systems allow 255, and a suffix may follow
+
 
 def write_record(path: Path, record: FileRecord) -> None:
     """Write ``record`` to ``path`` as indented JSON, complete or not at all."""
@@ -66,7 +68,8 @@ def record_of(values: Any, path: Path, kind: type[File]) -> File:
     found = values.get("format") if isinstance(values, dict) else type(values).__name__
     if found != kind.FORMAT:
         raise UserError(
-            f"{path}: expected format '{kind.FORMAT}', found '{found}'; give a file that '{kind.PRODUCER}' wrote"
+            f"{path}: expected format '{kind.FORMAT}', found {quoted(str(found))}; give a file that '{kind.PRODUCER}'"
+            " wrote"
         )
     return convert_record(values, kind, f"{path}", f"write it again with '{kind.PRODUCER}'")
 
@@ -74,11 +77,48 @@ def record_of(values: Any, path: Path, kind: type[File]) -> File:
 def read_json(path: Path) -> Any:
     """Read any JSON file. Raises :class:`UserError` that names the file when it is missing or is not JSON."""
     try:
-        return msgspec.json.decode(path.read_bytes())
+        values = msgspec.json.decode(path.read_bytes())
+        _require_plain(values)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except (ValueError, msgspec.DecodeError) as error:
-        raise UserError(f"{path}: not complete JSON ({error}); write it again") from error
+    except (ValueError, RecursionError, msgspec.DecodeError) as error:
+        raise UserError(f"{path}: not complete JSON ({one_line(error)}); write it again") from error
+    return values
+
+
+def _require_plain(values: Any) -> None:
+    """Raise ``ValueError`` for what JSON allows but no record holds: huge integers, and halves of surrogate pairs."""
+    try:
+        msgspec.msgpack.encode(values)  # refuses both, and runs no Python code for each value
+    except OverflowError as error:
+        raise ValueError("an integer of more than 64 bits") from error
+
+
+def is_file_name(name: object) -> bool:
+    """Whether ``name``, which was read from a file, names a file directly in a folder, and not one elsewhere."""
+    try:
+        return (
+            isinstance(name, str)
+            and bool(name)
+            and not name.startswith(".")  # not "..", and not the name of a temporary file
+            and not {"/", "\0"} & set(name)
+            and len(name.encode()) <= _LONGEST_FILE_NAME
+        )
+    except UnicodeEncodeError:
+        return False
+
+
+def path_beside(source: Path, name: object) -> Path:
+    """Return the path of the file ``name`` in the folder of ``source``, the file that lists it.
+
+    Every name that comes from a file must pass here or :func:`is_file_name`, because the file may be somebody else's. A
+    symbolic link in the folder is followed: folders of the Hugging Face cache consist of links.
+
+    Raises :class:`UserError` that names ``source`` if ``name`` is not the name of a file in its folder.
+    """
+    if not is_file_name(name):
+        raise UserError(f"{source}: lists the file {quoted(name)}, which is not in its folder; fetch it again")
+    return source.parent / str(name)
 
 
 def line_of(record: LineRecord) -> dict[str, Any]:
@@ -105,18 +145,17 @@ def read_record_lines(path: Path, kinds: tuple[type[Record], ...]) -> list[Recor
 def _json_lines(path: Path) -> Iterator[tuple[str, Any]]:
     """Yield ``FILE:LINE`` and the content of each complete line."""
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, "rb") as file:
             for number, line in enumerate(file, 1):
-                if line.endswith("\n"):
+                if line.endswith(b"\n"):
                     try:
-                        content = json.loads(line)
-                    except ValueError as error:
-                        raise UserError(f"{path}:{number}: not JSON ({error}); remove the line") from error
+                        content = json.loads(line.decode())
+                        _require_plain(content)
+                    except (ValueError, RecursionError) as error:
+                        raise UserError(f"{path}:{number}: not JSON ({one_line(error)}); remove the line") from error
                     yield f"{path}:{number}", content
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 ({error}); remove the line") from error
 
 
 def path_of_record(path: Path | str, directory: str | None, folder: Path) -> Path:
