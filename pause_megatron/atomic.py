@@ -4,7 +4,6 @@ A final name therefore always has complete content. All output of this project (
 is written by this module.
 """
 
-import errno
 import fcntl
 import glob
 import json
@@ -16,7 +15,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import IO, Any
 
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, system_error
 
 TEMPORARY_SUFFIX = ".tmp"
 """Suffix of incomplete files and folders."""
@@ -48,25 +47,29 @@ def write_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
     The open file is locked, so that :func:`sweep` can tell it from the files of killed processes.
 
-    Raises :class:`UserError` when the disk is full.
+    Raises :class:`UserError` when the system refuses to write, for example because the disk is full.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_name(path)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         with _open_locked(temporary, mode) as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         rename_into_place(temporary, path)
     except BaseException as error:
-        temporary.unlink(missing_ok=True)
-        _raise_if_disk_full(path, error)
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)
+        _raise_if_refused(path, error)
         raise
 
 
-def _raise_if_disk_full(path: Path, error: BaseException) -> None:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        raise UserError(f"{path}: {error.strerror}; free disk space and run the same command again") from error
+def _raise_if_refused(path: Path, error: BaseException) -> None:
+    """Raise :class:`UserError` if the system refused to write at ``path``: not for an error of a file that is read."""
+    named = getattr(error, "filename", None)
+    is_written = named is None or Path(str(named)).is_relative_to(path.parent)
+    if is_written and (refused := system_error(error, path)):
+        raise refused from error
 
 
 def _open_locked(path: Path, mode: str) -> IO[Any]:
@@ -145,16 +148,16 @@ def new_folder(path: Path) -> Iterator[Path]:
     name are removed first. All files get the permissions that the umask allows, because some libraries write weights
     that only their owner can read.
 
-    Raises :class:`UserError` before writing anything if ``path`` exists (nothing is overwritten), and when the disk is
-    full.
+    Raises :class:`UserError` before writing anything if ``path`` exists (nothing is overwritten), and when the system
+    refuses to write, for example because the disk is full.
     """
     if path.exists():
         raise UserError(f"{path}: exists already; choose another folder or remove it")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sweep(path.parent, path.name)
     temporary = temporary_name(path)
-    temporary.mkdir()
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, path.name)
+        temporary.mkdir()
         with _opened(temporary) as descriptor:
             _lock(descriptor)
             yield temporary
@@ -167,5 +170,5 @@ def new_folder(path: Path) -> Iterator[Path]:
             rename_into_place(temporary, path)
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
-        _raise_if_disk_full(path, error)
+        _raise_if_refused(path, error)
         raise

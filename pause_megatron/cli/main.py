@@ -13,7 +13,15 @@ from pause_megatron.children import end_with_parent
 from pause_megatron.cli.commands import COMMANDS, SUBCOMMANDS, TOOLS, Command
 from pause_megatron.cli.flags import parse, wrap
 from pause_megatron.config.checks import suggestion
-from pause_megatron.errors import EXIT_DONE, EXIT_INTERRUPTED, EXIT_REQUEUE, EXIT_USER, StoppedEarly, UserError
+from pause_megatron.errors import (
+    EXIT_DONE,
+    EXIT_INTERRUPTED,
+    EXIT_REQUEUE,
+    EXIT_USER,
+    StoppedEarly,
+    UserError,
+    system_error,
+)
 from pause_megatron.parallel.signals import stop_signals_held_back
 
 _OTHER_RANKS_WAIT_SECONDS = 15.0
@@ -46,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             raise UserError(f"unknown command '{name}'; {suggestion(name, [*SUBCOMMANDS, *_GENERAL])}")
     except UserError as error:
-        log.write_line(f"error: {error}")
+        log.write_line(f"error: {_shortened(error)}")
         return EXIT_USER
     return EXIT_DONE
 
@@ -77,7 +85,8 @@ def tool_main(script: str) -> int:
 def run_command(command: Command, program: str, arguments: list[str]) -> int:
     """Parse ``arguments`` for ``command`` and run it; returns the exit code.
 
-    A :class:`UserError`, a :class:`StoppedEarly` and Ctrl-C become one line on standard error.
+    A :class:`UserError`, a :class:`StoppedEarly`, Ctrl-C, and a system that refuses a file become one line on standard
+    error.
     """
     end_with_parent()
     if not sys.warnoptions:
@@ -91,7 +100,13 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
         if rank:
             # Most errors occur on all ranks. Wait, so that the launcher ends this rank after rank 0 printed the error.
             time.sleep(_OTHER_RANKS_WAIT_SECONDS)
-        log.write_line(f"error: {f'rank {rank}: ' if rank else ''}{error}")
+        log.write_line(f"error: {f'rank {rank}: ' if rank else ''}{_shortened(error)}")
+        return EXIT_USER
+    except OSError as error:
+        refused = system_error(error)
+        if refused is None:
+            raise
+        log.write_line(f"error: {f'rank {rank}: ' if rank else ''}{refused}")
         return EXIT_USER
     except StoppedEarly as stopped:  # all ranks stop together, so only rank 0 prints the reason
         if not rank:
@@ -102,6 +117,12 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
             log.write_line("interrupted")
         return EXIT_INTERRUPTED
     return EXIT_DONE
+
+
+def _shortened(error: BaseException) -> str:
+    """The text of ``error`` without its middle if it is very long, because it quotes a value of a bad file."""
+    text = str(error)
+    return text if len(text) <= 2000 else f"{text[:1500]} … {text[-400:]}"
 
 
 def overview() -> str:

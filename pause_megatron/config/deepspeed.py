@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, quoted
 
 OWNED_KEYS = {
     "train_batch_size": "--global-batch-size",
@@ -69,8 +69,8 @@ def read_deepspeed_file(path: Path, owned: Mapping[str, str] = OWNED_KEYS) -> De
         values = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"--deepspeed {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"--deepspeed {path}: not JSON: {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"--deepspeed {path}: not JSON ({error}); correct the file") from error
     if not isinstance(values, dict):
         raise UserError(f"--deepspeed {path}: expected a JSON object")
     for key, flag in owned.items():
@@ -81,21 +81,24 @@ def read_deepspeed_file(path: Path, owned: Mapping[str, str] = OWNED_KEYS) -> De
 
 def deepspeed_file(path: Path, values: dict[str, Any]) -> DeepSpeedFile:
     """Interpret ``values``, the content of ``path``. Raises :class:`UserError` for contradictions."""
-    bf16, fp16 = (values.get(name, {}).get("enabled", False) for name in ("bf16", "fp16"))
+    bf16, fp16 = (_section(path, values, name).get("enabled", False) for name in ("bf16", "fp16"))
     if bf16 and fp16:
         raise UserError(f"--deepspeed {path}: bf16 and fp16 cannot both be enabled; disable one")
     precision: Precision = "bf16" if bf16 else "fp16" if fp16 else "fp32"
-    zero = values.get("zero_optimization", {})
-    grad_dtype: Precision = values.get("data_types", {}).get("grad_accum_dtype") or precision
+    zero = _section(path, values, "zero_optimization")
+    stage = zero.get("stage", 0)
+    if type(stage) is not int:
+        raise UserError(f"--deepspeed {path}: zero_optimization has stage {quoted(stage)}; use 0, 1, 2 or 3")
+    grad_dtype: Precision = _section(path, values, "data_types").get("grad_accum_dtype") or precision
     if grad_dtype not in (precision, "fp32"):
         raise UserError(
-            f"--deepspeed {path}: grad_accum_dtype '{grad_dtype}' is not supported; use '{precision}', the"
+            f"--deepspeed {path}: grad_accum_dtype {quoted(grad_dtype)} is not supported; use '{precision}', the"
             " precision of the model, or 'fp32'"
         )
     return DeepSpeedFile(
         path=path,
         values=values,
-        zero_stage=int(zero.get("stage", 0)),
+        zero_stage=stage,
         precision=precision,
         grad_dtype=grad_dtype,
         offload_optimizer=_offloads(path, zero, "offload_optimizer"),
@@ -104,7 +107,14 @@ def deepspeed_file(path: Path, values: dict[str, Any]) -> DeepSpeedFile:
 
 
 def _offloads(path: Path, zero: dict[str, Any], key: str) -> bool:
-    device = zero.get(key, {}).get("device", "none")
+    device = _section(path, zero, key).get("device", "none")
     if device not in ("none", "cpu"):
-        raise UserError(f"--deepspeed {path}: {key} has device '{device}'; use 'cpu' or 'none'")
+        raise UserError(f"--deepspeed {path}: {key} has device {quoted(device)}; use 'cpu' or 'none'")
     return bool(device == "cpu")
+
+
+def _section(path: Path, values: dict[str, Any], key: str) -> dict[str, Any]:
+    section = values.get(key, {})
+    if not isinstance(section, dict):
+        raise UserError(f"--deepspeed {path}: '{key}' must be a JSON object; correct it")
+    return section

@@ -13,6 +13,11 @@ from pause_megatron.errors import UserError, one_line
 
 Config = typing.TypeVar("Config")
 
+_YAML_ERRORS = (
+    *(yaml.YAMLError, ValueError, ArithmeticError, LookupError),
+    *(AttributeError, TypeError, RecursionError),  # of tags such as !!timestamp with a value of another kind
+)
+
 
 def to_plain(config: Any) -> Any:
     """Return a configuration as JSON-ready data: dataclasses become dicts, tuples lists, paths strings."""
@@ -108,18 +113,31 @@ def flags_of_mapping(values: dict[str, Any], config_class: type, source: str) ->
 def read_settings(path: Path, source: str, *, instead: str = "") -> dict[str, Any]:
     """Read a mapping of settings from a YAML or JSON file; ``source`` names its flag and the file in errors.
 
-    Raises :class:`UserError` when the file is missing (the error ends with ``instead``), is not YAML, or does not hold
-    a mapping.
+    Raises :class:`UserError` when the file is missing (the error ends with ``instead``), is not UTF-8 or not YAML, does
+    not hold a mapping, or repeats values by aliases until they are many times as large as the file.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = path.read_bytes()
+        values = yaml.safe_load(content.decode("utf-8-sig"))
+        _require_size(values, len(content))
     except OSError as error:
         raise UserError(f"{source}: {error.strerror or error}{instead}") from error
-    except yaml.YAMLError as error:
+    except _YAML_ERRORS as error:
         raise UserError(f"{source}: not YAML ({one_line(error)}); correct the file") from error
     if not isinstance(values, dict):
         raise UserError(f"{source}: holds a {type(values).__name__}; write lines such as 'key: value'")
     return values
+
+
+def _require_size(values: Any, file_bytes: int) -> None:
+    """Raise ``ValueError`` if ``values`` has more parts than a file of this size can spell out, or contains itself."""
+    left, waiting = 10_000 + 10 * file_bytes, [values]
+    while waiting:
+        left -= 1
+        if left < 0:
+            raise ValueError("aliases make it much larger than its file")
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
 
 
 def _sections(config_class: type) -> dict[str, type]:

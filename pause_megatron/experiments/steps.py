@@ -101,8 +101,8 @@ def _run_step(step: Step, logs: Path, environment: Mapping[str, str], *, label: 
     if code == EXIT_REQUEUE:
         raise StoppedEarly(f"{step.name} stopped on request and saved; the same command resumes it")
     last = log_file.read_text(encoding="utf-8").splitlines()[-_ERROR_LINES:]
-    message = "\n    ".join([f"{step.name} failed (exit code {code}); its log {log_file} ends with:", *last])
-    raise UserError(message) if code == EXIT_USER else RuntimeError(message)
+    error = UserError(f"{step.name} failed (exit code {code}); its log {log_file} ends with:", *last)
+    raise error if code == EXIT_USER else RuntimeError(str(error))
 
 
 def say(line: str) -> None:

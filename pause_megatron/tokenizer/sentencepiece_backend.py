@@ -43,11 +43,11 @@ class SentencePieceBackend:
             self.types = read_piece_types(model)
             self.scores_are_rounded = self.settings.model_type != "unigram" or round_scores(model) == model
             self.processor = SentencePieceProcessor.from_proto(model)
+            self.vocab_size: int = self.processor.vocab_size()
+            self.pieces: list[str] = self.processor.id_to_piece(list(range(self.vocab_size)))
         except (RuntimeError, LookupError, ValueError, struct.error) as error:
             raise UserError(f"{path}: not a SentencePiece model; give a tokenizer folder or a .model file") from error
         self.is_bpe = self.settings.model_type == "bpe"
-        self.vocab_size: int = self.processor.vocab_size()
-        self.pieces: list[str] = self.processor.id_to_piece(list(range(self.vocab_size)))
         self.unk_id: int | None = self.processor.unk_id()
         self.unk_name: str | None = self.pieces[self.processor.unk_id()]
         eos_id: int = self.processor.eos_id()
