@@ -77,7 +77,7 @@ class DeepSpeedMpu:
 
     def __init__(self, *, replicates_optimizer: bool = False) -> None:
         self._partition_group: dist.ProcessGroup = (
-            dist.new_group([dist.get_rank()], use_local_synchronization=True)
+            parallel_state.get_context_parallel_group()  # only this rank, because no context is divided
             if replicates_optimizer
             else parallel_state.get_data_parallel_group()
         )
