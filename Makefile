@@ -9,9 +9,12 @@ VENV := .venv$(subst $(EMPTY) ,,$(patsubst %,-%,$(filter-out python python3,$(no
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEMO_FLAGS ?=
+MINUTES ?= 60
+SEED ?=
+DRAW ?=
 PYTEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-gpu layouts lint format install clean
+.PHONY: demo test test-slow test-gpu layouts fuzz-layouts lint format install clean
 
 demo: $(INSTALLED)  ## the complete chain, from raw text to a report, in six to nine minutes
 	$(BIN)/pause-megatron demo $(DEMO_FLAGS)
@@ -27,6 +30,11 @@ test-gpu: $(INSTALLED)  ## tests marked gpu, on this machine's GPUs; five minute
 
 layouts: $(INSTALLED)  ## each layout on up to four processes against one process, written to docs/layouts.md; 15 minutes on two cores
 	$(BIN)/python -m tests.training.layout_table
+
+# SEED=5 repeats the draws of another run, if its commit is the same; DRAW=17 runs only that draw of SEED.
+fuzz-layouts: $(INSTALLED)  ## random layouts, and changes of layout at a resume, against one process; for an hour
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.layout_fuzz --minutes $(MINUTES) \
+	    $(if $(SEED),--seed $(SEED)) $(if $(DRAW),--draw $(DRAW))
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .

@@ -25,6 +25,7 @@ MODELS = {"gpt2": GPT2, "gpt2 tied": replace(GPT2, untie_embeddings_and_output_w
 WORLD_SIZES = (1, 2, 4)
 _RUNS_AT_ONCE = 6
 DOCUMENT = Path(__file__).parents[2] / "docs" / "layouts.md"
+KEPT = "<!-- `make layouts` writes everything above this line and keeps the rest. -->"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +102,7 @@ def reference_curve(model: ModelConfig, steps: int) -> Curve:
 
 
 def document(rows: dict[str, list[LayoutResult]]) -> str:
-    """The table as Markdown; ``rows`` by model."""
+    """The measured part of the page as Markdown; ``rows`` by model."""
     lines = [
         "# Layouts",
         "",
@@ -143,7 +144,8 @@ def main() -> None:
     rows: dict[str, list[LayoutResult]] = {}
     for name, model in MODELS.items():
         rows[name] = [row for world_size in WORLD_SIZES for row in measure(model, world_size)]
-    DOCUMENT.write_text(document(rows), encoding="utf-8")
+    _, _, kept = DOCUMENT.read_text(encoding="utf-8").partition(KEPT)
+    DOCUMENT.write_text(f"{document(rows)}\n{KEPT}{kept}", encoding="utf-8")
     worst = max(max(row.loss_difference, row.norm_difference) for of_model in rows.values() for row in of_model)
     sys.exit(f"a difference of {worst:.1e} is above {TOLERANCE:g}: see {DOCUMENT}" if worst > TOLERANCE else 0)
 
