@@ -81,9 +81,27 @@ def _open_locked(path: Path, mode: str) -> IO[Any]:
         file.close()
 
 
+@contextmanager
+def _made_and_locked(folder: Path) -> Iterator[int]:
+    """Create ``folder`` and hold its lock in the block; yields its descriptor."""
+    while True:
+        folder.mkdir()
+        with suppress(FileNotFoundError):  # a concurrent sweep removed it
+            descriptor = os.open(folder, os.O_RDONLY)
+            _lock(descriptor)
+            if folder.exists():
+                break
+            os.close(descriptor)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _lock(descriptor: int) -> None:
+    """Lock a new temporary file or folder. If a sweep found it first, wait until the sweep has removed it."""
     with suppress(OSError):  # some network file systems have no locks; sweep removes nothing there
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
 
 
 def sweep(folder: Path, name: str | None = None) -> list[Path]:
@@ -157,9 +175,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, path.name)
-        temporary.mkdir()
-        with _opened(temporary) as descriptor:
-            _lock(descriptor)
+        with _made_and_locked(temporary) as descriptor:
             yield temporary
             mode = _mode_of_new_files(temporary)
             for entry in temporary.rglob("*"):

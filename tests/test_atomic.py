@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import subprocess
 import sys
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import pytest
 
+from pause_megatron import atomic
 from pause_megatron.atomic import new_folder, sweep, temporary_name, write_file, write_json, write_text
 from pause_megatron.errors import UserError
 
@@ -99,6 +104,36 @@ def test_sweep_keeps_folders_in_use_and_other_names(tmp_path: Path) -> None:
         assert sweep(tmp_path, "folder") == [folder]
         assert sorted(tmp_path.iterdir()) == sorted([folder, other])
     assert sorted(path.name for path in tmp_path.iterdir()) == [other.name, "folder"]
+
+
+@pytest.mark.parametrize("create", [new_folder, write_file])
+def test_a_sweep_before_the_lock_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, create: Callable[[Path], AbstractContextManager[object]]
+) -> None:
+    lock, swept = atomic._lock, []
+
+    def sweep_first(descriptor: int) -> None:
+        if not swept:  # as another process does between the creation and the lock
+            swept.extend(tmp_path.iterdir())
+            assert sweep(tmp_path) == []
+        lock(descriptor)
+
+    monkeypatch.setattr(atomic, "_lock", sweep_first)
+    with create(tmp_path / "output"):
+        pass
+    assert len(swept) == 1
+    assert list(tmp_path.iterdir()) == [tmp_path / "output"]
+
+
+def test_a_new_file_waits_for_a_sweep_that_has_found_it(tmp_path: Path) -> None:
+    path = temporary_name(tmp_path / "file")
+    with open(path, "wb") as new, open(path, "rb") as found, ThreadPoolExecutor() as pool:
+        fcntl.flock(found, fcntl.LOCK_EX)
+        locking = pool.submit(atomic._lock, new.fileno())
+        with pytest.raises(TimeoutError):
+            locking.result(timeout=0.2)
+        fcntl.flock(found, fcntl.LOCK_UN)
+        locking.result(timeout=30)
 
 
 def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path: Path) -> None:
