@@ -85,7 +85,7 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
         pretraining=folder.pretraining,
         config=to_flat(config),
         versions=versions(),
-        seconds=round(loading_seconds + time.monotonic() - started, 1),
+        seconds=round(loading_seconds + time.monotonic() - started, 3),
     )
 
 
