@@ -14,6 +14,7 @@ from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS, PAUSE_TOKE
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
 from pause_megatron.tokenizer.sentencepiece_conversion import convert_sentencepiece
 from pause_megatron.tokenizer.token_marks import PAUSE_MARK, mark_tokens
+from pause_megatron.tokenizer.tokenizer_json import unknown_in_template
 from pause_megatron.tokenizer.tokenizers_backend import TOKENIZER_FILE, open_tokenizer
 
 
@@ -71,8 +72,13 @@ def _template(before_text: Sequence[tuple[str, int]]) -> dict[str, Any]:
 def ids_before_text(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Ids that any Hugging Face ``tokenizer`` puts before a text: the beginning-of-text token, or nothing.
 
-    Raises :class:`UserError` if it also changes the ids of the text.
+    Raises :class:`UserError` if it also changes the ids of the text, or if its post-processor is damaged.
     """
+    library = getattr(tokenizer, "backend_tokenizer", None)
+    if library and library.post_processor:
+        unknown = unknown_in_template(json.loads(library.post_processor.__getstate__()))
+        if unknown is not None:
+            raise UserError(f"{tokenizer.name_or_path}: the post_processor of its tokenizer has no ids for {unknown}")
     text, complete = tokenizer.encode("a", add_special_tokens=False), tokenizer.encode("a")
     for start in range(len(complete) - len(text) + 1):
         if complete[start : start + len(text)] == text:

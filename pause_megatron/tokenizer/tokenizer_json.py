@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 MODEL_KINDS = ("BPE", "Unigram")
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+"""Of an added token."""
 BYTE_PIECE = re.compile("<0x[0-9A-F]{2}>")
 _LOCAL_NORMALIZERS = ("NFC", "NFD", "NFKC", "NFKD", "Precompiled", "Strip", "Lowercase")
 """Normalizers that treat the text on both sides of a space between ASCII letters or digits separately."""
@@ -48,8 +50,7 @@ def special_tokens(tokenizer: dict[str, Any]) -> dict[str, int]:
 
 def add_special_token(tokenizer: dict[str, Any], content: str, token_id: int) -> dict[str, Any]:
     """A copy of ``tokenizer`` with the special token ``content`` and its id ``token_id``."""
-    token = {"id": token_id, "content": content, "special": True}
-    token |= dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    token = {"id": token_id, "content": content} | dict.fromkeys(FLAGS, False) | {"special": True}
     others = [other for other in tokenizer["added_tokens"] if other["content"] != content]
     return {**tokenizer, "added_tokens": sorted([*others, token], key=lambda added: added["id"])}
 
@@ -75,6 +76,23 @@ def prepare(tokenizer: dict[str, Any], around_texts: Collection[int]) -> dict[st
         before = [prepared["pre_tokenizer"]] if prepared["pre_tokenizer"] else []
         prepared["pre_tokenizer"] = {"type": "Sequence", "pretokenizers": [*before, splits]}
     return {**prepared, "model": model}
+
+
+def has_prefixes(model: dict[str, Any]) -> bool:
+    """Whether all merges have the ``continuing_subword_prefix`` of a BPE ``model``; the library aborts if not."""
+    prefix = model.get("continuing_subword_prefix") or ""
+    merges = model.get("merges", ()) if prefix else ()
+    return all((merge.split(" ") if isinstance(merge, str) else merge)[1].startswith(prefix) for merge in merges)
+
+
+def unknown_in_template(post_processor: dict[str, Any]) -> str | None:
+    """Name of a token in a template of ``post_processor`` for which it has no ids; the library panics at it."""
+    for step in flatten(post_processor, "processors"):
+        for part in (*step.get("single", ()), *step.get("pair", ())):
+            name: str | None = part.get("SpecialToken", {}).get("id")
+            if name is not None and name not in step["special_tokens"]:
+                return name
+    return None
 
 
 def split_names(names: Iterable[str], known: Iterable[str]) -> dict[str, Any] | None:

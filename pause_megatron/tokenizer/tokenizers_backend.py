@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
 TOKENIZER_FILE = "tokenizer.json"
+_MAX_ID = 2**31
 _LIKELY_END = re.compile("</s>|end|eo[sdt]", re.IGNORECASE)
 
 
@@ -50,17 +52,18 @@ class TokenizersBackend:
         self.eod_id: int | None = ids.get(self.eos_name) if self.eos_name else None
         self.bos_ids = _ids_before_text(path, original.get("post_processor"))
         self.bos_name = _bos_token(path, self.bos_ids, self.hub.bos_token, ids)
-        self.unk_name: str | None = _unknown_token(original["model"])
-        self.unk_id: int | None = ids.get(self.unk_name) if self.unk_name else None
+        with _damage_reported(path):
+            self.unk_name: str | None = _unknown_token(original["model"])
+            self.unk_id: int | None = ids.get(self.unk_name) if self.unk_name else None
         self.special: dict[str, int] = tokenizer_json.special_tokens(original)
         self.ids: dict[str, int] = ids
-        self.prepared = tokenizer_json.prepare(
-            original, [*self.bos_ids, *([] if self.eod_id is None else [self.eod_id])]
-        )
+        around_texts = [*self.bos_ids, *([] if self.eod_id is None else [self.eod_id])]
+        with _damage_reported(path):
+            places = _places_to_cut(original)
+            self.prepared = tokenizer_json.prepare(original, around_texts)
         self.is_bpe = bool(self.prepared["model"]["type"] == "BPE")
         self.tokenizer = open_tokenizer(path, self.prepared)
         self._check_added_tokens()
-        places = _places_to_cut(original)
         self.cuts: Cuts | None = find_cuts(places, self.encode) if places else None
 
     def no_end_of_document(self) -> str:
@@ -115,21 +118,33 @@ class TokenizersBackend:
 
 def parse_tokenizer(path: Path, content: bytes) -> dict[str, Any]:
     """Parse ``content``, the bytes of ``path``. Raises :class:`UserError` for an unsupported tokenizer."""
-    try:
+    with _damage_reported(path):
         parsed = {"added_tokens": [], "normalizer": None, "pre_tokenizer": None, **json.loads(content)}
         kind = parsed["model"]["type"]
-        readable = tokenizer_json.all_ids(parsed) | tokenizer_json.special_tokens(parsed)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{path}: not the tokenizer.json of a Hugging Face fast tokenizer; give another file"
-        ) from error
+        ids = tokenizer_json.all_ids(parsed)
+        fits = all(type(index) is int and 0 <= index < _MAX_ID for index in ids.values())
+        fits &= all(type(token[flag]) is bool for token in parsed["added_tokens"] for flag in tokenizer_json.FLAGS)
+        fits &= tokenizer_json.has_prefixes(parsed["model"])
+        if not fits:
+            raise ValueError("an id, a flag of an added token or a merge is missing or wrong")
     if kind not in tokenizer_json.MODEL_KINDS:
         raise UserError(
             f"{path}: unsupported type {kind}; give a tokenizer of type {' or '.join(tokenizer_json.MODEL_KINDS)}"
         )
-    if not readable:
+    if not ids:
         raise UserError(f"{path}: no tokens; give another file")
     return parsed
+
+
+@contextmanager
+def _damage_reported(path: Path) -> Iterator[None]:
+    """Raise :class:`UserError` about ``path`` if its content lacks something or has another type."""
+    try:
+        yield
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
+        raise UserError(
+            f"{path}: not the tokenizer.json of a Hugging Face fast tokenizer; give another file"
+        ) from error
 
 
 def open_tokenizer(path: Path, parsed: dict[str, Any]) -> Tokenizer:
@@ -153,6 +168,8 @@ def _ids_before_text(path: Path, post_processor: dict[str, Any] | None) -> tuple
         return ()
     model = {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"}
     one_token = open_tokenizer(path, {"version": "1.0", "model": model, "post_processor": post_processor})
+    if (unknown := tokenizer_json.unknown_in_template(post_processor)) is not None:
+        raise UserError(f"{path}: its post_processor has no ids for {unknown}; fetch the file again")
     encoding = one_token.encode("a")
     return tuple(encoding.ids[: encoding.sequence_ids.index(0)])
 

@@ -112,6 +112,15 @@ def word_piece(tokenizer, _):
         (unknown_eos, "</s>, is not in the vocabulary"),
         (word_piece, "unsupported type WordPiece; give a tokenizer of type BPE or Unigram"),
         (lambda tokenizer, _: tokenizer.pop("model"), "not the tokenizer.json of a Hugging Face fast tokenizer"),
+        (lambda tokenizer, _: tokenizer["model"]["vocab"].update(a=None), "not the tokenizer.json of a Hugging Face"),
+        (lambda tokenizer, _: tokenizer["model"].pop("merges"), "not the tokenizer.json of a Hugging Face"),
+        (lambda tokenizer, _: tokenizer["model"]["merges"].insert(0, 3), "not the tokenizer.json of a Hugging Face"),
+        (
+            lambda tokenizer, _: tokenizer["model"].update(continuing_subword_prefix="x"),
+            "not the tokenizer.json of a Hugging Face",
+        ),
+        (lambda tokenizer, _: tokenizer["pre_tokenizer"].pop("type"), "not the tokenizer.json of a Hugging Face"),
+        (lambda tokenizer, _: tokenizer["added_tokens"][0].pop("lstrip"), "not the tokenizer.json of a Hugging Face"),
     ],
 )
 def test_unsupported_hugging_face_tokenizers_are_refused(tmp_path, foreign_files, change, complaint):

@@ -192,6 +192,12 @@ def test_damaged_files_are_reported_by_name(folder_of, kind):
     "post_processor",
     [
         {"type": "TemplateProcessing"},
+        {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": "<s>", "type_id": 0}}],
+            "pair": [],
+            "special_tokens": {},
+        },
         {"type": "Unknown"},
         "text",
         json.loads(processors.RobertaProcessing(("x", 0), ("y", 99_999)).__getstate__()),
