@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json
@@ -19,16 +19,17 @@ from pause_megatron.checkpoint.reader import CheckpointReader, file_checksum, te
 from pause_megatron.config.conversion import ConvertFromHfConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
-from pause_megatron.conversion.hf_config import model_config_of
-from pause_megatron.conversion.one_layer import Read, StoredWeights, layer_prefix, megatron_model
+from pause_megatron.conversion.hf_config import CONFIG_FILE, model_config_of, read_hf_config
+from pause_megatron.conversion.one_layer import Read, layer_prefix, megatron_model
 from pause_megatron.conversion.proof import prove_export
 from pause_megatron.conversion.safetensors_writer import divide, write_tensors
+from pause_megatron.conversion.stored_weights import StoredWeights
 from pause_megatron.conversion.table import from_hf_state, mappings_of
 from pause_megatron.conversion.to_hf import TOKENIZER_FOLDER
 from pause_megatron.errors import UserError
-from pause_megatron.records.checkpoint_state import CheckpointDataRecord, CheckpointState
+from pause_megatron.records.checkpoint_state import CheckpointDataRecord, CheckpointState, GenerationTokens
 from pause_megatron.records.conversion import ImportRecord
-from pause_megatron.records.files import write_record
+from pause_megatron.records.files import read_json, write_record
 from pause_megatron.tokenizer import PAUSE_TOKEN, PauseTokenizer
 from pause_megatron.tokenizer.make_tokenizer import add_pause
 from pause_megatron.tokenizer.pause_tokenizer import find_tokenizer_file, open_backend, read_tokenizer_file
@@ -38,6 +39,7 @@ from pause_megatron.versions import commit, versions
 MAX_FILE_BYTES = 2_000_000_000
 _VOCABULARY = ("wte.weight", "embed_tokens.weight", "lm_head.weight")
 """Ends of the names of tensors with one row per token."""
+_GENERATION_FILE = "generation_config.json"
 
 
 def convert_from_hf(config: ConvertFromHfConfig) -> None:
@@ -46,11 +48,9 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
     Raises :class:`UserError`, and leaves no folder, if the model's folder is incomplete, the model is not supported,
     the output exists, or the logits differ.
     """
-    if not (config.model / "config.json").is_file():
-        raise UserError(f"--model {config.model}: no config.json; give a Hugging Face folder")
-    hf_config = AutoConfig.from_pretrained(config.model)
+    hf_config = read_hf_config(config.model)
     model = model_config_of(hf_config, config.model)
-    stored = StoredWeights(config.model)
+    stored = _open_weights(config.model, hf_config)
     with new_folder(config.output) as folder:
         tokenizer, num_known = _write_tokenizer(config.model, folder / TOKENIZER_FOLDER)
         if hf_config.vocab_size < num_known:
@@ -59,7 +59,8 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
                 f" {hf_config.vocab_size} rows; give a model and tokenizer that belong together"
             )
         read = _with_pause_rows(stored, num_known=num_known, vocab_size=tokenizer.vocab_size, seed=config.seed)
-        _write_checkpoint(folder, read, model, tokenizer, config)
+        generation = _generation_tokens(config.model, tokenizer, num_known)
+        _write_checkpoint(folder, read, model, tokenizer, config, generation)
         comparison = prove_export(
             config.model,
             CheckpointReader(folder).read_parameter_and_release,
@@ -83,6 +84,34 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
         f" {shlex.quote(str(config.output))} --tokenizer {shlex.quote(str(config.output / TOKENIZER_FOLDER))}"
         f" {_flags(model)} ..."
     )
+
+
+def _open_weights(folder: Path, hf_config: PretrainedConfig) -> StoredWeights:
+    """Open the weights of ``folder``. Raises :class:`UserError` unless they are those that ``hf_config`` describes."""
+    stored = StoredWeights(folder)
+    stored.require_layers(hf_config.num_hidden_layers)
+    with torch.device("meta"):
+        parameters = AutoModelForCausalLM.from_config(hf_config, attn_implementation="sdpa").named_parameters()
+    stored.check({name: tuple(parameter.shape) for name, parameter in parameters})
+    return stored
+
+
+def _generation_tokens(folder: Path, tokenizer: PauseTokenizer, num_known: int) -> GenerationTokens:
+    """Tokens by which stock transformers starts and ends a text with the model in ``folder``."""
+    path = folder / _GENERATION_FILE
+    values = {**read_json(folder / CONFIG_FILE), **(read_json(path) if path.is_file() else {})}
+    bos_id, stop_ids = values.get("bos_token_id"), values.get("eos_token_id")
+    stop_ids = stop_ids if isinstance(stop_ids, list) else [stop_ids]
+    for token in (bos_id, *stop_ids):
+        if not (token is None or type(token) is int):
+            raise UserError(f"{path}: {token!r} is not a token id; change bos_token_id or eos_token_id")
+    kept = [token for token in stop_ids if token is not None and 0 <= token < num_known]
+    for token in kept:
+        if text := tokenizer.decode([token]):
+            log.warn(f"{folder}: generation ends at token {token}, which is the text {text!r}, and so will an export")
+    # Configurations without a token have the default of transformers, which can be any text
+    has_bos = bos_id is not None and 0 <= bos_id < num_known and not tokenizer.decode([bos_id])
+    return GenerationTokens(bos_id=bos_id if has_bos else None, stop_ids=tuple(kept))
 
 
 def _write_tokenizer(source: Path, output: Path) -> tuple[PauseTokenizer, int]:
@@ -120,7 +149,12 @@ def _with_pause_rows(read: Read, *, num_known: int, vocab_size: int, seed: int) 
 
 
 def _write_checkpoint(
-    folder: Path, read: Read, model: ModelConfig, tokenizer: PauseTokenizer, config: ConvertFromHfConfig
+    folder: Path,
+    read: Read,
+    model: ModelConfig,
+    tokenizer: PauseTokenizer,
+    config: ConvertFromHfConfig,
+    generation: GenerationTokens,
 ) -> None:
     records = _parameter_records(model, tokenizer.vocab_size)
     names = [mapping.megatron for mapping in mappings_of(model)]
@@ -151,6 +185,7 @@ def _write_checkpoint(
             "output": str(config.output),
             "data": [],
         },
+        generation=generation,
         converted_from=str(config.model),
         versions=versions(),
     )

@@ -3,22 +3,57 @@
 from pathlib import Path
 from typing import Any
 
-from transformers import GenerationConfig, GPT2Config, LlamaConfig, PretrainedConfig
+from transformers import AutoConfig, GenerationConfig, GPT2Config, LlamaConfig, PretrainedConfig
 
+from pause_megatron.atomic import write_json
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.errors import UserError
+from pause_megatron.records.checkpoint_state import GenerationTokens
+from pause_megatron.records.files import read_json
+
+CONFIG_FILE = "config.json"
 
 GELU_NAMES = {"exact": "gelu", "tanh": "gelu_new"}
 """``ModelConfig.gelu`` to Hugging Face's ``activation_function``."""
+_ELSEWHERE = {
+    "quantization_config": "the weights are quantized; give the model with unquantized weights",
+    "compression_config": "the weights are quantized; give the model with unquantized weights",
+    "transformers_weights": "the weights are in a file of another name; save the model again",
+}
+"""Settings in ``config.json`` with which ``model.safetensors`` does not have the weights as they are used."""
 
 
-def hf_model_config(model: ModelConfig, *, vocab_size: int, eod_id: int) -> PretrainedConfig:
-    """``GPT2Config`` or ``LlamaConfig`` of ``model``. ``eod_id`` ends documents, and also starts an empty context."""
+def read_hf_config(folder: Path) -> PretrainedConfig:
+    """Read ``config.json`` of ``folder`` as transformers does, without running code that it names.
+
+    Raises :class:`UserError` if it is missing or damaged, or if the weights are quantized.
+    """
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; give a Hugging Face folder")
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{path}: transformers cannot read it ({reason}); fetch the file again") from error
+    for part in (config, config.get_text_config()):
+        for key, problem in _ELSEWHERE.items():
+            if getattr(part, key, None):
+                raise UserError(f"{path}: {key} means that {problem}")
+    return config
+
+
+def hf_model_config(
+    model: ModelConfig, *, vocab_size: int, eod_id: int, tokens: GenerationTokens | None = None
+) -> PretrainedConfig:
+    """``GPT2Config`` or ``LlamaConfig`` of ``model``.
+
+    ``eod_id`` ends documents, and also starts an empty context. ``tokens`` are those of an imported model: its own
+    token starts a context, and generation ends at all of its stop tokens too.
+    """
     common = {
         "vocab_size": vocab_size,
-        "bos_token_id": eod_id,
-        "eos_token_id": eod_id,
-        "pad_token_id": eod_id,
+        **_generation_tokens(eod_id, tokens),
         "tie_word_embeddings": not model.untie_embeddings_and_output_weights,
         "initializer_range": model.init_method_std,
         "hidden_size": model.hidden_size,
@@ -48,9 +83,36 @@ def hf_model_config(model: ModelConfig, *, vocab_size: int, eod_id: int) -> Pret
     )
 
 
-def hf_generation_config(*, pause_id: int, eod_id: int) -> GenerationConfig:
-    """Settings of generation: it ends at the end-of-document token and never emits ``<pause>``."""
-    return GenerationConfig(bos_token_id=eod_id, eos_token_id=eod_id, pad_token_id=eod_id, suppress_tokens=[pause_id])
+def hf_generation_config(*, pause_id: int, eod_id: int, tokens: GenerationTokens | None = None) -> GenerationConfig:
+    """Settings of generation: it ends at the end-of-document token, or another stop token in ``tokens``, and never
+    emits ``<pause>``."""
+    return GenerationConfig(**_generation_tokens(eod_id, tokens), suppress_tokens=[pause_id])
+
+
+def _generation_tokens(eod_id: int, tokens: GenerationTokens | None) -> dict[str, Any]:
+    stop_ids = [eod_id, *(token for token in (tokens.stop_ids if tokens else ()) if token != eod_id)]
+    return {
+        "bos_token_id": tokens.bos_id if tokens and tokens.bos_id is not None else eod_id,
+        "eos_token_id": stop_ids if len(stop_ids) > 1 else eod_id,
+        "pad_token_id": eod_id,
+    }
+
+
+def add_transformers_4_names(folder: Path) -> None:
+    """Add the names to ``config.json`` by which transformers 4, and programs built on it, know the settings.
+
+    Without them, those programs use defaults such as a rotary base of 10,000, and compute something else without a
+    warning. transformers 5 reads both.
+    """
+    path = folder / CONFIG_FILE
+    values = read_json(path)
+    if "dtype" in values:
+        values["torch_dtype"] = values["dtype"]
+    rope = dict(values.get("rope_parameters") or {})  # models with several rotary bases name the kinds of layers here
+    values |= {key: rope.pop(key) for key in ("rope_theta", "partial_rotary_factor") if key in rope}
+    if rope.get("rope_type", "default") != "default":
+        values["rope_scaling"] = rope
+    write_json(path, values)
 
 
 def model_config_of(config: PretrainedConfig, path: Path) -> ModelConfig:
@@ -58,10 +120,12 @@ def model_config_of(config: PretrainedConfig, path: Path) -> ModelConfig:
 
     Raises :class:`UserError` that lists the settings which this project's models do not support.
     """
-    if config.model_type == "gpt2":
-        return _gpt2(config, path)
-    if config.model_type == "llama":
-        return _llama(config, path)
+    known = {"gpt2": _gpt2, "llama": _llama}
+    if config.model_type in known:
+        try:
+            return known[config.model_type](config, path)
+        except (ArithmeticError, LookupError, TypeError) as error:  # for example, no attention heads
+            raise UserError(f"{path / CONFIG_FILE}: {type(error).__name__} ({error}); fetch the file again") from error
     problem = f"unsupported model_type {config.model_type!r}"
     if config.model_type == "gpt_neox":
         problem += " (blocks of GPT-NeoX and Pythia compute attention and MLP in parallel, from one input)"
@@ -87,7 +151,7 @@ def _gpt2(config: Any, path: Path) -> ModelConfig:
 
 
 def _llama(config: Any, path: Path) -> ModelConfig:
-    rope = config.rope_parameters
+    rope, base = config.rope_parameters, read_json(path / CONFIG_FILE).get("rope_theta")
     head_dim = config.hidden_size // config.num_attention_heads
     _require(
         path,
@@ -97,6 +161,8 @@ def _llama(config: Any, path: Path) -> ModelConfig:
         (config.head_dim in (None, head_dim), f"head_dim {config.head_dim}, not {head_dim}"),
         (rope.get("rope_type", "default") == "default", f"rotary embeddings of type {rope.get('rope_type')!r}"),
         (float(rope["rope_theta"]).is_integer(), f"rope_theta {rope['rope_theta']}"),
+        # Programs disagree about which of the two counts
+        (base in (None, rope["rope_theta"]), f"rope_theta {base}, but {rope['rope_theta']} in rope_parameters"),
     )
     return ModelConfig(
         **_common_settings(config),

@@ -2,6 +2,9 @@
 
 Both models compute in fp32 from the weights as they are in the export. For example, an export in bf16 is compared with
 the checkpoint's weights rounded to bf16.
+
+The Hugging Face side is always loaded by stock transformers, never by this project's reader of weights, whose mistakes
+the comparison would otherwise not see.
 """
 
 from pathlib import Path
@@ -13,7 +16,7 @@ from transformers import AutoModelForCausalLM
 
 from pause_megatron.config.conversion import ComparisonConfig
 from pause_megatron.config.model import ModelConfig
-from pause_megatron.conversion.one_layer import Read, hf_logits_by_layer, megatron_logits_by_layer, megatron_model
+from pause_megatron.conversion.one_layer import Read, megatron_logits_by_layer, megatron_model
 from pause_megatron.errors import UserError
 from pause_megatron.records.conversion import LogitComparison
 
@@ -58,10 +61,33 @@ def megatron_logits(read: Read, model: ModelConfig, vocab_size: int, tokens: tor
 
 
 @torch.no_grad()
-def hf_logits(folder: Path, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits of the folder's model as stock transformers loads it, fp32: ``[count, length, vocab_size]``."""
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
-    return torch.cat([model(sequence[None]).logits for sequence in tokens]).float()
+def hf_logits(folder: Path, tokens: torch.Tensor, method: Method = "whole") -> torch.Tensor:
+    """Logits of the folder's model as stock transformers loads it, fp32: ``[count, length, vocab_size]``.
+
+    With "layers" the weights stay on disk, and transformers reads those of a layer when it computes the layer.
+
+    Raises :class:`UserError` if transformers cannot load it, or if tensors are missing, unknown or of another shape.
+    """
+    try:
+        model, loading = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            device_map={"": "disk"} if method == "layers" else None,
+            output_loading_info=True,
+        )
+    except Exception as error:  # transformers raises many kinds
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(f"{folder}: transformers cannot load it ({reason}); fetch the model again") from error
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        if names := sorted(str(name) for name in loading[key]):
+            raise UserError(
+                f"{folder}: transformers reports {key.replace('_', ' ')}, the first of {len(names)} is {names[0]};"
+                " fetch the model again"
+            )
+    batches = tokens[None] if method == "layers" else tokens[:, None]  # each batch reads all weights on disk
+    return torch.cat([model.eval()(batch).logits for batch in batches]).float()
 
 
 def compare_logits(
@@ -107,11 +133,10 @@ def prove_export(
     if method == "auto":
         method = "whole" if model.num_parameters(vocab_size) <= LARGEST_WHOLE_PARAMETERS else "layers"
     in_megatron = megatron_logits if method == "whole" else megatron_logits_by_layer
-    in_hf = hf_logits if method == "whole" else hf_logits_by_layer
     tokens = proof_sequences(config.proof_sequences, model, num_tokens=num_tokens, pause_id=pause_id)
     comparison = compare_logits(
         in_megatron(read, model, vocab_size, tokens)[..., :num_tokens],
-        in_hf(folder, tokens)[..., :num_tokens],
+        hf_logits(folder, tokens, method)[..., :num_tokens],
         tolerance=config.tolerance,
         pauses=int((tokens == pause_id).sum()),
         method=method,

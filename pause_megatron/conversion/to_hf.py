@@ -19,15 +19,16 @@ from pause_megatron.config.blend import parse_blend
 from pause_megatron.config.conversion import ConvertToHfConfig
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.model import ModelConfig
-from pause_megatron.conversion.hf_config import hf_generation_config, hf_model_config
+from pause_megatron.conversion.hf_config import add_transformers_4_names, hf_generation_config, hf_model_config
 from pause_megatron.conversion.model_card import model_card
 from pause_megatron.conversion.proof import prove_export
 from pause_megatron.conversion.safetensors_writer import divide, write_tensors
+from pause_megatron.conversion.stored_weights import INDEX_FILE
 from pause_megatron.conversion.table import to_hf_state
 from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
-from pause_megatron.records.checkpoint_state import CheckpointState
+from pause_megatron.records.checkpoint_state import CheckpointState, GenerationTokens
 from pause_megatron.records.conversion import ExportedTokenizerRecord, ExportRecord, LogitComparison, PretrainingRecord
 from pause_megatron.records.files import write_record
 from pause_megatron.tokenizer import PauseTokenizer
@@ -36,7 +37,6 @@ from pause_megatron.tokenizer.huggingface import prove_equal, save_tokenizer, to
 from pause_megatron.tokenizer.tokenizer_files import write_sentencepiece_model
 from pause_megatron.versions import commit, versions
 
-INDEX_FILE = "model.safetensors.index.json"
 TOKENIZER_TEXTS = 1000
 """Most sequences of training text to compare the exported tokenizer on."""
 
@@ -56,7 +56,15 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         tokenizer = _tokenizer_of_run(checkpoint, state, config.tokenizer)
         dtype = getattr(torch, TORCH_DTYPES[config.dtype])
         log.info(f"converting {checkpoint} ({state.layout}, iteration {state.iteration})")
-        write_model(folder, reader, model, tokenizer, dtype=dtype, max_shard_bytes=int(config.max_shard_gb * 1e9))
+        write_model(
+            folder,
+            reader,
+            model,
+            tokenizer,
+            dtype=dtype,
+            max_shard_bytes=int(config.max_shard_gb * 1e9),
+            tokens=state.generation,
+        )
         data = [state.resolve(part.folder, checkpoint) for part in parse_blend("--data", state.config["data"])]
         texts_compared = write_tokenizer(folder, tokenizer, data, max_length=model.max_position_embeddings)
         if config.bake_pauses:
@@ -99,9 +107,13 @@ def write_model(
     *,
     dtype: torch.dtype = torch.float32,
     max_shard_bytes: int = 2_000_000_000,
+    tokens: GenerationTokens | None = None,
 ) -> None:
-    """Write weights in files of at most ``max_shard_bytes`` bytes, ``config.json`` and ``generation_config.json``."""
-    hf_config = hf_model_config(model, vocab_size=tokenizer.vocab_size, eod_id=tokenizer.eod_id)
+    """Write weights in files of at most ``max_shard_bytes`` bytes, ``config.json`` and ``generation_config.json``.
+
+    ``tokens`` are those of the imported model that training started from.
+    """
+    hf_config = hf_model_config(model, vocab_size=tokenizer.vocab_size, eod_id=tokenizer.eod_id, tokens=tokens)
     hf_config.dtype = dtype
     with torch.device("meta"):
         hf_model = AutoModelForCausalLM.from_config(hf_config)
@@ -112,7 +124,9 @@ def write_model(
     assert shapes == expected, "the conversion table does not give the parameters of transformers"
     hf_config.architectures = [type(hf_model).__name__]
     hf_config.save_pretrained(folder)
-    hf_generation_config(pause_id=tokenizer.pause_id, eod_id=tokenizer.eod_id).save_pretrained(folder)
+    add_transformers_4_names(folder)
+    generation = hf_generation_config(pause_id=tokenizer.pause_id, eod_id=tokenizer.eod_id, tokens=tokens)
+    generation.save_pretrained(folder)
     files = divide(shapes, bytes_per_element=dtype.itemsize, max_bytes=max_shard_bytes, stem="model")
     write_tensors(folder, files, to_hf_state(reader.read_parameter_and_release, model, tokenizer.vocab_size), dtype)
     if len(files) > 1:

@@ -37,6 +37,16 @@ class CheckpointDataRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GenerationTokens:
+    """Special tokens that the configuration of a Hugging Face model names; its tokenizer does not know all of them."""
+
+    bos_id: int | None
+    """Token that starts a text; None if there is none."""
+    stop_ids: tuple[int, ...]
+    """Tokens that end generation, for example end-of-document and the end of a chat message."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CheckpointState:
     """Position in the data, configuration and provenance of a checkpoint."""
 
@@ -63,6 +73,8 @@ class CheckpointState:
     directory: str | None = None
     """Directory that relative paths of ``config`` start from, relative to the checkpoint's folder; None for a model
     converted from Hugging Face, and in a checkpoint of an older version, which mean the current directory."""
+    generation: GenerationTokens | None = None
+    """None unless the weights come from a Hugging Face model; training passes it on."""
     converted_from: str | None = None
     """Hugging Face folder; None for a checkpoint of a run."""
     versions: dict[str, str]

@@ -11,7 +11,7 @@ from pause_megatron.config.parallel import Layout, check_batches, resolve_layout
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.data.data_folders import DataFolder, check_training_folders, check_validation_folders
 from pause_megatron.errors import UserError
-from pause_megatron.records.checkpoint_state import CheckpointState
+from pause_megatron.records.checkpoint_state import CheckpointState, GenerationTokens
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.tokenizer_files import copy_tokenizer
 from pause_megatron.training.state import model_differences
@@ -30,6 +30,8 @@ class PretrainInputs:
     layout: Layout
     initial_checkpoint: Path | None
     """Checkpoint folder of the initial weights; None for random weights."""
+    generation: GenerationTokens | None
+    """Tokens of the Hugging Face model that the initial weights come from; exports keep them."""
 
     @property
     def seq_length(self) -> int:
@@ -62,6 +64,7 @@ def check_inputs(config: PretrainConfig, *, world_size: int) -> PretrainInputs:
             num_microbatches=config.training.num_microbatches(layout.dp, batch_size),
             seq_length=training_data[0].seq_length,
         )
+    initial_checkpoint, generation = _initial_checkpoint(config, tokenizer)
     return PretrainInputs(
         tokenizer=tokenizer,
         tokenizer_files=_read_files(tokenizer),
@@ -69,7 +72,8 @@ def check_inputs(config: PretrainConfig, *, world_size: int) -> PretrainInputs:
         validation_data=validation_data,
         deepspeed_file=deepspeed_file,
         layout=layout,
-        initial_checkpoint=_initial_checkpoint(config, tokenizer),
+        initial_checkpoint=initial_checkpoint,
+        generation=generation,
     )
 
 
@@ -83,13 +87,18 @@ def _read_files(tokenizer: PauseTokenizer) -> dict[str, bytes]:
         raise UserError(f"--tokenizer {tokenizer.path}: cannot be copied ({error}); start the run again") from error
 
 
-def _initial_checkpoint(config: PretrainConfig, tokenizer: PauseTokenizer) -> Path | None:
-    """Folder of ``--initial-checkpoint``. Raises :class:`UserError` if its model or tokenizer is another one."""
+def _initial_checkpoint(
+    config: PretrainConfig, tokenizer: PauseTokenizer
+) -> tuple[Path | None, GenerationTokens | None]:
+    """Folder of ``--initial-checkpoint``, and the tokens of its Hugging Face model.
+
+    Raises :class:`UserError` if its model or tokenizer is another one.
+    """
     if config.initial_checkpoint is None:
-        return None
+        return None, None
     folder = find_checkpoint(config.initial_checkpoint, "--initial-checkpoint")
     state = CheckpointState.read(read_manifest(folder).state, folder)
     for flag, there, here in model_differences(state, config.model, tokenizer):
         if there != here:
             raise UserError(f"--initial-checkpoint {folder}: has {flag} {there}, but {here} is given; give {there}")
-    return folder
+    return folder, state.generation

@@ -52,6 +52,7 @@ class PretrainRun:
         self.config = config
         self.devices = devices
         self.inputs = inputs
+        self.generation = inputs.generation
         self.stop = stop
         self.iteration = 0
         self.saved_iteration = 0
@@ -125,6 +126,7 @@ class PretrainRun:
         refuse_another_run(state, config, self.inputs.tokenizer, self.data, folder)
         self.iteration = self.saved_iteration = state.iteration
         self.validated_iteration = state.validated_iteration or 0
+        self.generation = state.generation or self.generation
         self.judge.restore(state.bad_batches)
         self.metrics.resume(folder, state)
         self._stop_if_requested()
@@ -248,6 +250,7 @@ class PretrainRun:
             dataset=checkpoint_data(self.data),
             config=to_plain(self.config),
             directory=path_to_here(self.config.output / CHECKPOINTS / checkpoint_name(self.iteration)),
+            generation=self.generation,
             versions=versions(),
             devices=self.devices,
         )

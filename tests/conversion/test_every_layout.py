@@ -14,7 +14,7 @@ from pause_megatron.checkpoint.checkpoint_folders import latest_checkpoint
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
-from pause_megatron.conversion.one_layer import StoredWeights
+from pause_megatron.conversion.stored_weights import StoredWeights
 from pause_megatron.conversion.table import from_hf_state
 from pause_megatron.conversion.to_hf import write_model
 from pause_megatron.model.parameters import OUTPUT_LAYER, WORD_EMBEDDINGS

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,12 @@ from typing import Any
 import pytest
 import torch
 from safetensors import safe_open
-from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
 from pause_megatron.config.conversion import ConvertFromHfConfig, ConvertToHfConfig
 from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.conversion.from_hf import convert_from_hf
+from pause_megatron.conversion.hf_config import add_transformers_4_names
 from pause_megatron.conversion.layouts import GateAndUp, SplitQkv
 from pause_megatron.conversion.safetensors_writer import divide
 from pause_megatron.conversion.to_hf import convert_to_hf
@@ -88,6 +90,54 @@ def test_tokenizer_knows_pause_and_generation_never_emits_it(checkpoint: Path, t
     card = (tmp_path / "hf" / "README.md").read_text(encoding="utf-8")
     assert f"`<pause>` is token {pause_id} of {report.tokenizer.vocab_size}" in card
     assert f"{report.verdict.max_abs_logit_difference:.1e}" in card
+
+
+def test_settings_have_the_names_of_older_programs_too(checkpoint: Path, tmp_path: Path) -> None:
+    exported(checkpoint, tmp_path / "hf", dtype="bf16")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text(encoding="utf-8"))
+    assert config["rope_theta"] == config["rope_parameters"]["rope_theta"] == 500_000
+    assert config["torch_dtype"] == config["dtype"] == "bfloat16"
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
+    again.save_pretrained(tmp_path / "again")
+    add_transformers_4_names(tmp_path / "again")
+    assert json.loads((tmp_path / "again" / "config.json").read_text(encoding="utf-8")) == config
+
+
+@pytest.mark.parametrize(
+    ("written", "expected"),
+    [
+        ({"dtype": "float32", "rope_parameters": {"rope_theta": 1e4, "rope_type": "default"}}, {"rope_theta": 1e4}),
+        (
+            {"rope_parameters": {"rope_theta": 5e5, "rope_type": "llama3", "factor": 8.0}},
+            {"rope_theta": 5e5, "rope_scaling": {"rope_type": "llama3", "factor": 8.0}},
+        ),
+        (
+            {"rope_parameters": {"rope_theta": 1e4, "rope_type": "default", "partial_rotary_factor": 0.5}},
+            {"rope_theta": 1e4, "partial_rotary_factor": 0.5},
+        ),
+        ({"rope_parameters": {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 1e4}}}, {}),
+        ({"model_type": "gpt2"}, {}),
+    ],
+    ids=["default", "scaled", "partial", "several", "none"],
+)
+def test_older_names_of_rotary_embeddings(written: dict[str, Any], expected: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(written))
+    add_transformers_4_names(tmp_path)
+    found = json.loads((tmp_path / "config.json").read_text())
+    dtype = {"torch_dtype": written["dtype"]} if "dtype" in written else {}
+    assert found == written | dtype | expected
+
+
+def test_stop_tokens_and_start_of_an_imported_model_are_kept(foreign: Callable[..., Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(foreign("llama"), tmp_path / "model")
+    outside = len(AutoTokenizer.from_pretrained(folder))
+    stops = {"bos_token_id": 5, "eos_token_id": [7, 0, outside]}  # 0 is the end of document, 5 and 7 are text
+    (folder / "generation_config.json").write_text(json.dumps(stops))
+    run_distributed(convert_from_hf, 1, ConvertFromHfConfig(model=folder, output=tmp_path / "checkpoint"))
+    exported(tmp_path / "checkpoint", tmp_path / "hf")
+    found = GenerationConfig.from_pretrained(tmp_path / "hf")
+    assert (found.eos_token_id, found.bos_token_id) == ([0, 7], 0)
+    assert AutoConfig.from_pretrained(tmp_path / "hf").eos_token_id == [0, 7]
 
 
 def test_baked_pauses_end_every_prompt(checkpoint: Path, tmp_path: Path) -> None:

@@ -17,10 +17,11 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pause_megatron.checkpoint.load import load_weights
 from pause_megatron.checkpoint.reader import CheckpointReader
-from pause_megatron.config.conversion import ConvertFromHfConfig, ConvertToHfConfig
+from pause_megatron.config.conversion import ComparisonConfig, ConvertFromHfConfig, ConvertToHfConfig, ProofMethod
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig, resolve_layout
 from pause_megatron.conversion.from_hf import convert_from_hf
+from pause_megatron.conversion.stored_weights import StoredWeights
 from pause_megatron.conversion.to_hf import convert_to_hf
 from pause_megatron.engine.build import build_engine
 from pause_megatron.errors import UserError
@@ -143,6 +144,16 @@ def _with_padding(logits: torch.Tensor, reader: CheckpointReader) -> torch.Tenso
         ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "type 'linear'"),
         ("llama", {"model_type": "gpt_neox"}, "attention and MLP in parallel"),
         ("llama", {"model_type": "opt"}, "unsupported model_type 'opt'; give a GPT-2 or Llama model"),
+        ("llama", {"rope_theta": 10_000.0}, "rope_theta 10000.0, but 500000.0 in rope_parameters"),
+        ("llama", {"num_hidden_layers": 10**6}, "1000000 layers, but only 30 tensors in the safetensors files"),
+        ("llama", {"num_hidden_layers": 4}, "no tensor model.layers.3.self_attn.q_proj.weight in its safetensors"),
+        ("llama", {"intermediate_size": 64}, r"gate_proj.weight has shape \[48, 32\], but by config.json \[64, 32\]"),
+        ("llama", {"quantization_config": {"quant_method": "fp8"}}, "config.json: quantization_config means"),
+        ("llama", {"compression_config": {"format": "pack-quantized"}}, "config.json: compression_config means"),
+        ("gpt2", {"transformers_weights": "other.safetensors"}, "config.json: transformers_weights means"),
+        ("gpt2", {"n_head": 0}, "--num-attention-heads 0: must be at least 1"),
+        ("llama", {"num_attention_heads": 0}, "config.json: "),
+        ("llama", {"hidden_size": "wide"}, "config.json: transformers cannot read it"),
         ("gpt2", {"activation_function": "relu"}, "activation_function 'relu'"),
         ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx"),
     ],
@@ -161,8 +172,74 @@ def test_unsupported_models_are_refused(
 def test_pickled_weights_are_refused(foreign: Callable[..., Path], tmp_path: Path) -> None:
     folder = shutil.copytree(foreign("llama"), tmp_path / "model")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(UserError, match=r"no \*.safetensors files, and pickled weights are not supported"):
+    with pytest.raises(UserError, match=r"no model.safetensors or .*, and pickled weights are not supported"):
         convert_from_hf(ConvertFromHfConfig(model=folder, output=tmp_path / "out"))
+
+
+def fp8(tensors: dict[str, torch.Tensor], name: str) -> None:
+    """One scale per tensor, as fp8 models are stored."""
+    scale = tensors[name].abs().max() / 448
+    tensors |= {name: (tensors[name] / scale).to(torch.float8_e4m3fn), f"{name}_scale": scale.reshape(1)}
+
+
+BAD_TENSORS: dict[str, tuple[Callable[[dict[str, torch.Tensor], str], object], str]] = {
+    "fp8": (fp8, "up_proj.weight has the type F8_E4M3, so the model is quantized"),
+    "int8": (lambda tensors, name: tensors.update({name: tensors[name].to(torch.int8)}), "has the type I8"),
+    "missing": (lambda tensors, name: tensors.pop(name), "no tensor model.layers.1.mlp.up_proj.weight"),
+    "misshapen": (lambda tensors, name: tensors.update({name: tensors[name].t().contiguous()}), "has shape"),
+    "unknown": (
+        lambda tensors, name: tensors.update({f"{name}_scale": torch.ones(1)}),
+        "transformers reports unexpected keys, the first of 1 is model.layers.1.mlp.up_proj.weight_scale",
+    ),
+}
+
+
+@pytest.mark.parametrize(("damage", "complaint"), BAD_TENSORS.values(), ids=BAD_TENSORS)
+def test_bad_tensors_are_refused(
+    foreign: Callable[..., Path],
+    damage: Callable[[dict[str, torch.Tensor], str], object],
+    complaint: str,
+    tmp_path: Path,
+) -> None:
+    folder = shutil.copytree(foreign("llama"), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    damage(tensors, "model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(AssertionError, match=complaint):
+        run_distributed(import_by_layers, 1, folder, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
+def import_by_layers(model: Path, output: Path) -> None:
+    convert_from_hf(ConvertFromHfConfig(model=model, output=output, comparison=ComparisonConfig(proof="layers")))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_by_layers_the_file_is_chosen_as_transformers_does(
+    foreign: Callable[..., Path], name: str, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(foreign(name), tmp_path / "model")
+    others = {key: 2 * tensor for key, tensor in load_file(folder / "model.safetensors").items()}
+    save_file(others, folder / "zz-other.safetensors", metadata={"format": "pt"})
+    run_distributed(import_by_layers, 1, folder, tmp_path / "stray")
+    run_distributed(import_by_layers, 1, foreign(name), tmp_path / "clean")
+    stray, clean = (load_file(tmp_path / name / "weights.safetensors") for name in ("stray", "clean"))
+    assert all(torch.equal(stray[key], tensor) for key, tensor in clean.items())
+
+
+def import_misreading(model: Path, output: Path, proof: ProofMethod) -> None:
+    """Import with a reader of weights that doubles those of one name."""
+    read = StoredWeights.__call__
+    StoredWeights.__call__ = lambda self, name: read(self, name) * (2 if "up_proj" in name else 1)  # type: ignore[method-assign]
+    comparison = ComparisonConfig(proof=proof)
+    convert_from_hf(ConvertFromHfConfig(model=model, output=output, comparison=comparison))
+
+
+@pytest.mark.parametrize("proof", ["whole", "layers"])
+def test_misread_weights_are_refused(foreign: Callable[..., Path], proof: ProofMethod, tmp_path: Path) -> None:
+    """The proof does not read the model with the reader that it proves."""
+    with pytest.raises(AssertionError, match="logits of the two models differ by up to"):
+        run_distributed(import_misreading, 1, foreign("llama"), tmp_path / "out", proof)
 
 
 def test_a_wrong_layout_is_refused_and_leaves_no_folder(foreign: Callable[..., Path], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -114,6 +116,45 @@ def test_table_round_trip_gives_the_same_tensors(checkpoints: dict[str, Path], n
             expected = expected[:VOCAB_SIZE]
             tensor = tensor[:VOCAB_SIZE]
         assert torch.equal(tensor, expected), parameter
+
+
+def rename_weights(folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "weights.safetensors")
+
+
+def add_index_of_nothing(folder: Path) -> None:
+    rename_weights(folder)
+    (folder / "model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {}}')
+
+
+def change_rotary_base(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 2e4
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+UNLOADABLE = {
+    "file name": (rename_weights, "transformers cannot load it"),
+    "index": (add_index_of_nothing, "transformers cannot load it|transformers reports missing keys"),
+    "config": (change_rotary_base, "logits of the two models differ by up to"),
+}
+
+
+def prove_damaged(checkpoint: Path, folder: Path, damage: Callable[[Path], None], method: Method) -> None:
+    reader = CheckpointReader(checkpoint)
+    write_model(folder, reader, LLAMA, SmallVocabulary())
+    assert prove(folder, reader, LLAMA, method).passed
+    damage(folder)
+    prove(folder, reader, LLAMA, method)
+
+
+@pytest.mark.parametrize("method", ["whole", "layers"])
+@pytest.mark.parametrize(("damage", "complaint"), UNLOADABLE.values(), ids=UNLOADABLE)
+def test_an_export_that_transformers_reads_differently_is_refused(
+    checkpoints: dict[str, Path], damage: Callable[[Path], None], complaint: str, method: Method, tmp_path: Path
+) -> None:
+    with pytest.raises(AssertionError, match=complaint):
+        run_distributed(prove_damaged, 1, checkpoints["llama"], tmp_path, damage, method)
 
 
 def test_proof_sequences_come_with_and_without_pauses() -> None:

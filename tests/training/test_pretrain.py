@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import pytest
 import sentencepiece
 import torch.distributed as dist
 
-from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
-from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST
+from pause_megatron.atomic import write_json
+from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name, latest_checkpoint
+from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST, read_manifest
 from pause_megatron.config.deepspeed import read_deepspeed_file
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
@@ -109,9 +111,14 @@ def test_interrupted_run_ends_as_the_uninterrupted_one(config: PretrainConfig, u
 
 
 def test_a_run_starts_with_the_weights_of_another(config: PretrainConfig, undisturbed_run: PretrainConfig) -> None:
+    initial = shutil.copytree(newest(undisturbed_run.output), config.output.with_name("initial"))
+    manifest = read_manifest(initial)
+    tokens = {"bos_id": 1, "stop_ids": [1, 3]}  # as of a model that was imported before
+    manifest.state["generation"] = tokens
+    write_json(initial / MANIFEST, manifest.to_plain())
     begun = replace(
         config,
-        initial_checkpoint=undisturbed_run.output,
+        initial_checkpoint=initial,
         output=config.output.with_name("begun"),
         parallel=ParallelConfig(),
         training=replace(config.training, train_iters=2),
@@ -120,8 +127,17 @@ def test_a_run_starts_with_the_weights_of_another(config: PretrainConfig, undist
     found, before = losses(begun.output), losses(undisturbed_run.output)
     assert found["train", 1] == pytest.approx(before["train", 8], abs=0.2)
     assert found["train", 1] < before["train", 1] - 0.2, "the first batch is better known now"
-    run_distributed(pretrain, 1, replace(begun, training=replace(begun.training, train_iters=3)))
+    shutil.rmtree(initial)
+    longer = replace(begun, initial_checkpoint=None, training=replace(begun.training, train_iters=3))
+    run_distributed(pretrain, 1, longer)
     assert set(losses(begun.output)) > set(found), "it resumes from its own checkpoint"
+    assert read_manifest(newest(begun.output)).state["generation"] == tokens
+
+
+def newest(run: Path) -> Path:
+    checkpoint = latest_checkpoint(run)
+    assert checkpoint
+    return checkpoint
 
 
 def test_weights_of_another_model_are_refused(config: PretrainConfig, undisturbed_run: PretrainConfig) -> None:
