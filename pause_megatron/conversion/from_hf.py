@@ -110,8 +110,9 @@ def _generation_tokens(folder: Path, tokenizer: PauseTokenizer, num_known: int) 
         if text := tokenizer.decode([token]):
             log.warn(f"{folder}: generation ends at token {token}, which is the text {text!r}, and so will an export")
     # Configurations without a token have the default of transformers, which can be any text
-    has_bos = bos_id is not None and 0 <= bos_id < num_known and not tokenizer.decode([bos_id])
-    return GenerationTokens(bos_id=bos_id if has_bos else None, stop_ids=tuple(kept))
+    if bos_id is None or not 0 <= bos_id < num_known or tokenizer.decode([bos_id]):
+        bos_id = next(iter(tokenizer.bos_ids), None)
+    return GenerationTokens(bos_id=bos_id, stop_ids=tuple(kept))
 
 
 def _write_tokenizer(source: Path, output: Path) -> tuple[PauseTokenizer, int]:

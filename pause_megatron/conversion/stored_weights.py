@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 
 from pause_megatron import log
 from pause_megatron.errors import UserError
-from pause_megatron.records.files import read_json
+from pause_megatron.records.files import path_beside, read_json
 
 WEIGHTS_FILE = "model.safetensors"
 INDEX_FILE = "model.safetensors.index.json"
@@ -130,9 +130,10 @@ def _files_of(folder: Path) -> dict[Path, set[str] | None]:
         raise UserError(f"{index}: no weight_map from tensors to files; fetch the file again")
     files: dict[Path, set[str] | None] = {}
     for tensor, name in weight_map.items():
-        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
-            raise UserError(f"{index}: {name!r} is not the name of a safetensors file in this folder; fetch it again")
-        tensors = files.setdefault(folder / name, set())
+        path = path_beside(index, name)
+        if path.suffix != ".safetensors":
+            raise UserError(f"{index}: {name} is not a safetensors file; save the model with save_pretrained first")
+        tensors = files.setdefault(path, set())
         assert tensors is not None
         tensors.add(tensor)
     return files

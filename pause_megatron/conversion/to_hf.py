@@ -63,7 +63,8 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
             tokenizer,
             dtype=dtype,
             max_shard_bytes=int(config.max_shard_gb * 1e9),
-            tokens=state.generation,
+            tokens=state.generation
+            or GenerationTokens(bos_id=next(iter(tokenizer.bos_ids), None), stop_ids=(tokenizer.eod_id,)),
         )
         data = [state.resolve(part.folder, checkpoint) for part in parse_blend("--data", state.config["data"])]
         texts_compared = write_tokenizer(folder, tokenizer, data, max_length=model.max_position_embeddings)
