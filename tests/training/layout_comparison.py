@@ -1,7 +1,7 @@
 """Comparison of a draw of ``make fuzz-layouts`` with one process.
 
-The processes and their gloo groups stay alive; only Megatron-core's groups are formed anew for every run. All runs go
-through the code of ``pause-megatron pretrain`` on real datasets, and write real checkpoints.
+The processes stay alive, and so do PyTorch's groups: Megatron-core finds those that it had in an earlier run. All runs
+go through the code of ``pause-megatron pretrain`` on real datasets, and write real checkpoints.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ from pause_megatron.training.pretrain import train_in_groups
 from tests.distributed import ProcessPool
 from tests.training.layout_draws import Draw, Segment, reference_segment, segment_config, write_datasets
 
+DRAWS_OF_A_POOL = 100
+"""Draws after which the processes are renewed: DeepSpeed keeps the memory of every engine."""
 REFERENCE = 0
 """Key of the pool of one process that trains the reference, beside the pools by world size."""
 
@@ -80,6 +82,7 @@ class Fuzz:
         self._mistake = mistake
         self.cpu_seconds = 0.0
         """Time of all processes so far, without their start."""
+        self._draws = 0
         self._pools: dict[int, ProcessPool] = {}
 
     def __enter__(self) -> Self:
@@ -101,6 +104,9 @@ class Fuzz:
         runs.mkdir()
         reference = self._config(draw, reference_segment(draw), runs / "reference")
         configs = [self._config(draw, segment, runs / "layouts") for segment in draw.segments]
+        self._draws += 1
+        if self._draws % DRAWS_OF_A_POOL == 0:
+            self._close_pools()
         try:
             self._train(draw.segments, configs, reference)
         except AssertionError as error:

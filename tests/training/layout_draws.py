@@ -108,7 +108,7 @@ def _draw_model(random: Random) -> dict[str, Any]:
     heads = random.choice((2, 4, 4, 8, 8))
     return {
         "architecture": random.choice(("gpt2", "llama")),
-        "num_layers": random.choice((1, 2, 4, 4, 8, 8)),
+        "num_layers": random.choice((2, 3, 4, 4, 8, 8, 12)),
         "hidden_size": 8 * heads,
         "num_attention_heads": heads,
         "num_query_groups": random.choice((0, 0, 0, 0, 1, heads // 2)),
@@ -124,7 +124,7 @@ def _draw_data(random: Random) -> tuple[str, ...]:
 
 
 def _draw_training(random: Random, steps: int) -> dict[str, Any]:
-    batch = random.choice((4, 8, 8, 12, 16))
+    batch = random.choice((4, 8, 12, 12, 16))
     return {
         "seed": random.randrange(1000),
         "global_batch_size": batch,
@@ -137,9 +137,9 @@ def _draw_training(random: Random, steps: int) -> dict[str, Any]:
 
 
 def _draw_segment(random: Random, last_step: int) -> Segment:
-    world_size = random.choice((1, 2, 2, 2, 4, 4, 4))
-    tp = random.choice([size for size in (1, 2, 4) if size <= world_size])
-    pp = random.choice([size for size in (1, 2, 4) if tp * size <= world_size])
+    world_size = random.choice((1, 2, 2, 2, 3, 3, 4, 4, 4))
+    tp = random.choice([size for size in (1, 2, 4) if world_size % size == 0])
+    pp = random.choice([size for size in (1, 2, 3, 4) if world_size % (tp * size) == 0])
     parallel: dict[str, Any] = {"tensor_model_parallel_size": tp, "pipeline_model_parallel_size": pp}
     if random.random() < (0.5 if pp > 1 else 0.03):
         parallel["virtual_pipeline_model_parallel_size"] = random.choice((2, 2, 2, 4))

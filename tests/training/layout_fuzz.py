@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
@@ -62,7 +63,7 @@ class Report:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run draws until the limit, and print a summary; returns 1 if any failed."""
+    """Run draws until the time limit or Ctrl-C, and print a summary; returns 1 if any failed."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seed", type=int, default=int(time.time()) % 1_000_000, help="seed (default: from the clock)")
     parser.add_argument("--minutes", type=float, default=60.0, help="time limit in minutes (default: 60)")
@@ -74,10 +75,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     numbers = count() if options.draw is None else (options.draw,)
     with tempfile.TemporaryDirectory(prefix="fuzz-layouts-") as folder, Fuzz(Path(folder)) as fuzz:
         began = time.monotonic()
-        for number in numbers:
-            report.run(fuzz, number)
-            if time.monotonic() - began > options.minutes * 60:
-                break
+        with suppress(KeyboardInterrupt):
+            for number in numbers:
+                report.run(fuzz, number)
+                if time.monotonic() - began > options.minutes * 60:
+                    break
         for line in report.summary(seconds=time.monotonic() - began, cpu_seconds=fuzz.cpu_seconds):
             print(line)
     return 1 if report.failures else 0

@@ -118,8 +118,9 @@ def test_draws_repeat_and_reach_everything() -> None:
     assert draws[0] != draw_run(4, 0)
     segments = [segment for draw in draws for segment in draw.segments]
     assert {segment.deepspeed for segment in segments} == set(DEEPSPEED_FILES)
+    assert {segment.world_size for segment in segments} == {1, 2, 3, 4}
     assert {draw.precision for draw in draws} == set(PRECISIONS)
     assert {part for draw in draws for part in draw.data} - {"0.3", "0.7"} == set(DATASETS)
     assert {len(draw.segments) for draw in draws} == {1, 2, 3}
     settings = {(name, value) for segment in segments for name, value in segment.parallel.items()}
-    assert len(settings) == 3 + 3 + 2 + 1 + 2 + 2, sorted(settings, key=str)
+    assert len(settings) == 3 + 4 + 2 + 1 + 2 + 2, sorted(settings, key=str)
