@@ -62,9 +62,9 @@ class Difference:
 
 LIMITS = {
     "fp32": Difference(loss=1e-5, norm=1e-5, weight=1e-5),
-    "bf16": Difference(loss=2e-3, norm=2e-2, weight=5e-4),
-    "bf16, gradients in fp32": Difference(loss=2e-3, norm=2e-2, weight=5e-4),
-    "fp16": Difference(loss=5e-4, norm=5e-3, weight=2e-4),
+    "bf16": Difference(loss=5e-3, norm=1e-1, weight=1e-3),
+    "bf16, gradients in fp32": Difference(loss=5e-3, norm=1e-1, weight=1e-3),
+    "fp16": Difference(loss=5e-4, norm=1e-2, weight=1e-3),
 }
 """Largest differences accepted, by precision."""
 
