@@ -80,5 +80,7 @@ def exit_code(error: BaseException | None) -> int:
         return EXIT_DONE
     if isinstance(error, SystemExit) and not isinstance(error.code, str):
         return error.code or EXIT_DONE
+    if system_error(error):
+        return EXIT_USER
     kinds = {KeyboardInterrupt: EXIT_INTERRUPTED, StoppedEarly: EXIT_REQUEUE, UserError: EXIT_USER}
     return next((code for kind, code in kinds.items() if isinstance(error, kind)), EXIT_INTERNAL)

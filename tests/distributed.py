@@ -116,6 +116,10 @@ def _receive(pipe: Connection) -> tuple[bool, Any]:
     return succeeded, value if succeeded else f"failed:\n{value}"
 
 
+def _refuse_to_unpickle(*arguments: Any) -> None:
+    raise AssertionError("a collective for objects, ours or a library's, would unpickle what another process sent")
+
+
 def _child(pipe: Connection, rank: int, world_size: int, port: int) -> None:
     os.environ.update(
         RANK=str(rank),
@@ -126,7 +130,9 @@ def _child(pipe: Connection, rank: int, world_size: int, port: int) -> None:
         MASTER_PORT=str(port),
     )
     import torch
+    from torch.distributed import distributed_c10d
 
+    distributed_c10d._tensor_to_object = _refuse_to_unpickle
     gc.freeze()  # some tests collect garbage often; exclude the imported modules from the search
     torch.set_num_threads(1)
     while True:

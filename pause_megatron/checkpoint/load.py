@@ -31,7 +31,7 @@ from pause_megatron.engine import Engine
 from pause_megatron.engine.optimizer_state import owned_range, owned_state, reset_optimizer, restore_loss_scaler
 from pause_megatron.errors import UserError
 from pause_megatron.model.parameters import NamedParameter
-from pause_megatron.parallel.collectives import gather_from_ranks, raise_on_all_ranks, run_on_rank_0
+from pause_megatron.parallel.collectives import first_of_ranks, raise_on_all_ranks, run_on_rank_0
 from pause_megatron.parallel.pinned import PinnedCopies
 
 
@@ -48,15 +48,15 @@ def resume_from_newest(
     """
     checkpoints = run / CHECKPOINTS
     run_on_rank_0(partial(sweep_unfinished, checkpoints))
-    for folder in run_on_rank_0(partial(checkpoint_folders, checkpoints)):
+    for folder in run_on_rank_0(partial(checkpoint_folders, checkpoints), list[Path]):
         try:
             reader = open_verified(folder)
         except DamagedCheckpointError as error:
-            aside = run_on_rank_0(partial(set_aside, folder))
+            aside = run_on_rank_0(partial(set_aside, folder), Path)
             log.warn(f"{error}; renamed the folder to {aside.name}, trying the checkpoint before it")
             continue
         return folder, load(reader, parameters=parameters, engine=engine)
-    if damaged := run_on_rank_0(partial(damaged_folders, checkpoints)):
+    if damaged := run_on_rank_0(partial(damaged_folders, checkpoints), list[Path]):
         raise UserError(
             f"{checkpoints}: all checkpoints are damaged ({', '.join(folder.name for folder in damaged)}); restore one,"
             " or remove them to start from the beginning"
@@ -78,7 +78,7 @@ def open_verified(folder: Path) -> CheckpointReader:
     except UserError as error:
         failure = str(error)
     raise_on_all_ranks(failure)
-    if found := next((damage for damage in gather_from_ranks(damage) if damage), None):
+    if found := first_of_ranks(damage):
         raise DamagedCheckpointError(found)
     assert reader is not None
     return reader

@@ -38,7 +38,7 @@ from pause_megatron.engine import Engine
 from pause_megatron.engine.optimizer_state import loss_scaler_state, optimizer_step
 from pause_megatron.errors import UserError, one_line
 from pause_megatron.model.parameters import NamedParameter
-from pause_megatron.parallel.collectives import run_on_rank_0
+from pause_megatron.parallel.collectives import gather_on_rank_0, run_on_rank_0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,7 +103,7 @@ class CheckpointSaver:
         """
         self.wait()
         file, folder = f"rank{dist.get_rank():05d}.safetensors", ExitStack()
-        temporary = run_on_rank_0(lambda: folder.enter_context(new_checkpoint(self._checkpoints, iteration)))
+        temporary = run_on_rank_0(lambda: folder.enter_context(new_checkpoint(self._checkpoints, iteration)), Path)
         tensors, contents = owned_fragments(self._parameters, self._engine, file)
         on_cpu = self._copies.of_all(tensors) if self._config.async_save else self._copies.of_gpu(tensors)
         self._pending = _PendingSave(
@@ -140,10 +140,8 @@ class CheckpointSaver:
         if self._pending is None:
             return
         save, self._pending = self._pending, None
-        result = save.result.result()
-        results: list[Any] | None = [None] * dist.get_world_size() if dist.get_rank() == 0 else None
-        dist.gather_object(result, results)
-        run_on_rank_0(lambda: self._complete(save, results or []))
+        results = gather_on_rank_0(save.result.result(), _WriteResult)
+        run_on_rank_0(lambda: self._complete(save, results))
         log.info(f"iteration {save.iteration:>6}  saved {self._checkpoints / checkpoint_name(save.iteration)}")
 
     def _complete(self, save: _PendingSave, results: Sequence[_WriteResult]) -> None:

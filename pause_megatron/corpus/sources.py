@@ -5,19 +5,24 @@ Preprocessing makes one shard from each source. For example, ``'c4/*.json.gz'`` 
 
 import glob
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pause_megatron.corpus.blocks import Source
-from pause_megatron.corpus.hub_datasets import HUB_PREFIX, hub_sources
+from pause_megatron.corpus.hub_datasets import HUB_PREFIX, HubSource, hub_sources
 from pause_megatron.corpus.json_lines import JSON_SUFFIXES, JsonLinesSource
 from pause_megatron.corpus.parquet import PARQUET_SUFFIX, ParquetSource
-from pause_megatron.corpus.saved_datasets import is_saved_dataset, saved_dataset_sources
+from pause_megatron.corpus.saved_datasets import ArrowSource, is_saved_dataset, saved_dataset_sources
 from pause_megatron.errors import UserError
 
 FILE_SUFFIXES = (*JSON_SUFFIXES, PARQUET_SUFFIX)
 RESERVED_NAMES = frozenset({"dataset"})
 """Shard names that would clash with the files of a complete dataset."""
+
+SOURCE_KINDS: Mapping[str, type[Source]] = {
+    kind.__name__: kind for kind in (JsonLinesSource, ParquetSource, ArrowSource, HubSource)
+}
+"""Classes of sources, by name."""
 
 
 def find_sources(inputs: Iterable[str]) -> tuple[Source, ...]:

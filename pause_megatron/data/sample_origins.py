@@ -78,8 +78,9 @@ def find_origins_together(datasets: Sequence[SampleDataset], located: Sequence[t
     rank, processes = dist.get_rank(), dist.get_world_size()
     share = in_order[rank * len(in_order) // processes : (rank + 1) * len(in_order) // processes]
     found: dict[tuple[int, int], Origin] = {}
-    for part in collectives.gather_from_ranks(dict(zip(share, find_origins(datasets, share), strict=True))):
-        found |= part
+    own = list(zip(share, find_origins(datasets, share), strict=True))
+    for part in collectives.gather_from_ranks(own, list[tuple[tuple[int, int], Origin]]):
+        found |= dict(part)
     return [found[place] for place in located]
 
 

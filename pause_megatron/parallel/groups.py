@@ -10,6 +10,7 @@ from pause_megatron.parallel.cpu import install_cpu_shims
 from pause_megatron.parallel.gloo_interface import choose_gloo_interface
 from pause_megatron.parallel.launcher import Launch, export_launch
 from pause_megatron.parallel.process_device import choose_device, device
+from pause_megatron.parallel.rendezvous import BACKENDS, form_default_group
 
 __all__ = ["DeepSpeedMpu", "destroy_process_groups", "device", "initialize_process_groups"]
 
@@ -26,7 +27,7 @@ def initialize_process_groups(
 
     ``timeout`` is that of every collective. The process computes on the device of ``device_choice`` unless it has
     chosen one before. Call :func:`destroy_process_groups` at the end. Raises :class:`UserError` if the device cannot be
-    used or gloo's network interface is unclear.
+    used, gloo's network interface is unclear, or the ranks cannot find each other.
     """
     assert launch.world_size == layout.world_size, "the layout was resolved against another world size"
     own_device = choose_device(device_choice, launch, tensor_parallel=layout.tp > 1)
@@ -34,13 +35,7 @@ def initialize_process_groups(
         install_cpu_shims()
     export_launch(launch, gpu=own_device.index)
     choose_gloo_interface(launch)
-    if not dist.is_initialized():
-        dist.init_process_group(
-            backend="gloo" if own_device.type == "cpu" else "cpu:gloo,cuda:nccl",
-            rank=launch.rank,
-            world_size=launch.world_size,
-            timeout=timeout,
-        )
+    form_default_group(launch, backend=BACKENDS[own_device.type], timeout=timeout)
     parallel_state.initialize_model_parallel(
         tensor_model_parallel_size=layout.tp,
         pipeline_model_parallel_size=layout.pp,

@@ -77,9 +77,11 @@ def _start(launch: Launch, *, interval: float, timeout: float) -> PeerMonitor:
 
     Raises :class:`UserError` in every process if one cannot connect.
     """
-    processes = collectives.gather_from_ranks(ProcessAddress(launch.rank, socket.gethostname(), os.getpid()))
+    own_address = ProcessAddress(launch.rank, socket.gethostname(), os.getpid())
+    processes = collectives.gather_from_ranks(own_address, ProcessAddress)
     server = listen(locally=launch.single_node) if launch.rank == 0 else None
-    token, port = collectives.broadcast_from_rank_0((uuid.uuid4().hex, server.getsockname()[1]) if server else None)
+    own_door = (uuid.uuid4().hex, server.getsockname()[1]) if server else None
+    token, port = collectives.broadcast_from_rank_0(own_door, tuple[str, int])
     monitor, failure = None, None
     try:
         link = server or JsonSocket.connect("127.0.0.1" if launch.single_node else launch.master_addr, port)

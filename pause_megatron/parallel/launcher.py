@@ -5,6 +5,7 @@ variables of their own; other MPI libraries are asked through mpi4py. PyTorch re
 ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT``. Without a launcher the process is a run of one rank.
 """
 
+import json
 import os
 import socket
 import zlib
@@ -14,6 +15,7 @@ from typing import cast, get_args
 
 from pause_megatron.config.parallel import DEVICE_VARIABLE, DeviceChoice
 from pause_megatron.errors import UserError
+from pause_megatron.launcher_variables import index_of, number_of, port_of_rendezvous, text_of
 from pause_megatron.parallel import slurm_step
 from pause_megatron.parallel.ports import free_port, port_of
 
@@ -22,6 +24,8 @@ DEFAULT_MASTER_PORT = 29500
 THIS_MACHINE = "127.0.0.1"
 _OPENMPI = "OMPI_COMM_WORLD_"
 _OPENMPI_LOCAL_RANK = f"{_OPENMPI}LOCAL_RANK"
+_RANKS_AND_SIZES = (("RANK", "WORLD_SIZE"), (f"{_OPENMPI}RANK", f"{_OPENMPI}SIZE"), ("PMI_RANK", "PMI_SIZE"))
+_HOST_AND_PORT_BYTES = 512
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,32 +60,36 @@ class Launch:
 def detect_launch(environment: Mapping[str, str] = os.environ) -> Launch:
     """Detect the launcher from ``environment``; ``MASTER_ADDR`` and ``MASTER_PORT`` override the launcher's address.
 
-    Raises :class:`UserError` if a launcher's variables contradict each other, or if the rendezvous host is unknown.
+    Raises :class:`UserError` that names the variable if a launcher's variables are malformed, missing or contradict
+    each other, and if the rendezvous host is unknown.
     """
-    if "RANK" in environment and "WORLD_SIZE" in environment:
-        found = _from_rendezvous(environment)
-    elif int(environment.get("OMPI_COMM_WORLD_SIZE", "0")) > 0:
-        found = _from_openmpi(environment)
-    elif slurm_step.is_launcher(environment):
-        found = _from_slurm(environment)
-    elif "PMI_SIZE" in environment or "PMIX_RANK" in environment:  # MPICH, Intel MPI, and launchers that speak PMIx
-        found = _from_mpi("mpi", environment)
-    else:
-        found = Launch(
-            launcher="none",
-            rank=0,
-            world_size=1,
-            local_rank=0,
-            local_world_size=1,
-            master_addr=THIS_MACHINE,
-            master_port=free_port(),
-        )
-    if not 0 <= found.rank < found.world_size:
-        raise UserError(
-            f"{found.launcher}: rank {found.rank} does not exist in a world of {found.world_size} processes;"
-            f" start ranks 0 to {found.world_size - 1}"
-        )
-    return found
+    if text_of(environment, "RANK") and text_of(environment, "WORLD_SIZE"):
+        return _from_rendezvous(environment)
+    if number_of(environment, f"{_OPENMPI}SIZE", 0) > 0:
+        return _from_openmpi(environment)
+    if slurm_step.is_launcher(environment):
+        return _from_slurm(environment)
+    if text_of(environment, "PMI_SIZE") or text_of(environment, "PMIX_RANK"):  # MPICH, Intel MPI; others speak PMIx
+        return _from_mpi("mpi", environment)
+    _refuse_half_of_a_launcher(environment)
+    return Launch(
+        launcher="none",
+        rank=0,
+        world_size=1,
+        local_rank=0,
+        local_world_size=1,
+        master_addr=THIS_MACHINE,
+        master_port=free_port(),
+    )
+
+
+def _refuse_half_of_a_launcher(environment: Mapping[str, str]) -> None:
+    """Raise :class:`UserError` for a rank without a number of ranks, or the reverse: all ranks would run alone."""
+    for rank_name, size_name in _RANKS_AND_SIZES:
+        rank, size = text_of(environment, rank_name), text_of(environment, size_name)
+        if (rank not in ("", "0") and not size) or (size not in ("", "0", "1") and not rank):
+            given, missing = (rank_name, size_name) if rank else (size_name, rank_name)
+            raise UserError(f"{missing}: is not set, but {given} is; set both, or none for a run of one process")
 
 
 def resolve_device_choice(choice: DeviceChoice, environment: Mapping[str, str] = os.environ) -> DeviceChoice:
@@ -117,47 +125,85 @@ def _from_rendezvous(environment: Mapping[str, str]) -> Launch:
         launcher = "torchrun"
     elif "CROSS_RANK" in environment and "LOCAL_SIZE" in environment:
         launcher = "deepspeed"
-    world = environment["WORLD_SIZE"]
-    local_world = environment.get("LOCAL_WORLD_SIZE") or environment.get("LOCAL_SIZE")
+    world_size = number_of(environment, "WORLD_SIZE", least=1)
+    local_name = next((name for name in ("LOCAL_WORLD_SIZE", "LOCAL_SIZE") if text_of(environment, name)), "")
+    if local_name:
+        local_world_size = number_of(environment, local_name, least=1, most=world_size)
+    else:
+        local_world_size = slurm_step.tasks_here(environment) or _all_here(environment, world_size)
+    host = text_of(environment, "MASTER_ADDR")
+    if not host and local_world_size < world_size:
+        raise UserError(
+            f"MASTER_ADDR: is not set, but {launcher} started processes on several machines; set it to rank 0's"
+        )
     return Launch(
         launcher=launcher,
-        rank=int(environment["RANK"]),
-        world_size=int(world),
-        local_rank=int(environment.get("LOCAL_RANK", "0")),
-        local_world_size=int(local_world or slurm_step.tasks_here(environment) or world),
-        master_addr=environment.get("MASTER_ADDR", THIS_MACHINE),
-        master_port=int(environment.get("MASTER_PORT", DEFAULT_MASTER_PORT)),
+        rank=index_of(environment, "RANK", size=world_size, size_name="WORLD_SIZE"),
+        world_size=world_size,
+        local_rank=index_of(
+            environment, "LOCAL_RANK", 0, size=local_world_size, size_name=local_name or "the number of processes here"
+        ),
+        local_world_size=local_world_size,
+        master_addr=host or THIS_MACHINE,
+        master_port=port_of_rendezvous(environment, DEFAULT_MASTER_PORT),
     )
 
 
+def _all_here(environment: Mapping[str, str], world_size: int) -> int:
+    """Return ``world_size`` if nothing says that some processes run on other machines."""
+    host = text_of(environment, "MASTER_ADDR")
+    if world_size > 1 and host and not is_this_machine(host):
+        raise UserError(
+            f"LOCAL_WORLD_SIZE: is not set, but MASTER_ADDR {host} is another machine; set it to the number of"
+            " processes on this machine"
+        )
+    return world_size
+
+
+def is_this_machine(host: str) -> bool:
+    """Return whether ``host`` is a name or address of this machine."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, 0, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.bind(address)  # works only for an own address
+    except (OSError, UnicodeError):
+        return False
+    return True
+
+
 def _from_slurm(environment: Mapping[str, str]) -> Launch:
-    world_size = int(environment["SLURM_STEP_NUM_TASKS"])
+    slurm_step.refuse_heterogeneous(environment)
+    world_size = number_of(environment, "SLURM_STEP_NUM_TASKS", least=1)
     local_world_size = slurm_step.tasks_here(environment) or world_size
-    host = environment.get("MASTER_ADDR") or (THIS_MACHINE if local_world_size == world_size else "")
+    host = text_of(environment, "MASTER_ADDR") or (THIS_MACHINE if local_world_size == world_size else "")
     return Launch(
         launcher="slurm",
-        rank=int(environment["SLURM_PROCID"]),
+        rank=index_of(environment, "SLURM_PROCID", size=world_size, size_name="SLURM_STEP_NUM_TASKS"),
         world_size=world_size,
-        local_rank=int(environment.get("SLURM_LOCALID", "0")),
+        local_rank=index_of(
+            environment, "SLURM_LOCALID", 0, size=local_world_size, size_name="SLURM_STEP_TASKS_PER_NODE"
+        ),
         local_world_size=local_world_size,
-        master_addr=host or slurm_step.address_of(slurm_step.first_node(environment.get("SLURM_STEP_NODELIST", ""))),
-        master_port=int(environment.get("MASTER_PORT", slurm_step.step_port(environment))),
+        master_addr=host or slurm_step.address_of(slurm_step.first_node(text_of(environment, "SLURM_STEP_NODELIST"))),
+        master_port=port_of_rendezvous(environment, slurm_step.step_port(environment)),
     )
 
 
 def _from_openmpi(environment: Mapping[str, str]) -> Launch:
-    size, local_size = (int(environment[_OPENMPI + name]) for name in ("SIZE", "LOCAL_SIZE"))
-    if size > local_size and "MASTER_ADDR" not in environment:
+    size = number_of(environment, f"{_OPENMPI}SIZE", least=1)
+    local_size = number_of(environment, f"{_OPENMPI}LOCAL_SIZE", least=1, most=size)
+    host = text_of(environment, "MASTER_ADDR")
+    if size > local_size and not host:
         return _from_mpi("openmpi", environment)  # no variable names the machine of rank 0
     job = environment.get("PMIX_NAMESPACE", "")
     return Launch(
         launcher="openmpi",
-        rank=int(environment[f"{_OPENMPI}RANK"]),
+        rank=index_of(environment, f"{_OPENMPI}RANK", size=size, size_name=f"{_OPENMPI}SIZE"),
         world_size=size,
-        local_rank=int(environment[_OPENMPI_LOCAL_RANK]),
+        local_rank=index_of(environment, _OPENMPI_LOCAL_RANK, size=local_size, size_name=f"{_OPENMPI}LOCAL_SIZE"),
         local_world_size=local_size,
-        master_addr=environment.get("MASTER_ADDR", THIS_MACHINE),
-        master_port=int(environment.get("MASTER_PORT", port_of(zlib.crc32(job.encode())))),
+        master_addr=host or THIS_MACHINE,
+        master_port=port_of_rendezvous(environment, port_of(zlib.crc32(job.encode()))),
     )
 
 
@@ -167,6 +213,7 @@ def _from_mpi(launcher: str, environment: Mapping[str, str]) -> Launch:
     Training communicates through its own process groups, and a process that ended while MPI is initialized would keep
     the others from finalizing it.
     """
+    started = number_of(environment, "PMI_SIZE", 0)
     try:
         import mpi4py
 
@@ -179,23 +226,24 @@ def _from_mpi(launcher: str, environment: Mapping[str, str]) -> Launch:
         ) from error
     MPI.Init()
     world = MPI.COMM_WORLD
-    started = int(environment.get("PMI_SIZE", world.size))
-    if started != world.size:
+    if started not in (0, world.size):
         raise UserError(
             f"MPI: {started} processes were started, but MPI joins {world.size} of them: mpi4py's MPI library is not"
             " that of the launcher; use its mpirun, or put the launcher's library on LD_LIBRARY_PATH (and set"
             " MPI4PY_MPIABI=mpich for MPICH and Intel MPI)"
         )
     same_machine = world.Split_type(MPI.COMM_TYPE_SHARED)
-    host, port = world.bcast((socket.gethostname(), free_port()) if world.rank == 0 else None)
+    message = bytearray(json.dumps([socket.gethostname(), free_port()]).ljust(_HOST_AND_PORT_BYTES).encode())
+    world.Bcast(message)  # of rank 0; bcast would unpickle what it receives
+    host, port = json.loads(message)
     launch = Launch(
         launcher=launcher,
         rank=world.rank,
         world_size=world.size,
         local_rank=same_machine.rank,
         local_world_size=same_machine.size,
-        master_addr=environment.get("MASTER_ADDR", THIS_MACHINE if same_machine.size == world.size else host),
-        master_port=int(environment.get("MASTER_PORT", port)),
+        master_addr=text_of(environment, "MASTER_ADDR") or (THIS_MACHINE if same_machine.size == world.size else host),
+        master_port=port_of_rendezvous(environment, port),
     )
     same_machine.Free()
     MPI.Finalize()

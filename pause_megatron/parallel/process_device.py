@@ -145,7 +145,7 @@ def describe_device() -> ProcessDevice:
 
 def gather_devices() -> list[ProcessDevice]:
     """All-gather: return the device of every rank. Every rank raises the errors of :func:`refuse_shared_gpus`."""
-    found = collectives.gather_from_ranks(describe_device())
+    found = collectives.gather_from_ranks(describe_device(), ProcessDevice)
     refuse_shared_gpus(found)
     return found
 

@@ -9,17 +9,17 @@ import multiprocessing
 import os
 import threading
 import traceback
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any
 
 from pause_megatron import log
 from pause_megatron.errors import EXIT_INTERNAL, EXIT_USER, UserError
+from pause_megatron.launcher_variables import number_of, text_of
 from pause_megatron.preprocess.shard import ShardJob, process_shard
-
-_Value = TypeVar("_Value")
 
 
 class Ranks:
@@ -30,10 +30,16 @@ class Ranks:
         self.rank: int = communicator.rank if communicator else 0
         self.size: int = communicator.size if communicator else 1
 
-    def from_first(self, make: Callable[[], _Value]) -> _Value:
-        """Call ``make`` on rank 0 and return its value on every rank."""
-        value = make() if self.rank == 0 else None
-        return self._communicator.bcast(value) if self._communicator else value  # type: ignore[return-value]
+    def from_first(self, make: Callable[[], str]) -> str:
+        """Call ``make`` on rank 0 and return its text on every rank."""
+        if not self._communicator:
+            return make()
+        message = bytearray(make().encode()) if self.rank == 0 else bytearray()
+        size = array("q", [len(message)])
+        self._communicator.Bcast(size)  # buffers, because bcast would unpickle what it receives
+        message = message or bytearray(size[0])
+        self._communicator.Bcast(message)
+        return message.decode()
 
     def wait(self) -> None:
         """Wait until all ranks have called this."""
@@ -71,7 +77,7 @@ def join_ranks(engine: str) -> Iterator[Ranks]:
 
 def _launched_ranks() -> int:
     names = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")  # Open MPI; MPICH and Intel MPI; Slurm
-    return next((int(os.environ[name]) for name in names if name in os.environ), 1)
+    return next((number_of(os.environ, name, least=1) for name in names if text_of(os.environ, name)), 1)
 
 
 def share_out(jobs: Sequence[ShardJob], ranks: int) -> list[list[ShardJob]]:

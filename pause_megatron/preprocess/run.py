@@ -12,6 +12,7 @@ from pause_megatron.config.preprocess import PreprocessConfig
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import DATASET_FILE, DatasetManifest, write_dataset_manifest
 from pause_megatron.preprocess.executors import Ranks, join_ranks, run_shards, share_out
+from pause_megatron.preprocess.plan_json import plan_from_json, plan_to_json
 from pause_megatron.preprocess.planning import Plan, finished_shards, plan_run
 from pause_megatron.preprocess.progress_log import PROGRESS_FOLDER, RunProgress, report_progress
 from pause_megatron.preprocess.shard import ShardOutput
@@ -27,7 +28,7 @@ def preprocess(config: PreprocessConfig) -> None:
     for name in ("RAYON_NUM_THREADS", "OMP_NUM_THREADS"):
         os.environ.setdefault(name, "1")  # each core has its process; libraries read these variables when they start
     with join_ranks(config.engine) as ranks:
-        plan = ranks.from_first(lambda: plan_run(config))
+        plan = plan_from_json(ranks.from_first(lambda: plan_to_json(plan_run(config))))
         done = len(plan.sources) - len(plan.jobs)
         text = f"{len(plan.sources)} shards: {len(plan.jobs)} to do in this run, {done} complete or left to other runs"
         log.info(text + (f"; {ranks.size} MPI ranks" if ranks.size > 1 else ""))

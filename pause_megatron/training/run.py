@@ -23,7 +23,7 @@ from pause_megatron.data.sample_origins import find_origins_together
 from pause_megatron.engine.build import build_engine
 from pause_megatron.errors import UserError
 from pause_megatron.model.gpt import build_local_model
-from pause_megatron.parallel.collectives import max_over_ranks, raise_on_all_ranks
+from pause_megatron.parallel.collectives import max_over_ranks, raise_on_all_ranks, run_on_rank_0
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.parallel.process_device import device
 from pause_megatron.records.checkpoint_state import CheckpointState
@@ -103,8 +103,7 @@ class PretrainRun:
             engine=engine,
             tokenizer=self.inputs.tokenizer_files,
         )
-        if launch.rank == 0:
-            write_run_file(config, launch, self.inputs, self.data, self.devices)
+        run_on_rank_0(lambda: write_run_file(config, launch, self.inputs, self.data, self.devices))
         self.metrics = Metrics(
             config,
             self.inputs,

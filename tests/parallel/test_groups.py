@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from datetime import timedelta
 
+import psutil
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
@@ -36,6 +37,11 @@ def start_with_seven_minutes() -> dict[str, object]:
         "connections": os.environ.get("CUDA_DEVICE_MAX_CONNECTIONS"),
         "interface": os.environ.get("GLOO_SOCKET_IFNAME"),
         "visible": os.environ.get("CUDA_VISIBLE_DEVICES"),
+        "listening": [
+            connection.laddr.ip
+            for connection in psutil.Process().net_connections("inet")
+            if connection.status == psutil.CONN_LISTEN
+        ],
     }
     destroy_process_groups()
     return found
@@ -47,3 +53,4 @@ def test_groups_get_the_timeout_and_ranks_on_cpus_see_no_gpu() -> None:
         assert (found["device"], found["visible"]) == ("cpu", "")
         assert str(found["interface"]).startswith("lo")
         assert found["connections"] == "1"  # for tensor parallelism on GPUs
+        assert set(found["listening"]) == {"127.0.0.1"}, "other machines can connect"
