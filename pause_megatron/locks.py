@@ -10,10 +10,12 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
-from pause_megatron.errors import UserError
+from pause_megatron import log
+from pause_megatron.errors import UserError, system_error
 
 LOCK_FILE = ".lock"
 """Name of the lock file in the folder."""
@@ -28,7 +30,7 @@ def sole_owner(
 ) -> Iterator[int | None]:
     """Hold the lock of ``folder``; yields its file descriptor, or None if the file system does not support locks.
 
-    Children that inherit the descriptor hold the lock too.
+    Without locks, logs a warning. Children that inherit the descriptor hold the lock too.
 
     Args:
         folder: an existing folder.
@@ -36,24 +38,40 @@ def sole_owner(
         owner: description of this process in the lock file, after its host name and process id.
         patience: seconds to wait for the other owner, given its description.
 
-    Raises :class:`UserError` with ``refusal`` and the description of the other owner.
+    Raises :class:`UserError` with ``refusal`` and the description of the other owner, and if this process may not write
+    to ``folder``.
     """
+    with _opened(folder / LOCK_FILE) as file:
+        if _locked(file, refusal, patience):
+            own = ", ".join(filter(None, (socket.gethostname(), f"pid {os.getpid()}", owner)))
+            with suppress(OSError):  # a full disk: the lock works without a description of its owner
+                file.truncate(0)
+                file.write(own.encode())
+            yield file.fileno()
+        else:
+            yield None
+
+
+def _opened(path: Path) -> FileIO:
+    try:
+        return open(path, "ab+", buffering=0)
+    except OSError as error:
+        raise (system_error(error) or error) from error
+
+
+def _locked(file: FileIO, refusal: str, patience: Callable[[str], float]) -> bool:
+    """Wait for the lock; return False if the file system does not support locks."""
     started = time.monotonic()
-    with open(folder / LOCK_FILE, "a+", encoding="utf-8") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                file.seek(0)
-                other = file.read().strip()
-                if time.monotonic() - started > patience(other):
-                    raise UserError(f"{refusal} ({other})") from None
-                time.sleep(_POLL_SECONDS)
-            except OSError:
-                yield None
-                return
-        file.truncate(0)
-        file.write(", ".join(filter(None, (socket.gethostname(), f"pid {os.getpid()}", owner))))
-        file.flush()
-        yield file.fileno()
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except BlockingIOError:
+            file.seek(0)
+            other = file.read().decode(errors="replace").strip()
+            if time.monotonic() - started > patience(other):
+                raise UserError(f"{refusal} ({other})") from None
+            time.sleep(_POLL_SECONDS)
+        except OSError as error:  # ENOLCK, EOPNOTSUPP, ENOSYS and others, by file system
+            log.warn(f"{file.name}: cannot be locked ({error.strerror}); start no second command that writes there")
+            return False

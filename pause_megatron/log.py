@@ -3,15 +3,20 @@
 Under a launcher only rank 0 logs, except for messages about one rank.
 """
 
+import errno
+import io
 import json
 import os
 import re
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 _STARTED = time.monotonic()
+_READER_LEFT = (errno.EPIPE, errno.EIO)
+"""Errors of writing to a pipe without a reader, and to a terminal that was closed."""
 LINE = re.compile(r"\[ *\d+\.\ds\] ")
 """Start of each line of :func:`info`; a parent process uses it to tell them from the output of libraries."""
 
@@ -22,8 +27,8 @@ def global_rank() -> int:
     ``SLURM_PROCID`` comes last: under ``mpirun`` in a batch script every rank inherits the script's value, 0.
     """
     for name in ("RANK", "OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID"):
-        if name in os.environ:
-            return int(os.environ[name])
+        with suppress(ValueError):  # empty or malformed; launcher detection refuses the latter
+            return int(os.environ.get(name, ""))
     return 0
 
 
@@ -34,13 +39,46 @@ def info(message: str) -> None:
 
 
 def write_line(line: str) -> None:
-    """Write ``line`` to standard error, or nowhere once its reader has gone, as in ``2>&1 | head``; the run goes on."""
-    try:
-        print(line, file=sys.stderr, flush=True)
-    except OSError:
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, 2)  # also for libraries, and for what is still buffered
-        os.close(nowhere)
+    """Write ``line`` to standard error."""
+    print(line, file=sys.stderr, flush=True)
+
+
+class _OutputFile(io.FileIO):
+    """Standard output or standard error, without errors that must not end a run."""
+
+    def write(self, data: Any) -> int:
+        """Write ``data``, or drop it if it is a log line or if its reader has left."""
+        try:
+            return super().write(data)
+        except OSError as error:
+            is_log, is_full = self.fileno() == 2, error.errno in (errno.ENOSPC, errno.EDQUOT)
+            if not (is_log and is_full):  # a full disk may have room for later log lines
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, self.fileno())  # also for libraries, and for what is still buffered
+                os.close(nowhere)
+            if not is_log and error.errno not in _READER_LEFT:
+                raise  # results are lost
+            return len(data)
+
+
+def keep_output_from_failing() -> None:
+    """Let a run continue when nobody can read its output any more. Every command calls this first.
+
+    The reader of a pipe may leave (``2>&1 | head``), a terminal may close, the disk of a log may be full, and a daemon
+    may start this process without standard streams.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:  # otherwise the next file to be opened gets this number, and the output of libraries
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        stream = getattr(sys, name)
+        if stream is getattr(sys, f"__{name}__"):  # otherwise a test captures it
+            file = io.BufferedWriter(_OutputFile(number, "w", closefd=False))
+            encoding, errors = (stream.encoding, stream.errors) if stream else ("utf-8", "backslashreplace")
+            lines = number == 2 or os.isatty(number)
+            setattr(sys, name, io.TextIOWrapper(file, encoding, errors, line_buffering=lines))
 
 
 def warn(message: str) -> None:

@@ -34,6 +34,7 @@ _GENERAL = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run ``pause-megatron``; returns the exit code (see :mod:`pause_megatron.errors`)."""
+    log.keep_output_from_failing()
     arguments = sys.argv[1:] if arguments is None else arguments
     name, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
     if name in SUBCOMMANDS:
@@ -88,6 +89,7 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
     A :class:`UserError`, a :class:`StoppedEarly`, Ctrl-C, and a system that refuses a file become one line on standard
     error.
     """
+    log.keep_output_from_failing()
     end_with_parent()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries warn at every import; `python -W default` shows the warnings
@@ -96,6 +98,7 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
     try:
         with stop_signals_held_back() if command.saves_when_asked else nullcontext():
             command.run(parse(command.config_class(), program, arguments))
+            sys.stdout.flush()
     except UserError as error:
         if rank:
             # Most errors occur on all ranks. Wait, so that the launcher ends this rank after rank 0 printed the error.

@@ -34,7 +34,7 @@ def verify_files(
     that names a file which is not as it was written, or cannot be read.
     """
     started, failure = time.monotonic(), None
-    hosts, rank = gather_from_ranks(socket.gethostname()), dist.get_rank()
+    hosts, rank = gather_from_ranks(socket.gethostname(), str), dist.get_rank()
     place, ranks_here = hosts[:rank].count(hosts[rank]), hosts.count(hosts[rank])
     for check in list(_checks(folders, tokens))[place::ranks_here]:
         if is_stopping():

@@ -66,6 +66,4 @@ def owned_folder(folder: Path) -> Iterator[int | None]:
     folder.mkdir(parents=True, exist_ok=True)
     refusal = f"--output {folder}: another grid runs there; wait for its end"
     with sole_owner(folder, refusal=refusal) as lock:
-        if lock is None:
-            say(f"warning: {folder} cannot be locked; do not start a second grid there")
         yield lock

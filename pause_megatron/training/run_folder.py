@@ -36,8 +36,7 @@ def owned_run_folder(folder: Path) -> Iterator[None]:
     def lock() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         owner = describe_job(os.environ)
-        if not stack.enter_context(sole_owner(folder, refusal=refusal, owner=owner, patience=_patience)):
-            log.warn(f"{folder} cannot be locked; do not start a second run in it")
+        stack.enter_context(sole_owner(folder, refusal=refusal, owner=owner, patience=_patience))
 
     with ExitStack() as stack:
         run_on_rank_0(lock)

@@ -146,7 +146,7 @@ def test_run_killed_while_saving_resumes_from_the_previous_checkpoint(
 
 
 @pytest.mark.parametrize("checkpoint", [SYNCHRONOUS, ASYNCHRONOUS], ids=["synchronous", "asynchronous"])
-def test_full_disk_is_reported_and_loses_only_the_checkpoint_that_did_not_fit(
+def test_full_or_read_only_disk_is_reported_and_loses_only_the_checkpoint_that_did_not_fit(
     undisturbed: Curve, tmp_path: Path, checkpoint: CheckpointConfig
 ) -> None:
     loop = Loop(run=RUN, folder=tmp_path / "disk" / "run", checkpoint=checkpoint)
@@ -156,7 +156,10 @@ def test_full_disk_is_reported_and_loses_only_the_checkpoint_that_did_not_fit(
             assert "No space left on device" in error
             assert "free disk space" in error
         assert sorted(path.name for path in (loop.folder / CHECKPOINTS).iterdir()) == [checkpoint_name(3)]
-        resize("20m")
+        resize("20m,ro")
+        for (error,) in run_distributed(errors_of, 2, [loop]):
+            assert "Read-only file system; choose a path that you may use" in error
+        resize("20m,rw")
         (resumed,) = run_distributed(run_loops, 2, [loop])[0]
     assert (resumed.resumed, resumed.curve) == (3, undisturbed[3:])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pty
 import signal
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from pause_megatron.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_INTERRUPTED, EX
 LAUNCHER = """
 import signal, sys
 signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
+from pause_megatron import log
 from pause_megatron.parallel.local_launcher import run_local_processes
+log.keep_output_from_failing()
 sys.exit(run_local_processes(sys.argv[2:], int(sys.argv[1]), program=(sys.executable, "-c")))
 """
 SAVES_ON_REQUEST = """
@@ -121,6 +124,53 @@ def test_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         launcher.send_signal(signal.SIGINT)
         launcher.communicate(timeout=30)
         assert launcher.returncode == EXIT_INTERRUPTED
+
+
+def test_closing_the_terminal_saves(tmp_path: Path) -> None:
+    """The kernel hangs up the launcher and its processes, and their log lines fail from then on."""
+    terminal, end = pty.openpty()
+    own_terminal = (
+        "import fcntl, os, sys, termios; fcntl.ioctl(0, termios.TIOCSCTTY)  # of the new session\n"
+        "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])"
+    )
+    logging = "from pause_megatron import log; log.keep_output_from_failing()\n"
+    program = logging + SAVES_ON_REQUEST.format(saving="log.write_line('a line') or 0.2")
+    launcher = subprocess.Popen(
+        [sys.executable, "-c", own_terminal, "-c", LAUNCHER, "2", program],
+        cwd=tmp_path,
+        start_new_session=True,
+        **dict.fromkeys(("stdin", "stdout", "stderr"), end),
+    )
+    os.close(end)
+    try:
+        for rank in range(2):
+            wait_for(tmp_path / f"running.{rank}")
+        os.close(terminal)
+        assert launcher.wait(60) == EXIT_REQUEUE
+    finally:
+        launcher.kill()
+        launcher.wait()
+    for rank in range(2):
+        assert (tmp_path / f"requested.{rank}").read_text() == "SIGHUP"
+        assert (tmp_path / f"saved.{rank}").exists()
+
+
+def test_output_without_a_reader_does_not_end_the_processes(tmp_path: Path) -> None:
+    program = (
+        "import os, sys, time; from pathlib import Path\n"
+        "from pause_megatron import log; log.keep_output_from_failing()\n"
+        "while not Path('closed').exists(): time.sleep(0.01)\n"
+        "for _ in range(100): log.write_line('line'); print('output')\n"
+        "Path('done.' + os.environ['RANK']).touch(); sys.exit(85)"
+    )
+    with launched(tmp_path, program) as launcher:
+        assert launcher.stderr
+        launcher.stderr.close()
+        launcher.stderr = None
+        (tmp_path / "closed").touch()
+        assert launcher.wait(60) == EXIT_REQUEUE
+    assert (tmp_path / "done.0").exists()
+    assert (tmp_path / "done.1").exists()
 
 
 def test_process_ended_by_a_signal_is_named_and_the_others_are_killed(tmp_path: Path) -> None:
