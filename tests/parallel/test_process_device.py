@@ -105,7 +105,7 @@ def test_variable_replaces_auto_only() -> None:
 
 def test_deepspeed_is_told_the_number_of_the_gpu_instead_of_the_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
     variables = {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "3", "OMPI_COMM_WORLD_LOCAL_RANK": "3"}
-    for name, value in {**variables, "LOCAL_WORLD_SIZE": "", "MASTER_ADDR": "node1", "MASTER_PORT": "1234"}.items():
+    for name, value in {**variables, "LOCAL_WORLD_SIZE": "4", "MASTER_ADDR": "node1", "MASTER_PORT": "1234"}.items():
         monkeypatch.setenv(name, value)
     launch = detect_launch()
     export_launch(launch)

@@ -39,6 +39,7 @@ def settings(seed: int) -> DatasetSettings:
         vocab_size=500,
         pause_id=1,
         eod_id=2,
+        bos_ids=(3,),
     )
 
 
