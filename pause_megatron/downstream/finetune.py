@@ -23,6 +23,7 @@ from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import pause_range
 from pause_megatron.config.serialize import to_flat
+from pause_megatron.conversion.hf_config import add_transformers_4_names
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
 from pause_megatron.downstream.pausing import finetuning_pausing
 from pause_megatron.downstream.processes import leave_processes, merged_weights, process_arguments
@@ -232,7 +233,9 @@ def write_finetuned_folder(
     if config.lora_rank:
         base = replace(base, model=base.model.merge_and_unload())
     generation = base.model.generation_config
-    generation.eos_token_id = generation.pad_token_id = base.eod_id
+    listed = generation.eos_token_id if isinstance(generation.eos_token_id, list) else []  # such as the end of a turn
+    generation.eos_token_id = list(dict.fromkeys([base.eod_id, *listed])) if listed else base.eod_id
+    generation.pad_token_id = base.eod_id
     if base.pause_id is not None:
         generation.suppress_tokens = [base.pause_id]  # so that stock generate() never emits a pause either
     fewest, most = pause_range(config.pausing.num_pauses_ft)
@@ -256,6 +259,7 @@ def write_finetuned_folder(
     )
     with new_folder(config.output) as folder:
         base.model.save_pretrained(folder, state_dict=weights)
+        add_transformers_4_names(folder)
         save_tokenizer(base.tokenizer, folder)
         for name in SENTENCEPIECE_FILES:
             if (base.path / name).is_file():

@@ -11,6 +11,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from pause_megatron import log
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import Precision
+from pause_megatron.conversion.hf_config import read_hf_config
+from pause_megatron.conversion.stored_weights import StoredWeights
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device
 from pause_megatron.records.conversion import ExportRecord, PretrainingRecord
@@ -60,11 +62,13 @@ def load_model_folder(
     If the process has not chosen one, that is the first GPU, or the CPU if there is none.
 
     Raises :class:`UserError` if the folder is not a causal language model with an end-of-document token, if tensors are
-    missing, unknown or not finite, or if its ``finetune.json`` or ``conversion_report.json`` is damaged.
+    missing, unknown, quantized or not finite, or if its ``finetune.json`` or ``conversion_report.json`` is damaged.
     """
     for name in ("config.json", "tokenizer_config.json"):
         if not (path / name).is_file():
             raise UserError(f"{path}: no {name}; expected a Hugging Face folder, as tools/convert_to_hf.py writes")
+    settings, stored = read_hf_config(path), StoredWeights(path)
+    stored.require_layers(getattr(settings.get_text_config(), "num_hidden_layers", 0))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
         model, loading = AutoModelForCausalLM.from_pretrained(
@@ -77,6 +81,7 @@ def load_model_folder(
     except Exception as error:  # damaged files make many kinds
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a Hugging Face causal language model: {reason}") from error
+    stored.refuse_quantized(name for name, _ in model.named_parameters())
     _refuse_bad_tensors(path, model, loading)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{path}: its tokenizer has no end-of-document token; set eos_token in tokenizer_config.json")

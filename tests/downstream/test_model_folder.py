@@ -64,8 +64,10 @@ def test_damaged_finetune_record_is_refused(saved, content, message):
         ),
         (lambda tensors, name: tensors.update({name: tensors[name][:-1].clone()}), "not a Hugging Face causal"),
         (lambda tensors, name: tensors[name].fill_(torch.nan), r"tensor \S*c_fc.weight has values that are not"),
+        (lambda tensors, name: tensors.update({name: tensors[name].to(torch.float8_e4m3fn)}), "has the type F8_E4M3"),
+        (lambda tensors, name: tensors.update({name: tensors[name].to(torch.int8)}), "has the type I8"),
     ],
-    ids=["missing", "unexpected", "misshapen", "not finite"],
+    ids=["missing", "unexpected", "misshapen", "not finite", "fp8", "int8"],
 )
 def test_bad_tensors_are_refused(tokenizer, tmp_path, change, message):
     random_model("gpt2", tokenizer.vocab_size).save_pretrained(tmp_path)
@@ -77,11 +79,33 @@ def test_bad_tensors_are_refused(tokenizer, tmp_path, change, message):
         load_model_folder(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"quantization_config": {"quant_method": "fp8"}}, "quantization_config means that the weights are quantized"),
+        ({"n_layer": 10**6, "num_hidden_layers": 10**6}, "1000000 layers, but only"),
+    ],
+)
+def test_settings_of_another_model_are_refused(saved, change, message):
+    path = saved / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
+    with pytest.raises(UserError, match=message):
+        load_model_folder(saved)
+
+
+def test_an_index_that_leaves_the_folder_is_refused(saved):
+    (saved / "model.safetensors").rename(saved.parent / f"{saved.name}.safetensors")
+    index = {"metadata": {}, "weight_map": {"transformer.wte.weight": f"../{saved.name}.safetensors"}}
+    (saved / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(UserError, match="which is not in its folder"):
+        load_model_folder(saved)
+
+
 @pytest.mark.parametrize("kept", [0, 100, 5000])
 def test_weights_that_are_cut_are_refused(saved, kept):
     file = saved / "model.safetensors"
     file.write_bytes(file.read_bytes()[:kept])
-    with pytest.raises(UserError, match="not a Hugging Face causal language model: "):
+    with pytest.raises(UserError, match=r"model.safetensors: damaged \(.*; fetch the file again"):
         load_model_folder(saved)
 
 
