@@ -60,7 +60,10 @@ def _plain(column: pyarrow.Array) -> pyarrow.Array:
     import pyarrow
 
     if pyarrow.types.is_dictionary(column.type):
+        column.validate(full=True)  # of damaged files, the library reads outside their memory
         column = column.dictionary_decode()
+    elif pyarrow.types.is_string_view(column.type):
+        column.validate(full=True)
     return column.cast(pyarrow.large_string()) if pyarrow.types.is_string_view(column.type) else column
 
 
@@ -72,10 +75,24 @@ def _text_bytes(column: pyarrow.Array) -> NDArray[np.int64]:
     column.validate()
     if not _is_text(column.type):
         return np.zeros(len(column), dtype=np.int64)
+    _check_offsets(column)
     lengths: NDArray[np.int64] = pyarrow.compute.binary_length(column).fill_null(0).to_numpy().astype(np.int64)
-    if len(lengths) and lengths.min() < 0:
-        raise pyarrow.ArrowInvalid("negative length of a text")
     return lengths
+
+
+def _check_offsets(column: pyarrow.Array) -> None:
+    """Raise ``ArrowInvalid`` if a text is outside the column's data, which the library notices only for the last one.
+
+    Full validation would also refuse the complete column for one text that is not UTF-8.
+    """
+    import pyarrow
+
+    _, offsets, data = column.buffers()
+    if len(column):
+        kind = np.int64 if pyarrow.types.is_large_string(column.type) else np.int32
+        ends = np.frombuffer(offsets, dtype=kind, count=column.offset + len(column) + 1)[column.offset :]  # [rows + 1]
+        if ends[0] < 0 or (ends[1:] < ends[:-1]).any() or ends[-1] > (data.size if data else 0):
+            raise pyarrow.ArrowInvalid("a text lies outside the data")
 
 
 def _is_text(kind: pyarrow.DataType) -> bool:

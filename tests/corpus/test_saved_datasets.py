@@ -1,6 +1,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict
 
@@ -90,3 +91,19 @@ def test_reading_files_imports_neither_datasets_nor_torch(tmp_path):
     paths = [tmp_path / name for name in ("a.jsonl", "b.parquet", "corpus")]
     done = subprocess.run([sys.executable, "-c", program, *paths], capture_output=True, text=True, check=False)
     assert done.stdout == "1 100 100\nset()\n", done.stderr
+
+
+def test_texts_outside_the_data_are_damage(tmp_path):
+    folder = save(tmp_path / "corpus", Dataset.from_dict({"text": TEXTS}))
+    (path,) = folder.glob("*.arrow")
+    content = path.read_bytes()
+    ends = np.cumsum([0, *map(len, TEXTS)]).astype("<i4")
+    start = content.index(ends.tobytes())
+    for place, wrong in ((50, 2**30), (50, -5), (0, -(2**31)), (100, 2**31 - 1), (50, 2**31 - 1)):
+        damaged = ends.copy()
+        damaged[place] = wrong
+        path.unlink()  # it may still be mapped
+        path.write_bytes(content[:start] + damaged.tobytes() + content[start + damaged.nbytes :])
+        got = skip(folder)
+        assert got.texts == []
+        assert "the data is damaged (" in got.errors[0][1]
