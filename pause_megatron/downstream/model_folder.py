@@ -71,6 +71,7 @@ def load_model_folder(
     stored.require_layers(getattr(settings.get_text_config(), "num_hidden_layers", 0))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        ids_before_text(tokenizer)  # settings of a wrong type fail only when the tokenizer is used
         model, loading = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, TORCH_DTYPES[precision]),

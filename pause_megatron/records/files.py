@@ -189,6 +189,8 @@ def convert_record(values: dict[str, Any], kind: type[Record], place: str, remed
 def _key_problems(values: Any, kind: Any, prefix: str = "") -> Iterator[str]:
     """Yield each unknown or missing key of ``values``, and of the records nested in it, for the dataclass ``kind``.
 
+    Also yields each negative integer: all integers of records are counts, sizes, ids or seeds.
+
     msgspec ignores unknown keys of dataclasses, so that a misspelt optional key would be lost in silence.
     """
     if isinstance(kind, type) and dataclasses.is_dataclass(kind) and isinstance(values, dict):
@@ -201,7 +203,9 @@ def _key_problems(values: Any, kind: Any, prefix: str = "") -> Iterator[str]:
                 yield f"missing key '{prefix}{field.name}'"
         return
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
-    if origin is dict and isinstance(values, dict):
+    if kind is int and isinstance(values, int) and values < 0:
+        yield f"key '{prefix.removesuffix('.')}' is negative ({values})"
+    elif origin is dict and isinstance(values, dict):
         for value in values.values():
             yield from _key_problems(value, arguments[1], prefix)
     elif origin is tuple and isinstance(values, list):

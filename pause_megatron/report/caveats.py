@@ -51,8 +51,8 @@ def _scale(collected: Collected) -> Iterator[str]:
         return
     yield (
         f"{published}. The largest model here has {rounded(parameters)} parameters and the longest run"
-        f" {rounded(tokens)} tokens, {rounded(PAPER_TOKENS / tokens)} times fewer. Neither a difference nor its absence"
-        " here is evidence about models of the published size."
+        f" {rounded(tokens)} tokens, {rounded(PAPER_TOKENS / max(tokens, 1))} times fewer. Neither a difference nor its"
+        " absence here is evidence about models of the published size."
     )
 
 

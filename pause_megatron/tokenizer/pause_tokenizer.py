@@ -11,7 +11,7 @@ import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, one_line
 from pause_megatron.records.files import read_json
 from pause_megatron.tokenizer import chunking
 from pause_megatron.tokenizer.chunking import encode_in_chunks
@@ -163,7 +163,11 @@ def read_tokenizer_file(file: Path) -> bytes:
 def open_backend(path: Path, content: bytes) -> SentencePieceBackend | TokenizersBackend:
     """Backend for ``content``, the bytes of ``path``, chosen by the suffix of the file."""
     if path.suffix == ".json":
-        return TokenizersBackend(path, content)
+        try:
+            return TokenizersBackend(path, content)
+        except (LookupError, TypeError, AttributeError, ValueError, RecursionError) as error:
+            reason = f"{type(error).__name__}: {one_line(error)}"
+            raise UserError(f"{path}: not the tokenizer.json of a fast tokenizer ({reason}); fetch it again") from error
     return SentencePieceBackend(path, content)
 
 

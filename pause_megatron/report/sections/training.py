@@ -56,9 +56,12 @@ def pretraining_table(runs: tuple[PretrainRun, ...]) -> Table:
 
 
 def layout(run: PretrainRun) -> str:
-    """Return the parallel layout of a run, for example "TP 2 · PP 1 · DP 2"."""
-    parallel = run.record.config["parallel"]
-    tensor, pipeline = parallel["tensor_model_parallel_size"], parallel["pipeline_model_parallel_size"]
+    """Return the parallel layout of a run, for example "TP 2 · PP 1 · DP 2"; a dash if its file does not tell."""
+    parallel = run.record.config.get("parallel")
+    names = ("tensor_model_parallel_size", "pipeline_model_parallel_size")
+    tensor, pipeline = (parallel.get(name) if isinstance(parallel, dict) else None for name in names)
+    if not (isinstance(tensor, int) and isinstance(pipeline, int) and tensor * pipeline > 0):
+        return NOTHING
     return f"TP {tensor} · PP {pipeline} · DP {run.record.world_size // (tensor * pipeline)}"
 
 
