@@ -14,7 +14,7 @@ SEED ?=
 DRAW ?=
 PYTEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-gpu layouts fuzz-layouts lint format install clean
+.PHONY: demo test test-slow test-gpu layouts fuzz-layouts fuzz-readers lint format install clean
 
 demo: $(INSTALLED)  ## the complete chain, from raw text to a report, in six to nine minutes
 	$(BIN)/pause-megatron demo $(DEMO_FLAGS)
@@ -35,6 +35,9 @@ layouts: $(INSTALLED)  ## each layout on up to four processes against one proces
 fuzz-layouts: $(INSTALLED)  ## random layouts, and changes of layout at a resume, against one process; for an hour
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.training.layout_fuzz --minutes $(MINUTES) \
 	    $(if $(SEED),--seed $(SEED)) $(if $(DRAW),--draw $(DRAW))
+
+fuzz-readers: $(INSTALLED)  ## files of every kind, damaged and read; DRAWS=2000 of each kind, SEED=7 repeats them
+	$(BIN)/python -m tests.readers.fuzz $(if $(DRAWS),--draws $(DRAWS)) $(if $(SEED),--seed $(SEED))
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .

@@ -94,7 +94,7 @@ def test_several_numbers_of_pauses_give_the_results_of_separate_evaluations(conf
         evaluate(changed(config, num_pauses_inf=number, output=tmp_path / f"m{number}.json"))
     separate = [result(tmp_path / f"m{number}.json") for number in (0, 3, 10)]
     for found in (*together, *separate):
-        assert found.pop("seconds") > 0
+        assert found.pop("seconds") >= 0  # rounded
     assert together == separate
     assert [found["config"]["num_pauses_inf"] for found in together] == [0, 3, 10]
     assert len({tuple(sample["output"] for sample in found["samples"]) for found in together}) > 1
