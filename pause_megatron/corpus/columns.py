@@ -89,8 +89,10 @@ def _check_offsets(column: pyarrow.Array) -> None:
 
     _, offsets, data = column.buffers()
     if len(column):
-        kind = np.int64 if pyarrow.types.is_large_string(column.type) else np.int32
-        ends = np.frombuffer(offsets, dtype=kind, count=column.offset + len(column) + 1)[column.offset :]  # [rows + 1]
+        kind = np.dtype(np.int64 if pyarrow.types.is_large_string(column.type) else np.int32)
+        ends: np.ndarray = np.frombuffer(offsets, dtype=kind, count=column.offset + len(column) + 1)[
+            column.offset :
+        ]  # [rows + 1]
         if ends[0] < 0 or (ends[1:] < ends[:-1]).any() or ends[-1] > (data.size if data else 0):
             raise pyarrow.ArrowInvalid("a text lies outside the data")
 
