@@ -11,7 +11,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path, PurePath
 from typing import IO, Any
 
@@ -149,6 +149,31 @@ def _path_as_string(value: object) -> str:
     raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
+@contextmanager
+def reserved(path: Path) -> Iterator[None]:
+    """Refuse other processes that want to write ``path``, a file, for the time of the block.
+
+    Removes the files of killed processes first. Raises :class:`UserError` if another process has reserved or is writing
+    ``path``. File systems without locks reserve nothing.
+    """
+    mark = temporary_name(path)
+    with ExitStack() as stack:
+        stack.callback(lambda: mark.unlink(missing_ok=True))
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_open_locked(mark, "wb"))
+        except OSError as error:
+            _raise_if_refused(path, error)
+            raise
+        if others := [other for other in sweep(path.parent, path.name) if other != mark]:
+            raise _in_use(path, others)
+        yield
+
+
+def _in_use(path: Path, alive: list[Path]) -> UserError:
+    return UserError(f"{path}: another process is writing it, in {alive[0]}; wait for it, or choose another name")
+
+
 def _mode_of_new_files(folder: Path) -> int:
     """Return the permissions that a new file in ``folder`` gets; asking for the umask itself would change it."""
     probe = temporary_name(folder / "probe")
@@ -159,22 +184,25 @@ def _mode_of_new_files(folder: Path) -> int:
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
+def new_folder(path: Path, *, alone: bool = True) -> Iterator[Path]:
     """Yield a temporary folder that becomes ``path`` if the block succeeds and is removed otherwise.
 
     The folder is locked, so that :func:`sweep` can tell it from the folders of killed processes. Those with the same
     name are removed first. All files get the permissions that the umask allows, because some libraries write weights
     that only their owner can read.
 
-    Raises :class:`UserError` before writing anything if ``path`` exists (nothing is overwritten), and when the system
-    refuses to write, for example because the disk is full.
+    Raises :class:`UserError` before writing anything if ``path`` exists (nothing is overwritten) or, if it should be
+    written ``alone``, another process is writing it; and when the system refuses to write, for example because the disk
+    is full.
     """
+    exists = f"{path}: exists already; choose another folder or remove it"
     if path.exists():
-        raise UserError(f"{path}: exists already; choose another folder or remove it")
+        raise UserError(exists)
     temporary = temporary_name(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        sweep(path.parent, path.name)
+        if (alive := sweep(path.parent, path.name)) and alone:
+            raise _in_use(path, alive)
         with _made_and_locked(temporary) as descriptor:
             yield temporary
             mode = _mode_of_new_files(temporary)
@@ -183,7 +211,12 @@ def new_folder(path: Path) -> Iterator[Path]:
                     entry.chmod(mode)
                 fsync_path(entry)
             os.fsync(descriptor)
-            rename_into_place(temporary, path)
+            try:
+                rename_into_place(temporary, path)
+            except OSError as error:
+                if path.exists():  # another process was faster
+                    raise UserError(exists) from error
+                raise
     except BaseException as error:
         shutil.rmtree(temporary, ignore_errors=True)
         _raise_if_refused(path, error)

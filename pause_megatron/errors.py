@@ -1,6 +1,8 @@
 """Exceptions and exit codes shared by all commands."""
 
 import errno
+import os
+import re
 
 EXIT_DONE = 0
 """The command succeeded."""
@@ -33,6 +35,7 @@ class UserError(Exception):
         super().__init__("\n    ".join([shown, *log]))
 
 
+_CODE_OF_SAFETENSORS = re.compile(r"\(os error (\d+)\)")
 _QUOTED = 100  # characters of a value in an error
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space and run the same command again"),
@@ -48,11 +51,16 @@ _ADVICE = {
 def system_error(error: BaseException, place: object = None) -> UserError | None:
     """Return ``error`` as an error that the user can fix, about ``place`` or the file that it names; None if it isn't.
 
-    For example, an ``OSError`` of a full disk or of a read-only file system.
+    For example, an ``OSError`` of a full disk or of a read-only file system, or an error of safetensors with its text.
     """
-    if not isinstance(error, OSError) or error.errno not in _ADVICE:
+    if isinstance(error, OSError):
+        code, place = error.errno, place or error.filename
+    else:
+        found = _CODE_OF_SAFETENSORS.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+        code = int(found[1]) if found else None
+    if code not in _ADVICE:
         return None
-    return UserError(f"{place or error.filename or 'a file'}: {error.strerror}; {_ADVICE[error.errno]}")
+    return UserError(f"{place or 'a file'}: {os.strerror(code)}; {_ADVICE[code]}")
 
 
 class StoppedEarly(Exception):  # noqa: N818 - a clean stop, not an error

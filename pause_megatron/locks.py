@@ -21,12 +21,21 @@ LOCK_FILE = ".lock"
 """Name of the lock file in the folder."""
 PATIENCE_SECONDS = 10.0
 """Wait for the last processes of an owner that is exiting."""
+_PATIENCE_WITH_OWN_JOB_SECONDS = 180.0
+"""Wait for the lock of an earlier start of the same Slurm job. If its machine is lost, a file server releases the lock
+only when the lease ends, for example after 90 s under NFSv4."""
 _POLL_SECONDS = 0.1
+
+
+def patience_with(owner: str) -> float:
+    """Return the seconds to wait for the lock that ``owner`` holds, given its description."""
+    own_job = f"Slurm job {os.environ.get('SLURM_JOB_ID')}"
+    return _PATIENCE_WITH_OWN_JOB_SECONDS if own_job in owner.split(", ") else PATIENCE_SECONDS
 
 
 @contextmanager
 def sole_owner(
-    folder: Path, *, refusal: str, owner: str = "", patience: Callable[[str], float] = lambda _: PATIENCE_SECONDS
+    folder: Path, *, refusal: str, owner: str = "", patience: Callable[[str], float] = patience_with
 ) -> Iterator[int | None]:
     """Hold the lock of ``folder``; yields its file descriptor, or None if the file system does not support locks.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from pause_megatron import atomic
-from pause_megatron.atomic import new_folder, sweep, temporary_name, write_file, write_json, write_text
+from pause_megatron.atomic import new_folder, reserved, sweep, temporary_name, write_file, write_json, write_text
 from pause_megatron.errors import UserError
 
 
@@ -144,6 +144,33 @@ def test_what_a_killed_process_left_of_a_folder_is_removed(tmp_path: Path) -> No
     with new_folder(tmp_path / "folder"):
         assert not left.exists()
     assert other.exists()
+
+
+def test_only_one_of_two_writers_gets_a_folder(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "folder") as first:
+        with pytest.raises(UserError, match="another process is writing it, in "), new_folder(tmp_path / "folder"):
+            pass
+        (first / "file").write_text("first")
+        with pytest.raises(UserError, match="exists already"), new_folder(tmp_path / "folder", alone=False) as second:
+            (second / "file").write_text("second")
+            first.rename(tmp_path / "folder")  # the other was faster
+        (tmp_path / "folder").rename(first)
+    assert (tmp_path / "folder" / "file").read_text() == "first"
+    assert [path.name for path in tmp_path.iterdir()] == ["folder"]
+
+
+def test_a_reserved_file_can_be_written_by_its_owner_only(tmp_path: Path) -> None:
+    left = temporary_name(tmp_path / "file.json")
+    left.touch()
+    with reserved(tmp_path / "file.json"):
+        assert not left.exists()
+        with pytest.raises(UserError, match="another process is writing it, in "), reserved(tmp_path / "file.json"):
+            pass
+        with reserved(tmp_path / "other.json"):
+            write_text(tmp_path / "file.json", "mine")
+    with reserved(tmp_path / "file.json"):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["file.json"]
 
 
 @pytest.mark.parametrize(("umask", "mode"), [(0o022, 0o644), (0o027, 0o640), (0o077, 0o600)])

@@ -42,6 +42,8 @@ WEIGHTS: StateKey = "master"
 STATE_KEYS: tuple[StateKey, ...] = (WEIGHTS, "exp_avg", "exp_avg_sq")
 """State of each parameter: the fp32 weight and Adam's two moments."""
 
+_READ_BYTES = 1 << 22
+
 
 class DamagedCheckpointError(UserError):
     """A file of a checkpoint is missing, truncated or changed."""
@@ -62,6 +64,29 @@ class FileChecksum(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     def __str__(self) -> str:
         return f"{self.bytes} bytes, CRC-32 {self.crc32:08x}"
+
+
+def file_checksum(path: Path) -> FileChecksum:
+    """Return the size and CRC-32 of a file."""
+    crc, size = 0, 0
+    with open(path, "rb") as file:
+        while block := file.read(_READ_BYTES):
+            crc = zlib.crc32(block, crc)
+            size += len(block)
+    return FileChecksum(bytes=size, crc32=crc)
+
+
+def verify_file(path: Path, recorded: FileChecksum) -> None:
+    """Compare the file ``path`` with the size and checksum it was written with.
+
+    Raises :class:`DamagedCheckpointError` if it is missing or differs, and :class:`UserError` if it cannot be read.
+    """
+    try:
+        found = file_checksum(path)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if found != recorded:
+        raise DamagedCheckpointError(f"{path}: damaged (found {found}; written {recorded})")
 
 
 class ParameterRecord(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,7 +1,6 @@
 """Checkpoint reader for any layout. It needs no process group and no GPU, and unpickles nothing."""
 
 import math
-import zlib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -12,30 +11,17 @@ from safetensors import SafetensorError, safe_open
 from pause_megatron.checkpoint.checkpoint_manifest import (
     WEIGHTS,
     DamagedCheckpointError,
-    FileChecksum,
     Fragment,
     StateKey,
     read_manifest,
-    unreadable,
+    verify_file,
 )
 from pause_megatron.model.parameters import Shard, join_shards
-
-_READ_BYTES = 1 << 22
 
 
 def tensor_key(key: StateKey, name: str) -> str:
     """Return the key of a fragment's tensor in its safetensors file."""
     return f"{key}/{name}"
-
-
-def file_checksum(path: Path) -> FileChecksum:
-    """Return the size and CRC-32 of a file."""
-    crc, size = 0, 0
-    with open(path, "rb") as file:
-        while block := file.read(_READ_BYTES):
-            crc = zlib.crc32(block, crc)
-            size += len(block)
-    return FileChecksum(bytes=size, crc32=crc)
 
 
 class CheckpointReader:
@@ -65,13 +51,7 @@ class CheckpointReader:
         cannot be read.
         """
         for name in sorted(self.files)[part::parts]:
-            path = self.folder / name
-            try:
-                found = file_checksum(path)
-            except OSError as error:
-                raise unreadable(path, error) from error
-            if found != self.files[name]:
-                raise DamagedCheckpointError(f"{path}: damaged (found {found}; written {self.files[name]})")
+            verify_file(self.folder / name, self.files[name])
             for fragment in self._by_file[name]:
                 for key in self._state_keys:
                     self._stored(fragment, key)

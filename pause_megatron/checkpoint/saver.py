@@ -30,9 +30,9 @@ from pause_megatron.checkpoint.checkpoint_manifest import (
     FileChecksum,
     Manifest,
     ParameterRecord,
+    file_checksum,
 )
 from pause_megatron.checkpoint.owned_fragments import FileContents, HostCopies, owned_fragments
-from pause_megatron.checkpoint.reader import file_checksum
 from pause_megatron.config.training import CheckpointConfig
 from pause_megatron.engine import Engine
 from pause_megatron.engine.optimizer_state import loss_scaler_state, optimizer_step

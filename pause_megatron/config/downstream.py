@@ -121,6 +121,11 @@ class FinetuneConfig:
     held_out_examples: int = 256
     """Training examples that early stopping evaluates and does not train on."""
 
+    @property
+    def work_folder(self) -> Path:
+        """Hidden folder next to the output that holds an unfinished run; removed when the output is complete."""
+        return self.output.with_name(f".{self.output.name}.work")
+
     GROUPS: ClassVar[dict[str, str]] = {
         "model": "model and data",
         "learning_rate": "optimizer",

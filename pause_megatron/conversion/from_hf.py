@@ -14,8 +14,15 @@ from transformers import AutoModelForCausalLM, PretrainedConfig
 
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json
-from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST, WEIGHTS, Fragment, Manifest, ParameterRecord
-from pause_megatron.checkpoint.reader import CheckpointReader, file_checksum, tensor_key
+from pause_megatron.checkpoint.checkpoint_manifest import (
+    MANIFEST,
+    WEIGHTS,
+    Fragment,
+    Manifest,
+    ParameterRecord,
+    file_checksum,
+)
+from pause_megatron.checkpoint.reader import CheckpointReader, tensor_key
 from pause_megatron.config.conversion import ConvertFromHfConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.serialize import flags_of_mapping, to_plain

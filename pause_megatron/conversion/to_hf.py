@@ -5,6 +5,7 @@ exists has been checked. The weights pass through memory one tensor at a time.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -29,6 +30,7 @@ from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 from pause_megatron.records.checkpoint_state import CheckpointState, GenerationTokens
+from pause_megatron.records.checksums import checksums
 from pause_megatron.records.conversion import ExportedTokenizerRecord, ExportRecord, LogitComparison, PretrainingRecord
 from pause_megatron.records.files import write_record
 from pause_megatron.tokenizer import PauseTokenizer
@@ -79,7 +81,9 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
             pause_id=tokenizer.pause_id,
             config=config.comparison,
         )
-        record = _record(config, checkpoint, state, tokenizer, texts_compared, comparison)
+        record = replace(
+            _record(config, checkpoint, state, tokenizer, texts_compared, comparison), files=checksums(folder)
+        )
         write_record(folder / ExportRecord.FILE, record)
         write_text(folder / "README.md", model_card(config.output.name, record, model))
     log.info(

@@ -19,7 +19,7 @@ from megatron.core.datasets import helpers
 from numpy.typing import NDArray
 
 from pause_megatron import log
-from pause_megatron.atomic import new_folder, sweep, write_json
+from pause_megatron.atomic import new_folder, write_json
 from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.errors import UserError
@@ -63,8 +63,7 @@ class DocumentIndex:
 
     def save(self, path: Path) -> None:
         """Write the index to the folder ``path``, complete or not at all."""
-        sweep(path.parent, path.name)
-        with new_folder(path) as folder:
+        with new_folder(path, alone=False) as folder:
             np.save(folder / _DOCUMENTS, self.documents)
             np.save(folder / _SAMPLES, self.samples)
             write_json(folder / _HASHES, _hashes(folder))

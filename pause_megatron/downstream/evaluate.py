@@ -1,6 +1,8 @@
 """Evaluation of a model on a task's test split, with M_inf pauses in every prompt; writes one result file per M_inf."""
 
 import time
+from collections.abc import Sequence
+from contextlib import ExitStack
 from statistics import fmean
 from typing import Any
 
@@ -8,6 +10,7 @@ from lm_eval import evaluator
 from transformers import PreTrainedModel
 
 from pause_megatron import log
+from pause_megatron.atomic import reserved
 from pause_megatron.config.downstream import EvaluateConfig
 from pause_megatron.config.serialize import to_flat
 from pause_megatron.downstream.harness_model import PauseLM
@@ -26,13 +29,20 @@ def evaluate(config: EvaluateConfig) -> None:
 
     Each file is written as soon as its evaluation is complete, and equals that of an evaluation with only this number.
 
-    Raises :class:`UserError` for an output that exists, before it loads anything; for pauses that the model does not
-    have or that leave no room; and for the errors of loading the task and the model.
+    Raises :class:`UserError` for an output that exists or that another process is writing, before it loads anything;
+    for pauses that the model does not have or that leave no room; for logits that are not finite; and for the errors of
+    loading the task and the model.
     """
     evaluations = config.each_number()
-    for one in evaluations:
-        if one.output.exists():
-            raise UserError(f"--output {one.output}: exists already; choose another file, or remove it")
+    with ExitStack() as reservations:
+        for one in evaluations:
+            reservations.enter_context(reserved(one.output))
+            if one.output.exists():
+                raise UserError(f"--output {one.output}: exists already; choose another file, or remove it")
+        _evaluate_each(config, evaluations)
+
+
+def _evaluate_each(config: EvaluateConfig, evaluations: Sequence[EvaluateConfig]) -> None:
     started = time.monotonic()
     choose_device(config.device)
     log.info(f"evaluating {config.model} on {config.task}, on {describe_device().name}")

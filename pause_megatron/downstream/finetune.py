@@ -24,15 +24,17 @@ from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import pause_range
 from pause_megatron.config.serialize import to_flat
 from pause_megatron.conversion.hf_config import add_transformers_4_names
-from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
+from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder, not_finite
 from pause_megatron.downstream.pausing import finetuning_pausing
-from pause_megatron.downstream.processes import leave_processes, merged_weights, process_arguments
+from pause_megatron.downstream.processes import leave_processes, merged_weights, process_arguments, run_on_rank_0
 from pause_megatron.downstream.tasks import load_task
+from pause_megatron.downstream.trainer_states import SafeTrainer, is_finished, state_folder
 from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
-from pause_megatron.downstream.work_folder import MetricsWriter, WorkFolder
+from pause_megatron.downstream.work_folder import MetricsWriter, WorkFolder, refuse_existing_output
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import describe_device
 from pause_megatron.pauses.prompts import PausedExample
+from pause_megatron.records.checksums import checksums
 from pause_megatron.records.files import write_record
 from pause_megatron.records.finetuning import FinetuneRecord
 from pause_megatron.records.pretraining import METRICS_FILE
@@ -48,8 +50,9 @@ LORA_ALPHA = 2
 def finetune(config: FinetuneConfig) -> None:
     """Finetune ``config.model`` on ``config.task`` and write ``config.output``; each process of a launcher calls this.
 
-    Raises :class:`UserError` for an output that exists, a model without ``<pause>`` that should pause, a batch that the
-    processes cannot divide, and the errors of loading the task and the model and of placing the pauses.
+    Raises :class:`UserError` for an output that exists or that another run is writing, a model without ``<pause>`` that
+    should pause, a batch that the processes cannot divide, a full disk, losses or weights that are not finite, and the
+    errors of loading the task and the model and of placing the pauses.
     """
     try:
         _finetune(config)
@@ -61,10 +64,9 @@ def finetune(config: FinetuneConfig) -> None:
 
 
 def _finetune(config: FinetuneConfig) -> None:
-    if config.output.exists():
-        raise UserError(f"--output {config.output}: exists already; choose another folder, or remove it")
+    refuse_existing_output(config)
     started = time.monotonic()
-    arguments = training_arguments(config, WorkFolder.of(config))
+    arguments = training_arguments(config)
     with arguments.main_process_first(local=False):  # only rank 0 downloads the data from the hub
         task = load_task(config.task, config.data, halve=config.halve_evaluation)
         pairs = task.training_pairs()
@@ -73,47 +75,49 @@ def _finetune(config: FinetuneConfig) -> None:
     fewest, _ = pause_range(config.pausing.num_pauses_ft)
     examples = PausedExamples(pairs, base, pausing, fewest=fewest, seed=config.seed)
     examples[0]  # fails before anything is written if the pauses leave no room
-    work = WorkFolder.of(config, writes=arguments.process_index == 0)
-    work.open(config, arguments.world_size)
-    if config.lora_rank:
-        base = _with_lora(base, config.lora_rank, config.seed)
-    origin = " (every second document of the evaluation split)" if task.halved else ""
-    together = f" on {arguments.world_size} processes" if arguments.world_size > 1 else ""
-    log.info(
-        f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with"
-        f" {config.pausing.num_pauses_ft} pauses{together}, on {describe_device().name}"
-    )
-    trainer = train(base, examples, config, arguments, work)
-    weights = merged_weights(trainer)
-    if work.writes:
-        kept_step = trainer.state.best_global_step or trainer.state.global_step
-        write_finetuned_folder(base, config, work, time.monotonic() - started, kept_step, weights)
-        work.remove()
+    work = WorkFolder(config.work_folder, writes=arguments.process_index == 0)
+    with work.owned(config, arguments):
+        if config.lora_rank:
+            base = _with_lora(base, config.lora_rank, config.seed)
+        origin = " (every second document of the evaluation split)" if task.halved else ""
+        together = f" on {arguments.world_size} processes" if arguments.world_size > 1 else ""
+        log.info(
+            f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with"
+            f" {config.pausing.num_pauses_ft} pauses{together}, on {describe_device().name}"
+        )
+        trainer = train(base, examples, config, arguments, work)
+        weights = merged_weights(trainer)
+
+        def write() -> None:
+            kept_step = trainer.state.best_global_step or trainer.state.global_step
+            write_finetuned_folder(base, config, work, time.monotonic() - started, kept_step, weights)
+            work.remove()
+
+        run_on_rank_0(arguments, write)
         log.info(f"wrote {config.output}")
-    trainer.accelerator.wait_for_everyone()
 
 
 def train(
     base: ModelFolder, examples: PausedExamples, config: FinetuneConfig, arguments: TrainingArguments, work: WorkFolder
 ) -> Trainer:
-    """Train ``base.model`` in place, and keep checkpoints and metrics in ``work``; resumes from a checkpoint there."""
+    """Train ``base.model`` in place, and keep states and metrics in ``work``; resumes from the newest state there."""
     collator = PauseCollator(
         pad_id=base.eod_id,
         bidirectional=config.pausing.prefix_attention == "bidirectional",
         dtype=getattr(torch, TORCH_DTYPES[config.precision]),
     )
-    with arguments.main_process_first(local=False):
-        checkpoint = work.resume()
+    step = run_on_rank_0(arguments, work.resume)
+    state = state_folder(work.path, step) if step else None
     writer = MetricsWriter(work)
     callbacks: list[TrainerCallback] = [writer]
-    if checkpoint and work.is_finished(checkpoint):
+    if state and is_finished(state):
         callbacks.append(_NoFurtherStep())
     learned: Dataset[PausedExample] = examples
     held_out = None
     if config.early_stopping_patience:
         learned, held_out = hold_out(examples, config)
         callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
-    trainer = Trainer(
+    trainer = SafeTrainer(
         model=base.model,
         args=arguments,
         train_dataset=learned,
@@ -123,7 +127,7 @@ def train(
     )
     trainer.remove_callback(PrinterCallback)
     try:
-        trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+        trainer.train(resume_from_checkpoint=state and str(state))
     except _AlreadyTrained:
         writer.on_train_end(arguments, trainer.state, trainer.control)
         if arguments.load_best_model_at_end:
@@ -132,7 +136,7 @@ def train(
 
 
 class _AlreadyTrained(Exception):  # noqa: N818 - not an error
-    """The checkpoint is loaded and needs no further step."""
+    """The state is loaded and needs no further step."""
 
 
 class _NoFurtherStep(TrainerCallback):
@@ -155,7 +159,7 @@ def hold_out(examples: PausedExamples, config: FinetuneConfig) -> tuple[Subset[P
     return Subset(examples, learned), Subset(examples, sorted(chosen))
 
 
-def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArguments:
+def training_arguments(config: FinetuneConfig) -> TrainingArguments:
     """Translate ``config`` for the Trainer, without its reports and progress bars.
 
     If a launcher started several processes, or with DeepSpeed or FSDP, this forms the process group.
@@ -172,7 +176,7 @@ def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArgu
             "restore_callback_states_from_checkpoint": True,
         }
     arguments = TrainingArguments(
-        output_dir=str(work.path),
+        output_dir=str(config.work_folder),
         max_steps=config.steps,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
@@ -187,7 +191,6 @@ def training_arguments(config: FinetuneConfig, work: WorkFolder) -> TrainingArgu
         logging_steps=config.log_interval,
         logging_nan_inf_filter=False,
         save_steps=config.save_interval,
-        save_total_limit=1,
         remove_unused_columns=False,
         disable_tqdm=True,
         report_to="none",
@@ -228,7 +231,8 @@ def write_finetuned_folder(
 ) -> None:
     """Write the trained ``base.model``, its tokenizer, metrics and ``finetune.json`` to ``config.output``.
 
-    ``weights`` replace those of a sharded model. A model of unknown origin counts as pretrained without pauses.
+    ``weights`` replace those of a sharded model. A model of unknown origin counts as pretrained without pauses. Raises
+    :class:`UserError` if weights are not finite.
     """
     if config.lora_rank:
         base = replace(base, model=base.model.merge_and_unload())
@@ -238,6 +242,8 @@ def write_finetuned_folder(
     generation.pad_token_id = base.eod_id
     if base.pause_id is not None:
         generation.suppress_tokens = [base.pause_id]  # so that stock generate() never emits a pause either
+    if bad := not_finite(dict(base.model.named_parameters()) if weights is None else weights):
+        raise UserError(f"--learning-rate: tensor {bad[0]} is not finite after step {kept_step}; lower it")
     fewest, most = pause_range(config.pausing.num_pauses_ft)
     record = FinetuneRecord(
         task=config.task,
@@ -264,5 +270,6 @@ def write_finetuned_folder(
         for name in SENTENCEPIECE_FILES:
             if (base.path / name).is_file():
                 shutil.copyfile(base.path / name, folder / name)
+        record = replace(record, files=checksums(folder))
         shutil.copy(work.metrics, folder / METRICS_FILE)
         write_record(folder / FinetuneRecord.FILE, record)

@@ -6,18 +6,21 @@ The model's predictions before the last prefix position are ignored, and ``<paus
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache, set_seed
+from transformers import DynamicCache, LogitsProcessor, LogitsProcessorList, set_seed
 
 from pause_megatron.config.downstream import GenerateConfig
 from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.downstream.batching import BorderBatch, align
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
 from pause_megatron.downstream.pausing import resolve_pausing
+from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device
 from pause_megatron.pauses.prompts import TokenIds
+from pause_megatron.tokenizer.pause_tokenizer import excerpt
 
 
 def generate_command(config: GenerateConfig) -> None:
@@ -57,8 +60,8 @@ def generate_texts(
     for example ``repetition_penalty``. With ``num_return_sequences`` each prompt has that many texts in a row.
 
     Raises :class:`UserError` for settings that :class:`GenerateConfig` refuses, for the errors of
-    :func:`~pause_megatron.downstream.pausing.resolve_pausing`, for pauses that leave no room, and for a prompt without
-    the marker.
+    :func:`~pause_megatron.downstream.pausing.resolve_pausing`, for pauses that leave no room, for a prompt without the
+    marker, and for logits that are not finite.
     """
     if not prompts:
         return []
@@ -120,7 +123,11 @@ def generation_arguments(
     def setting(name: str) -> Any:
         return settings[name] if name in settings else getattr(model.generation_config, name, None)
 
-    arguments: dict[str, Any] = {"attention_mask": batch.real.long()}
+    processors = [*(settings.get("logits_processor") or ()), _RefuseBadLogits(folder, batch)]
+    arguments: dict[str, Any] = {
+        "attention_mask": batch.real.long(),
+        "logits_processor": LogitsProcessorList(processors),
+    }
     if folder.pause_id is not None:
         arguments["suppress_tokens"] = sorted({*(setting("suppress_tokens") or ()), folder.pause_id})
     if bidirectional and batch.border > 1:
@@ -132,3 +139,29 @@ def generation_arguments(
         cache.batch_repeat_interleave(max(setting("num_beams") or 1, setting("num_return_sequences") or 1))
         arguments["past_key_values"] = cache
     return arguments
+
+
+@dataclass(frozen=True)
+class _RefuseBadLogits(LogitsProcessor):
+    """Ends decoding at logits that are not finite; ``generate`` would choose any token."""
+
+    folder: ModelFolder
+    batch: BorderBatch
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Return ``scores``, [rows, vocabulary], as they are; suppressed tokens have -inf, and NaN is the maximum."""
+        finite = scores.amax(dim=-1).isfinite()
+        if not finite.all():
+            copies = len(scores) // len(self.batch.real)  # beams or sequences of a prompt, in adjacent rows
+            row = int(finite.logical_not().nonzero()[0]) // copies
+            ids = self.batch.input_ids[row][self.batch.real[row]]
+            raise bad_logits(self.folder, self.folder.tokenizer.decode(ids, skip_special_tokens=True))
+        return scores
+
+
+def bad_logits(folder: ModelFolder, prompt: str) -> UserError:
+    """Return the error of a model whose logits after ``prompt`` are not finite."""
+    return UserError(
+        f"{folder.path}: the logits after the prompt {excerpt(prompt)} are not finite; use --precision fp32, or a model"
+        " trained with a lower learning rate"
+    )

@@ -4,6 +4,7 @@ The harness words and tokenizes the prompts and scores the answers. This class i
 mask. Without pauses and with causal attention, the results equal those of ``hf``.
 """
 
+import math
 from functools import partialmethod
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from pause_megatron.downstream.batching import BorderBatch, align
-from pause_megatron.downstream.generation import generation_arguments
+from pause_megatron.downstream.generation import bad_logits, generation_arguments
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.errors import UserError
@@ -43,7 +44,10 @@ class PauseLM(HFLM):
     def _loglikelihood_tokens(
         self, requests: list[TokenizedRequest], disable_tqdm: bool = False, override_bs: int | None = None
     ) -> list[tuple[float, bool]]:
-        """Return each continuation's log-probability, and whether greedy decoding gives it; in order."""
+        """Return each continuation's log-probability, and whether greedy decoding gives it; in order.
+
+        Raises :class:`UserError` for a log-probability that is not finite.
+        """
         longest_first = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
         scores: dict[int, tuple[float, bool]] = {}
         batch_size = override_bs or self.batch_size
@@ -63,11 +67,13 @@ class PauseLM(HFLM):
         inputs = batch.model_inputs(bidirectional=self._pausing.bidirectional, dtype=self.model.dtype)
         log_probabilities = self.model(**inputs).logits.float().log_softmax(dim=-1)  # [batch, target + 1, vocabulary]
         scores = []
-        for row, (_, _, ids) in zip(log_probabilities, requests, strict=True):
+        for row, ((text, _), _, ids) in zip(log_probabilities, requests, strict=True):
             continuation = torch.tensor(ids, device=self.device)
             window = row[: len(ids)]  # [tokens, vocabulary]; the row is longer if another target of the batch is
-            total = window.gather(1, continuation[:, None]).sum()
-            scores.append((float(total), bool((window.argmax(dim=1) == continuation).all())))
+            total = float(window.gather(1, continuation[:, None]).sum())
+            if not math.isfinite(total):
+                raise bad_logits(self._folder, text)
+            scores.append((total, bool((window.argmax(dim=1) == continuation).all())))
         return scores
 
     def tok_batch_encode(

@@ -1,5 +1,6 @@
 """Loader of Hugging Face folders: the model, its tokenizer, and the records of its pretraining and finetuning."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +16,7 @@ from pause_megatron.conversion.hf_config import read_hf_config
 from pause_megatron.conversion.stored_weights import StoredWeights
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device
+from pause_megatron.records.checksums import compare_checksums
 from pause_megatron.records.conversion import ExportRecord, PretrainingRecord
 from pause_megatron.records.files import read_record
 from pause_megatron.records.finetuning import FinetuneRecord
@@ -62,11 +64,13 @@ def load_model_folder(
     If the process has not chosen one, that is the first GPU, or the CPU if there is none.
 
     Raises :class:`UserError` if the folder is not a causal language model with an end-of-document token, if tensors are
-    missing, unknown, quantized or not finite, or if its ``finetune.json`` or ``conversion_report.json`` is damaged.
+    missing, unknown, quantized or not finite, if its ``finetune.json`` or ``conversion_report.json`` is damaged, or if
+    a file differs from its checksum there.
     """
     for name in ("config.json", "tokenizer_config.json"):
         if not (path / name).is_file():
             raise UserError(f"{path}: no {name}; expected a Hugging Face folder, as tools/convert_to_hf.py writes")
+    origin = _origin(path)
     settings, stored = read_hf_config(path), StoredWeights(path)
     stored.require_layers(getattr(settings.get_text_config(), "num_hidden_layers", 0))
     try:
@@ -92,9 +96,6 @@ def load_model_folder(
         raise UserError(
             f"{path}: {PAUSE_TOKEN} has id {pause_id}, but the model has only {rows} embeddings; export it again"
         )
-    marker, report = path / FinetuneRecord.FILE, path / ExportRecord.FILE
-    finetuning = read_record(marker, FinetuneRecord) if marker.is_file() else None
-    origin = finetuning or (read_record(report, ExportRecord) if report.is_file() else None)
     folder = ModelFolder(
         path=path,
         model=model.to(device or choose_device()).eval(),
@@ -103,23 +104,41 @@ def load_model_folder(
         eod_id=tokenizer.eos_token_id,
         context_length=model.config.max_position_embeddings,
         pretraining=origin.pretraining if origin else None,
-        finetuning=finetuning,
+        finetuning=origin if isinstance(origin, FinetuneRecord) else None,
     )
     if folder.bos_ids:
         log.info(f"{path}: every prompt begins with {tokenizer.decode(folder.bos_ids)}, as its tokenizer puts it there")
     return folder
 
 
+def _origin(path: Path) -> FinetuneRecord | ExportRecord | None:
+    """Return the record of the model in ``path``, None for a model of elsewhere; compare the files it has checksums of.
+
+    Raises :class:`UserError` for a damaged record or file.
+    """
+    kinds: tuple[type[FinetuneRecord] | type[ExportRecord], ...] = (FinetuneRecord, ExportRecord)
+    for kind in kinds:
+        if (path / kind.FILE).is_file():
+            record = read_record(path / kind.FILE, kind)
+            compare_checksums(path, record.files or {}, kind.FILE)
+            return record
+    return None
+
+
 def _refuse_bad_tensors(path: Path, model: PreTrainedModel, loading: dict[str, Any]) -> None:
     """Raise :class:`UserError` for what transformers replaces by random numbers, ignores, or does not look at."""
-    infinite = [name for name, tensor in model.named_parameters() if not tensor.isfinite().all()]
     for names, problem in (
         (loading["missing_keys"], "is missing"),
         (loading["unexpected_keys"], "is unknown to its architecture"),
         (loading["mismatched_keys"], "has another shape than in config.json"),
-        (infinite, "has values that are not finite"),
+        (not_finite(dict(model.named_parameters())), "has values that are not finite"),
     ):
         if names:
             first = sorted(str(name) for name in names)[0]
             more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
             raise UserError(f"{path}: tensor {first} {problem}{more}; copy or export the model again")
+
+
+def not_finite(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """Return the names of the ``tensors`` that have infinities or NaN."""
+    return [name for name, tensor in tensors.items() if not tensor.isfinite().all()]

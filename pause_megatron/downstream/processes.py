@@ -6,13 +6,14 @@ or ``mpirun``. On CPUs accelerate supports only the first, so this module forms 
 
 import gc
 import os
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from transformers import Trainer
+from transformers import Trainer, TrainingArguments
 
 from pause_megatron.config.deepspeed import OWNED_KEYS_OF_FINETUNING, read_deepspeed_file
 from pause_megatron.config.downstream import FinetuneConfig
@@ -114,6 +115,40 @@ def _form_cpu_group(config: FinetuneConfig) -> None:
         del os.environ[_USE_DEEPSPEED]
     else:
         state.distributed_type = DistributedType.MULTI_GPU  # on CPUs accelerate ignores FSDP otherwise
+
+
+def run_on_rank_0(arguments: TrainingArguments, action: Callable[[], int | None]) -> int:
+    """Run ``action`` on rank 0 only and return its number, 0 for None, on every process; all must call this together.
+
+    If it raises :class:`UserError` or ``OSError``, every process raises a :class:`UserError` with the message.
+    """
+    number, failure = 0, ""
+    if arguments.process_index == 0:
+        try:
+            number = action() or 0
+        except UserError as error:
+            failure = str(error)
+        except OSError as error:
+            failure = f"{error.filename}: {error.strerror or error}; mend it and run the same command again"
+    if torch.distributed.is_initialized():  # tensors, because the group may use any library, and objects are unpickled
+        header = torch.tensor([number, len(failure.encode())], device=arguments.device)
+        torch.distributed.broadcast(header, src=0)
+        number, size = (int(value) for value in header)
+        text = torch.tensor(list(failure.encode().ljust(size)[:size]), dtype=torch.uint8, device=arguments.device)
+        torch.distributed.broadcast(text, src=0)
+        failure = bytes(text.tolist()).decode()
+    if failure:
+        raise UserError(failure)
+    return number
+
+
+def raise_on_all_ranks(arguments: TrainingArguments, failure: str) -> None:
+    """Raise :class:`UserError` on every process if one passes a ``failure``; this waits for all processes."""
+    failed = torch.tensor([bool(failure)], dtype=torch.int64, device=arguments.device)
+    if torch.distributed.is_initialized():
+        torch.distributed.all_reduce(failed, op=torch.distributed.ReduceOp.MAX)
+    if failed:
+        raise UserError(failure or "another process failed; see its message")
 
 
 def leave_processes() -> None:

@@ -1,31 +1,42 @@
 """Work folder of a finetuning run: a hidden folder next to the output, removed when the output is complete.
 
-It holds the settings, the metrics so far and the Trainer's last checkpoint, from which an interrupted run resumes.
+It holds the settings, the metrics so far and the Trainer's last states, from which an interrupted run resumes.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from pause_megatron import log
-from pause_megatron.atomic import write_json, write_text
+from pause_megatron.atomic import sweep, write_json, write_text
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.serialize import to_flat
+from pause_megatron.downstream.processes import run_on_rank_0
+from pause_megatron.downstream.trainer_states import newest_intact_state, read_trainer_state, step_of
 from pause_megatron.errors import UserError
+from pause_megatron.locks import LOCK_FILE, sole_owner
 from pause_megatron.log import JsonLines
-from pause_megatron.records.files import line_of, read_record_lines
-from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneStepRecord, HeldOutLossRecord
+from pause_megatron.parallel.slurm_step import describe_job
+from pause_megatron.records.files import line_of, read_json, read_record_lines
+from pause_megatron.records.finetuning import (
+    FINETUNE_METRICS_KINDS,
+    FinetuneRecord,
+    FinetuneStepRecord,
+    HeldOutLossRecord,
+)
 from pause_megatron.records.pretraining import METRICS_FILE
 
 SETTINGS = "settings.json"
-CHECKPOINT_MARKER = "trainer_state.json"  # the Trainer writes it last into a checkpoint
 
 
 @dataclass(frozen=True)
@@ -36,23 +47,41 @@ class WorkFolder:
     writes: bool = True
     """Whether this process writes here; of several, only rank 0 does."""
 
-    @staticmethod
-    def of(config: FinetuneConfig, *, writes: bool = True) -> WorkFolder:
-        """Return the folder of the run that ``config`` describes; it may not exist yet."""
-        return WorkFolder(config.output.with_name(f".{config.output.name}.work"), writes)
+    @contextmanager
+    def owned(self, config: FinetuneConfig, arguments: TrainingArguments) -> Iterator[None]:
+        """Open the folder and hold its lock in the block; all processes enter together, and rank 0 holds the lock.
+
+        Raises :class:`UserError` on every process if another run holds it, or has completed the output meanwhile.
+        """
+        refusal = f"--output {config.output}: another run is writing it; wait until it ends, or give another folder"
+
+        def lock() -> None:
+            self.path.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(sole_owner(self.path, refusal=refusal, owner=describe_job(os.environ)))
+            refuse_existing_output(config)
+            self.open(config, arguments.world_size)
+
+        with ExitStack() as stack:
+            run_on_rank_0(arguments, lock)
+            yield
 
     def open(self, config: FinetuneConfig, processes: int = 1) -> None:
-        """Keep the folder of a run with the same settings and number of processes; otherwise start over."""
-        if not self.writes:
-            return
+        """Keep the folder of a run with the same settings and number of processes; otherwise empty it."""
         settings, file = to_flat(config), self.path / SETTINGS
         settings.pop("device")  # a run may resume on another device
         if processes > 1:
             settings["processes"] = processes
-        if self.path.exists() and not (file.is_file() and json.loads(file.read_bytes()) == settings):
-            log.info(f"starting over: {self.path} belongs to a run with other settings")
-            self.remove()
-        self.path.mkdir(parents=True, exist_ok=True)
+        try:
+            found = read_json(file)
+        except UserError:
+            found = None
+        earlier = [path for path in self.path.iterdir() if path.name != LOCK_FILE]
+        if earlier and found != settings:
+            reason = "belongs to a run with other settings" if isinstance(found, dict) else "has no readable settings"
+            log.info(f"starting over: {self.path} {reason}")
+            file.unlink(missing_ok=True)  # first, so that nobody takes what remains of the folder for a run's
+            for path in earlier:
+                shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
         write_json(file, settings)
 
     @property
@@ -60,37 +89,44 @@ class WorkFolder:
         """The run's ``metrics.jsonl``."""
         return self.path / METRICS_FILE
 
-    def resume(self) -> Path | None:
-        """Return the last complete checkpoint, if any, and drop the metrics of later steps, which will be repeated."""
-        found = {
-            int(path.parent.name.rpartition("-")[2]): path.parent for path in self.path.glob(f"*/{CHECKPOINT_MARKER}")
-        }
-        last_step = max(found, default=0)
-        if self.writes:
-            records = self._records() if self.metrics.exists() else []
-            lines = [json.dumps(line_of(record)) + "\n" for record in records if record.step <= last_step]
-            write_text(self.metrics, "".join(lines))
-        if found:
-            log.info(f"resuming the interrupted run at step {last_step}")
-        return found.get(last_step)
+    def resume(self) -> int:
+        """Return the step of the newest intact state, 0 without one, and write the metrics up to it anew.
 
-    @staticmethod
-    def is_finished(checkpoint: Path) -> bool:
-        """Return whether training had ended at ``checkpoint``, by its number of steps or by early stopping."""
-        state = TrainerState.load_from_json(str(checkpoint / CHECKPOINT_MARKER))
-        control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
-        return bool(state.global_step >= state.max_steps or control.get("should_training_stop"))
+        The state has them too, so that damaged metrics do not matter.
+        """
+        state = newest_intact_state(self.path)
+        logs = read_trainer_state(state).log_history if state else []
+        records = [record for entry in logs for record in records_of(entry["step"], entry)]
+        write_text(self.metrics, "".join(json.dumps(line_of(record)) + "\n" for record in records))
+        if state:
+            log.info(f"resuming the interrupted run at step {step_of(state)}")
+        return step_of(state) if state else 0
 
     def final_loss(self) -> float:
         """Return the last training loss in the metrics."""
-        return [record.loss for record in self._records() if isinstance(record, FinetuneStepRecord)][-1]
-
-    def _records(self) -> list[FinetuneStepRecord | HeldOutLossRecord]:
-        return read_record_lines(self.metrics, FINETUNE_METRICS_KINDS)
+        records = read_record_lines(self.metrics, FINETUNE_METRICS_KINDS)
+        return [record.loss for record in records if isinstance(record, FinetuneStepRecord)][-1]
 
     def remove(self) -> None:
         """Delete the folder."""
-        shutil.rmtree(self.path)
+        shutil.rmtree(self.path, ignore_errors=True)
+
+
+def refuse_existing_output(config: FinetuneConfig) -> None:
+    """Raise :class:`UserError` if the output exists; if it is a finished model, remove what its run left beside it."""
+    if config.output.exists():
+        if (config.output / FinetuneRecord.FILE).exists():
+            shutil.rmtree(config.work_folder, ignore_errors=True)
+            sweep(config.output.parent, config.output.name)
+        raise UserError(f"--output {config.output}: exists already; choose another folder, or remove it")
+
+
+def records_of(step: int, logs: dict[str, float]) -> Iterator[FinetuneStepRecord | HeldOutLossRecord]:
+    """Yield the records of what the Trainer logs after ``step``; none for its final summary, which has no loss."""
+    if "eval_loss" in logs:
+        yield HeldOutLossRecord(step=step, loss=logs["eval_loss"])
+    if "loss" in logs:
+        yield FinetuneStepRecord(step=step, loss=logs["loss"], learning_rate=float(logs["learning_rate"]))
 
 
 class MetricsWriter(TrainerCallback):
@@ -100,6 +136,7 @@ class MetricsWriter(TrainerCallback):
     """
 
     def __init__(self, work: WorkFolder) -> None:
+        self._work = work
         self._lines = JsonLines(work.metrics) if work.writes else None
 
     def on_step_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> TrainerControl:
@@ -108,22 +145,18 @@ class MetricsWriter(TrainerCallback):
         return control
 
     def on_log(self, args: Any, state: TrainerState, control: Any, logs: dict[str, float], **kwargs: Any) -> None:
-        """Write one record; the Trainer's final summary has no ``loss`` and is left out."""
-        if "eval_loss" in logs:
-            self._write(HeldOutLossRecord(step=state.global_step, loss=logs["eval_loss"]), state, "held-out loss")
-        if "loss" not in logs:
-            return
-        if not math.isfinite(logs["loss"]):
-            raise UserError(f"--learning-rate: the loss is not finite at step {state.global_step}; lower it")
-        record = FinetuneStepRecord(
-            step=state.global_step, loss=logs["loss"], learning_rate=float(logs["learning_rate"])
-        )
-        self._write(record, state, "loss")
-
-    def _write(self, record: FinetuneStepRecord | HeldOutLossRecord, state: TrainerState, name: str) -> None:
-        if self._lines:
-            self._lines.write(line_of(record))
-        log.info(f"step {record.step}/{state.max_steps}: {name} {record.loss:.4f}")
+        """Write the records. Raises :class:`UserError` for a loss that is not finite, and if it cannot write."""
+        for record in records_of(state.global_step, logs):
+            name = "held-out loss" if isinstance(record, HeldOutLossRecord) else "loss"
+            if not math.isfinite(record.loss):
+                raise UserError(f"--learning-rate: the {name} is not finite at step {state.global_step}; lower it")
+            if self._lines:
+                try:
+                    self._lines.write(line_of(record))
+                except OSError as error:
+                    remedy = "free disk space if the disk is full, and run the same command again to resume"
+                    raise UserError(f"{self._work.metrics}: {error.strerror}; {remedy}") from error
+            log.info(f"step {record.step}/{state.max_steps}: {name} {record.loss:.4f}")
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Close the file."""

@@ -14,7 +14,7 @@ from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid_file import check_folders, read_grid
 from pause_megatron.experiments.grid_jobs import Job, State, grid_jobs, job_states
-from pause_megatron.experiments.grid_local import run_local
+from pause_megatron.experiments.grid_local import run_local, sweep_leftovers
 from pause_megatron.experiments.grid_slurm import queue_slurm
 from pause_megatron.experiments.steps import say
 from pause_megatron.locks import LOCK_FILE, sole_owner
@@ -40,6 +40,7 @@ def run_grid(config: GridConfig) -> None:
     with owned_folder(output) as lock:
         states = job_states(jobs)
         write_json(output / SETTINGS_FILE, to_plain(grid))
+        sweep_leftovers(jobs)
         if config.executor == "slurm":
             queue_slurm(jobs, states, output, config.slurm)
         else:

@@ -1,6 +1,7 @@
 """Runs the jobs of a grid on this machine, several at a time. A failed job holds up only the jobs that need it."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,11 +11,13 @@ from dataclasses import dataclass, field
 
 from pause_megatron.atomic import sweep
 from pause_megatron.children import available_cores, start_child
+from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.errors import StoppedEarly, UserError
 from pause_megatron.experiments.grid_jobs import Job, State, shorten
 from pause_megatron.experiments.steps import QUIET_CHILD, say
 from pause_megatron.parallel.launcher import resolve_device_choice
 from pause_megatron.parallel.signals import stop_signals_to
+from pause_megatron.records.finetuning import FinetuneRecord
 
 _POLL_SECONDS = 0.02
 _STOP_SECONDS = 10.0
@@ -50,6 +53,14 @@ def run_local(jobs: Sequence[Job], states: Mapping[str, State], at_once: int, lo
     with stop_signals_to(scheduler.ask_to_stop):
         scheduler.run(at_once)
     scheduler.report(len(jobs))
+
+
+def sweep_leftovers(jobs: Sequence[Job]) -> None:
+    """Remove what killed processes left beside the outputs that exist."""
+    for config in (made for job in jobs for made in job.outputs if made.output.exists()):
+        sweep(config.output.parent, config.output.name)
+        if isinstance(config, FinetuneConfig) and (config.output / FinetuneRecord.FILE).exists():
+            shutil.rmtree(config.work_folder, ignore_errors=True)
 
 
 def gpus_for_jobs() -> Sequence[str]:

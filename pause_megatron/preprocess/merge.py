@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron import log
-from pause_megatron.atomic import new_folder, sweep
+from pause_megatron.atomic import new_folder
 from pause_megatron.config.dataset import MergeDatasetsConfig
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import (
@@ -45,8 +45,6 @@ def merge_datasets(config: MergeDatasetsConfig) -> None:
     spans = list(chain.from_iterable(map(spans_of, config.input, manifests)))
     _check_mergeable(config.input, manifests, spans)
     groups = cut_into_files(spans, config.files)
-    if alive := sweep(config.output.parent, config.output.name):
-        raise UserError(f"--output {config.output}: another merge is writing it, in {alive[0]}; wait for it")
     with new_folder(config.output) as folder:
         # All indices come first: they are small, and show a shard that does not fit its manifest before the long copy.
         dtype = token_dtype(manifests[0].vocab_size)

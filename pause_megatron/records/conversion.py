@@ -77,6 +77,8 @@ class ExportRecord:
     verdict: LogitComparison
     source: dict[str, Any]
     """Checkpoint folder, its layout and the run's configuration."""
+    files: dict[str, str] | None = None
+    """Name to SHA-256 of the folder's files with weights, tokenizer and configuration; None in older folders."""
     commit: str | None
     """Commit of this project's sources; None outside a git checkout."""
     versions: dict[str, str]

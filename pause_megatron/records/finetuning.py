@@ -50,9 +50,11 @@ class FinetuneRecord(FinetuneSummary):
 
     config: dict[str, Any]
     """Resolved configuration."""
+    files: dict[str, str] | None = None
+    """Name to SHA-256 of the folder's files with weights, tokenizer and configuration; None in older folders."""
 
     def summary(self) -> FinetuneSummary:
-        """Return the record without its configuration."""
+        """Return the record without its configuration and checksums."""
         return FinetuneSummary(**{field.name: getattr(self, field.name) for field in fields(FinetuneSummary)})
 
 

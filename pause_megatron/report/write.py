@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 
 import pause_megatron
 from pause_megatron import log
-from pause_megatron.atomic import new_folder, write_file
+from pause_megatron.atomic import new_folder, reserved, sweep, write_file
 from pause_megatron.config.report import ReportConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError, quoted
@@ -39,9 +39,12 @@ def write_report(config: ReportConfig) -> None:
         with new_folder(config.output) as folder:
             _write_files(folder, files)
     else:
-        _write_files(config.output, files)
-        for name in earlier - files.keys():
-            (config.output / name).unlink(missing_ok=True)
+        with reserved(config.output / "report.html"):  # two reports at once would mix their files
+            for folder in (config.output, config.output / "figures"):
+                sweep(folder)
+            _write_files(config.output, files)
+            for name in earlier - files.keys():
+                (config.output / name).unlink(missing_ok=True)
     log.info(f"report: {config.output / 'report.html'}")
 
 

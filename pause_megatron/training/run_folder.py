@@ -9,7 +9,7 @@ from pause_megatron import log
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.data.sample_order import TrainingData
-from pause_megatron.locks import PATIENCE_SECONDS, sole_owner
+from pause_megatron.locks import sole_owner
 from pause_megatron.parallel.collectives import run_on_rank_0
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.parallel.slurm_step import describe_job
@@ -18,10 +18,6 @@ from pause_megatron.records.pretraining import DeviceRecord, RunRecord
 from pause_megatron.training.inputs import PretrainInputs
 from pause_megatron.training.state import describe_data
 from pause_megatron.versions import versions
-
-_PATIENCE_WITH_OWN_JOB_SECONDS = 180.0
-"""Wait for the lock of an earlier start of the same Slurm job. If its machine is lost, a file server releases the lock
-only when the lease ends, for example after 90 s under NFSv4."""
 
 
 @contextmanager
@@ -36,17 +32,11 @@ def owned_run_folder(folder: Path) -> Iterator[None]:
     def lock() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         owner = describe_job(os.environ)
-        stack.enter_context(sole_owner(folder, refusal=refusal, owner=owner, patience=_patience))
+        stack.enter_context(sole_owner(folder, refusal=refusal, owner=owner))
 
     with ExitStack() as stack:
         run_on_rank_0(lock)
         yield
-
-
-def _patience(owner: str) -> float:
-    """Seconds to wait for the lock that ``owner`` holds."""
-    own_job = f"Slurm job {os.environ.get('SLURM_JOB_ID')}"
-    return _PATIENCE_WITH_OWN_JOB_SECONDS if own_job in owner.split(", ") else PATIENCE_SECONDS
 
 
 def path_to_here(folder: Path) -> str:

@@ -19,8 +19,9 @@ from pause_megatron.checkpoint.checkpoint_manifest import (
     Manifest,
     ParameterRecord,
     checksum,
+    file_checksum,
 )
-from pause_megatron.checkpoint.reader import file_checksum, tensor_key
+from pause_megatron.checkpoint.reader import tensor_key
 from pause_megatron.model.parameters import Shard
 
 MATRIX = Shard(name="matrix", global_shape=(8, 3), dim=0, blocks=2, tp_rank=0, tp_size=1)

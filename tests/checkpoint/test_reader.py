@@ -13,8 +13,14 @@ import torch
 from safetensors.torch import save_file
 
 from pause_megatron.checkpoint.checkpoint_folders import is_complete
-from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST, STATE_KEYS, DamagedCheckpointError, read_manifest
-from pause_megatron.checkpoint.reader import CheckpointReader, file_checksum
+from pause_megatron.checkpoint.checkpoint_manifest import (
+    MANIFEST,
+    STATE_KEYS,
+    DamagedCheckpointError,
+    file_checksum,
+    read_manifest,
+)
+from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.errors import UserError
 from tests.checkpoint.handmade import (
     MATRIX,

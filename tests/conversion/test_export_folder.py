@@ -50,6 +50,9 @@ def test_weights_have_the_given_dtype_and_are_compared_in_it(checkpoint: Path, d
     assert report.verdict.passed
     assert report.verdict.max_abs_logit_difference <= 1e-4
     assert "torch" in report.versions
+    assert report.files is not None
+    unchecked = {path.name for path in (tmp_path / "hf").iterdir()} - report.files.keys()
+    assert unchecked == {"README.md", "conversion_report.json"}
     assert report.source["layout"] == "from Hugging Face"
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert model.dtype == DTYPES[dtype]

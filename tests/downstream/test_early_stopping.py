@@ -96,6 +96,32 @@ def test_resumed_run_stops_at_the_same_step(config, tmp_path, monkeypatch):
     assert again["final_loss"] == whole["final_loss"]
 
 
+def test_state_whose_best_weights_are_damaged_is_passed_over(config, tmp_path, monkeypatch, capsys):
+    whole = replace(config, output=tmp_path / "whole")
+    finetune(whole)
+    best = json.loads((whole.output / "finetune.json").read_text())["kept_step"]
+    with monkeypatch.context() as patch:
+        patch.setattr("pause_megatron.downstream.work_folder.MetricsWriter.on_log", interrupt_after(best + 2))
+        with pytest.raises(KeyboardInterrupt):
+            finetune(config)
+    weights = config.work_folder / f"checkpoint-{best}" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-4] + bytes(4))
+    finetune(config)
+    said = capsys.readouterr().err
+    for step in (best + 2, best):
+        assert f"{weights}: damaged" in said
+        assert f"renamed checkpoint-{step} to checkpoint-{step}.damaged" in said
+    assert looks_of(config) == looks_of(whole)
+    for name in ("model.safetensors", "metrics.jsonl"):
+        assert (config.output / name).read_bytes() == (whole.output / name).read_bytes()
+
+
+def test_held_out_loss_that_is_not_finite_ends_the_run(config):
+    with pytest.raises(UserError, match=r"--learning-rate: the (held-out )?loss is not finite at step 2; lower it"):
+        finetune(replace(config, learning_rate=1e30))
+    assert not config.output.exists()
+
+
 def test_run_killed_after_it_stopped_early_trains_no_further(config, tmp_path, monkeypatch):
     finetune(replace(config, output=tmp_path / "whole"))
 

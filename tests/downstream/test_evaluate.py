@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pause_megatron.atomic import reserved
 from pause_megatron.cli.main import main
 from pause_megatron.config.downstream import EvaluateConfig
 from pause_megatron.downstream.evaluate import evaluate, metric_values
@@ -132,6 +133,12 @@ def test_existing_result_is_refused_and_left_alone(config):
     with pytest.raises(UserError, match="exists already"):
         evaluate(config)
     assert config.output.read_text() == "mine"
+
+
+def test_result_that_another_process_is_writing_is_refused(config):
+    with reserved(config.output), pytest.raises(UserError, match=r"result.json: another process is writing it"):
+        evaluate(config)
+    assert list(config.output.parent.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import Task, TextPair
 from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
-from pause_megatron.downstream.work_folder import WorkFolder
 from pause_megatron.errors import UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.pauses.prompts import IGNORE_INDEX
@@ -108,6 +107,8 @@ def test_finetuned_folder_is_complete_and_loads_with_stock_classes(config):
     assert record["pretraining"] is None
     steps = [line["step"] for line in read_json_lines(config.output / "metrics.jsonl")]
     assert steps == [4, 6]
+    unchecked = {path.name for path in config.output.iterdir()} - record["files"].keys()
+    assert unchecked == {"finetune.json", "metrics.jsonl"}
     model = AutoModelForCausalLM.from_pretrained(config.output)
     tokenizer = AutoTokenizer.from_pretrained(config.output)
     assert model.generation_config.suppress_tokens == [tokenizer.convert_tokens_to_ids("<pause>")]
@@ -130,7 +131,7 @@ def test_pretraining_is_copied_from_the_export_and_names_the_variant(config, mod
     base.model.save_pretrained(tmp_path / "base")
     base.tokenizer.save_pretrained(tmp_path / "base")
     report = example(ExportRecord)
-    report = replace(report, pretraining=replace(report.pretraining, pauses="sequence"))
+    report = replace(report, pretraining=replace(report.pretraining, pauses="sequence"), files=None)
     write_record(tmp_path / "base" / "conversion_report.json", report)
     finetune(changed(config, model=tmp_path / "base", num_pauses_ft=0, steps=1, log_interval=1))
     record = json.loads((config.output / "finetune.json").read_text())
@@ -160,9 +161,9 @@ def test_learning_rate_warms_up_and_follows_its_schedule(config, schedule, expec
     assert rates == pytest.approx([share * config.learning_rate for share in expected], rel=1e-3)
 
 
-def test_optimizer_settings_reach_the_trainer(config, tmp_path):
+def test_optimizer_settings_reach_the_trainer(config):
     config = replace(config, adam_beta1=0.8, adam_beta2=0.7, weight_decay=0.3, clip_grad=0.2)
-    arguments = training_arguments(config, WorkFolder(tmp_path))
+    arguments = training_arguments(config)
     assert (arguments.adam_beta1, arguments.adam_beta2) == (0.8, 0.7)
     assert (arguments.weight_decay, arguments.max_grad_norm) == (0.3, 0.2)
 
@@ -243,21 +244,15 @@ def test_run_with_other_settings_starts_over(config, monkeypatch, capsys):
     assert "starting over" in capsys.readouterr().err
 
 
-def test_incomplete_checkpoint_is_ignored(config, monkeypatch, capsys):
-    config = replace(config, save_interval=2)
-    with monkeypatch.context() as patch:
-        interrupt_at(5, patch)
-        with pytest.raises(InterruptionError):
-            finetune(config)
-    [state] = config.output.parent.glob(".finetuned.work/checkpoint-*")
-    (state / "trainer_state.json").unlink()
-    finetune(config)
-    assert "continuing" not in capsys.readouterr().err
-
-
 def test_loss_that_is_not_finite_stops_the_run_and_leaves_no_output(config):
     with pytest.raises(UserError, match="not finite at step"):
         finetune(replace(config, learning_rate=1e30, clip_grad=0.0, log_interval=1))
+    assert not config.output.exists()
+
+
+def test_weights_that_the_last_step_made_infinite_are_not_written(config):
+    with pytest.raises(UserError, match=r"--learning-rate: tensor \S+ is not finite after step 1; lower it"):
+        finetune(replace(config, learning_rate=1e39, warmup_steps=0, steps=1, save_interval=1, schedule="constant"))
     assert not config.output.exists()
 
 

@@ -1,12 +1,14 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
+from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.downstream.batching import prefix_lm_mask
-from pause_megatron.downstream.generation import generate_after
+from pause_megatron.downstream.generation import generate_after, generate_texts
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
@@ -104,6 +106,31 @@ def test_an_empty_context_can_be_generated_from(folder):
 def test_more_pauses_than_the_context_holds_are_refused(folder):
     with pytest.raises(UserError, match="no room for the prompt"):
         generated(PauseLM(folder, Pausing(num_pauses=60, prefix_attention="bidirectional"), batch_size=1))
+
+
+@pytest.fixture
+def broken(folder) -> ModelFolder:
+    """A model that gives NaN whenever it reads the token ``x``."""
+    model = copy.deepcopy(folder.model)
+    [x] = folder.tokenizer.encode("x", add_special_tokens=False)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[x] = torch.nan
+    return replace(folder, model=model)
+
+
+@pytest.mark.parametrize("attention", ["causal", "bidirectional"])
+def test_logits_that_are_not_finite_give_no_result(broken, attention):
+    model = PauseLM(broken, Pausing(num_pauses=2, prefix_attention=attention), batch_size=2)
+    fine = [("The import", " statement"), ("a class", " is")]
+    assert len(scored(model, fine)) == len(generated(model, [context for context, _ in fine])) == 2
+    message = rf"^{broken.path}: the logits after the prompt 'x y' are not finite; use --precision fp32"
+    with pytest.raises(UserError, match=message):
+        scored(model, [*fine, ("x y", " z")])
+    with pytest.raises(UserError, match=message):
+        generated(model, ["The import", "a class", "x y"])
+    for settings in ({}, {"num_beams": 2}, {"temperature": 1.0, "num_return_sequences": 3}):
+        with pytest.raises(UserError, match=message):
+            generate_texts(broken, ["a class", "x y"], pausing=InferencePausing(prefix_attention=attention), **settings)
 
 
 def test_scoring_whole_texts_is_refused(folder):

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -7,8 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.errors import UserError
+from pause_megatron.records.checksums import checksums
 from pause_megatron.records.conversion import ExportRecord
-from pause_megatron.records.files import write_record
+from pause_megatron.records.files import read_record, write_record
 from pause_megatron.records.finetuning import FinetuneRecord
 from pause_megatron.tokenizer.huggingface import to_huggingface
 from tests.downstream.random_models import CONTEXT_LENGTH, random_model
@@ -30,7 +32,7 @@ def test_ids_and_length_are_the_models_own(folder, tokenizer):
 
 
 def test_records_of_finetuning_and_pretraining_are_read(saved):
-    exported, finetuned = example(ExportRecord), example(FinetuneRecord)
+    exported, finetuned = (replace(example(kind), files=None) for kind in (ExportRecord, FinetuneRecord))
     write_record(saved / "conversion_report.json", exported)
     found = load_model_folder(saved)
     assert (found.pretraining, found.finetuning) == (exported.pretraining, None)
@@ -99,6 +101,61 @@ def test_an_index_that_leaves_the_folder_is_refused(saved):
     (saved / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(UserError, match="which is not in its folder"):
         load_model_folder(saved)
+
+
+@pytest.fixture(scope="module")
+def recorded(tokenizer, tmp_path_factory):
+    """A model's folder with a record of its files."""
+    folder = tmp_path_factory.mktemp("recorded")
+    random_model("gpt2", tokenizer.vocab_size).save_pretrained(folder)
+    to_huggingface(tokenizer).save_pretrained(folder)
+    write_record(folder / ExportRecord.FILE, replace(example(ExportRecord), files=checksums(folder)))
+    return folder
+
+
+def flip(path):
+    """Flip a bit in the last quarter of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) * 3 // 4] ^= 1
+    path.write_bytes(content)
+
+
+RECORDED = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+
+
+def test_every_file_that_is_loaded_has_a_checksum(recorded):
+    assert set(read_record(recorded / ExportRecord.FILE, ExportRecord).files) == set(RECORDED)
+    assert load_model_folder(recorded).pretraining == example(ExportRecord).pretraining
+
+
+@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            flip,
+            r"{name}: damaged or changed, because its SHA-256 is not the one in conversion_report.json; copy or make",
+        ),
+        (lambda path: path.write_bytes(bytes(path.stat().st_size)), "{name}: damaged or changed"),
+        (lambda path: path.unlink(), "{name}"),
+    ],
+    ids=["flipped bit", "zeros", "missing"],
+)
+def test_damage_of_any_file_is_reported_with_its_name(recorded, tmp_path, name, change, message):
+    damaged = shutil.copytree(recorded, tmp_path / "damaged")
+    change(damaged / name)
+    with pytest.raises(UserError, match=message.format(name=name)) as refused:
+        load_model_folder(damaged)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_record_that_names_files_elsewhere_is_refused(recorded, tmp_path):
+    damaged = shutil.copytree(recorded, tmp_path / "damaged")
+    write_record(damaged / ExportRecord.FILE, replace(example(ExportRecord), files={"../secret": "0"}))
+    with pytest.raises(
+        UserError, match=r"conversion_report\.json: lists the file '\.\./secret', which is not in its folder"
+    ):
+        load_model_folder(damaged)
 
 
 @pytest.mark.parametrize("kept", [0, 100, 5000])

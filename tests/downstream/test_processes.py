@@ -4,6 +4,7 @@ import json
 import os
 import random
 import re
+import signal
 import subprocess
 import sys
 from dataclasses import replace
@@ -14,9 +15,11 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, Trainer
 
+from pause_megatron import locks
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import FinetunePausing
 from pause_megatron.config.serialize import flags_of_mapping, to_flat
+from pause_megatron.downstream import finetune as finetuning
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.processes import process_arguments
 from pause_megatron.downstream.work_folder import WorkFolder
@@ -158,7 +161,8 @@ def test_one_process_may_use_deepspeed(config, alone, tmp_path):
 
 def test_another_number_of_processes_starts_over(config, tmp_path, capsys):
     config = replace(config, output=tmp_path / "together")
-    work = WorkFolder.of(config)
+    work = WorkFolder(config.work_folder)
+    work.path.mkdir()
     state = work.path / "checkpoint-2"
     work.open(config, processes=2)
     state.mkdir()
@@ -223,6 +227,40 @@ def test_error_leaves_the_group(config, tmp_path, sharing):
     """Otherwise the process sometimes aborts with another exit code."""
     too_many = shared(changed(config, num_pauses_ft="1000"), tmp_path, SHARING[sharing])
     assert run_distributed(is_in_group_after_refusal, 2, too_many) == [False, False]
+
+
+def refusal_of_second_run(config: FinetuneConfig) -> str:
+    locks.PATIENCE_SECONDS = 0.1  # for good: a process does this once
+    with pytest.raises(UserError) as refused:
+        finetune(config)
+    return str(refused.value)
+
+
+def test_second_run_is_refused_on_every_process(config, tmp_path):
+    second = replace(config, output=tmp_path / "together")
+    second.work_folder.mkdir()
+    with locks.sole_owner(second.work_folder, refusal=""):
+        messages = run_distributed(refusal_of_second_run, 2, second)
+    assert messages[0].startswith(f"--output {second.output}: another run is writing it; wait until it ends")
+    assert messages == messages[:1] * 2
+
+
+def killed_before_it_writes(config: FinetuneConfig) -> None:
+    finetuning.write_finetuned_folder = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+    finetune(config)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("sharing", SHARING)
+def test_processes_killed_after_their_last_step_train_no_further(config, tmp_path, sharing):
+    together = replace(shared(config, tmp_path, SHARING[sharing]), schedule="constant")
+    reference = replace(together, output=tmp_path / "reference")
+    run_distributed(parts_trained, 2, reference, None)
+    with pytest.raises(AssertionError, match="rank 0 died"):
+        run_distributed(killed_before_it_writes, 2, together)
+    assert run_distributed(parts_trained, 2, together, None) == [0, 0]
+    same_results(reference.output, together.output)
+    assert not list(tmp_path.glob(".*"))
 
 
 @pytest.mark.parametrize(

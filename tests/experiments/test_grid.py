@@ -6,6 +6,7 @@ import dataclasses
 import fcntl
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -59,7 +60,7 @@ def interrupt_while_finetuning(file: Path, output: Path, run_name: str, send: Ca
     command = grid_command(file, output)
     process = subprocess.Popen(command, env=ONE_THREAD, start_new_session=True, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 600
-    while not list((output / "finetune" / "parity").glob(f".{run_name}.work/*/trainer_state.json")):
+    while not list((output / "finetune" / "parity").glob(f".{run_name}.work/*/manifest.json")):
         assert process.poll() is None, "ended before it was interrupted"
         assert time.monotonic() < deadline
         time.sleep(0.005)
@@ -168,6 +169,45 @@ def test_interrupted_grid_ends_with_the_results_of_an_undisturbed_one(undisturbe
 
 
 @pytest.mark.slow
+@pytest.mark.slow
+def test_grid_killed_at_many_moments_ends_with_the_results_of_an_undisturbed_one(
+    grid_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """With its jobs, soon after one of them has written something; nothing remains of what they were writing."""
+    output, draw, killed = tmp_path / "out", random.Random(2026), 0
+    while killed < 20:
+        before = written(output)
+        process = subprocess.Popen(
+            grid_command(grid_file, output, "--jobs", "2"),
+            env=ONE_THREAD,
+            start_new_session=True,
+            stderr=subprocess.DEVNULL,
+        )
+        while process.poll() is None and written(output) == before:
+            time.sleep(0.005)
+        time.sleep(draw.uniform(0, 0.5))
+        if process.poll() is not None:
+            break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        killed += 1
+    assert killed >= 10
+    done = run(grid_file, output, "--jobs", "2")
+    assert done.returncode == EXIT_DONE, done.stderr
+    assert results(output) == results(undisturbed)
+    for kind in ("finetune", "evaluate"):
+        names = [sorted(path.name for path in (folder / kind / "parity").iterdir()) for folder in (output, undisturbed)]
+        assert names[0] == names[1]
+    for path in (undisturbed / "finetune" / "parity").glob("*/m*"):
+        assert path.read_bytes() == (output / path.relative_to(undisturbed)).read_bytes()
+
+
+def written(output: Path) -> set[Path]:
+    """Return the paths of everything that jobs have written so far; os.walk() accepts that folders disappear."""
+    walks = [os.walk(output / kind) for kind in ("finetune", "evaluate")]
+    return {Path(path, name) for walk in walks for path, *names in walk for name in [*names[0], *names[1]]}
+
+
 def test_only_missing_results_are_evaluated(interrupted: Path, grid_file: Path, tmp_path: Path) -> None:
     output = shutil.copytree(interrupted, tmp_path / "out")
     before = results(output)

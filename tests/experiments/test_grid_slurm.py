@@ -73,7 +73,7 @@ def test_options_of_slurm_need_slurm(tmp_path: Path) -> None:
 def warn_all_processes(folder: Path) -> None:
     """Once the finetuning has saved a state, send the job's processes what Slurm sends before the end of the time."""
     deadline = time.monotonic() + 120
-    while not list(folder.glob(".*.work/*/trainer_state.json")) and time.monotonic() < deadline:
+    while not list(folder.glob(".*.work/*/manifest.json")) and time.monotonic() < deadline:
         time.sleep(0.01)
     [controller] = [child for child in psutil.Process().children() if "submitit" in " ".join(child.cmdline())]
     for process in reversed(controller.children(recursive=True)):  # the command before submitit: the worse order

@@ -49,7 +49,7 @@ def models(tokenizer: PauseTokenizer, tmp_path_factory: pytest.TempPathFactory) 
         random_model("gpt2", tokenizer.vocab_size, seed, context_length=CONTEXT_LENGTH).save_pretrained(root / name)
         to_huggingface(tokenizer).save_pretrained(root / name)
         report = example(ExportRecord)
-        report = replace(report, pretraining=replace(report.pretraining, name=name, pauses=pauses))
+        report = replace(report, pretraining=replace(report.pretraining, name=name, pauses=pauses), files=None)
         write_record(root / name / ExportRecord.FILE, report)
     return [f"stdpt={root / 'stdpt'}", f"pausept={root / 'pausept'}"]
 

@@ -246,7 +246,7 @@ def test_a_killed_merge_leaves_no_dataset_and_can_be_repeated(tmp_path, by_hand)
 def test_two_merges_to_one_folder_do_not_disturb_each_other(tmp_path, by_hand):
     process = merge_in_a_process("wait", tmp_path / "merged", by_hand)
     assert process.stdout.readline() == "half way\n"
-    with pytest.raises(UserError, match=r"--output .*merged: another merge is writing it, in .*\.tmp; wait for it"):
+    with pytest.raises(UserError, match=r"merged: another process is writing it, in .*\.tmp; wait for it"):
         merge(tmp_path / "merged", by_hand)
     process.communicate("go on\n", timeout=60)
     assert process.returncode == 0

@@ -1,0 +1,46 @@
+"""SHA-256 of a model folder's files: recorded when the folder is written, compared when it is loaded."""
+
+import hashlib
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+
+from pause_megatron.errors import UserError
+from pause_megatron.records.files import path_beside
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Return the SHA-256, in hexadecimal, of every file in ``folder`` by its name; not of those in subfolders."""
+    return {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def compare_checksums(folder: Path, recorded: Mapping[str, str], record: str) -> None:
+    """Compare the files of ``folder`` with the checksums that the file ``record`` in it has of them.
+
+    A process reads each file once, unless it changes. Files that are not recorded are not compared.
+
+    Raises :class:`UserError` for the first file that is missing, cannot be read or differs, and for a name in
+    ``recorded`` that is a path.
+    """
+    for name, digest in recorded.items():
+        path = path_beside(folder / record, name)
+        try:
+            status = path.stat()
+            found = _sha256_once(path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns)
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror or error}; copy or make the model again") from error
+        if found != digest:
+            raise UserError(
+                f"{path}: damaged or changed, because its SHA-256 is not the one in {record}; copy or make the model"
+                " again (if you changed the file yourself, remove its line there)"
+            )
+
+
+@cache
+def _sha256_once(path: Path, *_: int) -> str:
+    return _sha256(path)
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
