@@ -125,6 +125,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     records = []
     with open(path, encoding="utf-8") as file:
         for line in file:
-            if line.endswith("\n"):
-                records.append(json.loads(line))
+            if not line.endswith("\n"):
+                break  # being written; iterating further would yield the rest of it as a line
+            records.append(json.loads(line))
     return records

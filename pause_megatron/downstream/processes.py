@@ -19,7 +19,7 @@ from pause_megatron.config.deepspeed import OWNED_KEYS_OF_FINETUNING, read_deeps
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.gloo_interface import choose_gloo_interface
-from pause_megatron.parallel.launcher import detect_launch, export_launch
+from pause_megatron.parallel.launcher import detect_launch, export_launch, withdraw_launch
 from pause_megatron.parallel.process_device import choose_device
 from pause_megatron.parallel.rendezvous import BACKENDS, form_default_group
 from pause_megatron.records.files import read_json
@@ -160,6 +160,7 @@ def leave_processes() -> None:
     if torch.distributed.is_initialized():
         gc.collect()
         torch.distributed.destroy_process_group()
+    withdraw_launch()
 
 
 def merged_weights(trainer: Trainer) -> dict[str, torch.Tensor] | None:

@@ -8,7 +8,7 @@ from megatron.core import parallel_state, tensor_parallel
 from pause_megatron.config.parallel import DeviceChoice, Layout
 from pause_megatron.parallel.cpu import install_cpu_shims
 from pause_megatron.parallel.gloo_interface import choose_gloo_interface
-from pause_megatron.parallel.launcher import Launch, export_launch
+from pause_megatron.parallel.launcher import Launch, export_launch, withdraw_launch
 from pause_megatron.parallel.process_device import choose_device, device
 from pause_megatron.parallel.rendezvous import BACKENDS, form_default_group
 
@@ -46,10 +46,11 @@ def initialize_process_groups(
 
 
 def destroy_process_groups() -> None:
-    """Destroy Megatron-core's groups and PyTorch's."""
+    """Destroy Megatron-core's groups and PyTorch's, and set the environment back to what it was before them."""
     parallel_state.destroy_model_parallel()
     if dist.is_initialized():
         dist.destroy_process_group()
+    withdraw_launch()
 
 
 class DeepSpeedMpu:

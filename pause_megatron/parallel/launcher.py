@@ -100,6 +100,10 @@ def resolve_device_choice(choice: DeviceChoice, environment: Mapping[str, str] =
     return cast(DeviceChoice, found) if choice == "auto" else choice
 
 
+_before_export: dict[str, str | None] = {}
+"""Variables that :func:`export_launch` has set, and their values before."""
+
+
 def export_launch(launch: Launch, *, gpu: int | None = None) -> None:
     """Set the environment variables that PyTorch's ``env://`` rendezvous and DeepSpeed read.
 
@@ -109,14 +113,27 @@ def export_launch(launch: Launch, *, gpu: int | None = None) -> None:
     local_rank = str(launch.local_rank if gpu is None else gpu)
     if _OPENMPI_LOCAL_RANK in os.environ:
         os.environ[_OPENMPI_LOCAL_RANK] = local_rank  # DeepSpeed insists that both are equal
-    os.environ.update(
-        RANK=str(launch.rank),
-        WORLD_SIZE=str(launch.world_size),
-        LOCAL_RANK=local_rank,
-        LOCAL_WORLD_SIZE=str(launch.local_world_size),
-        MASTER_ADDR=launch.master_addr,
-        MASTER_PORT=str(launch.master_port),
-    )
+    values = {
+        "RANK": str(launch.rank),
+        "WORLD_SIZE": str(launch.world_size),
+        "LOCAL_RANK": local_rank,
+        "LOCAL_WORLD_SIZE": str(launch.local_world_size),
+        "MASTER_ADDR": launch.master_addr,
+        "MASTER_PORT": str(launch.master_port),
+    }
+    for name in values:
+        _before_export.setdefault(name, os.environ.get(name))
+    os.environ.update(values)
+
+
+def withdraw_launch() -> None:
+    """Set the variables of :func:`export_launch` back: a later command in this process is not one of those ranks."""
+    for name, value in _before_export.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+    _before_export.clear()
 
 
 def _from_rendezvous(environment: Mapping[str, str]) -> Launch:

@@ -284,7 +284,7 @@ def test_folder_without_a_model_is_refused(config, tmp_path):
         finetune(replace(config, model=tmp_path))
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer_config.json").write_text("{}")
-    with pytest.raises(UserError, match="not a Hugging Face causal language model"):
+    with pytest.raises(UserError, match="transformers cannot read it"):
         finetune(replace(config, model=tmp_path))
 
 

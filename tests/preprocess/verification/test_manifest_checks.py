@@ -60,7 +60,7 @@ def test_entry_that_contradicts_the_shards_own(damaged, found):
     ("settings", "said"),
     [
         ({"pause_id": 1024}, "pause_id 1024 is not below vocab_size 1024"),
-        ({"eod_id": -1}, "eod_id -1 is not below vocab_size 1024"),
+        ({"eod_id": 5000}, "eod_id 5000 is not below vocab_size 1024"),
         ({"eod_id": 2}, "pause_id and eod_id are both 2"),
         ({"seq_length": 0}, "seq_length 0 with strategy every"),
         ({"strategy": "document"}, "seq_length 64 with strategy document"),
