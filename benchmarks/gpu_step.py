@@ -8,7 +8,8 @@ rank of a layout:
     python benchmarks/gpu_step.py --work bench
     python benchmarks/gpu_step.py --work bench --layouts tp2 1b --counters MODULE
 
-The module must have ``install_fake_groups(rank, world_size)``, ``reset()``, ``total(prefix)`` with the prefixes
+The module must have ``install_fake_groups(rank, world_size)``, after which ``init_process_group()`` needs no other
+rank, ``reset()``, ``total(prefix)`` with the prefixes
 "kernel", "gemm" and "copy host-to-device pageable", and the context manager ``synchronisations()``, which yields the
 list of waits.
 """
@@ -180,6 +181,7 @@ def count(case: Case, counters: Any) -> dict[str, int]:
     """Build the layout, warm up, and count a step; ``counters`` is None or the module of ``--counters``."""
     if counters:
         counters.install_fake_groups(case.rank, case.world_size)
+        torch.distributed.init_process_group()  # now, since a rendezvous would wait for the other ranks
     stepper, batch = _built(case)
 
     def step() -> None:
