@@ -93,6 +93,8 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
         architecture=_architecture(folder.model),
         finetuning=finetuning.summary() if finetuning else None,
         pretraining=folder.pretraining,
+        device=describe_device().name,
+        precision=config.precision,
         config=to_flat(config),
         versions=versions(),
         seconds=round(loading_seconds + time.monotonic() - started, 3),

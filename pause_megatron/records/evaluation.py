@@ -83,6 +83,10 @@ class EvaluationRecord:
     """None for a model that is not finetuned."""
     pretraining: PretrainingRecord | None
     """None for a model that was not exported from a checkpoint of this project."""
+    device: str | None = None
+    """Device that computed, such as "NVIDIA H100 80GB HBM3"; None in older files."""
+    precision: str | None = None
+    """Precision of the matrix products, such as "bf16"; None in older files."""
     config: dict[str, Any]
     """Resolved configuration."""
     versions: dict[str, str]

@@ -35,6 +35,10 @@ class FinetuneSummary:
     """None for a model that was not exported from a checkpoint of this project."""
     variant: str
     """Variant, see :mod:`~pause_megatron.records.variants`."""
+    device: str | None = None
+    """Device that computed, such as "NVIDIA H100 80GB HBM3"; None in older files."""
+    precision: str | None = None
+    """Precision of the matrix products, such as "bf16"; None in older files."""
     versions: dict[str, str]
     """Package to installed version."""
     seconds: float
