@@ -84,6 +84,9 @@ class RunRecord:
     """Ranks."""
     zero_stage: int
     """ZeRO stage, 0 to 3."""
+    flops_per_sequence: int | None = None
+    """Model FLOPs of training on one sequence, see :mod:`~pause_megatron.costs.flops`; None in a file of an older
+    version."""
     devices: DeviceRecord | None = None
     """None in a file of an older version."""
 
@@ -177,6 +180,11 @@ class ValidationRecord(LossRecord):
     """Its pause strategy."""
     real_tokens: int
     """Real targets of the held-out dataset."""
+    block_losses: tuple[float, ...] = ()
+    """Mean loss of each block of consecutive sequences, for paired comparisons; empty for a mean over datasets and in
+    files of older versions."""
+    block_targets: tuple[int, ...] = ()
+    """Real targets of each block."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,8 +11,6 @@ from pause_megatron.report.elements import Figure, Section, Table, TableCell
 from pause_megatron.report.labels import NOTHING, listed, run_label, setting_label
 from pause_megatron.report.measurements import Measurement, TaskResult
 
-MOST_POINTS = 300  # points of a curve; longer curves are drawn as means over equal stretches
-
 
 def pretraining_section(runs: tuple[PretrainRun, ...]) -> Section:
     """Build the section on pretraining; it is empty without runs."""
@@ -22,11 +20,6 @@ def pretraining_section(runs: tuple[PretrainRun, ...]) -> Section:
         tables=(validation_table(runs), pretraining_table(runs)) if runs else (),
         figures=(*training_figures(runs), *validation_figures(runs)) if runs else (),
     )
-
-
-def finetuning_section(tasks: Sequence[TaskResult]) -> Section:
-    """Build the section on finetuning; it is empty if no loss curve was found."""
-    return Section(anchor="finetuning", heading="Finetuning", figures=tuple(finetuning_figures(tasks)))
 
 
 def pretraining_table(runs: tuple[PretrainRun, ...]) -> Table:
@@ -138,7 +131,7 @@ def training_figures(runs: tuple[PretrainRun, ...]) -> list[Figure]:
             x, y = [float(getattr(record, field)) for record in run.train], [record.loss for record in run.train]
             lines.append(thinned(label, color, x, y))
         caption = "Cross-entropy on real targets, in nats."
-        figures.append(_loss_figure("pretraining", words, f"Training loss over {words}", caption, lines, words))
+        figures.append(loss_figure("pretraining", words, f"Training loss over {words}", caption, lines, words))
     return figures
 
 
@@ -154,50 +147,5 @@ def validation_figures(runs: tuple[PretrainRun, ...]) -> list[Figure]:
                 lines.append(thinned(label, color, x, y))
         caption = f"Held-out dataset {dataset}; real targets only."
         title = f"Validation on {text_kind(pauses)}"
-        figures.append(_loss_figure("validation", dataset, title, caption, lines, "iterations"))
+        figures.append(loss_figure("validation", dataset, title, caption, lines, "iterations"))
     return figures
-
-
-def finetuning_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
-    """Draw finetuning loss, a chart for each task and a line for each finetuned model."""
-    figures = []
-    for task in tasks:
-        # results of one finetuned model with several M_inf repeat its curve
-        curves: dict[tuple[str, int | None, tuple[FinetuneStepRecord, ...]], Measurement] = {}
-        for measurement in task.measurements:
-            for result in measurement.results:
-                if result.finetuning_curve:
-                    key = measurement.setting.model, result.record.seed, result.finetuning_curve
-                    curves.setdefault(key, measurement)
-        lines = []
-        for (_, _, curve), measurement in curves.items():
-            x, y = [float(step.step) for step in curve], [step.loss for step in curve]
-            lines.append(thinned(setting_label(measurement.setting, tasks), elements.color_of(measurement), x, y))
-        if lines:
-            caption = "Loss on the target only; one line for each finetuning seed."
-            title = f"Finetuning loss on {task.name}"
-            figures.append(_loss_figure("finetuning", task.name, title, caption, lines, "steps"))
-    return figures
-
-
-def _loss_figure(kind: str, name: str, title: str, caption: str, lines: Sequence[Line], x: str) -> Figure:
-    return elements.line_figure(
-        name=f"{kind}-{elements.slug(name)}",
-        title=title,
-        caption=caption,
-        lines=lines,
-        x_label=x.capitalize(),
-        y_label="Loss",
-    )
-
-
-def thinned(label: str, color: str, x: Sequence[float], y: Sequence[float]) -> Line:
-    """Return a curve with at most :data:`MOST_POINTS` points, each the mean of a stretch of equal length."""
-    stretch = -(-len(x) // MOST_POINTS)
-    starts = range(0, len(x), stretch)
-    return Line(
-        label=label,
-        color=color,
-        x=tuple(statistics.fmean(x[start : start + stretch]) for start in starts),
-        y=tuple(statistics.fmean(y[start : start + stretch]) for start in starts),
-    )
