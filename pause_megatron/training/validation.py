@@ -4,6 +4,8 @@ import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pause_megatron.config.parallel import Layout
+from pause_megatron.config.training import TrainingConfig
 from pause_megatron.data.sample_order import ValidationData
 from pause_megatron.data.training_sample import SampleDataset
 from pause_megatron.training.loss import Losses
@@ -46,6 +48,18 @@ class Validation:
             targets = sum(losses.targets for losses in totals)
             means = {"loss": mean, "perplexity": perplexity(mean)}
             metrics.log_validation(iteration, "weighted mean", blend_strategy(sources), targets, **means)
+
+
+def validation_batch_size(training: TrainingConfig, layout: Layout) -> int:
+    """Return the sequences of a validation's batches: few, so that many blocks of the data have a loss of their own.
+
+    Each pipeline stage has as many microbatches as there are stages, if training has. Never above the batch size of
+    training, which is known to fit.
+    """
+    unit = training.micro_batch_size * layout.dp * layout.pp
+    if training.global_batch_size % unit:
+        unit = training.micro_batch_size * layout.dp
+    return min(training.global_batch_size, unit * -(-training.validation_sequences // (MOST_BLOCKS * unit)))
 
 
 def block_fields(batches: Sequence[Losses]) -> dict[str, Any]:
