@@ -33,7 +33,7 @@ setup(
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["pause_megatron", "pause_megatron.*"]),
     package_data={
-        "pause_megatron.report": ["templates/*", "published.csv"],
+        "pause_megatron.report": ["templates/*", "*.csv"],
         "pause_megatron.downstream": ["tasks/*.yaml"],
         "pause_megatron.experiments": ["grids/*.yaml"],
     },

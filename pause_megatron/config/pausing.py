@@ -38,7 +38,7 @@ class FinetunePausing:
 
     num_pauses_ft: int | str = 10
     """Pauses in every prompt (tokens); 0: finetune without pauses. The paper uses 10 or 50, depending on the task. A
-    range such as 0..50 draws a number for each example."""
+    range such as 0..50 draws a number for each example, anew in each epoch."""
     pause_placement: PausePlacement = "append"
     """Position of the pauses: after the prompt, before it, or before the last --pause-marker in it."""
     pause_marker: str | None = None

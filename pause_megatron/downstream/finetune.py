@@ -5,6 +5,7 @@ An interrupted run resumes from a hidden folder next to the output. Each process
 rank 0 writes.
 """
 
+import math
 import random
 import shutil
 import time
@@ -109,7 +110,7 @@ def train(
     step = run_on_rank_0(arguments, work.resume)
     state = state_folder(work.path, step) if step else None
     writer = MetricsWriter(work)
-    callbacks: list[TrainerCallback] = [writer]
+    callbacks: list[TrainerCallback] = [writer, _EpochStart(examples)]
     if state and is_finished(state):
         callbacks.append(_NoFurtherStep())
     learned: Dataset[PausedExample] = examples
@@ -135,6 +136,18 @@ def train(
     return trainer
 
 
+class _EpochStart(TrainerCallback):
+    """Tells the examples which epoch starts or resumes, as the Trainer counts epochs at a resume: from the step."""
+
+    def __init__(self, examples: PausedExamples) -> None:
+        self._examples = examples
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, *, train_dataloader: Any, **_: Any) -> None:
+        """Start the epoch that the next step belongs to."""
+        steps_per_epoch = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+        self._examples.start_epoch(state.global_step // steps_per_epoch)
+
+
 class _AlreadyTrained(Exception):  # noqa: N818 - not an error
     """The state is loaded and needs no further step."""
 
@@ -148,7 +161,10 @@ class _NoFurtherStep(TrainerCallback):
 
 
 def hold_out(examples: PausedExamples, config: FinetuneConfig) -> tuple[Subset[PausedExample], Subset[PausedExample]]:
-    """Return training and held-out examples, chosen by the seed. Raises :class:`UserError` if there are too few."""
+    """Return training and held-out examples, chosen by the seed; those held out keep their numbers of pauses.
+
+    Raises :class:`UserError` if there are too few.
+    """
     number = config.held_out_examples
     if len(examples) <= number:
         raise UserError(
@@ -156,7 +172,7 @@ def hold_out(examples: PausedExamples, config: FinetuneConfig) -> tuple[Subset[P
         )
     chosen = set(random.Random(config.seed).sample(range(len(examples)), number))
     learned = [index for index in range(len(examples)) if index not in chosen]
-    return Subset(examples, learned), Subset(examples, sorted(chosen))
+    return Subset(examples, learned), Subset(replace(examples), sorted(chosen))
 
 
 def training_arguments(config: FinetuneConfig) -> TrainingArguments:
@@ -257,8 +273,11 @@ def write_finetuned_folder(
         steps=config.steps,
         kept_step=kept_step,
         final_loss=work.final_loss(),
+        model_name=config.model_name or base.model_name,
         pretraining=base.pretraining,
         variant=variant_name(base.pretraining.pauses if base.pretraining else "none", most),
+        device=describe_device().name,
+        precision=config.precision,
         config=to_flat(config),
         versions=versions(),
         seconds=round(seconds, 1),

@@ -23,7 +23,8 @@ class PausedExamples(Dataset[PausedExample]):
     """Text pairs as tokens with pauses, each encoded at its first use and then kept.
 
     Training starts at once. The price: an example without room for its pauses raises a :class:`UserError` when it is
-    read, possibly late in a run.
+    read, possibly late in a run. If numbers of pauses are drawn, each epoch of training draws anew, see
+    :meth:`start_epoch`, so that a model cannot learn an example's number together with its answer.
     """
 
     pairs: Sequence[TextPair]
@@ -31,8 +32,9 @@ class PausedExamples(Dataset[PausedExample]):
     pausing: Pausing
     fewest: int | None = None
     """If set, draw each example's number of pauses uniformly from this number to ``pausing.num_pauses``. The draw
-    depends only on ``seed`` and the example's index, not on the order or the rank that reads it."""
+    depends only on ``seed``, the epoch, and the example's index, not on the order or the rank that reads it."""
     seed: int = 0
+    _epoch: int = field(default=0, init=False)
     _encoded: dict[int, PausedExample] = field(default_factory=dict, init=False)
 
     def __len__(self) -> int:
@@ -47,10 +49,16 @@ class PausedExamples(Dataset[PausedExample]):
                 raise UserError(f"training example {index + 1} ({excerpt(pair.context)}): {error}") from error
         return self._encoded[index]
 
+    def start_epoch(self, epoch: int) -> None:
+        """Draw the numbers of pauses of ``epoch``, counted from 0; a new object is in epoch 0."""
+        if self.fewest is not None and epoch != self._epoch:
+            self._encoded.clear()
+        self._epoch = epoch
+
     def _pausing_of(self, index: int) -> Pausing:
         if self.fewest is None:
             return self.pausing
-        drawn = random.Random(f"{self.seed}/{index}").randint(self.fewest, self.pausing.num_pauses)
+        drawn = random.Random(f"{self.seed}/{self._epoch}/{index}").randint(self.fewest, self.pausing.num_pauses)
         return replace(self.pausing, num_pauses=drawn)
 
 

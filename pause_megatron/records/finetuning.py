@@ -31,10 +31,16 @@ class FinetuneSummary:
     """Step of the weights that were kept; below ``steps`` after early stopping."""
     final_loss: float
     """Last logged training loss, in nats."""
+    model_name: str | None = None
+    """Name of the pretrained model, as the user gave it or else of its run or folder; None in older files."""
     pretraining: PretrainingRecord | None
     """None for a model that was not exported from a checkpoint of this project."""
     variant: str
     """Variant, see :mod:`~pause_megatron.records.variants`."""
+    device: str | None = None
+    """Device that computed, such as "NVIDIA H100 80GB HBM3"; None in older files."""
+    precision: str | None = None
+    """Precision of the matrix products, such as "bf16"; None in older files."""
     versions: dict[str, str]
     """Package to installed version."""
     seconds: float

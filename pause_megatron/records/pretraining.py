@@ -68,6 +68,10 @@ class RunRecord:
     format: str = FORMAT
     name: str
     """Name of the run's folder."""
+    model_name: str | None = None
+    """Name of the model, which its runs with other seeds share; None in a file of an older version."""
+    seed: int | None = None
+    """Seed of the initial weights and of the data order; None in a file of an older version."""
     config: dict[str, Any]
     """Resolved configuration."""
     directory: str | None = None
@@ -79,13 +83,24 @@ class RunRecord:
     """Package to installed version."""
     dataset: TrainingDataRecord
     parameters: int
-    """Parameters of the model."""
+    """Parameters of the model, without padding rows of the vocabulary."""
+    non_embedding_parameters: int | None = None
+    """Parameters without the embeddings of tokens and positions and without the output layer; None in a file of an
+    older version."""
     world_size: int
     """Ranks."""
     zero_stage: int
     """ZeRO stage, 0 to 3."""
+    flops_per_sequence: int | None = None
+    """Model FLOPs of training on one sequence, see :mod:`~pause_megatron.costs.flops`; None in a file of an older
+    version."""
     devices: DeviceRecord | None = None
     """None in a file of an older version."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.model_name or self.name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +192,11 @@ class ValidationRecord(LossRecord):
     """Its pause strategy."""
     real_tokens: int
     """Real targets of the held-out dataset."""
+    block_losses: tuple[float, ...] = ()
+    """Mean loss of each block of consecutive sequences, for paired comparisons; empty for a mean over datasets and in
+    files of older versions."""
+    block_targets: tuple[int, ...] = ()
+    """Real targets of each block."""
 
 
 @dataclass(frozen=True, kw_only=True)

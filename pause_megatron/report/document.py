@@ -11,11 +11,12 @@ from pause_megatron.report.labels import counted, listed, model_label, rounded, 
 from pause_megatron.report.measurements import TaskResult, group_results
 from pause_megatron.report.provenance import Configuration, configurations, versions_table
 from pause_megatron.report.sections.cost import cost_section
+from pause_megatron.report.sections.finetuning import finetuning_section
 from pause_megatron.report.sections.pauses import finetuning_pauses_section, inference_section, removal_sentences
 from pause_megatron.report.sections.placement import placement_section
+from pause_megatron.report.sections.pretraining import pretraining_section, pretraining_sentence
 from pause_megatron.report.sections.published import published_section
 from pause_megatron.report.sections.samples import Question, pick_questions
-from pause_megatron.report.sections.training import finetuning_section, pretraining_section, pretraining_sentence
 from pause_megatron.report.sections.variants import significance_sentence, task_sentence, variants_section
 
 

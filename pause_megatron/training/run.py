@@ -39,7 +39,7 @@ from pause_megatron.training.state import checkpoint_data, refuse_another_run
 from pause_megatron.training.step import Stepper
 from pause_megatron.training.step_report import Flags
 from pause_megatron.training.stop_requests import StopRequests, stopped_early
-from pause_megatron.training.validation import Validation
+from pause_megatron.training.validation import Validation, validation_batch_size
 from pause_megatron.versions import versions
 
 
@@ -73,7 +73,7 @@ class PretrainRun:
         self.validation = Validation(
             open_datasets(self.inputs.validation_data, seed=None, cache=cache, launch=launch),
             sequences=training.validation_sequences,
-            batch_size=training.global_batch_size,
+            batch_size=validation_batch_size(training, self.inputs.layout),
         )
 
     def _build(self, launch: Launch) -> None:

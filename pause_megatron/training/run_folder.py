@@ -8,6 +8,7 @@ from pathlib import Path
 from pause_megatron import log
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import to_plain
+from pause_megatron.costs.flops import training_flops
 from pause_megatron.data.sample_order import TrainingData
 from pause_megatron.locks import sole_owner
 from pause_megatron.parallel.collectives import run_on_rank_0
@@ -58,14 +59,20 @@ def write_run_file(
     log.info(f"{len(data):,} sequences of {data.seq_length} tokens, pauses: {dataset.strategy}")
     record = RunRecord(
         name=config.output.name,
+        model_name=config.model_name or config.output.name,
+        seed=config.training.seed,
         config=to_plain(config),
         directory=path_to_here(config.output),
         deepspeed=deepspeed_file.values,
         versions=versions(),
         dataset=dataset,
         parameters=parameters,
+        non_embedding_parameters=config.model.non_embedding_parameters,
         world_size=launch.world_size,
         zero_stage=deepspeed_file.zero_stage,
+        flops_per_sequence=training_flops(
+            config.model, vocab_size=inputs.tokenizer.vocab_size, seq_length=inputs.seq_length
+        ).model,
         devices=devices,
     )
     write_record(config.output / RunRecord.FILE, record)

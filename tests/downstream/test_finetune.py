@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -313,6 +314,45 @@ def test_number_of_pauses_does_not_depend_on_the_reading_order(folder):
     forwards, backwards = (PausedExamples(pairs, folder, Pausing(num_pauses=9), fewest=0, seed=3) for _ in range(2))
     expected = [len(forwards[index].prefix) for index in range(20)]
     assert [len(backwards[index].prefix) for index in reversed(range(20))] == expected[::-1]
+
+
+def test_every_epoch_draws_other_numbers_of_pauses(folder):
+    examples = PausedExamples([TextPair("x:", " 1")] * 60, folder, Pausing(num_pauses=5), fewest=1, seed=3)
+    drawn = []
+    for epoch in (0, 1, 0):
+        examples.start_epoch(epoch)
+        drawn.append([len(examples[index].prefix) for index in range(60)])
+    assert drawn[0] != drawn[1]
+    assert drawn[0] == drawn[2]
+
+
+def test_training_draws_anew_in_each_epoch_and_a_resumed_run_repeats_the_draws(config, tmp_path, monkeypatch):
+    config = changed(config, num_pauses_ft="0..9", batch_size=32, steps=12, save_interval=5)
+    lengths: list[tuple[int, int]] = []  # of prefixes, by index of the example
+    get_item = PausedExamples.__getitem__
+
+    def spied(examples, index):
+        example = get_item(examples, index)
+        lengths.append((index, len(example.prefix)))
+        return example
+
+    monkeypatch.setattr(PausedExamples, "__getitem__", spied)
+    finetune(config)
+    complete = lengths.copy()
+    most_read, reads = Counter(index for index, _ in complete).most_common(1)[0]
+    assert reads > 2, "the run must have several epochs"
+    assert len({length for index, length in complete if index == most_read}) > 1
+
+    interrupted = replace(config, output=tmp_path / "interrupted")
+    with monkeypatch.context() as patch:
+        interrupt_at(11, patch)
+        with pytest.raises(InterruptionError):
+            finetune(interrupted)
+    lengths.clear()
+    finetune(interrupted)
+    resumed = lengths[1:]  # without the check of the first example
+    assert len(resumed) >= 2 * 32
+    assert resumed == complete[-len(resumed) :]
 
 
 def test_only_the_documents_that_are_trained_on_are_worded(config, monkeypatch):

@@ -226,12 +226,22 @@ def write_lines(path: Path, records: Iterable[Any]) -> None:
     path.write_text("".join(json.dumps(line_of(record)) + "\n" for record in records), encoding="utf-8")
 
 
-def write_run(folder: Path, *, paused: bool = False, iterations: int = 400, name: str | None = None) -> Path:
+def write_run(
+    folder: Path,
+    *,
+    paused: bool = False,
+    iterations: int = 400,
+    name: str | None = None,
+    model: str | None = None,
+    seed: int | None = None,
+) -> Path:
     """Write a pretraining run that was stopped once and resumed, with two validation sets; returns its folder."""
     folder.mkdir(parents=True)
     name = name or ("pausept" if paused else "stdpt")
     run = RunRecord(
         name=name,
+        model_name=model,
+        seed=seed,
         config={
             "data": f"data/train-{'pause' if paused else 'standard'}",
             "deepspeed": "ds_configs/zero1_fp32.json",
@@ -247,9 +257,10 @@ def write_run(folder: Path, *, paused: bool = False, iterations: int = 400, name
         parameters=1_861_632,
         world_size=4,
         zero_stage=1,
+        flops_per_sequence=3_000_000_000,
     )
     write_record(folder / RunRecord.FILE, run)
-    generator = random.Random(name)
+    generator = random.Random(f"{name} {seed or ''}")
     records: list[TrainRecord | ValidationRecord] = []
     for start, end in ((10, 200), (160, iterations)):  # stopped at 200, resumed after the checkpoint of 150
         for iteration in range(start, end + 1, 10):
@@ -275,7 +286,15 @@ def _logged(iteration: int, paused: bool, generator: random.Random) -> list[Trai
     )
     validation = []
     for kind in ("standard", "pause") if iteration % 50 == 0 else ():
-        held_out = loss + 0.1 + (0.0 if paused == (kind == "pause") else 0.12)
+        blocks = [
+            loss
+            + 0.1
+            + (0.0 if paused == (kind == "pause") else 0.12)
+            + 0.3 * math.sin(block)
+            + generator.gauss(0, 0.02)
+            for block in range(20)
+        ]
+        held_out = sum(blocks) / len(blocks)
         validation.append(
             replace(
                 example(ValidationRecord),
@@ -284,6 +303,9 @@ def _logged(iteration: int, paused: bool, generator: random.Random) -> list[Trai
                 pauses="none" if kind == "standard" else "sequence",
                 loss=held_out,
                 perplexity=math.exp(held_out),
+                real_tokens=5000,
+                block_losses=tuple(blocks),
+                block_targets=(250,) * 20,
             )
         )
     return [train, *validation]

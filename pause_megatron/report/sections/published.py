@@ -1,9 +1,14 @@
-"""Comparison with the published numbers of Goyal et al. 2024 (arXiv 2310.02226v3).
+"""Comparison with the published numbers of Goyal et al. 2024 (arXiv 2310.02226v3), and results of later papers.
+
+A model is compared with the paper's model of the same depth and width. The number of parameters would depend on the
+vocabulary: a model of the paper's 12 layers of width 768 has 136M parameters with the paper's vocabulary, 164M with
+GPT-2's and 284M with Llama 3's.
 
 ``published.csv`` has one number in each row, in percent. Table 1 has means and standard deviations over five finetuning
 runs; numbers from figures were read off the plots, with a precision of about 0.1. ``best`` as the number of pauses
 means the better of 10 and 50, which the paper reports if it does not give the number. Its "F1" of PhysicalIQA and
-HellaSwag, which are multiple choice, is ``acc`` in lm-evaluation-harness.
+HellaSwag, which are multiple choice, is ``acc`` in lm-evaluation-harness. ``later_results.csv`` has one result of a
+later paper in each row, with its source.
 """
 
 import csv
@@ -13,12 +18,13 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 
+from pause_megatron.records.evaluation import Architecture
 from pause_megatron.report.elements import Section, Table, TableCell, model_cell, text_cells
 from pause_megatron.report.labels import MINUS, NOTHING, pauses_kind, pauses_label
 from pause_megatron.report.measurements import Measurement, Setting, TaskResult
 
 PARAMETERS = {"1b": 1_345_085_440, "130m": 136_237_056}  # parameters of the paper's two models (its Table 5)
-TOLERANCE = 0.05  # relative difference in parameters up to which a model is compared with the paper's
+SHAPES = {(24, 2048): "1b", (12, 768): "130m"}  # the same models by layers and width
 BEST = ("10", "50")  # numbers of pauses that ``best`` was chosen from
 
 
@@ -33,22 +39,19 @@ class Published:
     """Table or figure of the paper."""
 
 
-def model_size(parameters: int) -> str | None:
-    """Return the paper's model that a model of ``parameters`` is compared with; None for other sizes."""
-    for size, published in PARAMETERS.items():
-        if abs(parameters / published - 1) <= TOLERANCE:
-            return size
-    return None
+def model_size(architecture: Architecture) -> str | None:
+    """Return the paper's model of the same depth and width; None if there is none."""
+    return SHAPES.get((architecture.num_layers, architecture.hidden_size))
 
 
 def published_for(measurement: Measurement, metric: str) -> Published | None:
     """Return the published number of the same setting, if any; the paper has bidirectional prefixes and fixed M_ft."""
     setting = measurement.setting
-    sizes = {model_size(result.record.architecture.parameters) for result in measurement.results}
+    sizes = {model_size(result.record.architecture) for result in measurement.results}
     size = sizes.pop()
     if sizes or size is None or setting.prefix_attention != "bidirectional" or setting.min_num_pauses_ft is not None:
         return None
-    for row in _rows():
+    for row in _read("published.csv"):
         if (row["size"], row["task"], row["metric"]) == (size, setting.task, metric) and _matches(row, setting):
             deviation = float(row["deviation"]) if row["deviation"] else None
             return Published(value=float(row["value"]), deviation=deviation, origin=row["origin"])
@@ -57,7 +60,7 @@ def published_for(measurement: Measurement, metric: str) -> Published | None:
 
 def published_metrics(task: str) -> list[str]:
     """Return the metrics of ``task`` that have published numbers."""
-    return list(dict.fromkeys(row["metric"] for row in _rows() if row["task"] == task))
+    return list(dict.fromkeys(row["metric"] for row in _read("published.csv") if row["task"] == task))
 
 
 def _matches(row: dict[str, str], setting: Setting) -> bool:
@@ -76,14 +79,15 @@ def _is_number(published: str, measured: int) -> bool:
 
 
 @cache
-def _rows() -> tuple[dict[str, str], ...]:
-    text = files("pause_megatron.report").joinpath("published.csv").read_text(encoding="utf-8")
+def _read(name: str) -> tuple[dict[str, str], ...]:
+    text = files("pause_megatron.report").joinpath(name).read_text(encoding="utf-8")
     return tuple(csv.DictReader(text.splitlines()))
 
 
 def published_section(tasks: Sequence[TaskResult]) -> Section:
-    """Build the section; it is empty if no measurement has a published counterpart."""
-    return Section(anchor="paper", heading="Published numbers", tables=(published_table(tasks),))
+    """Build the section: our numbers next to the paper's, if there are any of its settings, and later results."""
+    later = (later_results_table(),) if tasks else ()
+    return Section(anchor="paper", heading="Published numbers", tables=(published_table(tasks),), folded=later)
 
 
 def published_table(tasks: Sequence[TaskResult]) -> Table:
@@ -97,13 +101,27 @@ def published_table(tasks: Sequence[TaskResult]) -> Table:
     ]
     return Table(
         name="paper",
-        caption="Comparison with the published numbers of the model of this size (Goyal et al. 2024), in %: mean ±"
-        " standard deviation over finetuning seeds, and the difference (Δ) from StdPT_StdFT. Numbers from the paper's"
-        " figures have a precision of about 0.1 and no deviation. If the paper gives no M_ft, its number is the"
-        " better of M_ft 10 and 50.",
+        caption="Comparison with the published numbers of the model of the same depth and width (Goyal et al. 2024), in"
+        " %: mean ± standard deviation over finetuning seeds, and the difference (Δ) from StdPT_StdFT. The vocabulary,"
+        " and with it the number of parameters, may differ. Numbers from the paper's figures have a precision of about"
+        " 0.1 and no deviation. If the paper gives no M_ft, its number is the better of M_ft 10 and 50.",
         columns=("Variant", "Task", "M_ft", "M_inf", "Pauses", "Here", "Published", "Δ here", "Δ published", "Source"),
         words=("Task", "Pauses", "Source"),
         rows=tuple(rows),
+    )
+
+
+def later_results_table() -> Table:
+    """Tabulate results of later papers on pauses."""
+    columns = ("Model", "Pretraining", "Pauses", "Task", "Metric", "Without", "With", "Source")
+    rows = _read("later_results.csv")
+    return Table(
+        name="later-results",
+        caption="Results of later work on pauses and filler tokens, as their authors report them: their models, data,"
+        " and settings differ from those here. A lower perplexity is better.",
+        columns=columns,
+        words=tuple(column for column in columns if column not in ("Without", "With")),
+        rows=tuple(text_cells(*(row[column.lower()] or NOTHING for column in columns)) for row in rows),
     )
 
 

@@ -10,11 +10,17 @@ import pytest
 
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.records.evaluation import Architecture
-from pause_megatron.report.sections.published import PARAMETERS, model_size, published_for, published_table
+from pause_megatron.report.sections.published import (
+    PARAMETERS,
+    later_results_table,
+    model_size,
+    published_for,
+    published_table,
+)
 
 from ..inputs import PAPER_1B, ablations, grouped, scored
 
-SMALL = replace(PAPER_1B, parameters=136_000_000)
+SMALL = replace(PAPER_1B, parameters=136_000_000, num_layers=12, hidden_size=768)
 
 
 def published(variant: str, metric: str, shape: Architecture = PAPER_1B, **others: object) -> str | None:
@@ -39,18 +45,41 @@ def test_numbers_are_found_by_size_task_metric_and_setting() -> None:
 def test_other_settings_have_no_published_number() -> None:
     assert published("stdpt_stdft", "f1") is None
     assert published("stdpt_stdft", "em", task="parity") is None
-    assert published("stdpt_stdft", "em", replace(PAPER_1B, parameters=7_000_000_000)) is None
+    assert published("stdpt_stdft", "em", replace(PAPER_1B, num_layers=32)) is None
     assert published("stdpt_stdft", "em", num_pauses_inf=10) is None
     assert published("pausept_pauseft", "em", SMALL, num_pauses_ft=10, num_pauses_inf=50) is None
     assert published("pausept_pauseft", "em", num_pauses_ft=11) is None
     assert published("stdpt_stdft", "em", prefix_attention="causal") is None
 
 
-def test_presets_of_the_papers_sizes_are_compared_with_its_models() -> None:
+@pytest.mark.parametrize("vocab_size", [32_001, 50_258, 128_257])
+def test_presets_of_the_papers_sizes_are_compared_with_its_models_whatever_the_vocabulary(vocab_size: int) -> None:
     for preset, size in (("130m", "130m"), ("1b", "1b"), ("llama-130m", "130m"), ("llama-1b", "1b")):
         config = ModelConfig(**MODEL_PRESETS[preset])  # type: ignore[arg-type]
-        assert model_size(config.num_parameters(vocab_size=32_001)) == size, preset
-    assert model_size(PARAMETERS["1b"] * 2) is None
+        shape = Architecture(
+            parameters=config.num_parameters(vocab_size=vocab_size),
+            num_layers=config.num_layers,
+            num_attention_heads=config.num_attention_heads,
+            head_dim=config.hidden_size // config.num_attention_heads,
+            hidden_size=config.hidden_size,
+        )
+        assert model_size(shape) == size, preset
+    assert model_size(replace(PAPER_1B, hidden_size=2560)) is None
+
+
+def test_a_1b_model_with_the_vocabulary_of_gpt2_has_the_published_numbers() -> None:
+    config = ModelConfig(**MODEL_PRESETS["1b"])  # type: ignore[arg-type]
+    shape = replace(PAPER_1B, parameters=config.num_parameters(vocab_size=50_258))
+    assert shape.parameters > 1.05 * PARAMETERS["1b"]
+    table = published_table(grouped(*(replace(record, architecture=shape) for record in ablations())))
+    assert {"36.4 ± 2.5", "51.7 ± 2.3"} <= {row[6].text for row in table.rows}
+
+
+def test_results_of_later_papers_all_have_a_source_and_two_numbers() -> None:
+    table = later_results_table()
+    assert len(table.rows) >= 10
+    assert all(cell.text for row in table.rows for cell in row)
+    assert {row[-1].text for row in table.rows} >= {"PonderLM 2025 (arXiv 2505.20674)"}
 
 
 def test_the_table_has_our_difference_and_the_published_one() -> None:

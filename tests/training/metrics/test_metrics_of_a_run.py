@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import replace
@@ -17,6 +18,8 @@ from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.training import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainingConfig
 from pause_megatron.log import read_json_lines
+from pause_megatron.records.files import read_record
+from pause_megatron.records.pretraining import RunRecord
 from pause_megatron.training.metrics.run_metrics import Metrics
 from pause_megatron.training.pretrain import pretrain
 from tests.chain import SEQ_LENGTH, VOCAB_SIZE, write_dataset, write_text_and_tokenizer
@@ -67,7 +70,7 @@ def every_step(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
             global_batch_size=BATCH,
             micro_batch_size=4,
             validation_interval=3,
-            validation_sequences=BATCH,
+            validation_sequences=2 * BATCH - 4,
         ),
         checkpoint=CheckpointConfig(save_interval=3),
         logging=LoggingConfig(log_interval=1, tensorboard=True, peak_tflops=PEAK_TFLOPS),
@@ -122,6 +125,8 @@ def test_tflops_follow_from_the_model_size(every_step: PretrainConfig, killed: P
         tflops = record["tokens_per_second"] * flops_per_token / processes / 1e12
         assert record["tflops_per_device"] == pytest.approx(tflops)
         assert record["mfu"] == pytest.approx(tflops / PEAK_TFLOPS)
+    run = read_record(every_step.output / RunRecord.FILE, RunRecord)
+    assert run.flops_per_sequence == flops_per_token * SEQ_LENGTH
     if not torch.cuda.is_available():  # a CPU has no known peak
         assert not any("mfu" in record for record in records(killed, "train"))
 
@@ -132,6 +137,11 @@ def test_validation_with_and_without_pauses_is_recorded(every_step: PretrainConf
         ("held-out-standard", "none"): 2,
         ("held-out-pause", "sequence"): 2,
     }
+    for record in found:
+        assert sum(record["block_targets"]) == record["real_tokens"]
+        assert len(record["block_losses"]) == len(record["block_targets"]) == 2
+        mean = sum(map(math.prod, zip(record["block_losses"], record["block_targets"], strict=True)))
+        assert mean / record["real_tokens"] == pytest.approx(record["loss"])
     for record in found:
         assert ("loss_after_pause" in record) == (record["pauses"] != "none")
         runs = record.get("targets_by_pause_run", {"0": record["real_tokens"]})

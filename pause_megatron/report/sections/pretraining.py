@@ -1,32 +1,27 @@
-"""Training: the pretraining runs with their losses on training and held-out text, and the losses of finetuning."""
+"""Pretraining: the runs, their losses on training and held-out text, and the losses at equal cost."""
 
 import statistics
-from collections.abc import Sequence
 
-from pause_megatron.records.finetuning import FinetuneStepRecord
 from pause_megatron.report import elements
 from pause_megatron.report.collect import PretrainRun
-from pause_megatron.report.drawing import Line
 from pause_megatron.report.elements import Figure, Section, Table, TableCell
-from pause_megatron.report.labels import NOTHING, listed, run_label, setting_label
-from pause_megatron.report.measurements import Measurement, TaskResult
-
-MOST_POINTS = 300  # points of a curve; longer curves are drawn as means over equal stretches
+from pause_megatron.report.labels import MINUS, NOTHING, listed, run_label
+from pause_megatron.report.paired_losses import by_model, loss_difference
+from pause_megatron.report.sections.loss_curves import loss_figure, thinned
+from pause_megatron.report.sections.pretraining_cost import equal_cost_figures, equal_cost_table
 
 
 def pretraining_section(runs: tuple[PretrainRun, ...]) -> Section:
     """Build the section on pretraining; it is empty without runs."""
-    return Section(
-        anchor="pretraining",
-        heading="Pretraining",
-        tables=(validation_table(runs), pretraining_table(runs)) if runs else (),
-        figures=(*training_figures(runs), *validation_figures(runs)) if runs else (),
-    )
-
-
-def finetuning_section(tasks: Sequence[TaskResult]) -> Section:
-    """Build the section on finetuning; it is empty if no loss curve was found."""
-    return Section(anchor="finetuning", heading="Finetuning", figures=tuple(finetuning_figures(tasks)))
+    if not runs:
+        return Section(anchor="pretraining", heading="Pretraining")
+    tables = [validation_table(runs), differences_table(runs), pretraining_table(runs)]
+    figures = [training_figure(runs), *validation_figures(runs)]
+    if len(runs) > 1 and (sets := validation_sets(runs)):
+        first = next(iter(sets))
+        tables.insert(2, equal_cost_table(runs, first))
+        figures += equal_cost_figures(runs, first)
+    return Section(anchor="pretraining", heading="Pretraining", tables=tuple(tables), figures=tuple(figures))
 
 
 def pretraining_table(runs: tuple[PretrainRun, ...]) -> Table:
@@ -101,6 +96,35 @@ def _validation_cell(run: PretrainRun, dataset: str) -> TableCell:
     return TableCell(text=f"{record.loss:.4f}", note=f"perplexity {record.perplexity:.4g}")
 
 
+def differences_table(runs: tuple[PretrainRun, ...]) -> Table:
+    """Tabulate the difference of each model's held-out loss from that of the first model without pauses."""
+    rows, models = [], by_model(runs)
+    baseline = next((run.record.model for run in runs if run.is_standard), None)
+    for dataset, pauses in validation_sets(runs).items():
+        for model, own in models.items():
+            found = None if baseline in (None, model) else loss_difference(own, models[baseline], dataset)
+            if found is not None:
+                margin = None if found.uncertainty is None else found.uncertainty.margin
+                ends = (
+                    NOTHING if margin is None else " to ".join(map(_nats, (found.value - margin, found.value + margin)))
+                )
+                cells = elements.text_cells(dataset, _nats(found.value), ends, str(found.seeds))
+                rows.append((TableCell(text=model), TableCell(text=dataset, note=text_kind(pauses)), *cells[1:]))
+    return Table(
+        name="loss-differences",
+        caption=f"Difference of the loss at the last validation from {baseline}, in nats; below 0 is better. The 95 %"
+        " interval holds for other text of this kind, as both models read the same targets, and with several"
+        " pretraining seeds for other seeds too. It is not corrected for several comparisons.",
+        columns=("Model", "Held-out text", "Difference", "95 % interval", "Seeds"),
+        words=("Held-out text",),
+        rows=tuple(rows),
+    )
+
+
+def _nats(value: float) -> str:
+    return f"{MINUS if value < 0 else '+'}{abs(value):.4f}"
+
+
 def validation_sets(runs: tuple[PretrainRun, ...]) -> dict[str, str]:
     """Return the pause strategy of each held-out dataset by name; datasets without pauses come first."""
     found = {record.dataset: record.pauses for run in runs for record in run.validation}
@@ -129,17 +153,14 @@ def pretraining_sentence(runs: tuple[PretrainRun, ...]) -> str:
     return " ".join(sentences)
 
 
-def training_figures(runs: tuple[PretrainRun, ...]) -> list[Figure]:
-    """Draw training loss over iterations, and over real tokens: a run with pauses sees fewer of them."""
-    labels, figures = [run_label(run, runs) for run in runs], []
-    for field, words in (("iteration", "iterations"), ("real_tokens", "real tokens seen")):
-        lines = []
-        for run, label, color in zip(runs, labels, elements.pretrained_colors(labels), strict=True):
-            x, y = [float(getattr(record, field)) for record in run.train], [record.loss for record in run.train]
-            lines.append(thinned(label, color, x, y))
-        caption = "Cross-entropy on real targets, in nats."
-        figures.append(_loss_figure("pretraining", words, f"Training loss over {words}", caption, lines, words))
-    return figures
+def training_figure(runs: tuple[PretrainRun, ...]) -> Figure:
+    """Draw training loss over iterations."""
+    labels, lines = [run_label(run, runs) for run in runs], []
+    for run, label, color in zip(runs, labels, elements.pretrained_colors(labels), strict=True):
+        x, y = [float(record.iteration) for record in run.train], [record.loss for record in run.train]
+        lines.append(thinned(label, color, x, y))
+    caption = "Cross-entropy on real targets, in nats."
+    return loss_figure("pretraining", "iterations", "Training loss over iterations", caption, lines, "iterations")
 
 
 def validation_figures(runs: tuple[PretrainRun, ...]) -> list[Figure]:
@@ -154,50 +175,5 @@ def validation_figures(runs: tuple[PretrainRun, ...]) -> list[Figure]:
                 lines.append(thinned(label, color, x, y))
         caption = f"Held-out dataset {dataset}; real targets only."
         title = f"Validation on {text_kind(pauses)}"
-        figures.append(_loss_figure("validation", dataset, title, caption, lines, "iterations"))
+        figures.append(loss_figure("validation", dataset, title, caption, lines, "iterations"))
     return figures
-
-
-def finetuning_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
-    """Draw finetuning loss, a chart for each task and a line for each finetuned model."""
-    figures = []
-    for task in tasks:
-        # results of one finetuned model with several M_inf repeat its curve
-        curves: dict[tuple[str, int | None, tuple[FinetuneStepRecord, ...]], Measurement] = {}
-        for measurement in task.measurements:
-            for result in measurement.results:
-                if result.finetuning_curve:
-                    key = measurement.setting.model, result.record.seed, result.finetuning_curve
-                    curves.setdefault(key, measurement)
-        lines = []
-        for (_, _, curve), measurement in curves.items():
-            x, y = [float(step.step) for step in curve], [step.loss for step in curve]
-            lines.append(thinned(setting_label(measurement.setting, tasks), elements.color_of(measurement), x, y))
-        if lines:
-            caption = "Loss on the target only; one line for each finetuning seed."
-            title = f"Finetuning loss on {task.name}"
-            figures.append(_loss_figure("finetuning", task.name, title, caption, lines, "steps"))
-    return figures
-
-
-def _loss_figure(kind: str, name: str, title: str, caption: str, lines: Sequence[Line], x: str) -> Figure:
-    return elements.line_figure(
-        name=f"{kind}-{elements.slug(name)}",
-        title=title,
-        caption=caption,
-        lines=lines,
-        x_label=x.capitalize(),
-        y_label="Loss",
-    )
-
-
-def thinned(label: str, color: str, x: Sequence[float], y: Sequence[float]) -> Line:
-    """Return a curve with at most :data:`MOST_POINTS` points, each the mean of a stretch of equal length."""
-    stretch = -(-len(x) // MOST_POINTS)
-    starts = range(0, len(x), stretch)
-    return Line(
-        label=label,
-        color=color,
-        x=tuple(statistics.fmean(x[start : start + stretch]) for start in starts),
-        y=tuple(statistics.fmean(y[start : start + stretch]) for start in starts),
-    )

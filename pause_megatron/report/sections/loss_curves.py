@@ -1,0 +1,34 @@
+"""Loss curves, as the sections on pretraining and on finetuning draw them."""
+
+import statistics
+from collections.abc import Sequence
+
+from pause_megatron.report import elements
+from pause_megatron.report.drawing import Line
+from pause_megatron.report.elements import Figure
+
+MOST_POINTS = 300  # points of a curve; longer curves are drawn as means over equal stretches
+
+
+def loss_figure(kind: str, name: str, title: str, caption: str, lines: Sequence[Line], x: str) -> Figure:
+    """Draw ``lines`` over ``x``; ``kind`` and ``name`` make the name of the figure."""
+    return elements.line_figure(
+        name=f"{kind}-{elements.slug(name)}",
+        title=title,
+        caption=caption,
+        lines=lines,
+        x_label=x.capitalize(),
+        y_label="Loss",
+    )
+
+
+def thinned(label: str, color: str, x: Sequence[float], y: Sequence[float]) -> Line:
+    """Return a curve with at most :data:`MOST_POINTS` points, each the mean of a stretch of equal length."""
+    stretch = -(-len(x) // MOST_POINTS)
+    starts = range(0, len(x), stretch)
+    return Line(
+        label=label,
+        color=color,
+        x=tuple(statistics.fmean(x[start : start + stretch]) for start in starts),
+        y=tuple(statistics.fmean(y[start : start + stretch]) for start in starts),
+    )
