@@ -1,25 +1,28 @@
-"""Measurements: results grouped by setting over their seeds, and then by task, with the baseline of each."""
+"""Measurements: the results of one setting over its seeds, and those of one task with their baselines."""
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import pairwise
 
 import numpy as np
 
-from pause_megatron.errors import UserError
 from pause_megatron.records.variants import BASELINE, VARIANTS, pretrained_name
 from pause_megatron.report.collect import EvaluationResult
-from pause_megatron.report.pretrained_models import difference_besides_seed, seeds_of
-from pause_megatron.report.uncertainty import Bootstrap, Difference, Scores, Uncertainty, paired_bootstrap
+from pause_megatron.report.pretrained_models import seeds_of
+from pause_megatron.report.uncertainty import (
+    Difference,
+    Scores,
+    Uncertainty,
+    crossed_error,
+    share_interval,
+    without_zero,
+)
 
 MODELS = (*VARIANTS, "stdpt", "pausept")  # order of a report's rows: the variants, then models that were not finetuned
-CHANCE_LEVELS = {"parity": 0.5, "lookup": 0.1, "piqa": 0.5, "hellaswag": 0.25}
-"""Score of guessing in tasks with a fixed number of choices; a result file may state another."""
 LOWER_IS_BETTER = ("perplexity", "loss", "bits_per_byte")
 
 Item = tuple[int, str]  # a test item: its index in the result, and its prompt
@@ -104,31 +107,57 @@ class Measurement:
         """Test items of each evaluation; the smallest number if they differ."""
         return min(result.record.num_samples for result in self.results)
 
+    @cached_property
+    def runs(self) -> list[list[int]]:
+        """Indices of the results of each independent run.
+
+        With several pretraining seeds these are the runs, since finetunings of one pretrained model share its luck;
+        otherwise each finetuning is one.
+        """
+        pretrained = self._by_pretraining_seed
+        return pretrained if len(pretrained) > 1 else [[index] for index in range(self.seeds)]
+
+    @property
+    def pretraining_seeds(self) -> int:
+        """Number of pretraining runs."""
+        return len(self._by_pretraining_seed)
+
+    @cached_property
+    def _by_pretraining_seed(self) -> list[list[int]]:
+        found: dict[tuple[int, str], list[int]] = {}
+        for index, result in enumerate(self.results):
+            seed, _, name = seeds_of(result)
+            found.setdefault((seed, name), []).append(index)
+        return list(found.values())
+
     @property
     def values(self) -> list[float]:
-        """The primary metric of each seed."""
-        return [result.record.primary.value for result in self.results]
+        """The primary metric of each of :attr:`runs`."""
+        values = [result.record.primary.value for result in self.results]
+        return [statistics.fmean(values[index] for index in run) for run in self.runs]
 
     @property
     def mean(self) -> float:
-        """Mean of the primary metric over seeds."""
+        """Mean of the primary metric over runs."""
         return statistics.fmean(self.values)
 
     @property
     def deviation(self) -> float | None:
-        """Standard deviation over seeds; None for a single seed."""
-        return statistics.stdev(self.values) if self.seeds > 1 else None
+        """Standard deviation over runs; None for a single one."""
+        return statistics.stdev(self.values) if len(self.runs) > 1 else None
 
     @property
     def item_error(self) -> Uncertainty | None:
         """Uncertainty from the choice of test items, the same for all seeds; None if a result has no standard error."""
         errors = [result.record.primary.stderr for result in self.results]
         squares = [error**2 for error in errors if error is not None]
-        return Uncertainty(stderr=math.sqrt(statistics.fmean(squares))) if len(squares) == self.seeds else None
+        if len(squares) < self.seeds:
+            return None
+        return without_zero(Uncertainty(stderr=math.sqrt(statistics.fmean(squares))), self.num_samples)
 
     @property
     def seed_error(self) -> Uncertainty | None:
-        """Uncertainty from the randomness of finetuning; None for a single seed."""
+        """Uncertainty from the randomness of training: the scatter of :attr:`runs`; None for a single one."""
         return Uncertainty.of_mean(self.values)
 
     @cached_property
@@ -159,42 +188,36 @@ class Measurement:
     def minus(self, other: Measurement) -> Difference:
         """Difference of the means.
 
-        If both list the same items, the items' uncertainty is that of the differences item by item, since an item that
-        is hard for one variant is often hard for the other. If both are the same finetuned models, the seeds'
-        uncertainty is that of the differences seed by seed. Otherwise the two are treated as independent.
+        If both list the same items, its error is :func:`~pause_megatron.report.uncertainty.crossed_error`, item by item
+        and, for the same finetuned models, seed by seed. Otherwise the two are treated as independent.
         """
-        items = self._paired_items(other)
-        seeds = self._paired_seeds(other) or Uncertainty.of(self.seed_error, other.seed_error)
-        if items is None and self.uncertainty is not None and other.uncertainty is not None:
-            items = Uncertainty.of(self.item_error, other.item_error)
-        elif items is None:
-            seeds = None
-        return Difference(value=self.mean - other.mean, uncertainty=Uncertainty.of(items, seeds))
+        value = self.mean - other.mean
+        scores = self.paired_scores(other)
+        if scores is not None:
+            ours, theirs = scores
+            samples = [ours - theirs] if self.has_models_of(other) else [ours, theirs]
+            error = crossed_error(samples, ours.mean(axis=0) - theirs.mean(axis=0))
+            return Difference(value=value, uncertainty=error)
+        if self.item_error is None or other.item_error is None:
+            return Difference(value=value, uncertainty=None)
+        return Difference(value=value, uncertainty=Uncertainty.of(self.uncertainty, other.uncertainty))
 
-    def bootstrap(self, baseline: Measurement) -> Bootstrap | None:
-        """Paired bootstrap of this minus ``baseline``; None unless both list the same two or more test items."""
-        scores = self._paired_scores(baseline)
-        return None if scores is None else paired_bootstrap(*scores)
-
-    def _paired_scores(self, other: Measurement) -> tuple[Scores, Scores] | None:
-        """Scores of both, [seeds, items] in the same order of items; None unless both list the same two or more."""
+    def paired_scores(self, other: Measurement) -> tuple[Scores, Scores] | None:
+        """Scores of both, [runs, items] in the same order of items; None unless both list the same two or more."""
         ours, theirs = self.item_scores, other.item_scores
         if ours is None or theirs is None or ours.keys() != theirs.keys() or len(ours) < 2:
             return None
-        # item_scores is [items, seeds]
-        return np.array(list(ours.values())).T, np.array([theirs[item] for item in ours]).T
+        return self._scores_of_runs(list(ours.values())), other._scores_of_runs([theirs[item] for item in ours])
 
-    def _paired_items(self, other: Measurement) -> Uncertainty | None:
-        if (scores := self._paired_scores(other)) is None:
-            return None
-        spread = Uncertainty.of_mean((scores[0].mean(axis=0) - scores[1].mean(axis=0)).tolist())
-        return None if spread is None else replace(spread, freedom=math.inf)
+    def _scores_of_runs(self, scores: Sequence[Sequence[float]]) -> Scores:
+        """Return [runs, items] for scores [items, seeds]."""
+        by_seed = np.array(scores).T
+        return np.stack([by_seed[run].mean(axis=0) for run in self.runs])
 
-    def _paired_seeds(self, other: Measurement) -> Uncertainty | None:
-        ours, theirs = ({seeds_of(one): one.record.primary.value for one in side.results} for side in (self, other))
-        if self.setting.matched != other.setting.matched or ours.keys() != theirs.keys():
-            return None
-        return Uncertainty.of_mean([ours[seed] - theirs[seed] for seed in ours])
+    def has_models_of(self, other: Measurement) -> bool:
+        """Whether both measure the same finetuned models, for example with other pauses at inference."""
+        seeds, others = ([seeds_of(result) for result in one.results] for one in (self, other))
+        return self.setting.matched == other.setting.matched and seeds == others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -207,10 +230,20 @@ class TaskResult:
     chance_level: float | None
     """Score of guessing; None if it is unknown."""
 
-    @property
+    @cached_property
     def is_percentage(self) -> bool:
         """Whether the metric is a share, shown in percent."""
         return self.higher_is_better and all(0 <= measurement.mean <= 1 for measurement in self.measurements)
+
+    def interval(self, measurement: Measurement) -> tuple[float, float] | None:
+        """95 % interval of a measurement's mean; None if it is unknown.
+
+        That of a share holds for few items and at 0 and 1, and needs no standard error.
+        """
+        mean, error = measurement.mean, measurement.uncertainty
+        if self.is_percentage:
+            return share_interval(mean, error, max(1, measurement.num_samples))
+        return None if error is None else (mean - error.margin, mean + error.margin)
 
     @property
     def higher_is_better(self) -> bool:
@@ -242,58 +275,7 @@ class TaskResult:
 
     @cached_property
     def comparisons(self) -> tuple[tuple[Measurement, Measurement, Difference], ...]:
-        """Every matched measurement that has a baseline, with the baseline and the difference from it."""
-        pairs = [(measurement, self.baseline_of(measurement)) for measurement in self.matched]
+        """Every matched measurement of a variant that has a baseline, with the baseline and the difference from it."""
+        variants = [measurement for measurement in self.matched if measurement.setting.model in VARIANTS]
+        pairs = [(measurement, self.baseline_of(measurement)) for measurement in variants]
         return tuple((ours, baseline, ours.minus(baseline)) for ours, baseline in pairs if baseline is not None)
-
-
-def group_results(results: Iterable[EvaluationResult]) -> tuple[TaskResult, ...]:
-    """Group results into tasks, in alphabetical order, and measurements.
-
-    Raises :class:`UserError` for results that cannot be in one report: the same seeds twice, models of one name that
-    were pretrained differently, or one task under two metrics.
-    """
-    by_setting: dict[Setting, list[EvaluationResult]] = {}
-    pairs = [(Setting.of(result), result) for result in results]
-    variants = [variant for variant, _ in {(setting.model, one.record.pretrained_model) for setting, one in pairs}]
-    for setting, result in pairs:
-        name = result.record.pretrained_model if variants.count(setting.model) > 1 else ""
-        by_setting.setdefault(replace(setting, pretrained=name), []).append(result)
-    by_task: dict[str, list[Measurement]] = {}
-    for setting, group in by_setting.items():
-        by_task.setdefault(setting.task, []).append(_measurement(setting, group))
-    return tuple(_task_result(task, by_task[task]) for task in sorted(by_task))
-
-
-def _measurement(setting: Setting, group: list[EvaluationResult]) -> Measurement:
-    ordered = sorted(group, key=seeds_of)
-    for one, other in pairwise(ordered):
-        if difference := difference_besides_seed(one.record.pretraining, other.record.pretraining):
-            raise UserError(
-                f"{one.source} and {other.source}: their models have the name {one.record.pretrained_model} but differ"
-                f" in {difference} of pretraining; give them other names (--model-name), or write two reports"
-            )
-        if seeds_of(one) == seeds_of(other):
-            raise UserError(
-                f"{one.source} and {other.source}: results of the same measurement ({setting.task}, {setting.model},"
-                f" seed {one.record.seed}); give only one of them"
-            )
-    return Measurement(setting=setting, results=tuple(ordered))
-
-
-def _task_result(task: str, measurements: list[Measurement]) -> TaskResult:
-    results = [result for measurement in measurements for result in measurement.results]
-    first = results[0]
-    for result in results:
-        if result.record.primary_metric != first.record.primary_metric:
-            raise UserError(
-                f"{first.source} and {result.source}: {task} is measured by {first.record.primary_metric} in one and by"
-                f" {result.record.primary_metric} in the other; evaluate both by the same metric"
-            )
-    stated = next((result.record.chance for result in results if result.record.chance is not None), None)
-    return TaskResult(
-        name=task,
-        metric=first.record.primary_metric,
-        measurements=tuple(sorted(measurements, key=lambda measurement: measurement.setting.order)),
-        chance_level=CHANCE_LEVELS.get(task) if stated is None else stated,
-    )

@@ -118,7 +118,7 @@ def later_results_table() -> Table:
     return Table(
         name="later-results",
         caption="Results of later work on pauses and filler tokens, as their authors report them: their models, data,"
-        " and settings differ from those here. A lower perplexity is better.",
+        " and settings differ from those here. A good accuracy is high, and a good perplexity low.",
         columns=columns,
         words=tuple(column for column in columns if column not in ("Without", "With")),
         rows=tuple(text_cells(*(row[column.lower()] or NOTHING for column in columns)) for row in rows),
