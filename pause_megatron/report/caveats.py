@@ -4,10 +4,11 @@ from collections.abc import Iterator, Sequence
 
 from pause_megatron.records.variants import VARIANTS
 from pause_megatron.report.collect import Collected, PretrainRun
-from pause_megatron.report.labels import counted, listed, model_label, rounded, value
+from pause_megatron.report.guessing import guessing
+from pause_megatron.report.labels import counted, listed, model_label, rounded
 from pause_megatron.report.measurements import TaskResult
-from pause_megatron.report.sections.published import PARAMETERS
-from pause_megatron.report.uncertainty import Uncertainty
+from pause_megatron.report.sections.published import PARAMETERS, TOLERANCE
+from pause_megatron.report.verdicts import Verdicts
 
 PAPER_TOKENS = 200_000_000_000  # tokens that each of the paper's models was pretrained on
 PAPER_SEEDS = 5  # finetuning runs of each of the paper's numbers
@@ -25,8 +26,9 @@ PAPER_TASKS = {
 """The paper's nine benchmarks by the beginning of the task's name; for example, "squad" covers "squad_v2"."""
 
 
-def caveats(collected: Collected, tasks: Sequence[TaskResult]) -> list[str]:
+def caveats(collected: Collected, verdicts: Verdicts) -> list[str]:
     """Return the caveats that apply, the most important first."""
+    tasks = [verdict.task for verdict in verdicts.tasks]
     return [
         *_scale(collected),
         *_pretraining_runs(collected, tasks),
@@ -35,25 +37,32 @@ def caveats(collected: Collected, tasks: Sequence[TaskResult]) -> list[str]:
         *(text for task in tasks for text in _one_task(task)),
         *_seeds(tasks),
         *(text for task in tasks for text in _uneven_seeds(task)),
-        *_many_comparisons(tasks),
+        *_many_comparisons(verdicts),
         *_missing(tasks),
     ]
 
 
 def _scale(collected: Collected) -> Iterator[str]:
     published = "The published effect was measured on models of 130M and 1B parameters after 200B tokens"
-    if not collected.runs:
-        yield f"This report has no pretraining run, so it does not know the size of the models. {published}."
-        return
-    parameters = max(run.record.parameters for run in collected.runs)
-    tokens = max(run.last.real_tokens + run.last.pause_tokens for run in collected.runs)
-    if parameters >= min(PARAMETERS.values()) and tokens >= PAPER_TOKENS:
-        return
-    yield (
-        f"{published}. The largest model here has {rounded(parameters)} parameters and the longest run"
-        f" {rounded(tokens)} tokens, {rounded(PAPER_TOKENS / max(tokens, 1))} times fewer. Neither a difference nor its"
-        " absence here is evidence about models of the published size."
-    )
+    records = [result.record for result in collected.evaluations]
+    parameters = max([*(run.record.parameters for run in collected.runs),
+                      *(record.architecture.parameters for record in records)], default=0)  # fmt: skip
+    trained = [record.pretraining for record in records if record.pretraining is not None]
+    tokens = max([*(run.last.real_tokens + run.last.pause_tokens for run in collected.runs),
+                  *(one.real_tokens + one.pause_tokens for one in trained)], default=0)  # fmt: skip
+    is_small = parameters < min(PARAMETERS.values()) * (1 - TOLERANCE)
+    if not tokens:
+        yield (
+            f"{published}. The largest model here has {rounded(parameters)} parameters; this report does not know how"
+            " many tokens it was pretrained on."
+        )
+    elif is_small or tokens < PAPER_TOKENS:
+        fewer = f", {rounded(PAPER_TOKENS / tokens)} times fewer" if tokens < PAPER_TOKENS else ""
+        yield (
+            f"{published}. The largest model here has {rounded(parameters)} parameters and the longest pretraining"
+            f" {rounded(tokens)} tokens{fewer}. Neither a difference nor its absence here is evidence about models of"
+            " the published size and training."
+        )
 
 
 def _pretraining_runs(collected: Collected, tasks: Sequence[TaskResult]) -> Iterator[str]:
@@ -63,9 +72,9 @@ def _pretraining_runs(collected: Collected, tasks: Sequence[TaskResult]) -> Iter
     if any(model.startswith("pausept") for model in models) or (standard and paused):
         yield (
             "There is one pretraining run of each kind: a difference between StdPT and PausePT may come from one"
-            " initialisation and data order, which no standard error here covers."
+            " initialisation and data order, which no interval here covers."
             if len(standard) <= 1 and len(paused) <= 1
-            else "Losses of the pretraining runs have no standard errors."
+            else "Losses of the pretraining runs have no intervals."
         )
     for fact, values in (
         ("parameters", {run.record.parameters for run in collected.runs}),
@@ -101,16 +110,6 @@ def _one_task(task: TaskResult) -> Iterator[str]:
     results = [result for measurement in task.measurements for result in measurement.results]
     records = [result.record for result in results]
     sizes = {record.num_samples for record in records}
-    for attention, baseline in task.baselines.items():
-        # the error of a difference, if both variants have the baseline's error
-        detectable = Uncertainty.of(baseline.uncertainty, baseline.uncertainty)
-        if detectable is not None and detectable.stderr:
-            kind = f" ({attention} prefix)" if len(task.baselines) > 1 else ""
-            points = " points" if task.is_percentage else ""
-            yield (
-                f"{task.name} has {counted(min(sizes), 'test item')}{kind}: differences smaller than about"
-                f" {value(detectable.margin, task)}{points} cannot be detected."
-            )
     if len(sizes) > 1:
         numbers = listed([f"{size:,}" for size in sorted(sizes)])
         yield f"On {task.name}, results have different numbers of test items ({numbers})."
@@ -119,17 +118,11 @@ def _one_task(task: TaskResult) -> Iterator[str]:
             f"On {task.name}, the {task.metric} of {counted(len(unlike), 'result')} is not the mean of its samples, so"
             f" its differences are not paired by test item. A file may have been changed, such as {unlike[0]}."
         )
-    if any(record.primary.stderr == 0 for record in records):
-        yield f"On {task.name}, some standard error is 0 because all test items score the same; the true one is larger."
-    if _all_guess(task):
-        yield f"On {task.name}, no variant differs significantly from chance level, so there is no skill to improve."
-
-
-def _all_guess(task: TaskResult) -> bool:
-    if task.chance_level is None or not task.matched:
-        return False
-    margins = [(one, one.uncertainty.margin if one.uncertainty else 0.0) for one in task.matched]
-    return all(abs(one.mean - task.chance_level) <= margin for one, margin in margins)
+    scores = [guessing(measurement, task) for measurement in task.matched]
+    if scores and all(one.position != "above" for one in scores):
+        yield f"On {task.name}, no model scores above guessing, so there is no skill that pauses could improve."
+    if scores and task.chance_level and any(one.position == "below" for one in scores):
+        yield f"On {task.name}, some scores are below guessing: those models have not learned the form of the answer."
 
 
 def _seeds(tasks: Sequence[TaskResult]) -> Iterator[str]:
@@ -138,8 +131,8 @@ def _seeds(tasks: Sequence[TaskResult]) -> Iterator[str]:
         return
     if min(seeds) == 1:
         yield (
-            "Some or all variants were finetuned once: their standard errors cover the choice of test items, not the"
-            f" randomness of finetuning, which the paper covers with {PAPER_SEEDS} runs."
+            "Some or all variants were finetuned once: the intervals of their scores cover the choice of test items,"
+            f" not the randomness of finetuning, which the paper covers with {PAPER_SEEDS} runs."
         )
     else:
         yield (
@@ -155,12 +148,11 @@ def _uneven_seeds(task: TaskResult) -> Iterator[str]:
         yield f"On {task.name}, settings have different numbers of finetuning seeds ({numbers})."
 
 
-def _many_comparisons(tasks: Sequence[TaskResult]) -> Iterator[str]:
-    number = sum(len(task.comparisons) for task in tasks)
-    if number > 1:
+def _many_comparisons(verdicts: Verdicts) -> Iterator[str]:
+    if verdicts.tested > 1:
         yield (
-            f"There are {number} differences: if all variants were equally good, about {0.05 * number:.1g} of"
-            " them would still be significant."
+            f"Verdicts are corrected for {verdicts.tested} comparisons (Holm): if all variants were equally good, at"
+            " most 5 % of such reports would claim any difference. Small real differences are missed more often for it."
         )
 
 

@@ -11,12 +11,14 @@ from pause_megatron.report.labels import counted, listed, model_label, rounded, 
 from pause_megatron.report.measurements import TaskResult, group_results
 from pause_megatron.report.provenance import Configuration, configurations, versions_table
 from pause_megatron.report.sections.cost import cost_section
-from pause_megatron.report.sections.pauses import finetuning_pauses_section, inference_section, removal_sentences
+from pause_megatron.report.sections.pauses import finetuning_pauses_section, inference_section
 from pause_megatron.report.sections.placement import placement_section
 from pause_megatron.report.sections.published import published_section
 from pause_megatron.report.sections.samples import Question, pick_questions
 from pause_megatron.report.sections.training import finetuning_section, pretraining_section, pretraining_sentence
-from pause_megatron.report.sections.variants import significance_sentence, task_sentence, variants_section
+from pause_megatron.report.sections.variants import bar_figures, variants_section, verdicts_table
+from pause_megatron.report.verdict_words import TERMS, lead, removal_sentences, task_sentence
+from pause_megatron.report.verdicts import Verdicts, judge
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,7 +26,15 @@ class Document:
     """A complete report."""
 
     title: str
-    summary: tuple[str, ...]
+    lead: str
+    """The answer to the question of the title."""
+    terms: tuple[str, ...]
+    """Definitions of the terms of the page."""
+    answer: Section
+    """Verdict of each task and the charts of the variants, for the first screen."""
+    details: tuple[str, ...]
+    """Paragraphs with inputs, scores and verdicts in words."""
+    verdicts: Verdicts
     sections: tuple[Section, ...]
     questions: tuple[Question, ...]
     caveats: tuple[str, ...]
@@ -35,45 +45,55 @@ class Document:
     @property
     def figures(self) -> list[Figure]:
         """All figures, in order."""
-        return [figure for section in self.sections for figure in section.figures]
+        return [figure for section in (self.answer, *self.sections) for figure in section.figures]
 
     @property
     def tables(self) -> list[Table]:
         """All tables, in order."""
-        return [table for section in self.sections for table in (*section.tables, *section.folded) if table.rows]
+        found = [table for section in (self.answer, *self.sections) for table in (*section.tables, *section.folded)]
+        return [table for table in found if table.rows]
 
 
 def build_document(collected: Collected, *, title: str, samples_per_task: int) -> Document:
     """Compare, tabulate, draw and describe the inputs of a report; raises an error as :func:`group_results`."""
     tasks = group_results(collected.evaluations)
+    verdicts = judge(tasks)
     sections = (
-        variants_section(tasks),
+        Section(
+            anchor="answer", heading="Answer", tables=(verdicts_table(verdicts),), figures=tuple(bar_figures(tasks))
+        ),
+        variants_section(tasks, verdicts),
         published_section(tasks),
-        inference_section(tasks),
+        inference_section(tasks, verdicts),
         finetuning_pauses_section(tasks),
         placement_section(tasks),
         cost_section(tasks),
         pretraining_section(collected.runs),
         finetuning_section(tasks),
     )
+    answer, *others = with_unique_names(sections)
     return Document(
         title=title,
-        summary=tuple(summary(collected, tasks)),
-        sections=with_unique_names(section for section in sections if section),
+        lead=lead(verdicts),
+        terms=TERMS,
+        answer=answer,
+        details=tuple(details(collected, verdicts)),
+        verdicts=verdicts,
+        sections=tuple(section for section in others if section),
         questions=tuple(pick_questions(tasks, samples_per_task)),
-        caveats=tuple(caveats(collected, tasks)),
+        caveats=tuple(caveats(collected, verdicts)),
         configurations=tuple(configurations(collected, tasks)),
         versions=versions_table(collected),
         tasks=tasks,
     )
 
 
-def summary(collected: Collected, tasks: Sequence[TaskResult]) -> list[str]:
-    """Return the paragraphs of the summary: significant differences, inputs, each task, collapses, pretraining."""
-    paragraphs = [significance_sentence(tasks)] if tasks else []
-    paragraphs.append(_inputs(collected, tasks))
-    paragraphs += [task_sentence(task, tasks) for task in tasks]
-    paragraphs += removal_sentences(tasks)
+def details(collected: Collected, verdicts: Verdicts) -> list[str]:
+    """Return the paragraphs below the answer: inputs, each task, models without their pauses, pretraining."""
+    tasks = [verdict.task for verdict in verdicts.tasks]
+    paragraphs = [text] if (text := _inputs(collected, tasks)) else []
+    paragraphs += [task_sentence(verdict, tasks) for verdict in verdicts.tasks]
+    paragraphs += removal_sentences(verdicts)
     if collected.runs:
         paragraphs.append(pretraining_sentence(collected.runs))
     return paragraphs

@@ -66,7 +66,8 @@ class Line:
     color: str
     x: tuple[float, ...]
     y: tuple[float, ...]
-    stderr: tuple[float | None, ...] = ()
+    intervals: tuple[tuple[float, float] | None, ...] = ()
+    """Ends of the whisker of each point; None for a point without one."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +77,8 @@ class Bar:
     label: str
     color: str
     length: float
-    stderr: float | None
+    interval: tuple[float, float] | None
+    """Ends of the whisker."""
     text: str
     """The value as text, next to the bar."""
 
@@ -127,8 +129,10 @@ def draw_lines(
                 marker="o" if len(line.x) <= MOST_MARKERS else "",
                 markersize=3.5,
             )
-            if any(line.stderr):
-                errors = [error or 0.0 for error in line.stderr]
+            if any(line.intervals):
+                ends = [found or (y, y) for found, y in zip(line.intervals, line.y, strict=True)]
+                errors = [[y - low for (low, _), y in zip(ends, line.y, strict=True)],
+                          [high - y for (_, high), y in zip(ends, line.y, strict=True)]]  # fmt: skip
                 axes.errorbar(line.x, line.y, errors, color=line.color, linewidth=0, elinewidth=0.9, capsize=2)
         for (label, level), pattern in zip(levels.items(), LEVEL_DASHES, strict=False):
             axes.axhline(level, color=INK, linewidth=0.9, linestyle=pattern, label=label)
@@ -150,9 +154,11 @@ def draw_bars(name: str, alt: str, bars: Sequence[Bar], x_label: str, chance_lev
         positions = range(len(bars))
         axes.barh(positions, [bar.length for bar in bars], color=[bar.color for bar in bars], height=0.62)
         for position, bar in zip(positions, bars, strict=True):
-            if bar.stderr:
-                axes.errorbar(bar.length, position, xerr=bar.stderr, color=INK, elinewidth=0.9, capsize=2.5)
-            end = max(bar.length + (bar.stderr or 0.0), 0.0)
+            low, high = bar.interval or (bar.length, bar.length)
+            if high > low:
+                errors = [[bar.length - low], [high - bar.length]]
+                axes.errorbar(bar.length, position, xerr=errors, color=INK, elinewidth=0.9, capsize=2.5)
+            end = max(high, 0.0)
             axes.annotate(bar.text, (end, position), (5, 0), textcoords="offset points", va="center")
         if chance_level is not None:
             axes.axvline(chance_level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))

@@ -15,7 +15,8 @@ from pause_megatron.report.measurements import MODELS, Measurement, TaskResult
 MODEL_COLORS = dict(zip(MODELS, ("#56b4e9", "#0072b2", "#e69f00", "#d55e00", "#0072b2", "#d55e00"), strict=True))
 """Okabe and Ito's palette: cool for standard pretraining, warm for pauses; darker for finetuning with pauses."""
 OTHER_COLORS = ("#009e73", "#cc79a7", "#999999")
-WHISKERS = "Whiskers are one standard error."
+WHISKERS = "Whiskers are 95 % intervals."
+UNTESTED = "These differences are not tested, so they support no verdict."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ def score_figure(
         name="-".join(slug(part) for part in (kind, task.name, pretrained) if part),
         title=", ".join(filter(None, (task.name, pretrained))),
         caption=caption,
-        lines=[_line(one, scale) for one in series],
+        lines=[_line(one, task) for one in series],
         x_label=x_label,
         y_label=metric_label(task),
         levels=levels,
@@ -153,14 +154,14 @@ def score_figure(
     )
 
 
-def _line(series: ScoreSeries, scale: float) -> Line:
+def _line(series: ScoreSeries, task: TaskResult) -> Line:
     measurements = [measurement for _, measurement in series.points]
     return Line(
         label=series.label,
         color=series.color,
         x=tuple(x for x, _ in series.points),
-        y=tuple(scale * measurement.mean for measurement in measurements),
-        stderr=tuple(None if one.stderr is None else scale * one.stderr for one in measurements),
+        y=tuple(scale_of(task) * measurement.mean for measurement in measurements),
+        intervals=tuple(scaled_interval(task, measurement) for measurement in measurements),
     )
 
 
@@ -190,7 +191,7 @@ def line_figure(
 
 
 def measurements_csv(task: TaskResult, measurements: Iterable[Measurement]) -> str:
-    """Return measurements as CSV; mean, standard error and deviation over seeds are in the metric's own unit."""
+    """Return measurements as CSV; mean, error, interval and deviation over seeds are in the metric's own unit."""
     rows = [
         {
             "task": task.name,
@@ -205,6 +206,8 @@ def measurements_csv(task: TaskResult, measurements: Iterable[Measurement]) -> s
             "samples": measurement.num_samples,
             "mean": measurement.mean,
             "standard_error": measurement.stderr,
+            "low_95": (task.interval(measurement) or (None, None))[0],
+            "high_95": (task.interval(measurement) or (None, None))[1],
             "deviation_over_seeds": measurement.deviation,
         }
         for measurement in measurements
@@ -226,6 +229,12 @@ def _csv_cell(value: object) -> object:
 def scale_of(task: TaskResult) -> float:
     """Return the factor from the metric's unit to the unit of a chart: 100 for a share."""
     return 100.0 if task.is_percentage else 1.0
+
+
+def scaled_interval(task: TaskResult, measurement: Measurement) -> tuple[float, float] | None:
+    """Return the 95 % interval of a measurement in the unit of a chart; None if it is unknown."""
+    ends = task.interval(measurement)
+    return None if ends is None else (scale_of(task) * ends[0], scale_of(task) * ends[1])
 
 
 def color_of(measurement: Measurement) -> str:

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from pause_megatron.records.variants import VARIANT_LABELS
 from pause_megatron.report.collect import PretrainRun
 from pause_megatron.report.measurements import Measurement, Setting, TaskResult
-from pause_megatron.report.uncertainty import Difference
 
 MODEL_LABELS = VARIANT_LABELS | {
     "stdpt": "StdPT, not finetuned",
@@ -89,39 +88,32 @@ def value(number: float | None, task: TaskResult) -> str:
     return f"{100 * number:.1f}" if task.is_percentage else f"{number:.3g}"
 
 
-def with_error(measurement: Measurement, task: TaskResult) -> str:
-    """A mean with its standard error, for example "61.4 ± 2.1"."""
-    error = "" if measurement.stderr is None else f" ± {value(measurement.stderr, task)}"
-    return value(measurement.mean, task) + error
+def with_interval(measurement: Measurement, task: TaskResult) -> str:
+    """A mean with its 95 % interval, for example "61.4 (57.1 to 65.6)"."""
+    ends = task.interval(measurement)
+    text = value(measurement.mean, task)
+    return text if ends is None else f"{text} ({value(ends[0], task)} to {value(ends[1], task)})"
 
 
-def signed(difference: Difference, task: TaskResult) -> str:
-    """A difference with its standard error, for example "+9.8 ± 3.0"."""
-    text = (MINUS if difference.value < 0 else "+") + value(abs(difference.value), task)
-    return text if difference.stderr is None else f"{text} ± {value(difference.stderr, task)}"
+def amount(measurement: Measurement, task: TaskResult) -> str:
+    """A mean with its unit and its 95 % interval, for example "61.4% (57.1 to 65.6)"."""
+    number, space, ends = with_interval(measurement, task).partition(" ")
+    return number + ("%" if task.is_percentage else "") + space + ends
 
 
-def amount(quantity: Measurement | Difference, task: TaskResult) -> str:
-    """A mean or a difference with its unit, for example "61.4 ± 2.1%" or "+9.8 ± 3.0 points"."""
-    if isinstance(quantity, Difference):
-        return signed(quantity, task) + (" points" if task.is_percentage else "")
-    return with_error(quantity, task) + ("%" if task.is_percentage else "")
+def signed(number: float, task: TaskResult) -> str:
+    """A difference with its sign, for example "+9.8"."""
+    return (MINUS if number < 0 else "+") + value(abs(number), task)
 
 
-def significance(difference: Difference) -> str:
-    """Outcome of the test of a difference at the 95 % level."""
-    if difference.stderr is None:
-        return "standard error unknown"
-    if not difference.is_significant:
-        return "not significant"
-    return "significantly higher" if difference.value > 0 else "significantly lower"
+def points(task: TaskResult) -> str:
+    """The unit of a difference with a space before it, or nothing if the metric has no unit."""
+    return " points" if task.is_percentage else ""
 
 
 def interval(ends: tuple[float, float] | None, task: TaskResult) -> str:
     """An interval of differences, for example "+2.1 to +9.8"."""
-    if ends is None:
-        return NOTHING
-    return " to ".join(signed(Difference(value=end, uncertainty=None), task) for end in ends)
+    return NOTHING if ends is None else " to ".join(signed(end, task) for end in ends)
 
 
 def rounded(number: float) -> str:
@@ -137,6 +129,6 @@ def counted(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def listed(items: list[str]) -> str:
+def listed(items: Sequence[str]) -> str:
     """Items as prose, for example "a, b and c"."""
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"

@@ -14,7 +14,14 @@ import numpy as np
 from pause_megatron.errors import UserError
 from pause_megatron.records.variants import BASELINE, VARIANTS, pretrained_name
 from pause_megatron.report.collect import EvaluationResult
-from pause_megatron.report.uncertainty import Bootstrap, Difference, Scores, Uncertainty, paired_bootstrap
+from pause_megatron.report.uncertainty import (
+    Difference,
+    Scores,
+    Uncertainty,
+    crossed_error,
+    share_interval,
+    without_zero,
+)
 
 MODELS = (*VARIANTS, "stdpt", "pausept")  # order of a report's rows: the variants, then models that were not finetuned
 CHANCE_LEVELS = {"parity": 0.5, "lookup": 0.1, "piqa": 0.5, "hellaswag": 0.25}
@@ -120,7 +127,9 @@ class Measurement:
         """Uncertainty from the choice of test items, the same for all seeds; None if a result has no standard error."""
         errors = [result.record.primary.stderr for result in self.results]
         squares = [error**2 for error in errors if error is not None]
-        return Uncertainty(stderr=math.sqrt(statistics.fmean(squares))) if len(squares) == self.seeds else None
+        if len(squares) < self.seeds:
+            return None
+        return without_zero(Uncertainty(stderr=math.sqrt(statistics.fmean(squares))), self.num_samples)
 
     @property
     def seed_error(self) -> Uncertainty | None:
@@ -155,24 +164,21 @@ class Measurement:
     def minus(self, other: Measurement) -> Difference:
         """Difference of the means.
 
-        If both list the same items, the items' uncertainty is that of the differences item by item, since an item that
-        is hard for one variant is often hard for the other. If both are the same finetuned models, the seeds'
-        uncertainty is that of the differences seed by seed. Otherwise the two are treated as independent.
+        If both list the same items, its error is :func:`~pause_megatron.report.uncertainty.crossed_error`, item by item
+        and, for the same finetuned models, seed by seed. Otherwise the two are treated as independent.
         """
-        items = self._paired_items(other)
-        seeds = self._paired_seeds(other) or Uncertainty.of(self.seed_error, other.seed_error)
-        if items is None and self.uncertainty is not None and other.uncertainty is not None:
-            items = Uncertainty.of(self.item_error, other.item_error)
-        elif items is None:
-            seeds = None
-        return Difference(value=self.mean - other.mean, uncertainty=Uncertainty.of(items, seeds))
+        value = self.mean - other.mean
+        scores = self.paired_scores(other)
+        if scores is not None:
+            ours, theirs = scores
+            samples = [ours - theirs] if self.has_models_of(other) else [ours, theirs]
+            error = crossed_error(samples, ours.mean(axis=0) - theirs.mean(axis=0))
+            return Difference(value=value, uncertainty=error)
+        if self.item_error is None or other.item_error is None:
+            return Difference(value=value, uncertainty=None)
+        return Difference(value=value, uncertainty=Uncertainty.of(self.uncertainty, other.uncertainty))
 
-    def bootstrap(self, baseline: Measurement) -> Bootstrap | None:
-        """Paired bootstrap of this minus ``baseline``; None unless both list the same two or more test items."""
-        scores = self._paired_scores(baseline)
-        return None if scores is None else paired_bootstrap(*scores)
-
-    def _paired_scores(self, other: Measurement) -> tuple[Scores, Scores] | None:
+    def paired_scores(self, other: Measurement) -> tuple[Scores, Scores] | None:
         """Scores of both, [seeds, items] in the same order of items; None unless both list the same two or more."""
         ours, theirs = self.item_scores, other.item_scores
         if ours is None or theirs is None or ours.keys() != theirs.keys() or len(ours) < 2:
@@ -180,17 +186,10 @@ class Measurement:
         # item_scores is [items, seeds]
         return np.array(list(ours.values())).T, np.array([theirs[item] for item in ours]).T
 
-    def _paired_items(self, other: Measurement) -> Uncertainty | None:
-        if (scores := self._paired_scores(other)) is None:
-            return None
-        spread = Uncertainty.of_mean((scores[0].mean(axis=0) - scores[1].mean(axis=0)).tolist())
-        return None if spread is None else replace(spread, freedom=math.inf)
-
-    def _paired_seeds(self, other: Measurement) -> Uncertainty | None:
-        ours, theirs = ({one.record.seed: one.record.primary.value for one in side.results} for side in (self, other))
-        if self.setting.matched != other.setting.matched or ours.keys() != theirs.keys():
-            return None
-        return Uncertainty.of_mean([ours[seed] - theirs[seed] for seed in ours])
+    def has_models_of(self, other: Measurement) -> bool:
+        """Whether both measure the same finetuned models, for example with other pauses at inference."""
+        seeds, others = ([result.record.seed for result in one.results] for one in (self, other))
+        return self.setting.matched == other.setting.matched and seeds == others
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,10 +202,20 @@ class TaskResult:
     chance_level: float | None
     """Score of guessing; None if it is unknown."""
 
-    @property
+    @cached_property
     def is_percentage(self) -> bool:
         """Whether the metric is a share, shown in percent."""
         return self.higher_is_better and all(0 <= measurement.mean <= 1 for measurement in self.measurements)
+
+    def interval(self, measurement: Measurement) -> tuple[float, float] | None:
+        """95 % interval of a measurement's mean; None if it is unknown.
+
+        That of a share holds for few items and at 0 and 1, and needs no standard error.
+        """
+        mean, error = measurement.mean, measurement.uncertainty
+        if self.is_percentage:
+            return share_interval(mean, error, max(1, measurement.num_samples))
+        return None if error is None else (mean - error.margin, mean + error.margin)
 
     @property
     def higher_is_better(self) -> bool:
@@ -238,8 +247,9 @@ class TaskResult:
 
     @cached_property
     def comparisons(self) -> tuple[tuple[Measurement, Measurement, Difference], ...]:
-        """Every matched measurement that has a baseline, with the baseline and the difference from it."""
-        pairs = [(measurement, self.baseline_of(measurement)) for measurement in self.matched]
+        """Every matched measurement of a variant that has a baseline, with the baseline and the difference from it."""
+        variants = [measurement for measurement in self.matched if measurement.setting.model in VARIANTS]
+        pairs = [(measurement, self.baseline_of(measurement)) for measurement in variants]
         return tuple((ours, baseline, ours.minus(baseline)) for ours, baseline in pairs if baseline is not None)
 
 

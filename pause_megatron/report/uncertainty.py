@@ -1,20 +1,18 @@
-"""Statistics of a score and of a difference: standard errors, Student's t, and the paired bootstrap."""
+"""Statistics of a score and of a difference: standard errors from test items and seeds, and their intervals."""
 
 from __future__ import annotations
 
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import stdtrit
+from scipy.special import stdtr, stdtrit
 
-LEVEL = 0.95  # confidence level of every interval; a difference is significant if its interval excludes zero
-RESAMPLES = 2000
-SEED = 1234
-BLOCK_ELEMENTS = 2**22  # item counts drawn at a time (resamples times items), to bound memory
+LEVEL = 0.95  # confidence level of an interval, before a correction for several comparisons
+NORMAL_QUANTILE = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)  # 1.96
 
 Scores = npt.NDArray[np.float64]
 
@@ -30,7 +28,11 @@ class Uncertainty:
     @property
     def margin(self) -> float:
         """Half width of the 95 % interval by Student's t: 1.96 standard errors, more with few degrees of freedom."""
-        return self.stderr * float(stdtrit(self.freedom, (1 + LEVEL) / 2))
+        return self.margin_at(1 - LEVEL)
+
+    def margin_at(self, alpha: float) -> float:
+        """Half width of the interval that misses the true value with probability ``alpha``."""
+        return self.stderr * float(stdtrit(self.freedom, 1 - alpha / 2))
 
     @staticmethod
     def of(*components: Uncertainty | None) -> Uncertainty | None:
@@ -63,67 +65,79 @@ class Difference:
         return None if self.uncertainty is None else self.uncertainty.stderr
 
     @property
-    def is_significant(self) -> bool:
-        """Whether the 95 % interval excludes zero; False if no standard error is known."""
-        return self.uncertainty is not None and abs(self.value) > self.uncertainty.margin
+    def p_value(self) -> float | None:
+        """Two-sided p of Student's t for "no difference"; None if no standard error is known."""
+        if self.uncertainty is None:
+            return None
+        if not self.uncertainty.stderr:
+            return 0.0 if self.value else 1.0
+        return float(2 * stdtr(self.uncertainty.freedom, -abs(self.value) / self.uncertainty.stderr))
+
+    def interval_at(self, alpha: float) -> tuple[float, float] | None:
+        """Interval that misses the true difference with probability ``alpha``; None without a standard error."""
+        if self.uncertainty is None:
+            return None
+        margin = self.uncertainty.margin_at(alpha)
+        return self.value - margin, self.value + margin
 
 
-@dataclass(frozen=True, kw_only=True)
-class Bootstrap:
-    """Resampled difference of two means, in the unit of the metric."""
+def crossed_error(samples: Sequence[Scores], differences: Scores) -> Uncertainty:
+    """Standard error of the mean of ``differences``, one for each test item, over new items and new finetuning runs.
 
-    over_items: tuple[float, float]
-    """95 % interval over test items, for these finetuned models."""
-    over_items_and_seeds: tuple[float, float] | None
-    """95 % interval over test items and finetuning runs; None if either side has a single run. It is too narrow for few
-    runs, for example for three."""
-    p_value: float
-    """Two-sided p of "no difference", over items and seeds if possible, else over items."""
+    ``samples`` are the independent sets of runs that the differences are made of, each [seeds, items] over the same
+    items: two variants, or one set of runs with other pauses. Items and seeds are crossed random effects: the variance
+    is that of the seeds' means plus that of the items' means minus the residual, which both contain (Clark 1973, "The
+    language-as-fixed-effect fallacy"), and never below either. The variance of the items counts two more items, one
+    with a difference of 1 and one of -1 (Bonett and Price 2012): it is not 0 if no item differs.
 
-
-def paired_bootstrap(scores: Scores, baseline: Scores) -> Bootstrap:
-    """Resample the mean of ``scores`` minus that of ``baseline``, each [seeds, items] over the same items.
-
-    Every resample draws the same items for both (Koehn 2004, aclanthology.org/W04-3250) and finetuning runs
-    independently. The random numbers are the same in every call.
+    The degrees of freedom are Welch's for the seeds, since few seeds tell little about their scatter. If some set has a
+    single run, the error covers the items only.
     """
-    generator = np.random.default_rng(SEED)
-    means, baseline_means = _draw_items(scores, baseline, generator)
-    difference = means.mean(axis=0) - baseline_means.mean(axis=0)
-    over_items = _interval(difference)
-    if len(scores) == 1 or len(baseline) == 1:
-        return Bootstrap(over_items=over_items, over_items_and_seeds=None, p_value=_p_value(difference))
-    difference = _draw_seeds(means, generator) - _draw_seeds(baseline_means, generator)
-    return Bootstrap(over_items=over_items, over_items_and_seeds=_interval(difference), p_value=_p_value(difference))
+    items = len(differences)
+    mean = float(differences.sum()) / (items + 2)
+    of_items = ((float((differences**2).sum()) + 2) / (items + 2) - mean**2) / (items + 2)
+    if any(len(runs) == 1 for runs in samples):
+        return Uncertainty(stderr=math.sqrt(of_items), freedom=items + 1)
+    seeds = Uncertainty.of(*(Uncertainty.of_mean(runs.mean(axis=1).tolist()) for runs in samples))
+    assert seeds is not None
+    freedom = seeds.freedom if seeds.stderr else sum(len(runs) - 1 for runs in samples)
+    of_seeds = seeds.stderr**2
+    residual = sum(_residual(runs) for runs in samples)
+    variance = max(of_items, of_seeds, of_items + of_seeds - residual)
+    return Uncertainty(stderr=math.sqrt(variance), freedom=min(freedom, items + 1))
 
 
-def _draw_items(scores: Scores, baseline: Scores, generator: np.random.Generator) -> tuple[Scores, Scores]:
-    """Mean scores over resampled items, [seeds, resamples] each; resample i holds the same items in both."""
-    items = scores.shape[1]
-    block = max(1, BLOCK_ELEMENTS // items)
-    blocks = []
-    for start in range(0, RESAMPLES, block):
-        # weights [resamples, items]: how often a resample contains each item, over the number of items
-        weights = generator.multinomial(items, np.full(items, 1 / items), size=min(block, RESAMPLES - start)) / items
-        blocks.append((scores @ weights.T, baseline @ weights.T))
-    ours, theirs = zip(*blocks, strict=True)
-    return np.concatenate(ours, axis=1), np.concatenate(theirs, axis=1)
+def _residual(runs: Scores) -> float:
+    """Variance of the mean of ``runs``, [seeds, items], from what neither the item nor the seed explains."""
+    seeds, items = runs.shape
+    rest = runs - runs.mean(axis=0) - runs.mean(axis=1, keepdims=True) + runs.mean()
+    return float((rest**2).sum() / max(1, (seeds - 1) * (items - 1)) / (seeds * items))
 
 
-def _draw_seeds(means: Scores, generator: np.random.Generator) -> Scores:
-    """Mean over resampled seeds: [seeds, resamples] to [resamples], with new seeds in every resample."""
-    seeds = len(means)
-    drawn = generator.integers(seeds, size=(seeds, RESAMPLES))
-    resampled: Scores = np.take_along_axis(means, drawn, axis=0).mean(axis=0)
-    return resampled
+def wilson_interval(share: float, number: float) -> tuple[float, float]:
+    """95 % interval of ``share`` of ``number`` items (Wilson 1927), which holds at 0 and 1 too.
+
+    ``number`` need not be whole: fewer items than there are stand for a larger variance (Korn and Graubard 1998).
+    """
+    square = NORMAL_QUANTILE**2
+    center = (share + square / (2 * number)) / (1 + square / number)
+    spread = math.sqrt(share * (1 - share) / number + square / (4 * number**2))
+    margin = NORMAL_QUANTILE * spread / (1 + square / number)
+    low, high = center - margin, center + margin
+    return (0.0 if share == 0 else max(0.0, low)), (1.0 if share == 1 else min(1.0, high))
 
 
-def _interval(resampled: Scores) -> tuple[float, float]:
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def share_interval(share: float, uncertainty: Uncertainty | None, items: int) -> tuple[float, float]:
+    """Wilson's interval of a mean score from 0 to 1, at least as wide as that of ``items`` right and wrong answers.
+
+    A larger ``uncertainty``, such as from the scatter of seeds, counts as fewer items.
+    """
+    number = float(items)
+    if uncertainty is not None and uncertainty.stderr and 0 < share < 1:
+        number = min(number, share * (1 - share) * (NORMAL_QUANTILE / uncertainty.margin) ** 2)
+    return wilson_interval(share, number)
 
 
-def _p_value(resampled: Scores) -> float:
-    """Twice the share of resamples on the rarer side of zero; never 0, because the resamples are finite."""
-    rarer = min(np.count_nonzero(resampled <= 0), np.count_nonzero(resampled >= 0))
-    return min(1.0, 2 * (rarer + 1) / (RESAMPLES + 1))
+def without_zero(error: Uncertainty, items: int) -> Uncertainty:
+    """Return ``error``, or 1/(items + 2) in place of 0: that all items score the same is no proof of no error."""
+    return error if error.stderr else replace(error, stderr=1 / (items + 2))

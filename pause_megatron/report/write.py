@@ -6,6 +6,7 @@ so that a reader always finds a complete page; files that the new report does no
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,14 @@ from pause_megatron.errors import UserError, quoted
 from pause_megatron.report.collect import Collected, collect
 from pause_megatron.report.document import Document, build_document
 from pause_megatron.report.elements import MODEL_COLORS, Table
+from pause_megatron.report.labels import setting_label
 from pause_megatron.report.measurements import Measurement, TaskResult
+from pause_megatron.report.verdict_words import reasons_text, removal_outcome
+from pause_megatron.report.verdicts import Comparison, Outcome, Reason, RemovalVerdict, TaskVerdict
 from pause_megatron.versions import versions
 
-REPORT_FORMAT = "pause_megatron/report/1"
+REPORT_FORMAT = "pause_megatron/report/2"
+EARLIER_FORMATS = ("pause_megatron/report/1",)  # of reports that are replaced like those of this version
 _REPORT_FILE = re.compile(r"report\.(json|md|html)|figures/[a-z0-9-]+\.(png|svg|csv)")
 SUBSCRIPTS = re.compile(r"\bM_(ft|inf)\b")
 
@@ -56,7 +61,7 @@ def _earlier_files(output: Path) -> set[str] | None:
         return set()
     try:
         values = json.loads((output / "report.json").read_text(encoding="utf-8"))
-        names = set(values["files"]) if values["format"] == REPORT_FORMAT else None
+        names = set(values["files"]) if values["format"] in (REPORT_FORMAT, *EARLIER_FORMATS) else None
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         names = None
     if names is None:
@@ -96,7 +101,11 @@ def _values(document: Document, collected: Collected) -> dict[str, Any]:
     """The content of report.json, with unrounded numbers."""
     return {
         "title": document.title,
-        "summary": document.summary,
+        "lead": document.lead,
+        "terms": document.terms,
+        "details": document.details,
+        "verdicts": [_verdict_values(verdict, document) for verdict in document.verdicts.tasks],
+        "without_pauses": [_removal_values(verdict, document) for verdict in document.verdicts.removals],
         "caveats": document.caveats,
         "tasks": [
             {
@@ -118,7 +127,6 @@ def _values(document: Document, collected: Collected) -> dict[str, Any]:
 
 def _measurement_values(task: TaskResult, measurement: Measurement) -> dict[str, Any]:
     baseline = task.baseline_of(measurement)
-    difference = None if baseline is None else measurement.minus(baseline)
     return {
         "variant": measurement.setting.model,
         "num_pauses_ft": measurement.setting.num_pauses_ft,
@@ -128,11 +136,49 @@ def _measurement_values(task: TaskResult, measurement: Measurement) -> dict[str,
         "num_samples": measurement.num_samples,
         "mean": measurement.mean,
         "stderr": measurement.stderr,
+        "interval": task.interval(measurement),
         "deviation_over_seeds": measurement.deviation,
-        "difference": None if difference is None else difference.value,
-        "difference_stderr": None if difference is None else difference.stderr,
-        "distinguishable": None if difference is None else difference.is_significant,
+        "difference": None if baseline is None else measurement.mean - baseline.mean,
     }
+
+
+def _verdict_values(verdict: TaskVerdict, document: Document) -> dict[str, Any]:
+    return {
+        "task": verdict.task.name,
+        "verdict": verdict.outcome,
+        "bound": verdict.bound if verdict.outcome is Outcome.NO_DIFFERENCE else None,
+        "reasons": _reason_values(verdict.reasons, verdict.task, document),
+        "comparisons": [_comparison_values(one, document) for one in verdict.comparisons],
+    }
+
+
+def _comparison_values(one: Comparison, document: Document) -> dict[str, Any]:
+    shown = one.is_shown and one.test is not None
+    return {
+        "variant": setting_label(one.measurement.setting, document.tasks),
+        "baseline": setting_label(one.baseline.setting, document.tasks),
+        "verdict": one.outcome,
+        "bound": one.bound if one.outcome is Outcome.NO_DIFFERENCE else None,
+        "difference": one.difference.value,
+        "interval": one.interval if shown else None,
+        "p": one.test.p_value if shown and one.test is not None else None,
+        "reasons": _reason_values(one.reasons, one.task, document),
+    }
+
+
+def _removal_values(verdict: RemovalVerdict, document: Document) -> dict[str, Any]:
+    return {
+        "task": verdict.task.name,
+        "model": setting_label(verdict.removal.finetuned.setting, document.tasks),
+        "verdict": removal_outcome(verdict),
+        "with_pauses": verdict.removal.finetuned.mean,
+        "without_pauses": verdict.removal.without.mean,
+        "reasons": _reason_values(verdict.reasons, verdict.task, document),
+    }
+
+
+def _reason_values(reasons: Iterable[Reason], task: TaskResult, document: Document) -> list[dict[str, str]]:
+    return [{"obstacle": reason.obstacle, "text": reasons_text([reason], task, document.tasks)} for reason in reasons]
 
 
 def _table_values(table: Table) -> dict[str, Any]:

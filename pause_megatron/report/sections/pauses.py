@@ -2,25 +2,24 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
 from pause_megatron.report import elements, labels
 from pause_megatron.report.drawing import Tile, draw_heat_map
 from pause_megatron.report.elements import Figure, ScoreSeries, Section, Table, TableCell
+from pause_megatron.report.guessing import guessing
 from pause_megatron.report.measurements import Measurement, Setting, TaskResult
-from pause_megatron.report.uncertainty import Difference
+from pause_megatron.report.removals import KEPT_SHARE, inference_series, kept_share
+from pause_megatron.report.verdict_words import reasons_text, removal_outcome
+from pause_megatron.report.verdicts import RemovalVerdict, Verdicts
 
-COLLAPSE = 0.5  # a model without pauses collapses if it keeps less than this share of its score above chance level
-MOST_NAMED = 4  # models that a sentence names one by one
 
-
-def inference_section(tasks: Sequence[TaskResult]) -> Section:
+def inference_section(tasks: Sequence[TaskResult], verdicts: Verdicts) -> Section:
     """Build the section on M_inf; it is empty unless some model was measured with several M_inf."""
     return Section(
         anchor="inference",
         heading="Pauses at inference",
-        tables=(robustness_table(tasks),),
-        figures=(*inference_figures(tasks), *heat_maps(tasks)),
+        tables=(robustness_table(tasks, verdicts),),
+        figures=(*inference_figures(tasks), *heat_maps(tasks, verdicts)),
     )
 
 
@@ -28,16 +27,6 @@ def finetuning_pauses_section(tasks: Sequence[TaskResult]) -> Section:
     """Build the section on M_ft; it is empty unless some model was finetuned with several M_ft."""
     figures = tuple(finetuning_pauses_figures(tasks))
     return Section(anchor="finetuning-pauses", heading="Pauses in finetuning", figures=figures)
-
-
-def inference_series(task: TaskResult) -> list[list[Measurement]]:
-    """Return the measurements of each finetuned model with several M_inf, in the order of M_inf; no fillers."""
-    series: dict[tuple[Setting, str], list[Measurement]] = {}
-    for measurement in task.measurements:
-        setting = measurement.setting
-        if setting.filler is None:
-            series.setdefault((setting.matched, setting.placement), []).append(measurement)
-    return [measurements for measurements in series.values() if len(measurements) > 1]
 
 
 def finetuning_series(task: TaskResult) -> dict[str, list[Measurement]]:
@@ -121,21 +110,23 @@ def figures_over_finetuning(
     return figures
 
 
-def heat_maps(tasks: Sequence[TaskResult]) -> list[Figure]:
+def heat_maps(tasks: Sequence[TaskResult], verdicts: Verdicts) -> list[Figure]:
     """Draw score over M_ft and M_inf, a map for each pretrained model that was measured at several of both."""
-    return [_heat_map(task, *found) for task in tasks for found in heat_map_measurements(task).items()]
+    collapsed = [one.removal.without for one in verdicts.removals if one.collapses]
+    return [_heat_map(task, *found, collapsed) for task in tasks for found in heat_map_measurements(task).items()]
 
 
-def _heat_map(task: TaskResult, pretrained: str, measurements: Sequence[Measurement]) -> Figure:
+def _heat_map(
+    task: TaskResult, pretrained: str, measurements: Sequence[Measurement], collapsed: Sequence[Measurement]
+) -> Figure:
     rows = list(dict.fromkeys(labels.pauses_label(one.setting) for one in measurements))
     columns = sorted({one.setting.num_pauses_inf for one in measurements})
-    collapsed = {removal.without.setting for removal in removals(task) if removal.is_collapse}
     tiles = [
         Tile(
             row=rows.index(labels.pauses_label(one.setting)),
             column=columns.index(one.setting.num_pauses_inf),
             value=one.mean if task.higher_is_better else -one.mean,
-            text=labels.value(one.mean, task) + (" ▼" if one.setting in collapsed else ""),
+            text=labels.value(one.mean, task) + (" ▼" if any(one is other for other in collapsed) else ""),
             framed=one.setting.is_matched,
         )
         for one in measurements
@@ -158,104 +149,51 @@ def _heat_map(task: TaskResult, pretrained: str, measurements: Sequence[Measurem
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Removal:
-    """A model finetuned with pauses, evaluated with them and without."""
-
-    finetuned: Measurement
-    """With the pauses of its finetuning."""
-    without: Measurement
-    """With M_inf = 0."""
-    difference: Difference
-    """``without`` minus ``finetuned``."""
-    kept: float | None
-    """Kept share of the score above chance level, see :func:`kept_share`."""
-
-    @property
-    def is_collapse(self) -> bool:
-        """Whether the model keeps less than half, and the loss is significant."""
-        return self.difference.is_significant and self.kept is not None and self.kept < COLLAPSE
-
-
-def kept_share(measurement: Measurement, finetuned: Measurement, task: TaskResult) -> float | None:
-    """Return the share of ``finetuned``'s score above chance level that ``measurement`` keeps; None if it has none."""
-    floor = task.chance_level or 0.0  # 0 if it is unknown
-    gained = finetuned.mean - floor
-    return (measurement.mean - floor) / gained if task.higher_is_better and gained > 0 else None
-
-
-def removals(task: TaskResult) -> list[Removal]:
-    """Return every model finetuned with pauses that was evaluated both with as many and without any."""
-    found = []
-    for measurements in inference_series(task):
-        finetuned = task.matched_of(measurements[0])
-        without = next((one for one in measurements if not one.setting.num_pauses_inf), None)
-        if finetuned is None or without is None or not finetuned.setting.num_pauses_ft:
-            continue
-        difference, kept = without.minus(finetuned), kept_share(without, finetuned, task)
-        found.append(Removal(finetuned=finetuned, without=without, difference=difference, kept=kept))
-    return found
-
-
-def robustness_table(tasks: Sequence[TaskResult]) -> Table:
+def robustness_table(tasks: Sequence[TaskResult], verdicts: Verdicts) -> Table:
     """Tabulate how models finetuned with pauses score with other numbers of pauses."""
-    rows = [row for task in tasks for row in _robustness_rows(task)]
+    rows = [row for task in tasks for row in _robustness_rows(task, tasks, verdicts)]
     return Table(
         name="robustness",
-        caption="Models finetuned with pauses, evaluated with fewer or more of them. A model keeps half if its score"
-        " above chance level (above zero if chance level is unknown) is at least half of that with M_inf = M_ft. A"
-        " model collapses without pauses if it does not keep half and the loss is significant (95 %).",
+        caption="Models finetuned with pauses, evaluated with fewer or more of them. A model collapses without pauses"
+        " if it keeps less than half of its score above chance level (above zero if chance level is unknown), and does"
+        " not if it keeps more; with neither shown by the test, this cannot be judged. The last column is not tested: it"
+        " lists every other M_inf at which the mean keeps half.",
         columns=("Model", "Task", "M_inf = M_ft", "M_inf = 0", "Difference", "Without pauses", "Keeps half at M_inf"),
         words=("Task", "Without pauses", "Keeps half at M_inf"),
         rows=tuple(rows),
     )
 
 
-def _robustness_rows(task: TaskResult) -> Iterator[tuple[TableCell, ...]]:
-    removed = {removal.finetuned.setting: removal for removal in removals(task)}
+def _robustness_rows(
+    task: TaskResult, tasks: Sequence[TaskResult], verdicts: Verdicts
+) -> Iterator[tuple[TableCell, ...]]:
+    removed = {id(one.removal.finetuned): one for one in verdicts.removals}
     for measurements in inference_series(task):
         finetuned = task.matched_of(measurements[0])
         if finetuned is None or not finetuned.setting.num_pauses_ft:
             continue
-        others = [one for one in measurements if one is not finetuned]
-        keeping = [one for one in others if (kept_share(one, finetuned, task) or 0.0) >= COLLAPSE]
+        shares = {one.setting.num_pauses_inf: kept_share(one, finetuned, task)
+                  for one in measurements if one is not finetuned}  # fmt: skip
+        keeping = [str(pauses) for pauses, kept in shares.items() if kept is not None and kept >= KEPT_SHARE]
+        unknown = guessing(finetuned, task).position != "above" or all(kept is None for kept in shares.values())
         yield (
             elements.model_cell(finetuned, labels.series_label(finetuned.setting, task)),
             TableCell(text=task.name, note=labels.metric_label(task)),
-            TableCell(text=labels.with_error(finetuned, task)),
-            *_removal_cells(removed.get(finetuned.setting), task),
-            TableCell(text=", ".join(str(one.setting.num_pauses_inf) for one in keeping) or "none other"),
+            TableCell(text=labels.with_interval(finetuned, task)),
+            *_removal_cells(removed.get(id(finetuned)), task, tasks),
+            TableCell(text=labels.NOTHING if unknown else ", ".join(keeping) or "none other"),
         )
 
 
-def _removal_cells(removal: Removal | None, task: TaskResult) -> tuple[TableCell, ...]:
-    if removal is None:
+def _removal_cells(
+    verdict: RemovalVerdict | None, task: TaskResult, tasks: Sequence[TaskResult]
+) -> tuple[TableCell, ...]:
+    if verdict is None:
         return elements.text_cells(labels.NOTHING, labels.NOTHING, labels.NOTHING)
-    outcome = "collapses" if removal.is_collapse else labels.significance(removal.difference)
-    kept = "" if removal.kept is None else f"keeps {max(removal.kept, 0):.0%}"
+    removal = verdict.removal
+    kept = f"keeps {max(removal.kept, 0):.0%}" if verdict.collapses is not None and removal.kept is not None else ""
     return (
-        *elements.text_cells(labels.with_error(removal.without, task), labels.signed(removal.difference, task)),
-        TableCell(text=outcome, note=kept),
+        TableCell(text=labels.with_interval(removal.without, task)),
+        TableCell(text=labels.signed(removal.difference.value, task)),
+        TableCell(text=removal_outcome(verdict), note=kept or reasons_text(verdict.reasons, verdict.task, tasks)),
     )
-
-
-def removal_sentences(tasks: Sequence[TaskResult]) -> list[str]:
-    """State which models finetuned with pauses collapse without them; empty if none was evaluated without."""
-    measured = [(task, removal) for task in tasks for removal in removals(task)]
-    collapsed = [(task, removal) for task, removal in measured if removal.is_collapse]
-    if not measured:
-        return []
-    if not collapsed and len(measured) == 1:
-        return ["Without pauses at inference, the only model finetuned with pauses does not collapse."]
-    if not collapsed:
-        return [f"Without pauses at inference, none of the {len(measured)} models finetuned with pauses collapses."]
-    named = []
-    for task, removal in collapsed[:MOST_NAMED]:
-        label = labels.series_label(removal.finetuned.setting, task)
-        before, after = labels.amount(removal.finetuned, task), labels.amount(removal.without, task)
-        named.append(f"{label} on {task.name} (from {before} to {after})")
-    if len(collapsed) > MOST_NAMED:
-        named.append(f"{len(collapsed) - MOST_NAMED} more")
-    number, verb = labels.counted(len(measured), "model"), "collapses" if len(collapsed) == 1 else "collapse"
-    subject = f"{len(collapsed)} of {number} finetuned with pauses"
-    return [f"Without pauses at inference, {subject} {verb}: {labels.listed(named)}."]

@@ -3,15 +3,15 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from pause_megatron.report.elements import Section, Table, TableCell, model_cell, text_cells
+from pause_megatron.report.elements import UNTESTED, Section, Table, TableCell, model_cell, text_cells
 from pause_megatron.report.labels import (
     NOTHING,
     PLACEMENT_LABELS,
     metric_label,
     pauses_label,
+    points,
     signed,
-    significance,
-    with_error,
+    with_interval,
 )
 from pause_megatron.report.measurements import Measurement, Setting, TaskResult
 
@@ -43,7 +43,8 @@ def placement_table(tasks: Sequence[TaskResult]) -> Table:
     ]
     return Table(
         name="placements",
-        caption="Placement of the pauses, with M_inf = M_ft; below each score its difference from appended pauses.",
+        caption="Placement of the pauses, with M_inf = M_ft; below each score its difference from appended pauses. "
+        f"{UNTESTED}",
         columns=("Variant", "Task", "M_ft", *(PLACEMENT_LABELS[placement].capitalize() for placement in placements)),
         words=("Task",),
         rows=tuple(rows),
@@ -61,7 +62,7 @@ def filler_table(tasks: Sequence[TaskResult]) -> Table:
                 row = (
                     model_cell(measurement),
                     TableCell(text=task.name, note=metric_label(task)),
-                    *text_cells(pauses_label(setting), NOTHING if matched is None else with_error(matched, task)),
+                    *text_cells(pauses_label(setting), NOTHING if matched is None else with_interval(matched, task)),
                     TableCell(text=f"{setting.num_pauses_inf} x '{setting.filler}'"),
                     _compared(measurement, matched, task),
                 )
@@ -69,7 +70,7 @@ def filler_table(tasks: Sequence[TaskResult]) -> Table:
     return Table(
         name="fillers",
         caption="Filler tokens in place of pauses, at inference only, compared with the same models with M_inf = M_ft;"
-        " below each score its difference from them.",
+        f" below each score its difference from them. {UNTESTED}",
         columns=("Variant", "Task", "M_ft", "M_inf = M_ft", "Filler", "With filler"),
         words=("Task", "Filler"),
         rows=tuple(rows),
@@ -81,7 +82,6 @@ def _compared(measurement: Measurement | None, reference: Measurement | None, ta
     if measurement is None:
         return TableCell(text=NOTHING)
     if reference is None or measurement is reference:
-        return TableCell(text=with_error(measurement, task))
-    difference = measurement.minus(reference)
-    note = f"{signed(difference, task)}, {significance(difference)}"
-    return TableCell(text=with_error(measurement, task), note=note)
+        return TableCell(text=with_interval(measurement, task))
+    note = signed(measurement.mean - reference.mean, task) + points(task)
+    return TableCell(text=with_interval(measurement, task), note=note)

@@ -1,0 +1,208 @@
+"""Sentences about verdicts: the lead of the page, one for each task, and one about models without their pauses.
+
+All of them read the same :class:`~pause_megatron.report.verdicts.Verdicts`, so none can contradict another.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from pause_megatron.records.variants import BASELINE, VARIANTS
+from pause_megatron.report import labels
+from pause_megatron.report.guessing import guessing
+from pause_megatron.report.measurements import TaskResult
+from pause_megatron.report.verdicts import Comparison, Obstacle, Outcome, Reason, RemovalVerdict, TaskVerdict, Verdicts
+
+MOST_NAMED = 4  # variants or models that a sentence names one by one
+LABEL = labels.model_label(BASELINE)
+TERMS = (
+    "StdPT and PausePT: pretrained without and with pause tokens. StdFT and PauseFT: finetuned without and with them.",
+    "M_ft and M_inf: pause tokens in each prompt in finetuning and at inference. Chance level: the score of guessing.",
+)
+"""Definitions of the terms that every sentence uses."""
+
+
+def lead(verdicts: Verdicts) -> str:
+    """Answer the question of the report: first the differences, then what shows none, then what cannot be judged."""
+    if not verdicts.tasks:
+        return "This report has no evaluation results, so it does not show whether pausing helps."
+    sentences = []
+    for outcome, words in (
+        (Outcome.HELPS, "Pausing helps on {}"),
+        (Outcome.HURTS, "Pausing hurts on {}"),
+        (Outcome.MIXED, "Pausing helps or hurts on {}, depending on the variant"),
+    ):
+        if found := [verdict for verdict in verdicts.tasks if verdict.outcome is outcome]:
+            claims = [one for verdict in found for one in verdict.comparisons if one.outcome in _CLAIMS]
+            tasks = labels.listed([verdict.task.name for verdict in found])
+            sentences.append(f"{words.format(tasks)} with these pretrained models: {_claims(claims, verdicts)}.")
+    for verdict in verdicts.tasks:
+        if verdict.outcome is Outcome.NO_DIFFERENCE:
+            bound = bound_text(verdict.bound, verdict.task)
+            sentences.append(f"On {verdict.task.name}, no difference from {LABEL} is larger than {bound}.")
+    return " ".join([*sentences, *_unjudged(verdicts)])
+
+
+_CLAIMS = (Outcome.HELPS, Outcome.HURTS)
+
+
+def _claims(claims: Sequence[Comparison], verdicts: Verdicts) -> str:
+    tasks = [verdict.task for verdict in verdicts.tasks]
+    named = [f"{labels.setting_label(one.measurement.setting, tasks)} differs from {LABEL} by {_size(one)}"
+             + (f" on {one.task.name}" if len(tasks) > 1 else "") for one in claims[:MOST_NAMED]]  # fmt: skip
+    return labels.listed([*named, *([f"{len(claims) - MOST_NAMED} more"] if len(claims) > MOST_NAMED else [])])
+
+
+def _size(one: Comparison) -> str:
+    difference = labels.signed(one.difference.value, one.task) + labels.points(one.task)
+    return f"{difference} (95 % interval {labels.interval(one.interval, one.task)})"
+
+
+def _unjudged(verdicts: Verdicts) -> list[str]:
+    tasks = [verdict.task for verdict in verdicts.tasks]
+    by_reason: dict[str, list[str]] = {}
+    for verdict in verdicts.tasks:
+        if verdict.outcome is Outcome.UNJUDGED:
+            text = reasons_text(verdict.reasons, verdict.task, tasks)
+            by_reason.setdefault(text, []).append(verdict.task.name)
+    return [
+        f"{'On' if number else 'Whether pausing helps cannot be judged on'} {labels.listed(names)}"
+        f"{', it cannot be judged' if number else ''} because {text}."
+        for number, (text, names) in enumerate(by_reason.items())
+    ]
+
+
+def bound_text(bound: float, task: TaskResult) -> str:
+    """Return the X of "no difference larger than X", rounded up: "3.3 points"."""
+    step = 0.001 if task.is_percentage else 0.0
+    return labels.value(min(1.0, bound + step / 2) if task.is_percentage else bound, task) + labels.points(task)
+
+
+def outcome_text(one: Comparison) -> str:
+    """Return the verdict of a comparison: "no difference larger than 3.3 points", for example."""
+    if one.outcome is Outcome.NO_DIFFERENCE and one.bound is not None:
+        return f"{one.outcome} {bound_text(one.bound, one.task)}"
+    return str(one.outcome)
+
+
+def task_outcome_text(verdict: TaskVerdict) -> str:
+    """Return the verdict of a task."""
+    if verdict.outcome is Outcome.NO_DIFFERENCE:
+        return f"{verdict.outcome} {bound_text(verdict.bound, verdict.task)}"
+    return str(verdict.outcome)
+
+
+def comparisons_text(verdict: TaskVerdict, tasks: Sequence[TaskResult]) -> str:
+    """Return the verdict of each variant of a task, or the reasons if none of them can be judged."""
+    if verdict.outcome is Outcome.UNJUDGED and all(one.outcome is Outcome.UNJUDGED for one in verdict.comparisons):
+        return sentence(reasons_text(verdict.reasons, verdict.task, tasks))
+    found = []
+    for one in verdict.comparisons:
+        label, outcome = labels.setting_label(one.measurement.setting, tasks), outcome_text(one)
+        detail = _size(one) if one.outcome in _CLAIMS else reasons_text(one.reasons, one.task, tasks)
+        found.append(f"{label}: {outcome}{f', {detail}' if detail else ''}")
+    return "; ".join(found) + "."
+
+
+def task_sentence(verdict: TaskVerdict, tasks: Sequence[TaskResult]) -> str:
+    """State the score of each baseline of a task, and the difference and the verdict of every other variant."""
+    task = verdict.task
+    direction = "" if task.higher_is_better else ", lower is better"
+    if not task.baselines:
+        found = [f"{labels.setting_label(one.setting, tasks)} {labels.amount(one, task)}" for one in task.measurements]
+        return f"{task.name} ({task.metric}{direction}): {labels.listed(found)}. {LABEL} was not measured."
+    sentences = []
+    for baseline in task.baselines.values():
+        label, score = labels.setting_label(baseline.setting, tasks), labels.amount(baseline, task)
+        items, seeds = labels.counted(baseline.num_samples, "test item"), labels.counted(baseline.seeds, "seed")
+        sentences.append(f"{label} scores {score} on {items} with {seeds}.")
+        for one in verdict.comparisons:
+            if one.baseline is baseline:
+                label = labels.setting_label(one.measurement.setting, tasks)
+                difference = labels.signed(one.difference.value, task) + labels.points(task)
+                sentences.append(f"{label}: {difference}, {outcome_text(one)}.")
+    return f"{task.name} ({task.metric}{direction}): {' '.join(sentences)}"
+
+
+def reasons_text(reasons: Iterable[Reason], task: TaskResult, tasks: Sequence[TaskResult]) -> str:
+    """Return reasons as a clause: "no variant scores above chance level (50.0%) and each has one finetuning seed"."""
+    found = list(reasons)
+    if any(reason.obstacle is Obstacle.TOO_WIDE for reason in found) and len(found) > 1:
+        found = [reason for reason in found if reason.obstacle is not Obstacle.TOO_WIDE]
+    return labels.listed([_reason(reason, task, tasks) for reason in found]) if found else ""
+
+
+def _reason(reason: Reason, task: TaskResult, tasks: Sequence[TaskResult]) -> str:
+    concerned = reason.measurements
+    variants = [one for one in task.matched if one.setting.model in VARIANTS]
+    everyone = len(variants) > 1 and all(any(one is other for other in concerned) for one in variants)
+    names = list(dict.fromkeys(labels.setting_label(one.setting, tasks) for one in concerned))
+    who = "each variant" if everyone else labels.listed(names) if names else ""
+    plural = not everyone and len(names) > 1
+    level = max((guessing(one, task).level for one in concerned), default=0.0)
+    bar = f"guessing ({labels.value(level, task)}{'%' if task.is_percentage else ''})" if level else "0"
+    if reason.obstacle is Obstacle.NOT_ABOVE_GUESSING:
+        if everyone:
+            return f"no variant scores above {bar}"
+        if len(names) == 2:
+            return f"neither {names[0]} nor {names[1]} scores above {bar}"
+        return f"{who} {'do' if plural else 'does'} not score above {bar}"
+    smallest = min((one.num_samples for one in concerned), default=0)
+    return {
+        Obstacle.NO_BASELINE: f"{LABEL} was not measured",
+        Obstacle.NO_VARIANT: f"only {LABEL} was measured",
+        Obstacle.EMPTY: f"{who} {'give' if plural else 'gives'} only empty answers",
+        Obstacle.BELOW_GUESSING: f"{who} {'score' if plural else 'scores'} below guessing ({_chance(task)})",
+        Obstacle.CONSTANT: f"{who} {'give' if plural else 'gives'} the same answer to every test item",
+        Obstacle.ONE_SEED: f"{who} {'have' if plural else 'has'} only one finetuning seed",
+        Obstacle.FEW_ITEMS: f"{labels.counted(smallest, 'test item')} {'is' if smallest == 1 else 'are'} too few",
+        Obstacle.NOT_LISTED: f"the results of {who} do not list their test items",
+        Obstacle.OTHER_ITEMS: "the variants were not evaluated on the same test items",
+        Obstacle.NO_VARIANCE: "all test items have the same score with every variant and seed",
+        Obstacle.TOO_WIDE: f"differences up to {bound_text(reason.bound, task)} remain possible",
+        Obstacle.UNCLEAR_LOSS: "the loss may be more or less than half of the score above chance level",
+    }[reason.obstacle]
+
+
+def _chance(task: TaskResult) -> str:
+    return labels.value(task.chance_level, task) + ("%" if task.is_percentage else "")
+
+
+def removal_outcome(verdict: RemovalVerdict) -> str:
+    """Return the verdict of a model without its pauses: "collapses", for example."""
+    if verdict.collapses is None:
+        return str(Outcome.UNJUDGED)
+    return "collapses" if verdict.collapses else "does not collapse"
+
+
+def removal_sentences(verdicts: Verdicts) -> list[str]:
+    """State which models finetuned with pauses collapse without them; empty if none was evaluated without."""
+    if not verdicts.removals:
+        return []
+    tasks = [verdict.task for verdict in verdicts.tasks]
+    sentences = []
+    for collapses, verbs in ((True, ("collapses", "collapse")), (False, ("does not collapse", "do not collapse"))):
+        found = [one for one in verdicts.removals if one.collapses is collapses]
+        if found:
+            sentences.append(f"{_models(found)} {verbs[len(found) > 1]}.")
+    unjudged = [one for one in verdicts.removals if one.collapses is None]
+    if unjudged:
+        reasons = list(dict.fromkeys(reasons_text(one.reasons, one.task, tasks) for one in unjudged))
+        why = f": {reasons[0]}" if len(reasons) == 1 else ""
+        sentences.append(f"Whether {_models(unjudged)} {'collapse' if len(unjudged) > 1 else 'collapses'}"
+                         f" cannot be judged{why}.")  # fmt: skip
+    return [f"Without pauses at inference: {' '.join(sentences)}"]
+
+
+def _models(found: Sequence[RemovalVerdict]) -> str:
+    named = []
+    for one in found[:MOST_NAMED]:
+        label = labels.series_label(one.removal.finetuned.setting, one.task)
+        before, after = labels.amount(one.removal.finetuned, one.task), labels.amount(one.removal.without, one.task)
+        named.append(f"{label} on {one.task.name} (from {before} to {after})")
+    if len(found) > MOST_NAMED:
+        named.append(f"{len(found) - MOST_NAMED} more")
+    return labels.listed(named)
+
+
+def sentence(text: str) -> str:
+    """Return ``text`` with a capital first letter and a full stop."""
+    return f"{text[:1].upper()}{text[1:]}."

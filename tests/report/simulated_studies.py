@@ -1,0 +1,150 @@
+"""Simulated studies: how often whole pages claim a difference of equal variants, and find a real one.
+
+``python -m tests.report.simulated_studies --studies 1000`` simulates studies of equal variants with few or many test
+items, seeds and tasks, and shares of right answers from 2 to 98 %, and prints the share of pages with a claim. Then it
+compares the rate at which a real difference is found with that of Student's t by theory. Each study goes through the
+report's own code, from results to the lead sentence.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy import stats
+
+from pause_megatron.records.evaluation import EvaluationRecord, Metric
+from pause_megatron.records.variants import VARIANTS
+from pause_megatron.report.measurements import group_results
+from pause_megatron.report.verdict_words import lead, removal_sentences
+from pause_megatron.report.verdicts import Outcome, judge
+from tests.report.inputs import evaluation, results
+
+ITEMS = (8, 20, 50, 200)
+SEEDS = (2, 3, 5)
+SHARES = (0.02, 0.1, 0.35, 0.5, 0.65, 0.9, 0.98)
+TASKS = (1, 3, 6)
+SCATTERS = (0.0, 0.3, 1.0)
+"""Standard deviations of difficulty over items, of seeds, and of single variants on single items, as log-odds."""
+
+Runs = npt.NDArray[np.float64]
+
+
+def simulate_equal(generator: np.random.Generator) -> tuple[list[EvaluationRecord], str]:
+    """Draw a study whose variants are equal, with and without pauses at inference; return it with its description."""
+    items, seeds, tasks = (int(generator.choice(choices)) for choices in (ITEMS, SEEDS, TASKS))
+    of_items, of_seeds, of_both = (float(generator.choice(SCATTERS)) for _ in range(3))
+    graded = bool(generator.random() < 0.25)  # F1 instead of right or wrong
+    records = []
+    for number in range(tasks):
+        share = float(generator.choice(SHARES))
+        base = math.log(share / (1 - share)) + generator.normal(0, of_items, items)
+        for variant in VARIANTS:
+            own = generator.normal(0, of_both, items)
+            for seed in range(seeds):
+                odds = base + own + generator.normal(0, of_seeds)
+                for pauses in (10, 0) if variant.endswith("pauseft") else (0,):
+                    scores = draw(odds, generator, graded)
+                    records.append(result(f"task {number}", variant, seed, scores, pauses))
+    return records, f"{items} items, {seeds} seeds, {tasks} tasks"
+
+
+def draw(log_odds: Runs, generator: np.random.Generator, graded: bool = False) -> Runs:
+    """Draw a score for each item: right or wrong, or between 0 and 1."""
+    share = 1 / (1 + np.exp(-log_odds))
+    scores: Runs = (generator.random(len(share)) < share).astype(float)
+    return scores * np.round(generator.random(len(share)), 2) if graded else scores
+
+
+def result(task: str, variant: str, seed: int, scores: Runs, pauses: int) -> EvaluationRecord:
+    """A result with one answer for each score."""
+    record = evaluation(task, variant, seed=seed, value=0.5, num_pauses_inf=pauses)
+    first = record.samples[0]
+    samples = tuple(
+        replace(first, prompt=f"Question {item}?", target=f"answer {item}", output=f"{score} {item}", correct=score)
+        for item, score in enumerate(scores.tolist())
+    )
+    stderr = float(scores.std(ddof=1) / math.sqrt(len(scores)))
+    metric = Metric(value=float(scores.mean()), stderr=stderr)
+    return replace(record, samples=samples, num_samples=len(samples), metrics={record.primary_metric: metric})
+
+
+def claims(records: list[EvaluationRecord]) -> bool:
+    """Whether the page of a study claims any difference; its sentences and its verdicts must agree on that."""
+    verdicts = judge(group_results(results(records)))
+    text = " ".join([lead(verdicts), *removal_sentences(verdicts)])
+    found = any(verdict.outcome in (Outcome.HELPS, Outcome.HURTS, Outcome.MIXED) for verdict in verdicts.tasks)
+    collapsed = any(one.collapses for one in verdicts.removals)
+    assert found == ("Pausing helps" in text or "Pausing hurts" in text), text
+    assert collapsed == ("collapses." in text or "collapse." in text.replace("not collapse.", "")
+                         .replace("not collapses.", "")), text  # fmt: skip
+    return found or collapsed
+
+
+def false_claims(studies: int, seed: int) -> dict[str, list[bool]]:
+    """Simulate studies of equal variants; return whether each one's page claims a difference, by their sizes."""
+    generator = np.random.default_rng(seed)
+    found: dict[str, list[bool]] = {}
+    for _ in range(studies):
+        records, description = simulate_equal(generator)
+        found.setdefault(description, []).append(claims(records))
+    return found
+
+
+def largest_plausible(studies: int, rate: float = 0.05) -> int:
+    """Number of studies that a true rate of ``rate`` exceeds with a probability of at most 0.001."""
+    return int(stats.binom.ppf(0.999, studies, rate))
+
+
+def found_differences(studies: int, seed: int, effect: float, *, seeds: int, items: int, scatter: float) -> int:
+    """Number of studies of two variants, ``effect`` apart, in which the page claims that pausing helps.
+
+    The score of a seed is 0.4 plus normal scatter, and the same items are right in every run as far as possible, so
+    that seeds cause nearly all of the error: then the test is Student's t, whose power is known.
+    """
+    generator = np.random.default_rng(seed)
+    count = 0
+    for _ in range(studies):
+        order = generator.permutation(items)
+        records = []
+        for variant, mean in (("stdpt_stdft", 0.4), ("pausept_pauseft", 0.4 + effect)):
+            for number in range(seeds):
+                right = round(items * float(np.clip(generator.normal(mean, scatter), 0, 1)))
+                records.append(
+                    result("squad", variant, number, (order < right).astype(float), 0 if "std" in variant[-5:] else 10)
+                )
+        count += judge(group_results(results(records))).tasks[0].outcome is Outcome.HELPS
+    return count
+
+
+def theoretical_power(effect: float, *, seeds: int, scatter: float) -> float:
+    """Power of the two-sided t test of two groups of ``seeds`` runs at the 5 % level."""
+    freedom = 2 * seeds - 2
+    shift = effect / (scatter * math.sqrt(2 / seeds))
+    return float(stats.nct.sf(stats.t.ppf(0.975, freedom), freedom, shift))
+
+
+def main() -> None:
+    """Run the simulations and print their rates."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--studies", type=int, default=1000, help="studies of equal variants (default: 1000)")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the simulation (default: 1)")
+    flags = parser.parse_args()
+    found = false_claims(flags.studies, flags.seed)
+    total = sum(map(sum, found.values()))
+    print(f"equal variants: {total} of {flags.studies} pages claim a difference ({total / flags.studies:.1%})")
+    for description in sorted(found):
+        print(f"  {description}: {sum(found[description])} of {len(found[description])}")
+    for seeds in (3, 5):
+        for effect in (0.03, 0.06, 0.09):
+            studies = max(1, flags.studies // 5)
+            count = found_differences(studies, flags.seed, effect, seeds=seeds, items=400, scatter=0.03)
+            power = theoretical_power(effect, seeds=seeds, scatter=0.03)
+            print(f"{seeds} seeds, {100 * effect:.0f} points: found in {count / studies:.1%}, by theory {power:.1%}")
+
+
+if __name__ == "__main__":
+    main()
