@@ -46,7 +46,8 @@ def guessing(measurement: Measurement, task: TaskResult) -> Guessing:
 
 def _constant_answer(measurement: Measurement) -> float:
     """Largest share of items with one target; 0 if no target is that of two items."""
-    samples = measurement.results[0].record.samples
+    first = measurement.results[0]
+    samples = first.record.samples if first.lists_all_items else ()
     most = max(Counter(sample.target.strip() for sample in samples).values(), default=0)
     return most / len(samples) if most > 1 else 0.0
 

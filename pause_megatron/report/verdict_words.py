@@ -46,9 +46,14 @@ _CLAIMS = (Outcome.HELPS, Outcome.HURTS)
 
 def _claims(claims: Sequence[Comparison], verdicts: Verdicts) -> str:
     tasks = [verdict.task for verdict in verdicts.tasks]
-    named = [f"{labels.setting_label(one.measurement.setting, tasks)} differs from {LABEL} by {_size(one)}"
-             + (f" on {one.task.name}" if len(tasks) > 1 else "") for one in claims[:MOST_NAMED]]  # fmt: skip
-    return labels.listed([*named, *([f"{len(claims) - MOST_NAMED} more"] if len(claims) > MOST_NAMED else [])])
+    several = len({one.task.name for one in claims}) > 1
+    named = []
+    for one in claims[:MOST_NAMED]:
+        label = labels.setting_label(one.measurement.setting, tasks)
+        named.append(f"{label} differs from {LABEL} by {_size(one)}{f' on {one.task.name}' if several else ''}")
+    if len(claims) > MOST_NAMED:
+        named.append(f"{len(claims) - MOST_NAMED} more")
+    return labels.listed(named)
 
 
 def _size(one: Comparison) -> str:
@@ -127,7 +132,10 @@ def reasons_text(reasons: Iterable[Reason], task: TaskResult, tasks: Sequence[Ta
     found = list(reasons)
     if any(reason.obstacle is Obstacle.TOO_WIDE for reason in found) and len(found) > 1:
         found = [reason for reason in found if reason.obstacle is not Obstacle.TOO_WIDE]
-    return labels.listed([_reason(reason, task, tasks) for reason in found]) if found else ""
+    clauses = [_reason(reason, task, tasks) for reason in found]
+    if len(clauses) > 1 and any(" and " in clause or "," in clause for clause in clauses):
+        return f"{'; '.join(clauses[:-1])}; and {clauses[-1]}"
+    return labels.listed(clauses) if clauses else ""
 
 
 def _reason(reason: Reason, task: TaskResult, tasks: Sequence[TaskResult]) -> str:
@@ -177,27 +185,28 @@ def removal_sentences(verdicts: Verdicts) -> list[str]:
     """State which models finetuned with pauses collapse without them; empty if none was evaluated without."""
     if not verdicts.removals:
         return []
-    tasks = [verdict.task for verdict in verdicts.tasks]
     sentences = []
-    for collapses, verbs in ((True, ("collapses", "collapse")), (False, ("does not collapse", "do not collapse"))):
-        found = [one for one in verdicts.removals if one.collapses is collapses]
-        if found:
-            sentences.append(f"{_models(found)} {verbs[len(found) > 1]}.")
-    unjudged = [one for one in verdicts.removals if one.collapses is None]
-    if unjudged:
-        reasons = list(dict.fromkeys(reasons_text(one.reasons, one.task, tasks) for one in unjudged))
-        why = f": {reasons[0]}" if len(reasons) == 1 else ""
-        sentences.append(f"Whether {_models(unjudged)} {'collapse' if len(unjudged) > 1 else 'collapses'}"
-                         f" cannot be judged{why}.")  # fmt: skip
-    return [f"Without pauses at inference: {' '.join(sentences)}"]
+    for collapses, verb in ((True, "collapse"), (False, "do not collapse")):
+        if found := [one for one in verdicts.removals if one.collapses is collapses]:
+            sentences.append(f"Without pauses at inference, these models {verb}: {_models(found, with_scores=True)}.")
+    if unjudged := [one for one in verdicts.removals if one.collapses is None]:
+        tasks = [verdict.task for verdict in verdicts.tasks]
+        reasons = {reasons_text(one.reasons, one.task, tasks) for one in unjudged}
+        why = f" because {reasons.pop()}" if len(reasons) == 1 else ""
+        sentences.append(
+            "Whether a model collapses without pauses at inference cannot be judged for"
+            f" {_models(unjudged, with_scores=False)}{why}."
+        )
+    return [" ".join(sentences)]
 
 
-def _models(found: Sequence[RemovalVerdict]) -> str:
+def _models(found: Sequence[RemovalVerdict], *, with_scores: bool) -> str:
     named = []
     for one in found[:MOST_NAMED]:
-        label = labels.series_label(one.removal.finetuned.setting, one.task)
-        before, after = labels.amount(one.removal.finetuned, one.task), labels.amount(one.removal.without, one.task)
-        named.append(f"{label} on {one.task.name} (from {before} to {after})")
+        named.append(f"{labels.series_label(one.removal.finetuned.setting, one.task)} on {one.task.name}")
+        if with_scores:
+            before, after = (labels.value(side.mean, one.task) for side in (one.removal.finetuned, one.removal.without))
+            named[-1] += f" (from {before} to {after}{'%' if one.task.is_percentage else ''})"
     if len(found) > MOST_NAMED:
         named.append(f"{len(found) - MOST_NAMED} more")
     return labels.listed(named)

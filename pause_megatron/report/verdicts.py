@@ -40,9 +40,9 @@ class Obstacle(StrEnum):
 
     NO_BASELINE = "no result of the baseline"
     NO_VARIANT = "no result of another variant"
-    EMPTY = "only empty answers"
-    BELOW_GUESSING = "below guessing"
     NOT_ABOVE_GUESSING = "not above guessing"
+    BELOW_GUESSING = "below guessing"
+    EMPTY = "only empty answers"
     CONSTANT = "the same answer to every item"
     ONE_SEED = "one finetuning seed"
     FEW_ITEMS = "too few items"
@@ -196,7 +196,7 @@ def judge(tasks: Sequence[TaskResult]) -> Verdicts:
             interval=_interval(task, difference, corrected.get(index)),
             reasons=(),
         )
-        reasons = [*structural[index], *_answers(ours, baseline, levels), *_sensitivity(bare, levels, len(testable))]
+        reasons = [*_answers(ours, baseline, levels), *structural[index], *_sensitivity(bare, levels, len(testable))]
         comparisons.setdefault(task.name, []).append(replace(bare, reasons=tuple(reasons)))
     return Verdicts(
         tasks=tuple(TaskVerdict(task=task, comparisons=tuple(comparisons.get(task.name, ()))) for task in tasks),
@@ -222,14 +222,15 @@ def _missing(ours: Measurement, theirs: Measurement) -> list[Reason]:
 def _answers(ours: Measurement, baseline: Measurement, levels: dict[int, Guessing]) -> Iterator[Reason]:
     """Obstacles in the answers of both variants."""
     both = (ours, baseline)
-    if empty := [one for one in both if levels[id(one)].is_empty]:
-        yield Reason(obstacle=Obstacle.EMPTY, measurements=tuple(empty))
+    empty = [one for one in both if levels[id(one)].is_empty]
     if not any(levels[id(one)].position == "above" for one in both):
         yield Reason(obstacle=Obstacle.NOT_ABOVE_GUESSING, measurements=both)
         if constant := [one for one in both if levels[id(one)].is_constant]:
             yield Reason(obstacle=Obstacle.CONSTANT, measurements=tuple(constant))
     elif below := [one for one in both if levels[id(one)].position == "below" and one not in empty]:
         yield Reason(obstacle=Obstacle.BELOW_GUESSING, measurements=tuple(below))
+    if empty:
+        yield Reason(obstacle=Obstacle.EMPTY, measurements=tuple(empty))
 
 
 def _sensitivity(one: Comparison, levels: dict[int, Guessing], tested: int) -> Iterator[Reason]:
@@ -288,7 +289,7 @@ def _judge_removal(
 ) -> RemovalVerdict:
     reasons = list(missing)
     if level.position != "above" or removal.kept is None:
-        reasons.append(Reason(obstacle=Obstacle.NOT_ABOVE_GUESSING, measurements=(removal.finetuned,)))
+        reasons.insert(0, Reason(obstacle=Obstacle.NOT_ABOVE_GUESSING, measurements=(removal.finetuned,)))
     elif test is not None and not test.rejected:
         reasons.append(Reason(obstacle=Obstacle.UNCLEAR_LOSS, measurements=(removal.finetuned, removal.without)))
     return RemovalVerdict(task=task, removal=removal, test=test, reasons=tuple(reasons))

@@ -70,13 +70,13 @@ def evaluation(
     generator = random.Random(f"{task} {variant} {seed} {num_pauses_inf}")
     samples = []
     for item in range(6):
-        correct = generator.random() < value
+        correct, target = generator.random() < value, ("odd", "even")[item % 2]
         samples.append(
             Sample(
                 prompt=PROMPT.format(bits=" ".join(f"{item + 37 * len(task):010b}")),
                 pauses=pauses_inf,
-                output=" odd" if correct else " even <unk>",
-                target="odd",
+                output=f" {target}" if correct else " neither <unk>",
+                target=target,
                 correct=float(correct),
             )
         )
@@ -127,7 +127,7 @@ def evaluation(
 def with_scores(record: EvaluationRecord, scores: list[float]) -> EvaluationRecord:
     """``record`` with all of its test items listed."""
     samples = [
-        replace(record.samples[0], prompt=f"Question {item}?", correct=float(score))
+        replace(record.samples[0], prompt=f"Question {item}?", target=f"answer {item}", correct=float(score))
         for item, score in enumerate(scores)
     ]
     metric = replace(record.primary, value=sum(scores) / len(scores))

@@ -156,8 +156,8 @@ def robustness_table(tasks: Sequence[TaskResult], verdicts: Verdicts) -> Table:
         name="robustness",
         caption="Models finetuned with pauses, evaluated with fewer or more of them. A model collapses without pauses"
         " if it keeps less than half of its score above chance level (above zero if chance level is unknown), and does"
-        " not if it keeps more; with neither shown by the test, this cannot be judged. The last column is not tested: it"
-        " lists every other M_inf at which the mean keeps half.",
+        " not if it keeps more; with neither shown by the test, this cannot be judged. The last column is not tested:"
+        " it lists every other M_inf at which the mean keeps half.",
         columns=("Model", "Task", "M_inf = M_ft", "M_inf = 0", "Difference", "Without pauses", "Keeps half at M_inf"),
         words=("Task", "Without pauses", "Keeps half at M_inf"),
         rows=tuple(rows),
