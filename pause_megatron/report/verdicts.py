@@ -196,7 +196,8 @@ def judge(tasks: Sequence[TaskResult]) -> Verdicts:
             interval=_interval(task, difference, corrected.get(index)),
             reasons=(),
         )
-        reasons = [*_answers(ours, baseline, levels), *structural[index], *_sensitivity(bare, levels, len(testable))]
+        reasons = [*_answers(ours, baseline, levels), *structural[index]]
+        reasons += _sensitivity(bare, levels, len(testable), is_judged=not reasons)
         comparisons.setdefault(task.name, []).append(replace(bare, reasons=tuple(reasons)))
     return Verdicts(
         tasks=tuple(TaskVerdict(task=task, comparisons=tuple(comparisons.get(task.name, ()))) for task in tasks),
@@ -233,17 +234,17 @@ def _answers(ours: Measurement, baseline: Measurement, levels: dict[int, Guessin
         yield Reason(obstacle=Obstacle.EMPTY, measurements=tuple(empty))
 
 
-def _sensitivity(one: Comparison, levels: dict[int, Guessing], tested: int) -> Iterator[Reason]:
-    """Obstacles in what the test could find."""
+def _sensitivity(one: Comparison, levels: dict[int, Guessing], tested: int, *, is_judged: bool) -> Iterator[Reason]:
+    """Obstacles in what the test could find; all but the number of items only if there is no other obstacle."""
     scores = one.measurement.paired_scores(one.baseline)
     if scores is None or one.test is None or one.bound is None:
         return
     measurements = (one.measurement, one.baseline)
     if smallest_p_value(scores[0].shape[1]) > ALPHA / tested:
         yield Reason(obstacle=Obstacle.FEW_ITEMS, measurements=measurements)
-    elif all(runs.min() == runs.max() == scores[0].min() for runs in scores):
+    elif is_judged and all(runs.min() == runs.max() == scores[0].min() for runs in scores):
         yield Reason(obstacle=Obstacle.NO_VARIANCE, measurements=measurements)
-    elif not one.test.rejected and one.bound > _largest_bound(one, levels):
+    elif is_judged and not one.test.rejected and one.bound > _largest_bound(one, levels):
         yield Reason(obstacle=Obstacle.TOO_WIDE, measurements=measurements, bound=one.bound)
 
 
