@@ -7,8 +7,9 @@ from pause_megatron.records.variants import VARIANTS
 from pause_megatron.report.caveats import caveats
 from pause_megatron.report.collect import Collected
 from pause_megatron.report.elements import Figure, Section, Table, with_unique_names
+from pause_megatron.report.grouping import group_results
 from pause_megatron.report.labels import counted, listed, model_label, rounded, run_label
-from pause_megatron.report.measurements import TaskResult, group_results
+from pause_megatron.report.measurements import TaskResult
 from pause_megatron.report.provenance import Configuration, configurations, versions_table
 from pause_megatron.report.sections.cost import cost_section
 from pause_megatron.report.sections.pauses import finetuning_pauses_section, inference_section

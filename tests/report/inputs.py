@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from pause_megatron.records.pretraining import (
 )
 from pause_megatron.records.variants import VARIANTS
 from pause_megatron.report.collect import EvaluationResult
-from pause_megatron.report.measurements import TaskResult, group_results
+from pause_megatron.report.grouping import group_results
+from pause_megatron.report.measurements import TaskResult
 from tests.records.examples import example
 
 ACCURACY = {"stdpt_stdft": 0.52, "stdpt_pauseft": 0.55, "pausept_stdft": 0.51, "pausept_pauseft": 0.83}
@@ -132,38 +133,6 @@ def with_scores(record: EvaluationRecord, scores: list[float]) -> EvaluationReco
     ]
     metric = replace(record.primary, value=sum(scores) / len(scores))
     return replace(record, samples=tuple(samples), num_samples=len(scores), metrics={record.primary_metric: metric})
-
-
-def answered(
-    variant: str,
-    scores: Sequence[float],
-    *,
-    task: str = "parity",
-    seed: int = 1,
-    outputs: Sequence[str] = (),
-    **others: Any,
-) -> EvaluationRecord:
-    """A result that lists all of its items with ``scores``; ``outputs`` replace its answers.
-
-    On parity, targets alternate between "0" and "1". On other tasks, each item has a target of its own.
-    """
-    record = with_scores(evaluation(task, variant, seed=seed, value=0.5, **others), list(scores))
-    samples = []
-    for item, sample in enumerate(record.samples):
-        target = str(item % 2) if task == "parity" else f"answer {item}"
-        output = outputs[item] if outputs else target if sample.correct else f"not {target}"
-        samples.append(replace(sample, target=target, output=output))
-    errors = math.sqrt(max(0.0, (value := record.primary.value) * (1 - value)) / max(1, len(samples) - 1))
-    metric = Metric(value=value, stderr=errors)
-    return replace(record, samples=tuple(samples), metrics={record.primary_metric: metric})
-
-
-def correct(share: float, items: int, seed: object = 0) -> list[float]:
-    """Scores of ``items`` items of which exactly ``share`` are right, in an order that ``seed`` draws."""
-    right = round(share * items)
-    scores = [1.0] * right + [0.0] * (items - right)
-    random.Random(str(seed)).shuffle(scores)
-    return scores
 
 
 def scored(variant: str, share: float, *, task: str = "squad", seed: int = 1, **others: Any) -> EvaluationRecord:

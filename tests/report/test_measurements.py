@@ -10,7 +10,6 @@ import pytest
 
 from pause_megatron.errors import UserError
 from pause_megatron.records.evaluation import EvaluationRecord, Metric
-from pause_megatron.report.uncertainty import Difference
 
 from .inputs import evaluation, grouped, pretraining, with_scores
 
@@ -30,70 +29,38 @@ def test_several_seeds_give_mean_deviation_and_the_error_of_items_and_seeds() ->
     assert measurement.stderr == pytest.approx(math.sqrt(0.02**2 + 0.1**2 / 3))
 
 
-def test_a_difference_is_not_significant_if_its_interval_contains_zero() -> None:
-    baseline = evaluation(value=0.50, stderr=0.03)
-    (task,) = grouped(
-        baseline,
-        evaluation(variant="stdpt_pauseft", value=0.59, stderr=0.04),
-        evaluation(variant="pausept_pauseft", value=0.61, stderr=0.04),
-        evaluation(variant="pausept_stdft", value=0.39, stderr=0.04),
-    )
-    found = {measurement.setting.model: difference for measurement, _, difference in task.comparisons}
-    assert {model: round(difference.value, 6) for model, difference in found.items()} == {
-        "stdpt_pauseft": 0.09,
-        "pausept_stdft": -0.11,
-        "pausept_pauseft": 0.11,
-    }
-    assert all(difference.stderr == pytest.approx(0.05) for difference in found.values())
-    assert [model for model, difference in found.items() if difference.is_significant] == [
-        "pausept_stdft",
-        "pausept_pauseft",
-    ]
-
-
-def test_with_few_seeds_a_significant_difference_has_more_standard_errors() -> None:
-    """Student's t: with three seeds each and no error of items, there are four degrees of freedom, so 2.776."""
-
-    def difference(gap: float) -> Difference:
-        seeds = {"stdpt_stdft": (0.4, 0.5, 0.6), "pausept_pauseft": (0.4 + gap, 0.5 + gap, 0.6 + gap)}
-        results = [
-            evaluation(variant=variant, value=value, stderr=0.0, seed=seed)
-            for variant, values in seeds.items()
-            for seed, value in enumerate(values)
-        ]
-        (task,) = grouped(*results)
-        ((_, _, found),) = task.comparisons
-        return found
-
-    one = difference(0.2)
-    assert one.uncertainty is not None
-    assert one.uncertainty.freedom == pytest.approx(4)
-    assert one.stderr == pytest.approx(0.1 * (2 / 3) ** 0.5)
-    assert not difference(0.22).is_significant  # 2.7 standard errors
-    assert difference(0.23).is_significant  # 2.8
-
-
 def test_the_same_finetuned_models_are_compared_seed_by_seed() -> None:
-    """The seeds are far apart, but each loses about as much without pauses."""
+    """The seeds are far apart, but each loses the same items without pauses."""
     results = [
-        evaluation(variant="pausept_pauseft", value=value - lost * (1 - pauses / 10), stderr=0.0, seed=seed,
-                   num_pauses_inf=pauses)
-        for seed, (value, lost) in enumerate(((0.5, 0.1), (0.7, 0.11), (0.9, 0.12)))
-        for pauses in (0, 10)
+        replace(with_scores(evaluation(variant="pausept_pauseft", seed=seed, num_pauses_inf=pauses), scores), seed=seed)
+        for seed, right in enumerate((40, 60, 80))
+        for pauses, scores in ((10, [1.0] * right + [0.0] * (100 - right)),
+                               (0, [0.0] * (10 + seed) + [1.0] * (right - 10 - seed) + [0.0] * (100 - right)))
     ]  # fmt: skip
     (task,) = grouped(*results)
     without, finetuned = task.measurements
+    assert without.has_models_of(finetuned)
     difference = without.minus(finetuned)
     assert difference.value == pytest.approx(-0.11)
-    assert difference.stderr == pytest.approx(0.01 / 3**0.5)
-    assert difference.is_significant
+    assert difference.stderr is not None
+    assert difference.stderr < 0.04  # unpaired seeds would have 0.16
+    assert difference.uncertainty is not None
+    assert difference.uncertainty.freedom == pytest.approx(2)
 
 
-def test_without_a_standard_error_no_difference_is_significant() -> None:
+def test_without_a_standard_error_a_difference_has_no_error() -> None:
     (task,) = grouped(evaluation(value=0.1), evaluation(variant="pausept_pauseft", value=0.9, stderr=None))
     ((_, _, difference),) = task.comparisons
     assert difference.stderr is None
-    assert not difference.is_significant
+    assert difference.p_value is None
+
+
+def test_a_standard_error_of_zero_is_not_believed() -> None:
+    (task,) = grouped(evaluation(value=0.0, stderr=0.0), evaluation(variant="pausept_pauseft", value=0.1))
+    ours, baseline, difference = task.comparisons[0]
+    assert baseline.stderr == pytest.approx(1 / 502)
+    assert difference.stderr == pytest.approx(math.hypot(ours.stderr or 0, 1 / 502))
+    assert task.interval(baseline) == pytest.approx((0.0, 0.0076), abs=1e-4)
 
 
 def scored(variant: str, scores: list[float], seed: int = 1) -> EvaluationRecord:
@@ -104,31 +71,17 @@ def scored(variant: str, scores: list[float], seed: int = 1) -> EvaluationRecord
 
 
 def test_the_error_of_a_difference_is_computed_item_by_item_if_all_items_are_listed() -> None:
+    """With two more items, one for each variant (Bonett and Price 2012)."""
     baseline = scored("stdpt_stdft", [1, 0, 1, 0, 1, 0, 0, 0])
     differences = {
-        "the same answers and one more": ([1, 0, 1, 0, 1, 0, 0, 1], 0.125, 0.125),
-        "the opposite answers": (
-            [0, 1, 0, 1, 0, 1, 1, 1],
-            0.25,
-            statistics.stdev([-1, 1, -1, 1, -1, 1, 1, 1]) / 8**0.5,
-        ),
+        "the same answers and one more": ([1, 0, 1, 0, 1, 0, 0, 1], [0, 0, 0, 0, 0, 0, 0, 1, 1, -1]),
+        "the opposite answers": ([0, 1, 0, 1, 0, 1, 1, 1], [-1, 1, -1, 1, -1, 1, 1, 1, 1, -1]),
     }
-    for scores, value, stderr in differences.values():
+    for scores, by_item in differences.values():
         (task,) = grouped(baseline, scored("pausept_stdft", scores))
         ((_, _, difference),) = task.comparisons
-        assert (difference.value, difference.stderr) == (pytest.approx(value), pytest.approx(stderr))
-
-
-def test_item_by_item_errors_include_the_scatter_of_seeds() -> None:
-    (task,) = grouped(
-        scored("stdpt_stdft", [1, 0, 1, 0]),
-        scored("pausept_stdft", [1, 1, 1, 1], seed=1),
-        scored("pausept_stdft", [1, 0, 1, 0], seed=2),
-    )
-    ((_, _, difference),) = task.comparisons
-    items = statistics.stdev([0, 0.5, 0, 0.5]) / 2
-    seeds = statistics.stdev([1.0, 0.5]) / 2**0.5
-    assert difference.stderr == pytest.approx(math.hypot(items, seeds))
+        assert difference.value == pytest.approx(sum(by_item) / 8)
+        assert difference.stderr == pytest.approx(statistics.pstdev(by_item) / 10**0.5)
 
 
 def test_results_on_different_items_are_independent() -> None:

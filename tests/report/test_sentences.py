@@ -3,84 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from pause_megatron.records.evaluation import EvaluationRecord
 from pause_megatron.report.caveats import caveats
 from pause_megatron.report.collect import Collected, PretrainRun, read_run
-from pause_megatron.report.document import summary
-from pause_megatron.report.measurements import group_results
+from pause_megatron.report.document import details
+from pause_megatron.report.grouping import group_results
+from pause_megatron.report.verdicts import judge
 
-from .inputs import evaluation, results, variants, write_run
+from .inputs import PAPER_1B, evaluation, pretraining, results, variants, write_run
+from .situations import study
 
 
 def sentences(*records: EvaluationRecord, runs: Iterable[PretrainRun] = ()) -> tuple[str, str]:
-    """Summary and caveats of a report."""
+    """Details and caveats of a report."""
     collected = Collected(evaluations=results(records), runs=tuple(runs))
-    tasks = group_results(collected.evaluations)
-    return "\n".join(summary(collected, tasks)), "\n".join(caveats(collected, tasks))
+    verdicts = judge(group_results(collected.evaluations))
+    return "\n".join(details(collected, verdicts)), "\n".join(caveats(collected, verdicts))
 
 
 def both_runs(folder: Path, **paused: int) -> list[PretrainRun]:
     return [read_run(write_run(folder / "a")), read_run(write_run(folder / "b", paused=True, **paused))]  # type: ignore[arg-type]
 
 
-def test_the_summary_begins_with_the_significant_differences() -> None:
+def test_each_variant_has_its_difference_and_its_verdict() -> None:
     words, _ = sentences(*variants())
-    assert words.startswith(
-        "Of 6 differences from StdPT_StdFT, 1 is significant (95 %):"
-        " PausePT_PauseFT on parity (+31.0 ± 2.8 points); the other 5 are not."
-    )
-    assert "StdPT_PauseFT: +3.0 ± 3.2 points, not significant." in words
-    words, _ = sentences(evaluation(), evaluation(variant="stdpt_pauseft"), evaluation(variant="pausept_pauseft"))
-    assert words.partition("\n")[0].endswith("(+31.0 ± 3.0 points); the other is not.")
-
-
-def test_the_summary_states_that_no_difference_is_significant() -> None:
-    words, _ = sentences(*variants(tasks=("gsm8k",)))
-    assert words.startswith("None of the 3 differences from StdPT_StdFT is significant (95 %).")
-    words, _ = sentences(evaluation(), evaluation(variant="stdpt_pauseft"))
-    assert words.startswith("The only difference from StdPT_StdFT is not significant (95 %).")
+    assert words.startswith("Compared on 2 tasks (gsm8k and parity): StdPT_StdFT, StdPT_PauseFT, PausePT_StdFT and")
+    assert (
+        "parity (exact_match): StdPT_StdFT scores 52.0% (47.6 to 56.3) on 500 test items with 1 seed. StdPT_PauseFT:"
+        " +3.0 points, cannot be judged."
+    ) in words
+    words, _ = sentences(*study({"stdpt_stdft": 0.4, "pausept_pauseft": 0.6}))
+    assert words.endswith("500 test items with 3 seeds. PausePT_PauseFT: +20.0 points, helps.")
 
 
 def test_a_single_variant_is_not_compared() -> None:
     words, limits = sentences(evaluation(variant="pausept_pauseft"))
-    assert "there are no differences to report" in words
-    assert "There is no result of StdPT_StdFT to compare with." in words
+    assert "StdPT_StdFT was not measured." in words
     assert "StdPT_StdFT, StdPT_PauseFT and PausePT_StdFT were not measured" in limits
 
 
 def test_the_baseline_of_a_sentence_has_the_prefix_attention_of_the_difference() -> None:
-    words, limits = sentences(
+    words, _ = sentences(
         evaluation(value=0.5),
         evaluation(value=0.3, stderr=0.03, prefix_attention="causal"),
         evaluation(variant="pausept_pauseft", value=0.8, prefix_attention="causal"),
     )
     sentence = next(line for line in words.splitlines() if line.startswith("parity"))
-    assert (
-        "StdPT_StdFT, causal prefix reached 30.0 ± 3.0% on 500 test items with 1 finetuning seed."
-        " PausePT_PauseFT: +50.0 ± 3.7 points, significantly higher."
-    ) in sentence
-    assert "StdPT_StdFT, bidirectional prefix reached 50.0 ± 2.1% on 500 test items" in sentence
-    assert "parity has 500 test items (causal prefix): differences smaller than about 8.3 points" in limits
-    assert "parity has 500 test items (bidirectional prefix): differences smaller than about 5.8 points" in limits
-
-
-def test_the_summary_names_the_models_that_collapse_without_pauses() -> None:
-    without = {
-        variant: evaluation("parity", variant, value=value, num_pauses_inf=0)
-        for variant, value in (("stdpt_pauseft", 0.54), ("pausept_pauseft", 0.5))
-    }
-    finetuned = [evaluation("parity", variant) for variant in without]
-    words, _ = sentences(*finetuned, *without.values())
-    assert (
-        "Without pauses at inference, 1 of 2 models finetuned with pauses collapses: PausePT_PauseFT, M_ft 10 on parity"
-        " (from 83.0 ± 2.1% to 50.0 ± 2.1%)."
-    ) in words
-    words, _ = sentences(finetuned[0], without["stdpt_pauseft"])
-    assert "Without pauses at inference, the only model finetuned with pauses does not collapse." in words
-    words, _ = sentences(*finetuned)
-    assert "Without pauses" not in words
+    assert "StdPT_StdFT, causal prefix scores 30.0% (24.5 to 36.2) on 500 test items with 1 seed." in sentence
+    assert "StdPT_StdFT, bidirectional prefix scores 50.0% (45.6 to 54.4) on 500 test items" in sentence
+    assert sentence.endswith("with 1 seed. PausePT_PauseFT: +50.0 points, cannot be judged.")
 
 
 def test_different_numbers_of_seeds_are_a_caveat() -> None:
@@ -99,13 +73,32 @@ def test_validation_losses_are_in_the_summary(tmp_path: Path) -> None:
 
 def test_a_small_run_is_not_evidence_about_large_models(tmp_path: Path) -> None:
     _, limits = sentences(*variants(), runs=both_runs(tmp_path))
-    assert "1.86M parameters and the longest run 1.64M tokens, 122k times fewer" in limits
+    assert "1.86M parameters and the longest pretraining 1.64M tokens, 122k times fewer" in limits
     assert "one pretraining run of each kind" in limits
     assert "PausePT saw 9.1% fewer real tokens" in limits
     assert "parity is not among the paper's nine benchmarks" in limits
-    assert "gsm8k has 500 test items: differences smaller than about 3.2 points cannot be detected" in limits
     assert "finetuned once" in limits
-    assert "There are 6 differences" in limits
+
+
+def test_the_size_of_models_is_known_from_their_results() -> None:
+    """The paper's larger model, without a pretraining run in the report."""
+    large = replace(pretraining(paused=False), real_tokens=200_000_000_000)
+    _, limits = sentences(evaluation("squad", architecture=PAPER_1B, pretraining=large))
+    assert "published effect" not in limits
+    _, limits = sentences(evaluation("squad", architecture=PAPER_1B))
+    assert "The largest model here has 1.35B parameters and the longest pretraining 1.64M tokens, 122k times" in limits
+    _, limits = sentences(evaluation("squad", architecture=PAPER_1B, pretraining=None))
+    assert "has 1.35B parameters; this report does not know how many tokens it was pretrained on" in limits
+    _, limits = sentences(evaluation("squad", pretraining=large))
+    assert "has 1.86M parameters and the longest pretraining 200B tokens. Neither" in limits
+
+
+def test_the_number_of_tests_is_a_caveat() -> None:
+    records = study({"stdpt_stdft": 0.4, "stdpt_pauseft": 0.4, "pausept_pauseft": 0.4})
+    _, limits = sentences(*records)
+    assert "Verdicts are corrected for 2 comparisons (Holm)" in limits
+    _, limits = sentences(*study({"stdpt_stdft": 0.4, "pausept_pauseft": 0.4}))
+    assert "corrected" not in limits
 
 
 def test_caveats_that_do_not_apply_are_absent() -> None:
@@ -115,7 +108,7 @@ def test_caveats_that_do_not_apply_are_absent() -> None:
         for variant, value in (("stdpt_stdft", 0.3), ("stdpt_pauseft", 0.4))
     ]
     _, limits = sentences(*records)
-    for phrase in ("benchmarks", "finetun", "pretraining run of each", "chance level", "differences:"):
+    for phrase in ("benchmarks", "finetun", "pretraining run of each", "guessing", "corrected"):
         assert phrase not in limits
 
 
@@ -126,9 +119,12 @@ def test_different_conditions_are_caveats(tmp_path: Path) -> None:
     assert "On parity, results have different numbers of test items (100 and 500)" in limits
 
 
-def test_scores_at_chance_level_and_standard_errors_of_zero_are_caveats() -> None:
+def test_scores_that_are_not_above_guessing_are_a_caveat() -> None:
     _, limits = sentences(evaluation(value=0.51), evaluation(variant="pausept_stdft", value=0.47))
-    assert "no variant differs significantly from chance level" in limits
+    assert "On parity, no model scores above guessing" in limits
+    assert "below guessing" not in limits
     _, limits = sentences(evaluation(value=0.0, stderr=0.0))
-    assert "some standard error is 0" in limits
-    assert "chance level" not in limits
+    assert "On parity, no model scores above guessing" in limits
+    assert "some scores are below guessing" in limits
+    _, limits = sentences(evaluation(value=0.6), evaluation(variant="pausept_stdft", value=0.47))
+    assert "guessing" not in limits

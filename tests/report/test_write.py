@@ -27,7 +27,7 @@ def test_a_report_consists_of_page_markdown_json_and_figures(full_report: Writte
     values = json.loads(full_report.text("report.json"))
     assert sorted(values["files"]) == sorted(files(full_report.folder))
     assert {"report.html", "report.md", "report.json", "figures/variants-parity.png"} <= set(values["files"])
-    assert values["format"] == "pause_megatron/report/1"
+    assert values["format"] == "pause_megatron/report/2"
     assert len(values["evaluations"]) == 27 + 42
     assert [run["dataset"]["strategy"] for run in values["pretrain"].values()] == ["none", "sequence"]
 
@@ -48,7 +48,8 @@ def test_report_json_has_unrounded_numbers(full_report: WrittenReport) -> None:
     ]
     assert best["seeds"] == [1, 2, 3]
     assert best["mean"] == pytest.approx(sum(seeds) / 3, abs=1e-12)
-    assert best["distinguishable"] is True
+    assert best["interval"][0] < best["mean"] < best["interval"][1]
+    assert best["difference"] == pytest.approx(best["mean"] - parity["results"][0]["mean"])
 
 
 def test_the_same_inputs_give_the_same_bytes(full_report: WrittenReport, tmp_path: Path) -> None:
@@ -66,6 +67,14 @@ def test_an_earlier_report_is_replaced_completely(tmp_path: Path) -> None:
     assert not (output / "figures" / "variants-gsm8k.png").exists()
     assert (output / "figures" / "variants-parity.png").exists()
     assert (output / "notes.txt").read_text() == "mine"
+
+
+def test_a_report_of_the_earlier_format_is_replaced(tmp_path: Path) -> None:
+    (path,) = write_evaluations(tmp_path, [evaluation()])
+    (output := tmp_path / "report").mkdir()
+    (output / "report.json").write_text('{"format": "pause_megatron/report/1", "files": ["report.json", "report.md"]}')
+    write_report(ReportConfig(evaluations=(path,), output=output))
+    assert json.loads((output / "report.json").read_text())["format"] == "pause_megatron/report/2"
 
 
 def test_a_folder_that_is_not_a_report_is_not_overwritten(tmp_path: Path) -> None:
@@ -154,7 +163,7 @@ def test_a_report_of_only_pretraining_or_of_only_one_result_is_written(tmp_path:
     page = (tmp_path / "b" / "report.html").read_text()
     assert 'id="variants"' in page
     assert 'id="samples"' not in page
-    assert "does not know the size of the models" in page
+    assert "has 1.86M parameters; this report does not know how many tokens" in page
 
 
 def test_a_run_without_validation_is_reported_by_its_training_loss(tmp_path: Path) -> None:

@@ -9,18 +9,20 @@ import pytest
 
 from pause_megatron.report.labels import series_label, setting_label
 from pause_megatron.report.measurements import TaskResult
+from pause_megatron.report.removals import find_removals, inference_series
 from pause_megatron.report.sections.pauses import (
     finetuning_pauses_figures,
     finetuning_series,
     heat_map_measurements,
     heat_maps,
     inference_figures,
-    inference_series,
-    removals,
     robustness_table,
 )
+from pause_megatron.report.verdict_words import removal_sentences
+from pause_megatron.report.verdicts import Obstacle, Verdicts, judge
 
 from ..inputs import ablations, evaluation, grouped, sweep, variants
+from ..situations import answered
 
 
 @pytest.fixture(scope="module")
@@ -46,33 +48,56 @@ def test_series_vary_one_number_of_pauses(squad: TaskResult) -> None:
     assert {name: len(found) for name, found in heat_map_measurements(squad).items()} == {"StdPT": 9, "PausePT": 9}
 
 
-def test_a_collapse_is_a_significant_loss_of_more_than_half(squad: TaskResult) -> None:
-    found = {removal.finetuned.setting.model: removal.is_collapse for removal in removals(squad)}
-    assert found == {"stdpt_pauseft": False, "pausept_pauseft": True}
-    for without, collapses in ((0.55, True), (0.7, False)):
-        (task,) = grouped(
-            evaluation("parity", "pausept_pauseft", value=0.8),
-            evaluation("parity", "pausept_pauseft", value=without, num_pauses_inf=0),
-        )
-        (removal,) = removals(task)
-        assert removal.kept == pytest.approx((without - 0.5) / 0.3)  # chance level of parity is 0.5
-        assert removal.difference.is_significant
-        assert removal.is_collapse is collapses
-    (unclear,) = grouped(
-        evaluation("parity", "pausept_pauseft", value=0.53),
-        evaluation("parity", "pausept_pauseft", value=0.5, num_pauses_inf=0),
+def removed(before: float, after: float, *, task: str = "parity", seeds: int = 3, items: int = 400) -> Verdicts:
+    """Verdicts on a model that scores ``before`` with its pauses and ``after`` without."""
+    records = []
+    for seed in range(seeds):
+        for pauses, share in ((10, before), (0, after)):
+            scores = [float(item < round(items * (share + 0.005 * seed))) for item in range(items)]
+            records.append(answered("pausept_pauseft", scores, task=task, seed=seed, num_pauses_inf=pauses))
+    return judge(grouped(*records))
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "collapses"),
+    [(0.8, 0.55, True), (0.8, 0.0, True), (0.9, 0.85, False), (0.8, 0.65, None), (0.4, 0.0, None), (0.52, 0.1, None)],
+)
+def test_a_collapse_is_a_proven_loss_of_more_than_half_of_the_score_above_chance_level(
+    before: float, after: float, collapses: bool | None
+) -> None:
+    """The chance level of parity is 0.5."""
+    verdicts = removed(before, after)
+    (verdict,) = verdicts.removals
+    assert verdict.collapses is collapses
+    (row,) = robustness_table([verdict.task], verdicts).rows
+    assert row[5].text == {True: "collapses", False: "does not collapse", None: "cannot be judged"}[collapses]
+    (words,) = removal_sentences(verdicts)
+    assert words.startswith(
+        {
+            True: "Without pauses at inference, these models collapse: PausePT_PauseFT, M_ft 10 on parity (from 80",
+            False: "Without pauses at inference, these models do not collapse: PausePT_PauseFT, M_ft 10 on parity",
+            None: "Whether a model collapses without pauses at inference cannot be judged for PausePT_PauseFT, M_ft 10",
+        }[collapses]
     )
-    (removal,) = removals(unclear)
-    assert removal.kept == 0
-    assert not removal.is_collapse
+
+
+def test_a_collapse_from_one_seed_or_from_no_skill_cannot_be_judged() -> None:
+    (verdict,) = removed(0.8, 0.0, seeds=1).removals
+    assert [reason.obstacle for reason in verdict.reasons] == [Obstacle.ONE_SEED]
+    verdicts = removed(0.35, 0.0, items=20)
+    (verdict,) = verdicts.removals
+    assert [reason.obstacle for reason in verdict.reasons] == [Obstacle.NOT_ABOVE_GUESSING]
+    (row,) = robustness_table([verdict.task], verdicts).rows
+    assert [cell.text for cell in row[5:]] == ["cannot be judged", "–"]  # noqa: RUF001
+    assert row[5].note == "PausePT_PauseFT does not score above guessing (50.0%)"
 
 
 def test_the_robustness_table_lists_the_m_inf_that_keep_half(squad: TaskResult) -> None:
-    table = robustness_table([squad])
+    table = robustness_table([squad], judge([squad]))
     rows = {row[0].text: [cell.text for cell in row] for row in table.rows}
     assert len(rows) == 4
-    assert rows["PausePT_PauseFT, M_ft 50"][5:] == ["collapses", "10"]
-    assert rows["StdPT_PauseFT, M_ft 10"][5:] == ["not significant", "0, 50"]
+    assert rows["PausePT_PauseFT, M_ft 50"][6] == "10"
+    assert rows["StdPT_PauseFT, M_ft 10"][6] == "0, 50"
 
 
 def test_fillers_and_other_placements_are_separate_settings() -> None:
@@ -89,8 +114,8 @@ def test_fillers_and_other_placements_are_separate_settings() -> None:
         "PausePT_PauseFT",
         "PausePT_PauseFT, prepended",
     ]
-    assert len(removals(task)) == 1
-    assert robustness_table([task]).rows
+    assert len(find_removals(task)) == 1
+    assert robustness_table([task], judge([task])).rows
 
 
 def test_a_number_of_pauses_drawn_for_each_example_is_labelled_as_a_range() -> None:
@@ -136,7 +161,8 @@ def test_ablations_are_drawn_over_m_ft_and_as_heat_maps_over_both(squad: TaskRes
         *(("stdpt_stdft", "0"), ("stdpt_pauseft", "10"), ("stdpt_pauseft", "50")),
         *(("pausept_stdft", "0"), ("pausept_pauseft", "10"), ("pausept_pauseft", "50")),
     ]
-    standard, paused = heat_maps([squad])
+    (many,) = grouped(*ablations(seeds=tuple(range(6))))
+    standard, paused = heat_maps([many], judge([many]))
     assert "▼" not in standard.picture.element
     assert paused.picture.element.count("▼") == 2
     assert len(list(csv.DictReader(io.StringIO(paused.data)))) == 9

@@ -10,13 +10,16 @@ from xml.etree import ElementTree
 from pause_megatron.report.elements import Table
 from pause_megatron.report.sections.variants import (
     bar_figures,
+    comparisons_table,
     metrics_table,
     settings_table,
-    significance_table,
     variants_table,
+    verdicts_table,
 )
+from pause_megatron.report.verdicts import judge
 
-from ..inputs import evaluation, grouped, variants, with_scores
+from ..inputs import evaluation, grouped, variants
+from ..situations import study
 
 
 def texts(table: Table) -> list[list[str]]:
@@ -27,10 +30,10 @@ def test_variants_are_rows_and_tasks_columns() -> None:
     table = variants_table(grouped(*variants()))
     assert table.columns == ("Variant", "gsm8k (exact_match in %)", "parity (exact_match in %)")
     assert texts(table) == [
-        ["StdPT_StdFT", "7.0 ± 1.1", "52.0 ± 2.2"],
-        ["StdPT_PauseFT", "7.0 ± 1.1", "55.0 ± 2.2"],
-        ["PausePT_StdFT", "7.0 ± 1.1", "51.0 ± 2.2"],
-        ["PausePT_PauseFT", "7.0 ± 1.1", "83.0 ± 1.7"],
+        ["StdPT_StdFT", "7.0 (5.1 to 9.6)", "52.0 (47.6 to 56.3)"],
+        ["StdPT_PauseFT", "7.0 (5.1 to 9.6)", "55.0 (50.6 to 59.3)"],
+        ["PausePT_StdFT", "7.0 (5.1 to 9.6)", "51.0 (46.6 to 55.4)"],
+        ["PausePT_PauseFT", "7.0 (5.1 to 9.6)", "83.0 (79.5 to 86.0)"],
     ]
     assert table.rows[3][2].note == "M_ft 10, n 500, 1 seed"
 
@@ -51,9 +54,10 @@ def test_every_m_ft_has_its_own_row_and_missing_results_a_dash() -> None:
     ]
 
 
-def test_the_settings_table_gives_the_significance_of_each_difference() -> None:
+def test_the_settings_table_gives_differences_without_a_verdict() -> None:
     table = settings_table(grouped(*variants(tasks=("parity",))))
-    assert [row[-1].note for row in table.rows] == ["", "not significant", "not significant", "significantly higher"]
+    assert [row[-1].text for row in table.rows] == ["–", "+3.0", "−1.0", "+31.0"]  # noqa: RUF001
+    assert "not tested" in table.caption
 
 
 def test_other_metrics_are_means_over_seeds() -> None:
@@ -62,21 +66,29 @@ def test_other_metrics_are_means_over_seeds() -> None:
     assert not metrics_table(grouped(evaluation())).rows
 
 
-def test_results_without_their_test_items_have_no_bootstrap() -> None:
-    scores = [float(item % 2) for item in range(100)]
-    better = [1.0 if item % 5 == 0 else score for item, score in enumerate(scores)]
-    table = significance_table(
-        grouped(
-            with_scores(evaluation(), scores),
-            with_scores(evaluation(variant="pausept_pauseft"), better),
-            evaluation(variant="pausept_stdft", value=0.4),
-        )
-    )
-    found = {row[0].text: [cell.text for cell in row[3:]] for row in table.rows}
-    assert found["PausePT_StdFT"] == ["–"] * 3  # noqa: RUF001
-    low, _, high = found["PausePT_PauseFT"][0].partition(" to ")
-    assert (low[0], high[0]) == ("+", "+")
-    assert found["PausePT_PauseFT"][1:] == ["–", "<0.002"]  # noqa: RUF001
+def test_the_comparisons_table_gives_interval_p_and_verdict_or_the_reason_why_not() -> None:
+    records = study({"stdpt_stdft": 0.4, "pausept_pauseft": 0.6, "pausept_stdft": 0.4}, items=300)
+    table = comparisons_table(judge(grouped(*records, *study({"stdpt_pauseft": 0.5}, seeds=(1,), items=300))))
+    found = {row[0].text: [cell.text for cell in row[2:]] for row in table.rows}
+    assert found["StdPT_PauseFT"] == ["+9.0", "–", "–", "cannot be judged"]  # noqa: RUF001
+    assert table.rows[0][5].note == "StdPT_PauseFT has only one finetuning seed"
+    difference, ends, p_value, verdict = found["PausePT_PauseFT"]
+    low, _, high = ends.partition(" to ")
+    assert (difference, low[0], high[0], verdict) == ("+20.0", "+", "+", "helps")
+    assert float(p_value.lstrip("<")) < 0.05
+    _, ends, p_value, verdict = found["PausePT_StdFT"]
+    assert ends[0] == "−"  # noqa: RUF001
+    assert float(p_value) > 0.05
+    assert verdict.startswith("no difference larger than ")
+    assert "for 2 comparisons" in table.caption
+
+
+def test_the_verdicts_table_has_a_row_for_each_task() -> None:
+    records = [*study({"stdpt_stdft": 0.4, "pausept_pauseft": 0.6}), *study({"stdpt_stdft": 0.4}, task="gsm8k")]
+    rows = texts(verdicts_table(judge(grouped(*records))))
+    assert [row[:2] for row in rows] == [["gsm8k", "cannot be judged"], ["squad", "helps"]]
+    assert rows[0][2] == "Only StdPT_StdFT was measured."
+    assert rows[1][2].startswith("PausePT_PauseFT: helps, +20.0 points (95 % interval +")
 
 
 def test_bars_have_the_values_of_the_table_in_percent() -> None:
@@ -89,14 +101,14 @@ def test_bars_have_the_values_of_the_table_in_percent() -> None:
         ("pausept_pauseft", "10", 0.83),
     ]
     assert {row["metric"] for row in rows} == {"exact_match"}
-    assert "PausePT_PauseFT 83.0 ± 1.7" in figure.alt
+    assert "PausePT_PauseFT 83.0 (79.5 to 86.0)" in figure.alt
     assert ">chance level<" in figure.picture.element
     assert figure.picture.png.startswith(b"\x89PNG")
 
 
 def test_bars_of_length_zero_are_drawn() -> None:
     (figure,) = bar_figures(grouped(evaluation("gsm8k", value=0.0, stderr=0.0)))
-    assert ">0.0 ± 0.0<" in figure.picture.element
+    assert ">0.0<" in figure.picture.element
     assert ">chance level<" not in figure.picture.element
 
 
