@@ -22,7 +22,7 @@ from pause_megatron.report.verdict_words import removal_sentences
 from pause_megatron.report.verdicts import Obstacle, Verdicts, judge
 
 from ..inputs import ablations, evaluation, grouped, sweep, variants
-from ..situations import answered
+from ..situations import answered, correct
 
 
 @pytest.fixture(scope="module")
@@ -161,8 +161,29 @@ def test_ablations_are_drawn_over_m_ft_and_as_heat_maps_over_both(squad: TaskRes
         *(("stdpt_stdft", "0"), ("stdpt_pauseft", "10"), ("stdpt_pauseft", "50")),
         *(("pausept_stdft", "0"), ("pausept_pauseft", "10"), ("pausept_pauseft", "50")),
     ]
-    (many,) = grouped(*ablations(seeds=tuple(range(6))))
-    standard, paused = heat_maps([many], judge([many]))
+    standard, paused = heat_maps([squad], judge([squad]))
+    assert len(list(csv.DictReader(io.StringIO(standard.data)))) == 9
+    assert len(list(csv.DictReader(io.StringIO(paused.data)))) == 9
+    assert "▼" not in standard.picture.element + paused.picture.element  # too few items and seeds to judge
+
+
+def test_a_heat_map_marks_the_models_that_collapse() -> None:
+    records = [
+        answered(
+            f"{pretrained}_pauseft",
+            correct(kept if inference == 0 else 0.6, 400, seed),
+            task="squad",
+            seed=seed,
+            num_pauses_ft=most,
+            num_pauses_inf=inference,
+        )
+        for pretrained, kept in (("stdpt", 0.55), ("pausept", 0.1))
+        for most in (10, 50)
+        for inference in (0, most)
+        for seed in (1, 2, 3)
+    ]
+    (task,) = grouped(*records)
+    standard, paused = heat_maps([task], judge([task]))
     assert "▼" not in standard.picture.element
     assert paused.picture.element.count("▼") == 2
-    assert len(list(csv.DictReader(io.StringIO(paused.data)))) == 9
+    assert paused.caption.endswith("▼: collapses without pauses.")
