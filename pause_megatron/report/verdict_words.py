@@ -66,13 +66,19 @@ def _unjudged(verdicts: Verdicts) -> list[str]:
     by_reason: dict[str, list[str]] = {}
     for verdict in verdicts.tasks:
         if verdict.outcome is Outcome.UNJUDGED:
-            text = reasons_text(verdict.reasons, verdict.task, tasks)
+            text = reasons_text(_main(verdict.reasons), verdict.task, tasks)
             by_reason.setdefault(text, []).append(verdict.task.name)
     return [
         f"{'On' if number else 'Whether pausing helps cannot be judged on'} {labels.listed(names)}"
         f"{', it cannot be judged' if number else ''} because {text}."
         for number, (text, names) in enumerate(by_reason.items())
     ]
+
+
+def _main(reasons: Sequence[Reason]) -> list[Reason]:
+    """Leave out why scores are not above guessing, which the table of verdicts gives."""
+    guessed = any(reason.obstacle is Obstacle.NOT_ABOVE_GUESSING for reason in reasons)
+    return [one for one in reasons if not (guessed and one.obstacle in (Obstacle.EMPTY, Obstacle.CONSTANT))]
 
 
 def bound_text(bound: float, task: TaskResult) -> str:

@@ -150,21 +150,20 @@ SITUATIONS = {
     "constant and empty answers, one seed": Situation(
         constant((1,)),
         Outcome.UNJUDGED,
-        CANNOT + "parity because no variant scores above guessing (50.0%); StdPT_StdFT and PausePT_StdFT give only"
-        " empty answers; StdPT_PauseFT and PausePT_PauseFT give the same answer to every test item; and each variant"
-        " has only one finetuning seed.",
+        CANNOT + "parity because no variant scores above guessing (50.0%) and each variant has only one finetuning"
+        " seed.",
         (Obstacle.NOT_ABOVE_GUESSING, Obstacle.EMPTY, Obstacle.CONSTANT, Obstacle.ONE_SEED),
     ),
     "constant and empty answers, five seeds": Situation(
         constant(range(5), items=400),
         Outcome.UNJUDGED,
-        CANNOT + "parity because no variant scores above guessing (50.0%); StdPT_StdFT",
+        CANNOT + "parity because no variant scores above guessing (50.0%).",
         (Obstacle.NOT_ABOVE_GUESSING, Obstacle.EMPTY, Obstacle.CONSTANT),
     ),
     "a constant answer that is right more often than chance level": Situation(
         [always_zero(record) for record in study({"stdpt_stdft": 0.7, "pausept_pauseft": 0.7}, task="parity")],
         Outcome.UNJUDGED,
-        CANNOT + "parity because no variant scores above guessing (69.0%) and each variant gives the same answer to",
+        CANNOT + "parity because no variant scores above guessing (69.0%).",
         (Obstacle.NOT_ABOVE_GUESSING, Obstacle.CONSTANT),
     ),
     "an empty baseline": Situation(

@@ -102,6 +102,16 @@ def test_json_markdown_and_page_have_the_same_verdicts() -> None:
             assert (row["interval"] is None) == (row["verdict"] == Outcome.UNJUDGED)
 
 
+def test_the_verdicts_table_says_why_no_variant_is_above_guessing() -> None:
+    (row,) = report("constant and empty answers, one seed")[0].answer.tables[0].rows
+    assert [cell.text for cell in row] == [
+        "parity",
+        "cannot be judged",
+        "No variant scores above guessing (50.0%); StdPT_StdFT and PausePT_StdFT give only empty answers; StdPT_PauseFT"
+        " and PausePT_PauseFT give the same answer to every test item; and each variant has only one finetuning seed.",
+    ]
+
+
 def test_all_comparisons_of_a_page_are_one_family() -> None:
     """A difference that is found on its own is not found among many."""
     pair = [*study({"stdpt_stdft": 0.4}, items=150), *study({"pausept_pauseft": 0.575}, items=150)]

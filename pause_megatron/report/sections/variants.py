@@ -73,13 +73,22 @@ def comparisons_table(verdicts: Verdicts) -> Table:
     tasks = [verdict.task for verdict in verdicts.tasks]
     return Table(
         name="comparisons",
-        caption=f"Differences from {LABEL} with M_inf = M_ft. A variant helps or hurts if both Student's t over test"
-        " items and seeds and an exact test over test items reject at the 5 % level after Holm's correction for"
-        f" {labels.counted(verdicts.tested, 'comparison')}; p and interval include the correction. No difference is"
-        " claimed to be absent unless the interval is narrow. Without verdict there is no interval.",
+        caption=f"Differences from {LABEL} with M_inf = M_ft. {_test(verdicts)}",
         columns=("Variant", "Task", "Difference", "95 % interval", "p", "Verdict"),
         words=("Task", "Verdict"),
         rows=tuple(_comparison_row(one, tasks) for verdict in verdicts.tasks for one in verdict.comparisons),
+    )
+
+
+def _test(verdicts: Verdicts) -> str:
+    if not verdicts.tested:
+        return "None of them could be tested."
+    correction = f" after Holm's correction for {verdicts.tested} comparisons; p and interval include it"
+    return (
+        "A variant helps or hurts if Student's t over test items and seeds and an exact test over test items both"
+        f" reject at the 5 % level{correction if verdicts.tested > 1 else ''}. If they do not and the interval is narrow, no"
+        " difference is larger than its wider end. A difference that cannot be judged for another reason has no"
+        " interval."
     )
 
 
