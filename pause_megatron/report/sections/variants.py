@@ -83,11 +83,12 @@ def comparisons_table(verdicts: Verdicts) -> Table:
 def _test(verdicts: Verdicts) -> str:
     if not verdicts.tested:
         return "None of them could be tested."
-    correction = f" after Holm's correction for {verdicts.tested} comparisons; p and interval include it"
+    several = f" after Holm's correction for {verdicts.tested} comparisons; p and interval include it"
+    correction = several if verdicts.tested > 1 else ""
     return (
         "A variant helps or hurts if Student's t over test items and seeds and an exact test over test items both"
-        f" reject at the 5 % level{correction if verdicts.tested > 1 else ''}. If they do not and the interval is narrow, no"
-        " difference is larger than its wider end. A difference that cannot be judged for another reason has no"
+        f" reject at the 5 % level{correction}. If they do not and the interval is narrow,"
+        " no difference is larger than its wider end. A difference that cannot be judged for another reason has no"
         " interval."
     )
 
