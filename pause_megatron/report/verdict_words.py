@@ -28,7 +28,7 @@ def lead(verdicts: Verdicts) -> str:
     for outcome, words in (
         (Outcome.HELPS, "Pausing helps on {}"),
         (Outcome.HURTS, "Pausing hurts on {}"),
-        (Outcome.MIXED, "Pausing helps or hurts on {}, depending on the variant"),
+        (Outcome.MIXED, "Depending on the variant, pausing helps or hurts on {}"),
     ):
         if found := [verdict for verdict in verdicts.tasks if verdict.outcome is outcome]:
             claims = [one for verdict in found for one in verdict.comparisons if one.outcome in _CLAIMS]

@@ -86,7 +86,7 @@ def claims(records: list[EvaluationRecord]) -> bool:
     text = " ".join([lead(verdicts), *removal_sentences(verdicts)])
     found = any(verdict.outcome in (Outcome.HELPS, Outcome.HURTS, Outcome.MIXED) for verdict in verdicts.tasks)
     collapsed = any(one.collapses for one in verdicts.removals)
-    assert found == ("Pausing helps" in text or "Pausing hurts" in text), text
+    assert found == any(words in text for words in ("Pausing helps", "Pausing hurts", "pausing helps or hurts")), text
     assert collapsed == ("these models collapse:" in text), text
     return found or collapsed
 

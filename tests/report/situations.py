@@ -128,7 +128,7 @@ SITUATIONS = {
     "a gain and a loss": Situation(
         study(BETTER | {"stdpt_pauseft": 0.2}),
         Outcome.MIXED,
-        "Pausing helps or hurts on squad, depending on the variant with these pretrained models: StdPT_PauseFT differs",
+        "Depending on the variant, pausing helps or hurts on squad with these pretrained models: StdPT_PauseFT differs",
     ),
     "a gain of F1": Situation(
         [graded(variant, level, seed) for variant, level in (("stdpt_stdft", 0.4), ("pausept_pauseft", 0.5))

@@ -15,11 +15,11 @@ from pause_megatron.report.collect import Collected
 from pause_megatron.report.document import Document, build_document
 from pause_megatron.report.grouping import group_results
 from pause_megatron.report.verdict_words import lead
-from pause_megatron.report.verdicts import Outcome, Verdicts, judge
+from pause_megatron.report.verdicts import Obstacle, Outcome, Verdicts, judge
 from pause_megatron.report.write import render_files
 
 from .inputs import results
-from .situations import BETTER, EQUAL, SITUATIONS, study
+from .situations import BETTER, EQUAL, SITUATIONS, answered, study
 
 CLAIMS = re.compile(r"\b(helps|hurts|helped|better|worse|higher|lower|significant\w*|collapses?|improves?)\b")
 """Words of a claim; a page without any verdict must not use them, except to define or to deny them."""
@@ -110,6 +110,20 @@ def test_the_verdicts_table_says_why_no_variant_is_above_guessing() -> None:
         "No variant scores above guessing (50.0%); StdPT_StdFT and PausePT_StdFT give only empty answers; StdPT_PauseFT"
         " and PausePT_PauseFT give the same answer to every test item; and each variant has only one finetuning seed.",
     ]
+
+
+def test_a_task_that_hides_wrong_answers_is_not_said_to_have_empty_ones() -> None:
+    """LAMBADA scores the probability of the target, so a wrong answer has no text."""
+    records = [
+        answered(variant, [0.0] * 50, task="lambada", seed=seed, outputs=[""] * 50)
+        for variant in ("stdpt_stdft", "pausept_pauseft")
+        for seed in (1, 2)
+    ]
+    assert lead(verdicts_of(records)) == (
+        "Whether pausing helps cannot be judged on lambada because no variant scores above 0."
+    )
+    (verdict,) = verdicts_of(records).tasks
+    assert [reason.obstacle for reason in verdict.reasons] == [Obstacle.NOT_ABOVE_GUESSING]
 
 
 def test_all_comparisons_of_a_page_are_one_family() -> None:
