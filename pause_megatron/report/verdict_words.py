@@ -21,7 +21,7 @@ TERMS = (
 
 
 def lead(verdicts: Verdicts) -> str:
-    """Answer the question of the report: first the differences, then what shows none, then what cannot be judged."""
+    """Answer the question of the report: the tasks with differences, those without, those that cannot be judged."""
     if not verdicts.tasks:
         return "This report has no evaluation results, so it does not show whether pausing helps."
     sentences = []
