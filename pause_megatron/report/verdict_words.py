@@ -152,7 +152,8 @@ def _reason(reason: Reason, task: TaskResult, tasks: Sequence[TaskResult]) -> st
     who = "each variant" if everyone else labels.listed(names) if names else ""
     plural = not everyone and len(names) > 1
     level = max((guessing(one, task).level for one in concerned), default=0.0)
-    bar = f"guessing ({labels.value(level, task)}{'%' if task.is_percentage else ''})" if level else "0"
+    name = "the best constant answer" if level > (task.chance_level or 0.0) else "guessing"
+    bar = f"{name} ({labels.value(level, task)}{'%' if task.is_percentage else ''})" if level else "0"
     if reason.obstacle is Obstacle.NOT_ABOVE_GUESSING:
         if everyone:
             return f"no variant scores above {bar}"
