@@ -21,7 +21,7 @@ TERMS = (
 
 
 def lead(verdicts: Verdicts) -> str:
-    """Answer the question of the report: first the differences, then what shows none, then what cannot be judged."""
+    """Answer the question of the report: the tasks with differences, those without, those that cannot be judged."""
     if not verdicts.tasks:
         return "This report has no evaluation results, so it does not show whether pausing helps."
     sentences = []
@@ -152,7 +152,8 @@ def _reason(reason: Reason, task: TaskResult, tasks: Sequence[TaskResult]) -> st
     who = "each variant" if everyone else labels.listed(names) if names else ""
     plural = not everyone and len(names) > 1
     level = max((guessing(one, task).level for one in concerned), default=0.0)
-    bar = f"guessing ({labels.value(level, task)}{'%' if task.is_percentage else ''})" if level else "0"
+    name = "the best constant answer" if level > (task.chance_level or 0.0) else "guessing"
+    bar = f"{name} ({labels.value(level, task)}{'%' if task.is_percentage else ''})" if level else "0"
     if reason.obstacle is Obstacle.NOT_ABOVE_GUESSING:
         if everyone:
             return f"no variant scores above {bar}"

@@ -163,7 +163,7 @@ SITUATIONS = {
     "a constant answer that is right more often than chance level": Situation(
         [always_zero(record) for record in study({"stdpt_stdft": 0.7, "pausept_pauseft": 0.7}, task="parity")],
         Outcome.UNJUDGED,
-        CANNOT + "parity because no variant scores above guessing (69.0%).",
+        CANNOT + "parity because no variant scores above the best constant answer (69.0%).",
         (Obstacle.NOT_ABOVE_GUESSING, Obstacle.CONSTANT),
     ),
     "an empty baseline": Situation(

@@ -144,7 +144,7 @@ def test_inference_of_the_same_runs_is_paired_by_both_seeds() -> None:
     results = [
         with_scores(
             evaluation(variant="pausept_pauseft", pretraining=run, seed=seed, num_pauses_inf=number),
-            [float(item < number_right and (number or item % 5 > 0)) for item in range(50)],
+            [float(item < number_right and bool(number or item % 5)) for item in range(50)],
         )
         for (run, seed), number_right in zip(runs, right, strict=True)
         for number in (10, 0)
