@@ -72,7 +72,7 @@ class Job:
 
     def restarts(self) -> list[int]:
         """Return the restart counts that the run logged, one for each start."""
-        starts = re.findall(rf"2 processes .*launched by slurm; Slurm job {self.id}(?:, restart (\d+))?", self.said())
+        starts = re.findall(rf"2 processes .*launched by slurm;.* Slurm job {self.id}(?:, restart (\d+))?", self.said())
         return [int(number or 0) for number in starts]
 
 
