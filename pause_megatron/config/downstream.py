@@ -68,6 +68,9 @@ class FinetuneConfig:
     """Name of a task, for example gsm8k."""
     output: Path
     """Folder to create."""
+    model_name: str | None = None
+    """Name of the pretrained model in results and reports, which its pretraining runs with other seeds share (default:
+    that of its pretraining, or else of its folder)."""
     data: Path | None = None
     """Folder with train.jsonl of the task (default: download the data from the hub)."""
     halve_evaluation: bool = False

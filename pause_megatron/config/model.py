@@ -89,11 +89,16 @@ class ModelConfig:
             return (attention + 3 * hidden * ffn) // tp + 2 * self.norm_parameters
         return (attention + 2 * hidden * ffn + query_key_value + ffn) // tp + 2 * hidden + 2 * self.norm_parameters
 
+    @property
+    def non_embedding_parameters(self) -> int:
+        """Parameters of the layers and of the last norm: without embeddings and output layer."""
+        return self.num_layers * self.layer_parameters() + self.norm_parameters
+
     def num_parameters(self, vocab_size: int) -> int:
         """Parameters of the model with ``vocab_size`` vocabulary rows (without padding rows, unless you count them)."""
         rows = vocab_size * (2 if self.untie_embeddings_and_output_weights else 1)
         rows += self.max_position_embeddings if self.architecture == "gpt2" else 0
-        return rows * self.hidden_size + self.num_layers * self.layer_parameters() + self.norm_parameters
+        return rows * self.hidden_size + self.non_embedding_parameters
 
 
 _130M: dict[str, object] = {"num_layers": 12, "hidden_size": 768, "num_attention_heads": 12}

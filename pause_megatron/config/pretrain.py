@@ -39,6 +39,9 @@ class PretrainConfig:
     """Tokenizer folder or SentencePiece .model; must be the tokenizer of the datasets."""
     deepspeed: Path
     """DeepSpeed JSON file: ZeRO stage, precision, offload (see ds_configs/)."""
+    model_name: str | None = None
+    """Name of the model in results and reports, which its runs with other seeds share (default: that of the run
+    folder)."""
     initial_checkpoint: Path | None = None
     """Checkpoint to take the initial weights from (not the optimizer state), of tools/convert_from_hf.py or of
     another run of the same model. Ignored when the run resumes from a checkpoint of its own."""

@@ -170,9 +170,14 @@ def _record(
     texts_compared: int,
     comparison: LogitComparison,
 ) -> ExportRecord:
+    name, model = Path(state.config["output"]).name, ModelConfig(**state.config["model"])
     return ExportRecord(
         pretraining=PretrainingRecord(
-            name=Path(state.config["output"]).name,
+            name=name,
+            model_name=state.config.get("model_name") or name,
+            seed=state.config.get("training", {}).get("seed"),
+            parameters=model.num_parameters(tokenizer.vocab_size),
+            non_embedding_parameters=model.non_embedding_parameters,
             pauses=state.dataset.strategy,
             pause_rate=state.dataset.pause_rate,
             seq_length=state.dataset.seq_length,

@@ -6,6 +6,7 @@ from contextlib import ExitStack
 from statistics import fmean
 from typing import Any
 
+import torch
 from lm_eval import evaluator
 from transformers import PreTrainedModel
 
@@ -92,6 +93,7 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
         samples=samples,
         architecture=_architecture(folder.model),
         finetuning=finetuning.summary() if finetuning else None,
+        model_name=folder.model_name,
         pretraining=folder.pretraining,
         config=to_flat(config),
         versions=versions(),
@@ -114,11 +116,21 @@ def _architecture(model: PreTrainedModel) -> Architecture:
     heads, width = model.config.num_attention_heads, model.config.hidden_size
     return Architecture(
         parameters=model.num_parameters(),
+        non_embedding_parameters=_non_embedding_parameters(model),
         num_layers=model.config.num_hidden_layers,
         num_attention_heads=heads,
         head_dim=getattr(model.config, "head_dim", None) or width // heads,
         hidden_size=width,
     )
+
+
+def _non_embedding_parameters(model: PreTrainedModel) -> int:
+    """Count the parameters that are not in embeddings (of tokens or positions) nor in the output layer."""
+    embeddings = [module for module in model.modules() if isinstance(module, torch.nn.Embedding)]
+    left_out = {parameter for module in embeddings for parameter in module.parameters()}
+    if model.get_output_embeddings() is not None:
+        left_out |= set(model.get_output_embeddings().parameters())
+    return sum(parameter.numel() for parameter in model.parameters() if parameter not in left_out)
 
 
 def metric_values(results: dict[str, Any]) -> dict[str, Metric]:

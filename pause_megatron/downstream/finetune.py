@@ -257,6 +257,7 @@ def write_finetuned_folder(
         steps=config.steps,
         kept_step=kept_step,
         final_loss=work.final_loss(),
+        model_name=config.model_name or base.model_name,
         pretraining=base.pretraining,
         variant=variant_name(base.pretraining.pauses if base.pretraining else "none", most),
         config=to_flat(config),

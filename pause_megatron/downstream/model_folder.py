@@ -42,6 +42,12 @@ class ModelFolder:
     finetuning: FinetuneRecord | None
     """``None`` for a model that is not finetuned."""
 
+    @property
+    def model_name(self) -> str:
+        """Name of the pretrained model: that of finetuning, or else of its pretraining, or else of its folder."""
+        named = self.finetuning.model_name if self.finetuning else None
+        return named or (self.pretraining.model if self.pretraining else self.path.resolve().name)
+
     @cached_property
     def bos_ids(self) -> tuple[int, ...]:
         """The beginning-of-text token if the tokenizer puts one before a text, else empty; few put several."""

@@ -6,10 +6,21 @@ from typing import Any, ClassVar, Literal
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingRecord:
-    """How an exported model was pretrained; finetuning and evaluation pass it on."""
+    """How an exported model was pretrained; finetuning and evaluation pass it on.
+
+    The optional keys are missing in files of older versions, whose runs count as seeds of nothing but themselves.
+    """
 
     name: str
-    """Name of the run."""
+    """Name of the run's folder."""
+    model_name: str | None = None
+    """Name of the model, which its runs with other seeds share; None: ``name``."""
+    seed: int | None = None
+    """Seed of the initial weights and of the data order."""
+    parameters: int | None = None
+    """Parameters of the model, without padding rows of the vocabulary."""
+    non_embedding_parameters: int | None = None
+    """Parameters without the embeddings of tokens and positions and without the output layer."""
     pauses: str
     """Pause strategy of the training data; "none" without pauses."""
     pause_rate: float
@@ -22,6 +33,11 @@ class PretrainingRecord:
     """Training sequences."""
     real_tokens: int
     pause_tokens: int
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.model_name or self.name
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,8 @@ class Architecture:
     """Shape of the evaluated model; the cost of a forward pass follows from it."""
 
     parameters: int
+    non_embedding_parameters: int | None = None
+    """Parameters without the embeddings of tokens and positions and without the output layer; None in older files."""
     num_layers: int
     num_attention_heads: int
     head_dim: int
@@ -81,6 +83,8 @@ class EvaluationRecord:
     architecture: Architecture
     finetuning: FinetuneSummary | None
     """None for a model that is not finetuned."""
+    model_name: str | None = None
+    """Name of the pretrained model, as the user gave it or else of its run or folder; None in older files."""
     pretraining: PretrainingRecord | None
     """None for a model that was not exported from a checkpoint of this project."""
     config: dict[str, Any]
@@ -89,6 +93,12 @@ class EvaluationRecord:
     """Package to installed version."""
     seconds: float
     """Wall time."""
+
+    @property
+    def pretrained_model(self) -> str:
+        """Name of the pretrained model, which its runs with other seeds share."""
+        folder = str(self.config.get("model", ""))
+        return self.model_name or (self.pretraining.model if self.pretraining else folder.rpartition("/")[2])
 
     @property
     def primary(self) -> Metric:

@@ -31,6 +31,8 @@ class FinetuneSummary:
     """Step of the weights that were kept; below ``steps`` after early stopping."""
     final_loss: float
     """Last logged training loss, in nats."""
+    model_name: str | None = None
+    """Name of the pretrained model, as the user gave it or else of its run or folder; None in older files."""
     pretraining: PretrainingRecord | None
     """None for a model that was not exported from a checkpoint of this project."""
     variant: str

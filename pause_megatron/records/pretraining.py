@@ -68,6 +68,10 @@ class RunRecord:
     format: str = FORMAT
     name: str
     """Name of the run's folder."""
+    model_name: str | None = None
+    """Name of the model, which its runs with other seeds share; None in a file of an older version."""
+    seed: int | None = None
+    """Seed of the initial weights and of the data order; None in a file of an older version."""
     config: dict[str, Any]
     """Resolved configuration."""
     directory: str | None = None
@@ -79,13 +83,21 @@ class RunRecord:
     """Package to installed version."""
     dataset: TrainingDataRecord
     parameters: int
-    """Parameters of the model."""
+    """Parameters of the model, without padding rows of the vocabulary."""
+    non_embedding_parameters: int | None = None
+    """Parameters without the embeddings of tokens and positions and without the output layer; None in a file of an
+    older version."""
     world_size: int
     """Ranks."""
     zero_stage: int
     """ZeRO stage, 0 to 3."""
     devices: DeviceRecord | None = None
     """None in a file of an older version."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+        return self.model_name or self.name
 
 
 @dataclass(frozen=True, kw_only=True)

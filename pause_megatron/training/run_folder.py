@@ -58,12 +58,15 @@ def write_run_file(
     log.info(f"{len(data):,} sequences of {data.seq_length} tokens, pauses: {dataset.strategy}")
     record = RunRecord(
         name=config.output.name,
+        model_name=config.model_name or config.output.name,
+        seed=config.training.seed,
         config=to_plain(config),
         directory=path_to_here(config.output),
         deepspeed=deepspeed_file.values,
         versions=versions(),
         dataset=dataset,
         parameters=parameters,
+        non_embedding_parameters=config.model.non_embedding_parameters,
         world_size=launch.world_size,
         zero_stage=deepspeed_file.zero_stage,
         devices=devices,

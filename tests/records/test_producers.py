@@ -18,9 +18,10 @@ from pause_megatron.downstream.generated_tasks import write_task
 from pause_megatron.errors import EXIT_DONE, EXIT_USER
 from pause_megatron.records.conversion import ExportRecord
 from pause_megatron.records.evaluation import EvaluationRecord
+from pause_megatron.records.files import read_record
 from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneRecord
 from pause_megatron.records.pretraining import METRICS_FILE, METRICS_KINDS, RunRecord
-from tests.chain import write_dataset, write_text_and_tokenizer
+from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 from tests.records.damage import CHANGES, damaged, keys
 
 ZERO1 = Path(__file__).parents[2] / "ds_configs" / "zero1_fp32.json"
@@ -44,7 +45,7 @@ def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 COMMANDS = (
     "pretrain --data {folder}/pause --validation-data {folder}/held-out --tokenizer {folder}/tokenizer"
     " --output {folder}/run --deepspeed {deepspeed} --preset tiny --train-iters 2 --global-batch-size 4"
-    " --micro-batch-size 2 --log-interval 1",
+    " --micro-batch-size 2 --log-interval 1 --seed 7 --model-name paused",
     "convert_to_hf.py --checkpoint {folder}/run --output {folder}/hf",
     "finetune --model {folder}/hf --task parity --data {folder}/parity --output {folder}/ft --num-pauses-ft 2 --steps 2"
     " --warmup-steps 1 --batch-size 4 --log-interval 1",
@@ -100,6 +101,43 @@ def test_a_damaged_key_is_reported_by_the_command_that_reads_it(
     finally:
         path.write_text(content, encoding="utf-8")
     assert tried >= 3
+
+
+def test_a_result_names_the_model_its_seed_and_its_size(chain: Path) -> None:
+    """All records agree, and the sizes are those that transformers counts in the exported model."""
+    from transformers import AutoModelForCausalLM
+
+    run = read_record(chain / "run" / RunRecord.FILE, RunRecord)
+    export = read_record(chain / "hf" / ExportRecord.FILE, ExportRecord)
+    finetuned = read_record(chain / "ft" / FinetuneRecord.FILE, FinetuneRecord)
+    result = read_record(chain / "result.json", EvaluationRecord)
+    assert (run.name, run.model, run.seed) == ("run", "paused", 7)
+    pretraining = export.pretraining
+    assert (pretraining.name, pretraining.model, pretraining.seed) == ("run", "paused", 7)
+    assert (pretraining.pauses, pretraining.pause_rate) == ("sequence", 0.1)
+    assert pretraining.real_tokens + pretraining.pause_tokens == 2 * 4 * SEQ_LENGTH
+    assert finetuned.pretraining == result.pretraining == pretraining
+    assert finetuned.model_name == result.model_name == result.pretrained_model == "paused"
+    model = AutoModelForCausalLM.from_pretrained(chain / "hf")
+    layers = sum(parameter.numel() for parameter in model.transformer.h.parameters())
+    layers += sum(parameter.numel() for parameter in model.transformer.ln_f.parameters())
+    assert {run.parameters, pretraining.parameters, result.architecture.parameters} == {model.num_parameters()}
+    assert run.non_embedding_parameters == pretraining.non_embedding_parameters == layers
+    assert result.architecture.non_embedding_parameters == layers
+
+
+def test_files_of_older_versions_are_read_and_name_the_run(chain: Path) -> None:
+    values = json.loads((chain / "result.json").read_text(encoding="utf-8"))
+    del values["model_name"], values["finetuning"]["model_name"], values["architecture"]["non_embedding_parameters"]
+    for pretraining in (values["pretraining"], values["finetuning"]["pretraining"]):
+        for key in ("model_name", "seed", "parameters", "non_embedding_parameters"):
+            del pretraining[key]
+    (chain / "older.json").write_text(json.dumps(values), encoding="utf-8")
+    older = read_record(chain / "older.json", EvaluationRecord)
+    assert older.pretrained_model == "run"
+    assert older.pretraining is not None
+    assert older.pretraining.seed is None
+    (chain / "older.json").unlink()
 
 
 def test_undamaged_files_are_read(chain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
