@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from pause_megatron.records.variants import BASELINE
 from pause_megatron.report.drawing import NO_LEVELS, Line, Picture, draw_lines, embeddable
-from pause_megatron.report.labels import metric_label, model_label, pauses_label
+from pause_megatron.report.labels import metric_label, model_label, pauses_label, pretrained_label
 from pause_megatron.report.measurements import MODELS, Measurement, TaskResult
 
 MODEL_COLORS = dict(zip(MODELS, ("#56b4e9", "#0072b2", "#e69f00", "#d55e00", "#0072b2", "#d55e00"), strict=True))
@@ -106,7 +106,7 @@ def text_cells(*texts: str) -> tuple[TableCell, ...]:
 def model_cell(measurement: Measurement, label: str | None = None) -> TableCell:
     """Return the name of a row: the measurement's model, or ``label``, in the model's colour."""
     model = measurement.setting.model
-    return TableCell(text=label or model_label(model), model=model)
+    return TableCell(text=label or pretrained_label(measurement.setting), model=model)
 
 
 @dataclass(frozen=True)

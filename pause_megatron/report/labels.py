@@ -23,6 +23,11 @@ def model_label(model: str) -> str:
     return MODEL_LABELS.get(model, model)
 
 
+def pretrained_label(setting: Setting) -> str:
+    """:func:`model_label`, with the pretrained model's name if the report has several of this variant."""
+    return model_label(setting.model) + (f" ({setting.pretrained})" if setting.pretrained else "")
+
+
 def run_label(run: PretrainRun, runs: tuple[PretrainRun, ...]) -> str:
     """StdPT or PausePT, followed by the run's name if the report has several runs of that kind."""
     kind = "StdPT" if run.is_standard else "PausePT"
@@ -53,8 +58,10 @@ def setting_label(setting: Setting, tasks: Sequence[TaskResult]) -> str:
 
     For example, "PausePT_PauseFT, M_ft 10, prepended".
     """
-    alike = [[matched.setting for matched in task.matched if matched.setting.model == setting.model] for task in tasks]
-    label = model_label(setting.model)
+    model = setting.model, setting.pretrained
+    settings_of = [[one.setting for one in task.matched] for task in tasks]
+    alike = [[one for one in settings if (one.model, one.pretrained) == model] for settings in settings_of]
+    label = pretrained_label(setting)
     for describe in (
         lambda one: f", M_ft {pauses_label(one)}",
         lambda one: "" if one.placement == "append" else f", {PLACEMENT_LABELS[one.placement]}",
@@ -67,7 +74,7 @@ def setting_label(setting: Setting, tasks: Sequence[TaskResult]) -> str:
 
 def series_label(setting: Setting, task: TaskResult) -> str:
     """The finetuned model of a series over M_inf, for example "PausePT_PauseFT, M_ft 10"."""
-    label = model_label(setting.model)
+    label = pretrained_label(setting)
     if setting.num_pauses_ft:
         label += f", M_ft {pauses_label(setting)}"
     if setting.placement != "append":

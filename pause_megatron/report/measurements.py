@@ -1,4 +1,4 @@
-"""Measurements: results grouped by setting over their finetuning seeds, and then by task, with the baseline of each."""
+"""Measurements: results grouped by setting over their seeds, and then by task, with the baseline of each."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import numpy as np
 from pause_megatron.errors import UserError
 from pause_megatron.records.variants import BASELINE, VARIANTS, pretrained_name
 from pause_megatron.report.collect import EvaluationResult
+from pause_megatron.report.pretrained_models import difference_besides_seed, seeds_of
 from pause_megatron.report.uncertainty import Bootstrap, Difference, Scores, Uncertainty, paired_bootstrap
 
 MODELS = (*VARIANTS, "stdpt", "pausept")  # order of a report's rows: the variants, then models that were not finetuned
@@ -26,11 +27,13 @@ Item = tuple[int, str]  # a test item: its index in the result, and its prompt
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """Everything but the finetuning seed that identifies a measurement."""
+    """Everything but the seeds of pretraining and finetuning that identifies a measurement."""
 
     task: str
     model: str
     """A variant, or for a model that was not finetuned "stdpt", "pausept" or "other"."""
+    pretrained: str = ""
+    """Name of the pretrained model; empty if the report has only one for this variant."""
     num_pauses_ft: int | None
     num_pauses_inf: int
     prefix_attention: str
@@ -75,17 +78,18 @@ class Setting:
         return replace(self, num_pauses_inf=self.num_pauses_ft or 0, placement=self.placement_ft, filler=None)
 
     @property
-    def order(self) -> tuple[int, str, int, int, int, str, str, str, str]:
+    def order(self) -> tuple[int, str, str, int, int, int, str, str, str, str]:
         """Sort key within a task: the order of :data:`MODELS`, then M_ft and M_inf, then the rest."""
         index = MODELS.index(self.model) if self.model in MODELS else len(MODELS)
         smallest = -1 if self.min_num_pauses_ft is None else self.min_num_pauses_ft
         pauses = self.num_pauses_ft or 0, smallest, self.num_pauses_inf
-        return index, self.model, *pauses, self.placement_ft, self.placement, self.filler or "", self.prefix_attention
+        rest = self.placement_ft, self.placement, self.filler or "", self.prefix_attention
+        return index, self.model, self.pretrained, *pauses, *rest
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measurement:
-    """The results of one setting, one for each finetuning seed."""
+    """The results of one setting, one for each finetuning run: a pretraining seed and a finetuning seed."""
 
     setting: Setting
     results: tuple[EvaluationResult, ...]
@@ -187,7 +191,7 @@ class Measurement:
         return None if spread is None else replace(spread, freedom=math.inf)
 
     def _paired_seeds(self, other: Measurement) -> Uncertainty | None:
-        ours, theirs = ({one.record.seed: one.record.primary.value for one in side.results} for side in (self, other))
+        ours, theirs = ({seeds_of(one): one.record.primary.value for one in side.results} for side in (self, other))
         if self.setting.matched != other.setting.matched or ours.keys() != theirs.keys():
             return None
         return Uncertainty.of_mean([ours[seed] - theirs[seed] for seed in ours])
@@ -246,12 +250,15 @@ class TaskResult:
 def group_results(results: Iterable[EvaluationResult]) -> tuple[TaskResult, ...]:
     """Group results into tasks, in alphabetical order, and measurements.
 
-    Raises :class:`UserError` for results that cannot be in one report: the same seed twice, seeds of differently
-    pretrained models, or one task under two metrics.
+    Raises :class:`UserError` for results that cannot be in one report: the same seeds twice, models of one name that
+    were pretrained differently, or one task under two metrics.
     """
     by_setting: dict[Setting, list[EvaluationResult]] = {}
-    for result in results:
-        by_setting.setdefault(Setting.of(result), []).append(result)
+    pairs = [(Setting.of(result), result) for result in results]
+    variants = [variant for variant, _ in {(setting.model, one.record.pretrained_model) for setting, one in pairs}]
+    for setting, result in pairs:
+        name = result.record.pretrained_model if variants.count(setting.model) > 1 else ""
+        by_setting.setdefault(replace(setting, pretrained=name), []).append(result)
     by_task: dict[str, list[Measurement]] = {}
     for setting, group in by_setting.items():
         by_task.setdefault(setting.task, []).append(_measurement(setting, group))
@@ -259,14 +266,14 @@ def group_results(results: Iterable[EvaluationResult]) -> tuple[TaskResult, ...]
 
 
 def _measurement(setting: Setting, group: list[EvaluationResult]) -> Measurement:
-    ordered = sorted(group, key=lambda result: -1 if result.record.seed is None else result.record.seed)
+    ordered = sorted(group, key=seeds_of)
     for one, other in pairwise(ordered):
-        if one.record.pretraining != other.record.pretraining:
+        if difference := difference_besides_seed(one.record.pretraining, other.record.pretraining):
             raise UserError(
-                f"{one.source} and {other.source}: results of one variant, but of differently pretrained models;"
-                " write a separate report for each model"
+                f"{one.source} and {other.source}: their models have the name {one.record.pretrained_model} but differ"
+                f" in {difference} of pretraining; give them other names (--model-name), or write two reports"
             )
-        if one.record.seed == other.record.seed:
+        if seeds_of(one) == seeds_of(other):
             raise UserError(
                 f"{one.source} and {other.source}: results of the same measurement ({setting.task}, {setting.model},"
                 f" seed {one.record.seed}); give only one of them"

@@ -9,7 +9,9 @@ from dataclasses import replace
 import pytest
 
 from pause_megatron.errors import UserError
+from pause_megatron.records.conversion import PretrainingRecord
 from pause_megatron.records.evaluation import EvaluationRecord, Metric
+from pause_megatron.report.labels import setting_label
 from pause_megatron.report.uncertainty import Difference
 
 from .inputs import evaluation, grouped, pretraining, with_scores
@@ -158,11 +160,53 @@ def test_results_are_compared_under_the_same_prefix_attention_only() -> None:
     assert task.comparisons == ()
 
 
+def pretrained(name: str, seed: int, *, pauses: str = "sequence") -> PretrainingRecord:
+    return replace(
+        pretraining(paused=pauses != "none"), name=f"{name}-{seed}", model_name=name, seed=seed, pauses=pauses
+    )
+
+
+def test_pretraining_seeds_of_a_model_are_one_measurement_and_models_are_several() -> None:
+    models = [pretrained(name, seed) for name in ("every", "tenth") for seed in (0, 1)]
+    results = [
+        evaluation(variant="pausept_pauseft", seed=seed, pretraining=model, value=0.5 + index / 10)
+        for index, model in enumerate(models)
+        for seed in (1, 2)
+    ]
+    (task,) = grouped(evaluation(), *results)
+    assert [(one.setting.model, one.setting.pretrained, one.seeds) for one in task.measurements] == [
+        *(("stdpt_stdft", "", 1), ("pausept_pauseft", "every", 4), ("pausept_pauseft", "tenth", 4))
+    ]
+    assert [one.mean for one in task.measurements[1:]] == pytest.approx([0.55, 0.75])
+    assert [setting_label(one.setting, (task,)) for one in task.measurements] == [
+        *("StdPT_StdFT", "PausePT_PauseFT (every)", "PausePT_PauseFT (tenth)")
+    ]
+    with pytest.raises(UserError, match="the same measurement"):
+        grouped(*results, results[0])
+
+
+def test_inference_of_the_same_runs_is_paired_by_both_seeds() -> None:
+    runs = [(pretrained("tenth", one), seed) for one in (0, 1) for seed in (1, 2)]
+    values = (0.2, 0.4, 0.6, 0.8)
+    results = [
+        evaluation(variant="pausept_pauseft", pretraining=run, seed=seed, num_pauses_inf=number, value=value - less)
+        for (run, seed), value in zip(runs, values, strict=True)
+        for number, less in ((10, 0.0), (0, 0.1))
+    ]
+    (task,) = grouped(*results)
+    without, matched = task.measurements
+    difference = matched.minus(without)
+    assert difference.value == pytest.approx(0.1)
+    assert difference.stderr is not None
+    assert matched.stderr is not None
+    assert difference.stderr < matched.stderr  # the scatter of the runs drops out
+
+
 def test_results_that_cannot_be_in_one_report_are_refused() -> None:
     with pytest.raises(UserError, match="the same measurement"):
         grouped(evaluation(), evaluation())
     longer = evaluation(seed=2, pretraining=replace(pretraining(paused=False), iterations=800))
-    with pytest.raises(UserError, match="differently pretrained"):
+    with pytest.raises(UserError, match="have the name stdpt but differ in iterations of pretraining"):
         grouped(evaluation(), longer)
     other = evaluation(variant="pausept_pauseft", primary_metric="f1", metrics={"f1": Metric(value=0.3, stderr=0.1)})
     with pytest.raises(UserError, match="by exact_match in one and by f1 in the other"):
