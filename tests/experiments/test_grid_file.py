@@ -14,7 +14,7 @@ from pause_megatron.config.experiments import GridConfig
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid import run_grid
 from pause_megatron.experiments.grid_file import read_grid
-from pause_megatron.experiments.grid_jobs import Job
+from pause_megatron.experiments.job import Job
 from tests.downstream.real_samples import FOLDERS
 
 from .grids import jobs_of, names_of, write_grid
