@@ -8,7 +8,7 @@ import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, get_args
 
@@ -29,8 +29,10 @@ _OF_EXECUTOR = ("slurm_python", "slurm_max_num_timeout", "local_max_num_timeout"
 _FOLDER = "slurm"
 _QUEUED = "queued.json"
 _POLL_SECONDS = 0.2
-_SAVE_SECONDS = 75.0
-"""Time for a pretraining to save; less than submitit's time between the signal and the end of the job."""
+_SIGNAL_DELAY, _SIGNAL_SECONDS = "slurm_signal_delay_s", 90
+"""Option for the time between the signal and the end of a job, and submitit's default."""
+_SECONDS_TO_REQUEUE = 15.0
+"""Part of that time that a pretraining must leave after it has saved."""
 _REQUEUE_SECONDS = 300.0
 _MOST_LOSSES = 3
 """Requeues of a pretraining that lost a process at the same checkpoint."""
@@ -41,6 +43,8 @@ class QueuedJob:
     """The function of a Slurm job, which submitit stores with pickle; each task of the job calls it."""
 
     job: Job
+    signal_seconds: float = _SIGNAL_SECONDS
+    """Time between the signal that the time is nearly over and the end of the job."""
 
     def __call__(self) -> None:
         """Run the job's command for its missing outputs. Raises :class:`RuntimeError` if it fails: Slurm then knows."""
@@ -67,10 +71,10 @@ class QueuedJob:
         if self.job.stage == "pretrain":
             self._child.send_signal(signal.SIGTERM)  # all ranks save together
             try:
-                self._child.wait(_SAVE_SECONDS)
+                self._child.wait(self.signal_seconds - _SECONDS_TO_REQUEUE)
             except subprocess.TimeoutExpired:
-                say(f"{self.job.name}: was still saving after {_SAVE_SECONDS} s")
-        return DelayedSubmission(QueuedJob(self.job))
+                say(f"{self.job.name}: was still saving; raise {_SIGNAL_DELAY}")
+        return DelayedSubmission(QueuedJob(self.job, self.signal_seconds))
 
     def _may_try_again(self) -> bool:
         """Whether a pretraining that lost a process has progressed, or has not lost many at this checkpoint."""
@@ -124,7 +128,8 @@ def queue_slurm(jobs: Sequence[Job], states: Mapping[str, State], output: Path, 
             say(f"not run: {job.name}: needs {', '.join(job.needs)}")
             continue
         executor.update_parameters(name=job.name)
-        submitted[job.name] = executor.submit(QueuedJob(job))
+        seconds = executors.settings(job.stage).get(_SIGNAL_DELAY, _SIGNAL_SECONDS)
+        submitted[job.name] = executor.submit(QueuedJob(job, seconds))
         queued.add(job.name, submitted[job.name].job_id)
         say(f"    queued as {submitted[job.name].job_id}: $ {job.command_line()}")
     done = sum(state == "done" for state in states.values())
@@ -158,9 +163,23 @@ class _Executors:
         return executor
 
     def is_over(self, job: Job, job_id: str) -> bool:
-        """Whether a job that was queued before has ended."""
+        """Whether a job that was queued before has ended. Raises :class:`UserError` if Slurm does not answer."""
+        if self.on_slurm:
+            return job_id not in self._in_queue
         job_class = type(self._made(job.stage)._executor).job_class
         return bool(job_class(self._folder, job_id).done(force_check=True))
+
+    @cached_property
+    def _in_queue(self) -> set[str]:
+        """Ids of this user's jobs that wait or run."""
+        asked = ["squeue", "--noheader", "--me", "--format=%A"]
+        try:
+            found = subprocess.run(asked, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise UserError(f"--executor slurm: squeue: {error.strerror or error}; run it on a submit host") from error
+        if found.returncode:
+            raise UserError(f"--executor slurm: squeue: {found.stderr.strip()}; try again when Slurm answers")
+        return set(found.stdout.split())
 
     @cache  # noqa: B019 - lives as long as the command
     def _made(self, stage: Stage) -> Any:
@@ -173,11 +192,27 @@ def _parse_option(option: str) -> tuple[str | None, str, Any]:
     stage, dot, rest = key.partition(".")
     if dot and stage not in get_args(Stage):
         raise UserError(f"--slurm {option}: unknown stage '{stage}'; give one of {', '.join(get_args(Stage))}")
+    name = rest if dot else key
+    if name == "slurm_time":  # submitit counts in minutes when it decides whether a job's time was up
+        return stage if dot else None, "timeout_min", _minutes(option, value)
     try:
         parsed = value if re.fullmatch(r"[\d:-]*:[\d:]*", value) else yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise UserError(f"--slurm {option}: not YAML ({one_line(error)}); quote the value") from error
-    return (stage, rest, parsed) if dot else (None, key, parsed)
+    return stage if dot else None, name, parsed
+
+
+def _minutes(option: str, value: str) -> int:
+    """Return a time in Slurm's forms, such as 90, 1:30:00, 1-12 or 1-12:00:00, in minutes, rounded up."""
+    days, dash, clock = value.rpartition("-")
+    parts = clock.split(":")
+    if not all(part.isdecimal() for part in [*parts, *([days] if dash else [])]) or len(parts) > 3:
+        raise UserError(f"--slurm {option}: not a time; write minutes, HOURS:MINUTES:SECONDS or DAYS-HOURS")
+    if dash:
+        hours, minutes, seconds = [*map(int, parts), 0, 0][:3]
+    else:
+        hours, minutes, seconds = [0, *map(int, parts), 0][:3] if len(parts) < 3 else map(int, parts)
+    return 24 * 60 * int(days or 0) + 60 * hours + minutes + (seconds > 0)
 
 
 class _Queue:

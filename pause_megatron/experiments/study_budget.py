@@ -1,6 +1,6 @@
 """Training budgets of a study: models of one size must have seen equally many tokens, or equally many real tokens."""
 
-import math
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -8,9 +8,11 @@ from pause_megatron.config.preprocess import InsertionConfig
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import flat_fields
 from pause_megatron.config.study import Equality, Pretraining, StudyModel
+from pause_megatron.config.training import TrainingConfig
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.insertion import pauses_per_sequence
 from pause_megatron.preprocess.dataset_manifest import read_dataset_manifest
+from pause_megatron.training.schedule import BatchSchedule
 
 TOLERANCE = 0.01
 """Relative difference up to which two numbers of tokens count as equal."""
@@ -25,9 +27,14 @@ def iterations_of(study: Pretraining, model: StudyModel, settings: Mapping[str, 
     steps: int = study.train["train_iters"]
     if equal != "real_tokens":
         return steps
-    default = flat_fields(PretrainConfig)["global_batch_size"].default
-    batches: list[int] = [given.get("global_batch_size", default) for given in (study.train, settings)]
-    return math.ceil(steps * batches[0] / (batches[1] * real_share(model)))
+    asked, share = _batches({**study.train, "train_iters": steps}).consumed_samples(steps), real_share(model)
+    batches = _batches({**settings, "train_iters": steps})
+    return bisect_left(range(100 * steps), asked, key=lambda step: int(batches.consumed_samples(step) * share))
+
+
+def _batches(settings: Mapping[str, Any]) -> BatchSchedule:
+    known = flat_fields(TrainingConfig)
+    return BatchSchedule(TrainingConfig(**{key: value for key, value in settings.items() if key in known}))
 
 
 def real_share(model: StudyModel) -> float:
@@ -90,4 +97,4 @@ def _amounts(
 
 
 def _samples(config: PretrainConfig) -> int:
-    return config.training.train_iters * config.training.global_batch_size
+    return BatchSchedule(config.training).consumed_samples(config.training.train_iters)

@@ -27,9 +27,8 @@ cp "$file" "$0.$n"
 echo "Submitted batch job $n"
 """
 """Replacement for Slurm's program that keeps each batch file."""
-SACCT = """#!/bin/sh
-echo "JobID|State|NodeList"
-for n in 101 102; do echo "$n|$(cat "$0.state")|"; done
+SQUEUE = """#!/bin/sh
+cat "$0.waiting"
 """
 
 
@@ -119,10 +118,10 @@ def test_slurm_jobs_wait_for_what_they_need_and_are_queued_once(
 ) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, text in (("sbatch", SBATCH), ("srun", SBATCH), ("sacct", SACCT)):
+    for name, text in (("sbatch", SBATCH), ("srun", SBATCH), ("squeue", SQUEUE)):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
-    (programs / "sacct.state").write_text("PENDING")
+    (programs / "squeue.waiting").write_text("7\n101\n102\n")
     monkeypatch.setenv("PATH", str(programs), prepend=":")
     config = GridConfig(
         grid=str(grid_file), output=tmp_path / "out", **options("slurm", "slurm_partition=gpu", "slurm_time=1:30:00")
@@ -130,7 +129,7 @@ def test_slurm_jobs_wait_for_what_they_need_and_are_queued_once(
     run_grid(config)
     assert "2 of 2 jobs queued" in capsys.readouterr().err
     batches = {number: (programs / f"sbatch.{number}").read_text() for number in (101, 102)}
-    assert all("#SBATCH --partition=gpu" in batch and "#SBATCH --time=1:30:00\n" in batch for batch in batches.values())
+    assert all("#SBATCH --partition=gpu" in batch and "#SBATCH --time=90\n" in batch for batch in batches.values())
     assert "dependency" not in batches[101]
     assert "#SBATCH --dependency=afterok:101\n" in batches[102]
     assert "#SBATCH --kill-on-invalid-dep=yes\n" in batches[102]
@@ -138,7 +137,7 @@ def test_slurm_jobs_wait_for_what_they_need_and_are_queued_once(
     assert names == ["finetune-parity-tiny-ft2-seed0", "evaluate-parity-tiny-ft2-seed0"]
     run_grid(config)
     assert "0 of 2 jobs queued" in capsys.readouterr().err
-    (programs / "sacct.state").write_text("FAILED")
+    (programs / "squeue.waiting").write_text("7\n")
     run_grid(config)
     assert "2 of 2 jobs queued" in capsys.readouterr().err
     assert "--dependency=afterok:103\n" in (programs / "sbatch.104").read_text()
