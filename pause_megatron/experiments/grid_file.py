@@ -1,7 +1,6 @@
 """Reads a grid file and checks every key before anything runs."""
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,13 @@ from pause_megatron.config.experiments import Grid, GridConfig, GridTask
 from pause_megatron.config.report import ReportConfig
 from pause_megatron.config.serialize import read_settings
 from pause_megatron.errors import UserError, one_line
-from pause_megatron.experiments.grid_settings import converted_settings, field_names, read_path, require_known
+from pause_megatron.experiments.grid_settings import (
+    converted_settings,
+    field_names,
+    read_path,
+    require_known,
+    require_name,
+)
 from pause_megatron.experiments.study_file import read_pretraining
 
 GRIDS = Path(__file__).parent / "grids"
@@ -81,12 +86,6 @@ def _set(values: dict[str, Any], assignment: str) -> None:
         values[last] = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise UserError(f"--set {assignment}: not YAML ({one_line(error)}); quote the value") from error
-
-
-def require_name(name: str, where: str) -> None:
-    """Raise :class:`UserError` unless ``name`` can be part of file names."""
-    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-        raise UserError(f"{where}: '{name}' cannot be part of file names; use letters, digits and . _ + -")
 
 
 def check_folders(grid: Grid, source: str) -> None:

@@ -1,6 +1,7 @@
 """Settings of commands in a grid file: known keys, of the right type, and not those that other keys decide."""
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -91,6 +92,12 @@ def require_known(keys: Iterable[Any], known: Iterable[str], where: str, what: s
     for key in keys:
         if key not in known:
             raise UserError(f"{where}: unknown {what} '{key}'; {suggestion(str(key), known)}")
+
+
+def require_name(name: str, where: str) -> None:
+    """Raise :class:`UserError` unless ``name`` can be part of file names."""
+    if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
+        raise UserError(f"{where}: '{name}' cannot be part of file names; use letters, digits and . _ + -")
 
 
 def field_names(config_class: type) -> list[str]:

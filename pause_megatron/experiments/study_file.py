@@ -18,6 +18,7 @@ from pause_megatron.experiments.grid_settings import (
     field_names,
     read_path,
     require_known,
+    require_name,
 )
 
 _MODEL_KEYS = (*INSERTION_KEYS, "data", "train")
@@ -76,6 +77,7 @@ def _models(values: Any, preprocess: dict[str, Any], where: str) -> dict[str, St
     models: dict[str, StudyModel] = {}
     for name, model in values.items():
         place = f"{where}: {name}"
+        require_name(str(name), where)
         if not isinstance(model, dict) or ("pauses" in model) == ("data" in model):
             raise UserError(f"{place}: needs either 'pauses' or 'data'; write for example {{pauses: none}}")
         require_known(model, _MODEL_KEYS, place)
@@ -109,6 +111,8 @@ def _sizes(values: Any, where: str) -> dict[str, dict[str, Any]]:
     written = dict.fromkeys(map(str, values)) if isinstance(values, list) else values
     if not isinstance(written, dict):
         raise UserError(f"{where}: holds a {type(values).__name__}; give a list of presets, such as [130m]")
+    for name in written:
+        require_name(str(name), where)
     require_known([name for name, size in written.items() if not size], PretrainConfig.PRESETS, where, what="preset")
     return {str(name): converted_settings(size, PretrainConfig, f"{where}: {name}") for name, size in written.items()}
 
