@@ -1,4 +1,4 @@
-"""A study of two strategies, two rates, two pretraining seeds and two tasks: killed here and on Slurm, with one report."""
+"""A study of two strategies, rates, pretraining seeds and tasks: killed here and on Slurm, with the same report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ MODELS = {
     "every": {"pauses": "every", "pauses_per_token": 1},
 }
 JOBS = 1 + 5 + 5 + 2 * 4 * 2 + 2 * 2 * 4 * 2 + 1
-"""Tokenizer, training and held-out data with their checks, pretraining and exports, finetuning and evaluation, report."""
+"""Tokenizer, both splits with their checks, pretraining and exports, finetuning and evaluation, report."""
 MINUTES = 60.0
 
 
