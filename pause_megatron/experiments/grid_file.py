@@ -40,6 +40,9 @@ def read_grid(config: GridConfig) -> Grid:
     for assignment in config.set:
         _set(values, assignment)
     if config.models:
+        names = [model.partition("=")[0] for model in config.models]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"--models {twice}: is given twice; give each model a name of its own")
         values["models"] = dict(model.split("=", 1) for model in config.models)
         values.pop("pretrain", None)
     if not values.get("models") and not values.get("pretrain"):

@@ -142,7 +142,7 @@ def test_study_killed_twice_ends_with_the_same_report(site: Path, undisturbed: P
 
 @pytest.mark.slow
 def test_study_killed_on_slurm_ends_with_the_same_report(cluster: Cluster, site: Path, undisturbed: Path) -> None:
-    """A job is killed by SIGKILL and those after it never start; the same command queues them again."""
+    """A job is killed by SIGKILL and those that need it never start; the same command queues them again."""
     pytest.importorskip("submitit", reason="submitit is not installed: --executor slurm is not checked")
     output = site / "slurm"
     options = ("--executor", "slurm", "--slurm", "timeout_min=30", "slurm_additional_parameters={export: ALL}")
@@ -163,7 +163,8 @@ def test_study_killed_on_slurm_ends_with_the_same_report(cluster: Cluster, site:
     cluster.wait_for(lambda: not cluster.ask("squeue", "--noheader"), "the end of all jobs", timeout=60 * MINUTES)
     assert not (output / "report").exists()
     said = queue()
-    assert "pause-megatron pretrain" in said
+    assert str(output / "hf" / "tenth-pt0-tiny") in said
+    assert str(output / "hf" / "plain-pt0-tiny") not in said
     cluster.wait_for(lambda: not cluster.ask("squeue", "--noheader"), "the end of all jobs", timeout=60 * MINUTES)
     assert results(output) == results(undisturbed)
     assert report(output) == report(undisturbed)
