@@ -14,6 +14,8 @@ from pause_megatron.pauses.insertion import pauses_per_sequence
 from pause_megatron.preprocess.dataset_manifest import read_dataset_manifest
 from pause_megatron.training.schedule import BatchSchedule
 
+Run = tuple[str, str, int]
+"""Name of a model, its size and its seed."""
 TOLERANCE = 0.01
 """Relative difference up to which two numbers of tokens count as equal."""
 
@@ -60,9 +62,7 @@ def seq_length_of(model: StudyModel, config: PretrainConfig) -> int:
     return stored or config.training.seq_length or config.model.max_position_embeddings
 
 
-def check_budgets(
-    study: Pretraining, configs: Mapping[tuple[str, str, int], Any], where: str, *, equal: Equality
-) -> None:
+def check_budgets(study: Pretraining, configs: Mapping[Run, PretrainConfig], where: str, *, equal: Equality) -> None:
     """Raise :class:`UserError` unless the models of each size can be compared."""
     if equal == "nothing":
         return
@@ -89,12 +89,15 @@ def _amounts(
     (our_model, ours), (their_model, theirs) = one, other
     our_length, their_length = seq_length_of(our_model, ours), seq_length_of(their_model, theirs)
     yield "reads sequences of {} tokens", our_length, their_length
-    our_tokens, their_tokens = our_length * _samples(ours), their_length * _samples(theirs)
+    (our_tokens, our_real_tokens), (their_tokens, their_real_tokens) = tokens_of(*one), tokens_of(*other)
     if equal == "tokens":
         yield "trains on {} tokens", our_tokens, their_tokens
     else:
-        yield "trains on {} real tokens", our_tokens * real_share(our_model), their_tokens * real_share(their_model)
+        yield "trains on {} real tokens", our_real_tokens, their_real_tokens
 
 
-def _samples(config: PretrainConfig) -> int:
-    return BatchSchedule(config.training).consumed_samples(config.training.train_iters)
+def tokens_of(model: StudyModel, config: PretrainConfig) -> tuple[int, float]:
+    """Return the tokens that ``model`` will be trained on, and the expected number of real tokens."""
+    samples = BatchSchedule(config.training).consumed_samples(config.training.train_iters)
+    tokens = samples * seq_length_of(model, config)
+    return tokens, tokens * real_share(model)

@@ -11,8 +11,8 @@ from pause_megatron.corpus.hub_datasets import HUB_PREFIX
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.job_outputs import manifest_of
 from pause_megatron.experiments.steps import REPOSITORY
-from pause_megatron.experiments.study_budget import TOLERANCE
-from pause_megatron.experiments.study_jobs import DataJobs
+from pause_megatron.experiments.study_budget import TOLERANCE, seq_length_of, tokens_of
+from pause_megatron.experiments.study_jobs import DataJobs, study_jobs
 from pause_megatron.preprocess.dataset_manifest import DatasetManifest
 from pause_megatron.records.conversion import ExportRecord
 from pause_megatron.records.files import read_record
@@ -38,7 +38,7 @@ def check_models(grid: Grid, output: Path, source: str) -> None:
     """Raise :class:`UserError` if a folder is missing or if the models of ``grid`` cannot be compared."""
     compared = list(_given_models(grid))
     if grid.pretrain:
-        compared += _check_study(grid.pretrain, output, f"{source}: pretrain")
+        compared += _check_study(grid.pretrain, output, f"{source}: pretrain", grid.equal)
     if grid.equal == "nothing":
         return
     for index, one in enumerate(compared):
@@ -84,8 +84,8 @@ def _refuse_difference(one: _Compared, other: _Compared, source: str, equal: Equ
         )
 
 
-def _check_study(study: Pretraining, output: Path, where: str) -> list[_Compared]:
-    """Check the inputs of a study; return what is known of its models before they are trained."""
+def _check_study(study: Pretraining, output: Path, where: str, equal: Equality | None) -> Iterator[_Compared]:
+    """Check the inputs of a study; yield what is known of its models before they are trained."""
     if not (REPOSITORY / "tools").is_dir():
         raise UserError(f"{where}: needs the scripts of a checkout; install with 'pip install -e .' in the repository")
     data = DataJobs(study, output)
@@ -96,8 +96,12 @@ def _check_study(study: Pretraining, output: Path, where: str) -> list[_Compared
         raise UserError(f"{where}: tokenizer: {study.tokenizer} does not exist; correct the path")
     if not study.train["deepspeed"].is_file():
         raise UserError(f"{where}: train: deepspeed: {study.train['deepspeed']} does not exist; correct the path")
-    if data.insertions:
-        for key, texts in (("text", study.text), ("validation_text", study.validation_text)):
+    made = [data.folder_of(model) for model in study.models.values() if model.insertion]
+    for key, texts, folders in (
+        ("text", study.text, made),
+        ("validation_text", study.validation_text, data.validation_folders),
+    ):
+        if not all(manifest_of(folder) for folder in folders):
             _check_text(texts, f"{where}: {key}")
     manifests = dict(_manifests(study, data, where))
     for place, manifest in manifests.items():
@@ -106,17 +110,16 @@ def _check_study(study: Pretraining, output: Path, where: str) -> list[_Compared
                 f"{where}: {place}: its data has another tokenizer than {data.tokenizer}; use one tokenizer"
             )
     _check_same_text(manifests, where)
-    return [
-        _Compared(
-            place=f"pretrain: models: {name}",
+    for (name, size, _), config in study_jobs(study, output, where, equal=equal or "tokens").runs.items():
+        tokens, real_tokens = tokens_of(study.models[name], config)
+        yield _Compared(
+            place=f"pretrain: models: {name} of size {size}",
             tokenizer=sha256,
-            seq_length=model.insertion.seq_length if model.insertion and model.insertion.pauses != "document" else None,
-            size=None,
-            tokens=None,
-            real_tokens=None,
+            seq_length=seq_length_of(study.models[name], config),
+            size=config.model.non_embedding_parameters,
+            tokens=tokens,
+            real_tokens=round(real_tokens),
         )
-        for name, model in study.models.items()
-    ]
 
 
 def _check_text(texts: tuple[str, ...], place: str) -> None:

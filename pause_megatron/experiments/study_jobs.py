@@ -16,7 +16,7 @@ from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.job import LOGS, Job
 from pause_megatron.experiments.job_outputs import Output, path_of
-from pause_megatron.experiments.study_budget import check_budgets, iterations_of, seq_length_of
+from pause_megatron.experiments.study_budget import Run, check_budgets, iterations_of, seq_length_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +39,7 @@ class StudyJobs:
 
     jobs: list[Job]
     models: list[PretrainedModel]
+    runs: dict[Run, PretrainConfig]
 
 
 def study_jobs(study: Pretraining, output: Path, where: str, *, equal: Equality) -> StudyJobs:
@@ -48,7 +49,7 @@ def study_jobs(study: Pretraining, output: Path, where: str, *, equal: Equality)
     """
     data = DataJobs(study, output)
     runs = [(seed, size, name) for seed in dict.fromkeys(study.seeds) for size in study.sizes for name in study.models]
-    jobs, models, configs = [*data.jobs], [], {}
+    jobs, models, configs = [*data.jobs], [], dict[Run, PretrainConfig]()
     for seed, size, name in runs:
         key = f"{name}-pt{seed}-{size}"
         try:
@@ -56,12 +57,14 @@ def study_jobs(study: Pretraining, output: Path, where: str, *, equal: Equality)
         except UserError as error:
             raise UserError(f"{where}: {name} of size {size}: {error}") from error
         export = _export_job(study, output, key, pretrain)
-        configs[name, size, seed] = pretrain.outputs[0]
+        [config] = pretrain.outputs
+        assert isinstance(config, PretrainConfig)
+        configs[name, size, seed] = config
         jobs += [pretrain, export]
         label = name if len(study.sizes) == 1 else f"{name}-{size}"
         models.append(PretrainedModel(key=key, name=label, folder=output / "hf" / key, needs=(export.name,)))
     check_budgets(study, configs, where, equal=equal)
-    return StudyJobs(jobs=jobs, models=models)
+    return StudyJobs(jobs=jobs, models=models, runs=configs)
 
 
 def insertion_name(insertion: InsertionConfig) -> str:
@@ -189,9 +192,7 @@ class DataJobs:
             self._ready[folder] = job
 
 
-def _pretrain_job(
-    study: Pretraining, data: DataJobs, output: Path, which: tuple[str, str, int], equal: Equality
-) -> Job:
+def _pretrain_job(study: Pretraining, data: DataJobs, output: Path, which: Run, equal: Equality) -> Job:
     name, size, seed = which
     model, key = study.models[name], f"{name}-pt{seed}-{size}"
     preset = None if study.sizes[size] else size

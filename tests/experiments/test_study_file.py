@@ -22,6 +22,7 @@ from pause_megatron.experiments.job import STAGES, Job
 from pause_megatron.experiments.study_budget import real_share
 from pause_megatron.records.conversion import ExportRecord
 from pause_megatron.records.files import write_record
+from pause_megatron.tokenizer import PauseTokenizer
 from tests.chain import write_dataset, write_text_and_tokenizer
 from tests.downstream.real_samples import FOLDERS
 from tests.records.examples import example
@@ -304,10 +305,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def refusal(prepared: Path, folder: Path, **changes: Any) -> str:
-    """The error of a study on the ``prepared`` files; nothing may be written."""
+def refusal(prepared: Path, folder: Path, *, given: dict[str, str] | None = None, **changes: Any) -> str:
+    """The error of a study on the ``prepared`` files, with the exported models ``given``; nothing may be written."""
     keys = {"tokenizer": str(prepared / "tokenizer"), "text": str(prepared / "corpus" / "*train*"), **changes}
-    config = study(folder, grid={"tasks": {"parity": str(prepared / "parity")}}, **keys)
+    grid = {"tasks": {"parity": str(prepared / "parity")}, "models": given or {}}
+    config = study(folder, grid=grid, **keys)
     with pytest.raises(UserError) as refused:
         run_grid(config)
     assert not config.output.exists()
@@ -335,6 +337,19 @@ def test_inputs_that_cannot_be_compared_are_refused_before_the_first_job(
     changes: Callable[[Path], dict[str, Any]], message: str, prepared: Path, tmp_path: Path
 ) -> None:
     assert message in refusal(prepared, tmp_path, **changes(prepared))
+
+
+def test_given_models_must_have_the_budget_of_the_study(prepared: Path, tmp_path: Path) -> None:
+    base = example(ExportRecord)
+    size = run_of(by_name(jobs_of(study(tmp_path)))["pretrain-stdpt-pt3-tiny"]).model.non_embedding_parameters
+    pretraining = replace(base.pretraining, seq_length=64, non_embedding_parameters=size)
+    pretraining = replace(pretraining, real_tokens=900, pause_tokens=100)
+    tokenizer = replace(base.tokenizer, sha256=PauseTokenizer.load(prepared / "tokenizer").sha256)
+    (folder := tmp_path / "old").mkdir()
+    (folder / "config.json").touch()
+    write_record(folder / ExportRecord.FILE, replace(base, pretraining=pretraining, tokenizer=tokenizer))
+    message = "models: stdpt of size tiny: was pretrained with 51,200 tokens instead of 1,000, unlike models: old"
+    assert message in refusal(prepared, tmp_path, given={"old": str(folder)})
 
 
 def test_another_tokenizer_than_that_of_the_data_is_refused(prepared: Path, tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from tests.experiments.grids import write_grid
 from tests.experiments.test_study import study
 from tests.slurm.cluster import Cluster
 
-STEPS = 3000
+STEPS = 400
 
 
 @pytest.mark.slow
@@ -38,14 +38,10 @@ def test_pretraining_saves_and_is_requeued_before_its_time_is_over(cluster: Clus
     metrics = run / "metrics.jsonl"
     cluster.wait_for(lambda: metrics.exists() and '"iteration"' in metrics.read_text(), "the first steps", timeout=1800)
     cluster.run("scancel", "--signal=USR2", job)
-    cluster.wait_for(lambda: "stopped by SIGTERM" in log.read_text(), "the end of the first slice", timeout=300)
-    [saved] = (run / "checkpoints").glob("iter_*")
-    iteration = int(saved.name.removeprefix("iter_"))
-    assert iteration < STEPS
     assert cluster.wait(job, timeout=1800)["JobState"] == "COMPLETED"
     lines = [json.loads(line) for line in metrics.read_text().splitlines()]
     [resumed] = [line for line in lines if line["kind"] == "resumed"]
-    assert resumed["iteration"] == iteration
+    assert 0 < resumed["iteration"] < STEPS  # saved when asked: the next save of its own is after the end
     assert lines[-1]["iteration"] == STEPS
-    assert re.search(r"launched by slurm.* restart 1", log.read_text())
+    assert re.search(r"2 processes meeting .*launched by slurm.* restart 1", log.read_text())
     cluster.run("scancel", "--user=root")
