@@ -129,7 +129,7 @@ def queue_slurm(jobs: Sequence[Job], states: Mapping[str, State], output: Path, 
             continue
         executor.update_parameters(name=job.name)
         seconds = executors.settings(job.stage).get(_SIGNAL_DELAY, _SIGNAL_SECONDS)
-        submitted[job.name] = executor.submit(QueuedJob(job, seconds))
+        submitted[job.name] = _submitted(executor, QueuedJob(job, seconds))
         queued.add(job.name, submitted[job.name].job_id)
         say(f"    queued as {submitted[job.name].job_id}: $ {job.command_line()}")
     done = sum(state == "done" for state in states.values())
@@ -140,6 +140,18 @@ def queue_slurm(jobs: Sequence[Job], states: Mapping[str, State], output: Path, 
             raise UserError(f"{len(failed)} of {len(submitted)} jobs failed; the first: {failed[0]}")
 
 
+def _submitted(executor: Any, queued: QueuedJob) -> Any:
+    """Queue a job. Raises :class:`UserError` if Slurm refuses it, for example because it limits the jobs of a user."""
+    from submitit.core.utils import FailedJobError
+
+    try:
+        return executor.submit(queued)
+    except FailedJobError as error:
+        raise UserError(
+            f"--executor slurm: {queued.job.name} was not queued ({one_line(error)}); run the same command again later"
+        ) from error
+
+
 class _Executors:
     """One executor of submitit for each stage, with the options of all stages and its own."""
 
@@ -147,7 +159,7 @@ class _Executors:
         self._folder = folder
         self._options: dict[str | None, dict[str, Any]] = {None: {}}
         for option in options:
-            stage, key, value = _parse_option(option)
+            stage, key, value = parse_option(option)
             self._options.setdefault(stage, {})[key] = value
         self.on_slurm = self._made("report").cluster == "slurm"
 
@@ -186,7 +198,7 @@ class _Executors:
         return _executor(self._folder, self.settings(stage))
 
 
-def _parse_option(option: str) -> tuple[str | None, str, Any]:
+def parse_option(option: str) -> tuple[str | None, str, Any]:
     """Split ``[STAGE.]KEY=VALUE``. Values are YAML, except times such as 10:00:00, which YAML reads as numbers."""
     key, _, value = option.partition("=")
     stage, dot, rest = key.partition(".")
