@@ -18,7 +18,8 @@ from pause_megatron.experiments.grid_file import check_folders, read_grid
 from pause_megatron.experiments.grid_jobs import grid_jobs
 from pause_megatron.experiments.grid_local import run_local, sweep_leftovers
 from pause_megatron.experiments.grid_slurm import queue_slurm
-from pause_megatron.experiments.job import Job, State, job_states
+from pause_megatron.experiments.job import Job, State, job_states, shorten
+from pause_megatron.experiments.job_outputs import path_of
 from pause_megatron.experiments.steps import say
 from pause_megatron.experiments.study_checks import check_models
 from pause_megatron.locks import LOCK_FILE, sole_owner
@@ -54,7 +55,7 @@ def run_grid(config: GridConfig) -> None:
         else:
             run_local(jobs, states, config.jobs, lock)
     if config.executor == "local":
-        page = config.output / "report" / "report.html"
+        page = ", ".join(shorten(str(path_of(job.outputs[0]))) for job in jobs if job.stage == "report")
         results = f"results: {config.output / 'evaluate'}/*/*.json, for 'pause-megatron report --evaluations'"
         say(f"\nreport: {page}" if jobs[-1].stage == "report" else f"\n{results}")
 

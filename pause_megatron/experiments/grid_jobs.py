@@ -4,7 +4,7 @@ An evaluation job loads the model once and writes one result file for each numbe
 another token in place of ``<pause>`` (a filler) are evaluated in one more job for each filler.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -65,7 +65,11 @@ def grid_jobs(grid: Grid, output: Path, source: str) -> list[Job]:
         except UserError as error:
             raise UserError(f"{source}: tasks: {task}: {error}") from error
     if grid.pretrain or grid.report is not None:
-        jobs.append(_report_job(grid, output, jobs))
+        sizes = list(grid.pretrain.sizes) if grid.pretrain else []
+        if len(sizes) < 2:
+            return [*jobs, _report_job(grid, output, jobs)]
+        of_size = {size: {model.key for model in models if model.size in (size, None)} for size in sizes}
+        jobs += [_report_job(grid, output, [*jobs], size=size, keys=of_size[size]) for size in sizes]
     return jobs
 
 
@@ -90,6 +94,7 @@ def _finetune_job(grid: Grid, output: Path, cell: Cell) -> Job:
         outputs=(config,),
         log=output / LOGS / f"finetune-{task}-{cell.name}.log",
         needs=model.needs,
+        model=model.key,
     )
 
 
@@ -129,19 +134,28 @@ def _evaluate_job(
         outputs=tuple(build(EvaluateConfig, settings).each_number()),
         log=output / LOGS / f"{name}.log",
         needs=(finetune.name,),
+        model=finetune.model,
     )
 
 
-def _report_job(grid: Grid, output: Path, jobs: Sequence[Job]) -> Job:
+def _report_job(
+    grid: Grid, output: Path, jobs: Sequence[Job], *, size: str | None = None, keys: Collection[str] = ()
+) -> Job:
+    """Return the report on all results, or on those of the models ``keys`` of one size: sizes are not compared."""
+    name, folder = ("report", output / "report") if size is None else (f"report-{size}", output / "report" / size)
+    if size is not None:
+        jobs = [job for job in jobs if job.model in keys]
+    evaluations = [job for job in jobs if job.stage == "evaluate"]
     configs = [config for job in jobs for config in job.outputs]
     runs = tuple(config.output for config in configs if isinstance(config, PretrainConfig))
-    settings: dict[str, Any] = {"pretrain": runs, "evaluations": (output / "evaluate",), "output": output / "report"}
-    settings = {key: value for key, value in settings.items() if value} | (grid.report or {})
+    files = tuple(config.output for config in configs if isinstance(config, EvaluateConfig))
+    settings: dict[str, Any] = {"evaluations": (output / "evaluate",) if size is None else files, "output": folder}
+    settings |= ({"pretrain": runs} if runs else {}) | (grid.report or {})
     return Job(
-        name="report",
+        name=name,
         command="report",
         settings=settings,
         outputs=(build(ReportConfig, settings),),
-        log=output / LOGS / "report.log",
-        needs=tuple(job.name for job in jobs if job.command == "evaluate"),
+        log=output / LOGS / f"{name}.log",
+        needs=tuple(job.name for job in evaluations),
     )

@@ -48,6 +48,8 @@ class Job:
     """File for the command's output; each attempt overwrites it."""
     needs: tuple[str, ...] = ()
     """Names of the jobs that must be done before."""
+    model: str = ""
+    """Key of the pretrained model that the job trains, finetunes or evaluates; empty for other jobs."""
     processes: int = 1
     """Ranks of the command."""
 

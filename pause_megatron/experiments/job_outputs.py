@@ -68,7 +68,8 @@ def is_made(output: Output) -> bool:
         case VerifyDatasetConfig():
             return _is_newest(path, [output.data / DATASET_FILE])
         case ReportConfig():
-            return _is_newest(path, [file for folder in output.evaluations for file in folder.rglob("*.json")])
+            found = (place.rglob("*.json") if place.is_dir() else [place] for place in output.evaluations)
+            return _is_newest(path, [file for files in found for file in files])
     return path.exists()
 
 

@@ -29,6 +29,8 @@ class PretrainedModel:
     """Name in results, which pretraining seeds share."""
     folder: Path
     """Exported Hugging Face folder."""
+    size: str | None = None
+    """Name of its size in the study; None for a given model, which belongs to every size."""
     needs: tuple[str, ...] = ()
     """Names of the jobs that must be done before."""
 
@@ -61,8 +63,7 @@ def study_jobs(study: Pretraining, output: Path, where: str, *, equal: Equality)
         assert isinstance(config, PretrainConfig)
         configs[name, size, seed] = config
         jobs += [pretrain, export]
-        label = name if len(study.sizes) == 1 else f"{name}-{size}"
-        models.append(PretrainedModel(key=key, name=label, folder=output / "hf" / key, needs=(export.name,)))
+        models.append(PretrainedModel(key=key, name=name, size=size, folder=output / "hf" / key, needs=(export.name,)))
     check_budgets(study, configs, where, equal=equal)
     return StudyJobs(jobs=jobs, models=models, runs=configs)
 
@@ -198,7 +199,7 @@ def _pretrain_job(study: Pretraining, data: DataJobs, output: Path, which: Run, 
     preset = None if study.sizes[size] else size
     settings: dict[str, Any] = {"data": (data.folder_of(model),), "tokenizer": data.tokenizer}
     settings |= {"output": output / "runs" / key, "seed": seed}
-    settings |= {"model_name": name if len(study.sizes) == 1 else f"{name}-{size}"}
+    settings["model_name"] = name
     settings |= {**study.train, **study.sizes[size], **model.train}
     if held_out := (*map(str, data.validation_folders), *settings.get("validation_data", ())):
         settings["validation_data"] = held_out
@@ -215,6 +216,7 @@ def _pretrain_job(study: Pretraining, data: DataJobs, output: Path, which: Run, 
         outputs=(config,),
         log=output / LOGS / f"pretrain-{key}.log",
         needs=data.needs_of(model),
+        model=key,
         processes=study.processes,
     )
 

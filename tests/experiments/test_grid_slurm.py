@@ -132,9 +132,7 @@ def test_options_are_read_with_their_stage_and_times_in_minutes(option: str, exp
 
 
 def test_wrong_options_are_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"--slurm train.nodes=8: unknown stage 'train'; give one of .*pretrain"
-    ):
+    with pytest.raises(UserError, match=r"--slurm train.nodes=8: unknown stage 'train'; give one of .*pretrain"):
         parse_option("train.nodes=8")
     with pytest.raises(UserError, match="--slurm slurm_time=soon: not a time"):
         parse_option("slurm_time=soon")
@@ -167,9 +165,7 @@ def test_slurm_jobs_wait_for_what_they_need_and_are_queued_once(
     assert "0 of 2 jobs queued" in capsys.readouterr().err
     (programs / "squeue.waiting").write_text("7\n")
     (programs / "sbatch.full").touch()
-    with pytest.raises(
-        UserError, match=r"seed0 was not queued \(.*AssocMaxSubmitJobLimit.*\); run the same"
-    ):
+    with pytest.raises(UserError, match=r"seed0 was not queued \(.*AssocMaxSubmitJobLimit.*\); run the same"):
         run_grid(config)
     (programs / "sbatch.full").unlink()
     run_grid(config)

@@ -15,6 +15,7 @@ from pause_megatron.config.dataset import MergeDatasetsConfig, VerifyDatasetConf
 from pause_megatron.config.experiments import GridConfig
 from pause_megatron.config.preprocess import PreprocessConfig
 from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.config.report import ReportConfig
 from pause_megatron.costs.flops import training_flops
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid import run_grid
@@ -126,13 +127,33 @@ def test_command_lines_parse_to_the_configurations(tmp_path: Path) -> None:
     assert (verify.data.name, verify.standard and verify.standard.name) == ("train-every-1-merged", "train-none-merged")
     run = run_of(found["pretrain-every-pt3-small"])
     assert run.data == (str(merge.output),)
-    assert (run.model_name, run.training.seed, run.optimizer.learning_rate) == ("every-small", 3, 1e-4)
+    assert (run.model_name, run.training.seed, run.optimizer.learning_rate) == ("every", 3, 1e-4)
     assert (run.model.num_layers, run.model.hidden_size) == (1, 32)
     assert [Path(folder).name for folder in run.validation_data] == [
         *("validation-none", "validation-sequence-0.1", "validation-every-1")
     ]
     assert found["pretrain-every-pt3-small"].words()[-2:] == ["--processes", "2"]
     assert "--processes" not in found["pretrain-every-pt3-small"].words(starts_ranks=False)
+
+
+def test_each_size_has_a_report_of_its_own(tmp_path: Path) -> None:
+    """Models of different sizes are not compared; models that are given belong to every report."""
+    sizes = {"tiny": None, "small": {"num_layers": 1, "hidden_size": 32, "num_attention_heads": 2}}
+    grid = {"models": {"given-ftp": "hf/given"}, "num_pauses_ft": [0, 2]}
+    jobs = jobs_of(study(tmp_path, sizes=sizes, grid=grid))
+    reports = [job for job in jobs if job.stage == "report"]
+    assert names_of(reports) == ["report-tiny", "report-small"]
+    for job, size in zip(reports, sizes, strict=True):
+        [config] = job.outputs
+        assert isinstance(config, ReportConfig)
+        assert config.output == tmp_path / "out" / "report" / size
+        runs = [f"{name}-pt{seed}-{size}" for seed in (3, 4) for name in ("stdpt", "tenth")]
+        assert [path.name for path in config.pretrain] == runs
+        models = ["given-ftp", *runs]
+        assert sorted(path.name for path in config.evaluations) == sorted(
+            f"{model}-ft{pauses}-inf{pauses}-seed0.json" for model in models for pauses in (0, 2)
+        )
+        assert len(job.needs) == len(config.evaluations)
 
 
 def test_a_finished_dataset_is_not_made_again_with_the_others(tmp_path: Path) -> None:
