@@ -12,7 +12,7 @@
 #   slurm/finetune.sh [--dry-run] MODEL TASK M_FT [-- FLAGS]       flags of "pause-megatron finetune"
 #   sbatch [OPTIONS] slurm/finetune.sh MODEL TASK M_FT [-- FLAGS]  such as pausept-1b gsm8k 10
 #
-# Needs: WORK/hf/MODEL and TASKS/TASK. Cost: hours of one GPU (docs/cluster.md).
+# Needs: WORK/hf/MODEL, or a model of run_paper.sh such as stdpt-pt0-130m, and TASKS/TASK. Cost: hours of one GPU (docs/cluster.md).
 # Output: WORK/finetune/TASK/MODEL-ftM_FT. An interrupted job resumes from its last state.
 set -euo pipefail
 script=$(readlink -f "${BASH_SOURCE[0]}")
@@ -28,7 +28,7 @@ model=${words[0]} task=${words[1]} pauses=${words[2]}
 folder=$WORK/finetune/$task
 data=$(task_folder "$task")
 one_gpu --job-name="finetune-$task-$model-ft$pauses"
-flags=(--model "$WORK/hf/$model" --task "$task" --data "$data" --num-pauses-ft "$pauses")
+flags=(--model "$(exported "$model")" --task "$task" --data "$data" --num-pauses-ft "$pauses")
 flags+=(--preset "$task-${model##*-}" --output "$folder/$model-ft$pauses" "${overrides[@]}")
 check() {
     show "${PAUSE_MEGATRON[@]}" finetune "${flags[@]}"

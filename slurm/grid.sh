@@ -32,8 +32,5 @@ check() {
     show "${PAUSE_MEGATRON[@]}" grid "${flags[@]}"
     "${PAUSE_MEGATRON[@]}" grid "${flags[@]}" --list | tail -n 1
 }
-work() {
-    run_until_done TERM "${PAUSE_MEGATRON[@]}" grid "${flags[@]}"
-    touch "$folder/logs/done" # for run_paper.sh
-}
+work() { run_until_done TERM "${PAUSE_MEGATRON[@]}" grid "${flags[@]}"; }
 dispatch gpu

@@ -197,6 +197,13 @@ work_pretraining() {
         "${PAUSE_MEGATRON[@]}" pretrain "${flags[@]}"
 }
 
+# Print the folder of an exported model: in WORK/hf, or of run_paper.sh, where it may still be missing: exported MODEL
+exported() {
+    local folder=$WORK/hf/$1 study=$WORK/paper-${1##*-}
+    if [[ ! -d $folder && -d $study ]]; then folder=$study/hf/$1; fi
+    echo "$folder"
+}
+
 # --- one GPU ------------------------------------------------------------------------------------------------------------
 
 # Set the options of a job on one GPU.

@@ -54,6 +54,6 @@ work() {
         set_verification "$data"
         run_until_done TERM "${PAUSE_MEGATRON[@]}" verify-dataset "${verification[@]}"
     done
-    touch "$folder/logs/verified" # for run_paper.sh
+    touch "$folder/logs/verified"
 }
 dispatch cpu

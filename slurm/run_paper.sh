@@ -1,100 +1,77 @@
 #!/usr/bin/env bash
 #
-# Queues the paper's experiment at one size as a chain of Slurm jobs: tokenizer, preprocessing, both pretrainings, their
-# exports, the grids of finetunings and evaluations, and the report. Run it on the submit host, not by sbatch.
+# Queues the paper's experiment at one size, or the study of rivals, as Slurm jobs: tokenizer, preprocessing, pretraining from
+# several seeds, exports, finetunings, evaluations and the report. Run it on the submit host, not by sbatch. It passes the
+# settings of slurm/env.sh to "pause-megatron grid --grid STUDY --executor slurm", which makes the jobs (docs/experiments.md).
 #
-#   slurm/run_paper.sh --dry-run [SIZE]                    check and print every command and its state
-#   slurm/run_paper.sh [SIZE] [-- STAGE FLAGS]...          queue the missing stages; SIZE: 130m (the default) or 1b
+#   slurm/run_paper.sh --dry-run [SIZE]                  check and print every command and its state
+#   slurm/run_paper.sh [SIZE] [-- KEY=VALUE...]          queue the missing jobs; SIZE: 130m (the default), 1b or rivals
 #
-# Flags for the Python command of a stage (tokenizer, preprocess, merge, pretrain, convert, grid, report) follow its name,
-# for example:
-#   slurm/run_paper.sh 130m -- preprocess --seed 7 -- pretrain --micro-batch-size 8
-# You must give the same flags when you run it again.
+# KEY=VALUE replaces a value of the study, for example:
+#   slurm/run_paper.sh 130m -- pretrain.preprocess.seed=7 pretrain.train.micro_batch_size=8 'pretrain.seeds=[0]'
+# You must give the same values when you run it again.
 #
-# Needs: slurm/env.sh edited, C4 and the tasks' data. Cost: docs/cluster.md. Output: WORK/report-SIZE/report.html.
+# Needs: slurm/env.sh edited, C4 and the tasks' data. Cost: docs/cluster.md. Output: WORK/paper-SIZE/report/report.html;
+# tokenizer and data, which all studies share, in WORK/study-data.
 set -euo pipefail
 script=$(readlink -f "${BASH_SOURCE[0]}")
 # shellcheck source=slurm/lib.sh
 . "${script%/*}/lib.sh"
 read_arguments "$@"
 size=${words[0]:-130m}
-if [[ $size != 130m && $size != 1b ]]; then die "SIZE $size: give 130m or 1b"; fi
+case $size in
+    130m | rivals) gpus=$PRETRAIN_130M_GPUS ;;
+    1b) gpus=$PRETRAIN_1B_GPUS ;;
+    *) die "SIZE $size: give 130m, 1b or rivals" ;;
+esac
+study=paper-$size
+if [[ $size == rivals ]]; then study=rivals; fi
 if [[ ${#sbatch_options[@]} -ne 0 ]]; then die "${sbatch_options[0]}: set options of sbatch in slurm/env.sh"; fi
+if ((gpus % GPUS_PER_NODE)); then die "$gpus GPUs: not a multiple of GPUS_PER_NODE=$GPUS_PER_NODE; correct slurm/env.sh"; fi
 
-# Set stage_flags to the flags for a stage: flags_of STAGE
-flags_of() {
-    local word stage=${overrides[0]:-} at_name=''
-    stage_flags=()
-    for word in "${overrides[@]:1}"; do
-        if [[ -n $at_name ]]; then
-            stage=$word at_name=''
-        elif [[ $word == -- ]]; then
-            at_name=yes
-        elif [[ $stage == "$1" ]]; then
-            stage_flags+=("$word")
-        fi
+# Print options of sbatch, each written as --option=value or --option, as a mapping in YAML: as_yaml OPTIONS...
+as_yaml() {
+    local option name pairs=()
+    for option in "$@"; do
+        name=${option%%=*}
+        if [[ $option == *=* ]]; then pairs+=("'${name#--}': '${option#*=}'"); else pairs+=("'${name#--}': true"); fi
     done
+    local IFS=,
+    echo "{${pairs[*]}}"
 }
 
-# Queue one stage unless it is done or queued, and record its job id: stage NAME FLAGS_OF PRODUCTS NEEDS SCRIPT [WORDS]
-# PRODUCTS: files that exist when the stage is done, separated by colons; NEEDS: stages that must be done before.
-declare -A job
-jobs=$WORK/paper-$size-jobs
-stage() {
-    local name=$1 products=$3 needs=$4 command=("$SLURM_SCRIPTS/$5") after='' need
-    flags_of "$2"
-    shift 5
-    if [[ -n $dry_run ]]; then command+=(--dry-run); fi
-    for need in $needs; do
-        if [[ -n ${job[$need]:-} ]]; then after+=:${job[$need]}; fi
-    done
-    if [[ -n $after ]]; then command+=("--dependency=afterok$after" --kill-on-invalid-dep=yes); fi
-    command+=("$@" -- "${stage_flags[@]}")
-    if is_done "$products"; then
-        echo "$name: done"
-    elif job[$name]=$(queued_before "$name") && [[ -n ${job[$name]} ]]; then
-        echo "$name: in the queue as job ${job[$name]}"
-    elif [[ -n $dry_run ]]; then
-        echo "$name: to do"
-        "${command[@]}"
+# Add options of submitit for one stage: options_of STAGE KIND (cpu or gpu) CPUS OPTIONS...
+options_of() {
+    local stage=$1 kind=$2 cpus=$3
+    shift 3
+    if [[ $kind == gpu ]]; then
+        slurm+=("$stage.slurm_time=$GPU_TIME" "$stage.slurm_additional_parameters=$(as_yaml "${GPU_OPTIONS[@]}")")
+        if [[ -n $GPU_PARTITION ]]; then slurm+=("$stage.slurm_partition=$GPU_PARTITION"); fi
     else
-        job[$name]=$("${command[@]}")
-        echo "$name ${job[$name]}" >>"$jobs"
-        echo "$name: queued as job ${job[$name]}"
+        slurm+=("$stage.slurm_time=$CPU_TIME" "$stage.slurm_additional_parameters=$(as_yaml "${CPU_OPTIONS[@]}")")
+        if [[ -n $CPU_PARTITION ]]; then slurm+=("$stage.slurm_partition=$CPU_PARTITION"); fi
     fi
+    slurm+=("$stage.cpus_per_task=$cpus" "${@/#/$stage.}")
 }
 
-# Whether all of PRODUCTS exist.
-is_done() {
-    local product products=()
-    IFS=: read -ra products <<<"$1"
-    for product in "${products[@]}"; do
-        if [[ ! -e $product ]]; then return 1; fi
-    done
-}
+slurm=("slurm_python=${PY[*]}")
+if [[ -n $ACCOUNT ]]; then slurm+=("slurm_account=$ACCOUNT"); fi
+few=$((PREPROCESS_CPUS < 8 ? PREPROCESS_CPUS : 8))
+for stage in tokenizer preprocess; do options_of $stage cpu "$PREPROCESS_CPUS"; done
+for stage in merge verify export report; do options_of $stage cpu "$few"; done
+for stage in finetune evaluate; do options_of $stage gpu "$CPUS_PER_GPU" gpus_per_node=1 slurm_max_num_timeout=20; done
+options_of pretrain gpu "$CPUS_PER_GPU" "nodes=$((gpus / GPUS_PER_NODE))" "tasks_per_node=$GPUS_PER_NODE" \
+    "gpus_per_node=$GPUS_PER_NODE" slurm_max_num_timeout=200 slurm_signal_delay_s=300 \
+    "slurm_srun_args=['--kill-on-bad-exit=1','--cpus-per-task=$CPUS_PER_GPU']"
 
-# Print the job id of a stage if that job is still in the queue.
-queued_before() {
-    local id='' found=''
-    if [[ -f $jobs ]]; then id=$(sed -n "s/^$1 //p" "$jobs" | tail -n 1); fi
-    if [[ -n $id ]]; then found=$(squeue --noheader --jobs="$id" 2>/dev/null || true); fi
-    if [[ -n $found ]]; then echo "$id"; fi
-}
-
-mkdir -p "$WORK"
-flags_of pretrain
-last=$(printf 'iter_%07d' "$(value_of --train-iters 381470 "${stage_flags[@]}")")
-data=$WORK/data
-stage tokenizer tokenizer "$WORK/tokenizer/manifest.json" "" tokenizer.sh
-datasets=$data/pause/dataset.json:$data/standard/dataset.json
-if [[ -n $C4_VALIDATION ]]; then datasets+=:$data/validation-pause/dataset.json:$data/validation-standard/dataset.json; fi
-stage preprocess preprocess "$datasets" tokenizer preprocess_c4.sh
-merged=$data/pause-merged/dataset.json:$data/standard-merged/dataset.json:$data/logs/verified
-stage merge merge "$merged" preprocess merge_c4.sh
-for model in stdpt pausept; do
-    run=$WORK/runs/$model-$size
-    stage "pretrain-$model" pretrain "$run/checkpoints/$last/manifest.json" merge "pretrain_$size.sh" "$model"
-    stage "convert-$model" convert "$WORK/hf/$model-$size/config.json" "pretrain-$model" convert_to_hf.sh "$model-$size"
-    stage "grid-$model" grid "$WORK/grids/$model-$size/logs/done" "convert-$model" grid.sh "$model-$size"
-done
-stage report report "$WORK/report-$size/report.html" "grid-stdpt grid-pausept" report.sh "$size"
+values=("pretrain.text=['$C4']" "pretrain.folder=$WORK/study-data")
+values+=("pretrain.parts=$PREPROCESS_TASKS" "pretrain.processes=$gpus")
+if [[ -e $WORK/tokenizer ]]; then values+=("pretrain.tokenizer=$WORK/tokenizer"); fi # made from another one
+if [[ -n $C4_VALIDATION ]]; then values+=("pretrain.validation_text=['$C4_VALIDATION']"); fi
+flags=(--grid "$study" --data "$TASKS" --output "$WORK/paper-$size" --set "${values[@]}" "${overrides[@]}")
+if [[ -n $dry_run ]]; then
+    "${PAUSE_MEGATRON[@]}" grid "${flags[@]}" --list
+else
+    mkdir -p "$WORK"
+    "${PAUSE_MEGATRON[@]}" grid "${flags[@]}" --executor slurm --slurm "${slurm[@]}"
+fi

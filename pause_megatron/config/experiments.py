@@ -1,4 +1,7 @@
-"""Configuration of ``pause-megatron demo`` and ``grid``, and the content of grid files."""
+"""Configuration of ``pause-megatron demo`` and ``grid``, and the content of grid files.
+
+:mod:`pause_megatron.config.study` has the content of their key ``pretrain``.
+"""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -7,6 +10,7 @@ from typing import Any, Literal
 from pause_megatron.config.checks import require_at_least
 from pause_megatron.config.parallel import DeviceChoice
 from pause_megatron.config.pausing import PausePlacement
+from pause_megatron.config.study import Equality, Pretraining
 from pause_megatron.errors import UserError
 
 SAME: Literal["same"] = "same"
@@ -34,6 +38,7 @@ class DemoConfig:
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
     """Finetune and evaluate models on several tasks, with several numbers of pauses and seeds, as a grid file lists.
+    With 'pretrain' in the file, also preprocess text, pretrain and export the models, and write the report.
 
     The same command resumes an interrupted grid, and makes only the results that are missing. They are files
     OUTPUT/evaluate/TASK/*.json, which 'pause-megatron report --evaluations' reads.
@@ -41,12 +46,15 @@ class GridConfig:
 
     grid: str
     """Grid file (YAML), or the name of one that comes with the program: paper-130m, paper-1b, paper-1b-pauses,
-    paper-1b-placement, demo-ablations, smoke."""
+    paper-1b-placement, rivals, demo-ablations, smoke."""
     output: Path
-    """Folder for the finetuned models, results and logs."""
+    """Folder for models, results, logs and, with 'pretrain' in the file, data and report."""
     models: tuple[str, ...] = ()
     """Models to finetune, each as NAME=FOLDER with an exported Hugging Face folder, e.g. pausept=hf/pausept-1b. By
-    default the models of the grid file."""
+    default those of the grid file; 'pretrain' in it is then ignored."""
+    set: tuple[str, ...] = ()
+    """Values that replace those of the grid file, each as KEY=VALUE in YAML, with dots between keys, e.g.
+    'pretrain.text=c4/*.json.gz' pretrain.train.micro_batch_size=8."""
     data: Path | None = None
     """Folder with one folder of .jsonl files for each task, e.g. tasks with tasks/gsm8k. By default the data of the
     grid file."""
@@ -57,15 +65,15 @@ class GridConfig:
     executor: Executor = "local"
     """Run the jobs on this machine, or queue each as a Slurm job (needs pip install '.[slurm]')."""
     slurm: tuple[str, ...] = ()
-    """Options of the Slurm jobs, each as KEY=VALUE with submitit's names, e.g. slurm_partition=gpu timeout_min=240;
-    requires --executor slurm."""
+    """Options of the Slurm jobs, each as KEY=VALUE with submitit's names, or STAGE.KEY=VALUE for the jobs of one stage,
+    e.g. slurm_partition=gpu timeout_min=240 pretrain.nodes=8; requires --executor slurm."""
 
     def __post_init__(self) -> None:
         require_at_least(1, jobs=self.jobs)
-        for flag, values in (("--models", self.models), ("--slurm", self.slurm)):
+        for flag, values in (("--models", self.models), ("--slurm", self.slurm), ("--set", self.set)):
             for value in values:
                 name, equals, rest = value.partition("=")
-                if not (name and equals and rest):
+                if not (name and equals and (rest or flag == "--set")):
                     form = "NAME=FOLDER" if flag == "--models" else "KEY=VALUE"
                     raise UserError(f"{flag} {value}: write it as {form}")
         if self.slurm and self.executor != "slurm":
@@ -90,10 +98,14 @@ class GridTask:
 
 @dataclass(frozen=True, kw_only=True)
 class Grid:
-    """Every model on every task with every number of pauses and every seed."""
+    """Every model on every task with every number of pauses and every seed, and how to pretrain the models."""
 
-    models: dict[str, Path]
+    models: dict[str, Path] = field(default_factory=dict)
     """Name to exported Hugging Face folder."""
+    pretrain: Pretraining | None = None
+    """Models to pretrain."""
+    equal: Equality | None = None
+    """What models of one size must have seen equally much of. None: tokens, or also real tokens for given models."""
     tasks: dict[str, GridTask]
     """Name of a task definition to its data and settings."""
     num_pauses_ft: tuple[int | str, ...]
@@ -110,3 +122,5 @@ class Grid:
     """Settings of :class:`FinetuneConfig` for all tasks, and ``preset``."""
     evaluate: dict[str, Any] = field(default_factory=dict)
     """Settings of :class:`EvaluateConfig` for all tasks."""
+    report: dict[str, Any] | None = None
+    """Settings of :class:`ReportConfig`. None: no report, unless the grid pretrains models."""

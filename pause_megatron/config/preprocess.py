@@ -9,6 +9,14 @@ import msgspec
 from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
 
+USED_BY_STRATEGY: dict[str, tuple[str, ...]] = {
+    "sequence": ("pause_rate", "gaps", "trimmed"),
+    "document": ("pause_rate", "gaps"),
+    "every": ("pauses_per_token",),
+    "none": (),
+}
+"""Pause strategy to the settings that belong to it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class InsertionConfig:
@@ -80,8 +88,8 @@ class PreprocessConfig:
     """Encoder: the tokenizer's own library (reference), or gigatoken (BPE only), after a comparison of both on the
     first documents; auto uses gigatoken if it is installed and equal."""
     shard_range: str = ""
-    """Shards to process, as START:END without END, for Slurm arrays (empty: all). The run that finds all shards
-    complete finishes the dataset."""
+    """Shards to process, as START:END without END, or as PART/PARTS with PART from 0, for Slurm arrays (empty: all).
+    The run that finds all shards complete finishes the dataset."""
     engine: Literal["auto", "process", "serial", "mpi"] = "auto"
     """Executor: a pool of processes, this process only (serial), or the ranks started by mpirun or srun, each with its
     own pool (mpi); auto uses the ranks if there are several."""
@@ -115,10 +123,14 @@ class PreprocessConfig:
         """Return the indices of the shards to process, out of ``count``."""
         if not self.shard_range:
             return range(count)
+        part, slash, parts = self.shard_range.partition("/")
+        if slash and part.isdecimal() and parts.isdecimal() and int(part) < int(parts):
+            return range(count * int(part) // int(parts), count * (int(part) + 1) // int(parts))
         start, colon, end = self.shard_range.partition(":")
         if not (colon and start.isdecimal() and end.isdecimal() and int(start) < int(end)):
             raise UserError(
-                f"--shard-range {self.shard_range}: must be START:END with START below END; for example, give 0:128"
+                f"--shard-range {self.shard_range}: must be START:END with START below END, or PART/PARTS with"
+                " PART below PARTS; for example, give 0:128 or 0/16"
             )
         return range(min(int(start), count), min(int(end), count))
 

@@ -63,6 +63,9 @@ class TrainingConfig:
     seq_length: int = 0
     """Tokens of a sample from document datasets (0: the length of the other datasets' sequences, or else
     --max-position-embeddings)."""
+    pause_inputs: Literal["pause", "repeat"] = "pause"
+    """Input at the pauses of the data: <pause>, or the real token before them again (repeat), a control with the same
+    computation and without <pause>. Their targets carry no loss in either case."""
     seed: int = 1234
     """Seed of the initial weights and of the data order; neither depends on the layout."""
     validation_interval: int = 1000

@@ -75,4 +75,6 @@ def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
 
 def _pauses(pretraining: PretrainingRecord) -> str:
     words = "; ".join(_STRATEGIES.get(name, name) for name in pretraining.pauses.split("+"))
-    return f"{words}, {pretraining.pause_rate:g} per real token" if pretraining.pause_rate else words
+    if pretraining.pause_rate:
+        words += f", {pretraining.pause_rate:g} per real token"
+    return f"{words}; the model read the token before it instead" if pretraining.pause_inputs == "repeat" else words

@@ -180,6 +180,7 @@ def _record(
             non_embedding_parameters=model.non_embedding_parameters,
             pauses=state.dataset.strategy,
             pause_rate=state.dataset.pause_rate,
+            pause_inputs=state.config.get("training", {}).get("pause_inputs", "pause"),
             seq_length=state.dataset.seq_length,
             iterations=state.iteration,
             consumed_samples=state.consumed_samples,

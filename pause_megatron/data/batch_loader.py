@@ -41,8 +41,11 @@ class BatchLoader:
         data_parallel_rank: int,
         data_parallel_size: int,
         device: torch.device,
+        repeats_tokens: bool = False,
     ) -> None:
+        """Make a loader; ``repeats_tokens`` is explained at :meth:`Batch.of`."""
         self._pause_id = pause_id
+        self._repeats_tokens = repeats_tokens
         self._micro_batch_size = micro_batch_size
         self._rank, self._ranks = data_parallel_rank, data_parallel_size
         self._device = device
@@ -64,7 +67,8 @@ class BatchLoader:
         """Return this rank's part of a global batch on the device. Raises any error of reading it."""
         self.announce(sample_at, start, size)
         samples = self._announced.pop((sample_at, start, size)).result()
-        return Batch.of(samples.to(self._device, non_blocking=True), self._pause_id)
+        on_device = samples.to(self._device, non_blocking=True)
+        return Batch.of(on_device, self._pause_id, repeats_tokens=self._repeats_tokens)
 
     def load_or_blank(self, sample_at: Samples, start: int, size: int) -> tuple[Batch, str]:
         """Return what :meth:`load` returns, and no failure; or, if it raises, a batch without loss, and its failure.

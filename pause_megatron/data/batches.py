@@ -43,12 +43,18 @@ class Batch:
     tokens; int64."""
 
     @classmethod
-    def of(cls, samples: torch.Tensor, pause_id: int) -> "Batch":
-        """Return the batch of ``samples``, int64 ``[M, B, S + 1]`` on any device."""
+    def of(cls, samples: torch.Tensor, pause_id: int, *, repeats_tokens: bool = False) -> "Batch":
+        """Return the batch of ``samples``, int64 ``[M, B, S + 1]`` on any device.
+
+        With ``repeats_tokens``, the input at a pause is the real token before it, so ``a <pause> <pause> b`` is read as
+        ``a a a b``; pauses at the start of a sequence stay.
+        """
         tokens, labels = samples[..., :-1].contiguous(), samples[..., 1:]
-        return cls(
-            tokens=tokens, labels=labels, is_target=loss_mask(labels, pause_id), pause_runs=pause_runs(tokens, pause_id)
-        )
+        runs = pause_runs(tokens, pause_id)  # [M, B, S]
+        if repeats_tokens:
+            before = torch.arange(tokens.shape[-1], device=tokens.device) - runs  # [M, B, S]; -1 without real token
+            tokens = tokens.gather(-1, before.clamp_min(0))
+        return cls(tokens=tokens, labels=labels, is_target=loss_mask(labels, pause_id), pause_runs=runs)
 
     def __len__(self) -> int:
         """Number of microbatches."""

@@ -5,15 +5,12 @@ from pathlib import Path
 
 import yaml
 
-import pause_megatron
 from pause_megatron.atomic import write_file
 from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
 from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST
 from pause_megatron.children import available_cores
-from pause_megatron.experiments.steps import Step
+from pause_megatron.experiments.steps import REPOSITORY, Step
 
-REPOSITORY = Path(pause_megatron.__file__).parents[1]
-"""The checkout, for its scripts in tools/ and its files in ds_configs/."""
 PRETRAINED = {"stdpt": "standard", "pausept": "pause"}
 """Name of a pretrained model to the kind of its dataset."""
 GRID_FILE = "grid.yaml"

@@ -1,5 +1,7 @@
 """``pause-megatron grid``: models x tasks x pauses in finetuning x pauses at inference x seeds, from one file.
 
+A study is a grid that also pretrains its models, by pause strategy and rate, size and seed.
+
 A grid becomes a list of ordinary commands. Outputs that exist are skipped, so the same command resumes an interrupted
 grid, and adds to a grid the outputs that are new in its file.
 """
@@ -13,14 +15,20 @@ from pause_megatron.config.experiments import GridConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid_file import check_folders, read_grid
-from pause_megatron.experiments.grid_jobs import Job, State, grid_jobs, job_states
+from pause_megatron.experiments.grid_jobs import grid_jobs
 from pause_megatron.experiments.grid_local import run_local, sweep_leftovers
 from pause_megatron.experiments.grid_slurm import queue_slurm
+from pause_megatron.experiments.job import Job, State, job_states, shorten
+from pause_megatron.experiments.job_outputs import path_of
 from pause_megatron.experiments.steps import say
+from pause_megatron.experiments.study_checks import check_models
 from pause_megatron.locks import LOCK_FILE, sole_owner
 
 SETTINGS_FILE = "grid.json"
-_CONTENTS = {SETTINGS_FILE, LOCK_FILE, "finetune", "evaluate", "logs", "slurm"}
+_CONTENTS = {
+    *(SETTINGS_FILE, LOCK_FILE, "logs", "slurm"),
+    *("tokenizer", "data", "runs", "hf", "finetune", "evaluate", "report"),
+}
 """Names in a grid's folder, also after you ran commands of ``--list`` by hand."""
 
 
@@ -37,6 +45,7 @@ def run_grid(config: GridConfig) -> None:
         _list(jobs, job_states(jobs))
         return
     check_folders(grid, source)
+    check_models(grid, output, source)
     with owned_folder(output) as lock:
         states = job_states(jobs)
         write_json(output / SETTINGS_FILE, to_plain(grid))
@@ -46,7 +55,9 @@ def run_grid(config: GridConfig) -> None:
         else:
             run_local(jobs, states, config.jobs, lock)
     if config.executor == "local":
-        say(f"\nresults: {config.output / 'evaluate'}/*/*.json, for 'pause-megatron report --evaluations'")
+        page = ", ".join(shorten(str(path_of(job.outputs[0]))) for job in jobs if job.stage == "report")
+        results = f"results: {config.output / 'evaluate'}/*/*.json, for 'pause-megatron report --evaluations'"
+        say(f"\nreport: {page}" if jobs[-1].stage == "report" else f"\n{results}")
 
 
 def _list(jobs: Sequence[Job], states: Mapping[str, State]) -> None:

@@ -1,58 +1,94 @@
 """Reads a grid file and checks every key before anything runs."""
 
 import dataclasses
-import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import yaml
 
-from pause_megatron.config.checks import suggestion
 from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, task_names
 from pause_megatron.config.experiments import Grid, GridConfig, GridTask
-from pause_megatron.config.serialize import flat_fields, read_settings
-from pause_megatron.errors import UserError
+from pause_megatron.config.report import ReportConfig
+from pause_megatron.config.serialize import read_settings
+from pause_megatron.errors import UserError, one_line
+from pause_megatron.experiments.grid_settings import (
+    converted_settings,
+    field_names,
+    read_path,
+    require_known,
+    require_name,
+)
+from pause_megatron.experiments.study_file import read_pretraining
 
 GRIDS = Path(__file__).parent / "grids"
-PRESET = "preset"
-"""Key in ``finetune`` that names a preset of ``pause-megatron finetune``."""
+EXTENDS = "extends"
+"""Key that names another grid file, whose keys a file replaces."""
 OTHER_NAMES = {"lambada": ("lambada_openai",), "web_questions": ("webqs",), "natural_questions": ("nq_open",)}
 """Task to other names of its folder in ``--data``: those of the data sets."""
-_SET_BY_GRID = {
-    FinetuneConfig: ("model", "task", "output", "data", "halve_evaluation", "num_pauses_ft", "pause_placement", "seed"),
-    EvaluateConfig: (
-        *("model", "task", "output", "data", "halve_evaluation", "num_pauses_inf", "pause_placement", "pause_marker"),
-        "filler",
-    ),
-}
-"""Settings that other keys of a grid decide, such as ``num_pauses_ft`` and ``seeds``."""
 
 
 def read_grid(config: GridConfig) -> Grid:
-    """Read the grid that ``config`` names; ``--models`` and ``--data`` replace those of the file.
+    """Read the grid that ``config`` names; ``--set``, ``--models`` and ``--data`` replace what the file has.
 
     All paths become absolute. Raises :class:`UserError` that names the file and the key if something is missing,
     unknown or of the wrong type.
     """
-    presets = sorted(path.stem for path in GRIDS.glob("*.yaml"))
-    preset = config.grid in presets
-    path = GRIDS / f"{config.grid}.yaml" if preset else Path(config.grid)
+    preset = config.grid in _presets()
     source = f"--grid {config.grid}"
-    values = read_settings(path, source, instead=f"; give a YAML file, or one of {', '.join(presets)}")
+    values = _read_file(config.grid, source)
+    for assignment in config.set:
+        _set(values, assignment)
     if config.models:
+        names = [model.partition("=")[0] for model in config.models]
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"--models {twice}: is given twice; give each model a name of its own")
         values["models"] = dict(model.split("=", 1) for model in config.models)
-    if not values.get("models"):
-        raise UserError(f"{source}: 'models' is empty; add a model to the file, or give --models NAME=FOLDER")
+        values.pop("pretrain", None)
+    if not values.get("models") and not values.get("pretrain"):
+        raise UserError(
+            f"{source}: 'models' is empty; add a model or 'pretrain' to the file, or give --models NAME=FOLDER"
+        )
     if preset and config.data is None:
         raise UserError(f"{source}: needs data; give --data FOLDER, with one folder of .jsonl files for each task")
     grid = _convert_grid(values, source)
     for name in grid.models:
-        if not re.fullmatch(r"[\w.+-]+", name) or name.startswith("."):
-            raise UserError(f"{source}: models: '{name}' cannot be part of file names; use letters, digits and . _ + -")
+        require_name(name, f"{source}: models")
     tasks = {name: _with_data(name, task, config.data, source) for name, task in grid.tasks.items()}
-    models = {name: folder.absolute() for name, folder in grid.models.items()}
-    return dataclasses.replace(grid, models=models, tasks=tasks)
+    return dataclasses.replace(grid, tasks=tasks)
+
+
+def _presets() -> list[str]:
+    return sorted(path.stem for path in GRIDS.glob("*.yaml"))
+
+
+def _read_file(name: str, source: str) -> dict[str, Any]:
+    """Read a grid file, or the one that comes with the program under ``name``, on top of the file that it extends."""
+    path = GRIDS / f"{name}.yaml" if name in _presets() else Path(name)
+    values = read_settings(path, source, instead=f"; give a YAML file, or one of {', '.join(_presets())}")
+    extended = values.pop(EXTENDS, None)
+    if extended is None:
+        return values
+    if extended not in _presets() or extended == name:
+        require_known([extended], [preset for preset in _presets() if preset != name], f"{source}: {EXTENDS}", "grid")
+    return {**_read_file(extended, f"{source}: {EXTENDS} {extended}"), **values}
+
+
+def _set(values: dict[str, Any], assignment: str) -> None:
+    """Set ``KEY.KEY=VALUE`` in ``values``."""
+    path, _, text = assignment.partition("=")
+    *sections, last = path.split(".")
+    for section in sections:
+        values[section] = {} if values.get(section) is None else values[section]
+        if not isinstance(values[section], dict):
+            raise UserError(
+                f"--set {assignment}: '{section}' holds a {type(values[section]).__name__}; set it directly"
+            )
+        values[section] = values = dict(values[section])
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {assignment}: not YAML ({one_line(error)}); quote the value") from error
 
 
 def check_folders(grid: Grid, source: str) -> None:
@@ -68,83 +104,48 @@ def check_folders(grid: Grid, source: str) -> None:
 
 
 def _convert_grid(values: dict[str, Any], source: str) -> Grid:
-    _require_known(values, _field_names(Grid), source)
+    require_known(values, field_names(Grid), source)
     tasks = values.get("tasks")
     if not isinstance(tasks, dict) or not tasks:
         raise UserError(f"{source}: 'tasks' is empty; give each task and its data folder, such as 'gsm8k: tasks/gsm8k'")
-    _require_known(tasks, task_names(), f"{source}: tasks", what="task")
+    require_known(tasks, task_names(), f"{source}: tasks", what="task")
     if not values.get("num_pauses_ft"):
         raise UserError(f"{source}: 'num_pauses_ft' is missing; give a list of numbers, such as [0, 10]")
     written = {name: task if isinstance(task, dict) else {"data": task} for name, task in tasks.items()}
     for name, task in written.items():
-        _require_known(task, _field_names(GridTask), f"{source}: tasks: {name}")
+        require_known(task, field_names(GridTask), f"{source}: tasks: {name}")
     inference = values.get("num_pauses_inf", ["same"])
     values = {**values, "tasks": written, "num_pauses_inf": inference if isinstance(inference, list) else [inference]}
+    pretrain = values.pop("pretrain", None)
     try:
-        grid = msgspec.convert(values, Grid, dec_hook=_path)
+        grid = msgspec.convert({**values, "models": values.get("models") or {}}, Grid, dec_hook=read_path)
     except msgspec.ValidationError as error:
         raise UserError(f"{source}: {error}") from error
     for key in ("num_pauses_inf", "pause_placements", "seeds"):
         if not getattr(grid, key):
             raise UserError(f"{source}: '{key}' is empty; give at least one value, or remove the key")
     tasks = {
-        name: dataclasses.replace(task, **_converted_settings(task, f"{source}: tasks: {name}"))
+        name: dataclasses.replace(task, **_settings_of(task, f"{source}: tasks: {name}"))
         for name, task in grid.tasks.items()
     }
-    return dataclasses.replace(grid, tasks=tasks, **_converted_settings(grid, source))
+    report = None if grid.report is None else converted_settings(grid.report, ReportConfig, f"{source}: report")
+    pretraining = None if pretrain is None else read_pretraining(pretrain, f"{source}: pretrain")
+    return dataclasses.replace(grid, tasks=tasks, report=report, pretrain=pretraining, **_settings_of(grid, source))
 
 
-def _converted_settings(settings: Grid | GridTask, where: str) -> dict[str, Any]:
+def _settings_of(settings: Grid | GridTask, where: str) -> dict[str, Any]:
     return {
-        "finetune": _settings(settings.finetune, FinetuneConfig, f"{where}: finetune"),
-        "evaluate": _settings(settings.evaluate, EvaluateConfig, f"{where}: evaluate"),
+        "finetune": converted_settings(settings.finetune, FinetuneConfig, f"{where}: finetune", presets=True),
+        "evaluate": converted_settings(settings.evaluate, EvaluateConfig, f"{where}: evaluate"),
     }
-
-
-def _settings(values: dict[str, Any], config_class: type, where: str) -> dict[str, Any]:
-    """Convert ``values`` to the types of the fields of ``config_class``."""
-    presets: Mapping[str, Any] = getattr(config_class, "PRESETS", {})
-    if taken := [key for key in values if key in _SET_BY_GRID[config_class]]:
-        keys = "such as tasks, num_pauses_ft and seeds"
-        raise UserError(f"{where}: {taken[0]}: other keys of the grid set it, {keys}; remove it")
-    kinds = {name: field.type for name, field in flat_fields(config_class).items()}
-    if presets:
-        kinds[PRESET] = str
-    _require_known(values, kinds.keys() - set(_SET_BY_GRID[config_class]), where)
-    if PRESET in values:
-        _require_known([values[PRESET]], presets, f"{where}: {PRESET}", what="preset")
-    converted = {}
-    for key, value in values.items():
-        try:  # not strict: YAML reads 1e-4, without a decimal point, as text
-            converted[key] = msgspec.convert(value, kinds[key], strict=False)
-        except msgspec.ValidationError as error:
-            raise UserError(f"{where}: {key}: {error}") from error
-    return converted
 
 
 def _with_data(name: str, task: GridTask, data: Path | None, source: str) -> GridTask:
     """Return ``task`` with the absolute path of its data: in ``data`` if given."""
     if data is None:
-        return dataclasses.replace(task, data=task.data and task.data.absolute())
+        return task
     candidates = (name, *OTHER_NAMES.get(name, ()))
     for candidate in candidates:
         if (data / candidate).is_dir():
             return dataclasses.replace(task, data=(data / candidate).absolute())
     raise UserError(f"--data {data}: has no folder '{' or '.join(candidates)}' for the task {name} of {source}; add it")
-
-
-def _require_known(keys: Iterable[Any], known: Iterable[str], where: str, what: str = "key") -> None:
-    known = sorted(known)
-    for key in keys:
-        if key not in known:
-            raise UserError(f"{where}: unknown {what} '{key}'; {suggestion(str(key), known)}")
-
-
-def _field_names(config_class: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(config_class)]
-
-
-def _path(expected: type, value: Any) -> Any:
-    if expected is Path and isinstance(value, str):
-        return Path(value)
-    raise ValueError(f"Expected `{expected.__name__}`, got `{type(value).__name__}`")

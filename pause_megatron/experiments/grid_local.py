@@ -4,16 +4,17 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from pause_megatron.atomic import sweep
 from pause_megatron.children import available_cores, start_child
 from pause_megatron.config.downstream import FinetuneConfig
-from pause_megatron.errors import StoppedEarly, UserError
-from pause_megatron.experiments.grid_jobs import Job, State, shorten
+from pause_megatron.errors import EXIT_DONE, StoppedEarly, UserError
+from pause_megatron.experiments.job import Job, State, shorten
+from pause_megatron.experiments.job_outputs import Output, is_made, mark_made, path_of
 from pause_megatron.experiments.steps import QUIET_CHILD, say
 from pause_megatron.parallel.launcher import resolve_device_choice
 from pause_megatron.parallel.signals import stop_signals_to
@@ -22,14 +23,16 @@ from pause_megatron.records.finetuning import FinetuneRecord
 _POLL_SECONDS = 0.02
 _STOP_SECONDS = 10.0
 """Time for a job to end after SIGTERM; then it is killed."""
+_SAVE_SECONDS = 300.0
+"""The same for a pretraining, which saves a checkpoint."""
 
 
 def run_local(jobs: Sequence[Job], states: Mapping[str, State], at_once: int, lock: int | None) -> None:
     """Run the jobs that are not done, ``at_once`` at a time, and report the failed ones at the end.
 
-    Each job computes on an equal share of the cores, unless ``OMP_NUM_THREADS`` is set, and on one GPU, which it shares
-    with others only if there are more jobs at once than GPUs. Jobs inherit ``lock``, the file descriptor of the grid
-    folder's lock: if this process is killed, the folder stays locked until they end.
+    Each job computes on an equal share of the cores, unless ``OMP_NUM_THREADS`` is set, and on one GPU for each of its
+    ranks, which it shares with others only if there are more ranks at once than GPUs. Jobs inherit ``lock``, the file
+    descriptor of the grid folder's lock: if this process is killed, the folder stays locked until they end.
 
     Raises :class:`UserError` if a job failed, and :class:`StoppedEarly` after a stop signal, when all running jobs have
     ended.
@@ -57,10 +60,15 @@ def run_local(jobs: Sequence[Job], states: Mapping[str, State], at_once: int, lo
 
 def sweep_leftovers(jobs: Sequence[Job]) -> None:
     """Remove what killed processes left beside the outputs that exist."""
-    for config in (made for job in jobs for made in job.outputs if made.output.exists()):
-        sweep(config.output.parent, config.output.name)
+    for config in (made for job in jobs for made in job.outputs if is_made(made)):
+        _sweep_beside(config)
         if isinstance(config, FinetuneConfig) and (config.output / FinetuneRecord.FILE).exists():
             shutil.rmtree(config.work_folder, ignore_errors=True)
+
+
+def _sweep_beside(output: Output) -> None:
+    for path in {path_of(output), getattr(output, "output", path_of(output))}:
+        sweep(path.parent, path.name)
 
 
 def gpus_for_jobs() -> Sequence[str]:
@@ -72,22 +80,33 @@ def gpus_for_jobs() -> Sequence[str]:
     return names_of_gpus(find_visible_gpus().count)
 
 
-def least_used(gpus: Sequence[str], used: Sequence[str | None]) -> str | None:
-    """Return the one of ``gpus`` that occurs least often in ``used``; None without GPUs."""
-    return min(gpus, key=used.count, default=None)
+def least_used(gpus: Sequence[str], used: Sequence[str], number: int = 1) -> list[str]:
+    """Return the ``number`` of ``gpus`` that occur least often in ``used``; fewer if there are not so many."""
+    return sorted(gpus, key=used.count)[:number]
 
 
-def start_job(job: Job, environment: Mapping[str, str], **options: object) -> subprocess.Popen[str]:
-    """Start the job's command for its missing outputs; it writes its output to ``job.log``.
+def start_job(
+    job: Job, environment: Mapping[str, str], *, log: Path | None = None, starts_ranks: bool = True, **options: object
+) -> subprocess.Popen[str]:
+    """Start the job's command for its missing outputs; it writes its output to ``log``, by default ``job.log``.
 
-    ``options`` go to :class:`subprocess.Popen`.
+    Without ``starts_ranks``, the command is one of several ranks that a launcher starts. ``options`` go to
+    :class:`subprocess.Popen`.
     """
-    for config in job.missing():
-        sweep(config.output.parent, config.output.name)  # incomplete files of a killed process
+    for output in job.missing():
+        _sweep_beside(output)  # incomplete files of a killed process
     job.log.parent.mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "pause_megatron", *job.arguments()]
-    with open(job.log, "w", encoding="utf-8") as log:
-        return start_child(command, {**QUIET_CHILD, **environment}, stdout=log, stderr=subprocess.STDOUT, **options)
+    command = job.process(starts_ranks=starts_ranks)
+    with open(log or job.log, "w", encoding="utf-8") as file:
+        return start_child(command, {**QUIET_CHILD, **environment}, stdout=file, stderr=subprocess.STDOUT, **options)
+
+
+def finished(job: Job, code: int) -> bool:
+    """Whether the job's command, which has ended with ``code``, has made all outputs; records that where needed."""
+    if code == EXIT_DONE:
+        for output in job.outputs:
+            mark_made(output)
+    return code == EXIT_DONE and not job.missing()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,8 +114,8 @@ class _Running:
     job: Job
     started: float
     """Seconds of the monotonic clock."""
-    gpu: str | None
-    """Its ``CUDA_VISIBLE_DEVICES``; None if the scheduler leaves it alone."""
+    gpus: list[str]
+    """The GPUs in its ``CUDA_VISIBLE_DEVICES``; empty if the scheduler leaves it alone."""
 
 
 @dataclass
@@ -123,15 +142,20 @@ class _Scheduler:
             job = self._next() if len(self.running) < at_once else None
             if job is not None:
                 say(f"    $ {job.command_line()}")
-                gpu = least_used(self.gpus, [running.gpu for running in self.running.values()])
-                environment = self.environment if gpu is None else {**self.environment, "CUDA_VISIBLE_DEVICES": gpu}
-                child = start_job(job, environment, pass_fds=self.inherited)
-                self.running[child] = _Running(job=job, started=time.monotonic(), gpu=gpu)
+                used = [gpu for running in self.running.values() for gpu in running.gpus]
+                gpus = least_used(self.gpus, used, job.processes)
+                child = start_job(job, self._environment_of(job, gpus), pass_fds=self.inherited)
+                self.running[child] = _Running(job=job, started=time.monotonic(), gpus=gpus)
             elif self.running:
                 self._collect()
         if self.stop_asked:
             self._end_running()
             raise StoppedEarly(f"stopped: {len(self.done)} jobs are done; the same command resumes the grid")
+
+    def _environment_of(self, job: Job, gpus: Sequence[str]) -> dict[str, str]:
+        threads = max(1, int(self.environment["OMP_NUM_THREADS"]) // job.processes)
+        devices = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+        return {**self.environment, "OMP_NUM_THREADS": str(threads), **devices}
 
     def _next(self) -> Job | None:
         """Take the first job that can start; set aside the jobs that need a failed one."""
@@ -150,7 +174,7 @@ class _Scheduler:
         for child in ended:
             running = self.running.pop(child)
             job, seconds = running.job, time.monotonic() - running.started
-            if child.returncode == 0 and not job.missing():
+            if finished(job, child.returncode):
                 self.done.add(job.name)
                 say(f"{job.name}: done in {seconds:.1f} s")
             else:
@@ -162,10 +186,11 @@ class _Scheduler:
     def _end_running(self) -> None:
         for child in self.running:
             child.terminate()
-        deadline = time.monotonic() + _STOP_SECONDS
-        for child in self.running:
+        asked = time.monotonic()
+        for child, running in self.running.items():
+            seconds = _SAVE_SECONDS if running.job.stage == "pretrain" else _STOP_SECONDS
             try:
-                child.wait(max(0.0, deadline - time.monotonic()))
+                child.wait(max(0.0, asked + seconds - time.monotonic()))
             except subprocess.TimeoutExpired:
                 child.kill()
                 child.wait()

@@ -25,6 +25,8 @@ class PretrainingRecord:
     """Pause strategy of the training data; "none" without pauses."""
     pause_rate: float
     """Pauses per real token, before trimming."""
+    pause_inputs: str | None = None
+    """Input at pauses: "pause", or "repeat" for the real token before them; None in older files, which mean "pause"."""
     seq_length: int
     """Tokens of a training sequence."""
     iterations: int

@@ -95,6 +95,7 @@ class PretrainRun:
             data_parallel_rank=parallel_state.get_data_parallel_rank(),
             data_parallel_size=layout.dp,
             device=device(),
+            repeats_tokens=config.training.pause_inputs == "repeat",
         )
         self.saver = CheckpointSaver(
             config.output / CHECKPOINTS,

@@ -7,7 +7,8 @@ from typing import Any
 
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.config.serialize import to_plain
+from pause_megatron.config.serialize import flat_fields, to_plain
+from pause_megatron.config.training import TrainingConfig
 from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.sample_order import TrainingData
 from pause_megatron.errors import UserError
@@ -15,8 +16,8 @@ from pause_megatron.records.checkpoint_state import CheckpointDataRecord, Checkp
 from pause_megatron.records.pretraining import DataFolderRecord, TrainingDataRecord
 from pause_megatron.tokenizer import PauseTokenizer
 
-FIXED_TRAINING_SETTINGS = ("seed", "global_batch_size", "rampup_batch_size")
-"""Training settings that decide the order of the data; a resumed run must keep them."""
+FIXED_TRAINING_SETTINGS = ("seed", "global_batch_size", "rampup_batch_size", "pause_inputs")
+"""Training settings that decide the order of the data or the inputs; a resumed run must keep them."""
 
 Difference = tuple[str, Any, Any]
 """Flag, value in the checkpoint, value now; the two may be equal."""
@@ -64,7 +65,8 @@ def refuse_another_run(
     The layout, the ZeRO stage, the learning rate and the number of iterations may change. The model, the data and the
     settings that decide the order of the data must not.
     """
-    saved, given = state.config["training"], to_plain(config.training)
+    defaults = {name: to_plain(field.default) for name, field in flat_fields(TrainingConfig).items()}
+    saved, given = {**defaults, **state.config["training"]}, to_plain(config.training)
     differences = [(f"--{name.replace('_', '-')}", saved[name], given[name]) for name in FIXED_TRAINING_SETTINGS]
     differences += model_differences(state, config.model, tokenizer)
     differences += _data_differences(state.dataset, checkpoint_data(data))

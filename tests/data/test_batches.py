@@ -23,7 +23,13 @@ GLOBAL_BATCH = 16
 
 
 def own_batch(
-    sample_at: Callable[[int], Sample], rank: int, size: int, *, micro_batch_size: int, start: int = 0
+    sample_at: Callable[[int], Sample],
+    rank: int,
+    size: int,
+    *,
+    micro_batch_size: int,
+    start: int = 0,
+    repeats_tokens: bool = False,
 ) -> Batch:
     loader = BatchLoader(
         pause_id=PAUSE_ID,
@@ -31,6 +37,7 @@ def own_batch(
         data_parallel_rank=rank,
         data_parallel_size=size,
         device=torch.device("cpu"),
+        repeats_tokens=repeats_tokens,
     )
     with closing(loader):
         return loader.load(sample_at, start, GLOBAL_BATCH)
@@ -94,6 +101,24 @@ def test_targets_and_runs_of_pauses_are_those_of_the_data(datasets: Datasets, ca
         runs = [run := run + 1 if token == PAUSE_ID else 0 for token in tokens[:-1]]
         assert batch.is_target.flatten(0, 1)[row].tolist() == has_loss
         assert batch.pause_runs.flatten(0, 1)[row].tolist() == runs
+
+
+@pytest.mark.parametrize("name", ["sequence", "every", "document", "none"])
+def test_pauses_can_be_read_as_the_token_before_them(datasets: Datasets, cache: Path, name: str) -> None:
+    """Targets, loss and runs of pauses stay; pauses before the first real token of a sample stay too."""
+    [dataset] = opened(datasets, cache, name)
+    pausing = own_batch(dataset.__getitem__, 0, 1, micro_batch_size=4)
+    repeating = own_batch(dataset.__getitem__, 0, 1, micro_batch_size=4, repeats_tokens=True)
+    for read, stored in zip(
+        repeating.tokens.flatten(0, 1).tolist(), pausing.tokens.flatten(0, 1).tolist(), strict=True
+    ):
+        before = PAUSE_ID
+        for position, token in enumerate(stored):
+            before = before if token == PAUSE_ID else token
+            assert read[position] == before
+    for part in ("labels", "is_target", "pause_runs"):
+        assert torch.equal(getattr(repeating, part), getattr(pausing, part))
+    assert torch.equal(repeating.tokens, pausing.tokens) == (name == "none")
 
 
 def test_loss_weights_sum_up_to_the_share_of_valid_targets(datasets: Datasets) -> None:

@@ -9,7 +9,8 @@ import yaml
 
 from pause_megatron.config.experiments import GridConfig
 from pause_megatron.experiments.grid_file import read_grid
-from pause_megatron.experiments.grid_jobs import Job, grid_jobs
+from pause_megatron.experiments.grid_jobs import grid_jobs
+from pause_megatron.experiments.job import Job
 
 
 def write_grid(folder: Path, **keys: Any) -> Path:

@@ -26,8 +26,8 @@ from pause_megatron.config.experiments import GridConfig
 from pause_megatron.config.serialize import to_flat
 from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, UserError
 from pause_megatron.experiments.grid import run_grid
-from pause_megatron.experiments.grid_jobs import job_states
 from pause_megatron.experiments.grid_local import least_used
+from pause_megatron.experiments.job import job_states
 
 from .grids import jobs_of, write_grid
 
@@ -318,10 +318,11 @@ def test_folder_belongs_to_one_grid_at_a_time(grid_file: Path, tmp_path: Path, m
 
 
 def test_jobs_are_spread_over_the_gpus() -> None:
-    used: list[str | None] = []
+    used: list[str] = []
     for _ in range(5):
-        used.append(least_used(["3", "5"], used))
+        used += least_used(["3", "5"], used)
     assert used == ["3", "5", "3", "5", "3"]
     used.remove("5")
-    assert least_used(["3", "5"], used) == "5"
-    assert least_used([], []) is None, "without GPUs the environment stays as it is"
+    assert least_used(["3", "5"], used) == ["5"]
+    assert least_used(["3", "5", "7"], used, 2) == ["7", "5"], "one for each rank of a pretraining"
+    assert least_used([], []) == [], "without GPUs the environment stays as it is"

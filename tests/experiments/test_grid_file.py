@@ -14,7 +14,7 @@ from pause_megatron.config.experiments import GridConfig
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid import run_grid
 from pause_megatron.experiments.grid_file import read_grid
-from pause_megatron.experiments.grid_jobs import Job
+from pause_megatron.experiments.job import Job
 from tests.downstream.real_samples import FOLDERS
 
 from .grids import jobs_of, names_of, write_grid
@@ -189,6 +189,18 @@ def test_flags_replace_the_models_and_data_of_a_file(tmp_path: Path) -> None:
     assert grid.tasks["parity"].data == tmp_path / "parity"
 
 
+def test_a_file_replaces_keys_of_the_grid_that_it_extends(tmp_path: Path) -> None:
+    for folder in FOLDERS.values():
+        (tmp_path / folder).mkdir()
+    flags: dict[str, Any] = {"models": ("stdpt=hf/stdpt",), "data": tmp_path, "output": tmp_path / "out"}
+    file = write_grid(tmp_path, extends="paper-130m", seeds=[7], num_pauses_ft=[0])
+    grid, extended = (read_grid(GridConfig(grid=name, **flags)) for name in (str(file), "paper-130m"))
+    assert (grid.seeds, grid.num_pauses_ft) == ((7,), (0,))
+    assert grid.tasks == extended.tasks
+    with pytest.raises(UserError, match=r"grid\.yaml: extends: unknown grid 'nowhere'; choose from .*paper-130m"):
+        read_grid(GridConfig(grid=str(write_grid(tmp_path, extends="nowhere")), **flags))
+
+
 # Errors
 
 
@@ -238,6 +250,8 @@ def test_missing_files_and_folders_are_errors(tmp_path: Path) -> None:
         read_grid(GridConfig(grid="smoke", models=("a=b",), data=tmp_path, output=output))
     with pytest.raises(UserError, match=r"models: stdpt: .* has no config.json"):
         run_grid(GridConfig(grid=str(write_grid(tmp_path, **SMALL)), output=output))
+    with pytest.raises(UserError, match="--models a: is given twice; give each model a name of its own"):
+        read_grid(GridConfig(grid="smoke", models=("a=b", "a=c"), data=tmp_path, output=output))
     with pytest.raises(UserError, match="--models stdpt: write it as NAME=FOLDER"):
         GridConfig(grid="smoke", models=("stdpt",), output=output)
     assert not output.exists()

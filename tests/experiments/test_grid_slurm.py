@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -18,8 +19,10 @@ import yaml
 from pause_megatron.config.experiments import GridConfig
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid import run_grid
+from pause_megatron.experiments.grid_slurm import parse_option
 
 SBATCH = """#!/bin/sh
+if [ -e "$0.full" ]; then echo "sbatch: error: AssocMaxSubmitJobLimit" >&2; exit 1; fi
 n=$(($(cat "$0.count" 2>/dev/null || echo 100) + 1))
 echo $n > "$0.count"
 for file; do :; done
@@ -27,9 +30,8 @@ cp "$file" "$0.$n"
 echo "Submitted batch job $n"
 """
 """Replacement for Slurm's program that keeps each batch file."""
-SACCT = """#!/bin/sh
-echo "JobID|State|NodeList"
-for n in 101 102; do echo "$n|$(cat "$0.state")|"; done
+SQUEUE = """#!/bin/sh
+cat "$0.waiting"
 """
 
 
@@ -113,16 +115,39 @@ def test_unknown_option_is_refused(grid_file: Path, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("slurm_time=90", (None, "timeout_min", 90)),
+        ("slurm_time=1:30", (None, "timeout_min", 2)),
+        ("slurm_time=24:00:00", (None, "timeout_min", 1440)),
+        ("pretrain.slurm_time=2-12", ("pretrain", "timeout_min", 3600)),
+        ("slurm_time=1-00:30:01", (None, "timeout_min", 1471)),
+        ("pretrain.nodes=8", ("pretrain", "nodes", 8)),
+        ("slurm_srun_args=['--mpi=none']", (None, "slurm_srun_args", ["--mpi=none"])),
+    ],
+)
+def test_options_are_read_with_their_stage_and_times_in_minutes(option: str, expected: tuple[Any, ...]) -> None:
+    assert parse_option(option) == expected
+
+
+def test_wrong_options_are_refused() -> None:
+    with pytest.raises(UserError, match=r"--slurm train.nodes=8: unknown stage 'train'; give one of .*pretrain"):
+        parse_option("train.nodes=8")
+    with pytest.raises(UserError, match="--slurm slurm_time=soon: not a time"):
+        parse_option("slurm_time=soon")
+
+
 @pytest.mark.usefixtures("submitit")
 def test_slurm_jobs_wait_for_what_they_need_and_are_queued_once(
     grid_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()
-    for name, text in (("sbatch", SBATCH), ("srun", SBATCH), ("sacct", SACCT)):
+    for name, text in (("sbatch", SBATCH), ("srun", SBATCH), ("squeue", SQUEUE)):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
-    (programs / "sacct.state").write_text("PENDING")
+    (programs / "squeue.waiting").write_text("7\n101\n102\n")
     monkeypatch.setenv("PATH", str(programs), prepend=":")
     config = GridConfig(
         grid=str(grid_file), output=tmp_path / "out", **options("slurm", "slurm_partition=gpu", "slurm_time=1:30:00")
@@ -130,7 +155,7 @@ def test_slurm_jobs_wait_for_what_they_need_and_are_queued_once(
     run_grid(config)
     assert "2 of 2 jobs queued" in capsys.readouterr().err
     batches = {number: (programs / f"sbatch.{number}").read_text() for number in (101, 102)}
-    assert all("#SBATCH --partition=gpu" in batch and "#SBATCH --time=1:30:00\n" in batch for batch in batches.values())
+    assert all("#SBATCH --partition=gpu" in batch and "#SBATCH --time=90\n" in batch for batch in batches.values())
     assert "dependency" not in batches[101]
     assert "#SBATCH --dependency=afterok:101\n" in batches[102]
     assert "#SBATCH --kill-on-invalid-dep=yes\n" in batches[102]
@@ -138,7 +163,11 @@ def test_slurm_jobs_wait_for_what_they_need_and_are_queued_once(
     assert names == ["finetune-parity-tiny-ft2-seed0", "evaluate-parity-tiny-ft2-seed0"]
     run_grid(config)
     assert "0 of 2 jobs queued" in capsys.readouterr().err
-    (programs / "sacct.state").write_text("FAILED")
+    (programs / "squeue.waiting").write_text("7\n")
+    (programs / "sbatch.full").touch()
+    with pytest.raises(UserError, match=r"seed0 was not queued \(.*AssocMaxSubmitJobLimit.*\); run the same"):
+        run_grid(config)
+    (programs / "sbatch.full").unlink()
     run_grid(config)
     assert "2 of 2 jobs queued" in capsys.readouterr().err
     assert "--dependency=afterok:103\n" in (programs / "sbatch.104").read_text()

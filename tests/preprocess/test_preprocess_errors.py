@@ -207,6 +207,8 @@ def test_input_folder_is_never_written_to(tmp_path, config_for):
         ({"shard_range": "3"}, "--shard-range 3: must be START:END"),
         ({"shard_range": "3:3"}, "--shard-range 3:3: must be START:END with START below END"),
         ({"shard_range": "-1:3"}, "--shard-range -1:3"),
+        ({"shard_range": "3/3"}, "--shard-range 3/3: must be START:END with START below END, or PART/PARTS"),
+        ({"shard_range": "0/"}, "--shard-range 0/: must be"),
         ({"also": ("none",)}, "--also none: must be STRATEGY"),
         ({"also": ("noon:data",)}, "--also noon:data: Invalid enum value 'noon'"),
         ({"also": ("none,sed=3:data",)}, "--also none,sed=3:data: unknown flag 'sed'; use one of pause-rate"),

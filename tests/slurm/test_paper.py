@@ -2,99 +2,115 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
 from pause_megatron.downstream.generated_tasks import write_task
 from tests.chain import SEQ_LENGTH, verified
+from tests.experiments.test_study import MODEL, TRAIN
 from tests.slurm.cluster import REPOSITORY, Cluster
-from tests.slurm.site import TINY, edit_env, make_site, prepare_data
+from tests.slurm.site import edit_env, make_site, prepare_data
 
 SCRIPTS = sorted((REPOSITORY / "slurm").glob("*.sh"))
 STEPS = 4
-GRID = """
-tasks: {parity: {}}
-num_pauses_ft: [0, 2]
-finetune: {steps: 4, batch_size: 4, warmup_steps: 1, log_interval: 1, prefix_attention: causal}
-evaluate: {limit: 4, batch_size: 4}
-"""
-STAGES = (
-    *("tokenizer", "preprocess", "merge"),
-    *(f"{stage}-{model}" for model in ("stdpt", "pausept") for stage in ("pretrain", "convert", "grid")),
+JOBS = (
+    *("tokenizer", "preprocess-train-0", "preprocess-train-1", "preprocess-train"),
+    *("merge-none", "merge-sequence-0.1", "verify-train-none", "verify-train-sequence-0.1"),
+    *("preprocess-validation", "verify-validation-none", "verify-validation-sequence-0.1"),
+    *(f"{stage}-{model}-pt0-130m" for model in ("stdpt", "pausept") for stage in ("pretrain", "export")),
+    *(
+        f"{command}-parity-{model}-pt0-130m-ft{pauses}-seed0"
+        for model in ("stdpt", "pausept")
+        for pauses in (0, 2)
+        for command in ("finetune", "evaluate")
+    ),
     "report",
 )
 
 
 def run_paper(cluster: Cluster, checkout: Path, *options: str) -> list[str]:
     """Call ``run_paper.sh`` with every stage at tiny size; return the lines it prints."""
-    grid = checkout.parent / "grid.yaml"
-    grid.write_text(GRID)
-    flags: list[object] = ["--", "tokenizer", "--vocab-size", 512, "--", "preprocess", "--seq-length", SEQ_LENGTH]
-    flags += [
-        "--",
-        "merge",
-        "--files",
-        1,
-        "--",
-        "pretrain",
-        *TINY,
-        "--train-iters",
-        STEPS,
-        "--",
-        "grid",
-        "--grid",
-        grid,
-    ]
-    called_from_a_job = {"SLURM_JOB_ID": "99999"}
-    done = cluster.run(checkout / "slurm" / "run_paper.sh", *options, "130m", *flags, environment=called_from_a_job)
+    done = cluster.run(
+        *(checkout / "slurm" / "run_paper.sh", *options, "130m", "--", *tiny_values()),
+        environment={"SLURM_JOB_ID": "99999", "OMP_NUM_THREADS": "1"},  # as if called from a job
+        timeout=600,
+    )
     assert done.returncode == 0, done.stderr
-    return done.stdout.splitlines()
+    return (done.stdout + done.stderr).splitlines()
+
+
+def tiny_values() -> list[str]:
+    """Values of the study ``paper-130m`` for a run in minutes on two nodes with two ranks each."""
+    train = {**TRAIN, "train_iters": STEPS, "tensor_model_parallel_size": 2}
+    finetune = {"steps": 4, "batch_size": 4, "warmup_steps": 1, "log_interval": 1, "prefix_attention": "causal"}
+    values: dict[str, Any] = {
+        "pretrain.tokenizer": {"vocab_size": 512},
+        "pretrain.preprocess.seq_length": SEQ_LENGTH,
+        "pretrain.merge": 1,
+        "pretrain.sizes": {"130m": MODEL},
+        "pretrain.seeds": [0],
+        "pretrain.train": {**train, "global_batch_size": 8, "micro_batch_size": 2, "validation_sequences": 8},
+        "tasks": {"parity": None},
+        "num_pauses_ft": [0, 2],
+        "seeds": [0],
+        "finetune": finetune,
+        "evaluate": {"limit": 4, "batch_size": 4},
+    }
+    return [f"{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 @pytest.mark.slow
 def test_whole_chain(cluster: Cluster, tmp_path: Path) -> None:
     checkout = make_site(tmp_path)
-    work = tmp_path / "work"
+    study = tmp_path / "work" / "paper-130m"
     write_task("parity", tmp_path / "tasks" / "parity", seed=0, train=100, test=20)
 
     planned = run_paper(cluster, checkout, "--dry-run")
-    assert [line for line in planned if line.endswith(": to do")] == [f"{stage}: to do" for stage in STAGES]
+    assert planned[-1] == f"{len(JOBS)} jobs: 0 done, 0 unfinished, {len(JOBS)} to do"
+    assert all(line.startswith("to do       ") for line in planned[:-1])
     assert not cluster.ask("squeue", "--noheader")
 
-    queued = dict(re.findall(r"(\S+): queued as job (\d+)", "\n".join(run_paper(cluster, checkout))))
-    assert tuple(queued) == STAGES
+    said = run_paper(cluster, checkout)
+    assert said[-1].startswith(f"{len(JOBS)} of {len(JOBS)} jobs queued")
+    queued: dict[str, str] = json.loads((study / "slurm" / "queued.json").read_text())
+    assert tuple(queued) == JOBS
+    assert sorted(re.findall(r"--shard-range (\d/\d)", "\n".join(said))) == ["0/2", "1/2"]
     again = run_paper(cluster, checkout)
-    assert all("in the queue as job" in line or line.endswith(": done") for line in again), again
-    one_cell = queue_one_cell(cluster, checkout, after=queued["convert-stdpt"])
-    cluster.wait(queued["report"], timeout=1200)  # three minutes if the machine is idle
+    assert again[-1].startswith(f"0 of {len(JOBS)} jobs queued")
+    assert f"report: in the queue as job {queued['report']}" in again
+    one_cell = queue_one_cell(cluster, checkout, after=queued["export-stdpt-pt0-130m"])
+    cluster.wait(queued["report"], timeout=3000)  # some minutes if the machine is idle
 
-    assert run_paper(cluster, checkout) == [f"{stage}: done" for stage in STAGES]
-    logs = {log.name: log.read_text() for log in work.rglob("logs/*.log")}
-    tasks = [text for name, text in logs.items() if name.startswith("preprocess")]
-    assert sorted(re.findall(r"--shard-range (\d:\d)", "".join(tasks))) == ["0:2", "2:4"]
-    assert verified(work / "data" / "pause").pauses > 0
-    assert len(re.findall(r"^verified +no faults", logs[f"merge-{queued['merge']}.log"], re.MULTILINE)) == 4
-    assert (work / "data" / "logs" / "verified").is_file()
-    assert "4 processes meeting at" in logs[f"pausept-130m-{queued['pretrain-pausept']}.log"]
-    assert "TP 2 · PP 1 · DP 2" in logs[f"pausept-130m-{queued['pretrain-pausept']}.log"]
-    assert (work / "runs" / "stdpt-130m" / CHECKPOINTS / checkpoint_name(STEPS)).is_dir()
-    report = (work / "report-130m" / "report.md").read_text()
+    assert run_paper(cluster, checkout)[-1].startswith(f"0 of {len(JOBS)} jobs queued, {len(JOBS)} done before")
+    logs = {log.stem: log.read_text() for log in (study / "logs").glob("*.log")}
+    for part in (0, 1):
+        assert "4 shards: 2 to do in this run" in logs[f"preprocess-train-{part}"]
+    data = tmp_path / "work" / "study-data" / "data"
+    assert verified(data / "train-sequence-0.1").pauses > 0
+    checked = [name for name, log in logs.items() if re.search(r"^verified +no faults", log, re.MULTILINE)]
+    assert sorted(checked) == sorted(name for name in JOBS if name.startswith("verify"))
+    assert "4 processes meeting at" in logs["pretrain-pausept-pt0-130m"]
+    assert "TP 2 · PP 1 · DP 2" in logs["pretrain-pausept-pt0-130m"]
+    assert (study / "runs" / "stdpt-pt0-130m" / CHECKPOINTS / checkpoint_name(STEPS)).is_dir()
+    report = (study / "report" / "report.md").read_text()
     assert "PausePT_PauseFT" in report
     assert "parity" in report
-    assert len(list((work / "grids").glob("*/evaluate/parity/*.json"))) == 4
+    assert len(list((study / "evaluate").glob("parity/*.json"))) == 4
     assert cluster.wait(one_cell)["JobState"] == "COMPLETED"
-    assert (work / "results" / "parity" / "stdpt-130m-ft2-inf2.json").is_file()
+    assert (tmp_path / "work" / "results" / "parity" / "stdpt-pt0-130m-ft2-inf2.json").is_file()
 
 
 def queue_one_cell(cluster: Cluster, checkout: Path, after: str) -> str:
     """Queue a finetuning after the job ``after``, and its evaluation; return the job id of the evaluation."""
-    scripts, cell = checkout / "slurm", ("stdpt-130m", "parity", 2, "--")
+    scripts, cell = checkout / "slurm", ("stdpt-pt0-130m", "parity", 2, "--")
     flags = ("--preset", "tiny", "--steps", 2, "--batch-size", 4, "--warmup-steps", 1, "--prefix-attention", "causal")
     finetune = cluster.ask(scripts / "finetune.sh", f"--dependency=afterok:{after}", *cell, *flags).strip()
     return cluster.ask(scripts / "evaluate.sh", f"--dependency=afterok:{finetune}", *cell, "--limit", 4).strip()

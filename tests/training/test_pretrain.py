@@ -254,11 +254,26 @@ def test_run_records_what_it_was(config: PretrainConfig) -> None:
     assert 0.05 < last["pause_tokens"] / (8 * SEQ_LENGTH) < 0.15
 
 
+def test_a_run_that_repeats_tokens_never_reads_a_pause(config: PretrainConfig) -> None:
+    """The embedding of <pause> gets no gradient, although the data has pauses."""
+    shares = {}
+    for inputs in ("pause", "repeat"):
+        output = config.output.with_name(f"reads-{inputs}")
+        training = replace(config.training, train_iters=1, pause_inputs=inputs)
+        run_distributed(pretrain, 2, replace(config, output=output, training=training))
+        record = read_json_lines(output / "metrics.jsonl")[0]
+        assert record["pause_tokens"] > 0
+        shares[inputs] = record["pause_embedding"]["gradient_share"]
+    assert shares["pause"] > 0
+    assert shares["repeat"] == 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"seed": 5}, "trained with --seed 1234, but 5"),
         ({"global_batch_size": 4}, "trained with --global-batch-size 8, but 4"),
+        ({"pause_inputs": "repeat"}, "trained with --pause-inputs pause, but repeat"),
     ],
 )
 def test_resuming_another_run_is_refused(config: PretrainConfig, changes: dict[str, Any], message: str) -> None:
