@@ -35,7 +35,16 @@ class UserError(Exception):
         super().__init__("\n    ".join([shown, *log]))
 
 
-_CODE_OF_SAFETENSORS = re.compile(r"\(os error (\d+)\)")
+class LostProcessError(UserError):
+    """Another process of the run was killed, has crashed or hangs; the same command resumes.
+
+    The command line prints it as a :class:`UserError` and exits with :data:`EXIT_LOST_PROCESS`.
+    """
+
+
+_CODE_IN_TEXT = re.compile(r"\(os error (\d+)\)")
+_RUST_ERRORS = ("SafetensorError", "Exception")  # safetensors, tokenizers
+_TOO_LITTLE_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|resource temporarily", re.I)
 _QUOTED = 100  # characters of a value in an error
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space and run the same command again"),
@@ -51,12 +60,19 @@ _ADVICE = {
 def system_error(error: BaseException, place: object = None) -> UserError | None:
     """Return ``error`` as an error that the user can fix, about ``place`` or the file that it names; None if it isn't.
 
-    For example, an ``OSError`` of a full disk or of a read-only file system, or an error of safetensors with its text.
+    For example, an ``OSError`` of a full disk or of a read-only file system, an error of safetensors or tokenizers
+    with its text, or too little memory.
     """
+    text = one_line(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _TOO_LITTLE_MEMORY.search(text)):
+        advice = (
+            "raise the limit of memory (`ulimit -v`, or that of the job), or use smaller batches or fewer processes"
+        )
+        return UserError(f"memory: too little for this command ({text[:_QUOTED]}); {advice}")
     if isinstance(error, OSError):
         code, place = error.errno, place or error.filename
     else:
-        found = _CODE_OF_SAFETENSORS.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+        found = _CODE_IN_TEXT.search(str(error)) if type(error).__name__ in _RUST_ERRORS else None
         code = int(found[1]) if found else None
     if code not in _ADVICE:
         return None
@@ -90,5 +106,10 @@ def exit_code(error: BaseException | None) -> int:
         return error.code or EXIT_DONE
     if system_error(error):
         return EXIT_USER
-    kinds = {KeyboardInterrupt: EXIT_INTERRUPTED, StoppedEarly: EXIT_REQUEUE, UserError: EXIT_USER}
+    kinds = {
+        KeyboardInterrupt: EXIT_INTERRUPTED,
+        StoppedEarly: EXIT_REQUEUE,
+        LostProcessError: EXIT_LOST_PROCESS,  # before its base
+        UserError: EXIT_USER,
+    }
     return next((code for kind, code in kinds.items() if isinstance(error, kind)), EXIT_INTERNAL)

@@ -20,6 +20,7 @@ from pause_megatron.errors import (
     EXIT_USER,
     StoppedEarly,
     UserError,
+    exit_code,
     system_error,
 )
 from pause_megatron.parallel.signals import stop_signals_held_back
@@ -86,8 +87,8 @@ def tool_main(script: str) -> int:
 def run_command(command: Command, program: str, arguments: list[str]) -> int:
     """Parse ``arguments`` for ``command`` and run it; returns the exit code.
 
-    A :class:`UserError`, a :class:`StoppedEarly`, Ctrl-C, and a system that refuses a file become one line on standard
-    error.
+    A :class:`UserError`, a :class:`StoppedEarly`, Ctrl-C, and a system that refuses a file or memory become one line on
+    standard error.
     """
     log.keep_output_from_failing()
     end_with_parent()
@@ -104,17 +105,17 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
             # Most errors occur on all ranks. Wait, so that the launcher ends this rank after rank 0 printed the error.
             time.sleep(_OTHER_RANKS_WAIT_SECONDS)
         log.write_line(f"error: {f'rank {rank}: ' if rank else ''}{_shortened(error)}")
-        return EXIT_USER
-    except OSError as error:
+        return exit_code(error)
+    except StoppedEarly as stopped:  # all ranks stop together, so only rank 0 prints the reason
+        if not rank:
+            log.write_line(f"{stopped} (exit code {EXIT_REQUEUE})")
+        return EXIT_REQUEUE
+    except Exception as error:
         refused = system_error(error)
         if refused is None:
             raise
         log.write_line(f"error: {f'rank {rank}: ' if rank else ''}{refused}")
         return EXIT_USER
-    except StoppedEarly as stopped:  # all ranks stop together, so only rank 0 prints the reason
-        if not rank:
-            log.write_line(f"{stopped} (exit code {EXIT_REQUEUE})")
-        return EXIT_REQUEUE
     except KeyboardInterrupt:
         if not rank:
             log.write_line("interrupted")

@@ -27,12 +27,19 @@ from pause_megatron.config.serialize import to_flat
 from pause_megatron.conversion.hf_config import add_transformers_4_names
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder, not_finite
 from pause_megatron.downstream.pausing import finetuning_pausing
-from pause_megatron.downstream.processes import leave_processes, merged_weights, process_arguments, run_on_rank_0
+from pause_megatron.downstream.processes import (
+    leave_processes,
+    merged_weights,
+    process_arguments,
+    raise_on_all_ranks,
+    run_on_rank_0,
+)
 from pause_megatron.downstream.tasks import load_task
 from pause_megatron.downstream.trainer_states import SafeTrainer, is_finished, state_folder
 from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
 from pause_megatron.downstream.work_folder import MetricsWriter, WorkFolder, refuse_existing_output
-from pause_megatron.errors import UserError
+from pause_megatron.errors import LostProcessError, UserError, one_line
+from pause_megatron.parallel.heartbeat import is_collective_failure
 from pause_megatron.parallel.process_device import describe_device
 from pause_megatron.pauses.prompts import PausedExample
 from pause_megatron.records.checksums import checksums
@@ -47,16 +54,27 @@ from pause_megatron.versions import versions
 LORA_ALPHA = 2
 """Factor of the low-rank additions, the same for every rank."""
 
+_QUOTED_FAILURE = 200
+"""Characters of a library's message in an error."""
+
 
 def finetune(config: FinetuneConfig) -> None:
     """Finetune ``config.model`` on ``config.task`` and write ``config.output``; each process of a launcher calls this.
 
     Raises :class:`UserError` for an output that exists or that another run is writing, a model without ``<pause>`` that
     should pause, a batch that the processes cannot divide, a full disk, losses or weights that are not finite, and the
-    errors of loading the task and the model and of placing the pauses.
+    errors of loading the task and the model and of placing the pauses. Raises :class:`LostProcessError` if a collective
+    fails because another process has ended or hangs.
     """
     try:
         _finetune(config)
+    except (RuntimeError, torch.distributed.DistError) as error:
+        if is_collective_failure(error):
+            raise LostProcessError(
+                f"--output {config.output}: another process of this run was killed, has crashed or hangs"
+                f" ({one_line(error)[:_QUOTED_FAILURE]}); the same command resumes from the last state"
+            ) from error
+        raise
     except UserError as error:  # other errors may interrupt a collective, and leaving the group would wait for it
         traceback.clear_frames(error.__traceback__)  # the frames refer to the Trainer
         leave_processes()
@@ -87,6 +105,7 @@ def _finetune(config: FinetuneConfig) -> None:
             f" {config.pausing.num_pauses_ft} pauses{together}, on {describe_device().name}"
         )
         trainer = train(base, examples, config, arguments, work)
+        raise_on_all_ranks(arguments, "")  # waits for ranks that still load a state, which write() removes
         weights = merged_weights(trainer)
 
         def write() -> None:
@@ -253,8 +272,7 @@ def write_finetuned_folder(
     if config.lora_rank:
         base = replace(base, model=base.model.merge_and_unload())
     generation = base.model.generation_config
-    listed = generation.eos_token_id if isinstance(generation.eos_token_id, list) else []  # such as the end of a turn
-    generation.eos_token_id = list(dict.fromkeys([base.eod_id, *listed])) if listed else base.eod_id
+    generation.eos_token_id = list(base.stop_ids) if len(base.stop_ids) > 1 else base.eod_id
     generation.pad_token_id = base.eod_id
     if base.pause_id is not None:
         generation.suppress_tokens = [base.pause_id]  # so that stock generate() never emits a pause either

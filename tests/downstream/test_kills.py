@@ -13,17 +13,21 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import FinetunePausing
+from pause_megatron.downstream import processes
 from pause_megatron.downstream.finetune import finetune
-from pause_megatron.errors import EXIT_DONE, EXIT_USER
+from pause_megatron.errors import EXIT_DONE, EXIT_LOST_PROCESS, EXIT_USER
 from tests.parallel.dying import run_group
 
 STEPS = 6
@@ -138,9 +142,10 @@ def assert_killed_run_ends_as(expected: Undisturbed, moments: Sequence[Around | 
                 victim = moment.rank
                 group.wait_for("started")
                 time.sleep(moment.seconds)
-                group.send(victim, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it was faster
+                    group.send(victim, signal.SIGKILL)
             group.processes[victim].join()
-            codes = [-signal.SIGKILL] if isinstance(moment, Around) else [-signal.SIGKILL, EXIT_DONE]  # it was faster
+            codes = [-signal.SIGKILL] if isinstance(moment, Around) else [-signal.SIGKILL, EXIT_DONE]
             assert group.processes[victim].exitcode in codes, (moment, group.said())
         is_complete = config.output.exists()
         with run_group(log, expected.processes, finetune_until, None, config, log) as group:
@@ -168,14 +173,60 @@ def test_run_killed_around_its_last_renames_ends_as_the_undisturbed_one(config, 
     assert_killed_run_ends_as(expected, moments)
 
 
+def finetune_with_slow_rank_1(config: FinetuneConfig) -> None:
+    """Finetune; rank 1 loads its state when rank 0 has removed it, or after a long time."""
+    load, deadline = torch.load, time.monotonic() + 15
+
+    def late(*given: Any, **named: Any) -> Any:
+        while os.environ["RANK"] == "1" and config.work_folder.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return load(*given, **named)
+
+    torch.load = late
+    finetune(config)
+
+
+def test_state_stays_until_every_rank_has_loaded_it(config, tmp_path):
+    """A run killed after its last state: rank 0 has nothing to train and could remove the state at once."""
+    expected = undisturbed(config, tmp_path / "undisturbed", 2)
+    config, log = in_folder(config, tmp_path / "killed"), tmp_path / "log"
+    moment = Around(len(expected.renames) - 1, after=False)
+    with run_group(log, 2, finetune_until, moment, config, log) as group:
+        group.processes[0].join()
+    with run_group(log, 2, finetune_with_slow_rank_1, config) as group:
+        assert group.exit_codes() == [EXIT_DONE] * 2, group.said()
+    assert content(config.output) == content(expected.config.output)
+    assert [path.name for path in config.output.parent.iterdir()] == ["finetuned"]
+
+
+def finetune_with_short_timeout(config: FinetuneConfig) -> None:
+    processes._TIMEOUT = timedelta(seconds=5)
+    finetune(config)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_run_killed_at_many_moments_ends_as_the_undisturbed_one(config, tmp_path, processes):
-    expected = undisturbed(config, tmp_path / "undisturbed", processes)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_other_process_reports_a_lost_one_on_one_line(config, tmp_path, number):
+    config, log = replace(in_folder(config, tmp_path / "lost"), steps=500), tmp_path / "log"
+    with run_group(log, 2, finetune_with_short_timeout, config) as group:
+        while not list(config.work_folder.glob("*/manifest.json")):
+            group.processes[0].join(0.02)
+            assert not group.has_ended(), group.said()
+        group.send(1, number)
+        assert group.exit_codes(but=1) == [EXIT_LOST_PROCESS]
+        [error] = [line for line in group.said().splitlines() if line.startswith("--output")]
+        assert f"{config.output}: another process of this run was killed, has crashed or hangs (" in error
+        assert "Traceback" not in group.said()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_run_killed_at_many_moments_ends_as_the_undisturbed_one(config, tmp_path, world_size):
+    expected = undisturbed(config, tmp_path / "undisturbed", world_size)
     draw = random.Random(2026)
     renames = range(len(expected.renames))
     moments: list[Around | Later] = [Around(draw.choice(renames), draw.random() < 0.5) for _ in range(KILLS // 2)]
     moments += [
-        Later(draw.uniform(0, expected.seconds), draw.randrange(processes)) for _ in range(KILLS - len(moments))
+        Later(draw.uniform(0, expected.seconds), draw.randrange(world_size)) for _ in range(KILLS - len(moments))
     ]
     assert_killed_run_ends_as(expected, moments)
