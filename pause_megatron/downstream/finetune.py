@@ -5,7 +5,6 @@ An interrupted run resumes from a hidden folder next to the output. Each process
 rank 0 writes.
 """
 
-import math
 import random
 import shutil
 import time
@@ -36,7 +35,7 @@ from pause_megatron.downstream.processes import (
 )
 from pause_megatron.downstream.tasks import load_task
 from pause_megatron.downstream.trainer_states import SafeTrainer, is_finished, state_folder
-from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
+from pause_megatron.downstream.training_examples import EpochStart, PauseCollator, PausedExamples
 from pause_megatron.downstream.work_folder import MetricsWriter, WorkFolder, refuse_existing_output
 from pause_megatron.errors import LostProcessError, UserError, one_line
 from pause_megatron.parallel.heartbeat import is_collective_failure
@@ -129,7 +128,7 @@ def train(
     step = run_on_rank_0(arguments, work.resume)
     state = state_folder(work.path, step) if step else None
     writer = MetricsWriter(work)
-    callbacks: list[TrainerCallback] = [writer, _EpochStart(examples)]
+    callbacks: list[TrainerCallback] = [writer, EpochStart(examples)]
     if state and is_finished(state):
         callbacks.append(_NoFurtherStep())
     learned: Dataset[PausedExample] = examples
@@ -153,18 +152,6 @@ def train(
         if arguments.load_best_model_at_end:
             trainer._load_best_model()
     return trainer
-
-
-class _EpochStart(TrainerCallback):
-    """Tells the examples which epoch starts or resumes, as the Trainer counts epochs at a resume: from the step."""
-
-    def __init__(self, examples: PausedExamples) -> None:
-        self._examples = examples
-
-    def on_epoch_begin(self, args: Any, state: Any, control: Any, *, train_dataloader: Any, **_: Any) -> None:
-        """Start the epoch that the next step belongs to."""
-        steps_per_epoch = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
-        self._examples.start_epoch(state.global_step // steps_per_epoch)
 
 
 class _AlreadyTrained(Exception):  # noqa: N818 - not an error

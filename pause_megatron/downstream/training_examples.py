@@ -1,5 +1,6 @@
 """Training examples of finetuning: documents of a task as tokens with pauses, and batches of them."""
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.utils.data import Dataset
+from transformers import TrainerCallback
 
 from pause_megatron.downstream.batching import align
 from pause_megatron.downstream.model_folder import ModelFolder
@@ -60,6 +62,18 @@ class PausedExamples(Dataset[PausedExample]):
             return self.pausing
         drawn = random.Random(f"{self.seed}/{self._epoch}/{index}").randint(self.fewest, self.pausing.num_pauses)
         return replace(self.pausing, num_pauses=drawn)
+
+
+class EpochStart(TrainerCallback):
+    """Tells the examples which epoch starts or resumes, as the Trainer counts epochs at a resume: from the step."""
+
+    def __init__(self, examples: PausedExamples) -> None:
+        self._examples = examples
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, *, train_dataloader: Any, **_: Any) -> None:
+        """Start the epoch that the next step belongs to."""
+        steps_per_epoch = math.ceil(len(train_dataloader) / args.gradient_accumulation_steps)
+        self._examples.start_epoch(state.global_step // steps_per_epoch)
 
 
 def encode_example(pair: TextPair, base: ModelFolder, pausing: Pausing) -> PausedExample:
