@@ -96,7 +96,7 @@ def random_folder(architecture: Any, num_layers: int, pause_id: int, eod_id: int
     )
     model.generation_config = hf_generation_config(pause_id=pause_id, eod_id=eod_id)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
-    ids = {"pause_id": pause_id, "eod_id": eod_id, "context_length": CONTEXT_LENGTH}
+    ids = {"pause_id": pause_id, "eod_id": eod_id, "stop_ids": (eod_id,), "context_length": CONTEXT_LENGTH}
     return ModelFolder(path=Path(), model=model, tokenizer=tokenizer, **ids, pretraining=None, finetuning=None)
 
 

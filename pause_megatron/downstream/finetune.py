@@ -237,8 +237,7 @@ def write_finetuned_folder(
     if config.lora_rank:
         base = replace(base, model=base.model.merge_and_unload())
     generation = base.model.generation_config
-    listed = generation.eos_token_id if isinstance(generation.eos_token_id, list) else []  # such as the end of a turn
-    generation.eos_token_id = list(dict.fromkeys([base.eod_id, *listed])) if listed else base.eod_id
+    generation.eos_token_id = list(base.stop_ids) if len(base.stop_ids) > 1 else base.eod_id
     generation.pad_token_id = base.eod_id
     if base.pause_id is not None:
         generation.suppress_tokens = [base.pause_id]  # so that stock generate() never emits a pause either

@@ -7,6 +7,7 @@ The model's predictions before the last prefix position are ignored, and ``<paus
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -99,13 +100,13 @@ def generate_texts(
 def generate_after(
     folder: ModelFolder, prefixes: list[TokenIds], *, bidirectional: bool, **settings: Any
 ) -> list[list[int]]:
-    """Return the ids that ``model.generate(**settings)`` adds to each prefix, up to the end of the document."""
+    """Return the ids that ``model.generate(**settings)`` adds to each prefix, up to the first stop token."""
     batch = align(prefixes, [[]] * len(prefixes), folder.eod_id).to(folder.model.device)
     arguments = generation_arguments(folder, batch, bidirectional=bidirectional, settings=settings)
-    ended = {"eos_token_id": folder.eod_id, "pad_token_id": folder.eod_id}
+    ended = {"eos_token_id": list(folder.stop_ids), "pad_token_id": folder.eod_id}
     output = folder.model.generate(batch.input_ids, **{**ended, **settings, **arguments})
     continuations: list[list[int]] = output[:, batch.border :].tolist()
-    return [tokens[: tokens.index(folder.eod_id)] if folder.eod_id in tokens else tokens for tokens in continuations]
+    return [list(takewhile(lambda token: token not in folder.stop_ids, tokens)) for tokens in continuations]
 
 
 @torch.no_grad()

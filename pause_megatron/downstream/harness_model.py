@@ -101,7 +101,7 @@ class PauseLM(HFLM):
             bidirectional=self._pausing.bidirectional,
             settings=generation_kwargs,
         )
-        arguments = {"eos_token_id": self._folder.eod_id, **generation_kwargs, **arguments}
+        arguments = {"eos_token_id": list(self._folder.stop_ids), **generation_kwargs, **arguments}
         output: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
         return output
 

@@ -14,7 +14,7 @@ from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import Precision
 from pause_megatron.conversion.hf_config import read_hf_config
 from pause_megatron.conversion.stored_weights import StoredWeights
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, quoted
 from pause_megatron.parallel.process_device import choose_device
 from pause_megatron.records.checksums import compare_checksums
 from pause_megatron.records.conversion import ExportRecord, PretrainingRecord
@@ -35,6 +35,8 @@ class ModelFolder:
     """``None`` if the tokenizer has no ``<pause>``."""
     eod_id: int
     """End-of-document, which ends a generated answer."""
+    stop_ids: tuple[int, ...]
+    """All tokens that end a generated answer: ``eod_id``, and others of its generation config, as the end of a turn."""
     context_length: int
     """Largest sequence (tokens)."""
     pretraining: PretrainingRecord | None
@@ -64,8 +66,8 @@ def load_model_folder(
     If the process has not chosen one, that is the first GPU, or the CPU if there is none.
 
     Raises :class:`UserError` if the folder is not a causal language model with an end-of-document token, if tensors are
-    missing, unknown, quantized or not finite, if its ``finetune.json`` or ``conversion_report.json`` is damaged, or if
-    a file differs from its checksum there.
+    missing, unknown, quantized or not finite, if its stop tokens are not token ids, if its ``finetune.json`` or
+    ``conversion_report.json`` is damaged, or if a file differs from its checksum there.
     """
     for name in ("config.json", "tokenizer_config.json"):
         if not (path / name).is_file():
@@ -102,6 +104,7 @@ def load_model_folder(
         tokenizer=tokenizer,
         pause_id=pause_id,
         eod_id=tokenizer.eos_token_id,
+        stop_ids=_stop_ids(path, model, tokenizer),
         context_length=model.config.max_position_embeddings,
         pretraining=origin.pretraining if origin else None,
         finetuning=origin if isinstance(origin, FinetuneRecord) else None,
@@ -109,6 +112,24 @@ def load_model_folder(
     if folder.bos_ids:
         log.info(f"{path}: every prompt begins with {tokenizer.decode(folder.bos_ids)}, as its tokenizer puts it there")
     return folder
+
+
+def _stop_ids(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """Return the end-of-document token and the stop tokens of ``model``, as stock ``generate`` uses them.
+
+    Warns of those that are text. Raises :class:`UserError` for one that is no token id.
+    """
+    found = model.generation_config.eos_token_id
+    listed = found if isinstance(found, list) else [found]
+    known = []
+    for token in listed:
+        if token is not None and type(token) is not int:
+            raise UserError(f"{path}: eos_token_id {quoted(token)} is not a token id; correct generation_config.json")
+        if token is not None and 0 <= token < len(tokenizer):
+            known.append(token)
+            if text := tokenizer.decode([token], skip_special_tokens=True):
+                log.warn(f"{path}: answers end at token {token}, which is the text {text!r}; see generation_config.json")
+    return tuple(dict.fromkeys([tokenizer.eos_token_id, *known]))
 
 
 def _origin(path: Path) -> FinetuneRecord | ExportRecord | None:

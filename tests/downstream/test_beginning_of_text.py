@@ -5,9 +5,10 @@ from pydoc_data.topics import topics
 import pytest
 from lm_eval.models.huggingface import HFLM
 
-from pause_megatron.config.downstream import EvaluateConfig
-from pause_megatron.config.pausing import InferencePausing
+from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig
+from pause_megatron.config.pausing import FinetunePausing, InferencePausing
 from pause_megatron.downstream.evaluate import evaluate
+from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import load_model_folder
@@ -17,7 +18,8 @@ from pause_megatron.downstream.training_examples import encode_example
 from pause_megatron.records.evaluation import EvaluationRecord
 from pause_megatron.records.files import read_record
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.tokenizer.huggingface import save_tokenizer, to_huggingface
+from pause_megatron.tokenizer.baking import bake_pauses
+from pause_megatron.tokenizer.huggingface import ids_before_text, save_tokenizer, to_huggingface
 from pause_megatron.tokenizer.make_tokenizer import add_pause
 from tests.downstream.random_models import CONTEXT_LENGTH, random_model
 from tests.downstream.test_harness_model import LONG, generated, scored
@@ -96,6 +98,26 @@ def test_a_filler_has_none(begun):
     [the] = begun.encode("the", begins=False)
     assert begun.encode("the") == [BEGIN, the]
     assert resolve_pausing(begun, InferencePausing(num_pauses_inf=2, filler="the")).filler_id == the
+
+
+def test_a_finetuned_model_has_it_too(begun, parity_data, tmp_path):
+    """The rule is that of the folder's tokenizer, which finetuning copies; ``finetune.json`` needs no entry."""
+    config = FinetuneConfig(
+        model=begun.path,
+        task="parity",
+        data=parity_data,
+        output=tmp_path / "finetuned",
+        pausing=FinetunePausing(num_pauses_ft=1),
+        steps=1,
+        batch_size=2,
+        warmup_steps=0,
+    )
+    finetune(config)
+    finetuned = load_model_folder(config.output)
+    assert finetuned.bos_ids == (BEGIN,)
+    assert finetuned.encode("a class") == begun.encode("a class")
+    baked = bake_pauses(finetuned.tokenizer, 2)
+    assert ids_before_text(baked) == (BEGIN,)
 
 
 def test_results_record_it(begun, parity_data, tmp_path):
