@@ -26,7 +26,13 @@ from pause_megatron.config.serialize import to_flat
 from pause_megatron.conversion.hf_config import add_transformers_4_names
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder, not_finite
 from pause_megatron.downstream.pausing import finetuning_pausing
-from pause_megatron.downstream.processes import leave_processes, merged_weights, process_arguments, run_on_rank_0
+from pause_megatron.downstream.processes import (
+    leave_processes,
+    merged_weights,
+    process_arguments,
+    raise_on_all_ranks,
+    run_on_rank_0,
+)
 from pause_megatron.downstream.tasks import load_task
 from pause_megatron.downstream.trainer_states import SafeTrainer, is_finished, state_folder
 from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
@@ -86,6 +92,7 @@ def _finetune(config: FinetuneConfig) -> None:
             f" {config.pausing.num_pauses_ft} pauses{together}, on {describe_device().name}"
         )
         trainer = train(base, examples, config, arguments, work)
+        raise_on_all_ranks(arguments, "")  # waits for ranks that still load a state, which write() removes
         weights = merged_weights(trainer)
 
         def write() -> None:

@@ -128,7 +128,9 @@ def _stop_ids(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
         if token is not None and 0 <= token < len(tokenizer):
             known.append(token)
             if text := tokenizer.decode([token], skip_special_tokens=True):
-                log.warn(f"{path}: answers end at token {token}, which is the text {text!r}; see generation_config.json")
+                log.warn(
+                    f"{path}: answers end at token {token}, which is the text {text!r}; see generation_config.json"
+                )
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *known]))
 
 

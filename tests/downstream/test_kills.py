@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import FinetunePausing
@@ -166,6 +167,32 @@ def test_run_killed_around_its_last_renames_ends_as_the_undisturbed_one(config, 
     moments = [Around(manifests[1], after=False), Around(manifests[-1], after=True)]
     moments += [Around(len(names) - 1, after=False), Around(len(names) - 1, after=True)]
     assert_killed_run_ends_as(expected, moments)
+
+
+def finetune_with_slow_rank_1(config: FinetuneConfig) -> None:
+    """Finetune; rank 1 loads its state when rank 0 has removed it, or after a long time."""
+    load, deadline = torch.load, time.monotonic() + 15
+
+    def late(*given: Any, **named: Any) -> Any:
+        while os.environ["RANK"] == "1" and config.work_folder.exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return load(*given, **named)
+
+    torch.load = late
+    finetune(config)
+
+
+def test_state_stays_until_every_rank_has_loaded_it(config, tmp_path):
+    """A run killed after its last state: rank 0 has nothing to train and could remove the state at once."""
+    expected = undisturbed(config, tmp_path / "undisturbed", 2)
+    config, log = in_folder(config, tmp_path / "killed"), tmp_path / "log"
+    moment = Around(len(expected.renames) - 1, after=False)
+    with run_group(log, 2, finetune_until, moment, config, log) as group:
+        group.processes[0].join()
+    with run_group(log, 2, finetune_with_slow_rank_1, config) as group:
+        assert group.exit_codes() == [EXIT_DONE] * 2, group.said()
+    assert content(config.output) == content(expected.config.output)
+    assert [path.name for path in config.output.parent.iterdir()] == ["finetuned"]
 
 
 @pytest.mark.slow
