@@ -73,6 +73,13 @@ def replaced(content: bytes, random: Random) -> bytes:
     return content[:place] + random.randbytes(8) + content[place + 8 :]
 
 
+def oversized(content: bytes, random: Random) -> bytes:
+    """Write an enormous or a negative number, as often near the start, where headers have sizes, as elsewhere."""
+    place = random.randrange(min(len(content), random.choice([64, len(content)])))
+    number = random.choice([1 << 62, (1 << 31) - 1, (1 << 63) - 1, (1 << 64) - 1, 10**12])
+    return content[:place] + number.to_bytes(8, "little") + content[place + 8 :]
+
+
 def encoded(content: bytes, random: Random) -> bytes:
     """Write text in another encoding."""
     place = random.randrange(len(content))
@@ -109,7 +116,8 @@ def swapped(values: Any, random: Random) -> None:
 
 
 BYTES: dict[str, Callable[[bytes, Random], bytes]] = {
-    function.__name__: function for function in (cut, flipped, zeroed, zeroed_tail, extended, replaced, encoded)
+    function.__name__: function
+    for function in (cut, flipped, zeroed, zeroed_tail, extended, replaced, oversized, encoded)
 }
 VALUES: dict[str, Callable[[Any, Random], None]] = {
     function.__name__: function for function in (mistyped, without_key, with_other_key, swapped)

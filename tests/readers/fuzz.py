@@ -65,7 +65,8 @@ class Fault:
 def fuzz(kind: Kind, folder: Path, draws: int, seed: int) -> tuple[Counter[str], list[Fault]]:
     """Damage one file per draw, and read; ``folder`` is an empty folder. Returns counts of outcomes, and faults."""
     (good := folder / "good").mkdir(parents=True)
-    kind.make(good)
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        kind.make(good)
     expected = _read(kind, good)
     paths = sorted({path for pattern in kind.files for path in good.glob(pattern) if path.is_file()})
     assert paths, kind.name

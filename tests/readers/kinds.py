@@ -6,97 +6,19 @@ needed to list them.
 
 from __future__ import annotations
 
-import functools
-import gzip
 import hashlib
 import json
 import shutil
 import tempfile
 from pathlib import Path
-from pydoc_data import topics
 from typing import Any
 
-import zstandard
-
 from tests.readers.fuzz import Kind
-
-TEXTS = [text[:800] for text in list(topics.topics.values())[:12]] + ["naïve café <pause> 日本語"]
-LINES = "".join(json.dumps({"text": text, "url": "x"}, ensure_ascii=bool(n % 2)) + "\n" for n, text in enumerate(TEXTS))
-
-
-@functools.cache
-def made(name: str) -> Path:
-    """A folder that several kinds start from, made once and removed at the end of the process."""
-    holder = tempfile.TemporaryDirectory(prefix="fuzz-")
-    _HELD.append(holder)
-    {"tokenizer": _make_tokenizer, "dataset": _make_dataset, "model": _make_model}[name](Path(holder.name) / name)
-    return Path(holder.name) / name
-
-
-_HELD: list[tempfile.TemporaryDirectory[str]] = []
-
-
-def _make_tokenizer(folder: Path) -> None:
-    from pause_megatron.config.tokenizer import TokenizerConfig
-    from pause_megatron.tokenizer.make_tokenizer import train_tokenizer
-
-    corpus = folder.with_suffix(".jsonl")
-    corpus.write_text("".join(json.dumps({"text": text}) + "\n" for text in topics.topics.values()))
-    train_tokenizer(TokenizerConfig(input=(str(corpus),), output=folder, vocab_size=512))
-
-
-def _make_dataset(folder: Path) -> None:
-    from pause_megatron.config.preprocess import InsertionConfig, PreprocessConfig
-    from pause_megatron.preprocess.run import preprocess
-
-    inputs = []
-    for name in ("a", "b"):
-        inputs.append(str(folder.with_name(f"{name}.jsonl")))
-        Path(inputs[-1]).write_text(LINES)
-    insertion = InsertionConfig(pauses="document")
-    preprocess(
-        PreprocessConfig(
-            input=tuple(inputs), tokenizer=made("tokenizer"), output=folder, insertion=insertion, engine="serial"
-        )
-    )
-
-
-def _make_model(folder: Path) -> None:
-    from pause_megatron.tokenizer import PauseTokenizer
-    from pause_megatron.tokenizer.huggingface import to_huggingface
-    from tests.downstream.random_models import random_model
-
-    tokenizer = PauseTokenizer.load(made("tokenizer"))
-    random_model("gpt2", tokenizer.vocab_size).save_pretrained(folder)
-    to_huggingface(tokenizer).save_pretrained(folder)
+from tests.readers.good_folders import TEXTS, finetuning, made, write_columns, write_packed, write_plain, write_saved
 
 
 def _copy(name: str) -> Any:
     return lambda folder: shutil.copytree(made(name), folder, dirs_exist_ok=True)
-
-
-def _write_packed(folder: Path) -> None:
-    (folder / "a.json.gz").write_bytes(gzip.compress(LINES.encode()))
-    packer = zstandard.ZstdCompressor(write_checksum=True)
-    (folder / "b.jsonl.zst").write_bytes(packer.compress(LINES.encode()))
-
-
-def _write_plain(folder: Path) -> None:
-    (folder / "a.jsonl").write_text(LINES)
-
-
-def _write_columns(folder: Path) -> None:
-    import pyarrow
-    import pyarrow.parquet
-
-    table = pyarrow.table({"text": TEXTS, "n": list(range(len(TEXTS)))})
-    pyarrow.parquet.write_table(table, folder / "a.parquet", write_page_checksum=True)
-
-
-def _write_saved(folder: Path) -> None:
-    import datasets
-
-    datasets.Dataset.from_dict({"text": TEXTS}).save_to_disk(folder / "saved", num_shards=2)
 
 
 def _read_corpus(folder: Path) -> list[str]:
@@ -181,7 +103,31 @@ def _read_model(folder: Path) -> Any:
     loaded = load_model_folder(folder)
     weights = {name: tensor.numpy().tobytes() for name, tensor in loaded.model.state_dict().items()}
     ids = [loaded.encode(text) for text in TEXTS]
-    return weights, ids, loaded.pause_id, loaded.eod_id, loaded.context_length, loaded.pretraining, loaded.finetuning
+    special = (loaded.pause_id, loaded.stop_ids, loaded.bos_ids)
+    return weights, ids, special, loaded.context_length, loaded.pretraining, loaded.finetuning
+
+
+def _copy_work(folder: Path) -> None:
+    shutil.copytree(finetuning(made("work")).work_folder, folder, dirs_exist_ok=True)
+
+
+def _resume_work(folder: Path) -> bool:
+    """Whether a run resumes from a state and metrics as they were written, or starts over; the state may be older."""
+    from pause_megatron.downstream.trainer_states import state_folder
+    from pause_megatron.downstream.work_folder import WorkFolder
+
+    config = finetuning(made("work"))
+    with tempfile.TemporaryDirectory() as temporary:
+        work = WorkFolder(shutil.copytree(folder, Path(temporary) / "work"))
+        work.open(config)
+        step = work.resume()
+        metrics = [json.loads(line)["step"] for line in work.metrics.read_text().splitlines()]
+        good, found = (state_folder(path, step) for path in (config.work_folder, work.path))
+        contents = [
+            {path.relative_to(state): path.read_bytes() for path in state.rglob("*") if path.is_file()}
+            for state in (good, found)
+        ]
+        return metrics == list(range(1, step + 1)) and (not step or contents[0] == contents[1])
 
 
 def _write_tasks(folder: Path) -> None:
@@ -298,11 +244,14 @@ def _read_deepspeed(folder: Path) -> Any:
     return read_deepspeed_file(folder / "zero.json")
 
 
+_MODEL_FILES = ("model.safetensors", "config.json", "generation_config.json", "tokenizer*.json")
+"""Files with checksums in ``finetune.json`` or ``conversion_report.json``."""
+
 KINDS = (
-    Kind(name="JSON lines", make=_write_plain, read=_read_corpus, files=("*",)),
-    Kind(name="packed JSON lines", make=_write_packed, read=_read_corpus, files=("*",), checked=("*",)),
-    Kind(name="Parquet", make=_write_columns, read=_read_corpus, files=("*",)),
-    Kind(name="saved dataset", make=_write_saved, read=_read_corpus, files=("saved/*",)),
+    Kind(name="JSON lines", make=write_plain, read=_read_corpus, files=("*",)),
+    Kind(name="packed JSON lines", make=write_packed, read=_read_corpus, files=("*",), checked=("*",)),
+    Kind(name="Parquet", make=write_columns, read=_read_corpus, files=("*",)),
+    Kind(name="saved dataset", make=write_saved, read=_read_corpus, files=("saved/*",)),
     Kind(name="tokenizer.model", make=_copy("tokenizer"), read=_read_tokenizer, files=("*",)),
     Kind(name="tokenizer.json", make=_export_tokenizer, read=_read_tokenizer, files=("*",)),
     Kind(
@@ -322,6 +271,9 @@ KINDS = (
     Kind(name="shard record", make=_copy("dataset"), read=_read_shard_records, files=("[ab].json",)),
     Kind(name="checkpoint", make=_write_checkpoint, read=_read_checkpoint, files=("iter_1/*",), checked=("*",)),
     Kind(name="model folder", make=_copy("model"), read=_read_model, files=("*",)),
+    Kind(name="export", make=_copy("export"), read=_read_model, files=("*",), checked=_MODEL_FILES),
+    Kind(name="finetuned model", make=_copy("finetuned"), read=_read_model, files=("*",), checked=_MODEL_FILES),
+    Kind(name="work folder", make=_copy_work, read=_resume_work, files=("*", "*/*"), checked=("*",)),
     Kind(name="task records", make=_write_tasks, read=_read_tasks, files=("*/*",)),
     Kind(name="results", make=_write_results, read=_read_results, files=("*/*",)),
     Kind(name="run folder", make=_write_run, read=_read_run, files=("run/*",)),
