@@ -119,7 +119,7 @@ def read_settings(path: Path, source: str, *, instead: str = "") -> dict[str, An
     try:
         content = path.read_bytes()
         values = yaml.safe_load(content.decode("utf-8-sig"))
-        _require_size(values, len(content))
+        _require_plain(values, len(content))
     except OSError as error:
         raise UserError(f"{source}: {error.strerror or error}{instead}") from error
     except _YAML_ERRORS as error:
@@ -129,15 +129,23 @@ def read_settings(path: Path, source: str, *, instead: str = "") -> dict[str, An
     return values
 
 
-def _require_size(values: Any, file_bytes: int) -> None:
-    """Raise ``ValueError`` if ``values`` has more parts than a file of this size can spell out, or contains itself."""
+def _require_plain(values: Any, file_bytes: int) -> None:
+    """Raise ``ValueError`` if ``values`` has more parts than a file of this size can spell out, or contains itself.
+
+    Also for text that is not Unicode: YAML and JSON can spell half of a surrogate pair.
+    """
     left, waiting = 10_000 + 10 * file_bytes, [values]
     while waiting:
         left -= 1
         if left < 0:
             raise ValueError("aliases make it much larger than its file")
         value = waiting.pop()
-        waiting += value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()
+        if isinstance(value, str):
+            value.encode()
+        elif isinstance(value, dict):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple | set):
+            waiting += value
 
 
 def _sections(config_class: type) -> dict[str, type]:

@@ -22,6 +22,7 @@ from pause_megatron.records.files import read_record
 from pause_megatron.records.finetuning import FinetuneRecord
 from pause_megatron.tokenizer import PAUSE_TOKEN
 from pause_megatron.tokenizer.huggingface import ids_before_text
+from pause_megatron.tokenizer.tokenizers_backend import cannot_encode
 
 
 @dataclass(frozen=True)
@@ -52,9 +53,13 @@ class ModelFolder:
     def encode(self, text: str, *, begins: bool = True) -> list[int]:
         """Return the ids of ``text`` after the beginning-of-text token, once; without it if ``begins`` is False.
 
-        Other tokens that the tokenizer adds, such as baked pauses, are left out.
+        Other tokens that the tokenizer adds, such as baked pauses, are left out. Raises :class:`UserError` for a text
+        that the tokenizer cannot encode.
         """
-        ids, start = list(self.tokenizer.encode(text, add_special_tokens=False)), list(self.bos_ids)
+        try:
+            ids, start = list(self.tokenizer.encode(text, add_special_tokens=False)), list(self.bos_ids)
+        except Exception as error:  # the library's own
+            raise cannot_encode(self.path, error) from error
         return ids if not begins or ids[: len(start)] == start else [*start, *ids]
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, one_line
 from pause_megatron.tokenizer import tokenizer_json
 from pause_megatron.tokenizer.chunking import ASCII_NEIGHBOURS, NEWLINES_IN_WORDS, WORD_NEIGHBOURS, Cuts, find_cuts
 from pause_megatron.tokenizer.hub_settings import CONFIG_FILE, read_hub_settings
@@ -28,6 +28,11 @@ if TYPE_CHECKING:
 TOKENIZER_FILE = "tokenizer.json"
 _MAX_ID = 2**31
 _LIKELY_END = re.compile("</s>|end|eo[sdt]", re.IGNORECASE)
+
+
+def cannot_encode(path: Path, error: Exception) -> UserError:
+    """Return the error of a tokenizer at ``path`` whose library cannot encode a text."""
+    return UserError(f"{path}: cannot encode a text ({one_line(error)}); copy the tokenizer again, or use another")
 
 
 class TokenizersBackend:
@@ -87,8 +92,14 @@ class TokenizersBackend:
         return self.special.get(piece)
 
     def encode(self, text: str) -> list[int]:
-        """Ids of ``text``; nothing is added before or after."""
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        """Ids of ``text``; nothing is added before or after.
+
+        Raises :class:`UserError` for a text that the model cannot encode, for example without an unknown token.
+        """
+        try:
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library's own
+            raise cannot_encode(self.path, error) from error
         return ids
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -265,6 +265,8 @@ def test_wrong_flag_is_refused_with_the_flag_the_problem_and_a_fix(arguments: li
         ("model: {layers: 6}\n", "unknown key 'layers'"),
         ("- 1\n", "holds a list"),
         ("a: [\n", "not YAML"),
+        ('a: "half \\ud83d"\n', "not YAML"),
+        ('{"\\ud83d": 1}\n', "not YAML"),
     ],
 )
 def test_wrong_configuration_file_is_refused(tmp_path: Path, content: str, message: str) -> None:

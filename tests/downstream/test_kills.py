@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
@@ -139,9 +140,10 @@ def assert_killed_run_ends_as(expected: Undisturbed, moments: Sequence[Around | 
                 victim = moment.rank
                 group.wait_for("started")
                 time.sleep(moment.seconds)
-                group.send(victim, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it was faster
+                    group.send(victim, signal.SIGKILL)
             group.processes[victim].join()
-            codes = [-signal.SIGKILL] if isinstance(moment, Around) else [-signal.SIGKILL, EXIT_DONE]  # it was faster
+            codes = [-signal.SIGKILL] if isinstance(moment, Around) else [-signal.SIGKILL, EXIT_DONE]
             assert group.processes[victim].exitcode in codes, (moment, group.said())
         is_complete = config.output.exists()
         with run_group(log, expected.processes, finetune_until, None, config, log) as group:

@@ -12,6 +12,7 @@ from pause_megatron.records.checksums import checksums
 from pause_megatron.records.conversion import ExportRecord
 from pause_megatron.records.files import read_record, write_record
 from pause_megatron.records.finetuning import FinetuneRecord
+from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.huggingface import to_huggingface
 from tests.downstream.random_models import CONTEXT_LENGTH, random_model
 from tests.records.examples import example
@@ -178,3 +179,16 @@ def test_tokenizer_without_end_of_document_is_refused(saved):
     path.write_text(json.dumps({key: value for key, value in settings.items() if key != "eos_token"}))
     with pytest.raises(UserError, match="no end-of-document token"):
         load_model_folder(saved)
+
+
+def test_tokenizer_that_cannot_encode_a_text_is_one_line(saved):
+    """A unigram model without its unknown token fails only at a text that has one."""
+    file = saved / "tokenizer.json"
+    content = json.loads(file.read_text())
+    del content["model"]["unk_id"]
+    file.write_text(json.dumps(content))
+    model, tokenizer = load_model_folder(saved), PauseTokenizer.load(saved)
+    for encode in (model.encode, tokenizer.encode):
+        assert encode("a class")
+        with pytest.raises(UserError, match=rf"^{saved}.*: cannot encode a text \(.*unk_id.*copy the tokenizer again"):
+            encode("日本語")

@@ -31,7 +31,7 @@ from tests.readers.damage import damaged
 
 OUTCOMES = ("correct", "refused", "traceback", "silent")
 SLOWEST_SECONDS = 30
-"""A read that takes longer counts as a traceback."""
+"""A read that takes more processor time counts as a traceback."""
 MOST_MEMORY = 4 << 30
 """Bytes that the command may allocate: a size in a file must not decide how much memory is asked for."""
 
@@ -118,13 +118,13 @@ def _time_limit() -> Iterator[None]:
     def stop(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"took more than {SLOWEST_SECONDS} s")
 
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(SLOWEST_SECONDS)
+    before = signal.signal(signal.SIGPROF, stop)
+    signal.setitimer(signal.ITIMER_PROF, SLOWEST_SECONDS)
     try:
         yield
     finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -113,6 +113,7 @@ def _copy_work(folder: Path) -> None:
 
 def _resume_work(folder: Path) -> bool:
     """Whether a run resumes from a state and metrics as they were written, or starts over; the state may be older."""
+    from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST  # may have a blank more
     from pause_megatron.downstream.trainer_states import state_folder
     from pause_megatron.downstream.work_folder import WorkFolder
 
@@ -124,7 +125,7 @@ def _resume_work(folder: Path) -> bool:
         metrics = [json.loads(line)["step"] for line in work.metrics.read_text().splitlines()]
         good, found = (state_folder(path, step) for path in (config.work_folder, work.path))
         contents = [
-            {path.relative_to(state): path.read_bytes() for path in state.rglob("*") if path.is_file()}
+            {path.relative_to(state): path.read_bytes() for path in state.rglob("*") if path.name != MANIFEST}
             for state in (good, found)
         ]
         return metrics == list(range(1, step + 1)) and (not step or contents[0] == contents[1])
