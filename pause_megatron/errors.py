@@ -35,6 +35,13 @@ class UserError(Exception):
         super().__init__("\n    ".join([shown, *log]))
 
 
+class LostProcessError(UserError):
+    """Another process of the run was killed, has crashed or hangs; the same command resumes.
+
+    The command line prints it as a :class:`UserError` and exits with :data:`EXIT_LOST_PROCESS`.
+    """
+
+
 _CODE_OF_SAFETENSORS = re.compile(r"\(os error (\d+)\)")
 _QUOTED = 100  # characters of a value in an error
 _ADVICE = {
@@ -90,5 +97,10 @@ def exit_code(error: BaseException | None) -> int:
         return error.code or EXIT_DONE
     if system_error(error):
         return EXIT_USER
-    kinds = {KeyboardInterrupt: EXIT_INTERRUPTED, StoppedEarly: EXIT_REQUEUE, UserError: EXIT_USER}
+    kinds = {
+        KeyboardInterrupt: EXIT_INTERRUPTED,
+        StoppedEarly: EXIT_REQUEUE,
+        LostProcessError: EXIT_LOST_PROCESS,  # before its base
+        UserError: EXIT_USER,
+    }
     return next((code for kind, code in kinds.items() if isinstance(error, kind)), EXIT_INTERNAL)

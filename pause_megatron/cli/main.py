@@ -20,6 +20,7 @@ from pause_megatron.errors import (
     EXIT_USER,
     StoppedEarly,
     UserError,
+    exit_code,
     system_error,
 )
 from pause_megatron.parallel.signals import stop_signals_held_back
@@ -104,7 +105,7 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
             # Most errors occur on all ranks. Wait, so that the launcher ends this rank after rank 0 printed the error.
             time.sleep(_OTHER_RANKS_WAIT_SECONDS)
         log.write_line(f"error: {f'rank {rank}: ' if rank else ''}{_shortened(error)}")
-        return EXIT_USER
+        return exit_code(error)
     except OSError as error:
         refused = system_error(error)
         if refused is None:

@@ -37,7 +37,8 @@ from pause_megatron.downstream.tasks import load_task
 from pause_megatron.downstream.trainer_states import SafeTrainer, is_finished, state_folder
 from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
 from pause_megatron.downstream.work_folder import MetricsWriter, WorkFolder, refuse_existing_output
-from pause_megatron.errors import UserError
+from pause_megatron.errors import LostProcessError, UserError, one_line
+from pause_megatron.parallel.heartbeat import is_collective_failure
 from pause_megatron.parallel.process_device import describe_device
 from pause_megatron.pauses.prompts import PausedExample
 from pause_megatron.records.checksums import checksums
@@ -52,16 +53,27 @@ from pause_megatron.versions import versions
 LORA_ALPHA = 2
 """Factor of the low-rank additions, the same for every rank."""
 
+_QUOTED_FAILURE = 200
+"""Characters of a library's message in an error."""
+
 
 def finetune(config: FinetuneConfig) -> None:
     """Finetune ``config.model`` on ``config.task`` and write ``config.output``; each process of a launcher calls this.
 
     Raises :class:`UserError` for an output that exists or that another run is writing, a model without ``<pause>`` that
     should pause, a batch that the processes cannot divide, a full disk, losses or weights that are not finite, and the
-    errors of loading the task and the model and of placing the pauses.
+    errors of loading the task and the model and of placing the pauses. Raises :class:`LostProcessError` if a collective
+    fails because another process has ended or hangs.
     """
     try:
         _finetune(config)
+    except (RuntimeError, torch.distributed.DistError) as error:
+        if is_collective_failure(error):
+            raise LostProcessError(
+                f"--output {config.output}: another process of this run was killed, has crashed or hangs"
+                f" ({one_line(error)[:_QUOTED_FAILURE]}); the same command resumes from the last state"
+            ) from error
+        raise
     except UserError as error:  # other errors may interrupt a collective, and leaving the group would wait for it
         traceback.clear_frames(error.__traceback__)  # the frames refer to the Trainer
         leave_processes()
