@@ -16,8 +16,10 @@ from pause_megatron.errors import (
     EXIT_DONE,
     EXIT_INTERNAL,
     EXIT_INTERRUPTED,
+    EXIT_LOST_PROCESS,
     EXIT_REQUEUE,
     EXIT_USER,
+    LostProcessError,
     StoppedEarly,
     UserError,
     exit_code,
@@ -99,6 +101,7 @@ def test_signal_mask_is_restored_after_the_command() -> None:
         (KeyboardInterrupt(), EXIT_INTERRUPTED),
         (StoppedEarly(), EXIT_REQUEUE),
         (UserError(), EXIT_USER),
+        (LostProcessError(), EXIT_LOST_PROCESS),
         (ValueError(), EXIT_INTERNAL),
     ],
 )

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ import torch
 
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import FinetunePausing
+from pause_megatron.downstream import processes
 from pause_megatron.downstream.finetune import finetune
-from pause_megatron.errors import EXIT_DONE, EXIT_USER
+from pause_megatron.errors import EXIT_DONE, EXIT_LOST_PROCESS, EXIT_USER
 from tests.parallel.dying import run_group
 
 STEPS = 6
@@ -197,14 +199,34 @@ def test_state_stays_until_every_rank_has_loaded_it(config, tmp_path):
     assert [path.name for path in config.output.parent.iterdir()] == ["finetuned"]
 
 
+def finetune_with_short_timeout(config: FinetuneConfig) -> None:
+    processes._TIMEOUT = timedelta(seconds=5)
+    finetune(config)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("processes", [1, 2])
-def test_run_killed_at_many_moments_ends_as_the_undisturbed_one(config, tmp_path, processes):
-    expected = undisturbed(config, tmp_path / "undisturbed", processes)
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
+def test_other_process_reports_a_lost_one_on_one_line(config, tmp_path, number):
+    config, log = replace(in_folder(config, tmp_path / "lost"), steps=500), tmp_path / "log"
+    with run_group(log, 2, finetune_with_short_timeout, config) as group:
+        while not list(config.work_folder.glob("*/manifest.json")):
+            group.processes[0].join(0.02)
+            assert not group.has_ended(), group.said()
+        group.send(1, number)
+        assert group.exit_codes(but=1) == [EXIT_LOST_PROCESS]
+        [error] = [line for line in group.said().splitlines() if line.startswith("--output")]
+        assert f"{config.output}: another process of this run was killed, has crashed or hangs (" in error
+        assert "Traceback" not in group.said()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_run_killed_at_many_moments_ends_as_the_undisturbed_one(config, tmp_path, world_size):
+    expected = undisturbed(config, tmp_path / "undisturbed", world_size)
     draw = random.Random(2026)
     renames = range(len(expected.renames))
     moments: list[Around | Later] = [Around(draw.choice(renames), draw.random() < 0.5) for _ in range(KILLS // 2)]
     moments += [
-        Later(draw.uniform(0, expected.seconds), draw.randrange(processes)) for _ in range(KILLS - len(moments))
+        Later(draw.uniform(0, expected.seconds), draw.randrange(world_size)) for _ in range(KILLS - len(moments))
     ]
     assert_killed_run_ends_as(expected, moments)

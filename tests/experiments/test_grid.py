@@ -169,7 +169,6 @@ def test_interrupted_grid_ends_with_the_results_of_an_undisturbed_one(undisturbe
 
 
 @pytest.mark.slow
-@pytest.mark.slow
 def test_grid_killed_at_many_moments_ends_with_the_results_of_an_undisturbed_one(
     grid_file: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
