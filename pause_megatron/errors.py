@@ -42,7 +42,8 @@ class LostProcessError(UserError):
     """
 
 
-_CODE_OF_SAFETENSORS = re.compile(r"\(os error (\d+)\)")
+_CODE_IN_TEXT = re.compile(r"\(os error (\d+)\)")
+_RUST_ERRORS = ("SafetensorError", "Exception")  # safetensors, tokenizers
 _QUOTED = 100  # characters of a value in an error
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space and run the same command again"),
@@ -58,12 +59,13 @@ _ADVICE = {
 def system_error(error: BaseException, place: object = None) -> UserError | None:
     """Return ``error`` as an error that the user can fix, about ``place`` or the file that it names; None if it isn't.
 
-    For example, an ``OSError`` of a full disk or of a read-only file system, or an error of safetensors with its text.
+    For example, an ``OSError`` of a full disk or of a read-only file system, or an error of safetensors or tokenizers
+    with its text.
     """
     if isinstance(error, OSError):
         code, place = error.errno, place or error.filename
     else:
-        found = _CODE_OF_SAFETENSORS.search(str(error)) if type(error).__name__ == "SafetensorError" else None
+        found = _CODE_IN_TEXT.search(str(error)) if type(error).__name__ in _RUST_ERRORS else None
         code = int(found[1]) if found else None
     if code not in _ADVICE:
         return None

@@ -11,11 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer, models
 
 from pause_megatron import atomic
 from pause_megatron.atomic import new_folder, reserved, sweep, temporary_name, write_file, write_json, write_text
 from pause_megatron.errors import UserError
+from tests.disk import small_disk
 
 
 class PulledPlugError(Exception):
@@ -94,6 +98,21 @@ def test_full_disk_is_a_user_error(tmp_path: Path) -> None:
     ):
         full.write(b"x")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_under_a_library_is_a_user_error(tmp_path: Path) -> None:
+    """Libraries in Rust have errors of their own: safetensors, and tokenizers, which raises a plain Exception."""
+    tokenizer = Tokenizer(models.WordLevel({f"word {number}": number for number in range(10_000)}, unk_token="word 0"))
+    weights = {"weights": np.zeros(100_000, dtype=np.float32)}
+    for save in (lambda path: tokenizer.save(str(path)), lambda path: save_file(weights, path)):
+        with small_disk(tmp_path / "disk", "16k"):
+            with (
+                pytest.raises(UserError, match=r"export: No space left on device; free disk space"),
+                new_folder(tmp_path / "disk" / "export") as folder,
+            ):
+                save(folder / "file")
+            assert list((tmp_path / "disk").iterdir()) == []
+        (tmp_path / "disk").rmdir()
 
 
 def test_sweep_keeps_folders_in_use_and_other_names(tmp_path: Path) -> None:
