@@ -38,7 +38,7 @@ class ColumnSource(Source):
                 for rows in _slices(lengths, min(options.block_bytes, SLICE_BYTES)):
                     _read_slice(column[rows.start : rows.stop], lengths[rows], options.max_document_bytes, builder)
                     yield from builder.full_blocks()
-        except (pyarrow.ArrowException, OSError) as error:
+        except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one: names of columns
             if isinstance(error, OSError) and error.errno is not None:  # an error of the system, not of the data
                 raise UserError(f"{self.location}: cannot be read: {os.strerror(error.errno)}") from error
             builder.reject_rest(f"the data is damaged ({one_line(error)})")

@@ -98,7 +98,9 @@ def test_rows_before_damage_are_kept(tmp_path):
         tmp_path / "a.parquet", pa.array(TEXTS), row_group_size=500, write_page_checksum=True, use_dictionary=False
     )
     whole = path.read_bytes()
-    for content in (b"", b"plain", whole[: len(whole) // 2]):
+    bad_name = whole.replace(b"text", b"te\xf4t")
+    assert bad_name != whole
+    for content in (b"", b"plain", whole[: len(whole) // 2], bad_name):
         path.write_bytes(content)
         with pytest.raises(UserError, match=r"a\.parquet: the data is damaged \(.*\); nothing of it can be read"):
             read(path)
