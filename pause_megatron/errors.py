@@ -44,6 +44,7 @@ class LostProcessError(UserError):
 
 _CODE_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 _RUST_ERRORS = ("SafetensorError", "Exception")  # safetensors, tokenizers
+_TOO_LITTLE_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|resource temporarily", re.I)
 _QUOTED = 100  # characters of a value in an error
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space and run the same command again"),
@@ -59,9 +60,15 @@ _ADVICE = {
 def system_error(error: BaseException, place: object = None) -> UserError | None:
     """Return ``error`` as an error that the user can fix, about ``place`` or the file that it names; None if it isn't.
 
-    For example, an ``OSError`` of a full disk or of a read-only file system, or an error of safetensors or tokenizers
-    with its text.
+    For example, an ``OSError`` of a full disk or of a read-only file system, an error of safetensors or tokenizers
+    with its text, or too little memory.
     """
+    text = one_line(error)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _TOO_LITTLE_MEMORY.search(text)):
+        advice = (
+            "raise the limit of memory (`ulimit -v`, or that of the job), or use smaller batches or fewer processes"
+        )
+        return UserError(f"memory: too little for this command ({text[:_QUOTED]}); {advice}")
     if isinstance(error, OSError):
         code, place = error.errno, place or error.filename
     else:

@@ -87,8 +87,8 @@ def tool_main(script: str) -> int:
 def run_command(command: Command, program: str, arguments: list[str]) -> int:
     """Parse ``arguments`` for ``command`` and run it; returns the exit code.
 
-    A :class:`UserError`, a :class:`StoppedEarly`, Ctrl-C, and a system that refuses a file become one line on standard
-    error.
+    A :class:`UserError`, a :class:`StoppedEarly`, Ctrl-C, and a system that refuses a file or memory become one line on
+    standard error.
     """
     log.keep_output_from_failing()
     end_with_parent()
@@ -106,16 +106,16 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
             time.sleep(_OTHER_RANKS_WAIT_SECONDS)
         log.write_line(f"error: {f'rank {rank}: ' if rank else ''}{_shortened(error)}")
         return exit_code(error)
-    except OSError as error:
+    except StoppedEarly as stopped:  # all ranks stop together, so only rank 0 prints the reason
+        if not rank:
+            log.write_line(f"{stopped} (exit code {EXIT_REQUEUE})")
+        return EXIT_REQUEUE
+    except Exception as error:
         refused = system_error(error)
         if refused is None:
             raise
         log.write_line(f"error: {f'rank {rank}: ' if rank else ''}{refused}")
         return EXIT_USER
-    except StoppedEarly as stopped:  # all ranks stop together, so only rank 0 prints the reason
-        if not rank:
-            log.write_line(f"{stopped} (exit code {EXIT_REQUEUE})")
-        return EXIT_REQUEUE
     except KeyboardInterrupt:
         if not rank:
             log.write_line("interrupted")

@@ -14,7 +14,7 @@ from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import Precision
 from pause_megatron.conversion.hf_config import read_hf_config
 from pause_megatron.conversion.stored_weights import StoredWeights
-from pause_megatron.errors import UserError, quoted
+from pause_megatron.errors import UserError, quoted, system_error
 from pause_megatron.parallel.process_device import choose_device
 from pause_megatron.records.checksums import compare_checksums
 from pause_megatron.records.conversion import ExportRecord, PretrainingRecord
@@ -91,6 +91,8 @@ def load_model_folder(
             output_loading_info=True,
         )
     except Exception as error:  # damaged files make many kinds
+        if refused := system_error(error):
+            raise refused from error
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{path}: not a Hugging Face causal language model: {reason}") from error
     stored.refuse_quantized(name for name, _ in model.named_parameters())

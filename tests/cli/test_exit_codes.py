@@ -9,6 +9,7 @@ import sys
 from dataclasses import dataclass
 
 import pytest
+import torch
 
 from pause_megatron.cli.commands import Command
 from pause_megatron.cli.main import run_command
@@ -40,6 +41,10 @@ def end(config: EndingConfig) -> None:
             raise StoppedEarly("stopped by SIGTERM after iteration 3; the same command continues from there")
         case "wrong":
             raise UserError("FILE: no such file; give another")
+        case "large":
+            bytearray(1 << 62)
+        case "larger":
+            torch.empty(1 << 50)
         case "interrupted":
             raise KeyboardInterrupt
         case "signalled":
@@ -58,6 +63,8 @@ COMMAND = Command(
         ("done", EXIT_DONE, ""),
         ("stopped", EXIT_REQUEUE, "stopped by SIGTERM after iteration 3; the same command continues from there (exit "),
         ("wrong", EXIT_USER, "error: FILE: no such file"),
+        ("large", EXIT_USER, "error: memory: too little for this command (MemoryError); raise the limit"),
+        ("larger", EXIT_USER, "error: memory: too little for this command ("),
         ("interrupted", EXIT_INTERRUPTED, "interrupted\n"),
     ],
 )
@@ -102,6 +109,9 @@ def test_signal_mask_is_restored_after_the_command() -> None:
         (StoppedEarly(), EXIT_REQUEUE),
         (UserError(), EXIT_USER),
         (LostProcessError(), EXIT_LOST_PROCESS),
+        (MemoryError(), EXIT_USER),
+        (RuntimeError("can't start new thread"), EXIT_USER),
+        (RuntimeError("shapes differ"), EXIT_INTERNAL),
         (ValueError(), EXIT_INTERNAL),
     ],
 )
