@@ -12,6 +12,7 @@ DEMO_FLAGS ?=
 MINUTES ?= 60
 SEED ?=
 DRAW ?=
+DRAWS ?=
 PYTEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow test-gpu layouts fuzz-layouts fuzz-readers lint format install clean
