@@ -90,7 +90,7 @@ def test_end_of_document_is_one_without_others_in_the_vocabulary(folder, stop_id
 def test_text_as_one_gives_a_warning(folder, capsys):
     [the] = folder.encode(" the")
     with_stop_tokens(folder, [the])
-    assert f"answers end at token {the}, the text ' the'" in capsys.readouterr().err
+    assert f"answers end at token {the}, which is the text ' the'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stop_ids", ["</s>", [True], [1.5], [[1]], {"a": 1}])
