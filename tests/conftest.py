@@ -1,6 +1,7 @@
 """Settings of all tests: they run on the CPU, examples have no deadline, and long files start first."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,3 +42,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the long files to the front; xdist keeps this order with ``--no-loadscope-reorder``."""
     rank = {name: number for number, name in enumerate(LONG)}
     items.sort(key=lambda item: rank.get(item.nodeid.partition("::")[0], len(LONG)))
+
+
+LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+
+
+@pytest.fixture(autouse=True)
+def no_launch_is_left() -> Iterator[None]:
+    """Fail a test that leaves the variables of a launch behind: a later test would wait for ranks that do not exist."""
+    before = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
+    yield
+    left = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
+    for name, value in before.items():
+        os.environ.pop(name, None) if value is None else os.environ.update({name: value})
+    assert left == before
