@@ -257,11 +257,14 @@ class TaskResult:
 
     @cached_property
     def baselines(self) -> dict[str, Measurement]:
-        """StdPT_StdFT by prefix attention; results are only compared under the same attention."""
+        """StdPT_StdFT by prefix attention; results are only compared under the same attention.
+
+        Of several models that were pretrained without pauses it is the smallest, then the first by name.
+        """
+        candidates = [measurement for measurement in self.matched if measurement.setting.model == BASELINE]
         found: dict[str, Measurement] = {}
-        for measurement in self.matched:
-            if measurement.setting.model == BASELINE:
-                found.setdefault(measurement.setting.prefix_attention, measurement)
+        for measurement in sorted(candidates, key=lambda one: one.results[0].record.architecture.parameters):
+            found.setdefault(measurement.setting.prefix_attention, measurement)
         return found
 
     def baseline_of(self, measurement: Measurement) -> Measurement | None:

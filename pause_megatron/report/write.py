@@ -129,10 +129,12 @@ def _measurement_values(task: TaskResult, measurement: Measurement) -> dict[str,
     baseline = task.baseline_of(measurement)
     return {
         "variant": measurement.setting.model,
+        "pretrained_model": measurement.results[0].record.pretrained_model,
         "num_pauses_ft": measurement.setting.num_pauses_ft,
         "num_pauses_inf": measurement.setting.num_pauses_inf,
         "prefix_attention": measurement.setting.prefix_attention,
         "seeds": [result.record.seed for result in measurement.results],
+        "pretraining_seeds": measurement.pretraining_seeds,
         "num_samples": measurement.num_samples,
         "mean": measurement.mean,
         "stderr": measurement.stderr,

@@ -13,7 +13,7 @@ from pause_megatron.records.conversion import PretrainingRecord
 from pause_megatron.records.evaluation import EvaluationRecord, Metric
 from pause_megatron.report.labels import setting_label
 
-from .inputs import evaluation, grouped, pretraining, with_scores
+from .inputs import SMALL, evaluation, grouped, pretraining, with_scores
 
 
 def test_a_single_seed_has_the_standard_error_of_its_evaluation() -> None:
@@ -172,6 +172,18 @@ def test_finetunings_of_one_pretrained_model_are_one_run_if_there_are_several_mo
     assert several.seed_error is not None
     assert several.seed_error.stderr == pytest.approx(0.25)
     assert several.seed_error.freedom == 1
+
+
+def test_the_smallest_model_without_pauses_is_the_baseline() -> None:
+    larger = replace(SMALL, parameters=2 * SMALL.parameters)
+    (task,) = grouped(
+        evaluation(pretraining=pretrained("deeper", 0), architecture=larger, value=0.6),
+        evaluation(pretraining=pretrained("plain", 0), value=0.5),
+        evaluation(variant="pausept_pauseft", value=0.7),
+    )
+    (baseline,) = task.baselines.values()
+    assert baseline.setting.pretrained == "plain"
+    assert [round(difference.value, 6) for _, _, difference in task.comparisons] == [0.1, 0.2]
 
 
 def test_results_that_cannot_be_in_one_report_are_refused() -> None:

@@ -97,9 +97,10 @@ def _validation_cell(run: PretrainRun, dataset: str) -> TableCell:
 
 
 def differences_table(runs: tuple[PretrainRun, ...]) -> Table:
-    """Tabulate the difference of each model's held-out loss from that of the first model without pauses."""
+    """Tabulate the difference of each model's held-out loss from that of the smallest model without pauses."""
     rows, models = [], by_model(runs)
-    baseline = next((run.record.model for run in runs if run.is_standard), None)
+    standard = sorted((run for run in runs if run.is_standard), key=lambda run: run.record.parameters)
+    baseline = standard[0].record.model if standard else None
     for dataset, pauses in validation_sets(runs).items():
         for model, own in models.items():
             found = None if baseline in (None, model) else loss_difference(own, models[baseline], dataset)
