@@ -15,14 +15,24 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
-from pathlib import Path
 
 from measure import CommandError, load_now, new_parser, require_at_least, run_measured, save_table
 
 from pause_megatron.records.evaluation import EvaluationRecord
 from tests.report.inputs import evaluation, with_scores, write_evaluations
 
-TASKS = ("commonsense_qa", "coqa", "gsm8k", "hellaswag", "lambada", "nq_open", "parity", "piqa", "squad", "web_questions")
+TASKS = (
+    "commonsense_qa",
+    "coqa",
+    "gsm8k",
+    "hellaswag",
+    "lambada",
+    "nq_open",
+    "parity",
+    "piqa",
+    "squad",
+    "web_questions",
+)
 PRETRAINED = ("stdpt", "pausept")
 NUM_PAUSES_FT = (0, 10, 20, 50)
 NUM_PAUSES_INF = (0, 5, 10, 20, 50)
@@ -62,7 +72,9 @@ def main() -> None:
         sizes = [(folder / "report" / f"report.{suffix}").stat().st_size for suffix in ("html", "md", "json")]
         found.append({"results": results, **vars(cost), "sizes": sizes})
         seconds = f"{cost.wall_seconds:.1f}", f"{cost.cpu_seconds:.1f}"
-        rows.append([f"{results:,}", *seconds, f"{cost.peak_bytes / 1e6:.0f}", *(f"{size / 1e6:.1f}" for size in sizes)])
+        rows.append(
+            [f"{results:,}", *seconds, f"{cost.peak_bytes / 1e6:.0f}", *(f"{size / 1e6:.1f}" for size in sizes)]
+        )
         shutil.rmtree(folder)
     save_table(
         arguments.work,

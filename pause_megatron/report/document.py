@@ -84,7 +84,7 @@ def build_document(collected: Collected, *, title: str, samples_per_task: int) -
     verdicts = judge(tasks)
     sections = (
         Section(
-            anchor="answer", heading="Answer", tables=(verdicts_table(verdicts),), figures=tuple(bar_figures(tasks))
+            anchor="verdicts", heading="Verdicts", tables=(verdicts_table(verdicts),), figures=tuple(bar_figures(tasks))
         ),
         variants_section(tasks, verdicts),
         published_section(tasks),

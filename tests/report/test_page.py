@@ -87,7 +87,17 @@ def test_content_is_escaped(page: Page, full_report: WrittenReport) -> None:
 
 
 def test_every_section_is_present_and_each_table_scrolls_by_itself(page: Page) -> None:
-    anchors = ["summary", "variants", "paper", "inference", "finetuning-pauses", "placements", "cost", "pretraining"]
+    anchors = [
+        "summary",
+        "verdicts",
+        "variants",
+        "paper",
+        "inference",
+        "finetuning-pauses",
+        "placements",
+        "cost",
+        "pretraining",
+    ]
     anchors += ["finetuning", "samples", "caveats", "provenance"]
     assert [found for found in page.ids if found in anchors] == anchors
     scrolling = [attributes for tag, attributes in page.tags if tag == "div" and attributes.get("class") == "scroll"]
