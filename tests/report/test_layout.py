@@ -25,6 +25,8 @@ from .browser import CHROMIUM, DESKTOP, PHONE, open_browser, open_page
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on this machine")
 
+A4_WIDTH = 688
+"""Width of the text on a printed page, in CSS pixels."""
 CROSSED_LABELS = """() => {
   const found = [];
   for (const chart of document.querySelectorAll(".chart svg")) {
@@ -116,6 +118,9 @@ def test_a_table_that_is_too_wide_shows_that_it_scrolls(
         hint.wait_for(state="visible")
         assert hint.text_content() == "Scroll sideways to see all columns →"
         assert box.get_attribute("aria-describedby") == "hint-comparisons"
+        cell = page.locator("#table-comparisons td.long").first.bounding_box()
+        assert cell is not None
+        assert cell["width"] >= PHONE / 2  # a column of sentences is not squeezed to one word a line
         start = shade_of(page)
         box.evaluate("box => { box.scrollLeft = box.scrollWidth; }")
         assert abs(start - shade_of(page)) > 15  # of 255; the shade is gone at the end
@@ -195,3 +200,11 @@ def test_printing_unfolds_in_browsers_without_style_for_folded_parts(
         assert page.locator("details:not([open])").count() == 0
         page.evaluate("dispatchEvent(new Event('afterprint'))")
         assert page.locator("details[open]").count() == before
+
+
+def test_a_print_is_as_wide_as_the_paper(browser: Browser, full_report: WrittenReport) -> None:
+    with open_page(browser, full_report.folder / "report.html", A4_WIDTH) as page:
+        page.emulate_media(media="print")
+        assert page.evaluate("document.scrollingElement.scrollWidth") <= A4_WIDTH
+        cut = "[...document.querySelectorAll('.scroll')].filter(box => box.scrollWidth > box.clientWidth).length"
+        assert page.evaluate(cut) == 0
