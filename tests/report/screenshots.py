@@ -34,7 +34,7 @@ PICTURES = {
     "report-phone": Picture(("header", "#verdicts"), PHONE, most=1700),
     "report-print": Picture(("header", "#variants"), 688, most=1300, is_print=True),
 }
-COLORS = 128
+COLORS = 256
 """Colours of a picture; few colours make a small file."""
 
 
@@ -50,7 +50,7 @@ def main(report: Path, output: Path) -> None:
                 height = min(picture.most, max(box["y"] + box["height"] for box in boxes) - top)
                 clip = {"x": 0, "y": max(0, top - 12), "width": picture.width, "height": height + 12}
                 shot = Image.open(io.BytesIO(page.screenshot(clip=clip, full_page=True)))
-                shot.quantize(COLORS).save(output / f"{name}.png", optimize=True)
+                shot.quantize(COLORS, kmeans=1).save(output / f"{name}.png", optimize=True)
 
 
 if __name__ == "__main__":

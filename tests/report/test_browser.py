@@ -47,7 +47,7 @@ def test_every_link_works(page: Page) -> None:
 
 def test_text_has_enough_contrast(page: Page) -> None:
     """WCAG AA: a contrast ratio of at least 4.5."""
-    for selector in ("p", "td", ".name small, td small", "nav a", "figcaption", ".verdict.correct", ".verdict.wrong"):
+    for selector in ("p", "td", ".name small, td small", "nav a", "figcaption", ".badge", ".hint", ".top", ".verdict.correct", ".verdict.wrong"):
         ink = page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).color")
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         lighter, darker = sorted((luminance(ink), luminance(paper)), reverse=True)
