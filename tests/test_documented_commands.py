@@ -94,7 +94,9 @@ def test_command_in_a_code_block_parses(line: str) -> None:
 
 
 def check_script(words: list[str]) -> None:
-    """Check that a Python script outside tools/ exists, and that it or a module next to it defines the flags."""
+    """Check that a Python script or module outside tools/ exists, and that it or one next to it defines the flags."""
+    if words[0] == "-m":
+        words = [f"{words[1].replace('.', '/')}.py", *words[2:]]
     script = REPOSITORY / words[0]
     assert script.is_file(), words[0]
     sources = "".join(path.read_text(encoding="utf-8") for path in script.parent.glob("*.py"))

@@ -19,8 +19,18 @@ from pause_megatron.report.sections.pretraining import pretraining_section, pret
 from pause_megatron.report.sections.published import published_section
 from pause_megatron.report.sections.samples import Question, pick_questions
 from pause_megatron.report.sections.variants import bar_figures, variants_section, verdicts_table
-from pause_megatron.report.verdict_words import TERMS, lead, removal_sentences, task_sentence
+from pause_megatron.report.verdict_words import TERMS, lead, removal_sentences, task_outcome_text, task_sentence
 from pause_megatron.report.verdicts import Verdicts, judge
+
+
+@dataclass(frozen=True, kw_only=True)
+class Badge:
+    """Verdict of one task in a few words, for the first screen."""
+
+    task: str
+    text: str
+    kind: str
+    """Style class: "helps" or "no-difference", for example."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +55,18 @@ class Document:
     tasks: tuple[TaskResult, ...]
 
     @property
+    def badges(self) -> list[Badge]:
+        """The verdict of each task."""
+        return [
+            Badge(
+                task=verdict.task.name,
+                text=task_outcome_text(verdict),
+                kind=verdict.outcome.name.lower().replace("_", "-"),
+            )
+            for verdict in self.verdicts.tasks
+        ]
+
+    @property
     def figures(self) -> list[Figure]:
         """All figures, in order."""
         return [figure for section in (self.answer, *self.sections) for figure in section.figures]
@@ -62,7 +84,7 @@ def build_document(collected: Collected, *, title: str, samples_per_task: int) -
     verdicts = judge(tasks)
     sections = (
         Section(
-            anchor="answer", heading="Answer", tables=(verdicts_table(verdicts),), figures=tuple(bar_figures(tasks))
+            anchor="verdicts", heading="Verdicts", tables=(verdicts_table(verdicts),), figures=tuple(bar_figures(tasks))
         ),
         variants_section(tasks, verdicts),
         published_section(tasks),

@@ -150,27 +150,32 @@ def draw_lines(
 def draw_bars(name: str, alt: str, bars: Sequence[Bar], x_label: str, chance_level: float | None) -> Picture:
     """Draw horizontal bars from zero, the first at the top, and a dashed line at ``chance_level`` if it is known."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _canvas(0.9 + BAR_INCHES * len(bars))
-        positions = range(len(bars))
-        axes.barh(positions, [bar.length for bar in bars], color=[bar.color for bar in bars], height=0.62)
-        for position, bar in zip(positions, bars, strict=True):
-            low, high = bar.interval or (bar.length, bar.length)
-            if high > low:
-                errors = [[bar.length - low], [high - bar.length]]
-                axes.errorbar(bar.length, position, xerr=errors, color=INK, elinewidth=0.9, capsize=2.5)
-            end = max(high, 0.0)
-            axes.annotate(bar.text, (end, position), (5, 0), textcoords="offset points", va="center")
-        if chance_level is not None:
-            axes.axvline(chance_level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
-            axes.annotate("chance level", (chance_level, 1), (0, 3), xycoords=("data", "axes fraction"),
-                          textcoords="offset points", ha="center", va="bottom", fontsize=8)  # fmt: skip
-        axes.set_yticks(positions, [bar.label for bar in bars])
-        axes.invert_yaxis()
-        axes.tick_params(axis="y", length=0)
-        axes.margins(x=0.22)
-        axes.set_xlim(left=min([0.0, *(bar.length for bar in bars)]))
-        axes.set_xlabel(x_label)
-        return _export(figure, name, alt)
+        return _export(bar_chart(bars, x_label, chance_level), name, alt)
+
+
+def bar_chart(bars: Sequence[Bar], x_label: str, chance_level: float | None) -> Figure:
+    """Lay out the chart of :func:`draw_bars`: values in a column right of the plot, so that no line crosses them."""
+    figure, axes = _canvas(0.9 + BAR_INCHES * len(bars))
+    positions = range(len(bars))
+    axes.barh(positions, [bar.length for bar in bars], color=[bar.color for bar in bars], height=0.62)
+    for position, bar in zip(positions, bars, strict=True):
+        low, high = bar.interval or (bar.length, bar.length)
+        if high > low:
+            errors = [[bar.length - low], [high - bar.length]]
+            axes.errorbar(bar.length, position, xerr=errors, color=INK, elinewidth=0.9, capsize=2.5)
+        axes.annotate(bar.text, (1, position), (6, 0), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", va="center")  # fmt: skip
+    if chance_level is not None:
+        axes.axvline(chance_level, color=INK, linewidth=0.9, linestyle=(0, (4, 3)))
+        axes.annotate("chance level", (chance_level, 1), (0, 3), xycoords=("data", "axes fraction"),
+                      textcoords="offset points", ha="center", va="bottom", fontsize=8)  # fmt: skip
+    axes.set_yticks(positions, [bar.label for bar in bars])
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", length=0)
+    axes.margins(x=0.06)
+    axes.set_xlim(left=min([0.0, *((bar.interval or (bar.length,))[0] for bar in bars)]))
+    axes.set_xlabel(x_label)
+    return figure
 
 
 def draw_heat_map(

@@ -1,29 +1,35 @@
 """Provenance of a report: the files it was made from, their resolved configurations, and package versions."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pause_megatron.config.serialize import to_plain
-from pause_megatron.report.collect import Collected
+from pause_megatron.report.collect import Collected, EvaluationResult
 from pause_megatron.report.elements import Table, text_cells
-from pause_megatron.report.labels import NOTHING, run_label, setting_label
-from pause_megatron.report.measurements import TaskResult
+from pause_megatron.report.labels import NOTHING, listed, run_label, setting_label
+from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.versions import versions
 
 
 @dataclass(frozen=True, kw_only=True)
 class Configuration:
-    """One input of the report."""
+    """A pretraining run, or a measurement with the results of its seeds."""
 
     heading: str
     source: str
     json: str
-    """Resolved configuration."""
+    """Resolved configuration; that of the first seed for a measurement."""
+    others: tuple[tuple[str, str], ...] = ()
+    """For each further seed, its file and its values that differ from those of the first, as JSON."""
 
 
 def configurations(collected: Collected, tasks: Sequence[TaskResult]) -> list[Configuration]:
-    """Return the configuration of every run, then of every evaluation in the order of the tables."""
+    """Return the configuration of every run, then of every measurement in the order of the tables.
+
+    A page of 2,000 results repeats no value that all seeds of a measurement share, so that it stays small.
+    """
     found = [
         Configuration(
             heading=f"Pretraining {run_label(run, collected.runs)}",
@@ -32,19 +38,39 @@ def configurations(collected: Collected, tasks: Sequence[TaskResult]) -> list[Co
         )
         for run in collected.runs
     ]
-    for task in tasks:
-        for measurement in task.measurements:
-            label = f"{setting_label(measurement.setting, tasks)}, M_inf {measurement.setting.num_pauses_inf}"
-            for result in measurement.results:
-                record = result.record
-                seed = "" if record.seed is None else f", seed {record.seed}"
-                found.append(
-                    Configuration(
-                        heading=f"{task.name}: {label}{seed}",
-                        source=str(result.source),
-                        json=_json({"config": record.config, "finetuning": record.finetuning}),
-                    )
-                )
+    return found + [_of_measurement(one, task, tasks) for task in tasks for one in task.measurements]
+
+
+def _of_measurement(measurement: Measurement, task: TaskResult, tasks: Sequence[TaskResult]) -> Configuration:
+    label = f"{setting_label(measurement.setting, tasks)}, M_inf {measurement.setting.num_pauses_inf}"
+    seeds = [str(result.record.seed) for result in measurement.results if result.record.seed is not None]
+    names = f", {'seed' if len(seeds) == 1 else 'seeds'} {listed(seeds)}" if seeds else ""
+    first, *others = measurement.results
+    values = _values(first)
+    return Configuration(
+        heading=f"{task.name}: {label}{names}",
+        source=str(first.source),
+        json=_json(values),
+        others=tuple((str(other.source), _json(differing(_values(other), values))) for other in others),
+    )
+
+
+def _values(result: EvaluationResult) -> dict[str, Any]:
+    values = to_plain({"config": result.record.config, "finetuning": result.record.finetuning})
+    assert isinstance(values, dict)
+    return values
+
+
+def differing(values: Mapping[str, Any], base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the entries of ``values`` that ``base`` does not have, and null for keys that only ``base`` has."""
+    found: dict[str, Any] = dict.fromkeys(base.keys() - values.keys())
+    for key, value in values.items():
+        other = base.get(key)
+        if isinstance(value, Mapping) and isinstance(other, Mapping):
+            if inner := differing(value, other):
+                found[key] = inner
+        elif key not in base or value != other:
+            found[key] = value
     return found
 
 

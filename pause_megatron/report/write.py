@@ -7,6 +7,7 @@ so that a reader always finds a complete page; files that the new report does no
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError, quoted
 from pause_megatron.report.collect import Collected, collect
 from pause_megatron.report.document import Document, build_document
-from pause_megatron.report.elements import MODEL_COLORS, Table
+from pause_megatron.report.elements import MODEL_COLORS, Section, Table
 from pause_megatron.report.labels import setting_label
 from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.report.verdict_words import reasons_text, removal_outcome
@@ -116,7 +117,13 @@ def _values(document: Document, collected: Collected) -> dict[str, Any]:
             }
             for task in document.tasks
         ],
-        "tables": {table.name: _table_values(table) for table in document.tables},
+        "sections": [_section_values(section) for section in (document.answer, *document.sections)],
+        "tables": {table.name: _table_values(table) for table in (*document.tables, document.versions)},
+        "figures": [
+            {"name": figure.name, "title": figure.title, "caption": figure.caption, "alt": figure.alt}
+            for figure in document.figures
+        ],
+        "samples": [asdict(question) for question in document.questions],
         "evaluations": {str(result.source): result.record.config for result in collected.evaluations},
         "pretrain": {
             str(run.source): {"config": run.record.config, "dataset": to_plain(run.record.dataset)}
@@ -185,7 +192,16 @@ def _reason_values(reasons: Iterable[Reason], task: TaskResult, document: Docume
 
 def _table_values(table: Table) -> dict[str, Any]:
     rows = [[f"{cell.text} ({cell.note})" if cell.note else cell.text for cell in row] for row in table.rows]
-    return {"columns": table.columns, "rows": rows}
+    return {"caption": table.caption, "columns": table.columns, "rows": rows}
+
+
+def _section_values(section: Section) -> dict[str, Any]:
+    """Heading of a section, with the names of its tables and figures."""
+    return {
+        "heading": section.heading,
+        "tables": [table.name for table in (*section.tables, *section.folded) if table.rows],
+        "figures": [figure.name for figure in section.figures],
+    }
 
 
 def _render(template: str, document: Document, *, autoescape: bool) -> str:

@@ -274,3 +274,12 @@ def test_evaluation_is_compared_with_the_harness(tmp_path: Path) -> None:
     for sides in found.values():
         assert set(sides) == {"hf", "ours, M = 0", "ours, M = 10", "ours, M = 50"}
         assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in sides.values())
+
+
+def test_a_report_of_many_results_is_measured(tmp_path: Path) -> None:
+    done = run("report", "--work", tmp_path, "--tasks", 1, "--seeds", 2, "--items", 3)
+    assert done.returncode == 0, done.stderr
+    (found,) = measured(tmp_path, "report")
+    assert found["results"] == 2 * 4 * 5 * 2
+    assert found["peak_bytes"] < 1e9
+    assert 1e5 < found["sizes"][0] < 1e7

@@ -26,9 +26,11 @@ def open_browser() -> Iterator[Browser]:
 
 
 @contextmanager
-def open_page(browser: Browser, file: Path, width: int, scheme: Literal["light", "dark"] = "light") -> Iterator[Page]:
+def open_page(
+    browser: Browser, file: Path, width: int, scheme: Literal["light", "dark"] = "light", height: int = 800
+) -> Iterator[Page]:
     """Open ``file`` in a window of ``width``; fails at the end if the page requested other files or logged errors."""
-    context = browser.new_context(viewport={"width": width, "height": 800}, color_scheme=scheme)
+    context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)
     page = context.new_page()
     problems: list[str] = []
     page.on("console", lambda message: problems.append(f"{message.type}: {message.text}"))

@@ -35,19 +35,20 @@ def test_the_page_is_no_wider_than_the_window(page: Page) -> None:
     narrow = page.evaluate(
         "[...document.querySelectorAll('.chart svg')].map(chart => chart.getBoundingClientRect().width)"
     )
-    assert len(narrow) == 16
+    assert len(narrow) == 18
     assert min(narrow) >= 340  # text in the charts is readable
 
 
 def test_every_link_works(page: Page) -> None:
     inner, files = check_links(page)
     assert inner > 10
-    assert files == 2 * 16
+    assert files == 2 * 18
 
 
 def test_text_has_enough_contrast(page: Page) -> None:
     """WCAG AA: a contrast ratio of at least 4.5."""
-    for selector in ("p", "td", ".name small, td small", "nav a", "figcaption", ".verdict.correct", ".verdict.wrong"):
+    selectors = ["p", "td", ".name small, td small", "nav a", "figcaption", ".badge", ".hint", ".top"]
+    for selector in (*selectors, ".verdict.correct", ".verdict.wrong"):
         ink = page.evaluate(f"getComputedStyle(document.querySelector('{selector}')).color")
         paper = page.evaluate("getComputedStyle(document.body).backgroundColor")
         lighter, darker = sorted((luminance(ink), luminance(paper)), reverse=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from html.parser import HTMLParser
@@ -87,7 +88,17 @@ def test_content_is_escaped(page: Page, full_report: WrittenReport) -> None:
 
 
 def test_every_section_is_present_and_each_table_scrolls_by_itself(page: Page) -> None:
-    anchors = ["summary", "variants", "paper", "inference", "finetuning-pauses", "placements", "cost", "pretraining"]
+    anchors = [
+        "summary",
+        "verdicts",
+        "variants",
+        "paper",
+        "inference",
+        "finetuning-pauses",
+        "placements",
+        "cost",
+        "pretraining",
+    ]
     anchors += ["finetuning", "samples", "caveats", "provenance"]
     assert [found for found in page.ids if found in anchors] == anchors
     scrolling = [attributes for tag, attributes in page.tags if tag == "div" and attributes.get("class") == "scroll"]
@@ -118,6 +129,32 @@ def test_markdown_shows_every_figure_and_the_same_table(full_report: WrittenRepo
         re.M,
     )
     assert "## Caveats" in markdown
+
+
+def test_page_markdown_and_json_have_the_same_content(page: Page, full_report: WrittenReport) -> None:
+    values = json.loads(full_report.text("report.json"))
+    texts = [values["title"], values["lead"], *values["terms"], *values["details"], *values["caveats"]]
+    texts += [section["heading"] for section in values["sections"]]
+    texts += [figure[key] for figure in values["figures"] for key in ("title", "caption")]
+    for table in values["tables"].values():
+        texts += [table["caption"], *table["columns"], *(cell for row in table["rows"] for cell in row)]
+    for sample in values["samples"]:
+        texts += [sample["task"], sample["prompt"], sample["target"]]
+        texts += [part for answer in sample["answers"] for part in (answer["label"], answer["output"])]
+    assert len(texts) > 1000
+    shown, markdown = letters(page.text), letters(full_report.text("report.md"))
+    assert [text for text in texts if letters(text) not in shown] == []
+    assert [text for text in texts if letters(text) not in markdown] == []
+    listed = {name for section in values["sections"] for name in section["tables"]}
+    assert listed == values["tables"].keys() - {"versions"}
+    assert [name for section in values["sections"] for name in section["figures"]] == [
+        figure["name"] for figure in values["figures"]
+    ]
+
+
+def letters(text: str) -> str:
+    """Return ``text`` without what only one format has: spaces, backslashes and underscores."""
+    return re.sub(r"[\s\\_()]", "", text)
 
 
 def test_markdown_tables_have_as_many_cells_as_columns(full_report: WrittenReport) -> None:
