@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Checks and measures one GPU in at most eight minutes: pause-megatron doctor, then a training step of the 130M and the 1B
-# model, compiled, in bf16, with several micro-batch sizes, beside transformers with a compiled plain loop.
+# model, compiled, in bf16, with several micro-batch sizes, and transformers with a compiled plain loop.
 #
 #   benchmarks/gpu.sh FOLDER
 #

@@ -162,7 +162,7 @@ class FaultsConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoggingConfig:
-    """Metrics besides the progress lines and metrics.jsonl. docs/metrics.md explains every number."""
+    """Metrics in addition to the progress lines and metrics.jsonl. docs/metrics.md explains every number."""
 
     log_interval: int = 10
     """Steps between progress lines."""

@@ -35,7 +35,7 @@ from pause_megatron.records.files import is_file_name
 
 FORMAT = "pause_megatron/finetune-state/1"
 KEPT = 2
-"""States to keep, besides the best ones of early stopping."""
+"""States to keep, in addition to the best ones of early stopping."""
 _STATE = re.compile(r"checkpoint-\d+")
 
 

@@ -113,7 +113,7 @@ class WorkFolder:
 
 
 def refuse_existing_output(config: FinetuneConfig) -> None:
-    """Raise :class:`UserError` if the output exists; if it is a finished model, remove what its run left beside it."""
+    """Raise :class:`UserError` if the output exists; if it is a finished model, remove what its run left next to it."""
     if config.output.exists():
         if (config.output / FinetuneRecord.FILE).exists():
             shutil.rmtree(config.work_folder, ignore_errors=True)

@@ -27,8 +27,9 @@ def parameter_groups(
     """Return the groups: vectors (biases and norms) without weight decay, and matrices with it.
 
     Without ``bucket`` there is one group of each; the order is the same on every pipeline stage. With ``bucket``,
-    matrices are divided into groups of at least so many elements, in the order of the forward pass. Vectors remain one
-    group. Those that are summed over the tensor-parallel ranks come first, so that one call can sum all of them.
+    matrices are divided into groups of at least this number of elements, in the order of the forward pass. Vectors
+    remain one group. Those that are summed over the tensor-parallel ranks come first, so that one call can sum all of
+    them.
     """
     matrices = [item for item in parameters if len(item.shard.global_shape) > 1]
     vectors = [item for item in parameters if len(item.shard.global_shape) == 1]

@@ -59,7 +59,7 @@ def run_local(jobs: Sequence[Job], states: Mapping[str, State], at_once: int, lo
 
 
 def sweep_leftovers(jobs: Sequence[Job]) -> None:
-    """Remove what killed processes left beside the outputs that exist."""
+    """Remove what killed processes left next to the outputs that exist."""
     for config in (made for job in jobs for made in job.outputs if is_made(made)):
         _sweep_beside(config)
         if isinstance(config, FinetuneConfig) and (config.output / FinetuneRecord.FILE).exists():
@@ -81,7 +81,7 @@ def gpus_for_jobs() -> Sequence[str]:
 
 
 def least_used(gpus: Sequence[str], used: Sequence[str], number: int = 1) -> list[str]:
-    """Return the ``number`` of ``gpus`` that occur least often in ``used``; fewer if there are not so many."""
+    """Return the ``number`` of ``gpus`` that occur least often in ``used``; fewer if there are not enough."""
     return sorted(gpus, key=used.count)[:number]
 
 

@@ -156,7 +156,7 @@ _add_product_compiled = torch.library.custom_op(
 _add_rows_compiled = torch.library.custom_op(
     "pause_megatron::add_rows", _add_rows, mutates_args={"total"}, schema="(Tensor(a!) total, Tensor gradient) -> ()"
 )
-"""The same: the compiler would also need two kernels for a sum over so many rows."""
+"""The same: the compiler would also need two kernels for a sum over this number of rows."""
 
 # Megatron-core calls these two if gradient_accumulation_fusion is set.
 layers.fused_weight_gradient_mlp_cuda = SimpleNamespace(

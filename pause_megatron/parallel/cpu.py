@@ -1,4 +1,4 @@
-"""Shims with which Megatron-core runs on the CPU, also beside a GPU that the process does not use.
+"""Shims with which Megatron-core runs on the CPU, also where the process leaves a GPU unused.
 
 Each shim replaces one call that Megatron-core makes unconditionally.
 """

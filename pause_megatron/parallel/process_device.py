@@ -1,7 +1,7 @@
 """Device of this process: a GPU of its own, or the CPU.
 
 Each process chooses once, before CUDA starts. A visible GPU does not decide alone: two processes may see the same one,
-and a process that must compute on the CPU, such as one of a demo, may run beside GPUs. A process on the CPU hides all
+and a process that must compute on the CPU, such as one of a demo, may run next to GPUs. A process on the CPU hides all
 GPUs from itself, so that no library finds one and puts tensors there.
 """
 

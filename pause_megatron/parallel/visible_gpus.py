@@ -1,6 +1,6 @@
 """GPUs that CUDA lets this process use, and the reason if the node has GPUs that it cannot use.
 
-PyTorch alone does not tell the two cases apart: on a machine without GPUs and beside a driver that is too old,
+PyTorch alone does not tell the two cases apart: without GPUs and with a driver that is too old,
 ``torch.cuda.is_available()`` is False.
 """
 

@@ -16,7 +16,7 @@ def seeds_of(result: EvaluationResult) -> tuple[int, int, str]:
 
 
 def difference_besides_seed(one: PretrainingRecord | None, other: PretrainingRecord | None) -> str | None:
-    """Name the first field in which two pretrainings differ, besides their seed, the run's name and token counts.
+    """Name the first field in which two pretrainings differ, other than the seed, the run's name and the token counts.
 
     Runs with other seeds see other sequences first, and so slightly different numbers of pauses.
     """

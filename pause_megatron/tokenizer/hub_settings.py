@@ -1,4 +1,4 @@
-"""Settings in the files beside a tokenizer: special tokens, chat templates, length.
+"""Settings in the files next to a tokenizer: special tokens, chat templates, length.
 
 ``tokenizer.json`` and ``.model`` files lack them. The rules are those of transformers' ``AutoTokenizer``; for the
 end-of-document token, ``config.json`` and ``generation_config.json`` of the model come last.

@@ -65,7 +65,7 @@ def make_tokenizer(config: TokenizerConfig) -> None:
 def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
     """Write the tokenizer at ``source``, with ``<pause>`` added, and ``manifest.json`` to the folder ``output``.
 
-    Chat templates, special tokens and a SentencePiece model beside it are kept.
+    Chat templates, special tokens and a SentencePiece model next to it are kept.
 
     ``source`` is a file or folder as in ``--from-tokenizer``. ``<pause>`` gets the id after the last one, so all other
     ids stay the same. Scores of a SentencePiece unigram model are rounded unless ``keep_scores``. A model that already

@@ -27,7 +27,7 @@ class SentencePieceBackend:
 
     Attributes: ``processor`` (the SentencePiece object), ``settings``, ``pieces`` and ``types`` (in the order of ids),
     ``scores_are_rounded`` (so other libraries give the same ids), ``is_bpe``, ``vocab_size``, ``hub`` (settings in the
-    files beside it), ``eod_id``, ``eos_name``, ``bos_ids`` (what stands before a text: nothing, unless
+    files next to it), ``eod_id``, ``eos_name``, ``bos_ids`` (what stands before a text: nothing, unless
     ``tokenizer_config.json`` sets ``add_bos_token``), ``bos_name``, ``unk_id`` and ``unk_name`` (``None`` if absent),
     ``cuts``.
     """

@@ -21,7 +21,7 @@ SENTENCEPIECE_FILES = (MODEL_FILE, UNIGRAM_FILE)
 
 
 def copy_tokenizer(tokenizer: PauseTokenizer, folder: Path) -> None:
-    """Write the file of ``tokenizer``, and all that it takes from other files beside it, to ``folder``.
+    """Write the file of ``tokenizer``, and all that it takes from other files next to it, to ``folder``.
 
     The copy also has what came from other files, for example an end-of-document token from ``config.json``.
     """
@@ -33,9 +33,9 @@ def copy_tokenizer(tokenizer: PauseTokenizer, folder: Path) -> None:
 
 
 def write_sentencepiece_model(tokenizer: PauseTokenizer, folder: Path, *, source: Path | None = None) -> None:
-    """Write the SentencePiece model of ``tokenizer`` to ``folder``: its own file, or one beside ``tokenizer.json``.
+    """Write the SentencePiece model of ``tokenizer`` to ``folder``: its own file, or one next to ``tokenizer.json``.
 
-    ``source`` is another folder to look in. A model beside a ``tokenizer.json`` lacks the tokens added since, such as
+    ``source`` is another folder to look in. A model next to a ``tokenizer.json`` lacks the tokens added since, such as
     ``<pause>``. They are appended as control symbols, so that it has every id. If it still has other tokens or gives
     other ids, it is left out with a warning.
     """

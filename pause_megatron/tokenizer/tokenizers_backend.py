@@ -40,7 +40,7 @@ class TokenizersBackend:
 
     Attributes: ``prepared`` (the content of ``tokenizer.json`` after :func:`tokenizer_json.prepare`), ``is_bpe``,
     ``ids`` and ``special`` (ids of all and of special tokens, by name), ``vocab_size`` (largest id plus one, including
-    added tokens), ``hub`` (settings in the files beside it), ``eod_id`` and ``eos_name`` (``eos_token``), ``bos_ids``
+    added tokens), ``hub`` (settings in the files next to it), ``eod_id`` and ``eos_name`` (``eos_token``), ``bos_ids``
     (what the file's post-processor puts before a text), ``bos_name``, ``unk_id`` and ``unk_name`` (``None`` if absent),
     ``cuts``.
     """

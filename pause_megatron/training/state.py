@@ -1,4 +1,4 @@
-"""Training state of a checkpoint besides the weights, and the check that a run may resume from it."""
+"""Training state of a checkpoint other than the weights, and the check that a run may resume from it."""
 
 import statistics
 from collections.abc import Sequence
