@@ -102,6 +102,8 @@ def resolve_device_choice(choice: DeviceChoice, environment: Mapping[str, str] =
 
 _before_export: dict[str, str | None] = {}
 """Variables that :func:`export_launch` has set, and their values before."""
+_exported: dict[str, str] = {}
+"""The same variables, and the values that it has set."""
 
 
 def export_launch(launch: Launch, *, gpu: int | None = None) -> None:
@@ -124,16 +126,23 @@ def export_launch(launch: Launch, *, gpu: int | None = None) -> None:
     for name in values:
         _before_export.setdefault(name, os.environ.get(name))
     os.environ.update(values)
+    _exported.update(values)
 
 
 def withdraw_launch() -> None:
-    """Set the variables of :func:`export_launch` back: a later command in this process is not one of those ranks."""
+    """Set the variables of :func:`export_launch` back: a later command in this process is not one of those ranks.
+
+    A variable that has been changed since keeps its value.
+    """
     for name, value in _before_export.items():
+        if os.environ.get(name) != _exported[name]:
+            continue
         if value is None:
-            os.environ.pop(name, None)
+            del os.environ[name]
         else:
             os.environ[name] = value
     _before_export.clear()
+    _exported.clear()
 
 
 def _from_rendezvous(environment: Mapping[str, str]) -> Launch:

@@ -9,7 +9,6 @@ import sys
 from dataclasses import dataclass
 
 import pytest
-import torch
 
 from pause_megatron.cli.commands import Command
 from pause_megatron.cli.main import run_command
@@ -44,6 +43,8 @@ def end(config: EndingConfig) -> None:
         case "large":
             bytearray(1 << 62)
         case "larger":
+            import torch  # here: threads that it started before the signals are blocked would take them
+
             torch.empty(1 << 50)
         case "interrupted":
             raise KeyboardInterrupt

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from pause_megatron.errors import UserError
-from pause_megatron.parallel.launcher import detect_launch
+from pause_megatron.parallel.launcher import detect_launch, export_launch, withdraw_launch
 
 
 def test_process_without_a_launcher_is_a_run_of_one_rank() -> None:
@@ -146,3 +148,19 @@ def test_contradiction_is_named_in_a_line(launcher: str, changed: dict[str, str]
 
 def test_process_alone_ignores_the_address_of_a_kubernetes_service() -> None:
     assert detect_launch({"MASTER_PORT": "tcp://10.0.0.1:443", "RANK": "", "WORLD_SIZE": ""}).launcher == "none"
+
+
+def test_a_withdrawn_launch_leaves_variables_that_others_have_changed_since(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RANK", "2")  # as a launcher's
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    monkeypatch.delenv("MASTER_PORT", raising=False)
+    launch = detect_launch({**os.environ, "RANK": "0", "WORLD_SIZE": "1"})
+    export_launch(launch)
+    assert (os.environ["RANK"], os.environ["MASTER_PORT"]) == ("0", str(launch.master_port))
+    os.environ["WORLD_SIZE"] = "7"
+    withdraw_launch()
+    assert (os.environ["RANK"], os.environ["WORLD_SIZE"]) == ("2", "7")
+    assert "MASTER_PORT" not in os.environ
+    os.environ["RANK"] = "5"
+    withdraw_launch()
+    assert os.environ["RANK"] == "5", "a second call changes nothing"
