@@ -5,8 +5,8 @@ from pydoc_data.topics import topics
 import pytest
 from lm_eval.models.huggingface import HFLM
 
-from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig
-from pause_megatron.config.pausing import FinetunePausing, InferencePausing
+from pause_megatron.config.downstream import EvaluateConfig
+from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.downstream.evaluate import evaluate
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.generation import generate_texts
@@ -22,6 +22,7 @@ from pause_megatron.tokenizer.baking import bake_pauses
 from pause_megatron.tokenizer.huggingface import ids_before_text, save_tokenizer, to_huggingface
 from pause_megatron.tokenizer.make_tokenizer import add_pause
 from tests.downstream.random_models import CONTEXT_LENGTH, random_model
+from tests.downstream.settings import one_step
 from tests.downstream.test_harness_model import LONG, generated, scored
 from tests.tokenizer.foreign import make_foreign
 
@@ -102,16 +103,7 @@ def test_a_filler_has_none(begun):
 
 def test_a_finetuned_model_has_it_too(begun, parity_data, tmp_path):
     """The rule is that of the folder's tokenizer, which finetuning copies; ``finetune.json`` needs no entry."""
-    config = FinetuneConfig(
-        model=begun.path,
-        task="parity",
-        data=parity_data,
-        output=tmp_path / "finetuned",
-        pausing=FinetunePausing(num_pauses_ft=1),
-        steps=1,
-        batch_size=2,
-        warmup_steps=0,
-    )
+    config = one_step(begun.path, parity_data, tmp_path / "finetuned")
     finetune(config)
     finetuned = load_model_folder(config.output)
     assert finetuned.bos_ids == (BEGIN,)

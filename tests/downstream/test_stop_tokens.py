@@ -8,8 +8,7 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from transformers import GenerationConfig
 
-from pause_megatron.config.downstream import FinetuneConfig
-from pause_megatron.config.pausing import FinetunePausing, InferencePausing
+from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.generation import generate_after, generate_texts
 from pause_megatron.downstream.harness_model import PauseLM
@@ -17,6 +16,7 @@ from pause_megatron.downstream.model_folder import ModelFolder, load_model_folde
 from pause_megatron.downstream.pausing import Pausing, resolve_pausing
 from pause_megatron.errors import UserError
 from tests.downstream.random_models import CONTEXT_LENGTH
+from tests.downstream.settings import one_step
 from tests.downstream.test_harness_model import generated
 
 PROMPT = "The import statement"
@@ -64,16 +64,7 @@ def test_generation_and_evaluation_end_at_it(folder, num_pauses, attention):
 def test_finetuning_keeps_it(folder, parity_data, tmp_path):
     base = with_stop_tokens(folder, 7)  # a number: the end of a turn, say, and another end of document
     assert base.stop_ids == (folder.eod_id, 7)
-    config = FinetuneConfig(
-        model=base.path,
-        task="parity",
-        data=parity_data,
-        output=tmp_path / "finetuned",
-        pausing=FinetunePausing(num_pauses_ft=1),
-        steps=1,
-        batch_size=2,
-        warmup_steps=0,
-    )
+    config = one_step(base.path, parity_data, tmp_path / "finetuned")
     finetune(config)
     assert GenerationConfig.from_pretrained(config.output).eos_token_id == [folder.eod_id, 7]
     assert load_model_folder(config.output).stop_ids == base.stop_ids
