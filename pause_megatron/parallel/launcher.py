@@ -124,7 +124,9 @@ def export_launch(launch: Launch, *, gpu: int | None = None) -> None:
         "MASTER_PORT": str(launch.master_port),
     }
     for name in values:
-        _before_export.setdefault(name, os.environ.get(name))
+        found = os.environ.get(name)
+        if found is None or found != _exported.get(name):  # not the value of an earlier call
+            _before_export[name] = found
     os.environ.update(values)
     _exported.update(values)
 

@@ -8,6 +8,7 @@ import pytest
 
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.launcher import detect_launch, export_launch, withdraw_launch
+from tests.conftest import LAUNCH_VARIABLES
 
 
 def test_process_without_a_launcher_is_a_run_of_one_rank() -> None:
@@ -164,3 +165,15 @@ def test_a_withdrawn_launch_leaves_variables_that_others_have_changed_since(monk
     os.environ["RANK"] = "5"
     withdraw_launch()
     assert os.environ["RANK"] == "5", "a second call changes nothing"
+
+
+def test_a_launch_that_was_never_withdrawn_does_not_come_back_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        for name in LAUNCH_VARIABLES:
+            patch.setenv(name, "3")  # of a launcher whose variables are gone when the next command starts
+        export_launch(detect_launch({}))
+    before = {name: os.environ.get(name) for name in LAUNCH_VARIABLES}
+    for _ in range(2):
+        export_launch(detect_launch({}))
+    withdraw_launch()
+    assert {name: os.environ.get(name) for name in LAUNCH_VARIABLES} == before
