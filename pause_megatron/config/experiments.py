@@ -46,7 +46,7 @@ class GridConfig:
 
     grid: str
     """Grid file (YAML), or the name of one that comes with the program: paper-130m, paper-1b, paper-1b-pauses,
-    paper-1b-placement, rivals, demo-ablations, smoke."""
+    paper-1b-placement, rivals, rivals-tiny, demo-ablations, smoke."""
     output: Path
     """Folder for models, results, logs and, with 'pretrain' in the file, data and report."""
     models: tuple[str, ...] = ()

@@ -142,10 +142,10 @@ def test_given_models_replace_those_to_pretrain(tmp_path: Path) -> None:
     assert names_of(jobs) == ["finetune-parity-mine-ft0-seed0", "evaluate-parity-mine-ft0-seed0"]
 
 
-@pytest.mark.parametrize("name", ["paper-130m", "paper-1b", "paper-1b-pauses", "paper-1b-placement", "rivals"])
+@pytest.mark.parametrize("name", ["paper-130m", "paper-1b", "paper-1b-pauses", "paper-1b-placement", "rivals", "rivals-tiny"])
 def test_preset_pretrains_from_several_seeds(name: str, tmp_path: Path) -> None:
-    for folder in FOLDERS.values():
-        (tmp_path / folder).mkdir()
+    for folder in (*FOLDERS.values(), "parity"):
+        (tmp_path / folder).mkdir(exist_ok=True)
     config = GridConfig(grid=name, data=tmp_path, output=tmp_path / "out", set=("pretrain.text=c4/*.gz",))
     jobs = jobs_of(config)
     runs = [run_of(job) for job in jobs if job.stage == "pretrain"]
@@ -153,27 +153,32 @@ def test_preset_pretrains_from_several_seeds(name: str, tmp_path: Path) -> None:
     assert all(run.deepspeed.is_file() for run in runs)
     models = {run.model_name: run for run in runs}
     assert list(models) == (
-        ["plain", "pauses10", "every1", "repeat1", "deeper"] if name == "rivals" else ["stdpt", "pausept"]
+        ["plain", "pauses10", "every1", "repeat1", "deeper"] if name.startswith("rivals") else ["stdpt", "pausept"]
     )
     assert len({job.name for job in jobs}) == len(jobs)
     with pytest.raises(UserError, match=r"'text' is missing; .*--set pretrain.text=FILES"):
         jobs_of(replace(config, set=()))
 
 
-def test_rivals_read_the_same_text_at_the_cost_that_they_claim(tmp_path: Path) -> None:
-    for folder in FOLDERS.values():
-        (tmp_path / folder).mkdir()
-    config = GridConfig(grid="rivals", data=tmp_path, output=tmp_path / "out", set=("pretrain.text=c4/*.gz",))
+@pytest.mark.parametrize(
+    ("name", "steps", "vocab_size", "seq_length"), [("rivals", 19_074, 32_256, 2048), ("rivals-tiny", 850, 1024, 256)]
+)
+def test_rivals_read_the_same_text_at_the_cost_that_they_claim(
+    name: str, steps: int, vocab_size: int, seq_length: int, tmp_path: Path
+) -> None:
+    for folder in (*FOLDERS.values(), "parity"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+    config = GridConfig(grid=name, data=tmp_path, output=tmp_path / "out", set=("pretrain.text=c4/*.gz",))
     runs = {run_of(job).model_name: run_of(job) for job in jobs_of(config) if job.stage == "pretrain"}
 
-    def cost(name: str) -> float:
-        flops = training_flops(runs[name].model, vocab_size=32_256, seq_length=2048)
-        return runs[name].training.train_iters * flops.model
+    def cost(model: str) -> float:
+        flops = training_flops(runs[model].model, vocab_size=vocab_size, seq_length=seq_length)
+        return runs[model].training.train_iters * flops.model
 
-    assert runs["every1"].training.train_iters == runs["repeat1"].training.train_iters == 2 * 19_074
-    assert runs["plain"].training.train_iters == runs["deeper"].training.train_iters == 19_074
-    assert runs["pauses10"].training.train_iters == pytest.approx(19_074 * 1.0996, rel=1e-3)
+    assert runs["every1"].training.train_iters == runs["repeat1"].training.train_iters == 2 * steps
+    assert runs["plain"].training.train_iters == runs["deeper"].training.train_iters == steps
+    assert runs["pauses10"].training.train_iters == pytest.approx(steps * 1.0996, rel=2e-3)
     assert runs["repeat1"].training.pause_inputs == "repeat"
-    assert cost("deeper") == pytest.approx(cost("every1"), rel=0.02)
-    one_layer = (cost("deeper") - cost("plain")) / 14
+    more_layers = runs["deeper"].model.num_layers - runs["plain"].model.num_layers
+    one_layer = (cost("deeper") - cost("plain")) / more_layers
     assert abs(cost("deeper") - cost("every1")) < one_layer / 2  # no other number of layers is closer
