@@ -69,6 +69,11 @@ SUBCOMMANDS: dict[str, Command] = {
         config="pause_megatron.config.downstream:GenerateConfig",
         function="pause_megatron.downstream.generation:generate_command",
     ),
+    "diagnose": Command(
+        summary="measure attention, predictions and answers at the pauses of a model",
+        config="pause_megatron.config.diagnosis:DiagnoseConfig",
+        function="pause_megatron.downstream.diagnosis.diagnose:diagnose",
+    ),
     "grid": Command(
         summary="finetune and evaluate models on many tasks, pause counts and seeds",
         config="pause_megatron.config.experiments:GridConfig",
