@@ -20,14 +20,16 @@ class ReportConfig:
     """Results of 'pause-megatron evaluate': JSON files, or folders of them, such as GRID/evaluate."""
     pretrain: tuple[Path, ...] = ()
     """Run folders of 'pause-megatron pretrain', with and without pauses."""
+    diagnoses: tuple[Path, ...] = ()
+    """Result files of 'pause-megatron diagnose'."""
     title: str = "Does pausing help?"
     """Title of the report."""
     samples_per_task: int = 20
     """Test items per task that are shown with the answer of every variant (0: none)."""
 
     def __post_init__(self) -> None:
-        if not self.evaluations and not self.pretrain:
+        if not self.evaluations and not self.pretrain and not self.diagnoses:
             raise UserError(
-                "--evaluations, --pretrain: one of them is required; give result files, run folders or both"
+                "--evaluations, --pretrain, --diagnoses: one of them is required; give result files or run folders"
             )
         require_at_least(0, samples_per_task=self.samples_per_task)

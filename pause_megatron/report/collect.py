@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pause_megatron.errors import UserError, quoted
+from pause_megatron.records.diagnosis import DiagnosisRecord
 from pause_megatron.records.evaluation import EvaluationRecord
 from pause_megatron.records.files import read_record, read_record_lines
 from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneRecord, FinetuneStepRecord
@@ -70,15 +71,20 @@ class Collected:
 
     evaluations: tuple[EvaluationResult, ...]
     runs: tuple[PretrainRun, ...]
+    diagnoses: tuple[DiagnosisRecord, ...] = ()
 
 
-def collect(evaluations: Sequence[Path], runs: Sequence[Path]) -> Collected:
-    """Read evaluation results, or all of them in a folder and below, and run folders.
+def collect(evaluations: Sequence[Path], runs: Sequence[Path], diagnoses: Sequence[Path] = ()) -> Collected:
+    """Read evaluation results, or all of them in a folder and below, run folders, and diagnoses.
 
     Raises :class:`UserError` for a file that is missing or of another format, and for a folder without results.
     """
     files = [file for path in evaluations for file in _result_files(path)]
-    return Collected(evaluations=tuple(map(read_evaluation, files)), runs=tuple(map(read_run, runs)))
+    return Collected(
+        evaluations=tuple(map(read_evaluation, files)),
+        runs=tuple(map(read_run, runs)),
+        diagnoses=tuple(read_record(path, DiagnosisRecord) for path in diagnoses),
+    )
 
 
 def _result_files(path: Path) -> list[Path]:

@@ -12,6 +12,7 @@ from pause_megatron.report.labels import counted, listed, model_label, rounded, 
 from pause_megatron.report.measurements import TaskResult
 from pause_megatron.report.provenance import Configuration, configurations, versions_table
 from pause_megatron.report.sections.cost import cost_section
+from pause_megatron.report.sections.diagnosis import diagnosis_section
 from pause_megatron.report.sections.finetuning import finetuning_section
 from pause_megatron.report.sections.pauses import finetuning_pauses_section, inference_section
 from pause_megatron.report.sections.placement import placement_section
@@ -94,6 +95,7 @@ def build_document(collected: Collected, *, title: str, samples_per_task: int) -
         cost_section(tasks),
         pretraining_section(collected.runs),
         finetuning_section(tasks),
+        diagnosis_section(collected.diagnoses),
     )
     answer, *others = with_unique_names(sections)
     return Document(

@@ -186,7 +186,7 @@ def line_figure(
         caption=caption,
         alt=alt,
         picture=draw_lines(name, alt, lines, x_label, y_label, levels),
-        data=data or _csv(["series", x_label, y_label], rows),
+        data=data or csv_text(["series", x_label, y_label], rows),
     )
 
 
@@ -214,10 +214,11 @@ def measurements_csv(task: TaskResult, measurements: Iterable[Measurement]) -> s
         }
         for measurement in measurements
     ]
-    return _csv(list(rows[0]), [list(row.values()) for row in rows])
+    return csv_text(list(rows[0]), [list(row.values()) for row in rows])
 
 
-def _csv(header: list[str], rows: Iterable[Sequence[object]]) -> str:
+def csv_text(header: list[str], rows: Iterable[Sequence[object]]) -> str:
+    """Return a CSV file as text."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([[_csv_cell(cell) for cell in row] for row in (header, *rows)])
     return text.getvalue()

@@ -38,7 +38,7 @@ SUBSCRIPTS = re.compile(r"\bM_(ft|inf)\b")
 def write_report(config: ReportConfig) -> None:
     """Write the report; raises :class:`UserError` for inputs that cannot be compared and an output of another kind."""
     earlier = _earlier_files(config.output)
-    collected = collect(config.evaluations, config.pretrain)
+    collected = collect(config.evaluations, config.pretrain, config.diagnoses)
     document = build_document(collected, title=config.title, samples_per_task=config.samples_per_task)
     files = render_files(document, collected)
     if earlier is None:
@@ -125,6 +125,7 @@ def _values(document: Document, collected: Collected) -> dict[str, Any]:
         ],
         "samples": [asdict(question) for question in document.questions],
         "evaluations": {str(result.source): result.record.config for result in collected.evaluations},
+        "diagnoses": [to_plain(one) for one in collected.diagnoses],
         "pretrain": {
             str(run.source): {"config": run.record.config, "dataset": to_plain(run.record.dataset)}
             for run in collected.runs

@@ -39,7 +39,9 @@ def diagnose(config: DiagnoseConfig) -> None:
         choose_device(config.device)
         folder = load_model_folder(config.model)
         pausing, numbers = _pauses(folder, config)
-        halved = bool(folder.finetuning and folder.finetuning.halve_evaluation and folder.finetuning.task == config.task)
+        halved = bool(
+            folder.finetuning and folder.finetuning.halve_evaluation and folder.finetuning.task == config.task
+        )
         pairs = _pairs(load_task(config.task, config.data, halve=halved), config.limit)
         embedding = measure_embedding(folder, config.pretrain)
         answers = measure_answers(folder, pairs, pausing, numbers, config.batch_size)

@@ -33,12 +33,14 @@ def _stored(run: Path, shape: torch.Size) -> list[tuple[int | None, torch.Tensor
         weights = CheckpointReader(path).read_parameter(WORD_EMBEDDINGS)
         if weights.shape[1] != shape[1] or len(weights) < shape[0]:
             raise UserError(
-                f"--pretrain {run}: its embeddings are {list(weights.shape)}, those of the model {list(shape)}; give the"
-                " run that the model comes from"
+                f"--pretrain {run}: its embeddings are {list(weights.shape)}, those of the model {list(shape)};"
+                " give the run that the model comes from"
             )
         found.append((int(path.name.removeprefix("iter_")), weights[: shape[0]].clone()))
     if not found:
-        raise UserError(f"--pretrain {run}: holds no complete checkpoint; give a run folder of 'pause-megatron pretrain'")
+        raise UserError(
+            f"--pretrain {run}: holds no complete checkpoint; give a run folder of 'pause-megatron pretrain'"
+        )
     return found
 
 

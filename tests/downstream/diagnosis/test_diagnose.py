@@ -117,7 +117,9 @@ def test_answers_are_compared_with_those_of_the_reference(folder: ModelFolder) -
     answers = measure_answers(folder, PAIRS, SETTINGS[0], [0, 8], batch_size=2)
     assert [one.num_pauses for one in answers] == [0, 3, 8]
     assert answers[1].same_first_token == 1.0
-    reference = [int(output.logits[0, len(example.prefix) - 1].argmax()) for example, output, _ in passes(folder, SETTINGS[0])]
+    reference = [
+        int(output.logits[0, len(example.prefix) - 1].argmax()) for example, output, _ in passes(folder, SETTINGS[0])
+    ]
     for one in answers:
         found = passes(folder, Pausing(num_pauses=one.num_pauses))
         scores, same = [], []
