@@ -83,7 +83,7 @@ def collect(evaluations: Sequence[Path], runs: Sequence[Path], diagnoses: Sequen
     return Collected(
         evaluations=tuple(map(read_evaluation, files)),
         runs=tuple(map(read_run, runs)),
-        diagnoses=tuple(read_record(path, DiagnosisRecord) for path in diagnoses),
+        diagnoses=tuple(map(read_diagnosis, diagnoses)),
     )
 
 
@@ -110,6 +110,20 @@ def read_evaluation(path: Path) -> EvaluationResult:
     )
     record = replace(record, samples=samples)
     return EvaluationResult(record=record, source=path, finetuning_curve=_finetuning_curve(record))
+
+
+def read_diagnosis(path: Path) -> DiagnosisRecord:
+    """Read one diagnosis. Raises :class:`UserError` also if a table in it is empty, or has rows of several lengths."""
+    record = read_record(path, DiagnosisRecord)
+    rows = {"attention": [heads for one in record.attention for heads in one.heads] or [()]}
+    for one in record.lens:
+        columns = (one.answer_share, one.answer_log_probability, one.entropy, one.top_token, one.top_share)
+        rows.setdefault("lens", []).extend(columns)
+    complete = all(one.heads for one in record.attention) and record.lens and record.embedding and record.answers
+    complete = complete and all(len(set(map(len, found))) == 1 and found[0] for found in rows.values())
+    if not complete or len(record.lens[0].entropy) != record.num_pauses:
+        raise UserError(f"{path}: its tables are not complete; run '{DiagnosisRecord.PRODUCER}' again")
+    return record
 
 
 def _finetuning_curve(record: EvaluationRecord) -> tuple[FinetuneStepRecord, ...]:

@@ -161,6 +161,22 @@ def _read_results(folder: Path) -> Any:
     return collect([folder / "results"], [])
 
 
+def _write_diagnosis(folder: Path) -> None:
+    from pause_megatron.records.files import write_record
+    from tests.report.sections.test_diagnosis import diagnosis
+
+    write_record(folder / "diagnosis.json", diagnosis(pauses=4))
+
+
+def _render_diagnosis(folder: Path) -> Any:
+    from pause_megatron.report.collect import collect
+    from pause_megatron.report.document import build_document
+    from pause_megatron.report.write import render_files
+
+    collected = collect([], [], [folder / "diagnosis.json"])
+    return render_files(build_document(collected, title="Report", samples_per_task=3), collected)["report.json"]
+
+
 def _write_run(folder: Path) -> None:
     from tests.report.inputs import write_run
 
@@ -277,6 +293,7 @@ KINDS = (
     Kind(name="work folder", make=_copy_work, read=_resume_work, files=("*", "*/*"), checked=("*",)),
     Kind(name="task records", make=_write_tasks, read=_read_tasks, files=("*/*",)),
     Kind(name="results", make=_write_results, read=_read_results, files=("*/*",)),
+    Kind(name="diagnosis", make=_write_diagnosis, read=_render_diagnosis, files=("*",)),
     Kind(name="run folder", make=_write_run, read=_read_run, files=("run/*",)),
     Kind(name="report's inputs", make=_write_report, read=_render_report, files=("*/*",)),
     Kind(name="grid", make=_write_grid, read=_read_grid, files=("*",)),

@@ -9,7 +9,16 @@ import pytest
 from tests.readers.fuzz import Kind, fuzz
 from tests.readers.kinds import KINDS
 
-SLOW = ("report's inputs", "model folder", "export", "finetuned model", "grid", "--config file", "task records")
+SLOW = (
+    "report's inputs",
+    "diagnosis",
+    "model folder",
+    "export",
+    "finetuned model",
+    "grid",
+    "--config file",
+    "task records",
+)
 """Kinds that take much longer to read than others."""
 
 

@@ -17,6 +17,7 @@ from pause_megatron.cli.main import main, run_command
 from pause_megatron.downstream.generated_tasks import write_task
 from pause_megatron.errors import EXIT_DONE, EXIT_USER
 from pause_megatron.records.conversion import ExportRecord
+from pause_megatron.records.diagnosis import DiagnosisRecord
 from pause_megatron.records.evaluation import EvaluationRecord
 from pause_megatron.records.files import read_record
 from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneRecord
@@ -29,7 +30,7 @@ ZERO1 = Path(__file__).parents[2] / "ds_configs" / "zero1_fp32.json"
 
 @pytest.fixture(scope="module")
 def chain(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder with run, export, finetuned model and result of one model."""
+    """Folder with run, export, finetuned model, result and diagnosis of one model."""
     folder = tmp_path_factory.mktemp("chain")
     write_text_and_tokenizer(folder)
     write_task("parity", folder / "parity", seed=0, train=40, test=8)
@@ -50,6 +51,8 @@ COMMANDS = (
     "finetune --model {folder}/hf --task parity --data {folder}/parity --output {folder}/ft --num-pauses-ft 2 --steps 2"
     " --warmup-steps 1 --batch-size 4 --log-interval 1",
     "evaluate --model {folder}/ft --task parity --data {folder}/parity --output {folder}/result.json --limit 4",
+    "diagnose --model {folder}/ft --task parity --data {folder}/parity --pretrain {folder}/run"
+    " --output {folder}/diagnosis.json --limit 4",
 )
 
 
@@ -68,6 +71,7 @@ READERS = (
     Reader(f"run/{RunRecord.FILE}", (RunRecord,), REPORT_RUN),
     Reader(f"run/{METRICS_FILE}", METRICS_KINDS, REPORT_RUN),
     Reader("result.json", (EvaluationRecord,), REPORT_RUN),
+    Reader("diagnosis.json", (DiagnosisRecord,), ("report", "--diagnoses", "diagnosis.json", "--output", "diagnosed")),
     Reader(f"ft/{FinetuneRecord.FILE}", (FinetuneRecord,), REPORT_RUN),
     Reader(f"ft/{METRICS_FILE}", FINETUNE_METRICS_KINDS, REPORT_RUN),
     Reader(f"ft/{FinetuneRecord.FILE}", (FinetuneRecord,), ("generate", "--model", "ft", *GENERATE)),
@@ -145,3 +149,9 @@ def test_undamaged_files_are_read(chain: Path, monkeypatch: pytest.MonkeyPatch) 
     for command in {reader.command for reader in READERS}:
         assert main(list(command)) == EXIT_DONE
     shutil.rmtree("report")
+
+
+def test_a_diagnosis_follows_the_embedding_from_the_run_to_the_finetuned_model(chain: Path) -> None:
+    embedding = read_record(chain / "diagnosis.json", DiagnosisRecord).embedding
+    assert [one.iteration for one in embedding] == [2, None]
+    assert embedding[0].movement == 0.0 < embedding[1].movement
