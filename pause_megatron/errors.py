@@ -44,7 +44,13 @@ class LostProcessError(UserError):
 
 _CODE_IN_TEXT = re.compile(r"\(os error (\d+)\)")
 _RUST_ERRORS = ("SafetensorError", "Exception")  # safetensors, tokenizers
-_TOO_LITTLE_MEMORY = re.compile("out of memory|can't allocate memory|can't start new thread|resource temporarily", re.I)
+_TOO_LITTLE_MEMORY = re.compile(
+    "out of memory|not enough memory|bad_alloc|can't allocate memory|cannot allocate memory(?! in static TLS)"
+    "|can't start new thread|resource temporarily|failed to map segment",
+    re.I,
+)
+"""Texts of libraries that get no memory from the system. Static TLS is not memory in this sense."""
+MEMORY_ADVICE = "raise the limit of memory (`ulimit -v`, or that of the job), or use smaller batches or fewer processes"
 _QUOTED = 100  # characters of a value in an error
 _ADVICE = {
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free disk space and run the same command again"),
@@ -63,12 +69,8 @@ def system_error(error: BaseException, place: object = None) -> UserError | None
     For example, an ``OSError`` of a full disk or of a read-only file system, an error of safetensors or tokenizers
     with its text, or too little memory.
     """
-    text = one_line(error)
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _TOO_LITTLE_MEMORY.search(text)):
-        advice = (
-            "raise the limit of memory (`ulimit -v`, or that of the job), or use smaller batches or fewer processes"
-        )
-        return UserError(f"memory: too little for this command ({text[:_QUOTED]}); {advice}")
+    if lack := _lack_of_memory(error):
+        return UserError(f"memory: too little for this command ({lack[:_QUOTED]}); {MEMORY_ADVICE}")
     if isinstance(error, OSError):
         code, place = error.errno, place or error.filename
     else:
@@ -77,6 +79,18 @@ def system_error(error: BaseException, place: object = None) -> UserError | None
     if code not in _ADVICE:
         return None
     return UserError(f"{place or 'a file'}: {os.strerror(code)}; {_ADVICE[code]}")
+
+
+def _lack_of_memory(error: BaseException | None) -> str:
+    """Return the text of ``error``, or of one that it followed from, if the system refused memory; empty otherwise."""
+    while error:
+        text = one_line(error)
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return text
+        if isinstance(error, RuntimeError | ImportError | OSError) and _TOO_LITTLE_MEMORY.search(text):
+            return text
+        error = error.__cause__ or error.__context__
+    return ""
 
 
 class StoppedEarly(Exception):  # noqa: N818 - a clean stop, not an error

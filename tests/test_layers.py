@@ -28,7 +28,10 @@ LAYERS = [
     ["costs"],
     ["records"],
     ["config"],
-    ["errors", "log", "atomic", "locks", "versions", "children", "launcher_variables", "light_imports", "__init__"],
+    [
+        *("errors", "log", "atomic", "locks", "memory_limit", "versions", "children", "launcher_variables"),
+        *("light_imports", "__init__"),
+    ],
 ]
 """From the top down. Packages of one layer do not import each other, except in the last layer."""
 HEAVY = ("torch", "megatron", "deepspeed", "transformers", "lm_eval", "datasets", "matplotlib", "numpy")

@@ -16,6 +16,7 @@ from pause_megatron.checkpoint.checkpoint_manifest import (
     read_manifest,
     verify_file,
 )
+from pause_megatron.errors import system_error
 from pause_megatron.model.parameters import Shard, join_shards
 
 
@@ -107,6 +108,8 @@ class CheckpointReader:
                 self._open_files[fragment.file] = safe_open(path, framework="pt")
             stored = self._open_files[fragment.file].get_slice(tensor_key(key, fragment.name))
         except (OSError, SafetensorError) as error:
+            if refused := system_error(error, path):
+                raise refused from error
             raise DamagedCheckpointError(f"{path}: damaged ({error})") from error
         if stored.get_shape() != [fragment.length]:
             raise DamagedCheckpointError(

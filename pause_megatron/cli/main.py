@@ -5,10 +5,12 @@ import shutil
 import sys
 import time
 import warnings
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
+from pathlib import Path
 
 import pause_megatron
 from pause_megatron import log
+from pause_megatron.atomic import sweep
 from pause_megatron.children import end_with_parent
 from pause_megatron.cli.commands import COMMANDS, SUBCOMMANDS, TOOLS, Command
 from pause_megatron.cli.flags import parse, wrap
@@ -23,6 +25,7 @@ from pause_megatron.errors import (
     exit_code,
     system_error,
 )
+from pause_megatron.memory_limit import run_within_memory_limit
 from pause_megatron.parallel.signals import stop_signals_held_back
 
 _OTHER_RANKS_WAIT_SECONDS = 15.0
@@ -92,6 +95,14 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
     """
     log.keep_output_from_failing()
     end_with_parent()
+    if command.saves_when_asked:
+        return _run(command, program, arguments)
+    return run_within_memory_limit(
+        lambda: _run(command, program, arguments), clean_up=lambda: _remove_leftovers(command, program, arguments)
+    )
+
+
+def _run(command: Command, program: str, arguments: list[str]) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries warn at every import; `python -W default` shows the warnings
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of CUDA's compiler without a GPU
@@ -121,6 +132,15 @@ def run_command(command: Command, program: str, arguments: list[str]) -> int:
             log.write_line("interrupted")
         return EXIT_INTERRUPTED
     return EXIT_DONE
+
+
+def _remove_leftovers(command: Command, program: str, arguments: list[str]) -> None:
+    """Remove what the ended command leaves under temporary names, as the same command would do at its start."""
+    with suppress(UserError):  # the command has ended before it has read its flags, and has written nothing
+        config = parse(command.config_class(), program, arguments)
+        for each in config.each_number() if hasattr(config, "each_number") else [config]:
+            if isinstance(output := getattr(each, "output", None), Path):
+                sweep(output.parent, output.name)
 
 
 def _shortened(error: BaseException) -> str:

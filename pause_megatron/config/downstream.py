@@ -112,6 +112,9 @@ class FinetuneConfig:
     keeps gathered weights until the backward pass, which is faster and takes more memory."""
     fsdp_config: Path | None = None
     """JSON file with further FSDP settings of the Trainer, such as cpu_offload (default: none); requires --fsdp."""
+    dead_rank_timeout: float = 60.0
+    """Heartbeat timeout in seconds: a process that is silent for longer counts as dead, and the others end with exit
+    code 86. A process that crashed or was killed is noticed at once."""
     seed: int = 0
     """Seed of the order of the examples and of dropout."""
     log_interval: int = 50
@@ -158,7 +161,7 @@ class FinetuneConfig:
         require_at_least(1, log_interval=self.log_interval, save_interval=self.save_interval)
         require_at_least(1, gradient_accumulation_steps=self.gradient_accumulation_steps)
         require_fraction(adam_beta1=self.adam_beta1, adam_beta2=self.adam_beta2)
-        require_positive(learning_rate=self.learning_rate)
+        require_positive(learning_rate=self.learning_rate, dead_rank_timeout=self.dead_rank_timeout)
         if self.batch_size % self.gradient_accumulation_steps:
             raise UserError(
                 f"--gradient-accumulation-steps {self.gradient_accumulation_steps}: must divide --batch-size"

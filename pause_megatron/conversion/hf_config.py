@@ -7,7 +7,7 @@ from transformers import AutoConfig, GenerationConfig, GPT2Config, LlamaConfig, 
 
 from pause_megatron.atomic import write_json
 from pause_megatron.config.model import ModelConfig
-from pause_megatron.errors import UserError, one_line
+from pause_megatron.errors import UserError, one_line, system_error
 from pause_megatron.records.checkpoint_state import GenerationTokens
 from pause_megatron.records.files import read_json
 
@@ -34,6 +34,8 @@ def read_hf_config(folder: Path) -> PretrainedConfig:
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds
+        if refused := system_error(error, path):
+            raise refused from error
         raise UserError(f"{path}: transformers cannot read it ({one_line(error)}); fetch the file again") from error
     for part in (config, config.get_text_config()):
         for key, problem in _ELSEWHERE.items():

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.testing._internal.distributed.fake_pg  # registers the backend
 from megatron.core import parallel_state
 
 from pause_megatron.config.model import ModelConfig
@@ -31,11 +32,12 @@ Read = Callable[[str], torch.Tensor]
 def megatron_model(model: ModelConfig, vocab_size: int) -> Iterator[LocalModel]:
     """Build ``model`` in Megatron-core on the CPU, not compiled, with the process groups of a single process.
 
-    The groups exist inside the block only. They are gloo's, also in a process that sees a GPU.
+    The groups exist inside the block only. They communicate nothing, also in a process that sees a GPU. gloo would start
+    63 threads for them, with 500 MB of address space, and abort or hang under a limit of memory (``ulimit -v``).
     """
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    dist.init_process_group("fake", rank=0, world_size=1, store=dist.HashStore())
     try:
-        parallel_state.initialize_model_parallel()
+        parallel_state.initialize_model_parallel(create_gloo_process_groups=False)
         yield build_local_model(model, ONE_PROCESS, vocab_size=vocab_size, seed=0)
     finally:
         destroy_process_groups()

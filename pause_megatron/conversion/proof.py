@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM
 from pause_megatron.config.conversion import ComparisonConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.one_layer import Read, megatron_logits_by_layer, megatron_model
-from pause_megatron.errors import UserError, one_line
+from pause_megatron.errors import UserError, one_line, system_error
 from pause_megatron.records.conversion import LogitComparison
 
 PROOF_PAUSE_RATE = 0.1
@@ -78,6 +78,8 @@ def hf_logits(folder: Path, tokens: torch.Tensor, method: Method = "whole") -> t
             output_loading_info=True,
         )
     except Exception as error:  # transformers raises many kinds
+        if refused := system_error(error):
+            raise refused from error
         raise UserError(f"{folder}: transformers cannot load it ({one_line(error)}); fetch the model again") from error
     for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
         if names := sorted(str(name) for name in loading[key]):

@@ -7,7 +7,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pause_megatron import log
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, system_error
 from pause_megatron.records.files import path_beside, read_json
 
 WEIGHTS_FILE = "model.safetensors"
@@ -51,6 +51,8 @@ class StoredWeights:
                 self._types |= {name: stored.get_dtype() for name, stored in slices.items()}
                 self._shapes |= {name: tuple(stored.get_shape()) for name, stored in slices.items()}
         except (OSError, SafetensorError) as error:
+            if refused := system_error(error, path):
+                raise refused from error
             raise UserError(f"{path}: damaged ({error}); fetch the file again") from error
         if twice := self._files.keys() & slices.keys():
             raise UserError(f"{path}: tensor {min(twice)} is also in {self._files[min(twice)].name}; remove one file")

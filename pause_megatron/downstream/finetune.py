@@ -23,22 +23,31 @@ from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import pause_range
 from pause_megatron.config.serialize import to_flat
+from pause_megatron.config.training import FaultsConfig
 from pause_megatron.conversion.hf_config import add_transformers_4_names
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder, not_finite
 from pause_megatron.downstream.pausing import finetuning_pausing
 from pause_megatron.downstream.processes import (
+    TIMEOUT,
     leave_processes,
     merged_weights,
-    process_arguments,
     raise_on_all_ranks,
     run_on_rank_0,
 )
 from pause_megatron.downstream.tasks import load_task
-from pause_megatron.downstream.trainer_states import SafeTrainer, is_finished, state_folder
+from pause_megatron.downstream.trainer_arguments import training_arguments
+from pause_megatron.downstream.trainer_states import (
+    AlreadyTrained,
+    NoFurtherStep,
+    SafeTrainer,
+    is_finished,
+    state_folder,
+)
 from pause_megatron.downstream.training_examples import EpochStart, PauseCollator, PausedExamples
 from pause_megatron.downstream.work_folder import MetricsWriter, WorkFolder, refuse_existing_output
 from pause_megatron.errors import LostProcessError, UserError, one_line
-from pause_megatron.parallel.heartbeat import is_collective_failure
+from pause_megatron.parallel.heartbeat import Heartbeat, is_collective_failure
+from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.parallel.process_device import describe_device
 from pause_megatron.pauses.prompts import PausedExample
 from pause_megatron.records.checksums import checksums
@@ -62,15 +71,16 @@ def finetune(config: FinetuneConfig) -> None:
 
     Raises :class:`UserError` for an output that exists or that another run is writing, a model without ``<pause>`` that
     should pause, a batch that the processes cannot divide, a full disk, losses or weights that are not finite, and the
-    errors of loading the task and the model and of placing the pauses. Raises :class:`LostProcessError` if a collective
-    fails because another process has ended or hangs.
+    errors of loading the task and the model and of placing the pauses. If another process dies or hangs, this one exits
+    (:class:`~pause_megatron.parallel.heartbeat.Heartbeat`); if a collective fails although all processes are alive, it
+    raises :class:`LostProcessError`.
     """
     try:
         _finetune(config)
     except (RuntimeError, torch.distributed.DistError) as error:
         if is_collective_failure(error):
             raise LostProcessError(
-                f"--output {config.output}: another process of this run was killed, has crashed or hangs"
+                f"--output {config.output}: the processes of this run lost their connection"
                 f" ({one_line(error)[:_QUOTED_FAILURE]}); the same command resumes from the last state"
             ) from error
         raise
@@ -84,7 +94,16 @@ def finetune(config: FinetuneConfig) -> None:
 def _finetune(config: FinetuneConfig) -> None:
     refuse_existing_output(config)
     started = time.monotonic()
-    arguments = training_arguments(config)
+    launch = detect_launch()
+    arguments = training_arguments(config, launch)
+    faults = FaultsConfig(dead_rank_timeout=config.dead_rank_timeout, collective_timeout=TIMEOUT.total_seconds() / 60)
+    with Heartbeat(launch, faults) as heartbeat:
+        _finetune_together(config, arguments, heartbeat, started)
+
+
+def _finetune_together(
+    config: FinetuneConfig, arguments: TrainingArguments, heartbeat: Heartbeat, started: float
+) -> None:
     with arguments.main_process_first(local=False):  # only rank 0 downloads the data from the hub
         task = load_task(config.task, config.data, halve=config.halve_evaluation)
         pairs = task.training_pairs()
@@ -103,7 +122,7 @@ def _finetune(config: FinetuneConfig) -> None:
             f"finetuning {config.model} on {len(examples)} examples of {config.task}{origin} with"
             f" {config.pausing.num_pauses_ft} pauses{together}, on {describe_device().name}"
         )
-        trainer = train(base, examples, config, arguments, work)
+        trainer = train(base, examples, config, arguments, work, heartbeat)
         raise_on_all_ranks(arguments, "")  # waits for ranks that still load a state, which write() removes
         weights = merged_weights(trainer)
 
@@ -117,7 +136,12 @@ def _finetune(config: FinetuneConfig) -> None:
 
 
 def train(
-    base: ModelFolder, examples: PausedExamples, config: FinetuneConfig, arguments: TrainingArguments, work: WorkFolder
+    base: ModelFolder,
+    examples: PausedExamples,
+    config: FinetuneConfig,
+    arguments: TrainingArguments,
+    work: WorkFolder,
+    heartbeat: Heartbeat,
 ) -> Trainer:
     """Train ``base.model`` in place, and keep states and metrics in ``work``; resumes from the newest state there."""
     collator = PauseCollator(
@@ -128,9 +152,9 @@ def train(
     step = run_on_rank_0(arguments, work.resume)
     state = state_folder(work.path, step) if step else None
     writer = MetricsWriter(work)
-    callbacks: list[TrainerCallback] = [writer, EpochStart(examples)]
+    callbacks: list[TrainerCallback] = [writer, EpochStart(examples), _TimeoutOfSteps(heartbeat)]
     if state and is_finished(state):
-        callbacks.append(_NoFurtherStep())
+        callbacks.append(NoFurtherStep())
     learned: Dataset[PausedExample] = examples
     held_out = None
     if config.early_stopping_patience:
@@ -147,23 +171,22 @@ def train(
     trainer.remove_callback(PrinterCallback)
     try:
         trainer.train(resume_from_checkpoint=state and str(state))
-    except _AlreadyTrained:
+    except AlreadyTrained:
         writer.on_train_end(arguments, trainer.state, trainer.control)
         if arguments.load_best_model_at_end:
             trainer._load_best_model()
     return trainer
 
 
-class _AlreadyTrained(Exception):  # noqa: N818 - not an error
-    """The state is loaded and needs no further step."""
+class _TimeoutOfSteps(TrainerCallback):
+    """Shortens the timeout of the heartbeat when the steps begin: loading may keep its thread from running for long."""
 
+    def __init__(self, heartbeat: Heartbeat) -> None:
+        self._heartbeat = heartbeat
 
-class _NoFurtherStep(TrainerCallback):
-    """Ends training before its first step: the Trainer looks for the end only after a step, and would train on."""
-
-    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
-        """End training; the weights are loaded."""
-        raise _AlreadyTrained
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        """Shorten it."""
+        self._heartbeat.shorten_timeout()
 
 
 def hold_out(examples: PausedExamples, config: FinetuneConfig) -> tuple[Subset[PausedExample], Subset[PausedExample]]:
@@ -179,49 +202,6 @@ def hold_out(examples: PausedExamples, config: FinetuneConfig) -> tuple[Subset[P
     chosen = set(random.Random(config.seed).sample(range(len(examples)), number))
     learned = [index for index in range(len(examples)) if index not in chosen]
     return Subset(examples, learned), Subset(replace(examples), sorted(chosen))
-
-
-def training_arguments(config: FinetuneConfig) -> TrainingArguments:
-    """Translate ``config`` for the Trainer, without its reports and progress bars.
-
-    If a launcher started several processes, or with DeepSpeed or FSDP, this forms the process group.
-    """
-    early_stopping: dict[str, Any] = {}
-    if config.early_stopping_patience:
-        early_stopping = {
-            "eval_strategy": "steps",
-            "eval_steps": config.save_interval,
-            "prediction_loss_only": True,
-            "load_best_model_at_end": True,
-            "metric_for_best_model": "loss",
-            "greater_is_better": False,
-            "restore_callback_states_from_checkpoint": True,
-        }
-    arguments = TrainingArguments(
-        output_dir=str(config.work_folder),
-        max_steps=config.steps,
-        gradient_accumulation_steps=config.gradient_accumulation_steps,
-        learning_rate=config.learning_rate,
-        lr_scheduler_type=config.schedule if config.schedule != "constant" else "constant_with_warmup",
-        warmup_steps=config.warmup_steps,
-        weight_decay=config.weight_decay,
-        adam_beta1=config.adam_beta1,
-        adam_beta2=config.adam_beta2,
-        max_grad_norm=config.clip_grad,
-        bf16=config.precision == "bf16",
-        seed=config.seed,
-        logging_steps=config.log_interval,
-        logging_nan_inf_filter=False,
-        save_steps=config.save_interval,
-        remove_unused_columns=False,
-        disable_tqdm=True,
-        report_to="none",
-        **early_stopping,
-        **process_arguments(config),
-    )
-    # With several visible GPUs the Trainer would use DataParallel and multiply the batch size.
-    arguments._n_gpu = min(1, arguments.n_gpu)
-    return arguments
 
 
 def _with_lora(base: ModelFolder, rank: int, seed: int) -> ModelFolder:

@@ -19,7 +19,7 @@ from pause_megatron.config.deepspeed import OWNED_KEYS_OF_FINETUNING, read_deeps
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.gloo_interface import choose_gloo_interface
-from pause_megatron.parallel.launcher import detect_launch, export_launch, withdraw_launch
+from pause_megatron.parallel.launcher import Launch, export_launch, withdraw_launch
 from pause_megatron.parallel.process_device import choose_device
 from pause_megatron.parallel.rendezvous import BACKENDS, form_default_group
 from pause_megatron.records.files import read_json
@@ -27,17 +27,16 @@ from pause_megatron.records.files import read_json
 _WRAPPING_KEYS = ("auto_wrap_policy", "min_num_params", "transformer_layer_cls_to_wrap")
 FSDP_KEYS = ("activation_checkpointing", *_WRAPPING_KEYS, "cpu_offload")
 """Keys of a ``--fsdp-config`` file."""
-_TIMEOUT = timedelta(minutes=30)
+TIMEOUT = timedelta(minutes=30)
 """Timeout of collectives, accelerate's default."""
 _USE_DEEPSPEED = "ACCELERATE_USE_DEEPSPEED"
 
 
-def process_arguments(config: FinetuneConfig) -> dict[str, Any]:
-    """Return the ``TrainingArguments`` that depend on the processes; without a launcher there is one process.
+def process_arguments(config: FinetuneConfig, launch: Launch) -> dict[str, Any]:
+    """Return the ``TrainingArguments`` that depend on the processes, and form their group if there are several.
 
     Raises :class:`UserError` for a batch that does not divide evenly, and for files that contradict the flags.
     """
-    launch = detect_launch()
     parts = launch.world_size * config.gradient_accumulation_steps
     if config.batch_size % parts:
         raise UserError(
@@ -56,9 +55,9 @@ def process_arguments(config: FinetuneConfig) -> dict[str, Any]:
         sharding = {"fsdp": True, "fsdp_config": _fsdp_values(config)}
     if launch.world_size > 1 or sharding:
         export_launch(launch, gpu=own_device.index)
-        if launch.single_node:  # before accelerate does, with a store on all network interfaces
-            choose_gloo_interface(launch)
-            form_default_group(launch, backend=BACKENDS[own_device.type], timeout=_TIMEOUT)
+        # Before accelerate does, with a store on all network interfaces, and on GPUs without gloo.
+        choose_gloo_interface(launch)
+        form_default_group(launch, backend=BACKENDS[own_device.type], timeout=TIMEOUT)
         arguments["ddp_find_unused_parameters"] = False  # a causal language model uses all
     if sharding and on_cpu:
         _form_cpu_group(config)

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 from safetensors import SafetensorError
-from transformers import Trainer, TrainerState
+from transformers import Trainer, TrainerCallback, TrainerState
 
 from pause_megatron import log
 from pause_megatron.atomic import fsync_path, sweep, temporary_name, write_json
@@ -172,3 +172,15 @@ def _read_manifest(state: Path) -> _StateManifest:
         raise unreadable(path, error) from error
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError) as error:
         raise DamagedCheckpointError(f"{path}: damaged ({type(error).__name__}: {error})") from error
+
+
+class AlreadyTrained(Exception):  # noqa: N818 - not an error
+    """The state is loaded and needs no further step."""
+
+
+class NoFurtherStep(TrainerCallback):
+    """Ends training before its first step: the Trainer looks for the end only after a step, and would train on."""
+
+    def on_epoch_begin(self, *_: Any, **__: Any) -> None:
+        """End training; the weights are loaded."""
+        raise AlreadyTrained

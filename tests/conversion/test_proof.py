@@ -33,5 +33,5 @@ def proven_beside_a_gpu(model: ModelConfig) -> tuple[str, float]:
 @pytest.mark.parametrize("model", [GPT2, LLAMA], ids=["gpt2", "llama"])
 def test_proof_uses_neither_a_gpu_nor_nccl_nor_a_compiler(model: ModelConfig) -> None:
     [(backend, difference)] = run_distributed(proven_beside_a_gpu, 1, model)
-    assert backend == "gloo"
+    assert backend == "fake"
     assert difference < 1e-5

@@ -11,12 +11,14 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, Trainer
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import FinetunePausing
 from pause_megatron.config.serialize import to_plain
-from pause_megatron.downstream.finetune import finetune, training_arguments
+from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.downstream.tasks import Task
+from pause_megatron.downstream.trainer_arguments import training_arguments
 from pause_megatron.downstream.training_examples import PausedExamples
 from pause_megatron.errors import UserError
 from pause_megatron.log import read_json_lines
+from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.records.conversion import ExportRecord
 from pause_megatron.records.files import write_record
 from tests.downstream.settings import changed
@@ -109,7 +111,7 @@ def test_learning_rate_warms_up_and_follows_its_schedule(config, schedule, expec
 
 def test_optimizer_settings_reach_the_trainer(config):
     config = replace(config, adam_beta1=0.8, adam_beta2=0.7, weight_decay=0.3, clip_grad=0.2)
-    arguments = training_arguments(config)
+    arguments = training_arguments(config, detect_launch())
     assert (arguments.adam_beta1, arguments.adam_beta2) == (0.8, 0.7)
     assert (arguments.weight_decay, arguments.max_grad_norm) == (0.3, 0.2)
 

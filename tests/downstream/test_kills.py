@@ -10,12 +10,12 @@ import json
 import os
 import random
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,16 @@ import torch
 
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import FinetunePausing
-from pause_megatron.downstream import processes
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.errors import EXIT_DONE, EXIT_LOST_PROCESS, EXIT_USER
 from tests.parallel.dying import run_group
+from tests.quick import others_slow
 
 STEPS = 6
 RENAMES = "renames.log"
+TIMEOUT = 3.0
+STEPS_OF_LOST = 60
+"""Steps of the runs that lose a process: enough that they last longer than the first state."""
 KILLS = 20
 """Kills of the slow test, for each number of processes: half of them around renames."""
 
@@ -199,24 +202,26 @@ def test_state_stays_until_every_rank_has_loaded_it(config, tmp_path):
     assert [path.name for path in config.output.parent.iterdir()] == ["finetuned"]
 
 
-def finetune_with_short_timeout(config: FinetuneConfig) -> None:
-    processes._TIMEOUT = timedelta(seconds=5)
-    finetune(config)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
-def test_other_process_reports_a_lost_one_on_one_line(config, tmp_path, number):
-    config, log = replace(in_folder(config, tmp_path / "lost"), steps=500), tmp_path / "log"
-    with run_group(log, 2, finetune_with_short_timeout, config) as group:
+@pytest.mark.parametrize("rank", others_slow((0, 1), quick=[1]))
+@pytest.mark.parametrize("number", others_slow((signal.SIGSTOP, signal.SIGKILL), quick=[signal.SIGSTOP]))
+def test_lost_process_ends_the_other_and_is_named(config, tmp_path, number, rank):
+    """The rerun, which may wait with another timeout, ends as the undisturbed run."""
+    config, log = replace(in_folder(config, tmp_path / "lost"), steps=STEPS_OF_LOST), tmp_path / "log"
+    with run_group(log, 2, finetune, replace(config, dead_rank_timeout=TIMEOUT)) as group:
         while not list(config.work_folder.glob("*/manifest.json")):
             group.processes[0].join(0.02)
             assert not group.has_ended(), group.said()
-        group.send(1, number)
-        assert group.exit_codes(but=1) == [EXIT_LOST_PROCESS]
-        [error] = [line for line in group.said().splitlines() if line.startswith("--output")]
-        assert f"{config.output}: another process of this run was killed, has crashed or hangs (" in error
+        group.send(rank, number)
+        assert group.exit_codes(but=rank) == [EXIT_LOST_PROCESS]
+        event = f"has sent no heartbeat for {TIMEOUT:g} s" if number == signal.SIGSTOP else "was killed or has crashed"
+        named = f"rank {rank} ({socket.gethostname()}, pid {group.processes[rank].pid})"
+        line = f"{named} {event}; the same command resumes from the newest checkpoint (exit code 86)"
+        assert [said for said in group.said().splitlines() if said.startswith("rank ")] == [line]
         assert "Traceback" not in group.said()
+    with run_group(log, 2, finetune, config) as group:
+        assert group.exit_codes() == [EXIT_DONE] * 2
+        assert "resuming the interrupted run at step" in group.said()
+    assert [path.name for path in config.output.parent.iterdir()] == ["finetuned"]
 
 
 @pytest.mark.slow

@@ -25,6 +25,7 @@ from pause_megatron.downstream.processes import process_arguments
 from pause_megatron.downstream.work_folder import WorkFolder
 from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
 from pause_megatron.log import read_json_lines
+from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.tokenizer.huggingface import to_huggingface
 from tests.distributed import run_distributed
 from tests.downstream.random_models import random_model
@@ -278,7 +279,7 @@ def test_processes_killed_after_their_last_step_train_no_further(config, tmp_pat
 )
 def test_files_that_contradict_the_flags_are_refused(config, tmp_path, settings, message):
     with pytest.raises(UserError, match=message):
-        process_arguments(shared(config, tmp_path, settings))
+        process_arguments(shared(config, tmp_path, settings), detect_launch())
 
 
 @pytest.mark.parametrize("name", others_slow(BF16, quick=["zero1_bf16.json"]))

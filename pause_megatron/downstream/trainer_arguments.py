@@ -1,0 +1,52 @@
+"""Settings of a finetuning as arguments of Hugging Face's Trainer."""
+
+from typing import Any
+
+from transformers import TrainingArguments
+
+from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.downstream.processes import process_arguments
+from pause_megatron.parallel.launcher import Launch
+
+
+def training_arguments(config: FinetuneConfig, launch: Launch) -> TrainingArguments:
+    """Translate ``config`` for the Trainer, without its reports and progress bars.
+
+    If a launcher started several processes, or with DeepSpeed or FSDP, this forms the process group.
+    """
+    early_stopping: dict[str, Any] = {}
+    if config.early_stopping_patience:
+        early_stopping = {
+            "eval_strategy": "steps",
+            "eval_steps": config.save_interval,
+            "prediction_loss_only": True,
+            "load_best_model_at_end": True,
+            "metric_for_best_model": "loss",
+            "greater_is_better": False,
+            "restore_callback_states_from_checkpoint": True,
+        }
+    arguments = TrainingArguments(
+        output_dir=str(config.work_folder),
+        max_steps=config.steps,
+        gradient_accumulation_steps=config.gradient_accumulation_steps,
+        learning_rate=config.learning_rate,
+        lr_scheduler_type=config.schedule if config.schedule != "constant" else "constant_with_warmup",
+        warmup_steps=config.warmup_steps,
+        weight_decay=config.weight_decay,
+        adam_beta1=config.adam_beta1,
+        adam_beta2=config.adam_beta2,
+        max_grad_norm=config.clip_grad,
+        bf16=config.precision == "bf16",
+        seed=config.seed,
+        logging_steps=config.log_interval,
+        logging_nan_inf_filter=False,
+        save_steps=config.save_interval,
+        remove_unused_columns=False,
+        disable_tqdm=True,
+        report_to="none",
+        **early_stopping,
+        **process_arguments(config, launch),
+    )
+    # With several visible GPUs the Trainer would use DataParallel and multiply the batch size.
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
