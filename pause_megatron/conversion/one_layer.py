@@ -32,8 +32,8 @@ Read = Callable[[str], torch.Tensor]
 def megatron_model(model: ModelConfig, vocab_size: int) -> Iterator[LocalModel]:
     """Build ``model`` in Megatron-core on the CPU, not compiled, with the process groups of a single process.
 
-    The groups exist inside the block only. They communicate nothing, also in a process that sees a GPU. gloo would start
-    63 threads for them, with 500 MB of address space, and abort or hang under a limit of memory (``ulimit -v``).
+    The groups exist inside the block only. They communicate nothing, also in a process that sees a GPU. gloo would
+    start 63 threads with 500 MB of address space for them, and abort or hang under a limit of memory (``ulimit -v``).
     """
     dist.init_process_group("fake", rank=0, world_size=1, store=dist.HashStore())
     try:

@@ -41,6 +41,7 @@ RUN: dict[str, Any] = {
 """A grid of two finetunings, each evaluated with 3 and with 0 pauses."""
 
 
+KILL_AT_RENAME = Path(__file__).with_name("kill_at_rename")
 ONE_THREAD = {**os.environ, "OMP_NUM_THREADS": "1"}
 """So small a model is slower on several threads, and much slower if they share a core."""
 
@@ -191,6 +192,10 @@ def test_grid_killed_at_many_moments_ends_with_the_results_of_an_undisturbed_one
         process.wait()
         killed += 1
     assert killed >= 10
+    assert_rerun_ends_as(undisturbed, grid_file, output)
+
+
+def assert_rerun_ends_as(undisturbed: Path, grid_file: Path, output: Path) -> None:
     done = run(grid_file, output, "--jobs", "2")
     assert done.returncode == EXIT_DONE, done.stderr
     assert results(output) == results(undisturbed)
@@ -199,6 +204,44 @@ def test_grid_killed_at_many_moments_ends_with_the_results_of_an_undisturbed_one
         assert names[0] == names[1]
     for path in (undisturbed / "finetune" / "parity").glob("*/m*"):
         assert path.read_bytes() == (output / path.relative_to(undisturbed)).read_bytes()
+
+
+@pytest.mark.slow
+def test_grid_killed_around_renames_ends_with_the_results_of_an_undisturbed_one(
+    grid_file: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """With its jobs, just before and just after each kind of rename, in the order of an undisturbed run."""
+    kinds = list(dict.fromkeys(renames(grid_file, tmp_path / "logged", "")))
+    assert "finetune/parity/tiny-ftN-seedN" in kinds
+    assert "evaluate/parity/tiny-ftN-infN-seedN.json" in kinds
+    output = tmp_path / "out"
+    for kind in kinds:
+        for side in ("before", "after"):
+            log = renames(grid_file, output, f"{kind} {side}")
+            assert kind in log, (kind, side, log)
+    assert_rerun_ends_as(undisturbed, grid_file, output)
+
+
+def renames(grid_file: Path, output: Path, kill_at: str) -> list[str]:
+    """Run the grid, killed with its jobs at ``kill_at`` if that is given; return the kinds of renames until then."""
+    log = output.with_name("renames.log")
+    log.unlink(missing_ok=True)
+    hooked = {
+        "PYTHONPATH": os.pathsep.join([str(KILL_AT_RENAME), *sys.path]),
+        "RENAMES_BELOW": str(output),
+        "RENAMES_LOG": str(log),
+        "KILL_AT": kill_at,
+    }
+    done = subprocess.run(
+        grid_command(grid_file, output, "--jobs", "2"),
+        env={**ONE_THREAD, **hooked},
+        start_new_session=True,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == (-signal.SIGKILL if kill_at else EXIT_DONE), (kill_at, done.stderr)
+    return log.read_text().splitlines()
 
 
 def written(output: Path) -> set[Path]:

@@ -1,0 +1,140 @@
+"""Under a limit of memory, a command that a library aborts ends with one line, and nothing remains of its output."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pause_megatron.atomic import new_folder
+from pause_megatron.cli.commands import Command
+from pause_megatron.cli.main import run_command
+from pause_megatron.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USER, StoppedEarly, UserError
+
+LIMIT_BYTES = 4 << 30
+LIMITED = f"""
+import resource, sys
+from {__name__} import *
+resource.setrlimit(resource.RLIMIT_AS, (LIMIT_BYTES, LIMIT_BYTES))
+sys.exit(run_command(COMMAND, "end", sys.argv[1:]))
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndingConfig:
+    """Configuration of a command that only ends."""
+
+    how: str
+    """Way to end."""
+    output: Path
+    """Folder to write."""
+
+
+def end(config: EndingConfig) -> None:
+    with new_folder(config.output) as folder:
+        (folder / "pid").write_text(str(os.getpid()))
+        print("log line", file=sys.stderr, flush=True)
+        match config.how:
+            case "abort":
+                throw_in_a_thread()
+            case "abort silently":
+                os.abort()
+            case "crash":
+                ctypes.string_at(0)
+            case "openmp":
+                os.write(2, b"\nlibgomp: Thread creation failed: Resource temporarily unavailable\n")
+                os._exit(1)
+            case "wrong":
+                raise UserError("FILE: no such file; give another")
+            case "stopped":
+                raise StoppedEarly("stopped")
+            case "bug":
+                raise ValueError("a bug")
+            case "wait":
+                (config.output.parent / "waiting").touch()
+                time.sleep(600)
+
+
+def throw_in_a_thread() -> None:
+    """Throw what C++ throws when it finds no memory, where no Python code catches it."""
+    throw = ctypes.CDLL("libstdc++.so.6")._ZSt17__throw_bad_allocv
+    thread = threading.Thread(target=throw)
+    thread.start()
+    thread.join()
+
+
+COMMAND = Command(summary="", config=f"{__name__}:EndingConfig", function=f"{__name__}:end")
+ABORTED = "error: memory: a library ended this command ("
+
+
+def command_under_limit(how: str, output: Path) -> list[str]:
+    return [sys.executable, "-c", LIMITED, "--how", how, "--output", str(output)]
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "line"),
+    [
+        ("done", EXIT_DONE, ""),
+        ("wrong", EXIT_USER, "error: FILE: no such file; give another"),
+        ("stopped", 85, "stopped (exit code 85)"),
+        ("bug", EXIT_INTERNAL, "Traceback (most recent call last):"),
+        ("abort", EXIT_USER, f"{ABORTED}SIGABRT: terminate called after throwing an instance of 'std::bad_alloc'"),
+        ("abort silently", EXIT_USER, f"{ABORTED}SIGABRT)"),
+        ("crash", EXIT_USER, f"{ABORTED}SIGSEGV)"),
+        ("openmp", EXIT_USER, f"{ABORTED}exit code 1: libgomp: Thread creation failed: "),
+    ],
+)
+def test_ends_with_one_line_and_leaves_nothing(how: str, code: int, line: str, tmp_path: Path) -> None:
+    done = subprocess.run(command_under_limit(how, tmp_path / "out"), capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    first, *said = [said for said in done.stderr.splitlines() if said]
+    assert first == "log line"
+    if code == EXIT_USER:
+        [only] = said
+        assert only.startswith(line)
+        assert ("under the limit of 4295 MB; raise the limit of memory" in only) == line.startswith(ABORTED)
+    elif line:
+        assert said[0] == line
+    assert [path.name for path in tmp_path.iterdir()] == (["out"] if code == EXIT_DONE else [])
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, EXIT_INTERRUPTED), (signal.SIGTERM, 128 + signal.SIGTERM)]
+)
+def test_signals_reach_the_command(number: signal.Signals, code: int, tmp_path: Path) -> None:
+    process = started_and_waiting(tmp_path)
+    process.send_signal(number)
+    assert process.wait(60) == code
+
+
+def test_command_ends_with_its_parent(tmp_path: Path) -> None:
+    process = started_and_waiting(tmp_path)
+    [child] = psutil.Process(process.pid).children()
+    process.kill()
+    process.wait()
+    child.wait(60)
+    assert not child.is_running()
+
+
+def started_and_waiting(folder: Path) -> subprocess.Popen[str]:
+    process = subprocess.Popen(command_under_limit("wait", folder / "out"), stderr=subprocess.DEVNULL, text=True)
+    while not (folder / "waiting").exists():
+        time.sleep(0.01)
+        assert process.poll() is None
+    return process
+
+
+def test_without_a_limit_there_is_no_child(tmp_path: Path) -> None:
+    assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY, "the tests run under a limit"
+    assert run_command(COMMAND, "end", ["--how", "done", "--output", str(tmp_path / "out")]) == EXIT_DONE
+    assert (tmp_path / "out" / "pid").read_text() == str(os.getpid())
