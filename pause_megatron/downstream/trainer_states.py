@@ -33,7 +33,9 @@ from pause_megatron.downstream.processes import raise_on_all_ranks, run_on_rank_
 from pause_megatron.errors import UserError, one_line, quoted, system_error
 from pause_megatron.records.files import is_file_name
 
-FORMAT = "pause_megatron/finetune-state/1"
+FORMAT = "pause_megatron/finetune-state/2"
+SETTINGS = "settings.json"
+"""File in the work folder that identifies the run: its settings, and the checksums of its model and data."""
 KEPT = 2
 """States to keep, in addition to the best ones of early stopping."""
 _STATE = re.compile(r"checkpoint-\d+")
@@ -46,6 +48,8 @@ class _StateManifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     """By path in the state's folder; DeepSpeed and FSDP write subfolders."""
     best: str | None
     """Folder name of the state with the lowest held-out loss so far; None without early stopping."""
+    run: FileChecksum
+    """Of the run's ``settings.json``: a state of another run does not fit, or continues with another model."""
 
 
 def state_folder(work: Path, step: int) -> Path:
@@ -106,7 +110,8 @@ def complete_state(work: Path, step: int) -> None:
         fsync_path(path)
     files = {str(path.relative_to(state)): file_checksum(path) for path in paths if path.is_file()}
     best = read_trainer_state(state).best_model_checkpoint
-    manifest = _StateManifest(files=files, best=Path(best).name if best else None)
+    run = file_checksum(work / SETTINGS)
+    manifest = _StateManifest(files=files, best=Path(best).name if best else None, run=run)
     content = {"format": FORMAT, **msgspec.to_builtins(manifest)}
     write_json(state / MANIFEST, {**content, "crc32": checksum(content)})
     complete = [each for each in _states(work) if (each / MANIFEST).exists()]
@@ -118,7 +123,7 @@ def complete_state(work: Path, step: int) -> None:
 
 
 def newest_intact_state(work: Path) -> Path | None:
-    """Return the newest state whose files all have their checksums, and those of its best state; None if there is none.
+    """Return the newest state of this run whose files and best state have their checksums; None if there is none.
 
     Removes what interrupted processes left half-written, and renames damaged states, with a warning.
     """
@@ -152,6 +157,8 @@ def _best_of(state: Path) -> str | None:
 
 def _verified(state: Path) -> _StateManifest:
     manifest = _read_manifest(state)
+    if manifest.run != file_checksum(state.parent / SETTINGS):
+        raise DamagedCheckpointError(f"{state}: belongs to another run, by the checksum of {SETTINGS} in it")
     for name, recorded in manifest.files.items():
         verify_file(state / name, recorded)
     return manifest

@@ -22,11 +22,12 @@ from pause_megatron.atomic import sweep, write_json, write_text
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.serialize import to_flat
 from pause_megatron.downstream.processes import run_on_rank_0
-from pause_megatron.downstream.trainer_states import newest_intact_state, read_trainer_state, step_of
+from pause_megatron.downstream.trainer_states import SETTINGS, newest_intact_state, read_trainer_state, step_of
 from pause_megatron.errors import UserError
 from pause_megatron.locks import LOCK_FILE, sole_owner
 from pause_megatron.log import JsonLines
 from pause_megatron.parallel.slurm_step import describe_job
+from pause_megatron.records.checksums import checksum_once
 from pause_megatron.records.files import line_of, read_json, read_record_lines
 from pause_megatron.records.finetuning import (
     FINETUNE_METRICS_KINDS,
@@ -35,8 +36,6 @@ from pause_megatron.records.finetuning import (
     HeldOutLossRecord,
 )
 from pause_megatron.records.pretraining import METRICS_FILE
-
-SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -66,19 +65,21 @@ class WorkFolder:
             yield
 
     def open(self, config: FinetuneConfig, processes: int = 1) -> None:
-        """Keep the folder of a run with the same settings and number of processes; otherwise empty it."""
+        """Keep the folder of a run with the same settings, model, data and number of processes; otherwise empty it."""
         settings, file = to_flat(config), self.path / SETTINGS
         for name in ("device", "dead_rank_timeout"):  # a run may resume with others
             settings.pop(name)
         if processes > 1:
             settings["processes"] = processes
+        settings["files"] = {str(path): checksum_once(path) for path in _inputs(config)}
         try:
             found = read_json(file)
         except UserError:
             found = None
         earlier = [path for path in self.path.iterdir() if path.name != LOCK_FILE]
         if earlier and found != settings:
-            reason = "belongs to a run with other settings" if isinstance(found, dict) else "has no readable settings"
+            is_other = isinstance(found, dict)
+            reason = "belongs to a run with other settings, model or data" if is_other else "has no readable settings"
             log.info(f"starting over: {self.path} {reason}")
             file.unlink(missing_ok=True)  # first, so that nobody takes what remains of the folder for a run's
             for path in earlier:
@@ -111,6 +112,12 @@ class WorkFolder:
     def remove(self) -> None:
         """Delete the folder."""
         shutil.rmtree(self.path, ignore_errors=True)
+
+
+def _inputs(config: FinetuneConfig) -> list[Path]:
+    """Return the files that the weights depend on: those of the model, and those of a local task."""
+    found = [path for path in config.model.iterdir() if path.suffix in (".safetensors", ".json", ".model")]
+    return sorted([*found, *(config.data.glob("*.jsonl") if config.data else ())])
 
 
 def refuse_existing_output(config: FinetuneConfig) -> None:

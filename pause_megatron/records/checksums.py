@@ -25,8 +25,7 @@ def compare_checksums(folder: Path, recorded: Mapping[str, str], record: str) ->
     for name, digest in recorded.items():
         path = path_beside(folder / record, name)
         try:
-            status = path.stat()
-            found = _sha256_once(path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns)
+            found = checksum_once(path)
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}; copy or make the model again") from error
         if found != digest:
@@ -34,6 +33,12 @@ def compare_checksums(folder: Path, recorded: Mapping[str, str], record: str) ->
                 f"{path}: damaged or changed, because its SHA-256 is not the one in {record}; copy or make the model"
                 " again (if you changed the file yourself, remove its line there)"
             )
+
+
+def checksum_once(path: Path) -> str:
+    """Return the SHA-256 of a file in hexadecimal. A process reads each file once, unless it changes."""
+    status = path.stat()
+    return _sha256_once(path.absolute(), status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 @cache

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 from transformers import Trainer
 
+from pause_megatron.checkpoint.checkpoint_manifest import checksum
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import FinetunePausing
 from pause_megatron.downstream.finetune import finetune
@@ -141,6 +143,35 @@ def test_run_whose_states_are_all_damaged_starts_from_the_beginning(interrupted,
     finetune(interrupted.config)
     said = capsys.readouterr().err
     assert said.count("trying the state before it") == 2
+    assert "resuming" not in said
+    assert_ends_as_undisturbed(interrupted)
+
+
+def test_state_of_another_run_is_set_aside(interrupted, capsys):
+    path = restored(interrupted) / NEWEST / "manifest.json"
+    content = json.loads(path.read_text())
+    content["run"]["crc32"] ^= 1
+    del content["crc32"]
+    path.write_text(json.dumps({**content, "crc32": checksum(content)}))
+    finetune(interrupted.config)
+    said = capsys.readouterr().err
+    assert "checkpoint-4: belongs to another run, by the checksum of settings.json in it; renamed" in said
+    assert "resuming the interrupted run at step 2" in said
+    assert_ends_as_undisturbed(interrupted)
+
+
+@pytest.mark.parametrize("name", ["model", "data"])
+def test_run_whose_model_or_data_has_changed_starts_over(interrupted, capsys, name):
+    restored(interrupted)
+    path = next(getattr(interrupted.config, name).glob("*.json*"))
+    before = path.read_bytes()
+    path.write_bytes(before + b"\n")
+    try:
+        finetune(interrupted.config)
+    finally:
+        path.write_bytes(before)
+    said = capsys.readouterr().err
+    assert "belongs to a run with other settings, model or data" in said
     assert "resuming" not in said
     assert_ends_as_undisturbed(interrupted)
 
