@@ -133,9 +133,13 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write ``text`` to ``path`` as UTF-8, atomically."""
+    """Write ``text`` to ``path`` as UTF-8, atomically. Raises :class:`UserError` for a file name that is not UTF-8."""
     with write_file(path, "w") as file:
-        file.write(text)
+        try:
+            file.write(text)
+        except UnicodeEncodeError as error:
+            found = error.object[max(error.start - 40, 0) : error.end + 10]
+            raise UserError(f"{path}: cannot hold {found!r}, which is not UTF-8; rename that file or folder") from error
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -70,7 +70,8 @@ def system_error(error: BaseException, place: object = None) -> UserError | None
     with its text, or too little memory.
     """
     if lack := _lack_of_memory(error):
-        return UserError(f"memory: too little for this command ({lack[:_QUOTED]}); {MEMORY_ADVICE}")
+        text = lack if len(lack) <= _QUOTED else f"…{lack[-_QUOTED:]}"  # the reason comes last
+        return UserError(f"memory: too little for this command ({text}); {MEMORY_ADVICE}")
     if isinstance(error, OSError):
         code, place = error.errno, place or error.filename
     else:

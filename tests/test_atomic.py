@@ -36,6 +36,12 @@ def test_a_value_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
         write_json(tmp_path / "file.json", {"value": 1j})
 
 
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.json: cannot hold '.*b\\udcff.*, which is not UTF-8; rename that file"):
+        write_json(tmp_path / "a.json", {"path": Path(os.fsdecode(b"b\xff"))})
+    assert not list(tmp_path.iterdir())
+
+
 def test_interrupted_file_leaves_the_old_one_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")

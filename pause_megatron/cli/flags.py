@@ -17,7 +17,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
 from pause_megatron.config.checks import suggestion
 from pause_megatron.config.serialize import build, flags_of_mapping, flat_fields, read_settings
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, quoted
 
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
@@ -30,6 +30,11 @@ def parse(config_class: type, program: str, arguments: list[str]) -> Any:
 
     Raises :class:`UserError` for an unknown, missing or wrong flag.
     """
+    for argument in arguments:
+        try:
+            argument.encode()
+        except UnicodeEncodeError as error:
+            raise UserError(f"{quoted(argument)}: is not UTF-8; rename the file, or correct the text") from error
     sources = FlagParser(prog=program, add_help=False, allow_abbrev=False)
     sources.add_argument("--config")
     sources.set_defaults(preset=None)

@@ -12,6 +12,7 @@ from pause_megatron.records.checkpoint_state import GenerationTokens
 from pause_megatron.records.files import read_json
 
 CONFIG_FILE = "config.json"
+ADAPTER_FILE = "adapter_config.json"
 
 GELU_NAMES = {"exact": "gelu", "tanh": "gelu_new"}
 """``ModelConfig.gelu`` to Hugging Face's ``activation_function``."""
@@ -31,6 +32,11 @@ def read_hf_config(folder: Path) -> PretrainedConfig:
     path = folder / CONFIG_FILE
     if not path.is_file():
         raise UserError(f"{path}: no such file; give a Hugging Face folder")
+    if (folder / ADAPTER_FILE).exists():
+        raise UserError(
+            f"{folder / ADAPTER_FILE}: transformers loads this adapter and the model that it names, not the weights in"
+            " this folder; merge the adapter, or remove the file"
+        )
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # transformers raises many kinds

@@ -16,13 +16,19 @@ from pause_megatron.conversion.hf_config import read_hf_config
 from pause_megatron.conversion.stored_weights import StoredWeights
 from pause_megatron.errors import UserError, quoted, system_error
 from pause_megatron.parallel.process_device import choose_device
-from pause_megatron.records.checksums import compare_checksums
+from pause_megatron.records.checksums import compare_checksums, refuse_unrecorded
 from pause_megatron.records.conversion import ExportRecord, PretrainingRecord
 from pause_megatron.records.files import read_record
 from pause_megatron.records.finetuning import FinetuneRecord
 from pause_megatron.tokenizer import PAUSE_TOKEN
 from pause_megatron.tokenizer.huggingface import ids_before_text
 from pause_megatron.tokenizer.tokenizers_backend import cannot_encode
+
+_READ_BY_TRANSFORMERS = (
+    *("special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt"),
+    *("generation_config.json", "model.safetensors.index.json", "adapter_config.json"),
+)
+"""Files that transformers reads if they are there, with which a model has other tokens, stops elsewhere or differs."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +162,9 @@ def _origin(path: Path) -> FinetuneRecord | ExportRecord | None:
     for kind in kinds:
         if (path / kind.FILE).is_file():
             record = read_record(path / kind.FILE, kind)
-            compare_checksums(path, record.files or {}, kind.FILE)
+            if record.files:  # older records have none
+                compare_checksums(path, record.files, kind.FILE)
+                refuse_unrecorded(path, record.files, kind.FILE, _READ_BY_TRANSFORMERS)
             return record
     return None
 

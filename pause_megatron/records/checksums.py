@@ -1,7 +1,7 @@
 """SHA-256 of a model folder's files: recorded when the folder is written, compared when it is loaded."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
 
@@ -32,6 +32,16 @@ def compare_checksums(folder: Path, recorded: Mapping[str, str], record: str) ->
             raise UserError(
                 f"{path}: damaged or changed, because its SHA-256 is not the one in {record}; copy or make the model"
                 " again (if you changed the file yourself, remove its line there)"
+            )
+
+
+def refuse_unrecorded(folder: Path, recorded: Mapping[str, str], record: str, names: Iterable[str]) -> None:
+    """Raise :class:`UserError` if one of the files ``names`` is in ``folder``, but not among the ``recorded`` ones."""
+    for name in names:
+        if name not in recorded and (folder / name).exists():
+            raise UserError(
+                f"{folder / name}: is not among the files in {record}, and would change the model; remove it, or copy"
+                " or make the model again"
             )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -99,6 +100,11 @@ def test_signal_mask_is_restored_after_the_command() -> None:
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == before
 
 
+def caused_by(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
 @pytest.mark.parametrize(
     ("error", "code"),
     [
@@ -112,6 +118,12 @@ def test_signal_mask_is_restored_after_the_command() -> None:
         (LostProcessError(), EXIT_LOST_PROCESS),
         (MemoryError(), EXIT_USER),
         (RuntimeError("can't start new thread"), EXIT_USER),
+        (RuntimeError("unable to mmap 12 bytes from file <a>: Cannot allocate memory (12)"), EXIT_USER),
+        (OSError(errno.ENOMEM, "Cannot allocate memory"), EXIT_USER),
+        (ImportError("a.so: failed to map segment from shared object"), EXIT_USER),
+        (ImportError("a.so: cannot allocate memory in static TLS block"), EXIT_INTERNAL),
+        (caused_by(ModuleNotFoundError("cannot import AutoModel"), MemoryError()), EXIT_USER),
+        (caused_by(ModuleNotFoundError("cannot import AutoModel"), KeyError()), EXIT_INTERNAL),
         (RuntimeError("shapes differ"), EXIT_INTERNAL),
         (ValueError(), EXIT_INTERNAL),
     ],

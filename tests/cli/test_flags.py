@@ -249,6 +249,7 @@ def test_value_with_leading_hyphens_is_read_from_a_file(tmp_path: Path) -> None:
             "stray: not a flag; put the flag that it belongs to in front of it",
         ),
         (["--config", "none.yaml"], "--config none.yaml: No such file or directory"),
+        (["--output", "\U0001f600\udcff"], "'\U0001f600\\udcff': is not UTF-8; rename the file, or correct the text"),
     ],
 )
 def test_wrong_flag_is_refused_with_the_flag_the_problem_and_a_fix(arguments: list[str], message: str) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.errors import UserError
@@ -148,6 +149,22 @@ def test_damage_of_any_file_is_reported_with_its_name(recorded, tmp_path, name, 
     with pytest.raises(UserError, match=message.format(name=name)) as refused:
         load_model_folder(damaged)
     assert "\n" not in str(refused.value)
+
+
+def test_file_that_is_not_recorded_and_would_change_the_tokens_is_refused(recorded, tmp_path):
+    changed = shutil.copytree(recorded, tmp_path / "changed")
+    (changed / "notes.txt").touch()
+    load_model_folder(changed)
+    (changed / "special_tokens_map.json").write_text('{"eos_token": "the"}')
+    assert AutoTokenizer.from_pretrained(changed).eos_token == "the"
+    with pytest.raises(UserError, match=r"special_tokens_map\.json: is not among the files in conversion_report\.json"):
+        load_model_folder(changed)
+
+
+def test_adapter_that_transformers_would_load_is_refused(saved):
+    (saved / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
+    with pytest.raises(UserError, match=r"adapter_config\.json: transformers loads this adapter and the model that it"):
+        load_model_folder(saved)
 
 
 def test_a_record_that_names_files_elsewhere_is_refused(recorded, tmp_path):
