@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import resource
 import signal
@@ -17,11 +18,15 @@ import psutil
 import pytest
 
 from pause_megatron.atomic import new_folder
-from pause_megatron.cli.commands import Command
+from pause_megatron.cli.commands import COMMANDS, Command
 from pause_megatron.cli.main import run_command
 from pause_megatron.errors import EXIT_DONE, EXIT_INTERNAL, EXIT_INTERRUPTED, EXIT_USER, StoppedEarly, UserError
+from pause_megatron.log import LINE
+from tests.readers.good_folders import finetuning, made
 
 LIMIT_BYTES = 4 << 30
+MEGABYTES = (10, 40, 120, 200, 300, 400, 500)
+"""Limits of the slow test, above the memory after the imports."""
 LIMITED = f"""
 import resource, sys
 from {__name__} import *
@@ -138,3 +143,34 @@ def test_without_a_limit_there_is_no_child(tmp_path: Path) -> None:
     assert resource.getrlimit(resource.RLIMIT_AS)[0] == resource.RLIM_INFINITY, "the tests run under a limit"
     assert run_command(COMMAND, "end", ["--how", "done", "--output", str(tmp_path / "out")]) == EXIT_DONE
     assert (tmp_path / "out" / "pid").read_text() == str(os.getpid())
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("checkpoint") / "checkpoint"
+    config = COMMANDS["convert_from_hf.py"].config_class()(model=made("model"), output=folder)
+    COMMANDS["convert_from_hf.py"].run(config)
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["convert_from_hf.py", "convert_to_hf.py", "finetune", "evaluate"])
+def test_every_limit_gives_a_result_or_one_line(name: str, checkpoint: Path, tmp_path: Path) -> None:
+    data = finetuning(tmp_path).data
+    flags = {
+        "convert_from_hf.py": ["--model", made("model")],
+        "convert_to_hf.py": ["--checkpoint", checkpoint],
+        "finetune": ["--model", made("model"), "--task", "parity", "--data", data, "--steps", 2, "--warmup-steps", 0],
+        "evaluate": ["--model", made("model"), "--task", "parity", "--data", data],
+    }[name]
+    limits = ",".join(map(str, MEGABYTES))
+    command = [sys.executable, "-W", "ignore", "-m", "tests.limited_command", name, limits, *flags]
+    command += ["--output", tmp_path / "out"]
+    done = subprocess.run([str(each) for each in command], capture_output=True, text=True, check=True)
+    ended = [json.loads(line) for line in done.stdout.splitlines()]
+    assert ended[0][0] == EXIT_USER
+    for code, said in ended:
+        lines = [line for line in said.splitlines() if not LINE.match(line)]
+        assert code in (EXIT_DONE, EXIT_USER), said
+        assert [line[:15] for line in lines] == ["error: memory: "] * (code == EXIT_USER), said
+    assert {path.name for path in tmp_path.iterdir()} <= {"out", ".out.work"}

@@ -24,11 +24,8 @@ from pause_megatron.tokenizer import PAUSE_TOKEN
 from pause_megatron.tokenizer.huggingface import ids_before_text
 from pause_megatron.tokenizer.tokenizers_backend import cannot_encode
 
-_READ_BY_TRANSFORMERS = (
-    *("special_tokens_map.json", "added_tokens.json", "tokenizer.model", "vocab.json", "merges.txt"),
-    *("generation_config.json", "model.safetensors.index.json", "adapter_config.json"),
-)
-"""Files that transformers reads if they are there, with which a model has other tokens, stops elsewhere or differs."""
+_CHANGES_TOKENS = ("special_tokens_map.json", "added_tokens.json")
+"""Files that no export needs, with which transformers gives a tokenizer other special tokens or further ones."""
 
 
 @dataclass(frozen=True)
@@ -164,7 +161,7 @@ def _origin(path: Path) -> FinetuneRecord | ExportRecord | None:
             record = read_record(path / kind.FILE, kind)
             if record.files:  # older records have none
                 compare_checksums(path, record.files, kind.FILE)
-                refuse_unrecorded(path, record.files, kind.FILE, _READ_BY_TRANSFORMERS)
+                refuse_unrecorded(path, record.files, kind.FILE, _CHANGES_TOKENS)
             return record
     return None
 
