@@ -115,13 +115,16 @@ def read_evaluation(path: Path) -> EvaluationResult:
 def read_diagnosis(path: Path) -> DiagnosisRecord:
     """Read one diagnosis. Raises :class:`UserError` also if a table in it is empty, or has rows of several lengths."""
     record = read_record(path, DiagnosisRecord)
-    rows = {"attention": [heads for one in record.attention for heads in one.heads] or [()]}
-    for one in record.lens:
-        columns = (one.answer_share, one.answer_log_probability, one.entropy, one.top_token, one.top_share)
-        rows.setdefault("lens", []).extend(columns)
-    complete = all(one.heads for one in record.attention) and record.lens and record.embedding and record.answers
-    complete = complete and all(len(set(map(len, found))) == 1 and found[0] for found in rows.values())
-    if not complete or len(record.lens[0].entropy) != record.num_pauses:
+    heads = {len(shares) for one in record.attention for shares in one.heads}
+    pauses = {
+        len(values)
+        for one in record.lens
+        for values in (one.answer_share, one.answer_log_probability, one.entropy, one.top_token, one.top_share)
+    }
+    layers = all(one.heads for one in record.attention)
+    if not (layers and len(heads) == 1 and 0 not in heads and pauses == {record.num_pauses}) or not (
+        record.num_pauses and record.embedding and record.answers
+    ):
         raise UserError(f"{path}: its tables are not complete; run '{DiagnosisRecord.PRODUCER}' again")
     return record
 

@@ -142,7 +142,9 @@ def test_given_models_replace_those_to_pretrain(tmp_path: Path) -> None:
     assert names_of(jobs) == ["finetune-parity-mine-ft0-seed0", "evaluate-parity-mine-ft0-seed0"]
 
 
-@pytest.mark.parametrize("name", ["paper-130m", "paper-1b", "paper-1b-pauses", "paper-1b-placement", "rivals", "rivals-tiny"])
+@pytest.mark.parametrize(
+    "name", ["paper-130m", "paper-1b", "paper-1b-pauses", "paper-1b-placement", "rivals", "rivals-tiny"]
+)
 def test_preset_pretrains_from_several_seeds(name: str, tmp_path: Path) -> None:
     for folder in (*FOLDERS.values(), "parity"):
         (tmp_path / folder).mkdir(exist_ok=True)

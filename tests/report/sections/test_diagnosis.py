@@ -5,9 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from pause_megatron.config.report import ReportConfig
+from pause_megatron.errors import UserError
 from pause_megatron.records.diagnosis import (
     AnswersRecord,
     AttentionRecord,
@@ -16,6 +21,7 @@ from pause_megatron.records.diagnosis import (
     LensRecord,
 )
 from pause_megatron.records.files import write_record
+from pause_megatron.report.collect import read_diagnosis
 from pause_megatron.report.elements import Figure
 from pause_megatron.report.sections.diagnosis import diagnosis_section
 from pause_megatron.report.write import write_report
@@ -122,3 +128,21 @@ def test_a_report_has_a_section_of_diagnoses_and_their_data(tmp_path: Path) -> N
     page = (tmp_path / "report" / "report.html").read_text()
     assert 'id="diagnostics"' in page
     assert "<b>" not in page.split('id="diagnostics"')[1].split("</table>")[1]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"attention": (replace(diagnosis().attention[0], heads=((0.5, 0.5), (1.0,))),)},
+        {"attention": (replace(diagnosis().attention[0], heads=()),)},
+        {"lens": ()},
+        {"num_pauses": 19},
+        {"embedding": ()},
+        {"answers": ()},
+    ],
+    ids=["ragged", "no layer", "no lens", "another number", "no embedding", "no answers"],
+)
+def test_incomplete_tables_are_refused(change: dict[str, Any], tmp_path: Path) -> None:
+    write_record(tmp_path / "diagnosis.json", replace(diagnosis(), **change))
+    with pytest.raises(UserError, match=r"diagnosis\.json: its tables are not complete"):
+        read_diagnosis(tmp_path / "diagnosis.json")
