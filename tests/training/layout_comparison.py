@@ -12,7 +12,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stderr
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -97,7 +97,8 @@ class Fuzz:
         """Train ``draw`` and its reference.
 
         Raises :class:`UserError` if it is refused, before any process group is formed, and
-        :class:`LayoutMismatchError` if a difference exceeds the limits or a run fails.
+        :class:`LayoutMismatchError` if a run fails, or if a difference exceeds the limits and, in fp32, twice what
+        rounding alone explains.
         """
         runs = self.folder / "runs"
         shutil.rmtree(runs, ignore_errors=True)
@@ -112,10 +113,27 @@ class Fuzz:
         except AssertionError as error:
             self._close_pools()  # some of their processes may hang
             raise LayoutMismatchError(str(error)) from error
-        found = difference(reference.output, configs[-1].output, exact=draw.precision == "fp32")
-        if not found.within(LIMITS[draw.precision]):
+        exact = draw.precision == "fp32"
+        found = difference(reference.output, configs[-1].output, exact=exact)
+        limit = LIMITS[draw.precision]
+        if exact and not found.within(limit):
+            limit = limit.joined(self._rounding(draw, reference))
+        if not found.within(limit):
             raise LayoutMismatchError(f"differs from one process: {found}")
         return found
+
+    def _rounding(self, draw: Draw, reference: PretrainConfig) -> Difference:
+        """Return twice the largest difference of the reference from one process with smaller micro-batches.
+
+        Some drawn models amplify rounding errors: they then differ from themselves as soon as sums are in another
+        order, without any layout.
+        """
+        whole, largest = reference_segment(draw), Difference()
+        for size in {1, max(whole.micro_batch_size // 2, 1)} - {whole.micro_batch_size}:
+            config = self._config(draw, replace(whole, micro_batch_size=size), self.folder / "runs" / f"micro-{size}")
+            self.cpu_seconds += sum(self._pool(REFERENCE).run(train_segment, config))
+            largest = largest.joined(difference(reference.output, config.output, exact=True))
+        return Difference(loss=2 * largest.loss, norm=2 * largest.norm, weight=2 * largest.weight)
 
     def _config(self, draw: Draw, segment: Segment, run: Path) -> PretrainConfig:
         config = segment_config(draw, segment, data=self.folder / "data", run=run)

@@ -205,6 +205,9 @@ def _deepspeed_values(draw: Draw, segment: Segment) -> dict[str, Any]:
         values.pop(key, None)
     if draw.precision == "fp16":
         values["fp16"] = json.loads((DS_CONFIGS / "zero1_fp16.json").read_bytes())["fp16"]
+        # Gradients of 4 ranks are summed before they are averaged, so they overflow at a quarter of the usual scale:
+        # the layout would skip a step that one process makes.
+        values["fp16"]["initial_scale_power"] = 12
     elif draw.precision != "fp32":
         values["bf16"] = {"enabled": True}
         if "fp32" in draw.precision:
