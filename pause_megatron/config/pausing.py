@@ -8,8 +8,9 @@ from pause_megatron.errors import UserError
 
 PrefixAttention = Literal["bidirectional", "causal"]
 """Attention within prompt and pauses; the target always attends causally."""
-PausePlacement = Literal["append", "prepend", "before-marker"]
-"""Pauses after the prompt, before it, or inside it, before the last occurrence of a marker."""
+PausePlacement = Literal["append", "prepend", "before-marker", "every"]
+"""Pauses after the prompt, before it, inside it before the last occurrence of a marker, or after every token of prompt
+and answer."""
 
 
 def pause_range(num_pauses_ft: int | str) -> tuple[int | None, int]:
@@ -24,7 +25,22 @@ def pause_range(num_pauses_ft: int | str) -> tuple[int | None, int]:
     return (int(fewest), int(most)) if dots else (None, int(fewest))
 
 
-def _check_marker(placement: PausePlacement | None, marker: str | None) -> None:
+def _check_placement(
+    placement: PausePlacement | None, marker: str | None, interval: int | None, attention: PrefixAttention | None
+) -> None:
+    """Raise :class:`UserError` for settings that ``placement`` (None: that of the model) does not use."""
+    if placement == "every" and attention == "bidirectional":
+        raise UserError(
+            "--prefix-attention bidirectional: --pause-placement every has pauses in the answer too, which attends"
+            " causally; remove the flag"
+        )
+    if interval is not None:
+        require_at_least(1, pause_interval=interval)
+        if placement not in (None, "every"):
+            raise UserError(
+                f"--pause-interval {interval}: not used by --pause-placement {placement}; remove it, or give"
+                " --pause-placement every"
+            )
     if marker is not None and placement not in (None, "before-marker"):
         raise UserError(
             f"--pause-marker {marker!r}: not used by --pause-placement {placement}; remove it, or give"
@@ -36,40 +52,57 @@ def _check_marker(placement: PausePlacement | None, marker: str | None) -> None:
 class FinetunePausing:
     """Pauses in the prompts that a model is finetuned on."""
 
-    num_pauses_ft: int | str = 10
-    """Pauses in every prompt (tokens); 0: finetune without pauses. The paper uses 10 or 50, depending on the task. A
-    range such as 0..50 draws a number for each example, anew in each epoch."""
-    pause_placement: PausePlacement = "append"
-    """Position of the pauses: after the prompt, before it, or before the last --pause-marker in it."""
+    num_pauses_ft: int | str | None = None
+    """Pauses in every prompt, or after every token with --pause-placement every; 0: finetune without pauses. The paper
+    uses 10 or 50, depending on the task. A range such as 0..50 draws a number for each example, anew in each epoch
+    (default: 10, or as in pretraining for a model pretrained with --pauses every)."""
+    pause_placement: PausePlacement | None = None
+    """Position of the pauses: after the prompt, before it, before the last --pause-marker in it, or after every token
+    of prompt and answer (default: every for a model pretrained with --pauses every, else append)."""
     pause_marker: str | None = None
     """Text to put the pauses in front of, such as 'Answer:'; with the placement before-marker (default: none)."""
-    prefix_attention: PrefixAttention = "bidirectional"
-    """Attention within prompt and pauses: in both directions, as in the paper, or causal."""
+    pause_interval: int | None = None
+    """Tokens between two groups of pauses, with the placement every (default: as in pretraining, else 1)."""
+    prefix_attention: PrefixAttention | None = None
+    """Attention within prompt and pauses: in both directions, as in the paper, or causal (default: bidirectional;
+    always causal with the placement every)."""
 
     def __post_init__(self) -> None:
-        pause_range(self.num_pauses_ft)
+        if self.num_pauses_ft is not None:
+            pause_range(self.num_pauses_ft)
         if self.pause_placement == "before-marker" and not self.pause_marker:
             raise UserError("--pause-placement before-marker: needs a marker; give --pause-marker, e.g. 'Answer:'")
-        _check_marker(self.pause_placement, self.pause_marker)
+        _check_placement(self.pause_placement, self.pause_marker, self.pause_interval, self.prefix_attention)
+
+    @property
+    def range(self) -> tuple[int | None, int]:
+        """:func:`pause_range` of the number, which must have been given or decided."""
+        assert self.num_pauses_ft is not None
+        return pause_range(self.num_pauses_ft)
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferencePausing:
-    """Pauses in the prompts of a trained model; by default as in its finetuning."""
+    """Pauses in the prompts of a trained model; by default as in its finetuning, or as in its pretraining with
+    --pauses every."""
 
     num_pauses_inf: int | tuple[int, ...] | None = None
-    """Pauses in every prompt (tokens); 'evaluate' takes several numbers, for example 0 10 25. By default as many as in
-    finetuning, or 0 if the model is not finetuned."""
+    """Pauses in every prompt, or after every token with --pause-placement every; 'evaluate' takes several numbers, for
+    example 0 10 25. By default as many as in finetuning, or in pretraining with --pauses every, else 0."""
     pause_placement: PausePlacement | None = None
-    """Position of the pauses: after the prompt, before it, or before the last --pause-marker in it. By default as in
-    finetuning, or append if the model is not finetuned."""
+    """Position of the pauses: after the prompt, before it, before the last --pause-marker in it, or after every token
+    of prompt and answer. By default as in finetuning, or in pretraining with --pauses every, else append."""
     pause_marker: str | None = None
     """Text to put the pauses in front of, such as 'Answer:', with the placement before-marker. By default as in
     finetuning."""
+    pause_interval: int | None = None
+    """Tokens between two groups of pauses, with the placement every. By default as in finetuning or pretraining, else
+    1."""
     filler: str | None = None
     """Token to use instead of <pause>, such as '.': a text of one token, or a token id (default: <pause>)."""
     prefix_attention: PrefixAttention | None = None
-    """Attention within prompt and pauses. By default as in finetuning, or causal if the model is not finetuned."""
+    """Attention within prompt and pauses. By default as in finetuning, or causal if the model is not finetuned; always
+    causal with the placement every."""
 
     def __post_init__(self) -> None:
         if self.num_pauses_inf == ():
@@ -78,7 +111,7 @@ class InferencePausing:
             require_at_least(0, num_pauses_inf=number)
         if len(set(self.numbers)) < len(self.numbers):
             raise UserError(f"--num-pauses-inf {' '.join(map(str, self.numbers))}: give each number only once")
-        _check_marker(self.pause_placement, self.pause_marker)
+        _check_placement(self.pause_placement, self.pause_marker, self.pause_interval, self.prefix_attention)
 
     @property
     def numbers(self) -> tuple[int, ...]:

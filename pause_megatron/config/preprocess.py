@@ -12,7 +12,7 @@ from pause_megatron.errors import UserError
 USED_BY_STRATEGY: dict[str, tuple[str, ...]] = {
     "sequence": ("pause_rate", "gaps", "trimmed"),
     "document": ("pause_rate", "gaps"),
-    "every": ("pauses_per_token",),
+    "every": ("pauses_per_token", "pause_interval"),
     "none": (),
 }
 """Pause strategy to the settings that belong to it."""
@@ -24,11 +24,14 @@ class InsertionConfig:
 
     pauses: Literal["sequence", "document", "every", "none"] = "sequence"
     """Places of pauses: random in every sequence (sequence, as in the paper), random in every document (document, which
-    Megatron packs when it reads them), after every token (every), or none, for the standard model."""
+    Megatron packs when it reads them), after every token or every --pause-interval tokens (every), or none, for the
+    standard model."""
     pause_rate: float = 0.1
     """Pauses per real token, for sequence (before the sequence is trimmed back to its length) and document."""
     pauses_per_token: int = 1
-    """Pauses after each token, for every."""
+    """Pauses after each token, or after each --pause-interval tokens, for every."""
+    pause_interval: int = 1
+    """Real tokens between two groups of pauses, for every: 2 pauses after every second token."""
     gaps: Literal["repeat", "distinct"] = "repeat"
     """Gaps between real tokens: several pauses may share one (repeat, a uniform sample of positions), or each pause has
     its own (distinct)."""
@@ -53,11 +56,12 @@ class InsertionConfig:
                 f"--pause-rate {self.pause_rate}: must be above 0 and below 1; for no pauses use --pauses none"
             )
         if self.pauses == "every":
-            require_at_least(1, pauses_per_token=self.pauses_per_token)
-            group = self.pauses_per_token + 1
+            require_at_least(1, pauses_per_token=self.pauses_per_token, pause_interval=self.pause_interval)
+            group = self.pause_interval + self.pauses_per_token
             if self.seq_length % group:
+                tokens = "a token with its" if self.pause_interval == 1 else f"{self.pause_interval} tokens with their"
                 raise UserError(
-                    f"--pauses-per-token {self.pauses_per_token}: a token with its pauses takes {group} positions, so "
+                    f"--pauses-per-token {self.pauses_per_token}: {tokens} pauses take {group} positions, so "
                     f"--seq-length {self.seq_length} must be a multiple of {group}, for example "
                     f"{self.seq_length // group * group or group}"
                 )

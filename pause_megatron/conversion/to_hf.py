@@ -181,6 +181,8 @@ def _record(
             pauses=state.dataset.strategy,
             pause_rate=state.dataset.pause_rate,
             pause_inputs=state.config.get("training", {}).get("pause_inputs", "pause"),
+            pauses_per_token=state.dataset.pauses_per_token,
+            pause_interval=state.dataset.pause_interval,
             seq_length=state.dataset.seq_length,
             iterations=state.iteration,
             consumed_samples=state.consumed_samples,

@@ -25,7 +25,8 @@ from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.document_index import DocumentIndex
 from pause_megatron.data.stored_sequences import StoredSequences
 from pause_megatron.data.training_sample import Sample
-from pause_megatron.preprocess.dataset_manifest import DatasetSettings, read_dataset_manifest
+from pause_megatron.preprocess.dataset_manifest import read_dataset_manifest
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 
 
 def dataset_tokenizer(settings: DatasetSettings) -> SimpleNamespace:

@@ -22,7 +22,7 @@ from pause_megatron.data.packed_documents import DocumentDataset
 from pause_megatron.data.training_sample import Sample, SampleDataset
 from pause_megatron.errors import UserError
 from pause_megatron.parallel import collectives
-from pause_megatron.preprocess.dataset_manifest import DatasetSettings
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import chunk_ranges, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of
 

@@ -17,7 +17,8 @@ from pause_megatron import log
 from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.collectives import gather_from_ranks, raise_on_all_ranks
-from pause_megatron.preprocess.dataset_manifest import DatasetSettings, StoredFile, stored_files
+from pause_megatron.preprocess.dataset_manifest import StoredFile, stored_files
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of
 from pause_megatron.preprocess.token_blocks import sha256_of
 from pause_megatron.preprocess.verification.index_checks import check_file

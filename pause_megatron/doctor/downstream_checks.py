@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -76,7 +77,7 @@ def generation(place: Place) -> Figures:
     folder = load_model_folder(place.folder / "hf" / "gpt2")
     pausing = resolve_pausing(folder, InferencePausing(num_pauses_inf=_PAUSES))
     prefix = pausing.prefix(folder, _PROMPT, folder.encode(_PROMPT), folder.context_length - _NEW_TOKENS)
-    settings = {"max_new_tokens": _NEW_TOKENS, "min_new_tokens": _NEW_TOKENS, "do_sample": False}
+    settings: dict[str, Any] = {"max_new_tokens": _NEW_TOKENS, "min_new_tokens": _NEW_TOKENS, "do_sample": False}
     [found] = generate_after(folder, [prefix], bidirectional=True, **settings)
     expected: list[int] = []
     for _ in range(_NEW_TOKENS):

@@ -18,9 +18,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pause_megatron.pauses.prompts import TokenIds
+from pause_megatron.pauses.prompts import PausedTokens, TokenIds, without_pauses
 
-TokenRow = Sequence[int] | TokenIds
+TokenRow = Sequence[int] | TokenIds | PausedTokens
+"""Ids of a row, shape [tokens]; with :class:`PausedTokens` also which of them are pauses."""
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,20 @@ class BorderBatch:
     input_ids: torch.Tensor
     real: torch.Tensor
     """False at padding."""
+    is_pause: torch.Tensor
+    """True at pauses."""
     border: int
     """First column of the targets; the last prefix token of every row is in the column before it."""
 
     def to(self, device: torch.device) -> BorderBatch:
         """Return the same batch on ``device``."""
-        return BorderBatch(self.input_ids.to(device), self.real.to(device), self.border)
+        return BorderBatch(self.input_ids.to(device), self.real.to(device), self.is_pause.to(device), self.border)
+
+    @property
+    def position_ids(self) -> torch.Tensor:
+        """Index of each token in its row, [batch, sequence]; padding on the left gets 0, and no other token attends to
+        it."""
+        return (self.real.cumsum(dim=1) - 1).clamp(min=0)
 
     def model_inputs(self, *, bidirectional: bool, dtype: torch.dtype) -> dict[str, Any]:
         """Return the arguments of a causal model's ``forward``; ``dtype`` is the model's.
@@ -48,8 +57,7 @@ class BorderBatch:
         return {
             "input_ids": self.input_ids,
             "attention_mask": prefix_lm_mask(self.real, prefix, dtype),
-            # Positions count real tokens only; padding on the left gets 0, which no other token attends to.
-            "position_ids": (self.real.cumsum(dim=1) - 1).clamp(min=0),
+            "position_ids": self.position_ids,
             "logits_to_keep": self.input_ids.shape[1] - self.border + 1,
         }
 
@@ -59,13 +67,14 @@ def align(prefixes: Sequence[TokenRow], targets: Sequence[TokenRow], pad_id: int
     border = max(len(prefix) for prefix in prefixes)
     width = border + max(len(target) for target in targets)
     input_ids = np.full((len(prefixes), width), pad_id, dtype=np.int64)
-    real = np.zeros((len(prefixes), width), dtype=np.bool_)
+    real, is_pause = np.zeros((2, len(prefixes), width), dtype=np.bool_)
     for row, (prefix, target) in enumerate(zip(prefixes, targets, strict=True)):
         first, end = border - len(prefix), border + len(target)
-        input_ids[row, first:border] = prefix
-        input_ids[row, border:end] = target
+        for part, columns in ((prefix, slice(first, border)), (target, slice(border, end))):
+            tokens = part if isinstance(part, PausedTokens) else without_pauses(part)
+            input_ids[row, columns], is_pause[row, columns] = tokens.ids, tokens.is_pause
         real[row, first:end] = True
-    return BorderBatch(torch.from_numpy(input_ids), torch.from_numpy(real), border)
+    return BorderBatch(torch.from_numpy(input_ids), torch.from_numpy(real), torch.from_numpy(is_pause), border)
 
 
 def prefix_lm_mask(real: torch.Tensor, prefix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -81,6 +81,7 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
         num_pauses_inf=pausing.num_pauses,
         pause_placement=pausing.placement,
         pause_marker=pausing.marker,
+        pause_interval=pausing.interval,
         filler=config.pausing.filler,
         prefix_attention=pausing.prefix_attention,
         halved=task.halved,

@@ -21,12 +21,11 @@ from pause_megatron import log
 from pause_megatron.atomic import new_folder
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import FinetuneConfig
-from pause_megatron.config.pausing import pause_range
 from pause_megatron.config.serialize import to_flat
 from pause_megatron.config.training import FaultsConfig
 from pause_megatron.conversion.hf_config import add_transformers_4_names
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder, not_finite
-from pause_megatron.downstream.pausing import finetuning_pausing
+from pause_megatron.downstream.pausing import decided_finetuning, finetuning_pausing
 from pause_megatron.downstream.processes import (
     TIMEOUT,
     leave_processes,
@@ -108,8 +107,9 @@ def _finetune_together(
         task = load_task(config.task, config.data, halve=config.halve_evaluation)
         pairs = task.training_pairs()
     base = load_model_folder(config.model, device="cpu" if config.fsdp else None)
+    config = replace(config, pausing=decided_finetuning(base, config.pausing))
     pausing = finetuning_pausing(base, config.pausing)
-    fewest, _ = pause_range(config.pausing.num_pauses_ft)
+    fewest, _ = config.pausing.range
     examples = PausedExamples(pairs, base, pausing, fewest=fewest, seed=config.seed)
     examples[0]  # fails before anything is written if the pauses leave no room
     work = WorkFolder(config.work_folder, writes=arguments.process_index == 0)
@@ -245,14 +245,15 @@ def write_finetuned_folder(
         generation.suppress_tokens = [base.pause_id]  # so that stock generate() never emits a pause either
     if bad := not_finite(dict(base.model.named_parameters()) if weights is None else weights):
         raise UserError(f"--learning-rate: tensor {bad[0]} is not finite after step {kept_step}; lower it")
-    fewest, most = pause_range(config.pausing.num_pauses_ft)
+    pausing = finetuning_pausing(base, config.pausing)
     record = FinetuneRecord(
         task=config.task,
-        num_pauses_ft=most,
-        min_num_pauses_ft=fewest,
-        pause_placement=config.pausing.pause_placement,
-        pause_marker=config.pausing.pause_marker,
-        prefix_attention=config.pausing.prefix_attention,
+        num_pauses_ft=pausing.num_pauses,
+        min_num_pauses_ft=config.pausing.range[0],
+        pause_placement=pausing.placement,
+        pause_marker=pausing.marker,
+        pause_interval=pausing.interval,
+        prefix_attention=pausing.prefix_attention,
         halve_evaluation=config.halve_evaluation,
         seed=config.seed,
         steps=config.steps,
@@ -260,7 +261,7 @@ def write_finetuned_folder(
         final_loss=work.final_loss(),
         model_name=config.model_name or base.model_name,
         pretraining=base.pretraining,
-        variant=variant_name(base.pretraining.pauses if base.pretraining else "none", most),
+        variant=variant_name(base.pretraining.pauses if base.pretraining else "none", pausing.num_pauses),
         device=describe_device().name,
         precision=config.precision,
         config=to_flat(config),

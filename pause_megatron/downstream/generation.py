@@ -17,10 +17,11 @@ from pause_megatron.config.downstream import GenerateConfig
 from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.downstream.batching import BorderBatch, align
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
+from pause_megatron.downstream.paused_decoding import PausedReading, reads_pauses
 from pause_megatron.downstream.pausing import resolve_pausing
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device
-from pause_megatron.pauses.prompts import TokenIds
+from pause_megatron.pauses.prompts import Interleaving, PausedTokens
 from pause_megatron.tokenizer.pause_tokenizer import excerpt
 
 
@@ -89,6 +90,7 @@ def generate_texts(
         folder,
         prefixes,
         bidirectional=resolved.bidirectional,
+        interleaving=resolved.interleaving(folder),
         max_new_tokens=max_new_tokens,
         num_beams=num_beams,
         **sampling,
@@ -98,13 +100,22 @@ def generate_texts(
 
 
 def generate_after(
-    folder: ModelFolder, prefixes: list[TokenIds], *, bidirectional: bool, **settings: Any
+    folder: ModelFolder,
+    prefixes: list[PausedTokens],
+    *,
+    bidirectional: bool,
+    interleaving: Interleaving | None = None,
+    **settings: Any,
 ) -> list[list[int]]:
-    """Return the ids that ``model.generate(**settings)`` adds to each prefix, up to the first stop token."""
+    """Return the ids that ``model.generate(**settings)`` adds to each prefix, up to the first stop token.
+
+    With ``interleaving``, the model reads pauses after its own tokens too; they are not in the result.
+    """
     batch = align(prefixes, [[]] * len(prefixes), folder.eod_id).to(folder.model.device)
     arguments = generation_arguments(folder, batch, bidirectional=bidirectional, settings=settings)
     ended = {"eos_token_id": list(folder.stop_ids), "pad_token_id": folder.eod_id}
-    output = folder.model.generate(batch.input_ids, **{**ended, **settings, **arguments})
+    with reads_pauses(folder.model, PausedReading(batch, interleaving) if interleaving else None):
+        output = folder.model.generate(batch.input_ids, **{**ended, **settings, **arguments})
     continuations: list[list[int]] = output[:, batch.border :].tolist()
     return [list(takewhile(lambda token: token not in folder.stop_ids, tokens)) for tokens in continuations]
 

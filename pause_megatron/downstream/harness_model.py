@@ -5,18 +5,26 @@ mask. Without pauses and with causal attention, the results equal those of ``hf`
 """
 
 import math
+from copy import copy
 from functools import partialmethod
+from itertools import islice
 from typing import Any, Literal
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from pause_megatron.downstream.batching import BorderBatch, align
 from pause_megatron.downstream.generation import bad_logits, generation_arguments
 from pause_megatron.downstream.model_folder import ModelFolder
+from pause_megatron.downstream.paused_decoding import PausedReading, reads_pauses
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.errors import UserError
+from pause_megatron.pauses.prompts import PausedTokens
+
+_POSITIONS_AT_ONCE = 16_384
+"""Positions of a batch whose logits are all needed: 2 GB in fp32 for a vocabulary of 32,000."""
 
 TokenizedRequest = tuple[tuple[str, str], list[int], list[int]]
 """Texts of context and continuation, and the ids of each."""
@@ -35,6 +43,10 @@ class PauseLM(HFLM):
         )
         self._folder = folder
         self._pausing = pausing
+        self._prompts: BorderBatch | None = None
+        """The newest batch of prompts, which the harness passes on as ids and mask."""
+        self.scored_tokens = 0
+        """Real tokens that :meth:`loglikelihood_rolling` has scored."""
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Return the ids of ``string`` as in finetuning; it continues a text if ``add_special_tokens`` is False."""
@@ -58,18 +70,23 @@ class PauseLM(HFLM):
 
     def _score(self, requests: list[TokenizedRequest]) -> list[tuple[float, bool]]:
         # The last token of a continuation is predicted but not read, so it needs no position.
-        read = [continuation[:-1] for _, _, continuation in requests]
         prefixes = [
-            self._pausing.prefix(self._folder, text, context, self.max_length - len(tokens))
-            for ((text, _), context, _), tokens in zip(requests, read, strict=True)
+            self._pausing.prefix(self._folder, text, context, self.max_length - len(continuation) + 1)
+            for (text, _), context, continuation in requests
         ]
+        targets = [
+            self._pausing.target(self._folder, prefix, continuation)
+            for prefix, (_, _, continuation) in zip(prefixes, requests, strict=True)
+        ]
+        read = [PausedTokens(target.ids[:-1], target.is_pause[:-1]) for target in targets]
         batch = align(prefixes, read, self._folder.eod_id).to(self.device)
         inputs = batch.model_inputs(bidirectional=self._pausing.bidirectional, dtype=self.model.dtype)
         log_probabilities = self.model(**inputs).logits.float().log_softmax(dim=-1)  # [batch, target + 1, vocabulary]
         scores = []
-        for row, ((text, _), _, ids) in zip(log_probabilities, requests, strict=True):
+        for row, target, ((text, _), _, ids) in zip(log_probabilities, targets, requests, strict=True):
             continuation = torch.tensor(ids, device=self.device)
-            window = row[: len(ids)]  # [tokens, vocabulary]; the row is longer if another target of the batch is
+            # A row starts at the last prefix position and may be longer than its target. Pauses are not predicted.
+            window = row[: len(target)][torch.from_numpy(~target.is_pause).to(self.device)]  # [tokens, vocabulary]
             total = float(window.gather(1, continuation[:, None]).sum())
             if not math.isfinite(total):
                 raise bad_logits(self._folder, text)
@@ -87,28 +104,62 @@ class PauseLM(HFLM):
         assert padding_side == "left"
         room = left_truncate_len or self.max_length
         prefixes = [self._pausing.prefix(self._folder, text, self.tok_encode(text), room) for text in strings]
-        batch = align(prefixes, [[]] * len(prefixes), self._folder.eod_id)
-        return batch.input_ids, batch.real.long()
+        self._prompts = align(prefixes, [[]] * len(prefixes), self._folder.eod_id)
+        return self._prompts.input_ids, self._prompts.real.long()
 
     def _model_generate(
         self, context: torch.Tensor, max_length: int, stop: list[str], **generation_kwargs: Any
     ) -> torch.Tensor:
         """Continue the prefixes ``context``, [batch, sequence]; returns prefixes and continuations."""
-        real = generation_kwargs.pop("attention_mask").bool()
+        generation_kwargs.pop("attention_mask")
+        assert self._prompts is not None
+        batch, interleaving = self._prompts.to(self.device), self._pausing.interleaving(self._folder)
+        assert torch.equal(batch.input_ids, context)
         arguments = generation_arguments(
-            self._folder,
-            BorderBatch(context, real, border=context.shape[1]),
-            bidirectional=self._pausing.bidirectional,
-            settings=generation_kwargs,
+            self._folder, batch, bidirectional=self._pausing.bidirectional, settings=generation_kwargs
         )
         arguments = {"eos_token_id": list(self._folder.stop_ids), **generation_kwargs, **arguments}
-        output: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
+        with reads_pauses(self.model, PausedReading(batch, interleaving) if interleaving else None):
+            output: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
         return output
 
     # The evaluator does not pass disable_tqdm, and the harness shows progress bars by default.
     generate_until = partialmethod(HFLM.generate_until, disable_tqdm=True)
     loglikelihood = partialmethod(HFLM.loglikelihood, disable_tqdm=True)
 
+    @torch.no_grad()
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """Refuse: a text that is scored from its first token on has no prompt to pause after."""
-        raise UserError("--task: tasks that score complete texts (loglikelihood_rolling) have no prompt to pause after")
+        """Return the log-probability of each text from its first token on, in order.
+
+        A long text is divided into windows of the model's context, each predicted after the token before it, as the
+        harness's ``hf`` model does it. The first token is predicted after the beginning-of-text token, or else after
+        the end-of-document token.
+
+        Raises :class:`UserError` for pauses that are not after every token: a complete text has no prompt.
+        """
+        interleaving = self._pausing.interleaving(self._folder)
+        if self._pausing.num_pauses and not interleaving:
+            raise UserError(
+                "--task: tasks that score complete texts (loglikelihood_rolling) have no prompt to pause after; give"
+                " --num-pauses-inf 0, or --pause-placement every"
+            )
+        length = interleaving.most_tokens(self.max_length) if interleaving else self.max_length
+        start = (*self._folder.bos_ids, self._folder.eod_id)[0]
+        windows: list[TokenizedRequest] = []
+        counts = []
+        for request in requests:
+            [text] = request.args
+            ids = self._folder.encode(text, begins=False)
+            parts = get_rolling_token_windows(ids, prefix_token=start, max_seq_len=length, context_len=1)
+            of_text = [((text, ""), *make_disjoint_window(part)) for part in parts]
+            windows += of_text
+            counts.append(len(of_text))
+            self.scored_tokens += len(ids)
+        batch_size = max(1, min(self.batch_size, _POSITIONS_AT_ONCE // self.max_length))
+        of_texts = copy(self)
+        if not interleaving:
+            of_texts._pausing = Pausing(
+                num_pauses=0
+            )  # a text has no marker, and no prefix to attend to in both directions
+        scores = iter(of_texts._loglikelihood_tokens(windows, override_bs=batch_size))
+        return [sum(score for score, _ in islice(scores, count)) for count in counts]

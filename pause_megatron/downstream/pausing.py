@@ -1,19 +1,23 @@
 """Pauses in a prompt: how many, where, which token, and how the prefix attends."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pause_megatron.config.pausing import (
-    FinetunePausing,
-    InferencePausing,
-    PausePlacement,
-    PrefixAttention,
-    pause_range,
-)
+from pause_megatron.config.pausing import FinetunePausing, InferencePausing, PausePlacement, PrefixAttention
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.errors import UserError
-from pause_megatron.pauses.prompts import TokenIds, pause_prefix, split_at_marker
+from pause_megatron.pauses.prompts import (
+    Interleaving,
+    PausedTokens,
+    TokenIds,
+    interleaved_prefix,
+    pause_prefix,
+    split_at_marker,
+    without_pauses,
+)
 from pause_megatron.tokenizer import PAUSE_TOKEN
+
+_DEFAULT_NUM_PAUSES_FT = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,9 +25,14 @@ class Pausing:
     """Pauses of every prompt, with every setting decided."""
 
     num_pauses: int
+    """Pauses in a prompt; with the placement ``every``, after each group of tokens."""
     placement: PausePlacement = "append"
     marker: str | None = None
     """Text to put the pauses in front of, if ``placement`` is ``before-marker``."""
+    interval: int | None = None
+    """Real tokens between two groups of pauses, if ``placement`` is ``every``; else None."""
+    repeats_tokens: bool = False
+    """Whether a pause is the real token before it again; only with the placement ``every``."""
     prefix_attention: PrefixAttention = "causal"
     filler_id: int | None = None
     """Token to use instead of ``<pause>``; ``None`` uses ``<pause>``."""
@@ -33,15 +42,28 @@ class Pausing:
         """Whether prompt and pauses attend to each other in both directions."""
         return self.prefix_attention == "bidirectional"
 
-    def prefix(self, folder: ModelFolder, text: str, ids: Sequence[int], room: int) -> TokenIds:
-        """Return the prompt ``text`` with its pauses, [at most ``room`` tokens]; ``ids`` is the encoded ``text``.
+    def interleaving(self, folder: ModelFolder) -> Interleaving | None:
+        """Return how pauses follow the tokens of a text, answer included; None if an answer has none."""
+        if self.placement != "every" or not self.num_pauses:
+            return None
+        pause_id = None if self.repeats_tokens else self._pause_id(folder)
+        return Interleaving(self.num_pauses, self.interval or 1, pause_id)
 
-        With a marker, the text before the pauses and the text after them are encoded separately.
+    def prefix(self, folder: ModelFolder, text: str, ids: Sequence[int], room: int) -> PausedTokens:
+        """Return the prompt ``text`` with its pauses; ``ids`` is the encoded ``text``.
+
+        ``room`` is the model's context without the real tokens that follow the prompt. With a marker, the text before
+        the pauses and the text after them are encoded separately.
 
         Raises :class:`UserError` if the prompt lacks the marker, or if the pauses leave no room for the prompt.
         """
         before = list(folder.bos_ids)
         start, at = len(before) if list(ids[: len(before)]) == before else 0, None
+        if interleaving := self.interleaving(folder):
+            length = folder.context_length
+            return interleaved_prefix(
+                ids, interleaving, eod_id=folder.eod_id, context_length=length, following=length - room, start=start
+            )
         if self.placement == "prepend":
             at = start
         elif self.placement == "before-marker":
@@ -50,61 +72,142 @@ class Pausing:
             before = folder.encode(first)
             ids, at = [*before, *folder.encode(second, begins=False)], len(before)
             start = len(folder.bos_ids)
-        pause_id = folder.pause_id if self.filler_id is None else self.filler_id
         return pause_prefix(
-            ids, self.num_pauses, pause_id=pause_id, eod_id=folder.eod_id, room=room, at=at, start=start
+            ids, self.num_pauses, pause_id=self._pause_id(folder), eod_id=folder.eod_id, room=room, at=at, start=start
         )
 
+    def target(self, folder: ModelFolder, prefix: PausedTokens, ids: Sequence[int] | TokenIds) -> PausedTokens:
+        """Return ``ids``, the tokens to predict after ``prefix``, with the pauses between them, if there are any."""
+        if interleaving := self.interleaving(folder):
+            return interleaving.insert(ids, prefix.num_real, ends_text=True)
+        return without_pauses(ids)
 
-def finetuning_pausing(base: ModelFolder, asked: FinetunePausing) -> Pausing:
-    """Return the pauses to finetune ``base`` with; for a range of numbers, the largest.
+    def _pause_id(self, folder: ModelFolder) -> int | None:
+        return folder.pause_id if self.filler_id is None else self.filler_id
+
+
+def decided_finetuning(base: ModelFolder, asked: FinetunePausing) -> FinetunePausing:
+    """Return ``asked`` with every setting decided: by default those of the paper.
+
+    A model that was pretrained with pauses after every token keeps them, and attends causally.
+    """
+    own = _pretrained_pausing(base)
+    placement = asked.pause_placement or (own.placement if own else "append")
+    every, number = placement == "every", asked.num_pauses_ft
+    if number is None:
+        number = own.num_pauses if every and own else _DEFAULT_NUM_PAUSES_FT
+    if asked.pause_interval and not every:
+        raise UserError(f"--pause-interval {asked.pause_interval}: needs --pause-placement every; give it too")
+    interval = asked.pause_interval or (own.interval if own else 1)
+    return replace(
+        asked,
+        num_pauses_ft=number,
+        pause_placement=placement,
+        pause_interval=interval if every else None,
+        prefix_attention="causal" if every else asked.prefix_attention or "bidirectional",
+    )
+
+
+def finetuning_pausing(base: ModelFolder, decided: FinetunePausing) -> Pausing:
+    """Return the pauses to finetune ``base`` with, from :func:`decided_finetuning`; for a range, the largest number.
 
     Raises :class:`UserError` if ``base`` has no ``<pause>``.
     """
-    _, num_pauses = pause_range(asked.num_pauses_ft)
+    assert decided.pause_placement
+    assert decided.prefix_attention
+    _, num_pauses = decided.range
     _require_pause(base, num_pauses, "--num-pauses-ft")
     return Pausing(
         num_pauses=num_pauses,
-        placement=asked.pause_placement,
-        marker=asked.pause_marker,
-        prefix_attention=asked.prefix_attention,
+        placement=decided.pause_placement,
+        marker=decided.pause_marker,
+        interval=decided.pause_interval,
+        repeats_tokens=decided.pause_placement == "every" and _repeats_tokens(base),
+        prefix_attention=decided.prefix_attention,
     )
 
 
 def resolve_pausing(folder: ModelFolder, asked: InferencePausing) -> Pausing:
-    """Return the pauses of a prompt at inference: ``asked``, and everything else as the model was finetuned.
+    """Return the pauses at inference: ``asked``, and everything else as the model was finetuned.
 
     For example, a model that was finetuned with prepended pauses gets them prepended even if ``asked`` sets another
-    number. A model that is not finetuned gets no pauses and attends causally, as in pretraining.
+    number. A model that is not finetuned pauses as it was pretrained if that was after every token; otherwise it gets
+    no pauses. It attends causally, as in pretraining.
 
-    Raises :class:`UserError` for a placement without a marker, a marker without its placement, a filler that is not
-    one token, and pauses if the model has no ``<pause>``.
+    Raises :class:`UserError` for a placement without its number, marker or interval, a marker or interval without its
+    placement, a filler that is not one token, and pauses if the model has no ``<pause>``.
     """
-    finetuning = folder.finetuning
+    own = _finetuned_pausing(folder) or _pretrained_pausing(folder) or Pausing(num_pauses=0)
     num_pauses, filler_id = asked.only_number(), _filler_id(folder, asked.filler)
+    placement = asked.pause_placement or own.placement
+    every = placement == "every"
     if num_pauses is None:
-        num_pauses = finetuning.num_pauses_ft if finetuning else 0
+        if own.num_pauses and every != (own.placement == "every"):
+            raise UserError(
+                f"--pause-placement {placement}: {folder.path} was trained with {own.num_pauses} pauses for the"
+                f" placement {own.placement}; give --num-pauses-inf too"
+            )
+        num_pauses = own.num_pauses
     if filler_id is None:
         _require_pause(folder, num_pauses, "--num-pauses-inf")
-    placement = asked.pause_placement or (finetuning.pause_placement if finetuning else "append")
-    marker = asked.pause_marker
-    if placement == "before-marker":
-        marker = marker or (finetuning.pause_marker if finetuning else None)
-        if not marker:
-            raise UserError(
-                f"--pause-placement {placement}: {folder.path} was not finetuned with a marker; give --pause-marker"
-            )
-    elif marker is not None:
+    if asked.pause_interval and not every:
         raise UserError(
-            f"--pause-marker {marker!r}: {folder.path} has the placement {placement}; give --pause-placement"
-            " before-marker too"
+            f"--pause-interval {asked.pause_interval}: {folder.path} has the placement {placement}; give"
+            " --pause-placement every too"
+        )
+    if every and asked.prefix_attention == "bidirectional":
+        raise UserError(
+            f"--prefix-attention bidirectional: {folder.path} pauses after every token of the answer too, which"
+            " attends causally; remove the flag, or give another --pause-placement"
         )
     return Pausing(
         num_pauses=num_pauses,
         placement=placement,
-        marker=marker,
-        prefix_attention=asked.prefix_attention or (finetuning.prefix_attention if finetuning else "causal"),
+        marker=_marker(folder, asked.pause_marker, placement, own),
+        interval=(asked.pause_interval or own.interval or 1) if every else None,
+        repeats_tokens=every and filler_id is None and _repeats_tokens(folder),
+        prefix_attention="causal" if every else asked.prefix_attention or own.prefix_attention,
         filler_id=filler_id,
+    )
+
+
+def _finetuned_pausing(folder: ModelFolder) -> Pausing | None:
+    if (found := folder.finetuning) is None:
+        return None
+    return Pausing(
+        num_pauses=found.num_pauses_ft,
+        placement=found.pause_placement,
+        marker=found.pause_marker,
+        interval=found.pause_interval,
+        prefix_attention=found.prefix_attention,
+    )
+
+
+def _pretrained_pausing(folder: ModelFolder) -> Pausing | None:
+    """Return the pauses of pretraining if they followed every token, or every so many tokens; else None."""
+    pretraining = folder.pretraining
+    if pretraining is None or not pretraining.pauses_per_token:
+        return None
+    return Pausing(num_pauses=pretraining.pauses_per_token, placement="every", interval=pretraining.pause_interval or 1)
+
+
+def _repeats_tokens(folder: ModelFolder) -> bool:
+    return folder.pretraining is not None and folder.pretraining.pause_inputs == "repeat"
+
+
+def _marker(folder: ModelFolder, asked: str | None, placement: PausePlacement, own: Pausing) -> str | None:
+    """Return the marker of ``placement``; raises :class:`UserError` for one without the other."""
+    if placement != "before-marker":
+        if asked is not None:
+            raise UserError(
+                f"--pause-marker {asked!r}: {folder.path} has the placement {placement}; give --pause-placement"
+                " before-marker too"
+            )
+        return None
+    if marker := asked or own.marker:
+        return marker
+    raise UserError(
+        f"--pause-placement {placement}: {folder.path} was not finetuned with a marker; give --pause-marker"
     )
 
 

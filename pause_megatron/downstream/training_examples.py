@@ -89,7 +89,7 @@ def encode_example(pair: TextPair, base: ModelFolder, pausing: Pausing) -> Pause
     target = together[len(context) :] if starts_alike else base.encode(pair.target, begins=False)
     learned = np.array([*target, base.eod_id], dtype=np.int64)
     prefix = pausing.prefix(base, pair.context, context, base.context_length - len(learned))
-    return PausedExample(prefix, learned)
+    return PausedExample(prefix, pausing.target(base, prefix, learned))
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,6 @@ class PauseCollator:
         Logits and labels start at the last prefix token, [batch, target + 1]; the model shifts them by one.
         """
         batch = align([example.prefix for example in examples], [example.target for example in examples], self.pad_id)
-        labels = batch.input_ids.masked_fill(~batch.real, IGNORE_INDEX)[:, batch.border - 1 :]
+        labels = batch.input_ids.masked_fill(~batch.real | batch.is_pause, IGNORE_INDEX)[:, batch.border - 1 :]
         labels[:, 0] = IGNORE_INDEX
         return {**batch.model_inputs(bidirectional=self.bidirectional, dtype=self.dtype), "labels": labels}

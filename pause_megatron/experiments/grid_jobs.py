@@ -79,8 +79,7 @@ def _finetune_job(grid: Grid, output: Path, cell: Cell) -> Job:
     settings |= {"output": output / "finetune" / task / cell.name, "model_name": model.name}
     settings |= {"halve_evaluation": grid.tasks[task].halve_evaluation}
     settings |= {"num_pauses_ft": cell.num_pauses_ft, "seed": cell.seed}
-    if placement != USUAL_PLACEMENT:
-        settings["pause_placement"] = placement
+    settings["pause_placement"] = placement  # always: the default depends on the model's pretraining
     settings = {**without_defaults(settings), **grid.finetune, **grid.tasks[task].finetune}
     preset = settings.pop(PRESET, None)
     if placement != "before-marker":
@@ -102,7 +101,7 @@ def _evaluate_jobs(grid: Grid, output: Path, finetune: Job) -> list[Job]:
     """Return the evaluations of a finetuned model; those with fillers only if it was finetuned without pauses."""
     [config] = finetune.outputs
     assert isinstance(config, FinetuneConfig)
-    _, same = pause_range(config.pausing.num_pauses_ft)
+    _, same = pause_range(finetune.settings["num_pauses_ft"])
     numbers = list(dict.fromkeys(same if number == SAME else number for number in grid.num_pauses_inf))
     jobs = [_evaluate_job(grid, output, finetune, config, numbers)]
     filled = [number for number in numbers if number]

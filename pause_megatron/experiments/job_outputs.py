@@ -101,7 +101,11 @@ def difference(output: Output) -> str | None:
 def _of_finetuning(config: FinetuneConfig) -> Iterator[Difference]:
     if config.output.exists():
         # The folder of a grid may move, and the grid may continue on another device: neither is compared.
-        yield from _recorded(config.output / FinetuneRecord.FILE, config, {"output", "device", "model_name"})
+        # Nor are pausing settings that the grid leaves open: finetuning decided them by the model.
+        open_settings = {name for name, value in to_plain(config.pausing).items() if value is None}
+        yield from _recorded(
+            config.output / FinetuneRecord.FILE, config, {"output", "device", "model_name", *open_settings}
+        )
 
 
 def _of_evaluation(config: EvaluateConfig) -> Iterator[Difference]:
@@ -130,7 +134,8 @@ def _of_dataset(config: PreprocessConfig) -> Iterator[Difference]:
     if asked.pauses != "document":
         yield config.output, "seq_length", found.seq_length, asked.seq_length
     for key in keys:
-        yield config.output, key, getattr(found, key), getattr(asked, key)
+        there = found.interval if key == "pause_interval" else getattr(found, key)
+        yield config.output, key, there, getattr(asked, key)
     yield config.output, "text_key", found.text_key, config.text_key
 
 

@@ -51,7 +51,8 @@ def pauses_per_real_token(insertion: InsertionConfig) -> float:
     """Return the expected number of pauses for each real token."""
     if insertion.pauses == "sequence":
         return pauses_per_sequence(insertion.pause_rate, insertion.seq_length) / insertion.seq_length
-    return {"none": 0, "every": insertion.pauses_per_token, "document": insertion.pause_rate}[insertion.pauses]
+    every = insertion.pauses_per_token / insertion.pause_interval
+    return {"none": 0, "every": every, "document": insertion.pause_rate}[insertion.pauses]
 
 
 def seq_length_of(model: StudyModel, config: PretrainConfig) -> int:

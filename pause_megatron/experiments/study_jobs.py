@@ -77,7 +77,7 @@ def insertion_name(insertion: InsertionConfig) -> str:
         if key in ("pause_rate", "pauses_per_token"):
             parts.append(f"{value:g}")
         elif value != defaults[key].default:
-            parts.append(value)
+            parts.append(f"interval{value}" if key == "pause_interval" else value)
     return "-".join(parts)
 
 

@@ -79,28 +79,31 @@ class NoPauses:
 class EveryTokenPauses:
     """``--pauses every``: ``pauses_per_token`` pauses after every real token, including the end-of-document token.
 
-    PonderLM (arXiv 2505.20674) and "Catch Your Breath" (Galashov et al. 2025) insert pauses this way.
-    ``seq_length`` must be a multiple of ``pauses_per_token + 1``. Every sequence then starts with a real token, and the
-    last pause of a sequence predicts the first token of the next one.
+    PonderLM (arXiv 2505.20674) and "Catch Your Breath" (Galashov et al. 2025) insert pauses this way. With
+    ``interval`` the pauses come after every ``interval``-th real token of a sequence only: ``a b P P c d P P`` is
+    ``interval=2`` and ``pauses_per_token=2``. ``seq_length`` must be a multiple of ``interval + pauses_per_token``, a
+    group. Every sequence then starts with a real token, and its last pause predicts the first token of the next one.
     """
 
     seq_length: int
     pauses_per_token: int
     pause_id: int
+    interval: int = 1
 
     def pack(self, stream: NDArray[np.integer], first_sequence: int) -> Packed:
         """Fill sequences with ``stream`` and pauses; see :class:`Strategy`."""
-        group = self.pauses_per_token + 1
-        real_tokens = self.seq_length // group
+        group = self.interval + self.pauses_per_token
+        real_tokens = self.seq_length // group * self.interval
         count = len(stream) // real_tokens
         consumed = count * real_tokens
-        tokens = np.full((consumed, group), self.pause_id, dtype=stream.dtype)  # a row per real token
-        tokens[:, 0] = stream[:consumed]
+        tokens = np.full((consumed // self.interval, group), self.pause_id, dtype=stream.dtype)  # a row per group
+        tokens[:, : self.interval] = stream[:consumed].reshape(-1, self.interval)
         return Packed(tokens.reshape(-1), np.full(count, self.seq_length, np.int32), consumed)
 
     def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
-        """The first token of each group is real; see :class:`Strategy`."""
-        is_real: NDArray[np.bool_] = np.arange(int(lengths.sum())) % (self.pauses_per_token + 1) == 0
+        """The first ``interval`` tokens of each group are real; see :class:`Strategy`."""
+        place_in_group = np.arange(int(lengths.sum())) % (self.interval + self.pauses_per_token)
+        is_real: NDArray[np.bool_] = place_in_group < self.interval
         return is_real
 
 

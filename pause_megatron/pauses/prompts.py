@@ -4,6 +4,9 @@ A prompt is ``context, M pauses``: the prefix. The last pause predicts the first
 positions are ignored (Goyal et al. 2024, section 3.2). At inference, pauses can also be placed before the context (the
 paper's ablation) or inside it. Pauses are ids, not text, so no wording of a prompt can produce or break one. If a
 prompt is too long, its oldest context tokens are dropped, but never pauses, target tokens or a beginning-of-text token.
+
+A model that was pretrained with pauses after every token has them after every token of context and target, see
+:class:`Interleaving`.
 """
 
 from collections.abc import Sequence
@@ -20,28 +23,95 @@ IGNORE_INDEX = -100
 TokenIds = NDArray[np.int64]
 
 
+@dataclass(frozen=True, eq=False)
+class PausedTokens:
+    """Token ids, and which of them are pauses. Ids do not tell: a filler or a repeated token can be a pause too."""
+
+    ids: TokenIds
+    """Shape [tokens]."""
+    is_pause: NDArray[np.bool_]
+    """Shape [tokens]."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def tolist(self) -> list[int]:
+        """Return the ids."""
+        ids: list[int] = self.ids.tolist()
+        return ids
+
+    @property
+    def num_real(self) -> int:
+        """Number of tokens that are not pauses."""
+        return len(self.ids) - int(self.is_pause.sum())
+
+
+def without_pauses(tokens: Sequence[int] | TokenIds) -> PausedTokens:
+    """Return ``tokens``, shape [tokens], none of which is a pause."""
+    return PausedTokens(np.asarray(tokens, dtype=np.int64), np.zeros(len(tokens), dtype=np.bool_))
+
+
 @dataclass(frozen=True)
 class PausedExample:
     """One training example: context, pauses and target."""
 
-    prefix: TokenIds
-    """Context, then pauses; shape [prefix]."""
-    target: TokenIds
-    """Tokens to predict; shape [target]."""
+    prefix: PausedTokens
+    """Context with its pauses; shape [prefix]."""
+    target: PausedTokens
+    """Tokens to predict, with pauses between them if they follow every token; shape [target]."""
 
     @property
     def input_ids(self) -> TokenIds:
         """Prefix, then target; shape [sequence]."""
-        return np.concatenate([self.prefix, self.target])
+        return np.concatenate([self.prefix.ids, self.target.ids])
 
     @property
     def labels(self) -> TokenIds:
-        """``input_ids`` with :data:`IGNORE_INDEX` at the prefix; shape [sequence].
+        """``input_ids`` with :data:`IGNORE_INDEX` at the prefix and at pauses; shape [sequence].
 
         Labels are not shifted: Hugging Face models compare the output at position k with the label at k + 1, so that at
-        the last pause with the first target token.
+        the last pause before a target token with that token.
         """
-        return np.concatenate([np.full(len(self.prefix), IGNORE_INDEX, dtype=np.int64), self.target])
+        learned = np.where(self.target.is_pause, IGNORE_INDEX, self.target.ids)
+        return np.concatenate([np.full(len(self.prefix), IGNORE_INDEX, dtype=np.int64), learned])
+
+
+@dataclass(frozen=True)
+class Interleaving:
+    """``num_pauses`` pauses after every ``interval``-th real token of a text, counted from its first.
+
+    Context and target are one text. For example, ``num_pauses`` 2 and ``interval`` 1 read ``a b`` as ``a P P b P P``,
+    as the data of ``--pauses every`` has it (:class:`~pause_megatron.pauses.insertion.EveryTokenPauses`). The last
+    pause of a group predicts the next real token, and the outputs before it are ignored.
+    """
+
+    num_pauses: int
+    interval: int
+    pause_id: int | None
+    """None: the real token before the pauses is read again, as with ``pretrain --pause-inputs repeat``."""
+
+    def insert(self, tokens: Sequence[int] | TokenIds, before: int = 0, *, ends_text: bool = False) -> PausedTokens:
+        """Return ``tokens`` (shape [tokens]) with their pauses.
+
+        ``before`` is the number of real tokens of the text before them. With ``ends_text`` the last token has no
+        pauses: nothing follows that they could predict.
+        """
+        real = np.asarray(tokens, dtype=np.int64)
+        is_last_of_group = (before + np.arange(1, len(real) + 1)) % self.interval == 0
+        copies = 1 + self.num_pauses * is_last_of_group  # [tokens]
+        if ends_text and len(real):
+            copies[-1] = 1
+        is_pause = np.ones(int(copies.sum()), dtype=np.bool_)
+        is_pause[np.cumsum(copies) - copies] = False
+        ids = np.repeat(real, copies)
+        if self.pause_id is not None:
+            ids[is_pause] = self.pause_id
+        return PausedTokens(ids, is_pause)
+
+    def most_tokens(self, positions: int) -> int:
+        """Return the largest number of real tokens that fit into ``positions`` together with their pauses."""
+        groups, rest = divmod(positions, self.interval + self.num_pauses)
+        return groups * self.interval + min(rest, self.interval - 1)
 
 
 def pause_prefix(
@@ -53,7 +123,7 @@ def pause_prefix(
     room: int,
     at: int | None = None,
     start: int = 0,
-) -> TokenIds:
+) -> PausedTokens:
     """Insert ``num_pauses`` pauses into ``context``, and drop the oldest context tokens beyond ``room`` positions.
 
     The first ``start`` context tokens, a beginning-of-text token or none, always stay, and no pause precedes them.
@@ -65,21 +135,46 @@ def pause_prefix(
     token.
     """
     tokens = np.asarray(context if len(context) else [eod_id], dtype=np.int64)
-    room_for_context = room - num_pauses
-    if room_for_context < min(len(tokens), start + 1):
-        raise UserError(
-            f"no room for the prompt: {num_pauses} pauses in the {room} positions before the target; "
-            "use fewer pauses, a shorter target or a model with a longer context"
-        )
+    kept = _newest(tokens, room - num_pauses, start, f"{num_pauses} pauses in the {room} positions before the target")
     if num_pauses == 0:
         pauses = np.empty(0, dtype=np.int64)
     else:
         assert pause_id is not None, "a model without <pause> cannot pause"
         pauses = np.full(num_pauses, pause_id, dtype=np.int64)
-    dropped = max(0, len(tokens) - room_for_context)
-    kept = np.concatenate([tokens[:start], tokens[start + dropped :]])
-    border = len(kept) if at is None else max(start, at - dropped)
-    return np.concatenate([kept[:border], pauses, kept[border:]])
+    border = len(kept) if at is None else max(start, at - (len(tokens) - len(kept)))
+    is_pause = np.zeros(len(kept) + num_pauses, dtype=np.bool_)
+    is_pause[border : border + num_pauses] = True
+    return PausedTokens(np.concatenate([kept[:border], pauses, kept[border:]]), is_pause)
+
+
+def interleaved_prefix(
+    context: Sequence[int] | TokenIds,
+    interleaving: Interleaving,
+    *,
+    eod_id: int,
+    context_length: int,
+    following: int,
+    start: int = 0,
+) -> PausedTokens:
+    """Return ``context`` with pauses after its tokens, without the oldest ones that do not fit.
+
+    ``following`` real tokens with their pauses fit behind it into ``context_length`` positions. ``start`` and an empty
+    context are explained at :func:`pause_prefix`. Raises :class:`UserError` if there is no room for a context token.
+    """
+    tokens = np.asarray(context if len(context) else [eod_id], dtype=np.int64)
+    room = interleaving.most_tokens(context_length) - following
+    where = f"pauses after every token, {following} tokens after the prompt and {context_length} positions"
+    return interleaving.insert(_newest(tokens, room, start, where))
+
+
+def _newest(tokens: TokenIds, room: int, start: int, where: str) -> TokenIds:
+    """Return the first ``start`` and the newest of ``tokens``, at most ``room``; ``where`` explains the room."""
+    if room < min(len(tokens), start + 1):
+        raise UserError(
+            f"no room for the prompt: {where}; use fewer pauses, a shorter target or a model with a longer context"
+        )
+    dropped = max(0, len(tokens) - room)
+    return np.concatenate([tokens[:start], tokens[start + dropped :]])
 
 
 def split_at_marker(prompt: str, marker: str) -> tuple[str, str]:

@@ -13,51 +13,18 @@ from collections import Counter
 from dataclasses import dataclass, fields
 from itertools import islice
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 from pause_megatron.atomic import write_json
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.insertion import pauses_per_sequence
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.records.files import path_beside, plain_record, read_json, record_of
 
 DATASET_FILE = "dataset.json"
 _CHECKSUM_KEY = "sha256"
 """Key of ``dataset.json`` with the SHA-256 of the others; datasets of older versions lack it."""
 LISTED_SKIPS = 1000  # for each shard; further skipped records are only counted
-
-
-@dataclass(frozen=True, kw_only=True)
-class DatasetSettings:
-    """Settings that, with the text and its order, determine every byte. A setting the strategy ignores is 0."""
-
-    strategy: Literal["sequence", "document", "every", "none"]
-    """Value of ``--pauses``."""
-    pause_rate: float
-    """Pauses inserted per real token (before trimming, for ``sequence``)."""
-    pauses_per_token: int
-    """Pauses after every token, for ``every``."""
-    gaps: Literal["repeat", "distinct"]
-    """Value of ``--gaps``; ``repeat`` if the strategy ignores it."""
-    trimmed: Literal["carry", "drop"]
-    """``carry`` if each sequence continues the text of the sequence before it in its shard, else ``drop``."""
-    seq_length: int
-    """Tokens in every stored sequence; 0 for ``document``, which stores complete documents."""
-    seed: int
-    """Seed of the pause positions."""
-    text_key: str
-    """Field of an input record that holds the document."""
-    tokenizer_sha256: str
-    """SHA-256 of the tokenizer's file."""
-    encoder: str
-    """Library that encoded the text: ``sentencepiece``, ``tokenizers`` or ``gigatoken``."""
-    vocab_size: int
-    """Tokens of the tokenizer, including special tokens; all ids are below it."""
-    pause_id: int
-    eod_id: int
-    """Id of the end-of-document token, which follows every document."""
-    bos_ids: tuple[int, ...] | None = None
-    """Ids before every document: the beginning-of-text token of a tokenizer that puts one before a text. None if
-    there are none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -200,7 +167,7 @@ class DatasetManifest(DatasetSettings):
         if self.strategy == "document":
             text = self.tokens - self.pauses - self.sequences  # without the ends of documents
             return self.pause_rate * text / max(1.0, self.pause_rate * text + text + self.sequences)
-        return self.pauses_per_token / (self.pauses_per_token + 1)  # 0 for the strategy none
+        return self.pauses_per_token / (self.interval + self.pauses_per_token)  # 0 for the strategy none
 
 
 @dataclass(frozen=True)
@@ -292,9 +259,3 @@ def check_stored_file(folder: Path, file: StoredFile) -> None:
                 f"{path}: has {found} bytes instead of the {size} in its manifest; remove the shard's files and "
                 "preprocess again"
             )
-
-
-def differing_setting(settings: DatasetSettings, others: DatasetSettings) -> str | None:
-    """Return the name of the first setting in which the two differ, or None."""
-    names = (field.name for field in fields(DatasetSettings))
-    return next((name for name in names if getattr(settings, name) != getattr(others, name)), None)

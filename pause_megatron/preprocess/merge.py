@@ -22,10 +22,10 @@ from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import (
     DatasetManifest,
     MergedFile,
-    differing_setting,
     load_dataset_manifest,
     write_dataset_manifest,
 )
+from pause_megatron.preprocess.dataset_settings import differing_setting
 from pause_megatron.preprocess.indexed_files import IndexFile, stream_index, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of, stored_lengths
 

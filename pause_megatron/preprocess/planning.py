@@ -21,14 +21,13 @@ from pause_megatron.corpus.sources import find_sources
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import (
     DATASET_FILE,
-    DatasetSettings,
     ShardManifest,
     ShardRecord,
     StoredFile,
     check_stored_file,
-    differing_setting,
     read_dataset_manifest,
 )
+from pause_megatron.preprocess.dataset_settings import DatasetSettings, differing_setting
 from pause_megatron.preprocess.progress_log import PROGRESS_FOLDER
 from pause_megatron.preprocess.shard import ShardJob, ShardOutput
 from pause_megatron.preprocess.token_blocks import sha256_of
@@ -108,6 +107,7 @@ def dataset_settings(
         strategy=strategy,
         pause_rate=insertion.pause_rate if random else 0.0,
         pauses_per_token=insertion.pauses_per_token if strategy == "every" else 0,
+        pause_interval=insertion.pause_interval if strategy == "every" and insertion.pause_interval > 1 else None,
         gaps=insertion.gaps if random else "repeat",
         trimmed=insertion.trimmed if strategy == "sequence" else "carry",
         seq_length=0 if strategy == "document" else insertion.seq_length,

@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from pause_megatron.atomic import write_file
 from pause_megatron.corpus.blocks import Block, ReadOptions, Source
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.dataset_manifest import LISTED_SKIPS, DatasetSettings, ShardInput, SkippedRecord
+from pause_megatron.preprocess.dataset_manifest import LISTED_SKIPS, ShardInput, SkippedRecord
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import token_dtype
 from pause_megatron.preprocess.progress_log import ShardProgress
 from pause_megatron.preprocess.shard_writer import ShardWriter

@@ -17,7 +17,8 @@ from pause_megatron.pauses.insertion import (
     Strategy,
     pauses_per_sequence,
 )
-from pause_megatron.preprocess.dataset_manifest import DatasetSettings, ShardInput, ShardManifest, ShardRecord
+from pause_megatron.preprocess.dataset_manifest import ShardInput, ShardManifest, ShardRecord
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import index_bytes, token_dtype
 from pause_megatron.records.files import write_record
 
@@ -79,7 +80,7 @@ def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
     if settings.strategy == "none":
         return NoPauses(settings.seq_length)
     if settings.strategy == "every":
-        return EveryTokenPauses(settings.seq_length, settings.pauses_per_token, settings.pause_id)
+        return EveryTokenPauses(settings.seq_length, settings.pauses_per_token, settings.pause_id, settings.interval)
     if settings.strategy == "document":
         return DocumentPauses(
             pause_rate=settings.pause_rate,

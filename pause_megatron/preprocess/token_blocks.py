@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.dataset_manifest import DatasetSettings
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import SEQUENCES_AT_ONCE, IndexFile, chunk_ranges, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan, stored_lengths
 

@@ -34,6 +34,10 @@ class CheckpointDataRecord:
     """Sequences of all folders; None for a model converted from Hugging Face."""
     folders: tuple[DataFolderRecord, ...] | None = None
     """None for a model converted from Hugging Face."""
+    pauses_per_token: int | None = None
+    """Pauses of a group, for the strategy "every"; None for other strategies and for blends of several."""
+    pause_interval: int | None = None
+    """Real tokens between two groups of pauses, for the strategy "every"; else None."""
 
 
 @dataclass(frozen=True, kw_only=True)

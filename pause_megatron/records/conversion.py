@@ -27,6 +27,10 @@ class PretrainingRecord:
     """Pauses per real token, before trimming."""
     pause_inputs: str | None = None
     """Input at pauses: "pause", or "repeat" for the real token before them; None in older files, which mean "pause"."""
+    pauses_per_token: int | None = None
+    """Pauses of a group, for the strategy "every"; None for other strategies, for blends and in older files."""
+    pause_interval: int | None = None
+    """Real tokens between two groups of pauses, for the strategy "every"; else None."""
     seq_length: int
     """Tokens of a training sequence."""
     iterations: int

@@ -57,10 +57,12 @@ class EvaluationRecord:
     num_pauses_ft: int | None
     """Pauses in finetuning (M_ft); None for a model that is not finetuned."""
     num_pauses_inf: int
-    """Pauses at inference (M_inf)."""
-    pause_placement: Literal["append", "prepend", "before-marker"]
+    """Pauses at inference (M_inf) in each prompt, or after each token."""
+    pause_placement: Literal["append", "prepend", "before-marker", "every"]
     pause_marker: str | None
     """Text that the pauses were inserted before; None unless the placement is "before-marker"."""
+    pause_interval: int | None = None
+    """Real tokens between two groups of pauses; None unless the placement is "every"."""
     filler: str | None
     """Token in place of ``<pause>``, as given to ``--filler``; None for ``<pause>``."""
     prefix_attention: Literal["bidirectional", "causal"]

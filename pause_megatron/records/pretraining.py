@@ -37,6 +37,10 @@ class TrainingDataRecord:
     samples: int
     """Sequences of all folders."""
     folders: tuple[DataFolderRecord, ...]
+    pauses_per_token: int | None = None
+    """Pauses of a group, if all folders have the strategy "every" with the same groups; else None."""
+    pause_interval: int | None = None
+    """Real tokens between two groups of pauses, in the same case; None in all other cases."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -31,8 +31,12 @@ def blend_strategy(sources: Sequence[DataFolder]) -> str:
 def describe_data(data: TrainingData) -> TrainingDataRecord:
     """The record of the training data; its ``pause_rate`` is the mean weighted by the folders' shares."""
     shares = [source.weight or source.num_samples for source in data.sources]
-    rates = [source.manifest.pause_rate or source.manifest.pauses_per_token for source in data.sources]
+    manifests = [source.manifest for source in data.sources]
+    rates = [manifest.pause_rate or manifest.pauses_per_token / manifest.interval for manifest in manifests]
     same_rate = len(set(rates)) == 1
+    groups = {(manifest.pauses_per_token, manifest.interval) for manifest in manifests if manifest.strategy == "every"}
+    same_groups = len(groups) == 1 and blend_strategy(data.sources) == "every"
+    pauses_per_token, pause_interval = groups.pop() if same_groups else (None, None)
     return TrainingDataRecord(
         strategy=blend_strategy(data.sources),
         pause_rate=rates[0] if same_rate else statistics.fmean(rates, weights=shares),
@@ -49,6 +53,8 @@ def describe_data(data: TrainingData) -> TrainingDataRecord:
             )
             for source in data.sources
         ),
+        pauses_per_token=pauses_per_token,
+        pause_interval=pause_interval,
     )
 
 

@@ -28,7 +28,7 @@ def prefixes_with(folder: ModelFolder, num_pauses: int):
 @torch.no_grad()
 def recomputed(folder: ModelFolder, prefix, bidirectional: bool) -> list[int]:
     """Decode one row without cache or padding: recompute the complete sequence for every token."""
-    ids = torch.tensor(prefix)[None]
+    ids = torch.tensor(prefix.ids)[None]
     for _ in range(NEW_TOKENS):
         real = torch.ones_like(ids, dtype=torch.bool)
         in_prefix = real & (torch.arange(ids.shape[1]) < len(prefix)) & bidirectional

@@ -13,7 +13,7 @@ from pause_megatron.config.pausing import FinetunePausing, InferencePausing
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.model_folder import load_model_folder
-from pause_megatron.downstream.pausing import Pausing, finetuning_pausing, resolve_pausing
+from pause_megatron.downstream.pausing import Pausing, decided_finetuning, finetuning_pausing, resolve_pausing
 from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
 from pause_megatron.records.finetuning import FinetuneRecord
 from tests.records.examples import example
@@ -152,7 +152,7 @@ def test_pauses_need_a_model_with_a_pause_token_and_fillers_do_not(model_path):
     with pytest.raises(UserError, match=r"--num-pauses-inf 2: .* has no <pause> token"):
         resolve_pausing(folder, InferencePausing(num_pauses_inf=2))
     with pytest.raises(UserError, match=r"--num-pauses-ft 10: .* has no <pause> token"):
-        finetuning_pausing(folder, FinetunePausing())
+        finetuning_pausing(folder, decided_finetuning(folder, FinetunePausing()))
     assert resolve_pausing(folder, InferencePausing(num_pauses_inf=2, filler=".")).num_pauses == 2
 
 

@@ -50,8 +50,9 @@ def sequence_strategies(draw):
 
 @st.composite
 def every_strategies(draw):
-    pauses_per_token = draw(st.integers(1, 5))
-    return EveryTokenPauses(draw(st.integers(1, 8)) * (pauses_per_token + 1), pauses_per_token, PAUSE)
+    pauses_per_token, interval = draw(st.integers(1, 5)), draw(st.integers(1, 4))
+    seq_length = draw(st.integers(1, 8)) * (interval + pauses_per_token)
+    return EveryTokenPauses(seq_length, pauses_per_token, PAUSE, interval)
 
 
 document_strategies = st.builds(
@@ -186,9 +187,18 @@ def test_pauses_are_inside_documents_and_counted_exactly(strategy, lengths):
 @given(every_strategies(), st.integers(0, 500))
 def test_every_token_is_followed_by_exactly_its_pauses(strategy, tokens):
     packed = strategy.pack(stream_of(tokens), 0)
-    groups = packed.tokens.reshape(-1, strategy.pauses_per_token + 1)
-    np.testing.assert_array_equal(groups[:, 0], stream_of(tokens)[: packed.consumed])
-    assert (groups[:, 1:] == PAUSE).all()
+    interval = strategy.interval
+    groups = packed.tokens.reshape(-1, interval + strategy.pauses_per_token)
+    np.testing.assert_array_equal(groups[:, :interval].ravel(), stream_of(tokens)[: packed.consumed])
+    assert (groups[:, interval:] == PAUSE).all()
+
+
+def test_pauses_after_every_second_token_are_those_written_by_hand():
+    strategy = EveryTokenPauses(seq_length=10, pauses_per_token=3, pause_id=PAUSE, interval=2)
+    packed = strategy.pack(np.array([10, 11, 12, 13, 14, 15, 16]), 0)
+    assert rows_of(packed) == [[10, 11, PAUSE, PAUSE, PAUSE, 12, 13, PAUSE, PAUSE, PAUSE]]
+    assert packed.consumed == 4
+    assert strategy.real_places(packed.lengths, 0).tolist() == [True, True, False, False, False] * 2
 
 
 @given(sequence_strategies() | document_strategies, document_lengths)

@@ -1,8 +1,17 @@
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pause_megatron.errors import UserError
-from pause_megatron.pauses.prompts import IGNORE_INDEX, PausedExample, pause_prefix, split_at_marker
+from pause_megatron.pauses.prompts import (
+    IGNORE_INDEX,
+    Interleaving,
+    PausedExample,
+    pause_prefix,
+    split_at_marker,
+    without_pauses,
+)
 
 PAUSE, EOD = 2, 1
 
@@ -15,7 +24,7 @@ def pause_example(context: list[int], target: list[int], num_pauses: int, contex
     room = context_length - len(target)
     return PausedExample(
         pause_prefix(context, num_pauses, pause_id=PAUSE if num_pauses else None, eod_id=EOD, room=room),
-        np.array(target),
+        without_pauses(target),
     )
 
 
@@ -100,3 +109,36 @@ def test_a_beginning_of_text_stays_in_front_of_pauses_and_of_what_is_left_of_the
     assert prefix([9], 3, room=4, start=1) == [9, PAUSE, PAUSE, PAUSE]
     with pytest.raises(UserError, match="no room for the prompt: 3 pauses in the 4 positions"):
         prefix(begun, 3, room=4, start=1)
+
+
+def interleaved_by_hand(tokens: list[int], num_pauses: int, interval: int, pause: int | None) -> list[tuple[int, bool]]:
+    """Each token and whether it is a pause."""
+    found: list[tuple[int, bool]] = []
+    for number, token in enumerate(tokens, start=1):
+        found.append((token, False))
+        if number % interval == 0:
+            found += [(token if pause is None else pause, True)] * num_pauses
+    return found
+
+
+@pytest.mark.parametrize("pause", [PAUSE, None])
+@given(st.lists(st.integers(10, 99), max_size=20), st.integers(0, 4), st.integers(1, 4), st.integers(0, 20))
+def test_a_text_with_pauses_is_its_parts_with_pauses(pause, tokens, num_pauses, interval, cut):
+    interleaving = Interleaving(num_pauses, interval, pause)
+    first, second = tokens[:cut], tokens[cut:]
+    parts = [interleaving.insert(first), interleaving.insert(second, len(first))]
+    joined = [pair for part in parts for pair in zip(part.tolist(), part.is_pause.tolist(), strict=True)]
+    assert joined == interleaved_by_hand(tokens, num_pauses, interval, pause)
+    assert [part.num_real for part in parts] == [len(first), len(second)]
+
+
+def test_the_end_of_a_text_has_no_pauses():
+    assert Interleaving(2, 1, PAUSE).insert([10, 11], ends_text=True).tolist() == [10, PAUSE, PAUSE, 11]
+    assert Interleaving(2, 3, PAUSE).insert([10, 11], 1, ends_text=True).tolist() == [10, 11]
+
+
+@given(st.integers(0, 60), st.integers(0, 4), st.integers(1, 4))
+def test_no_further_token_fits(positions, num_pauses, interval):
+    interleaving = Interleaving(num_pauses, interval, PAUSE)
+    most = interleaving.most_tokens(positions)
+    assert len(interleaving.insert([10] * most)) <= positions < len(interleaving.insert([10] * (most + 1)))

@@ -12,13 +12,13 @@ import numpy as np
 
 from pause_megatron.preprocess.dataset_manifest import (
     DatasetManifest,
-    DatasetSettings,
     ShardManifest,
     ShardRecord,
     load_dataset_manifest,
     manifest_checksum,
     write_dataset_manifest,
 )
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import index_bytes, token_dtype
 from pause_megatron.preprocess.run import preprocess
 from pause_megatron.records.files import write_record
@@ -33,6 +33,7 @@ KINDS = {
     "document": "document",
     "document-distinct": "document,gaps=distinct",
     "every": "every,pauses-per-token=3",
+    "every-second": "every,pauses-per-token=2,pause-interval=2",
 }
 """Name of the dataset, and its ``--also``."""
 BY_HAND = {

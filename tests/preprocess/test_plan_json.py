@@ -11,7 +11,7 @@ from pause_megatron.corpus.json_lines import JsonLinesSource
 from pause_megatron.corpus.parquet import ParquetSource
 from pause_megatron.corpus.saved_datasets import ArrowSource
 from pause_megatron.corpus.sources import SOURCE_KINDS
-from pause_megatron.preprocess.dataset_manifest import DatasetSettings
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.plan_json import plan_from_json, plan_to_json
 from pause_megatron.preprocess.planning import Plan
 from pause_megatron.preprocess.shard import ShardJob, ShardOutput

@@ -120,6 +120,7 @@ def test_one_pass_writes_what_several_write(tmp_path, config_for):
     others = {
         "none": {"pauses": "none"},
         "every,pauses-per-token=3": {"pauses": "every", "pauses_per_token": 3},
+        "every,pause-interval=3": {"pauses": "every", "pause_interval": 3},
         "sequence,pause-rate=0.2,gaps=distinct": {"pause_rate": 0.2, "gaps": "distinct"},
         "document": {"pauses": "document"},
     }

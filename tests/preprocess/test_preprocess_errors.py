@@ -202,6 +202,8 @@ def test_input_folder_is_never_written_to(tmp_path, config_for):
         ({"pauses": "document", "pause_rate": 0.0}, "--pause-rate 0.0: must be above 0"),
         ({"pauses": "every", "pauses_per_token": 0}, "--pauses-per-token 0: must be at least 1"),
         ({"pauses": "every", "pauses_per_token": 2}, "must be a multiple of 3, for example 255"),
+        ({"pauses": "every", "pause_interval": 0}, "--pause-interval 0: must be at least 1"),
+        ({"pauses": "every", "pause_interval": 2}, "2 tokens with their pauses take 3 positions"),
         ({"text_key": ""}, "--text-key"),
         ({"max_document_megabytes": 0}, "--max-document-megabytes 0"),
         ({"shard_range": "3"}, "--shard-range 3: must be START:END"),

@@ -100,7 +100,8 @@ def _settings(manifest: DatasetManifest) -> str:
     if manifest.strategy == "none":
         return "no pauses"
     if manifest.strategy == "every":
-        return f"every, {manifest.pauses_per_token} after each token"
+        tokens = "token" if manifest.interval == 1 else f"{manifest.interval} tokens"
+        return f"every, {manifest.pauses_per_token} after each {tokens}"
     text = f"{manifest.strategy}, rate {manifest.pause_rate}, gaps {manifest.gaps}, seed {manifest.seed}"
     return text + (f", trimmed text {manifest.trimmed}" if manifest.strategy == "sequence" else "")
 

@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.insertion import text_lengths_of
-from pause_megatron.preprocess.dataset_manifest import DatasetSettings, StoredFile
+from pause_megatron.preprocess.dataset_manifest import StoredFile
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import (
     HEADER,
     SEQUENCES_AT_ONCE,

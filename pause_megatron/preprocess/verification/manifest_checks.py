@@ -9,10 +9,10 @@ from pause_megatron.preprocess.dataset_manifest import (
     DATASET_FILE,
     LISTED_SKIPS,
     DatasetManifest,
-    DatasetSettings,
     ShardRecord,
     load_dataset_manifest,
 )
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import index_size, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of
 from pause_megatron.preprocess.verification.faults import Faults
@@ -34,11 +34,12 @@ def check_settings(folder: Path, manifest: DatasetManifest) -> Faults:
         faults.add("ids", f"{path}: pause_id and eod_id are both {manifest.eod_id}")
     if (manifest.seq_length > 0) != (manifest.strategy != "document"):
         faults.add("seq_length", f"{path}: seq_length {manifest.seq_length} with strategy {manifest.strategy}")
-    elif manifest.strategy == "every" and manifest.seq_length % (manifest.pauses_per_token + 1):
+    elif manifest.strategy == "every" and manifest.seq_length % (manifest.interval + manifest.pauses_per_token):
+        tokens = "a token with its pauses" if manifest.interval == 1 else f"{manifest.interval} tokens and their pauses"
         faults.add(
             "group",
-            f"{path}: seq_length {manifest.seq_length} is not a multiple of {manifest.pauses_per_token + 1}, a token "
-            "with its pauses",
+            f"{path}: seq_length {manifest.seq_length} is not a multiple of "
+            f"{manifest.interval + manifest.pauses_per_token}, {tokens}",
         )
     if manifest.merged:
         inside = sum(file.shards for file in manifest.merged)

@@ -11,7 +11,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
-from pause_megatron.preprocess.dataset_manifest import DatasetSettings
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan
 from pause_megatron.preprocess.shard_writer import count_runs, make_strategy

@@ -11,12 +11,8 @@ from pause_megatron import log
 from pause_megatron.children import available_cores
 from pause_megatron.config.dataset import VerifyDatasetConfig
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.dataset_manifest import (
-    DatasetManifest,
-    DatasetSettings,
-    read_dataset_manifest,
-    stored_files,
-)
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest, read_dataset_manifest, stored_files
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.executors import new_process_pool
 from pause_megatron.preprocess.indexed_files import IndexFile, token_dtype
 from pause_megatron.preprocess.inspection.inspect_dataset import manifest_rows

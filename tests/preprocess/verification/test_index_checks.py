@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from pause_megatron.config.dataset import MergeDatasetsConfig
-from pause_megatron.preprocess.dataset_manifest import DatasetManifest, DatasetSettings, MergedFile
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest, MergedFile
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import IndexFile, index_bytes
 from pause_megatron.preprocess.merge import merge_datasets
 from pause_megatron.preprocess.shard_spans import spans_of

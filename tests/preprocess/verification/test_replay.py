@@ -5,7 +5,8 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from pause_megatron.preprocess.dataset_manifest import DatasetManifest, DatasetSettings, ShardInput
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest, ShardInput
+from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.shard_writer import ShardWriter
 from pause_megatron.records.files import write_record
 from tests.preprocess.finished_datasets import BY_HAND, EOD, PAUSE, Damaged, real_place, write_by_hand

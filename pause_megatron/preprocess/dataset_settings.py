@@ -1,0 +1,51 @@
+"""Settings of a dataset, part of its manifests."""
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatasetSettings:
+    """Settings that, with the text and its order, determine every byte. A setting the strategy ignores is 0."""
+
+    strategy: Literal["sequence", "document", "every", "none"]
+    """Value of ``--pauses``."""
+    pause_rate: float
+    """Pauses inserted per real token (before trimming, for ``sequence``)."""
+    pauses_per_token: int
+    """Pauses after every token, or after every ``pause_interval`` tokens, for ``every``."""
+    gaps: Literal["repeat", "distinct"]
+    """Value of ``--gaps``; ``repeat`` if the strategy ignores it."""
+    trimmed: Literal["carry", "drop"]
+    """``carry`` if each sequence continues the text of the sequence before it in its shard, else ``drop``."""
+    seq_length: int
+    """Tokens in every stored sequence; 0 for ``document``, which stores complete documents."""
+    seed: int
+    """Seed of the pause positions."""
+    text_key: str
+    """Field of an input record that holds the document."""
+    tokenizer_sha256: str
+    """SHA-256 of the tokenizer's file."""
+    encoder: str
+    """Library that encoded the text: ``sentencepiece``, ``tokenizers`` or ``gigatoken``."""
+    vocab_size: int
+    """Tokens of the tokenizer, including special tokens; all ids are below it."""
+    pause_id: int
+    eod_id: int
+    """Id of the end-of-document token, which follows every document."""
+    bos_ids: tuple[int, ...] | None = None
+    """Ids before every document: the beginning-of-text token of a tokenizer that puts one before a text. None if
+    there are none."""
+    pause_interval: int | None = None
+    """Real tokens between two groups of pauses, for ``every``; None: 1."""
+
+    @property
+    def interval(self) -> int:
+        """Real tokens between two groups of pauses, for ``every``."""
+        return self.pause_interval or 1
+
+
+def differing_setting(settings: DatasetSettings, others: DatasetSettings) -> str | None:
+    """Return the name of the first setting in which the two differ, or None."""
+    names = (field.name for field in fields(DatasetSettings))
+    return next((name for name in names if getattr(settings, name) != getattr(others, name)), None)

@@ -1,0 +1,271 @@
+"""Pauses after every token of prompt and answer, compared with their definition, row by row without a cache."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+
+from pause_megatron.config.pausing import FinetunePausing, InferencePausing
+from pause_megatron.downstream.generation import generate_after, generate_texts
+from pause_megatron.downstream.harness_model import PauseLM
+from pause_megatron.downstream.model_folder import ModelFolder
+from pause_megatron.downstream.pausing import Pausing, decided_finetuning, finetuning_pausing, resolve_pausing
+from pause_megatron.downstream.tasks import TextPair
+from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
+from pause_megatron.errors import UserError
+from pause_megatron.pauses.prompts import IGNORE_INDEX, Interleaving
+from pause_megatron.records.conversion import PretrainingRecord
+from pause_megatron.records.finetuning import FinetuneRecord
+from tests.downstream.random_models import CONTEXT_LENGTH
+from tests.records.examples import example
+
+CONTEXTS = [[17, 30, 45, 99, 120], [51], list(range(100, 107)), [44, 45]]
+NEW_TOKENS = 5
+GROUPS = [(1, 1), (3, 1), (2, 2), (1, 3)]
+"""Pauses of a group, and real tokens before it."""
+PAIRS = [("The import statement", " binds a name"), ("x", " y z"), ("", "an object")]
+
+
+def every(num_pauses: int, interval: int = 1, **settings) -> Pausing:
+    return Pausing(num_pauses=num_pauses, placement="every", interval=interval, **settings)
+
+
+def read_by_hand(tokens: list[int], num_pauses: int, interval: int, pause: int | None) -> list[int]:
+    """The ids that a model reads of a text: pauses, or copies of the token before them, end each group of tokens."""
+    read: list[int] = []
+    for number, token in enumerate(tokens, start=1):
+        read.append(token)
+        if number % interval == 0:
+            read += [token if pause is None else pause] * num_pauses
+    return read
+
+
+@torch.no_grad()
+def logits_by_hand(folder: ModelFolder, tokens: list[int], group: tuple[int, int], pause: int | None) -> torch.Tensor:
+    """Logits of the token after ``tokens``, from one row of stock transformers with its own causal attention."""
+    return folder.model(torch.tensor([read_by_hand(tokens, *group, pause)])).logits[0, -1]
+
+
+def decoded_by_hand(folder, context: list[int], group: tuple[int, int], pause: int | None, tokens=NEW_TOKENS):
+    text = list(context)
+    while len(text) < len(context) + tokens:
+        logits = logits_by_hand(folder, text, group, pause)
+        logits[folder.pause_id] = -torch.inf
+        text.append(int(logits.argmax()))
+        if text[-1] == folder.eod_id:
+            return text[len(context) : -1]
+    return text[len(context) :]
+
+
+def pretrained(folder: ModelFolder, **changes) -> ModelFolder:
+    """``folder`` as a model pretrained with ``--pauses every``."""
+    record = {"pauses": "every", "pauses_per_token": 2, "pause_interval": 1, "pause_inputs": "pause", **changes}
+    return replace(folder, pretraining=replace(example(PretrainingRecord), **record))
+
+
+@pytest.mark.parametrize("group", GROUPS)
+@pytest.mark.parametrize("repeats", [False, True])
+def test_cached_batches_are_decoded_as_by_reading_everything_again(folder, group, repeats):
+    pause = None if repeats else folder.pause_id
+    interleaving = Interleaving(*group, pause)
+    prefixes = [interleaving.insert(context) for context in CONTEXTS]
+    settings = {"bidirectional": False, "interleaving": interleaving, "max_new_tokens": NEW_TOKENS}
+    found = generate_after(folder, prefixes, do_sample=False, **settings)
+    assert found == [decoded_by_hand(folder, context, group, pause) for context in CONTEXTS]
+    beams = {**settings, "num_beams": 3, "num_return_sequences": 2, "do_sample": False}
+    assert generate_after(folder, prefixes, **beams) == generate_after(folder, prefixes, **beams, use_cache=False)
+
+
+def test_sampled_sequences_never_contain_a_pause_and_repeat_with_the_seed(folder):
+    settings = {"pausing": InferencePausing(num_pauses_inf=2, pause_placement="every"), "max_new_tokens": 8}
+    settings |= {"temperature": 50.0, "seed": 3, "num_return_sequences": 4}
+    texts = generate_texts(folder, ["x = ", "The import"], **settings)
+    assert len(texts) == 8
+    assert texts == generate_texts(folder, ["x = ", "The import"], **settings)
+    assert "prepare_inputs_for_generation" not in vars(folder.model)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_harness_generates_and_scores_as_by_hand(folder, group):
+    model = PauseLM(folder, every(*group), batch_size=3)
+    settings = {"until": ["\n"], "max_gen_toks": NEW_TOKENS, "do_sample": False}
+    contexts = [context for context, _ in PAIRS]
+    requests = [Instance("generate_until", {}, (text, copy.deepcopy(settings)), i) for i, text in enumerate(contexts)]
+    encoded = [folder.encode(text) or [folder.eod_id] for text in contexts]
+    texts = [folder.tokenizer.decode(decoded_by_hand(folder, ids, group, folder.pause_id)) for ids in encoded]
+    assert model.generate_until(requests) == [text.split("\n")[0] for text in texts]
+
+    requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(PAIRS)]
+    for (score, greedy), (context, continuation) in zip(model.loglikelihood(requests), PAIRS, strict=True):
+        ids = folder.encode(context) or [folder.eod_id]
+        learned = folder.encode(context + continuation)[len(folder.encode(context)) :]
+        total, is_greedy = 0.0, True
+        for place, token in enumerate(learned):
+            logits = logits_by_hand(folder, ids + learned[:place], group, folder.pause_id)
+            total += float(logits.log_softmax(-1)[token])
+            is_greedy &= int(logits.argmax()) == token
+        assert score == pytest.approx(total, abs=1e-4)
+        assert greedy == is_greedy
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_finetuning_batches_are_those_written_by_hand(folder, group):
+    pairs = [TextPair("0110:", "01"), TextPair("1:", "1")]
+    examples = PausedExamples(pairs, folder, every(*group))
+    batch = PauseCollator(folder.eod_id, bidirectional=False, dtype=torch.float32)(examples)
+    borders = []
+    for row, pair in enumerate(pairs):
+        context, target = folder.encode(pair.context), [*folder.encode(pair.target), folder.eod_id]
+        ids = read_by_hand([*context, *target], *group, folder.pause_id)
+        ids = ids[: -group[0]] if (len(context) + len(target)) % group[1] == 0 else ids  # none after the end
+        border = len(read_by_hand(context, *group, folder.pause_id))
+        borders.append(border)
+        padding = batch["input_ids"].shape[1] - len(ids)
+        real = (batch["attention_mask"][row, 0] == 0).any(dim=0) & (batch["attention_mask"][row, 0].sum(dim=0) > -1e39)
+        first = max(borders) if row else border  # the longer context comes first
+        start = first - border
+        assert batch["input_ids"][row, start : start + len(ids)].tolist() == ids
+        assert batch["position_ids"][row, start : start + len(ids)].tolist() == list(range(len(ids)))
+        causal = torch.ones(len(ids), len(ids)).tril().bool()
+        square = batch["attention_mask"][row, 0, start : start + len(ids), start : start + len(ids)]
+        assert torch.equal(square == 0, causal)
+        assert (batch["attention_mask"][row, 0, start : start + len(ids), :start] < 0).all()
+        labels = [IGNORE_INDEX, *(IGNORE_INDEX if token == folder.pause_id else token for token in ids[border:])]
+        padded = labels + [IGNORE_INDEX] * (batch["labels"].shape[1] - len(labels))
+        assert batch["labels"][row].tolist() == padded
+        assert real[start : start + len(ids)].all() or padding
+
+
+def test_loss_of_finetuning_is_that_of_each_real_token_by_itself(folder):
+    pair, group = TextPair("0110:", "01"), (2, 1)
+    [found] = PausedExamples([pair], folder, every(*group))
+    batch = PauseCollator(folder.eod_id, bidirectional=False, dtype=torch.float32)([found])
+    text, target = folder.encode(pair.context), [*folder.encode(pair.target), folder.eod_id]
+    losses = []
+    for token in target:
+        losses.append(-float(logits_by_hand(folder, text, group, folder.pause_id).log_softmax(-1)[token]))
+        text = [*text, token]
+    with torch.no_grad():
+        assert float(folder.model(**batch).loss) == pytest.approx(sum(losses) / len(losses), abs=1e-5)
+
+
+def test_a_prompt_that_is_too_long_loses_its_beginning_and_no_pause(folder):
+    pausing, ids = every(3), list(range(100, 160))
+    prefix = pausing.prefix(folder, "", ids, CONTEXT_LENGTH - 4)  # 16 tokens fit with their pauses, 4 of them later
+    assert prefix.tolist() == read_by_hand(ids[-12:], 3, 1, folder.pause_id)
+    with pytest.raises(UserError, match=r"no room for the prompt: pauses after every token, 16 tokens after"):
+        pausing.prefix(folder, "", ids, CONTEXT_LENGTH - 16)
+
+
+@pytest.mark.parametrize("group", [None, (2, 1), (1, 3)])
+def test_complete_texts_are_scored_in_windows_as_by_hand(folder, group):
+    texts = ["The import statement binds a name in the local namespace. " * 4, "x", ""]
+    pausing = every(*group) if group else Pausing(num_pauses=0, prefix_attention="bidirectional")
+    model = PauseLM(folder, pausing, batch_size=2)
+    requests = [Instance("loglikelihood_rolling", {}, (text,), index) for index, text in enumerate(texts)]
+    found = model.loglikelihood_rolling(requests)
+    group = group or (0, 1)
+    most = Interleaving(*group, folder.pause_id).most_tokens(CONTEXT_LENGTH) if group[0] else CONTEXT_LENGTH
+    for text, score in zip(texts, found, strict=True):
+        ids = folder.encode(text)
+        read, total = [folder.eod_id, *ids], 0.0
+        for place in range(len(ids)):
+            window = place // most * most  # each window reads the last token before it, and `most` tokens in all
+            if len(ids) - window < most and window:  # the last window reaches back to fill the context
+                window = len(ids) - most
+            logits = logits_by_hand(folder, read[window : place + 1], group, folder.pause_id)
+            total += float(logits.log_softmax(-1)[ids[place]])
+        assert score == pytest.approx(total, abs=2e-3)
+    assert model.scored_tokens == sum(len(folder.encode(text)) for text in texts)
+    if not group[0]:
+        hf = HFLM(folder.model, backend="causal", tokenizer=folder.tokenizer, batch_size=2, max_length=CONTEXT_LENGTH)
+        assert found[:2] == pytest.approx(hf.loglikelihood_rolling(requests[:2], disable_tqdm=True), abs=2e-3)
+
+
+def test_complete_texts_have_no_prompt_to_pause_after(folder):
+    with pytest.raises(
+        UserError, match="no prompt to pause after; give --num-pauses-inf 0, or --pause-placement every"
+    ):
+        PauseLM(folder, Pausing(num_pauses=1), batch_size=1).loglikelihood_rolling([])
+
+
+APPENDED = replace(
+    example(FinetuneRecord),
+    num_pauses_ft=7,
+    pause_placement="append",
+    pause_marker=None,
+    pause_interval=None,
+    prefix_attention="bidirectional",
+)
+EVERY = replace(APPENDED, num_pauses_ft=3, pause_placement="every", pause_interval=2, prefix_attention="causal")
+
+
+@pytest.mark.parametrize(
+    ("pretraining", "finetuning", "asked", "expected"),
+    [
+        ({}, None, {}, every(2)),
+        ({"pause_interval": 4, "pause_inputs": "repeat"}, None, {}, every(2, 4, repeats_tokens=True)),
+        ({}, None, {"num_pauses_inf": 1, "pause_interval": 3}, every(1, 3)),
+        ({"pause_inputs": "repeat"}, None, {"filler": "17"}, every(2, filler_id=17)),
+        ({}, None, {"num_pauses_inf": 4, "pause_placement": "append"}, Pausing(num_pauses=4)),
+        ({}, EVERY, {}, every(3, 2)),
+        ({}, APPENDED, {}, Pausing(num_pauses=7, prefix_attention="bidirectional")),
+        ({}, APPENDED, {"num_pauses_inf": 2, "pause_placement": "every"}, every(2)),
+        ({"pauses": "sequence", "pauses_per_token": None, "pause_interval": None}, None, {}, Pausing(num_pauses=0)),
+        (None, None, {"num_pauses_inf": 2, "pause_placement": "every"}, every(2)),
+    ],
+)
+def test_a_model_pauses_as_it_was_trained_unless_flags_say_otherwise(folder, pretraining, finetuning, asked, expected):
+    trained = folder if pretraining is None else pretrained(folder, **pretraining)
+    assert resolve_pausing(replace(trained, finetuning=finetuning), InferencePausing(**asked)) == expected
+
+
+@pytest.mark.parametrize(
+    ("finetuning", "asked", "message"),
+    [
+        (None, {"pause_placement": "append"}, "was trained with 2 pauses for the placement every; give --num-pauses"),
+        (APPENDED, {"pause_placement": "every"}, "was trained with 7 pauses for the placement append; give --num-"),
+        (APPENDED, {"pause_interval": 2}, "--pause-interval 2: .* has the placement append; give --pause-placement"),
+        (EVERY, {"prefix_attention": "bidirectional"}, "bidirectional: .* answer too, which attends causally; remove"),
+    ],
+)
+def test_settings_that_contradict_training_are_refused(folder, finetuning, asked, message):
+    with pytest.raises(UserError, match=message):
+        resolve_pausing(replace(pretrained(folder), finetuning=finetuning), InferencePausing(**asked))
+
+
+@pytest.mark.parametrize("kind", [FinetunePausing, InferencePausing])
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"pause_placement": "every", "prefix_attention": "bidirectional"}, "bidirectional: .* attends causally"),
+        (
+            {"pause_placement": "append", "pause_interval": 2},
+            "--pause-interval 2: not used by --pause-placement append",
+        ),
+        (
+            {"pause_placement": "every", "pause_marker": "A:"},
+            "--pause-marker 'A:': not used by --pause-placement every",
+        ),
+        ({"pause_placement": "every", "pause_interval": 0}, "--pause-interval 0: must be at least 1"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(kind, settings, message):
+    with pytest.raises(UserError, match=message):
+        kind(**settings)
+
+
+def test_finetuning_pauses_as_pretraining_did_by_default(folder):
+    def decided(base: ModelFolder, **asked) -> Pausing:
+        return finetuning_pausing(base, decided_finetuning(base, FinetunePausing(**asked)))
+
+    paper = Pausing(num_pauses=10, prefix_attention="bidirectional")
+    assert decided(folder) == paper
+    assert decided(pretrained(folder)) == every(2)
+    assert decided(pretrained(folder, pause_interval=3), num_pauses_ft="0..4") == every(4, 3)
+    assert decided(pretrained(folder), pause_placement="append") == paper
+    with pytest.raises(UserError, match="--pause-interval 2: needs --pause-placement every; give it too"):
+        decided(folder, pause_interval=2)
