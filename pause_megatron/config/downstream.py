@@ -19,6 +19,8 @@ Schedule = Literal["linear", "cosine", "constant"]
 
 NUMBER_FIELD = "{num_pauses_inf}"
 """Part of ``--output`` of ``evaluate`` that becomes the number of pauses, e.g. ``parity-inf{num_pauses_inf}.json``."""
+TEXT_TASK = "text"
+"""Task that measures the loss on held-out text."""
 TASK_DEFINITIONS = Path(__file__).parents[1] / "downstream" / "tasks"
 
 _LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 1e-4, 1e4
@@ -154,6 +156,8 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         require_task(self.task)
+        if self.task == TEXT_TASK:
+            raise UserError(f"--task {TEXT_TASK}: has no prompts to finetune on; evaluate it, or pretrain on the text")
         require_at_least(0, warmup_steps=self.warmup_steps, weight_decay=self.weight_decay, clip_grad=self.clip_grad)
         require_at_least(0, lora_rank=self.lora_rank, early_stopping_patience=self.early_stopping_patience)
         require_at_least(0, seed=self.seed)
@@ -197,7 +201,8 @@ class EvaluateConfig:
     """Result file to create (JSON). With several numbers of pauses, its name must contain {num_pauses_inf}, for example
     results/gsm8k-inf{num_pauses_inf}.json."""
     data: Path | None = None
-    """Folder with test.jsonl or validation.jsonl of the task (default: download the data from the hub)."""
+    """Folder with test.jsonl or validation.jsonl of the task (default: download the data from the hub). For the task
+    text also a dataset of tools/preprocess_c4.py, scored as validation in pretraining scores it."""
     halve_evaluation: bool | None = None
     """Evaluate only the documents that finetuning with --halve-evaluation leaves out (default: as in finetuning)."""
     pausing: InferencePausing = field(default_factory=InferencePausing)

@@ -1,22 +1,32 @@
 """Evaluation of a model on a task's test split, with M_inf pauses in every prompt; writes one result file per M_inf."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from statistics import fmean
 from typing import Any
 
+import numpy as np
 import torch
 from lm_eval import evaluator
 from transformers import PreTrainedModel
 
 from pause_megatron import log
 from pause_megatron.atomic import reserved
-from pause_megatron.config.downstream import EvaluateConfig
+from pause_megatron.config.downstream import TEXT_TASK, EvaluateConfig
 from pause_megatron.config.serialize import to_flat
 from pause_megatron.downstream.harness_model import PauseLM
+from pause_megatron.downstream.held_out_text import (
+    TextLosses,
+    is_dataset,
+    losses_of_dataset,
+    stored_dataset,
+    stored_pausing,
+)
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
-from pause_megatron.downstream.pausing import resolve_pausing
+from pause_megatron.downstream.pausing import Pausing, resolve_pausing
 from pause_megatron.downstream.tasks import Task, load_task
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device, describe_device
@@ -48,20 +58,37 @@ def _evaluate_each(config: EvaluateConfig, evaluations: Sequence[EvaluateConfig]
     choose_device(config.device)
     log.info(f"evaluating {config.model} on {config.task}, on {describe_device().name}")
     folder = load_model_folder(config.model, config.precision)
-    task = load_task(config.task, config.data, halve=_halve_evaluation(folder, config))
-    task.require_room(folder.context_length)
+    halved = False
+    if config.task == TEXT_TASK and is_dataset(config.data):
+        measure: Callable[[EvaluateConfig], _Results] = partial(_measure_dataset, folder)
+    else:
+        task = load_task(config.task, config.data, halve=_halve_evaluation(folder, config))
+        task.require_room(folder.context_length)
+        halved, measure = task.halved, partial(_measure_texts if config.task == TEXT_TASK else _measure, folder, task)
     loading = time.monotonic() - started
     for one in evaluations:
-        record = _evaluate(folder, task, one, loading)
+        record = _evaluate(folder, measure, one, loading, halved=halved)
         write_record(one.output, record)
         log.info(
-            f"wrote {one.output}: {task.primary_metric} {record.primary.value:.4f} on {record.num_samples} samples"
+            f"wrote {one.output}: {record.primary_metric} {record.primary.value:.4f} on {record.num_samples} samples"
         )
 
 
-def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_seconds: float) -> EvaluationRecord:
-    started = time.monotonic()
-    finetuning, pausing = folder.finetuning, resolve_pausing(folder, config.pausing)
+@dataclass(frozen=True, kw_only=True)
+class _Results:
+    """Results of one evaluation, with the pauses that the model had."""
+
+    pausing: Pausing
+    primary_metric: str
+    metrics: dict[str, Metric]
+    num_samples: int
+    prompt_tokens: float
+    samples: tuple[Sample, ...] = ()
+
+
+def _measure(folder: ModelFolder, task: Task, config: EvaluateConfig) -> _Results:
+    """Evaluate on prompts and answers."""
+    pausing = resolve_pausing(folder, config.pausing)
     harness_model = PauseLM(folder, pausing, config.batch_size)
     results = evaluator.evaluate(harness_model, {task.name: task.harness}, limit=config.limit)
     samples = tuple(
@@ -74,8 +101,57 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
         )
         for sample in results["samples"][task.name]
     )
+    return _Results(
+        pausing=pausing,
+        primary_metric=task.primary_metric,
+        metrics=metric_values(results["results"][task.name]),
+        num_samples=len(samples),
+        prompt_tokens=fmean(len(folder.encode(sample.prompt)) for sample in samples),
+        samples=samples,
+    )
+
+
+def _measure_texts(folder: ModelFolder, task: Task, config: EvaluateConfig) -> _Results:
+    """Score complete texts; the primary metric is the loss of a token, in nats."""
+    pausing = resolve_pausing(folder, config.pausing)
+    harness_model = PauseLM(folder, pausing, config.batch_size)
+    results = evaluator.evaluate(harness_model, {task.name: task.harness}, limit=config.limit)
+    losses = TextLosses(sums=-np.array(harness_model.text_scores), counts=np.array(harness_model.text_tokens))
+    return _Results(
+        pausing=pausing,
+        primary_metric="loss",
+        metrics={**losses.metrics(), **metric_values(results["results"][task.name])},
+        num_samples=len(losses.counts),
+        prompt_tokens=float(losses.counts.mean()),
+    )
+
+
+def _measure_dataset(folder: ModelFolder, config: EvaluateConfig) -> _Results:
+    """Score stored sequences; the primary metric is the loss of a real token, in nats."""
+    manifest = stored_dataset(folder, config)
+    losses = losses_of_dataset(folder, manifest, config)
+    return _Results(
+        pausing=stored_pausing(folder, manifest),
+        primary_metric="loss",
+        metrics=losses.metrics(),
+        num_samples=len(losses.counts),
+        prompt_tokens=float(losses.counts.mean()),
+    )
+
+
+def _evaluate(
+    folder: ModelFolder,
+    measure: Callable[[EvaluateConfig], _Results],
+    config: EvaluateConfig,
+    loading_seconds: float,
+    *,
+    halved: bool,
+) -> EvaluationRecord:
+    started = time.monotonic()
+    found, finetuning = measure(config), folder.finetuning
+    pausing = found.pausing
     return EvaluationRecord(
-        task=task.name,
+        task=config.task,
         variant=finetuning.variant if finetuning else None,
         num_pauses_ft=finetuning.num_pauses_ft if finetuning else None,
         num_pauses_inf=pausing.num_pauses,
@@ -84,14 +160,14 @@ def _evaluate(folder: ModelFolder, task: Task, config: EvaluateConfig, loading_s
         pause_interval=pausing.interval,
         filler=config.pausing.filler,
         prefix_attention=pausing.prefix_attention,
-        halved=task.halved,
+        halved=halved,
         seed=finetuning.seed if finetuning else None,
-        primary_metric=task.primary_metric,
-        metrics=metric_values(results["results"][task.name]),
-        num_samples=len(samples),
-        prompt_tokens=fmean(len(folder.encode(sample.prompt)) for sample in samples),
+        primary_metric=found.primary_metric,
+        metrics=found.metrics,
+        num_samples=found.num_samples,
+        prompt_tokens=found.prompt_tokens,
         bos_ids=folder.bos_ids or None,
-        samples=samples,
+        samples=found.samples,
         architecture=_architecture(folder.model),
         finetuning=finetuning.summary() if finetuning else None,
         model_name=folder.model_name,

@@ -45,8 +45,10 @@ class PauseLM(HFLM):
         self._pausing = pausing
         self._prompts: BorderBatch | None = None
         """The newest batch of prompts, which the harness passes on as ids and mask."""
-        self.scored_tokens = 0
-        """Real tokens that :meth:`loglikelihood_rolling` has scored."""
+        self.text_tokens: list[int] = []
+        """Tokens of each text that :meth:`loglikelihood_rolling` has scored."""
+        self.text_scores: list[float] = []
+        """Log-probability of each of them."""
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **kwargs: Any) -> list[int]:
         """Return the ids of ``string`` as in finetuning; it continues a text if ``add_special_tokens`` is False."""
@@ -154,7 +156,7 @@ class PauseLM(HFLM):
             of_text = [((text, ""), *make_disjoint_window(part)) for part in parts]
             windows += of_text
             counts.append(len(of_text))
-            self.scored_tokens += len(ids)
+            self.text_tokens.append(len(ids))
         batch_size = max(1, min(self.batch_size, _POSITIONS_AT_ONCE // self.max_length))
         of_texts = copy(self)
         if not interleaving:
@@ -162,4 +164,6 @@ class PauseLM(HFLM):
                 num_pauses=0
             )  # a text has no marker, and no prefix to attend to in both directions
         scores = iter(of_texts._loglikelihood_tokens(windows, override_bs=batch_size))
-        return [sum(score for score, _ in islice(scores, count)) for count in counts]
+        found = [sum(score for score, _ in islice(scores, count)) for count in counts]
+        self.text_scores += found
+        return found

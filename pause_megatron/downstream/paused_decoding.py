@@ -63,8 +63,11 @@ class PausedReading:
             prefixes.border,
         )
 
-    def inputs(self, input_ids: torch.Tensor, past_key_values: Any = None, **others: Any) -> dict[str, Any]:
-        """Return the arguments of ``forward`` for one step of ``generate``, in place of the model's own method."""
+    def inputs(self, input_ids: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> dict[str, Any]:
+        """Return the arguments of ``forward`` for one step of ``generate``, in place of the model's own method.
+
+        ``generate`` looks for the name ``kwargs``.
+        """
         text = self.text(input_ids)
         cached = past_key_values.get_seq_length() if past_key_values is not None else 0
         return {
@@ -72,7 +75,7 @@ class PausedReading:
             "attention_mask": text.real.long(),
             "position_ids": text.position_ids[:, cached:],
             "past_key_values": past_key_values,
-            "use_cache": others.get("use_cache", True),
+            "use_cache": kwargs.get("use_cache", True),
             "logits_to_keep": 1,
         }
 

@@ -1,0 +1,146 @@
+"""Evaluation of held-out text gives the trainer's validation loss; models pretrained with pauses after every token."""
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pause_megatron.cli.main import main
+from pause_megatron.config.conversion import ConvertToHfConfig
+from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig
+from pause_megatron.config.model import ModelConfig
+from pause_megatron.config.pausing import InferencePausing
+from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.config.training import LoggingConfig, OptimizerConfig, TrainingConfig
+from pause_megatron.conversion.to_hf import convert_to_hf
+from pause_megatron.downstream.evaluate import evaluate
+from pause_megatron.downstream.model_folder import load_model_folder
+from pause_megatron.downstream.pausing import Pausing, resolve_pausing
+from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
+from pause_megatron.log import read_json_lines
+from pause_megatron.records.conversion import ExportRecord
+from pause_megatron.records.evaluation import EvaluationRecord
+from pause_megatron.records.files import read_record
+from pause_megatron.training.pretrain import pretrain
+from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
+from tests.distributed import run_distributed
+from tests.training.test_pretrain import DEEPSPEED
+
+HELD_OUT = {
+    "every": {"pauses": "every", "pauses_per_token": 3},
+    "every-third": {"pauses": "every", "pause_interval": 3},
+    "sequence": {},
+    "drop": {"trimmed": "drop"},
+    "document": {"pauses": "document"},
+    "none": {"pauses": "none"},
+}
+SEQUENCES = 7
+"""Validated, and evaluated by --limit; not a multiple of the batch sizes."""
+RUNS = {"gpt2": {}, "llama": {"pause_inputs": "repeat"}}
+"""Architecture to settings of training, so that both architectures and both inputs are covered."""
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("held-out")
+    write_text_and_tokenizer(folder)
+    for name, settings in HELD_OUT.items():
+        write_dataset(folder, f"held-out-{name}", "validation", **settings)
+    write_dataset(folder, "standard", pauses="none")
+    write_dataset(folder, "every", **HELD_OUT["every"])
+    return folder
+
+
+def exported(text: Path, architecture: str, name: str, **settings) -> Path:
+    """Pretrain a standard model, continue with pauses after every token, and export."""
+    model = ModelConfig(
+        architecture=architecture,
+        num_layers=2,
+        hidden_size=32,
+        num_attention_heads=4,
+        init_method_std=0.1,
+        max_position_embeddings=SEQ_LENGTH,
+    )
+    training = TrainingConfig(train_iters=2, global_batch_size=4, micro_batch_size=2, validation_sequences=SEQUENCES)
+    standard = PretrainConfig(
+        data=(str(text / "standard"),),
+        tokenizer=text / "tokenizer",
+        deepspeed=DEEPSPEED,
+        model=model,
+        output=text / f"{name}-standard",
+        training=training,
+        optimizer=OptimizerConfig(learning_rate=3e-3),
+    )
+    continued = replace(
+        standard,
+        data=(str(text / "every"),),
+        validation_data=tuple(str(text / f"held-out-{held_out}") for held_out in HELD_OUT),
+        initial_checkpoint=standard.output,
+        output=text / name,
+        training=replace(training, train_iters=3, **settings),
+        logging=LoggingConfig(log_interval=1),
+    )
+    run_distributed(pretrain, 1, standard)
+    run_distributed(pretrain, 1, continued)
+    convert_to_hf(ConvertToHfConfig(checkpoint=continued.output, output=text / f"{name}-hf"))
+    return text / f"{name}-hf"
+
+
+@pytest.fixture(scope="module", params=RUNS)
+def export(request: pytest.FixtureRequest, text: Path) -> Path:
+    return exported(text, request.param, request.param, **RUNS[request.param])
+
+
+def evaluated(output: Path, **settings) -> EvaluationRecord:
+    evaluate(EvaluateConfig(task="text", output=output, **settings))
+    return read_record(output, EvaluationRecord)
+
+
+def test_loss_on_a_dataset_is_the_trainers_validation_loss(export, text, tmp_path):
+    lines = read_json_lines(export.with_name(export.name.removesuffix("-hf")) / "metrics.jsonl")
+    trained = {line["dataset"]: line for line in lines if line["kind"] == "validation"}
+    for name in HELD_OUT:
+        data = text / f"held-out-{name}"
+        found = evaluated(tmp_path / f"{name}.json", model=export, data=data, limit=SEQUENCES, batch_size=3)
+        assert found.primary.value == pytest.approx(trained[data.name]["loss"], abs=1e-5), name
+        assert found.metrics["perplexity"].value == pytest.approx(math.exp(found.primary.value))
+        assert found.prompt_tokens * found.num_samples == trained[data.name]["real_tokens"]
+        assert 0 < found.primary.stderr < found.primary.value
+    every = read_record(tmp_path / "every-third.json", EvaluationRecord)
+    assert (every.pause_placement, every.num_pauses_inf, every.pause_interval) == ("every", 1, 3)
+    assert read_record(tmp_path / "sequence.json", EvaluationRecord).num_pauses_inf == 0
+
+
+def test_an_export_pauses_as_it_was_pretrained(export, tmp_path, capsys):
+    record, folder = read_record(export / ExportRecord.FILE, ExportRecord), load_model_folder(export)
+    assert (record.pretraining.pauses_per_token, record.pretraining.pause_interval) == (3, 1)
+    repeats = record.pretraining.pause_inputs == "repeat"
+    own = Pausing(num_pauses=3, placement="every", interval=1, repeats_tokens=repeats)
+    assert resolve_pausing(folder, InferencePausing()) == own
+    (tmp_path / "test.jsonl").write_text(json.dumps({"text": "a class is a kind of object. " * 9}) + "\n" * 2)
+    flags = ["--model", str(export), "--task", "text", "--data", str(tmp_path), "--output"]
+    assert main(["evaluate", *flags, str(tmp_path / "own.json")]) == EXIT_DONE
+    assert main(["evaluate", *flags, str(tmp_path / "none.json"), "--num-pauses-inf", "0"]) == EXIT_DONE
+    own, none = (read_record(tmp_path / f"{name}.json", EvaluationRecord) for name in ("own", "none"))
+    assert (own.num_pauses_inf, own.pause_placement, none.num_pauses_inf) == (3, "every", 0)
+    assert own.primary.value != pytest.approx(none.primary.value, abs=1e-3)
+    assert own.primary_metric == "loss"
+    [line] = (tmp_path / "test.jsonl").read_text().split("\n")[:1]
+    size = len(json.loads(line)["text"].encode())
+    total = own.primary.value * own.prompt_tokens / math.log(2)
+    assert own.metrics["bits_per_byte"].value == pytest.approx(total / size)
+    assert main(["evaluate", *flags, str(tmp_path / "x.json"), "--pause-placement", "append"]) == EXIT_USER
+    assert "give --num-pauses-inf too" in capsys.readouterr().err
+
+
+def test_datasets_that_do_not_fit_the_model_are_refused(export, text, tmp_path):
+    data, output = text / "held-out-every", tmp_path / "refused.json"
+    with pytest.raises(UserError, match="held-out-every: contains its pauses; remove --num-pauses-inf and"):
+        evaluated(output, model=export, data=data, pausing=InferencePausing(num_pauses_inf=3))
+    long = write_dataset(text, "long", "validation", seq_length=2 * SEQ_LENGTH)
+    with pytest.raises(UserError, match=f"has sequences of {2 * SEQ_LENGTH} tokens, but .* has {SEQ_LENGTH} positions"):
+        evaluated(output, model=export, data=long)
+    with pytest.raises(UserError, match="--task text: has no prompts to finetune on"):
+        FinetuneConfig(model=export, task="text", output=output)
