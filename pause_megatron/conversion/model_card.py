@@ -6,7 +6,7 @@ from pause_megatron.records.conversion import ExportRecord, PretrainingRecord
 _STRATEGIES = {
     "sequence": "`<pause>` was inserted at random positions of every sequence",
     "document": "`<pause>` was inserted at random positions of every document",
-    "every": "`<pause>` was inserted after every token",
+    "every": "`<pause>` was inserted after every token, or after every few tokens",
     "none": "plain text, without pauses",
 }
 
@@ -58,6 +58,15 @@ appends {tokenizer.baked_pauses} of them to every prompt that it encodes with sp
 template. Pipelines and servers therefore pause without changes."""
 
 
+_EVERY = """`<pause>` is token {tokenizer.pause_id} of {tokenizer.vocab_size}. In training,
+{pretraining.pauses_per_token} of them followed every {tokens}, and the last one predicted the next token.
+`pause-megatron generate`, `evaluate` and `finetune` read prompts and answers this way by themselves.
+
+**Stock programs cannot pause in the answer.** The `generate` of transformers, vLLM, text-generation-inference and
+llama.cpp read each generated token without its pauses and predict from a position whose output training ignored. The
+text is then poor, and no warning appears. Pauses that you append to the prompt only help with the first token."""
+
+
 def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
     """Markdown for the folder ``name``, from its conversion report."""
     return _CARD.format(
@@ -67,10 +76,17 @@ def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
         pretraining=record.pretraining,
         pauses=_pauses(record.pretraining),
         data=", ".join(f"`{folder}`" for folder in record.source["config"]["data"]) or "none by this project",
-        pausing=(_BAKED if record.tokenizer.baked_pauses else _BY_HAND).format(tokenizer=record.tokenizer),
+        pausing=_pausing(record),
         comparison=record.verdict,
         record=record,
     )
+
+
+def _pausing(record: ExportRecord) -> str:
+    pretraining = record.pretraining
+    text = _BAKED if record.tokenizer.baked_pauses else _EVERY if pretraining.pauses_per_token else _BY_HAND
+    tokens = "token" if (pretraining.pause_interval or 1) == 1 else f"{pretraining.pause_interval} tokens"
+    return text.format(tokenizer=record.tokenizer, pretraining=pretraining, tokens=tokens)
 
 
 def _pauses(pretraining: PretrainingRecord) -> str:

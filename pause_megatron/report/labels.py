@@ -11,7 +11,12 @@ MODEL_LABELS = VARIANT_LABELS | {
     "pausept": "PausePT, not finetuned",
     "other": "other model",
 }
-PLACEMENT_LABELS = {"append": "appended", "prepend": "prepended", "before-marker": "before a marker"}
+PLACEMENT_LABELS = {
+    "append": "appended",
+    "prepend": "prepended",
+    "before-marker": "before a marker",
+    "every": "after every token",
+}
 NOTHING = "–"  # noqa: RUF001 - a dash is meant
 """Table cell without a value."""
 MINUS = "−"  # noqa: RUF001 - a minus sign, as wide as the plus
