@@ -44,6 +44,9 @@ class ModelConfig:
     """Base of the rotary frequencies (llama only)."""
     gelu: Literal["exact", "tanh"] = "exact"
     """GELU (gpt2 only): exact, or the tanh approximation of OpenAI's GPT-2."""
+    pause_positions: Literal["shift", "shared"] = "shift"
+    """Position index of a pause: the next one, as of any token (shift, as in the paper), or that of the real token
+    before it (shared); --max-position-embeddings then counts real tokens only."""
 
     def __post_init__(self) -> None:
         heads, groups = self.num_attention_heads, self.num_query_groups
@@ -53,6 +56,11 @@ class ModelConfig:
             raise UserError(f"--hidden-size {self.hidden_size} is not a multiple of --num-attention-heads {heads}")
         if heads % self.query_groups:
             raise UserError(f"--num-attention-heads {heads} is not a multiple of --num-query-groups {groups}")
+
+    @property
+    def shares_positions(self) -> bool:
+        """Whether a pause has the position index of the real token before it."""
+        return self.pause_positions == "shared"
 
     @property
     def query_groups(self) -> int:

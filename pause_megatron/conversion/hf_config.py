@@ -1,7 +1,7 @@
 """Conversion of model configurations: ``ModelConfig`` to ``GPT2Config`` or ``LlamaConfig``, and back."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import AutoConfig, GenerationConfig, GPT2Config, LlamaConfig, PretrainedConfig
 
@@ -16,6 +16,9 @@ ADAPTER_FILE = "adapter_config.json"
 
 GELU_NAMES = {"exact": "gelu", "tanh": "gelu_new"}
 """``ModelConfig.gelu`` to Hugging Face's ``activation_function``."""
+POSITIONS_KEY = "pause_positions"
+"""Key of ``config.json`` with ``ModelConfig.pause_positions``; missing unless it is "shared". Only this project reads
+it."""
 _ELSEWHERE = {
     "quantization_config": "the weights are quantized; give the model with unquantized weights",
     "compression_config": "the weights are quantized; give the model with unquantized weights",
@@ -67,6 +70,7 @@ def hf_model_config(
         "num_hidden_layers": model.num_layers,
         "num_attention_heads": model.num_attention_heads,
         "max_position_embeddings": model.max_position_embeddings,
+        **({POSITIONS_KEY: model.pause_positions} if model.shares_positions else {}),
     }
     if model.architecture == "gpt2":
         return GPT2Config(
@@ -131,7 +135,7 @@ def model_config_of(config: PretrainedConfig, path: Path) -> ModelConfig:
     if config.model_type in known:
         try:
             return known[config.model_type](config, path)
-        except (ArithmeticError, LookupError, TypeError) as error:  # for example, no attention heads
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # for example, no attention heads
             raise UserError(f"{path / CONFIG_FILE}: {type(error).__name__} ({error}); fetch the file again") from error
     problem = f"unsupported model_type {config.model_type!r}"
     if config.model_type == "gpt_neox":
@@ -189,7 +193,21 @@ def _common_settings(config: Any) -> dict[str, Any]:
         "max_position_embeddings": config.max_position_embeddings,
         "untie_embeddings_and_output_weights": not config.tie_word_embeddings,
         "init_method_std": config.initializer_range,
+        "pause_positions": pause_positions_of(config),
     }
+
+
+def pause_positions_of(config: Any) -> Literal["shift", "shared"]:
+    """Return the kind of position indices in the Hugging Face ``config``; "shift" for models of other programs.
+
+    Raises ``ValueError`` for a kind that this version does not know.
+    """
+    found = getattr(config, POSITIONS_KEY, "shift")
+    if found == "shared":
+        return "shared"
+    if found == "shift":
+        return "shift"
+    raise ValueError(f"{POSITIONS_KEY} {found!r} is neither 'shift' nor 'shared'")
 
 
 def _require(path: Path, *conditions: tuple[bool, str]) -> None:

@@ -44,26 +44,42 @@ def megatron_model(model: ModelConfig, vocab_size: int) -> Iterator[LocalModel]:
 
 
 @torch.no_grad()
-def megatron_logits_by_layer(read: Read, model: ModelConfig, vocab_size: int, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits of the Megatron-core model with the weights from ``read``: ``[B, S, V]``, fp32. ``tokens``: ``[B, S]``."""
+def megatron_logits_by_layer(
+    read: Read, model: ModelConfig, vocab_size: int, tokens: torch.Tensor, positions: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Logits of the Megatron-core model with the weights from ``read``: ``[B, S, V]``, fp32. ``tokens``: ``[B, S]``.
+
+    ``positions`` are the position indices of ``tokens``, ``[B, S]``; None: 0, 1, 2, ...
+    """
+    positions = torch.arange(tokens.shape[1]).expand_as(tokens) if positions is None else positions
     with megatron_model(replace(model, num_layers=1), vocab_size) as local:
         chunk: Any = local.chunks[0].eval()
         for item in local.parameters:
             if not item.name.startswith(layer_prefix(0)):
                 item.parameter.copy_(read(item.name))
-        positions = torch.arange(tokens.shape[1])[None]
-        states = [chunk.embedding(sequence[None], positions) for sequence in tokens]  # B tensors [S, 1, H]
-        rotary = chunk.rotary_pos_emb(tokens.shape[1]) if model.architecture == "llama" else None
+        # B tensors [S, 1, H]
+        states = [chunk.embedding(ids[None], of_one[None]) for ids, of_one in zip(tokens, positions, strict=True)]
+        angles = [_angles(chunk, of_one) if model.architecture == "llama" else None for of_one in positions]
         [layer] = chunk.decoder.layers
         for index in range(model.num_layers):
             for item in local.parameters:
                 if item.name.startswith(layer_prefix(0)):
                     item.parameter.copy_(read(item.name.replace(layer_prefix(0), layer_prefix(index))))
-            states = [layer(state, attention_mask=None, rotary_pos_emb=rotary)[0] for state in states]
+            states = [
+                layer(state, attention_mask=None, rotary_pos_emb=of_one)[0]
+                for state, of_one in zip(states, angles, strict=True)
+            ]
         tied = None if model.untie_embeddings_and_output_weights else chunk.shared_embedding_or_output_weight()
         # B tensors [S, 1, P]: Megatron-core puts the sequence first
         logits = [chunk.output_layer(chunk.decoder.final_layernorm(state), weight=tied)[0] for state in states]
     return torch.cat(logits, 1).transpose(0, 1)[..., :vocab_size].float()
+
+
+def _angles(chunk: Any, positions: torch.Tensor) -> torch.Tensor:
+    """Rotary angles of one sequence with the position indices ``positions``, ``[S]``."""
+    chunk.rotary_pos_emb.position_ids = positions[None]  # read only if pauses share positions
+    angles: torch.Tensor = chunk.rotary_pos_emb(len(positions))
+    return angles
 
 
 def layer_prefix(index: int) -> str:

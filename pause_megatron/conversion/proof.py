@@ -18,6 +18,7 @@ from pause_megatron.config.conversion import ComparisonConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.one_layer import Read, megatron_logits_by_layer, megatron_model
 from pause_megatron.errors import UserError, one_line, system_error
+from pause_megatron.pauses.positions import shared_positions
 from pause_megatron.records.conversion import LogitComparison
 
 PROOF_PAUSE_RATE = 0.1
@@ -49,20 +50,30 @@ def proof_sequences(count: int, model: ModelConfig, *, num_tokens: int, pause_id
 
 
 @torch.no_grad()
-def megatron_logits(read: Read, model: ModelConfig, vocab_size: int, tokens: torch.Tensor) -> torch.Tensor:
-    """Logits of the Megatron-core model with the weights from ``read``, fp32: ``[count, length, vocab_size]``."""
+def megatron_logits(
+    read: Read, model: ModelConfig, vocab_size: int, tokens: torch.Tensor, positions: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Logits of the Megatron-core model with the weights from ``read``, fp32: ``[count, length, vocab_size]``.
+
+    ``positions`` are the position indices of ``tokens``, ``[count, length]``; None: 0, 1, 2, ...
+    """
+    positions = torch.arange(tokens.shape[1]).expand_as(tokens) if positions is None else positions
     with megatron_model(model, vocab_size) as local:
         for item in local.parameters:
             item.parameter.copy_(read(item.name))
         chunk = local.chunks[0].eval()
-        positions = torch.arange(tokens.shape[1])[None]
-        logits = [chunk(sequence[None], positions, None) for sequence in tokens]  # [1, length, padded vocab_size]
+        # [1, length, padded vocab_size] each
+        logits = [chunk(ids[None], of_one[None], None) for ids, of_one in zip(tokens, positions, strict=True)]
     return torch.cat(logits)[..., :vocab_size].float()
 
 
 @torch.no_grad()
-def hf_logits(folder: Path, tokens: torch.Tensor, method: Method = "whole") -> torch.Tensor:
+def hf_logits(
+    folder: Path, tokens: torch.Tensor, method: Method = "whole", positions: torch.Tensor | None = None
+) -> torch.Tensor:
     """Logits of the folder's model as stock transformers loads it, fp32: ``[count, length, vocab_size]``.
+
+    ``positions`` are passed as ``position_ids``, ``[count, length]``; None: those of stock transformers.
 
     With "layers" the weights stay on disk, and transformers reads those of a layer when it computes the layer.
 
@@ -87,8 +98,13 @@ def hf_logits(folder: Path, tokens: torch.Tensor, method: Method = "whole") -> t
                 f"{folder}: transformers reports {key.replace('_', ' ')}, the first of {len(names)} is {names[0]};"
                 " fetch the model again"
             )
-    batches = tokens[None] if method == "layers" else tokens[:, None]  # each batch reads all weights on disk
-    return torch.cat([model.eval()(batch).logits for batch in batches]).float()
+    size = len(tokens) if method == "layers" else 1  # each batch reads all weights on disk
+    inputs: list[dict[str, torch.Tensor]] = [{"input_ids": batch} for batch in tokens.split(size)]
+    if positions is not None:
+        for one, of_batch in zip(inputs, positions.split(size), strict=True):
+            # Without a mask transformers takes repeated positions for several sequences in a row.
+            one |= {"position_ids": of_batch, "attention_mask": torch.ones_like(of_batch)}
+    return torch.cat([model.eval()(**one).logits for one in inputs]).float()
 
 
 def compare_logits(
@@ -135,9 +151,10 @@ def prove_export(
         method = "whole" if model.num_parameters(vocab_size) <= LARGEST_WHOLE_PARAMETERS else "layers"
     in_megatron = megatron_logits if method == "whole" else megatron_logits_by_layer
     tokens = proof_sequences(config.proof_sequences, model, num_tokens=num_tokens, pause_id=pause_id)
+    positions = shared_positions(tokens != pause_id) if model.shares_positions else None
     comparison = compare_logits(
-        in_megatron(read, model, vocab_size, tokens)[..., :num_tokens],
-        hf_logits(folder, tokens, method)[..., :num_tokens],
+        in_megatron(read, model, vocab_size, tokens, positions)[..., :num_tokens],
+        hf_logits(folder, tokens, method, positions)[..., :num_tokens],
         tolerance=config.tolerance,
         pauses=int((tokens == pause_id).sum()),
         method=method,

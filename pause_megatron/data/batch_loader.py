@@ -42,10 +42,11 @@ class BatchLoader:
         data_parallel_size: int,
         device: torch.device,
         repeats_tokens: bool = False,
+        shares_positions: bool = False,
     ) -> None:
-        """Make a loader; ``repeats_tokens`` is explained at :meth:`Batch.of`."""
+        """Make a loader; ``repeats_tokens`` and ``shares_positions`` are explained at :meth:`Batch.of`."""
         self._pause_id = pause_id
-        self._repeats_tokens = repeats_tokens
+        self._inputs = {"repeats_tokens": repeats_tokens, "shares_positions": shares_positions}
         self._micro_batch_size = micro_batch_size
         self._rank, self._ranks = data_parallel_rank, data_parallel_size
         self._device = device
@@ -68,7 +69,7 @@ class BatchLoader:
         self.announce(sample_at, start, size)
         samples = self._announced.pop((sample_at, start, size)).result()
         on_device = samples.to(self._device, non_blocking=True)
-        return Batch.of(on_device, self._pause_id, repeats_tokens=self._repeats_tokens)
+        return Batch.of(on_device, self._pause_id, **self._inputs)
 
     def load_or_blank(self, sample_at: Samples, start: int, size: int) -> tuple[Batch, str]:
         """Return what :meth:`load` returns, and no failure; or, if it raises, a batch without loss, and its failure.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pause_megatron.pauses.loss_mask import loss_mask, pause_runs
+from pause_megatron.pauses.positions import shared_positions
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Microbatch:
     labels: torch.Tensor
     """Next token of each position, int64."""
     position_ids: torch.Tensor
-    """0 to S - 1, pauses included, int64."""
+    """Position index of each token, int64; 0 to S - 1 unless pauses share them."""
     loss_weights: torch.Tensor
     """1 / (M * B * S) where the label carries loss, else 0; fp32."""
 
@@ -38,23 +39,32 @@ class Batch:
     """Next token of each position, int64."""
     is_target: torch.Tensor
     """True where the label carries loss."""
+    position_ids: torch.Tensor
+    """Position index of each token, int64."""
     pause_runs: torch.Tensor
     """Number of consecutive pauses that end at each position, for example 2 at the second pause of a run; 0 at real
     tokens; int64."""
 
     @classmethod
-    def of(cls, samples: torch.Tensor, pause_id: int, *, repeats_tokens: bool = False) -> "Batch":
+    def of(
+        cls, samples: torch.Tensor, pause_id: int, *, repeats_tokens: bool = False, shares_positions: bool = False
+    ) -> "Batch":
         """Return the batch of ``samples``, int64 ``[M, B, S + 1]`` on any device.
 
         With ``repeats_tokens``, the input at a pause is the real token before it, so ``a <pause> <pause> b`` is read as
-        ``a a a b``; pauses at the start of a sequence stay.
+        ``a a a b``; pauses at the start of a sequence stay. With ``shares_positions``, a pause has the position index
+        of the real token before it, see :mod:`~pause_megatron.pauses.positions`.
         """
         tokens, labels = samples[..., :-1].contiguous(), samples[..., 1:]
         runs = pause_runs(tokens, pause_id)  # [M, B, S]
         if repeats_tokens:
             before = torch.arange(tokens.shape[-1], device=tokens.device) - runs  # [M, B, S]; -1 without real token
             tokens = tokens.gather(-1, before.clamp_min(0))
-        return cls(tokens=tokens, labels=labels, is_target=loss_mask(labels, pause_id), pause_runs=runs)
+        positions = torch.arange(tokens.shape[-1], device=tokens.device).expand_as(tokens)
+        if shares_positions:
+            positions = shared_positions(runs == 0)
+        is_target = loss_mask(labels, pause_id)
+        return cls(tokens=tokens, labels=labels, is_target=is_target, position_ids=positions, pause_runs=runs)
 
     def __len__(self) -> int:
         """Number of microbatches."""
@@ -62,10 +72,9 @@ class Batch:
 
     def __iter__(self) -> Iterator[Microbatch]:
         """Yield the microbatches in order."""
-        _, sequences, length = self.tokens.shape
-        positions = torch.arange(length, device=self.tokens.device).expand(sequences, -1)
         weights = self.is_target / self.tokens.numel()
-        for tokens, labels, of_one in zip(self.tokens, self.labels, weights, strict=True):
+        parts = zip(self.tokens, self.labels, self.position_ids, weights, strict=True)
+        for tokens, labels, positions, of_one in parts:
             yield Microbatch(tokens=tokens, labels=labels, position_ids=positions, loss_weights=of_one)
 
 

@@ -39,11 +39,17 @@ class DataFolder:
 
 
 def check_training_folders(
-    parts: Sequence[BlendComponent], tokenizer: PauseTokenizer, *, seq_length: int, max_position_embeddings: int
+    parts: Sequence[BlendComponent],
+    tokenizer: PauseTokenizer,
+    *,
+    seq_length: int,
+    max_position_embeddings: int,
+    shares_positions: bool = False,
 ) -> tuple[DataFolder, ...]:
     """Check the folders of ``--data``, which must all have samples of one length.
 
-    ``seq_length`` is the value of ``--seq-length`` (0: not given). Raises :class:`UserError` that names the folder or
+    ``seq_length`` is the value of ``--seq-length`` (0: not given). With ``shares_positions``, only real tokens need a
+    position. Raises :class:`UserError` that names the folder or
     the flag if a folder is not a dataset, is too small or was written with another tokenizer, or if the lengths
     contradict each other or exceed the model's positions.
     """
@@ -58,11 +64,16 @@ def check_training_folders(
             )
         seq_length = manifest.seq_length
     length = seq_length or max_position_embeddings
-    return _checked(parts, manifests, [length] * len(parts), max_position_embeddings)
+    return _checked(parts, manifests, [length] * len(parts), max_position_embeddings, shares_positions)
 
 
 def check_validation_folders(
-    parts: Sequence[BlendComponent], tokenizer: PauseTokenizer, *, seq_length: int, max_position_embeddings: int
+    parts: Sequence[BlendComponent],
+    tokenizer: PauseTokenizer,
+    *,
+    seq_length: int,
+    max_position_embeddings: int,
+    shares_positions: bool = False,
 ) -> tuple[DataFolder, ...]:
     """Check the folders of ``--validation-data``; documents are cut to ``seq_length``, the training samples' length.
 
@@ -70,7 +81,7 @@ def check_validation_folders(
     """
     manifests = [_load(part.folder, tokenizer) for part in parts]
     lengths = [manifest.seq_length or seq_length for manifest in manifests]
-    return _checked(parts, manifests, lengths, max_position_embeddings)
+    return _checked(parts, manifests, lengths, max_position_embeddings, shares_positions)
 
 
 def _load(path: Path, tokenizer: PauseTokenizer) -> DatasetManifest:
@@ -95,15 +106,21 @@ def _load(path: Path, tokenizer: PauseTokenizer) -> DatasetManifest:
 
 
 def _checked(
-    parts: Sequence[BlendComponent], manifests: Sequence[DatasetManifest], lengths: Sequence[int], max_positions: int
+    parts: Sequence[BlendComponent],
+    manifests: Sequence[DatasetManifest],
+    lengths: Sequence[int],
+    max_positions: int,
+    shares_positions: bool,
 ) -> tuple[DataFolder, ...]:
     folders = []
     names = [part.folder.name for part in parts]
     for part, name, manifest, length in zip(parts, names, manifests, lengths, strict=True):
-        if length > max_positions:
+        needed = manifest.most_real_tokens(length) if shares_positions else length
+        if needed > max_positions:
             source = f"{part.folder}: sequences" if manifest.seq_length else f"--seq-length {length}: samples"
+            kind = "real tokens" if shares_positions else "tokens"
             raise UserError(
-                f"{source} of {length} tokens are longer than --max-position-embeddings {max_positions}; raise it"
+                f"{source} of {needed} {kind} are longer than --max-position-embeddings {max_positions}; raise it"
             )
         folder = DataFolder(
             path=part.folder,

@@ -12,12 +12,13 @@ Prompt and pauses can attend to each other in both directions, as in the paper. 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 
+from pause_megatron.pauses.positions import shared_positions
 from pause_megatron.pauses.prompts import PausedTokens, TokenIds, without_pauses
 
 TokenRow = Sequence[int] | TokenIds | PausedTokens
@@ -35,16 +36,21 @@ class BorderBatch:
     """True at pauses."""
     border: int
     """First column of the targets; the last prefix token of every row is in the column before it."""
+    shares_positions: bool = False
+    """Whether a pause has the position index of the real token before it."""
 
     def to(self, device: torch.device) -> BorderBatch:
         """Return the same batch on ``device``."""
-        return BorderBatch(self.input_ids.to(device), self.real.to(device), self.is_pause.to(device), self.border)
+        ids, real, is_pause = self.input_ids.to(device), self.real.to(device), self.is_pause.to(device)
+        return replace(self, input_ids=ids, real=real, is_pause=is_pause)
 
     @property
     def position_ids(self) -> torch.Tensor:
-        """Index of each token in its row, [batch, sequence]; padding on the left gets 0, and no other token attends to
-        it."""
-        return (self.real.cumsum(dim=1) - 1).clamp(min=0)
+        """Position index of each token in its row, [batch, sequence]; padding on the left gets 0, and no other token
+        attends to it."""
+        counted = self.real & ~self.is_pause if self.shares_positions else self.real
+        positions: torch.Tensor = shared_positions(counted)
+        return positions
 
     def model_inputs(self, *, bidirectional: bool, dtype: torch.dtype) -> dict[str, Any]:
         """Return the arguments of a causal model's ``forward``; ``dtype`` is the model's.
@@ -62,7 +68,9 @@ class BorderBatch:
         }
 
 
-def align(prefixes: Sequence[TokenRow], targets: Sequence[TokenRow], pad_id: int) -> BorderBatch:
+def align(
+    prefixes: Sequence[TokenRow], targets: Sequence[TokenRow], pad_id: int, *, shares_positions: bool = False
+) -> BorderBatch:
     """Pad ``prefixes`` on the left and ``targets`` (which may be empty) on the right; the batch is on the CPU."""
     border = max(len(prefix) for prefix in prefixes)
     width = border + max(len(target) for target in targets)
@@ -74,7 +82,8 @@ def align(prefixes: Sequence[TokenRow], targets: Sequence[TokenRow], pad_id: int
             tokens = part if isinstance(part, PausedTokens) else without_pauses(part)
             input_ids[row, columns], is_pause[row, columns] = tokens.ids, tokens.is_pause
         real[row, first:end] = True
-    return BorderBatch(torch.from_numpy(input_ids), torch.from_numpy(real), torch.from_numpy(is_pause), border)
+    ids, masks = torch.from_numpy(input_ids), (torch.from_numpy(real), torch.from_numpy(is_pause))
+    return BorderBatch(ids, *masks, border, shares_positions)
 
 
 def prefix_lm_mask(real: torch.Tensor, prefix: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

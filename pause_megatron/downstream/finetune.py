@@ -109,8 +109,7 @@ def _finetune_together(
     base = load_model_folder(config.model, device="cpu" if config.fsdp else None)
     config = replace(config, pausing=decided_finetuning(base, config.pausing))
     pausing = finetuning_pausing(base, config.pausing)
-    fewest, _ = config.pausing.range
-    examples = PausedExamples(pairs, base, pausing, fewest=fewest, seed=config.seed)
+    examples = PausedExamples(pairs, base, pausing, fewest=config.pausing.range[0], seed=config.seed)
     examples[0]  # fails before anything is written if the pauses leave no room
     work = WorkFolder(config.work_folder, writes=arguments.process_index == 0)
     with work.owned(config, arguments):
@@ -148,6 +147,7 @@ def train(
         pad_id=base.eod_id,
         bidirectional=config.pausing.prefix_attention == "bidirectional",
         dtype=getattr(torch, TORCH_DTYPES[config.precision]),
+        shares_positions=base.shares_positions,
     )
     step = run_on_rank_0(arguments, work.resume)
     state = state_folder(work.path, step) if step else None
@@ -243,7 +243,7 @@ def write_finetuned_folder(
     generation.pad_token_id = base.eod_id
     if base.pause_id is not None:
         generation.suppress_tokens = [base.pause_id]  # so that stock generate() never emits a pause either
-    if bad := not_finite(dict(base.model.named_parameters()) if weights is None else weights):
+    if bad := not_finite(weights or dict(base.model.named_parameters())):
         raise UserError(f"--learning-rate: tensor {bad[0]} is not finite after step {kept_step}; lower it")
     pausing = finetuning_pausing(base, config.pausing)
     record = FinetuneRecord(

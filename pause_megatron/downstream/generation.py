@@ -17,7 +17,7 @@ from pause_megatron.config.downstream import GenerateConfig
 from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.downstream.batching import BorderBatch, align
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
-from pause_megatron.downstream.paused_decoding import PausedReading, reads_pauses
+from pause_megatron.downstream.paused_decoding import reads_pauses
 from pause_megatron.downstream.pausing import resolve_pausing
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device
@@ -111,10 +111,11 @@ def generate_after(
 
     With ``interleaving``, the model reads pauses after its own tokens too; they are not in the result.
     """
-    batch = align(prefixes, [[]] * len(prefixes), folder.eod_id).to(folder.model.device)
+    batch = align(prefixes, [[]] * len(prefixes), folder.eod_id, shares_positions=folder.shares_positions)
+    batch = batch.to(folder.model.device)
     arguments = generation_arguments(folder, batch, bidirectional=bidirectional, settings=settings)
     ended = {"eos_token_id": list(folder.stop_ids), "pad_token_id": folder.eod_id}
-    with reads_pauses(folder.model, PausedReading(batch, interleaving) if interleaving else None):
+    with reads_pauses(folder.model, batch, interleaving):
         output = folder.model.generate(batch.input_ids, **{**ended, **settings, **arguments})
     continuations: list[list[int]] = output[:, batch.border :].tolist()
     return [list(takewhile(lambda token: token not in folder.stop_ids, tokens)) for tokens in continuations]

@@ -5,6 +5,7 @@ mask. Without pauses and with causal attention, the results equal those of ``hf`
 """
 
 import math
+from collections.abc import Sequence
 from copy import copy
 from functools import partialmethod
 from itertools import islice
@@ -15,10 +16,10 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
-from pause_megatron.downstream.batching import BorderBatch, align
+from pause_megatron.downstream.batching import BorderBatch, TokenRow, align
 from pause_megatron.downstream.generation import bad_logits, generation_arguments
 from pause_megatron.downstream.model_folder import ModelFolder
-from pause_megatron.downstream.paused_decoding import PausedReading, reads_pauses
+from pause_megatron.downstream.paused_decoding import reads_pauses
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import PausedTokens
@@ -81,7 +82,7 @@ class PauseLM(HFLM):
             for prefix, (_, _, continuation) in zip(prefixes, requests, strict=True)
         ]
         read = [PausedTokens(target.ids[:-1], target.is_pause[:-1]) for target in targets]
-        batch = align(prefixes, read, self._folder.eod_id).to(self.device)
+        batch = self._align(prefixes, read).to(self.device)
         inputs = batch.model_inputs(bidirectional=self._pausing.bidirectional, dtype=self.model.dtype)
         log_probabilities = self.model(**inputs).logits.float().log_softmax(dim=-1)  # [batch, target + 1, vocabulary]
         scores = []
@@ -95,6 +96,9 @@ class PauseLM(HFLM):
             scores.append((total, bool((window.argmax(dim=1) == continuation).all())))
         return scores
 
+    def _align(self, prefixes: Sequence[TokenRow], targets: Sequence[TokenRow]) -> BorderBatch:
+        return align(prefixes, targets, self._folder.eod_id, shares_positions=self._folder.shares_positions)
+
     def tok_batch_encode(
         self,
         strings: list[str],
@@ -106,7 +110,7 @@ class PauseLM(HFLM):
         assert padding_side == "left"
         room = left_truncate_len or self.max_length
         prefixes = [self._pausing.prefix(self._folder, text, self.tok_encode(text), room) for text in strings]
-        self._prompts = align(prefixes, [[]] * len(prefixes), self._folder.eod_id)
+        self._prompts = self._align(prefixes, [[]] * len(prefixes))
         return self._prompts.input_ids, self._prompts.real.long()
 
     def _model_generate(
@@ -121,7 +125,7 @@ class PauseLM(HFLM):
             self._folder, batch, bidirectional=self._pausing.bidirectional, settings=generation_kwargs
         )
         arguments = {"eos_token_id": list(self._folder.stop_ids), **generation_kwargs, **arguments}
-        with reads_pauses(self.model, PausedReading(batch, interleaving) if interleaving else None):
+        with reads_pauses(self.model, batch, interleaving):
             output: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
         return output
 
@@ -145,7 +149,9 @@ class PauseLM(HFLM):
                 "--task: tasks that score complete texts (loglikelihood_rolling) have no prompt to pause after; give"
                 " --num-pauses-inf 0, or --pause-placement every"
             )
-        length = interleaving.most_tokens(self.max_length) if interleaving else self.max_length
+        length = self.max_length
+        if interleaving and not self._folder.shares_positions:
+            length = interleaving.most_tokens(length)
         start = (*self._folder.bos_ids, self._folder.eod_id)[0]
         windows: list[TokenizedRequest] = []
         counts = []

@@ -21,6 +21,7 @@ from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.loss_mask import loss_mask, pause_runs
+from pause_megatron.pauses.positions import shared_positions
 from pause_megatron.preprocess.dataset_manifest import DATASET_FILE, DatasetManifest, load_dataset_manifest
 from pause_megatron.preprocess.shard_spans import spans_of
 from pause_megatron.preprocess.token_blocks import read_blocks
@@ -83,9 +84,12 @@ def stored_dataset(folder: ModelFolder, config: EvaluateConfig) -> DatasetManife
             f"--data {config.data}: has the vocabulary size, end-of-document and <pause> {ids}, but {folder.path} has"
             f" {own}; give a dataset of the model's tokenizer"
         )
-    if (length := seq_length(folder, manifest)) > folder.context_length:
+    length = seq_length(folder, manifest)
+    needed = manifest.most_real_tokens(length) if folder.shares_positions else length
+    if needed > folder.context_length:
+        kind = "real tokens" if folder.shares_positions else "tokens"
         raise UserError(
-            f"--data {config.data}: has sequences of {length} tokens, but {folder.path} has {folder.context_length}"
+            f"--data {config.data}: has sequences of {needed} {kind}, but {folder.path} has {folder.context_length}"
             " positions; give a dataset with shorter sequences"
         )
     return manifest
@@ -111,10 +115,15 @@ def losses_of_dataset(folder: ModelFolder, manifest: DatasetManifest, config: Ev
     while samples := list(islice(remaining, rows)):
         ids = _stacked(samples, manifest, config.data).to(folder.model.device)  # [rows, length + 1]
         read, labels = ids[:, :-1], ids[:, 1:]
+        runs = pause_runs(read, pause_id)
         if repeats:  # the real token before a pause is read again; see data/batches.py
-            before = torch.arange(length, device=ids.device) - pause_runs(read, pause_id)
+            before = torch.arange(length, device=ids.device) - runs
             read = read.gather(1, before.clamp_min(0))
-        logits = folder.model(input_ids=read, use_cache=False).logits.float()  # [rows, length, vocabulary]
+        inputs: dict[str, torch.Tensor] = {}
+        if folder.shares_positions:
+            # Without a mask transformers takes repeated positions for several sequences in a row.
+            inputs = {"position_ids": shared_positions(runs == 0), "attention_mask": torch.ones_like(read)}
+        logits = folder.model(input_ids=read, use_cache=False, **inputs).logits.float()  # [rows, length, vocabulary]
         losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none").double()  # [rows, length]
         is_target = loss_mask(labels, pause_id)
         sums.append((losses * is_target).sum(1).cpu().numpy())

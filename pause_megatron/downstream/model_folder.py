@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from pause_megatron import log
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import Precision
-from pause_megatron.conversion.hf_config import read_hf_config
+from pause_megatron.conversion.hf_config import CONFIG_FILE, pause_positions_of, read_hf_config
 from pause_megatron.conversion.stored_weights import StoredWeights
 from pause_megatron.errors import UserError, quoted, system_error
 from pause_megatron.parallel.process_device import choose_device
@@ -42,7 +42,7 @@ class ModelFolder:
     stop_ids: tuple[int, ...]
     """All tokens that end a generated answer: ``eod_id``, and others of its generation config, as the end of a turn."""
     context_length: int
-    """Largest sequence (tokens)."""
+    """Largest sequence (tokens; without pauses if they share positions)."""
     pretraining: PretrainingRecord | None
     """``None`` for a model that was not exported from a checkpoint of this project."""
     finetuning: FinetuneRecord | None
@@ -53,6 +53,12 @@ class ModelFolder:
         """Name of the pretrained model: that of finetuning, or else of its pretraining, or else of its folder."""
         named = self.finetuning.model_name if self.finetuning else None
         return named or (self.pretraining.model if self.pretraining else self.path.resolve().name)
+
+    @property
+    def shares_positions(self) -> bool:
+        """Whether a pause has the position index of the real token before it, and :attr:`context_length` counts only
+        real tokens."""
+        return pause_positions_of(self.model.config) == "shared"
 
     @cached_property
     def bos_ids(self) -> tuple[int, ...]:
@@ -88,6 +94,10 @@ def load_model_folder(
             raise UserError(f"{path}: no {name}; expected a Hugging Face folder, as tools/convert_to_hf.py writes")
     origin = _origin(path)
     settings, stored = read_hf_config(path), StoredWeights(path)
+    try:
+        pause_positions_of(settings)
+    except ValueError as error:
+        raise UserError(f"{path / CONFIG_FILE}: {error}; export the model again") from error
     stored.require_layers(getattr(settings.get_text_config(), "num_hidden_layers", 0))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)

@@ -1,9 +1,10 @@
-"""Decoding with pauses after every token: the model reads a token with its pauses before it predicts the next one.
+"""Decoding with pauses after every token, or with pauses that share positions.
 
-Stock ``generate`` chooses the tokens and sees only those, so sampling, beams, stop tokens and limits are its own. This
-module changes what the model reads at each step: the positions of the complete text, with its pauses, that are not in
-the cache yet. For example, with 2 pauses after every token and ``a b`` as the prompt, the model reads ``a P P b P P``,
-then ``c P P`` when ``c`` was chosen.
+With pauses after every token, the model reads a token with its pauses before it predicts the next one. Stock
+``generate`` chooses the tokens and sees only those, so sampling, beams, stop tokens and limits are its own. This module
+changes what the model reads at each step: the part of the complete text, with its pauses and position indices, that is
+not in the cache yet. For example, with 2 pauses after every token and ``a b`` as the prompt, the model reads ``a P P b
+P P``, then ``c P P`` when ``c`` was chosen.
 
 Rows of a batch can be at different places of a group if pauses follow only every second or third token. A row without
 pauses at a step gets padding on the left of its token then, so that the last position predicts the next token of every
@@ -29,10 +30,13 @@ from pause_megatron.pauses.prompts import Interleaving
 class PausedReading:
     """What a model reads after each choice of :meth:`generate` that continues ``prefixes``."""
 
-    def __init__(self, prefixes: BorderBatch, interleaving: Interleaving) -> None:
-        """Continue ``prefixes``, a batch without targets, whose rows have their pauses already."""
+    def __init__(self, prefixes: BorderBatch, interleaving: Interleaving | None) -> None:
+        """Continue ``prefixes``, a batch without targets, whose rows have their pauses already.
+
+        Without ``interleaving`` the chosen tokens have no pauses.
+        """
         self._prefixes = prefixes
-        self._interleaving = interleaving
+        self._interleaving = interleaving or Interleaving(num_pauses=0, interval=1, pause_id=None)
 
     def text(self, ids: torch.Tensor) -> BorderBatch:
         """Return everything that the model reads of ``ids``, [rows, sequence]: the prefixes, then the chosen tokens.
@@ -61,6 +65,7 @@ class PausedReading:
             torch.cat([real, is_real.flatten(1)[:, columns]], dim=1),
             torch.cat([is_pause, (is_real & ~is_chosen).flatten(1)[:, columns]], dim=1),
             prefixes.border,
+            prefixes.shares_positions,
         )
 
     def inputs(self, input_ids: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> dict[str, Any]:
@@ -81,12 +86,15 @@ class PausedReading:
 
 
 @contextmanager
-def reads_pauses(model: PreTrainedModel, reading: PausedReading | None) -> Iterator[None]:
-    """Make ``model.generate`` read what ``reading`` gives, inside the block; None changes nothing."""
-    if reading is None:
+def reads_pauses(model: PreTrainedModel, prefixes: BorderBatch, interleaving: Interleaving | None) -> Iterator[None]:
+    """Make ``model.generate``, inside the block, read ``prefixes`` and what it adds to them with pauses and positions.
+
+    Changes nothing if stock ``generate`` reads the same: without ``interleaving`` and shared positions.
+    """
+    if not interleaving and not prefixes.shares_positions:
         yield
         return
-    model.prepare_inputs_for_generation = reading.inputs
+    model.prepare_inputs_for_generation = PausedReading(prefixes, interleaving).inputs
     try:
         yield
     finally:

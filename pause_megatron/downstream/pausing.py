@@ -60,9 +60,12 @@ class Pausing:
         before = list(folder.bos_ids)
         start, at = len(before) if list(ids[: len(before)]) == before else 0, None
         if interleaving := self.interleaving(folder):
-            length = folder.context_length
+            following = folder.context_length - room
+            most = folder.context_length
+            if not folder.shares_positions:
+                most = interleaving.most_tokens(most)
             return interleaved_prefix(
-                ids, interleaving, eod_id=folder.eod_id, context_length=length, following=length - room, start=start
+                ids, interleaving, eod_id=folder.eod_id, most=most, following=following, start=start
             )
         if self.placement == "prepend":
             at = start
@@ -73,7 +76,14 @@ class Pausing:
             ids, at = [*before, *folder.encode(second, begins=False)], len(before)
             start = len(folder.bos_ids)
         return pause_prefix(
-            ids, self.num_pauses, pause_id=self._pause_id(folder), eod_id=folder.eod_id, room=room, at=at, start=start
+            ids,
+            self.num_pauses,
+            pause_id=self._pause_id(folder),
+            eod_id=folder.eod_id,
+            room=room,
+            at=at,
+            start=start,
+            shares_positions=folder.shares_positions,
         )
 
     def target(self, folder: ModelFolder, prefix: PausedTokens, ids: Sequence[int] | TokenIds) -> PausedTokens:

@@ -101,13 +101,16 @@ class PauseCollator:
     """Whether prompt and pauses attend to each other in both directions."""
     dtype: torch.dtype
     """Data type of the attention mask: the one that the model computes in."""
+    shares_positions: bool = False
+    """Whether a pause has the position index of the real token before it."""
 
     def __call__(self, examples: list[PausedExample]) -> dict[str, Any]:
         """Return the arguments of ``forward``, including ``labels``.
 
         Logits and labels start at the last prefix token, [batch, target + 1]; the model shifts them by one.
         """
-        batch = align([example.prefix for example in examples], [example.target for example in examples], self.pad_id)
+        prefixes, targets = [example.prefix for example in examples], [example.target for example in examples]
+        batch = align(prefixes, targets, self.pad_id, shares_positions=self.shares_positions)
         labels = batch.input_ids.masked_fill(~batch.real | batch.is_pause, IGNORE_INDEX)[:, batch.border - 1 :]
         labels[:, 0] = IGNORE_INDEX
         return {**batch.model_inputs(bidirectional=self.bidirectional, dtype=self.dtype), "labels": labels}

@@ -11,6 +11,7 @@ from pause_megatron.config.study import Equality, Pretraining, StudyModel
 from pause_megatron.config.training import TrainingConfig
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.insertion import pauses_per_sequence
+from pause_megatron.pauses.positions import most_real_tokens
 from pause_megatron.preprocess.dataset_manifest import read_dataset_manifest
 from pause_megatron.training.schedule import BatchSchedule
 
@@ -61,6 +62,18 @@ def seq_length_of(model: StudyModel, config: PretrainConfig) -> int:
     if model.insertion and model.insertion.pauses != "document":
         stored = model.insertion.seq_length
     return stored or config.training.seq_length or config.model.max_position_embeddings
+
+
+def positions_of(model: StudyModel, config: PretrainConfig) -> int:
+    """Return the positions that a training sequence needs; pauses need none if they share those of real tokens."""
+    length, insertion = seq_length_of(model, config), model.insertion
+    if not config.model.shares_positions:
+        return length
+    if model.data:
+        return read_dataset_manifest(model.data).most_real_tokens(length)
+    if insertion and insertion.pauses == "every":
+        return most_real_tokens(length, insertion.pauses_per_token, insertion.pause_interval)
+    return length
 
 
 def check_budgets(study: Pretraining, configs: Mapping[Run, PretrainConfig], where: str, *, equal: Equality) -> None:

@@ -16,7 +16,7 @@ from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.job import LOGS, Job
 from pause_megatron.experiments.job_outputs import Output, path_of
-from pause_megatron.experiments.study_budget import Run, check_budgets, iterations_of, seq_length_of
+from pause_megatron.experiments.study_budget import Run, check_budgets, iterations_of, positions_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,8 +206,8 @@ def _pretrain_job(study: Pretraining, data: DataJobs, output: Path, which: Run, 
     if "train_iters" not in {**study.sizes[size], **model.train}:
         settings["train_iters"] = iterations_of(study, model, settings, equal=equal)
     config = build(PretrainConfig, {**PretrainConfig.PRESETS.get(preset or "", {}), **_as_text(settings)})
-    if (length := seq_length_of(model, config)) > (positions := config.model.max_position_embeddings):
-        raise UserError(f"sequences of {length} tokens are longer than max_position_embeddings {positions}; raise it")
+    if (needed := positions_of(model, config)) > (positions := config.model.max_position_embeddings):
+        raise UserError(f"sequences of {needed} tokens are longer than max_position_embeddings {positions}; raise it")
     return Job(
         name=f"pretrain-{key}",
         command="pretrain",

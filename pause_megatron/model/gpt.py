@@ -83,12 +83,20 @@ def _leave_undrawn(weights: torch.Tensor) -> None:
 class PauseGPT(GPTModel):
     """Megatron-core's GPT with our output layer, rotary angles and cross-entropy."""
 
-    def __init__(self, *, post_process: bool, **settings: Any) -> None:
+    def __init__(self, *, post_process: bool, shares_positions: bool, **settings: Any) -> None:
         super().__init__(post_process=post_process, **settings)
+        self._angles_of_positions = shares_positions and self.position_embedding_type == "rope"
         if post_process:
             self.output_layer.__class__ = ColumnLinear  # layer specs do not cover it
         if self.position_embedding_type == "rope":
-            keep_on_the_models_device(self.rotary_pos_emb)
+            keep_on_the_models_device(self.rotary_pos_emb, shares_positions=shares_positions)
+
+    def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
+        """Run Megatron-core's forward pass with the rotary angles of ``position_ids``, int64 ``[B, S]``."""
+        if self._angles_of_positions:
+            self.rotary_pos_emb.position_ids = position_ids
+        output: torch.Tensor = super().forward(input_ids, position_ids, *others, **named)
+        return output
 
     def compute_language_model_loss(self, labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
         """Return the cross-entropy, ``[batch, sequence]`` as ``labels``, of ``logits`` ``[sequence, batch, V]``.
@@ -148,6 +156,7 @@ def _build_chunk(
         share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
         position_embedding_type="rope" if model.architecture == "llama" else "learned_absolute",
         rotary_base=model.rotary_base,
+        shares_positions=model.shares_positions,
         vp_stage=vp_stage,
     )
     if layout.recompute_granularity == "selective":

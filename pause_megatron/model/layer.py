@@ -67,8 +67,24 @@ class RotaryAngles(RotaryEmbedding):
         return torch.cat((angles, angles), dim=-1)[:, None, None, :]
 
 
-def keep_on_the_models_device(rotary: RotaryEmbedding) -> None:
-    """Change ``rotary`` to :class:`RotaryAngles`."""
+class AnglesOfPositions(RotaryAngles):
+    """Rotary angles of given position indices: Megatron-core's are those of 0, 1, 2, ... for every sequence.
+
+    Set :attr:`position_ids` before each forward pass.
+    """
+
+    position_ids: torch.Tensor
+    """Position index of each token, int64 ``[B, S]``, with all of the sequence also under sequence parallelism."""
+
+    def forward(self, max_seq_len: int, *_: Any, **__: Any) -> torch.Tensor:
+        """Return the angle of every token and feature, fp32 ``[S, B, 1, head_dim]``; ``max_seq_len`` is S."""
+        assert self.position_ids.shape[1] == max_seq_len
+        table = self.get_emb(max_seq_len)[:, 0, 0]  # [S, head_dim]; an index is below S, since pauses only share
+        return table[self.position_ids.t().to(table.device)][:, :, None]  # [S, B] -> [S, B, 1, head_dim]
+
+
+def keep_on_the_models_device(rotary: RotaryEmbedding, *, shares_positions: bool) -> None:
+    """Change ``rotary`` to :class:`RotaryAngles`, or with ``shares_positions`` to :class:`AnglesOfPositions`."""
     # An empty buffer moves with the weights. The frequencies themselves are no buffer, which would become bf16 too.
     rotary.register_buffer("marker", torch.empty(0, dtype=torch.bool), persistent=False)
-    rotary.__class__ = RotaryAngles
+    rotary.__class__ = AnglesOfPositions if shares_positions else RotaryAngles

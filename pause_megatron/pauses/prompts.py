@@ -123,19 +123,22 @@ def pause_prefix(
     room: int,
     at: int | None = None,
     start: int = 0,
+    shares_positions: bool = False,
 ) -> PausedTokens:
     """Insert ``num_pauses`` pauses into ``context``, and drop the oldest context tokens beyond ``room`` positions.
 
     The first ``start`` context tokens, a beginning-of-text token or none, always stay, and no pause precedes them.
     Pauses are inserted before token ``at`` of the context: ``start`` prepends them, ``None`` appends them. An empty
     context becomes one end-of-document token, as before every document in pretraining, since some token must predict
-    the first target token even without pauses. ``pause_id`` may be ``None`` only if ``num_pauses`` is 0.
+    the first target token even without pauses. ``pause_id`` may be ``None`` only if ``num_pauses`` is 0. Pauses with
+    ``shares_positions`` take no position of ``room``.
 
     Returns the prefix, shape [at most ``room``]. Raises :class:`UserError` if the pauses leave no room for a context
     token.
     """
     tokens = np.asarray(context if len(context) else [eod_id], dtype=np.int64)
-    kept = _newest(tokens, room - num_pauses, start, f"{num_pauses} pauses in the {room} positions before the target")
+    where = f"{num_pauses} pauses in the {room} positions before the target"
+    kept = _newest(tokens, room if shares_positions else room - num_pauses, start, where)
     if num_pauses == 0:
         pauses = np.empty(0, dtype=np.int64)
     else:
@@ -152,19 +155,19 @@ def interleaved_prefix(
     interleaving: Interleaving,
     *,
     eod_id: int,
-    context_length: int,
+    most: int,
     following: int,
     start: int = 0,
 ) -> PausedTokens:
     """Return ``context`` with pauses after its tokens, without the oldest ones that do not fit.
 
-    ``following`` real tokens with their pauses fit behind it into ``context_length`` positions. ``start`` and an empty
-    context are explained at :func:`pause_prefix`. Raises :class:`UserError` if there is no room for a context token.
+    ``most`` real tokens fit into the model with their pauses, and ``following`` of them come after ``context``.
+    ``start`` and an empty context are explained at :func:`pause_prefix`. Raises :class:`UserError` if there is no room
+    for a context token.
     """
     tokens = np.asarray(context if len(context) else [eod_id], dtype=np.int64)
-    room = interleaving.most_tokens(context_length) - following
-    where = f"pauses after every token, {following} tokens after the prompt and {context_length} positions"
-    return interleaving.insert(_newest(tokens, room, start, where))
+    where = f"{most} tokens fit with their pauses, and {following} of them come after the prompt"
+    return interleaving.insert(_newest(tokens, most - following, start, where))
 
 
 def _newest(tokens: TokenIds, room: int, start: int, where: str) -> TokenIds:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, fields
 from typing import Literal
 
+from pause_megatron.pauses.positions import most_real_tokens
+
 
 @dataclass(frozen=True, kw_only=True)
 class DatasetSettings:
@@ -43,6 +45,12 @@ class DatasetSettings:
     def interval(self) -> int:
         """Real tokens between two groups of pauses, for ``every``."""
         return self.pause_interval or 1
+
+    def most_real_tokens(self, seq_length: int) -> int:
+        """Return the largest number of real tokens in ``seq_length`` tokens from the start of a sequence."""
+        if self.strategy != "every":
+            return seq_length
+        return most_real_tokens(seq_length, self.pauses_per_token, self.interval)
 
 
 def differing_setting(settings: DatasetSettings, others: DatasetSettings) -> str | None:

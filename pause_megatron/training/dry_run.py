@@ -6,6 +6,7 @@ a run; missing folders are reported.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from pause_megatron import log
 from pause_megatron.config.blend import BlendComponent
@@ -63,17 +64,16 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
 
 def find_data(config: PretrainConfig, tokenizer: PauseTokenizer) -> FoundData:
     """Check the training and held-out data on this machine. Raises :class:`UserError` as a run would."""
-    positions = config.model.max_position_embeddings
+    model = config.model
+    limits: Any = {"max_position_embeddings": model.max_position_embeddings, "shares_positions": model.shares_positions}
     present, absent = _divide(config.data_parts)
     folders: tuple[DataFolder, ...] = ()
-    seq_length = config.training.seq_length or positions
+    seq_length = config.training.seq_length or model.max_position_embeddings
     if present:
-        folders = check_training_folders(
-            present, tokenizer, seq_length=config.training.seq_length, max_position_embeddings=positions
-        )
+        folders = check_training_folders(present, tokenizer, seq_length=config.training.seq_length, **limits)
         seq_length = folders[0].seq_length
     held_out, absent_held_out = _divide(config.validation_parts)
-    check_validation_folders(held_out, tokenizer, seq_length=seq_length, max_position_embeddings=positions)
+    check_validation_folders(held_out, tokenizer, seq_length=seq_length, **limits)
     return FoundData(folders=folders, absent=absent, absent_held_out=absent_held_out, seq_length=seq_length)
 
 

@@ -43,11 +43,20 @@ def check_inputs(config: PretrainConfig, *, world_size: int) -> PretrainInputs:
     """Read and check the files of ``config``. Raises :class:`UserError` with the path or flag to change."""
     tokenizer = PauseTokenizer.load(config.tokenizer)
     positions = config.model.max_position_embeddings
+    shares_positions = config.model.shares_positions
     training_data = check_training_folders(
-        config.data_parts, tokenizer, seq_length=config.training.seq_length, max_position_embeddings=positions
+        config.data_parts,
+        tokenizer,
+        seq_length=config.training.seq_length,
+        max_position_embeddings=positions,
+        shares_positions=shares_positions,
     )
     validation_data = check_validation_folders(
-        config.validation_parts, tokenizer, seq_length=training_data[0].seq_length, max_position_embeddings=positions
+        config.validation_parts,
+        tokenizer,
+        seq_length=training_data[0].seq_length,
+        max_position_embeddings=positions,
+        shares_positions=shares_positions,
     )
     deepspeed_file = read_deepspeed_file(config.deepspeed)
     layout = resolve_layout(
@@ -99,6 +108,8 @@ def _initial_checkpoint(
     folder = find_checkpoint(config.initial_checkpoint, "--initial-checkpoint")
     state = CheckpointState.read(read_manifest(folder).state, folder)
     for flag, there, here in model_differences(state, config.model, tokenizer):
-        if there != here:
+        # Without pauses both kinds of positions are the same.
+        free = flag == "--pause-positions" and state.dataset.strategy == "none"
+        if there != here and not free:
             raise UserError(f"--initial-checkpoint {folder}: has {flag} {there}, but {here} is given; give {there}")
     return folder, state.generation

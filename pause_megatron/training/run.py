@@ -96,6 +96,7 @@ class PretrainRun:
             data_parallel_size=layout.dp,
             device=device(),
             repeats_tokens=config.training.pause_inputs == "repeat",
+            shares_positions=config.model.shares_positions,
         )
         self.saver = CheckpointSaver(
             config.output / CHECKPOINTS,

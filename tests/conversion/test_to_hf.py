@@ -31,6 +31,8 @@ MODELS = {
     "gpt2 tied": replace(GPT2, untie_embeddings_and_output_weights=False),
     "llama": LLAMA,
     "llama tied": replace(LLAMA, untie_embeddings_and_output_weights=False, num_query_groups=0),
+    "gpt2 shared": replace(GPT2, pause_positions="shared"),
+    "llama shared": replace(LLAMA, pause_positions="shared"),
 }
 
 

@@ -23,13 +23,7 @@ GLOBAL_BATCH = 16
 
 
 def own_batch(
-    sample_at: Callable[[int], Sample],
-    rank: int,
-    size: int,
-    *,
-    micro_batch_size: int,
-    start: int = 0,
-    repeats_tokens: bool = False,
+    sample_at: Callable[[int], Sample], rank: int, size: int, *, micro_batch_size: int, start: int = 0, **inputs: bool
 ) -> Batch:
     loader = BatchLoader(
         pause_id=PAUSE_ID,
@@ -37,7 +31,7 @@ def own_batch(
         data_parallel_rank=rank,
         data_parallel_size=size,
         device=torch.device("cpu"),
-        repeats_tokens=repeats_tokens,
+        **inputs,
     )
     with closing(loader):
         return loader.load(sample_at, start, GLOBAL_BATCH)
@@ -119,6 +113,23 @@ def test_pauses_can_be_read_as_the_token_before_them(datasets: Datasets, cache: 
     for part in ("labels", "is_target", "pause_runs"):
         assert torch.equal(getattr(repeating, part), getattr(pausing, part))
     assert torch.equal(repeating.tokens, pausing.tokens) == (name == "none")
+
+
+@pytest.mark.parametrize("name", ["sequence", "every", "document", "none"])
+def test_pauses_can_share_the_position_of_the_token_before_them(datasets: Datasets, cache: Path, name: str) -> None:
+    """Only positions change: each is the number of real tokens before, and a pause has that of the last one."""
+    [dataset] = opened(datasets, cache, name)
+    shifting = own_batch(dataset.__getitem__, 0, 1, micro_batch_size=4)
+    sharing = own_batch(dataset.__getitem__, 0, 1, micro_batch_size=4, shares_positions=True)
+    for shifted, shared in zip(shifting, sharing, strict=True):
+        rows = zip(shared.tokens.tolist(), shifted.position_ids.tolist(), shared.position_ids.tolist(), strict=True)
+        for tokens, positions, found in rows:
+            real = -1
+            expected = [max(0, real := real + (token != PAUSE_ID)) for token in tokens]
+            assert found == expected
+            assert positions == list(range(len(tokens)))
+        for part in ("tokens", "labels", "loss_weights"):
+            assert torch.equal(getattr(shared, part), getattr(shifted, part))
 
 
 def test_loss_weights_sum_up_to_the_share_of_valid_targets(datasets: Datasets) -> None:

@@ -9,6 +9,7 @@ from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
 from pause_megatron.config.pausing import FinetunePausing, InferencePausing
+from pause_megatron.downstream.batching import prefix_lm_mask
 from pause_megatron.downstream.generation import generate_after, generate_texts
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder
@@ -156,7 +157,7 @@ def test_a_prompt_that_is_too_long_loses_its_beginning_and_no_pause(folder):
     pausing, ids = every(3), list(range(100, 160))
     prefix = pausing.prefix(folder, "", ids, CONTEXT_LENGTH - 4)  # 16 tokens fit with their pauses, 4 of them later
     assert prefix.tolist() == read_by_hand(ids[-12:], 3, 1, folder.pause_id)
-    with pytest.raises(UserError, match=r"no room for the prompt: pauses after every token, 16 tokens after"):
+    with pytest.raises(UserError, match=r"no room for the prompt: 16 tokens fit with their pauses, and 16 of them"):
         pausing.prefix(folder, "", ids, CONTEXT_LENGTH - 16)
 
 
@@ -269,3 +270,103 @@ def test_finetuning_pauses_as_pretraining_did_by_default(folder):
     assert decided(pretrained(folder), pause_placement="append") == paper
     with pytest.raises(UserError, match="--pause-interval 2: needs --pause-placement every; give it too"):
         decided(folder, pause_interval=2)
+
+
+def sharing(folder: ModelFolder) -> ModelFolder:
+    """``folder`` as a model pretrained with ``--pause-positions shared``."""
+    model = copy.deepcopy(folder.model)
+    model.config.pause_positions = "shared"
+    return replace(folder, model=model)
+
+
+def shared_by_hand(tokens: list[int], is_pause: list[bool]) -> list[int]:
+    real = -1
+    return [max(0, real := real + (not pause)) for _, pause in zip(tokens, is_pause, strict=True)]
+
+
+@torch.no_grad()
+def shared_logits(folder: ModelFolder, ids: list[int], is_pause: list[bool], border: int = 0) -> torch.Tensor:
+    """Logits after one row with shared positions; the first ``border`` tokens attend in both directions."""
+    real = torch.ones(1, len(ids), dtype=torch.bool)
+    mask = prefix_lm_mask(real, torch.arange(len(ids))[None] < border, torch.float32)
+    positions = torch.tensor([shared_by_hand(ids, is_pause)])
+    return folder.model(torch.tensor([ids]), attention_mask=mask, position_ids=positions).logits[0, -1]
+
+
+@pytest.mark.parametrize("group", [(2, 1), (1, 3)])
+def test_shared_positions_after_every_token_equal_reading_everything_again(folder, group):
+    folder = sharing(folder)
+    interleaving = Interleaving(*group, folder.pause_id)
+    prefixes = [interleaving.insert(context) for context in CONTEXTS]
+    settings = {"bidirectional": False, "interleaving": interleaving, "max_new_tokens": NEW_TOKENS, "do_sample": False}
+    found = generate_after(folder, prefixes, **settings)
+    for context, continuation in zip(CONTEXTS, found, strict=True):
+        text = list(context)
+        while len(text) < len(context) + NEW_TOKENS and text[-1] != folder.eod_id:
+            ids = read_by_hand(text, *group, folder.pause_id)
+            logits = shared_logits(folder, ids, [token == folder.pause_id for token in ids])
+            logits[folder.pause_id] = -torch.inf
+            text.append(int(logits.argmax()))
+        assert continuation == [token for token in text[len(context) :] if token != folder.eod_id]
+
+
+@pytest.mark.parametrize("bidirectional", [True, False])
+@pytest.mark.parametrize("placement", ["append", "prepend"])
+def test_shared_positions_of_a_block_of_pauses_equal_reading_everything_again(folder, placement, bidirectional):
+    folder = sharing(folder)
+    pausing = Pausing(num_pauses=3, placement=placement)
+    prefixes = [pausing.prefix(folder, "", context, CONTEXT_LENGTH - NEW_TOKENS) for context in CONTEXTS]
+    settings = {"bidirectional": bidirectional, "max_new_tokens": NEW_TOKENS, "do_sample": False}
+    beams = generate_after(folder, prefixes, **settings, num_beams=2)
+    assert beams == generate_after(folder, prefixes, **settings, num_beams=2, use_cache=bidirectional)
+    for prefix, continuation in zip(prefixes, generate_after(folder, prefixes, **settings), strict=True):
+        ids, is_pause = prefix.tolist(), prefix.is_pause.tolist()
+        while len(ids) < len(prefix) + NEW_TOKENS and ids[-1] != folder.eod_id:
+            logits = shared_logits(folder, ids, is_pause, len(prefix) if bidirectional else 0)
+            logits[folder.pause_id] = -torch.inf
+            ids, is_pause = [*ids, int(logits.argmax())], [*is_pause, False]
+        assert continuation == [token for token in ids[len(prefix) :] if token != folder.eod_id]
+
+
+def test_scores_and_finetuning_share_positions(folder):
+    folder = sharing(folder)
+    [found] = PausedExamples([TextPair("0110:", "01")], folder, every(2))
+    collate = PauseCollator(folder.eod_id, bidirectional=False, dtype=torch.float32, shares_positions=True)
+    ids = found.input_ids.tolist()
+    batch = collate([found])
+    assert batch["position_ids"].tolist() == [shared_by_hand(ids, [token == folder.pause_id for token in ids])]
+    appended = collate(list(PausedExamples([TextPair("0110:", "01")], folder, Pausing(num_pauses=3))))
+    length = len(folder.encode("0110:"))
+    assert appended["position_ids"].tolist() == [[*range(length), *[length - 1] * 3, length, length + 1, length + 2]]
+
+    context, continuation = PAIRS[0]
+    [(score, _)] = PauseLM(folder, every(2), batch_size=1).loglikelihood(
+        [Instance("loglikelihood", {}, (context, continuation), 0)]
+    )
+    text, total = folder.encode(context), 0.0
+    for token in folder.encode(context + continuation)[len(text) :]:
+        read = read_by_hand(text, 2, 1, folder.pause_id)
+        logits = shared_logits(folder, read, [token == folder.pause_id for token in read])
+        total, text = total + float(logits.log_softmax(-1)[token]), [*text, token]
+    assert score == pytest.approx(total, abs=1e-4)
+
+
+def test_the_context_of_shared_positions_counts_real_tokens(folder):
+    folder = sharing(folder)
+    ids = list(range(100, 160))
+    prefix = every(3).prefix(folder, "", ids, CONTEXT_LENGTH - 4)
+    assert prefix.tolist() == read_by_hand(ids, 3, 1, folder.pause_id)
+    assert every(3).prefix(folder, "", ids, CONTEXT_LENGTH - 10).num_real == CONTEXT_LENGTH - 10
+    assert Pausing(num_pauses=30).prefix(folder, "", ids, CONTEXT_LENGTH - 4).num_real == len(ids)
+    texts = ["a class is a kind of object, and an object is a value. " * 3]
+    [score] = PauseLM(folder, every(3), batch_size=1).loglikelihood_rolling(
+        [Instance("loglikelihood_rolling", {}, (texts[0],), 0)]
+    )
+    text, total = [folder.eod_id], 0.0
+    encoded = folder.encode(texts[0])[:CONTEXT_LENGTH]
+    assert len(encoded) < CONTEXT_LENGTH  # one window of the model, of more than its positions together with pauses
+    for token in encoded:
+        read = read_by_hand(text, 3, 1, folder.pause_id)
+        logits = shared_logits(folder, read, [token == folder.pause_id for token in read])
+        total, text = total + float(logits.log_softmax(-1)[token]), [*text, token]
+    assert score == pytest.approx(total, abs=2e-3)

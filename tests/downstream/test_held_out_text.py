@@ -38,8 +38,13 @@ HELD_OUT = {
 }
 SEQUENCES = 7
 """Validated, and evaluated by --limit; not a multiple of the batch sizes."""
-RUNS = {"gpt2": {}, "llama": {"pause_inputs": "repeat"}}
-"""Architecture to settings of training, so that both architectures and both inputs are covered."""
+RUNS = {
+    "gpt2": ({}, {}),
+    "llama": ({}, {"pause_inputs": "repeat"}),
+    "gpt2-shared": ({"pause_positions": "shared"}, {}),
+    "llama-shared": ({"pause_positions": "shared"}, {}),
+}
+"""Name of a run to settings of its model and of training: both architectures, inputs and kinds of positions."""
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +58,11 @@ def text(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def exported(text: Path, architecture: str, name: str, **settings) -> Path:
+def exported(text: Path, name: str) -> Path:
     """Pretrain a standard model, continue with pauses after every token, and export."""
+    of_model, settings = RUNS[name]
     model = ModelConfig(
-        architecture=architecture,
+        architecture=name.partition("-")[0],
         num_layers=2,
         hidden_size=32,
         num_attention_heads=4,
@@ -79,6 +85,7 @@ def exported(text: Path, architecture: str, name: str, **settings) -> Path:
         validation_data=tuple(str(text / f"held-out-{held_out}") for held_out in HELD_OUT),
         initial_checkpoint=standard.output,
         output=text / name,
+        model=replace(model, **of_model),
         training=replace(training, train_iters=3, **settings),
         logging=LoggingConfig(log_interval=1),
     )
@@ -90,7 +97,7 @@ def exported(text: Path, architecture: str, name: str, **settings) -> Path:
 
 @pytest.fixture(scope="module", params=RUNS)
 def export(request: pytest.FixtureRequest, text: Path) -> Path:
-    return exported(text, request.param, request.param, **RUNS[request.param])
+    return exported(text, request.param)
 
 
 def evaluated(output: Path, **settings) -> EvaluationRecord:
@@ -140,7 +147,13 @@ def test_datasets_that_do_not_fit_the_model_are_refused(export, text, tmp_path):
     with pytest.raises(UserError, match="held-out-every: contains its pauses; remove --num-pauses-inf and"):
         evaluated(output, model=export, data=data, pausing=InferencePausing(num_pauses_inf=3))
     long = write_dataset(text, "long", "validation", seq_length=2 * SEQ_LENGTH)
-    with pytest.raises(UserError, match=f"has sequences of {2 * SEQ_LENGTH} tokens, but .* has {SEQ_LENGTH} positions"):
+    with pytest.raises(UserError, match=f"has sequences of {2 * SEQ_LENGTH} .*, but .* has {SEQ_LENGTH} positions"):
         evaluated(output, model=export, data=long)
+    long = write_dataset(text, "long-every", "validation", seq_length=2 * SEQ_LENGTH, pauses="every")
+    if load_model_folder(export).shares_positions:  # it has as many real tokens as the model has positions
+        assert math.isfinite(evaluated(output, model=export, data=long, limit=2).primary.value)
+    else:
+        with pytest.raises(UserError, match=f"has sequences of {2 * SEQ_LENGTH} tokens"):
+            evaluated(output, model=export, data=long)
     with pytest.raises(UserError, match="--task text: has no prompts to finetune on"):
         FinetuneConfig(model=export, task="text", output=output)

@@ -82,13 +82,15 @@ def random_batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tokens, (tokens[:, 1:] != PAUSE_ID).float()
 
 
-def own_batch(step: int) -> Batch:
+def own_batch(step: int, *, shares_positions: bool = False) -> Batch:
     """This data-parallel rank's part of :func:`random_batch`."""
     tokens, _ = random_batch(step)
-    return batch_of(tokens)
+    return batch_of(tokens, shares_positions=shares_positions)
 
 
-def batch_of(samples: torch.Tensor, micro_batch_size: int = TRAINING.micro_batch_size) -> Batch:
+def batch_of(
+    samples: torch.Tensor, micro_batch_size: int = TRAINING.micro_batch_size, *, shares_positions: bool = False
+) -> Batch:
     """This data-parallel rank's part of ``samples``, ``[sequences, length + 1]``."""
     dp = parallel_state.get_data_parallel_world_size()
     own = own_positions(
@@ -98,7 +100,8 @@ def batch_of(samples: torch.Tensor, micro_batch_size: int = TRAINING.micro_batch
         data_parallel_rank=parallel_state.get_data_parallel_rank(),
         data_parallel_size=dp,
     )
-    return Batch.of(samples[list(own)].unflatten(0, (-1, micro_batch_size)), PAUSE_ID)
+    own_samples = samples[list(own)].unflatten(0, (-1, micro_batch_size))
+    return Batch.of(own_samples, PAUSE_ID, shares_positions=shares_positions)
 
 
 def train(run: Run) -> list[tuple[float, float]]:
@@ -132,7 +135,7 @@ def _train(run: Run) -> list[tuple[float, float]]:
         load(open_verified(run.load), parameters=model.parameters, engine=engine)
     found = []
     for step in range(run.first_step, run.last_step):
-        losses = stepper.accumulate(own_batch(step)).losses
+        losses = stepper.accumulate(own_batch(step, shares_positions=run.model.shares_positions)).losses
         update = stepper.update(learning_rate(step, STEPS, OPTIMIZER))
         found.append((losses.mean, update.grad_norm))
     engine.updater.wait()

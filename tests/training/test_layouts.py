@@ -5,6 +5,8 @@ A few that contain every way to divide a model; ``make layouts`` runs all there 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from pause_megatron.config.parallel import ParallelConfig
@@ -21,10 +23,14 @@ TP2_PP2_SP = ParallelConfig(tensor_model_parallel_size=2, pipeline_model_paralle
 DP = ParallelConfig()
 
 
+SHARED = {f"{name} shared": replace(MODELS[name], pause_positions="shared") for name in ("gpt2", "llama")}
+"""Models whose pauses have the position index of the real token before them."""
+
+
 @pytest.fixture(scope="module")
 def reference() -> dict[str, Curve]:
     """The trusted runs: one process."""
-    return {name: reference_curve(model, FEW_STEPS) for name, model in MODELS.items()}
+    return {name: reference_curve(model, FEW_STEPS) for name, model in (MODELS | SHARED).items()}
 
 
 @pytest.mark.parametrize(
@@ -35,16 +41,24 @@ def reference() -> dict[str, Curve]:
         ("gpt2", 4, [(TP2_PP2_SP, 1), (PP2_VP2, 1), (PP2, 0), (TP2, 3), (PP4, 1)]),
         ("gpt2 tied", 2, [(PP2, 1), (PP2_VP2, 0), (TP2, 3)]),
         ("llama", 4, [(TP2_PP2_SP, 1), (TP2_SP, 2), (DP, 3)]),
+        ("gpt2 shared", 2, [(PP2_VP2, 1), (TP2_SP, 2)]),
+        ("llama shared", 4, [(TP2_PP2_SP, 1), (PP2_VP2, 1), (TP2_SP, 2), (DP, 3)]),
     ],
-    ids=["gpt2 DP, PP", "gpt2 TP", "gpt2 on four", "gpt2 tied", "llama on four"],
+    ids=["gpt2 DP, PP", "gpt2 TP", "gpt2 on four", "gpt2 tied", "llama on four", "gpt2 shared", "llama shared on four"],
 )
 def test_layouts_give_the_losses_and_gradient_norms_of_one_process(
     reference: dict[str, Curve], name: str, world_size: int, layouts: list[tuple[ParallelConfig, int]]
 ) -> None:
-    runs = [Run(model=MODELS[name], parallel=parallel, zero_stage=stage) for parallel, stage in layouts]
+    runs = [Run(model=(MODELS | SHARED)[name], parallel=parallel, zero_stage=stage) for parallel, stage in layouts]
     for of_process in run_distributed(train_all, world_size, runs):
         for run, curve in zip(runs, of_process, strict=True):
             assert max(largest_differences(reference[name], curve)) <= TOLERANCE, run
+
+
+def test_shared_positions_exceed_the_tolerance(reference: dict[str, Curve]) -> None:
+    for name in ("gpt2", "llama"):
+        losses, _ = largest_differences(reference[name], reference[f"{name} shared"])
+        assert losses > 10 * TOLERANCE, name
 
 
 def test_a_different_seed_exceeds_the_tolerance(reference: dict[str, Curve]) -> None:
