@@ -67,6 +67,16 @@ llama.cpp read each generated token without its pauses and predict from a positi
 text is then poor, and no warning appears. Pauses that you append to the prompt only help with the first token."""
 
 
+_SHARED = """
+
+**Position indices.** A pause has the index of the real token before it (`"pause_positions": "shared"` in `config.json`):
+`a <pause> <pause> b` has the indices 0, 0, 0, 1. **Stock programs do not read this key.** They number all tokens in a
+row, so that after the first pause the model sees positions it was not trained on, and no warning appears. In
+transformers you can pass `position_ids` to `forward`, together with an `attention_mask`: without a mask, repeated
+indices count as several sequences. `generate`, vLLM and others cannot do that. The context of
+{positions} positions counts real tokens only."""
+
+
 def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
     """Markdown for the folder ``name``, from its conversion report."""
     return _CARD.format(
@@ -76,7 +86,7 @@ def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
         pretraining=record.pretraining,
         pauses=_pauses(record.pretraining),
         data=", ".join(f"`{folder}`" for folder in record.source["config"]["data"]) or "none by this project",
-        pausing=_pausing(record),
+        pausing=_pausing(record) + (_SHARED.format(positions=model.max_position_embeddings) * model.shares_positions),
         comparison=record.verdict,
         record=record,
     )
