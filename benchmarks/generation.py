@@ -94,7 +94,7 @@ def random_folder(architecture: Any, num_layers: int, pause_id: int, eod_id: int
     model = AutoModelForCausalLM.from_config(
         hf_model_config(config, vocab_size=VOCAB_SIZE, eod_id=eod_id), dtype=torch.float32
     )
-    model.generation_config = hf_generation_config(pause_id=pause_id, eod_id=eod_id)
+    model.generation_config = hf_generation_config(pause_ids=[pause_id], eod_id=eod_id)
     model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     ids = {"pause_id": pause_id, "eod_id": eod_id, "stop_ids": (eod_id,), "context_length": CONTEXT_LENGTH}
     return ModelFolder(path=Path(), model=model, tokenizer=tokenizer, **ids, pretraining=None, finetuning=None)
@@ -112,7 +112,9 @@ def generator(side: str, folder: ModelFolder, num_pauses: int) -> Generate:
 
     def ours(prompts: list[TokenIds], new_tokens: int) -> list[list[int]]:
         room = CONTEXT_LENGTH - new_tokens
-        prefixes = [pause_prefix(prompt, num_pauses, pause_id=PAUSE_ID, eod_id=EOD_ID, room=room) for prompt in prompts]
+        prefixes = [
+            pause_prefix(prompt, num_pauses, pause_ids=[PAUSE_ID], eod_id=EOD_ID, room=room) for prompt in prompts
+        ]
         return generate_after(folder, prefixes, bidirectional=side == OURS_BIDIRECTIONAL, **_settings(new_tokens))
 
     def stock(prompts: list[TokenIds], new_tokens: int) -> list[list[int]]:

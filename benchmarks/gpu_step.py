@@ -226,7 +226,7 @@ def _built(case: Case) -> tuple[Any, Callable[[], Any]]:
     training = TrainingConfig(train_iters=1, global_batch_size=sequences, micro_batch_size=case.micro_batch_size)
     engine = build_engine(local, deepspeed_file=file, optimizer=OptimizerConfig(), training=training)
     loader = BatchLoader(
-        pause_id=_PAUSE_ID,
+        pause_ids=range(_PAUSE_ID, _PAUSE_ID + 1),
         micro_batch_size=case.micro_batch_size,
         data_parallel_rank=parallel_state.get_data_parallel_rank(),
         data_parallel_size=layout.dp,

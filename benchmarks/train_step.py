@@ -273,7 +273,7 @@ def our_step(case: Case, compile_layers: CompileLayers) -> tuple[Step, dict[str,
     training = TrainingConfig(train_iters=1, **batch_sizes)
     engine = build_engine(model, deepspeed_file=file, optimizer=OPTIMIZER, training=training)
     stepper = Stepper(model, engine, layout, device())
-    batch = Batch.of(torch.stack(case.microbatches(device())), pause_id=_NO_PAUSE)
+    batch = Batch.of(torch.stack(case.microbatches(device())), pause_ids=_NO_PAUSE)
 
     def step() -> float:
         report = stepper.accumulate(batch)

@@ -19,10 +19,13 @@ SEQ_LENGTH = 64
 VOCAB_SIZE = 512
 
 
-def write_text_and_tokenizer(folder: Path) -> None:
+def write_text_and_tokenizer(folder: Path, **settings: Any) -> None:
     """Write ``folder/corpus`` (two training shards, one held out) and ``folder/tokenizer``."""
     write_pydoc_corpus(folder / "corpus", train_shards=2)
-    train_tokenizer(TokenizerConfig(input=texts(folder, "train"), output=folder / "tokenizer", vocab_size=VOCAB_SIZE))
+    config = TokenizerConfig(
+        input=texts(folder, "train"), output=folder / "tokenizer", vocab_size=VOCAB_SIZE, **settings
+    )
+    train_tokenizer(config)
 
 
 def write_dataset(folder: Path, name: str, split: str = "train", **settings: Any) -> Path:

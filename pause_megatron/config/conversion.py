@@ -62,7 +62,10 @@ class ConvertFromHfConfig:
     """New checkpoint folder, with the tokenizer in OUTPUT/tokenizer; must not exist."""
     seed: int = 1234
     """Seed of the initial embedding of <pause>."""
+    distinct_pauses: int = 1
+    """Number of distinct pauses to add: 1 for <pause>; N for <pause1> to <pauseN>."""
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
 
     def __post_init__(self) -> None:
         require_at_least(0, seed=self.seed)
+        require_at_least(1, distinct_pauses=self.distinct_pauses)

@@ -21,6 +21,9 @@ class TokenizerConfig:
     its tokenizer_config.json, or a folder with either."""
     output: Path
     """New tokenizer folder; must not exist."""
+    distinct_pauses: int = 1
+    """Number of distinct pauses: 1 for <pause>; N for <pause1> to <pauseN>, the first to N-th pause of a run. In a
+    longer run <pauseN> repeats."""
     keep_scores: bool = False
     """Keep the exact scores of a SentencePiece unigram model (--from-tokenizer), so that every text is encoded as by
     the original. Without this flag scores are rounded; unrounded, libraries can disagree on about one text in
@@ -42,12 +45,13 @@ class TokenizerConfig:
                 "--input, --from-tokenizer: expected exactly one of them; give text to train on, or a tokenizer"
             )
         for field in fields(self):
-            is_of_training = field.name not in ("input", "from_tokenizer", "output", "keep_scores")
+            is_of_training = field.name not in ("input", "from_tokenizer", "output", "keep_scores", "distinct_pauses")
             if self.from_tokenizer and is_of_training and getattr(self, field.name) != field.default:
                 flag = "--" + field.name.replace("_", "-")
                 raise UserError(
                     f"{flag}: applies only to training; leave it out, or give --input instead of --from-tokenizer"
                 )
+        require_at_least(1, distinct_pauses=self.distinct_pauses)
         require_at_least(1, vocab_size=self.vocab_size, max_training_megabytes=self.max_training_megabytes)
         if not 0.9 <= self.character_coverage <= 1:
             raise UserError(f"--character-coverage {self.character_coverage}: must be between 0.9 and 1")

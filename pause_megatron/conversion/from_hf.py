@@ -37,9 +37,9 @@ from pause_megatron.errors import UserError
 from pause_megatron.records.checkpoint_state import CheckpointDataRecord, CheckpointState, GenerationTokens
 from pause_megatron.records.conversion import ImportRecord
 from pause_megatron.records.files import read_json, write_record
-from pause_megatron.tokenizer import PAUSE_TOKEN, PauseTokenizer
+from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.make_tokenizer import add_pause
-from pause_megatron.tokenizer.pause_tokenizer import find_tokenizer_file, open_backend, read_tokenizer_file
+from pause_megatron.tokenizer.pause_tokenizer import find_pauses, find_tokenizer_file, open_backend, read_tokenizer_file
 from pause_megatron.tokenizer.tokenizer_files import copy_tokenizer
 from pause_megatron.versions import commit, versions
 
@@ -59,7 +59,7 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
     model = model_config_of(hf_config, config.model)
     stored = _open_weights(config.model, hf_config)
     with new_folder(config.output) as folder:
-        tokenizer, num_known = _write_tokenizer(config.model, folder / TOKENIZER_FOLDER)
+        tokenizer, num_known = _write_tokenizer(config.model, folder / TOKENIZER_FOLDER, config.distinct_pauses)
         if hf_config.vocab_size < num_known:
             raise UserError(
                 f"--model {config.model}: its tokenizer has {num_known} tokens but its embeddings only"
@@ -74,7 +74,7 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
             model,
             vocab_size=tokenizer.vocab_size,
             num_tokens=num_known,
-            pause_id=tokenizer.pause_id,
+            pause_ids=tokenizer.pause_ids,
             config=config.comparison,
         )
         record = ImportRecord(
@@ -122,13 +122,19 @@ def _generation_tokens(folder: Path, tokenizer: PauseTokenizer, num_known: int) 
     return GenerationTokens(bos_id=bos_id, stop_ids=tuple(kept))
 
 
-def _write_tokenizer(source: Path, output: Path) -> tuple[PauseTokenizer, int]:
+def _write_tokenizer(source: Path, output: Path, distinct_pauses: int) -> tuple[PauseTokenizer, int]:
     """Copy the tokenizer, with ``<pause>`` added if it has none; returns it and the number of tokens it had before."""
     file = find_tokenizer_file(source)
     before = open_backend(file, read_tokenizer_file(file))
-    if before.special_id(PAUSE_TOKEN) is None:
-        add_pause(source, output)
+    present = find_pauses(before)
+    if not present:
+        add_pause(source, output, distinct_pauses=distinct_pauses)
         return PauseTokenizer.load(output), before.vocab_size
+    if distinct_pauses not in (1, len(present)):
+        raise UserError(
+            f"--distinct-pauses {distinct_pauses}: the tokenizer of {source} has {len(present)} already; remove the"
+            " flag"
+        )
     output.mkdir()
     copy_tokenizer(PauseTokenizer.load(file), output)
     tokenizer = PauseTokenizer.load(output)
@@ -138,7 +144,7 @@ def _write_tokenizer(source: Path, output: Path) -> tuple[PauseTokenizer, int]:
 def _with_pause_rows(read: Read, *, num_known: int, vocab_size: int, seed: int) -> Read:
     """Wrap ``read`` so that vocabulary tensors have exactly ``vocab_size`` rows.
 
-    It drops rows beyond ``num_known`` and draws an added row of ``<pause>`` from a normal distribution with the mean
+    It drops rows beyond ``num_known`` and draws the added rows of pauses from a normal distribution with the mean
     and standard deviation of the known rows, in each dimension.
     """
 
@@ -150,7 +156,7 @@ def _with_pause_rows(read: Read, *, num_known: int, vocab_size: int, seed: int) 
         if num_known == vocab_size:
             return known
         name_seed = int.from_bytes(hashlib.sha256(f"{seed}/{name}".encode()).digest()[:7], "little")
-        noise = torch.randn(1, known.shape[1], generator=torch.Generator().manual_seed(name_seed))
+        noise = torch.randn(vocab_size - num_known, known.shape[1], generator=torch.Generator().manual_seed(name_seed))
         return torch.cat([known, known.mean(0) + noise * known.std(0)])
 
     return read_with_pause

@@ -1,5 +1,6 @@
 """Conversion of model configurations: ``ModelConfig`` to ``GPT2Config`` or ``LlamaConfig``, and back."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -94,10 +95,12 @@ def hf_model_config(
     )
 
 
-def hf_generation_config(*, pause_id: int, eod_id: int, tokens: GenerationTokens | None = None) -> GenerationConfig:
+def hf_generation_config(
+    *, pause_ids: Sequence[int], eod_id: int, tokens: GenerationTokens | None = None
+) -> GenerationConfig:
     """Settings of generation: it ends at the end-of-document token, or another stop token in ``tokens``, and never
-    emits ``<pause>``."""
-    return GenerationConfig(**_generation_tokens(eod_id, tokens), suppress_tokens=[pause_id])
+    emits a pause."""
+    return GenerationConfig(**_generation_tokens(eod_id, tokens), suppress_tokens=list(pause_ids))
 
 
 def _generation_tokens(eod_id: int, tokens: GenerationTokens | None) -> dict[str, Any]:

@@ -44,21 +44,21 @@ Logits differ from those of the checkpoint by at most {comparison.max_abs_logit_
 ({record.dtype}). See `conversion_report.json` for the details.
 """
 
-_BY_HAND = """`<pause>` is token {tokenizer.pause_id} of {tokenizer.vocab_size}. Append it to the prompt as many times
+_BY_HAND = """{pauses} Append it to the prompt as many times
 as the model should pause, and ignore the output before the last pause. You must append the id: the characters `<pause>`
 in a text are text.
 
 ```python
 ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
-pauses = torch.full((1, 10), {tokenizer.pause_id})
+pauses = {ids}
 output = model.generate(torch.cat([ids, pauses], dim=1), max_new_tokens=20)
 ```"""
-_BAKED = """`<pause>` is token {tokenizer.pause_id} of {tokenizer.vocab_size}. The tokenizer
+_BAKED = """{pauses} The tokenizer
 appends {tokenizer.baked_pauses} of them to every prompt that it encodes with special tokens, and so does the chat
 template. Pipelines and servers therefore pause without changes."""
 
 
-_EVERY = """`<pause>` is token {tokenizer.pause_id} of {tokenizer.vocab_size}. In training,
+_EVERY = """{pauses} In training,
 {pretraining.pauses_per_token} of them followed every {tokens}, and the last one predicted the next token.
 `pause-megatron generate`, `evaluate` and `finetune` read prompts and answers this way by themselves.
 
@@ -67,14 +67,17 @@ llama.cpp read each generated token without its pauses and predict from a positi
 text is then poor, and no warning appears. Pauses that you append to the prompt only help with the first token."""
 
 
+_DISTINCT = """`<pause1>` to `<pause{count}>` are tokens {first} to {last} of {tokenizer.vocab_size}. They are
+the first to the last pause of a run; in a longer run `<pause{count}>` repeats. Stock programs do not number pauses, so
+insert the ids in this order. Below, `<pause>` is any of them."""
 _SHARED = """
 
-**Position indices.** A pause has the index of the real token before it (`"pause_positions": "shared"` in `config.json`):
-`a <pause> <pause> b` has the indices 0, 0, 0, 1. **Stock programs do not read this key.** They number all tokens in a
+**Position indices.** A pause has the index of the real token before it: `a <pause> <pause> b` has the indices 0, 0, 0,
+1 (`"pause_positions": "shared"` in `config.json`). **Stock programs do not read this key.** They number all tokens in a
 row, so that after the first pause the model sees positions it was not trained on, and no warning appears. In
 transformers you can pass `position_ids` to `forward`, together with an `attention_mask`: without a mask, repeated
-indices count as several sequences. `generate`, vLLM and others cannot do that. The context of
-{positions} positions counts real tokens only."""
+indices count as several sequences. `generate`, vLLM and others cannot do that. The context of {positions} positions
+counts real tokens only."""
 
 
 def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
@@ -96,7 +99,15 @@ def _pausing(record: ExportRecord) -> str:
     pretraining = record.pretraining
     text = _BAKED if record.tokenizer.baked_pauses else _EVERY if pretraining.pauses_per_token else _BY_HAND
     tokens = "token" if (pretraining.pause_interval or 1) == 1 else f"{pretraining.pause_interval} tokens"
-    return text.format(tokenizer=record.tokenizer, pretraining=pretraining, tokens=tokens)
+    tokenizer = record.tokenizer
+    pauses = f"`<pause>` is token {tokenizer.pause_id} of {tokenizer.vocab_size}."
+    ids = f"torch.full((1, 10), {tokenizer.pause_id})"
+    if count := tokenizer.distinct_pauses:
+        last = tokenizer.pause_id + count - 1
+        pauses = _DISTINCT.format(count=count, first=tokenizer.pause_id, last=last, tokenizer=tokenizer)
+        run = range(tokenizer.pause_id, tokenizer.pause_id + 10)
+        ids = f"torch.tensor([{[min(pause_id, last) for pause_id in run]}])"
+    return text.format(tokenizer=tokenizer, pretraining=pretraining, tokens=tokens, pauses=pauses, ids=ids)
 
 
 def _pauses(pretraining: PretrainingRecord) -> str:

@@ -7,6 +7,7 @@ The Hugging Face side is always loaded by stock transformers, never by this proj
 the comparison would otherwise not see.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -31,21 +32,22 @@ LARGEST_WHOLE_PARAMETERS = 500_000_000
 Method = Literal["whole", "layers"]
 
 
-def proof_sequences(count: int, model: ModelConfig, *, num_tokens: int, pause_id: int) -> torch.Tensor:
+def proof_sequences(count: int, model: ModelConfig, *, num_tokens: int, pause_ids: Sequence[int]) -> torch.Tensor:
     """Random ids below ``num_tokens``, shape ``[count, length]`` with at least two sequences; the same at every call.
 
-    Sequences 1, 3, ... have ``<pause>`` at a tenth of their positions (at least one), if ``pause_id`` is below
-    ``num_tokens``. The other sequences have no pause.
+    Sequences 1, 3, ... have pauses at a tenth of their positions (at least one, and one of each of distinct pauses), if
+    ``pause_ids`` are below ``num_tokens``. The other sequences have no pause.
     """
     length = min(model.max_position_embeddings, PROOF_LENGTH)
     generator = torch.Generator().manual_seed(0)
-    others = torch.tensor([token for token in range(num_tokens) if token != pause_id])
+    others = torch.tensor([token for token in range(num_tokens) if token not in pause_ids])
     tokens = others[torch.randint(len(others), (max(count, 2), length), generator=generator)]
-    if pause_id >= num_tokens:
+    if pause_ids[-1] >= num_tokens:
         return tokens
     for sequence in tokens[1::2]:
-        positions = torch.randperm(length, generator=generator)[: max(int(PROOF_PAUSE_RATE * length), 1)]
-        sequence[positions] = pause_id
+        number = max(int(PROOF_PAUSE_RATE * length), len(pause_ids))
+        positions = torch.randperm(length, generator=generator)[:number]
+        sequence[positions] = torch.tensor(pause_ids).repeat(number)[: len(positions)]
     return tokens
 
 
@@ -136,7 +138,7 @@ def prove_export(
     *,
     vocab_size: int,
     num_tokens: int,
-    pause_id: int,
+    pause_ids: Sequence[int],
     config: ComparisonConfig,
 ) -> LogitComparison:
     """Compare the Hugging Face model in ``folder`` with the Megatron-core model that has the weights from ``read``.
@@ -150,13 +152,14 @@ def prove_export(
     if method == "auto":
         method = "whole" if model.num_parameters(vocab_size) <= LARGEST_WHOLE_PARAMETERS else "layers"
     in_megatron = megatron_logits if method == "whole" else megatron_logits_by_layer
-    tokens = proof_sequences(config.proof_sequences, model, num_tokens=num_tokens, pause_id=pause_id)
-    positions = shared_positions(tokens != pause_id) if model.shares_positions else None
+    tokens = proof_sequences(config.proof_sequences, model, num_tokens=num_tokens, pause_ids=pause_ids)
+    pauses = torch.isin(tokens, torch.tensor(pause_ids))
+    positions = shared_positions(~pauses) if model.shares_positions else None
     comparison = compare_logits(
         in_megatron(read, model, vocab_size, tokens, positions)[..., :num_tokens],
         hf_logits(folder, tokens, method, positions)[..., :num_tokens],
         tolerance=config.tolerance,
-        pauses=int((tokens == pause_id).sum()),
+        pauses=int(pauses.sum()),
         method=method,
     )
     if not comparison.passed:

@@ -78,7 +78,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
             model,
             vocab_size=tokenizer.vocab_size,
             num_tokens=tokenizer.vocab_size,
-            pause_id=tokenizer.pause_id,
+            pause_ids=tokenizer.pause_ids,
             config=config.comparison,
         )
         record = replace(
@@ -130,7 +130,7 @@ def write_model(
     hf_config.architectures = [type(hf_model).__name__]
     hf_config.save_pretrained(folder)
     add_transformers_4_names(folder)
-    generation = hf_generation_config(pause_id=tokenizer.pause_id, eod_id=tokenizer.eod_id, tokens=tokens)
+    generation = hf_generation_config(pause_ids=tokenizer.pause_ids, eod_id=tokenizer.eod_id, tokens=tokens)
     generation.save_pretrained(folder)
     files = divide(shapes, bytes_per_element=dtype.itemsize, max_bytes=max_shard_bytes, stem="model")
     write_tensors(folder, files, to_hf_state(reader.read_parameter_and_release, model, tokenizer.vocab_size), dtype)
@@ -193,6 +193,7 @@ def _record(
             sha256=tokenizer.sha256,
             vocab_size=tokenizer.vocab_size,
             pause_id=tokenizer.pause_id,
+            distinct_pauses=tokenizer.distinct_pauses,
             eod_id=tokenizer.eod_id,
             texts_compared=texts_compared,
             baked_pauses=config.bake_pauses,

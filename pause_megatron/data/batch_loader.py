@@ -36,7 +36,7 @@ class BatchLoader:
     def __init__(
         self,
         *,
-        pause_id: int,
+        pause_ids: range,
         micro_batch_size: int,
         data_parallel_rank: int,
         data_parallel_size: int,
@@ -45,7 +45,7 @@ class BatchLoader:
         shares_positions: bool = False,
     ) -> None:
         """Make a loader; ``repeats_tokens`` and ``shares_positions`` are explained at :meth:`Batch.of`."""
-        self._pause_id = pause_id
+        self._pause_ids = pause_ids
         self._inputs = {"repeats_tokens": repeats_tokens, "shares_positions": shares_positions}
         self._micro_batch_size = micro_batch_size
         self._rank, self._ranks = data_parallel_rank, data_parallel_size
@@ -69,7 +69,7 @@ class BatchLoader:
         self.announce(sample_at, start, size)
         samples = self._announced.pop((sample_at, start, size)).result()
         on_device = samples.to(self._device, non_blocking=True)
-        return Batch.of(on_device, self._pause_id, **self._inputs)
+        return Batch.of(on_device, self._pause_ids, **self._inputs)
 
     def load_or_blank(self, sample_at: Samples, start: int, size: int) -> tuple[Batch, str]:
         """Return what :meth:`load` returns, and no failure; or, if it raises, a batch without loss, and its failure.
@@ -80,8 +80,8 @@ class BatchLoader:
             return self.load(sample_at, start, size), ""
         except UserError as error:
             shape = (*self._shape(size), sample_at.seq_length + 1)
-            samples = torch.full(shape, self._pause_id, dtype=torch.int64, device=self._device)
-            return Batch.of(samples, self._pause_id), str(error)
+            samples = torch.full(shape, self._pause_ids[0], dtype=torch.int64, device=self._device)
+            return Batch.of(samples, self._pause_ids), str(error)
 
     def close(self) -> None:
         """Stop the thread. Batches that were announced but not loaded are dropped."""

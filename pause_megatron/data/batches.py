@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from pause_megatron.pauses.loss_mask import loss_mask, pause_runs
+from pause_megatron.pauses.pause_ids import PauseIds
 from pause_megatron.pauses.positions import shared_positions
 
 
@@ -47,7 +48,7 @@ class Batch:
 
     @classmethod
     def of(
-        cls, samples: torch.Tensor, pause_id: int, *, repeats_tokens: bool = False, shares_positions: bool = False
+        cls, samples: torch.Tensor, pause_ids: PauseIds, *, repeats_tokens: bool = False, shares_positions: bool = False
     ) -> "Batch":
         """Return the batch of ``samples``, int64 ``[M, B, S + 1]`` on any device.
 
@@ -56,14 +57,14 @@ class Batch:
         of the real token before it, see :mod:`~pause_megatron.pauses.positions`.
         """
         tokens, labels = samples[..., :-1].contiguous(), samples[..., 1:]
-        runs = pause_runs(tokens, pause_id)  # [M, B, S]
+        runs = pause_runs(tokens, pause_ids)  # [M, B, S]
         if repeats_tokens:
             before = torch.arange(tokens.shape[-1], device=tokens.device) - runs  # [M, B, S]; -1 without real token
             tokens = tokens.gather(-1, before.clamp_min(0))
         positions = torch.arange(tokens.shape[-1], device=tokens.device).expand_as(tokens)
         if shares_positions:
             positions = shared_positions(runs == 0)
-        is_target = loss_mask(labels, pause_id)
+        is_target = loss_mask(labels, pause_ids)
         return cls(tokens=tokens, labels=labels, is_target=is_target, position_ids=positions, pause_runs=runs)
 
     def __len__(self) -> int:

@@ -91,7 +91,7 @@ def _load(path: Path, tokenizer: PauseTokenizer) -> DatasetManifest:
             f"{path}: was written with another tokenizer than --tokenizer {tokenizer.path} (sha256"
             f" {manifest.tokenizer_sha256[:12]} and {tokenizer.sha256[:12]}); use the tokenizer of the dataset"
         )
-    for name in ("pause_id", "eod_id", "vocab_size"):
+    for name in ("pause_id", "distinct_pauses", "eod_id", "vocab_size"):
         if getattr(manifest, name) != getattr(tokenizer, name):
             raise UserError(
                 f"{path}: was written with {name} {getattr(manifest, name)}, but --tokenizer {tokenizer.path} has "

@@ -22,6 +22,7 @@ from pause_megatron.data.packed_documents import DocumentDataset
 from pause_megatron.data.training_sample import Sample, SampleDataset
 from pause_megatron.errors import UserError
 from pause_megatron.parallel import collectives
+from pause_megatron.pauses.pause_ids import is_pause
 from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import chunk_ranges, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of
@@ -164,5 +165,5 @@ def _numbers(span: ShardSpan, settings: DatasetSettings, sequences: Sequence[int
             ended += int(np.count_nonzero(tokens[first:last] == settings.eod_id))
         counted = start
         text = tokens[start : start + length]
-        text = text[text != settings.pause_id]
+        text = text[~is_pause(text, settings.pause_ids)]
         yield ended, ended + int(np.count_nonzero(text[:-1] == settings.eod_id))

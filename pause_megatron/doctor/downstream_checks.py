@@ -84,7 +84,7 @@ def generation(place: Place) -> Figures:
         batch = align([prefix], [expected], folder.eod_id).to(folder.model.device)
         inputs = batch.model_inputs(bidirectional=True, dtype=torch.float32)
         logits = folder.model(**inputs).logits[0, -1]
-        logits[[folder.pause_id, folder.eod_id]] = float("-inf")
+        logits[[*folder.pause_ids, folder.eod_id]] = float("-inf")
         expected.append(int(logits.argmax()))
     if found != expected:
         raise UserError(f"generation: tokens {found} with a cache, but {expected} without; report it with doctor.json")

@@ -216,7 +216,7 @@ def _with_lora(base: ModelFolder, rank: int, seed: int) -> ModelFolder:
         r=rank,
         lora_alpha=LORA_ALPHA * rank,
         target_modules="all-linear",
-        trainable_token_indices={name: [base.pause_id]} if base.pause_id is not None else None,
+        trainable_token_indices={name: list(base.pause_ids)} if base.pause_ids else None,
         fan_in_fan_out=base.model.config.model_type == "gpt2",
         task_type="CAUSAL_LM",
     )
@@ -241,8 +241,8 @@ def write_finetuned_folder(
     generation = base.model.generation_config
     generation.eos_token_id = list(base.stop_ids) if len(base.stop_ids) > 1 else base.eod_id
     generation.pad_token_id = base.eod_id
-    if base.pause_id is not None:
-        generation.suppress_tokens = [base.pause_id]  # so that stock generate() never emits a pause either
+    if base.pause_ids:
+        generation.suppress_tokens = list(base.pause_ids)  # so that stock generate() never emits a pause either
     if bad := not_finite(weights or dict(base.model.named_parameters())):
         raise UserError(f"--learning-rate: tensor {bad[0]} is not finite after step {kept_step}; lower it")
     pausing = finetuning_pausing(base, config.pausing)

@@ -141,8 +141,8 @@ def generation_arguments(
         "attention_mask": batch.real.long(),
         "logits_processor": LogitsProcessorList(processors),
     }
-    if folder.pause_id is not None:
-        arguments["suppress_tokens"] = sorted({*(setting("suppress_tokens") or ()), folder.pause_id})
+    if folder.pause_ids:
+        arguments["suppress_tokens"] = sorted({*(setting("suppress_tokens") or ()), *folder.pause_ids})
     if bidirectional and batch.border > 1:
         cache = DynamicCache(config=model.config)
         inputs = batch.model_inputs(bidirectional=True, dtype=model.dtype)

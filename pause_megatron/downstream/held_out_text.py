@@ -77,11 +77,11 @@ def stored_dataset(folder: ModelFolder, config: EvaluateConfig) -> DatasetManife
         raise UserError(
             f"--data {config.data}: contains its pauses; remove --num-pauses-inf and the other pausing flags"
         )
-    ids = manifest.vocab_size, manifest.eod_id, manifest.pause_id
-    own = folder.model.config.vocab_size, folder.eod_id, folder.pause_id
+    ids = manifest.vocab_size, manifest.eod_id, *manifest.pause_ids
+    own = folder.model.config.vocab_size, folder.eod_id, *folder.pause_ids
     if ids != own:
         raise UserError(
-            f"--data {config.data}: has the vocabulary size, end-of-document and <pause> {ids}, but {folder.path} has"
+            f"--data {config.data}: has the vocabulary size, end-of-document and pauses {ids}, but {folder.path} has"
             f" {own}; give a dataset of the model's tokenizer"
         )
     length = seq_length(folder, manifest)
@@ -107,7 +107,7 @@ def losses_of_dataset(folder: ModelFolder, manifest: DatasetManifest, config: Ev
     Raises :class:`UserError` for ids beyond the vocabulary, and for losses that are not finite.
     """
     assert config.data
-    length, pause_id = seq_length(folder, manifest), manifest.pause_id
+    length, pause_ids = seq_length(folder, manifest), manifest.pause_ids
     rows = max(1, min(config.batch_size, _POSITIONS_AT_ONCE // length))
     repeats = stored_pausing(folder, manifest).repeats_tokens
     sums, counts = [], []
@@ -115,7 +115,7 @@ def losses_of_dataset(folder: ModelFolder, manifest: DatasetManifest, config: Ev
     while samples := list(islice(remaining, rows)):
         ids = _stacked(samples, manifest, config.data).to(folder.model.device)  # [rows, length + 1]
         read, labels = ids[:, :-1], ids[:, 1:]
-        runs = pause_runs(read, pause_id)
+        runs = pause_runs(read, pause_ids)
         if repeats:  # the real token before a pause is read again; see data/batches.py
             before = torch.arange(length, device=ids.device) - runs
             read = read.gather(1, before.clamp_min(0))
@@ -125,7 +125,7 @@ def losses_of_dataset(folder: ModelFolder, manifest: DatasetManifest, config: Ev
             inputs = {"position_ids": shared_positions(runs == 0), "attention_mask": torch.ones_like(read)}
         logits = folder.model(input_ids=read, use_cache=False, **inputs).logits.float()  # [rows, length, vocabulary]
         losses = F.cross_entropy(logits.transpose(1, 2), labels, reduction="none").double()  # [rows, length]
-        is_target = loss_mask(labels, pause_id)
+        is_target = loss_mask(labels, pause_ids)
         sums.append((losses * is_target).sum(1).cpu().numpy())
         counts.append(is_target.sum(1).cpu().numpy())
     found = TextLosses(sums=np.concatenate(sums), counts=np.concatenate(counts))

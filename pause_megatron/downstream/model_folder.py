@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ class ModelFolder:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     pause_id: int | None
-    """``None`` if the tokenizer has no ``<pause>``."""
+    """Id of ``<pause>``, or of the first of distinct pauses; ``None`` if the tokenizer has none."""
     eod_id: int
     """End-of-document, which ends a generated answer."""
     stop_ids: tuple[int, ...]
@@ -47,6 +48,13 @@ class ModelFolder:
     """``None`` for a model that was not exported from a checkpoint of this project."""
     finetuning: FinetuneRecord | None
     """``None`` for a model that is not finetuned."""
+    distinct_pauses: int = 1
+    """Number of distinct pauses; their ids follow each other."""
+
+    @property
+    def pause_ids(self) -> tuple[int, ...]:
+        """Ids of the pauses; empty if the tokenizer has none."""
+        return () if self.pause_id is None else tuple(range(self.pause_id, self.pause_id + self.distinct_pauses))
 
     @property
     def model_name(self) -> str:
@@ -118,17 +126,18 @@ def load_model_folder(
     _refuse_bad_tensors(path, model, loading)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{path}: its tokenizer has no end-of-document token; set eos_token in tokenizer_config.json")
-    pause_id = tokenizer.get_vocab().get(PAUSE_TOKEN)
+    pause_ids = _pause_ids(path, tokenizer)
     rows = model.get_input_embeddings().num_embeddings
-    if pause_id is not None and pause_id >= rows:
+    if pause_ids and pause_ids[-1] >= rows:
         raise UserError(
-            f"{path}: {PAUSE_TOKEN} has id {pause_id}, but the model has only {rows} embeddings; export it again"
+            f"{path}: {PAUSE_TOKEN} has id {pause_ids[-1]}, but the model has only {rows} embeddings; export it again"
         )
     folder = ModelFolder(
         path=path,
         model=model.to(device or choose_device()).eval(),
         tokenizer=tokenizer,
-        pause_id=pause_id,
+        pause_id=pause_ids[0] if pause_ids else None,
+        distinct_pauses=len(pause_ids) or 1,
         eod_id=tokenizer.eos_token_id,
         stop_ids=_stop_ids(path, model, tokenizer),
         context_length=model.config.max_position_embeddings,
@@ -138,6 +147,21 @@ def load_model_folder(
     if folder.bos_ids:
         log.info(f"{path}: every prompt begins with {tokenizer.decode(folder.bos_ids)}, as its tokenizer puts it there")
     return folder
+
+
+def _pause_ids(path: Path, tokenizer: PreTrainedTokenizerBase) -> range:
+    """Return the ids of ``<pause>`` or of distinct pauses; empty without any.
+
+    Raises :class:`UserError` if those of distinct pauses are not in a row.
+    """
+    vocabulary = tokenizer.get_vocab()
+    if (only := vocabulary.get(PAUSE_TOKEN)) is not None:
+        return range(only, only + 1)
+    names = takewhile(vocabulary.__contains__, map("<pause{}>".format, count(1)))
+    found = [vocabulary[name] for name in names]
+    if found != list(range(found[0], found[0] + len(found)) if found else ()):
+        raise UserError(f"{path}: the ids of its distinct pauses are {found}, not in a row; export the model again")
+    return range(found[0], found[0] + len(found)) if found else range(0)
 
 
 def _stop_ids(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:

@@ -24,6 +24,7 @@ import torch
 from transformers import PreTrainedModel
 
 from pause_megatron.downstream.batching import BorderBatch
+from pause_megatron.pauses.pause_ids import ids_of_run
 from pause_megatron.pauses.prompts import Interleaving
 
 
@@ -36,7 +37,7 @@ class PausedReading:
         Without ``interleaving`` the chosen tokens have no pauses.
         """
         self._prefixes = prefixes
-        self._interleaving = interleaving or Interleaving(num_pauses=0, interval=1, pause_id=None)
+        self._interleaving = interleaving or Interleaving(num_pauses=0, interval=1, pause_ids=None)
 
     def text(self, ids: torch.Tensor) -> BorderBatch:
         """Return everything that the model reads of ``ids``, [rows, sequence]: the prefixes, then the chosen tokens.
@@ -57,8 +58,9 @@ class PausedReading:
         is_chosen[..., -1] |= ~pauses  # a token without pauses has padding before it
         is_real = is_chosen | pauses[..., None]
         tokens = chosen[..., None].expand(rows, steps, 1 + k)
-        if (pause_id := self._interleaving.pause_id) is not None:
-            tokens = torch.where(is_chosen, tokens, pause_id)
+        if k and self._interleaving.pause_ids is not None:
+            first, *others = ids_of_run(self._interleaving.pause_ids, k).tolist()  # they follow the token in column 0
+            tokens = torch.where(is_chosen, tokens, torch.tensor([first, first, *others], device=ids.device))
         columns = is_real.any(dim=0).flatten()  # without columns in which every row has padding
         return BorderBatch(
             torch.cat([ids[:, : prefixes.border], tokens.flatten(1)[:, columns]], dim=1),

@@ -46,8 +46,8 @@ class Pausing:
         """Return how pauses follow the tokens of a text, answer included; None if an answer has none."""
         if self.placement != "every" or not self.num_pauses:
             return None
-        pause_id = None if self.repeats_tokens else self._pause_id(folder)
-        return Interleaving(self.num_pauses, self.interval or 1, pause_id)
+        pause_ids = None if self.repeats_tokens else self._pause_ids(folder)
+        return Interleaving(self.num_pauses, self.interval or 1, pause_ids)
 
     def prefix(self, folder: ModelFolder, text: str, ids: Sequence[int], room: int) -> PausedTokens:
         """Return the prompt ``text`` with its pauses; ``ids`` is the encoded ``text``.
@@ -78,7 +78,7 @@ class Pausing:
         return pause_prefix(
             ids,
             self.num_pauses,
-            pause_id=self._pause_id(folder),
+            pause_ids=self._pause_ids(folder),
             eod_id=folder.eod_id,
             room=room,
             at=at,
@@ -92,8 +92,8 @@ class Pausing:
             return interleaving.insert(ids, prefix.num_real, ends_text=True)
         return without_pauses(ids)
 
-    def _pause_id(self, folder: ModelFolder) -> int | None:
-        return folder.pause_id if self.filler_id is None else self.filler_id
+    def _pause_ids(self, folder: ModelFolder) -> tuple[int, ...]:
+        return folder.pause_ids if self.filler_id is None else (self.filler_id,)
 
 
 def decided_finetuning(base: ModelFolder, asked: FinetunePausing) -> FinetunePausing:

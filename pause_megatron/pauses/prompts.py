@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron.errors import UserError
+from pause_megatron.pauses.pause_ids import ids_of_run
 
 IGNORE_INDEX = -100
 """Label of a position without loss, by the convention of PyTorch and Hugging Face."""
@@ -87,8 +88,9 @@ class Interleaving:
 
     num_pauses: int
     interval: int
-    pause_id: int | None
-    """None: the real token before the pauses is read again, as with ``pretrain --pause-inputs repeat``."""
+    pause_ids: Sequence[int] | None
+    """Ids of distinct pauses, or of the only one; None: the real token before the pauses is read again, as with
+    ``pretrain --pause-inputs repeat``."""
 
     def insert(self, tokens: Sequence[int] | TokenIds, before: int = 0, *, ends_text: bool = False) -> PausedTokens:
         """Return ``tokens`` (shape [tokens]) with their pauses.
@@ -104,8 +106,8 @@ class Interleaving:
         is_pause = np.ones(int(copies.sum()), dtype=np.bool_)
         is_pause[np.cumsum(copies) - copies] = False
         ids = np.repeat(real, copies)
-        if self.pause_id is not None:
-            ids[is_pause] = self.pause_id
+        if self.pause_ids is not None:
+            ids[is_pause] = np.tile(ids_of_run(self.pause_ids, self.num_pauses), int((copies > 1).sum()))
         return PausedTokens(ids, is_pause)
 
     def most_tokens(self, positions: int) -> int:
@@ -118,7 +120,7 @@ def pause_prefix(
     context: Sequence[int] | TokenIds,
     num_pauses: int,
     *,
-    pause_id: int | None,
+    pause_ids: Sequence[int],
     eod_id: int,
     room: int,
     at: int | None = None,
@@ -130,7 +132,8 @@ def pause_prefix(
     The first ``start`` context tokens, a beginning-of-text token or none, always stay, and no pause precedes them.
     Pauses are inserted before token ``at`` of the context: ``start`` prepends them, ``None`` appends them. An empty
     context becomes one end-of-document token, as before every document in pretraining, since some token must predict
-    the first target token even without pauses. ``pause_id`` may be ``None`` only if ``num_pauses`` is 0. Pauses with
+    the first target token even without pauses. ``pause_ids`` are those of distinct pauses or the only one,
+    and may be empty only if ``num_pauses`` is 0. Pauses with
     ``shares_positions`` take no position of ``room``.
 
     Returns the prefix, shape [at most ``room``]. Raises :class:`UserError` if the pauses leave no room for a context
@@ -139,11 +142,8 @@ def pause_prefix(
     tokens = np.asarray(context if len(context) else [eod_id], dtype=np.int64)
     where = f"{num_pauses} pauses in the {room} positions before the target"
     kept = _newest(tokens, room if shares_positions else room - num_pauses, start, where)
-    if num_pauses == 0:
-        pauses = np.empty(0, dtype=np.int64)
-    else:
-        assert pause_id is not None, "a model without <pause> cannot pause"
-        pauses = np.full(num_pauses, pause_id, dtype=np.int64)
+    assert pause_ids or not num_pauses, "a model without <pause> cannot pause"
+    pauses = ids_of_run(pause_ids, num_pauses) if num_pauses else np.empty(0, dtype=np.int64)
     border = len(kept) if at is None else max(start, at - (len(tokens) - len(kept)))
     is_pause = np.zeros(len(kept) + num_pauses, dtype=np.bool_)
     is_pause[border : border + num_pauses] = True

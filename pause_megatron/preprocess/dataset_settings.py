@@ -40,6 +40,13 @@ class DatasetSettings:
     there are none."""
     pause_interval: int | None = None
     """Real tokens between two groups of pauses, for ``every``; None: 1."""
+    distinct_pauses: int | None = None
+    """Number of distinct pauses, with the ids from ``pause_id`` on; None: one."""
+
+    @property
+    def pause_ids(self) -> range:
+        """Ids of the pauses."""
+        return range(self.pause_id, self.pause_id + (self.distinct_pauses or 1))
 
     @property
     def interval(self) -> int:

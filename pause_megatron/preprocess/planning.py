@@ -117,6 +117,7 @@ def dataset_settings(
         encoder=encoder,
         vocab_size=tokenizer.vocab_size,
         pause_id=tokenizer.pause_id,
+        distinct_pauses=tokenizer.distinct_pauses,
         eod_id=tokenizer.eod_id,
         bos_ids=tokenizer.document_start or None,
     )

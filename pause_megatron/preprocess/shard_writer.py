@@ -17,6 +17,7 @@ from pause_megatron.pauses.insertion import (
     Strategy,
     pauses_per_sequence,
 )
+from pause_megatron.pauses.pause_ids import number_pauses
 from pause_megatron.preprocess.dataset_manifest import ShardInput, ShardManifest, ShardRecord
 from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import index_bytes, token_dtype
@@ -41,6 +42,9 @@ class ShardWriter:
         """Add the next real tokens. Tokens that do not fill a sequence yet wait for the next call."""
         joined = np.concatenate([self._pending, stream])
         packed = self._strategy.pack(joined, self._sequences)
+        pauses = packed.tokens == self._settings.pause_id
+        if self._settings.distinct_pauses:
+            number_pauses(packed.tokens, pauses, packed.lengths, self._settings.pause_ids)
         self._file.write(packed.tokens.data)
         self._digest.update(packed.tokens.data)
         self._pending = joined[packed.consumed :]
@@ -48,7 +52,7 @@ class ShardWriter:
         self._sequences += len(packed.lengths)
         self._tokens += len(packed.tokens)
         self._consumed += packed.consumed
-        runs = count_runs(packed.tokens == self._settings.pause_id, packed.lengths)
+        runs = count_runs(pauses, packed.lengths)
         self._pauses += sum(length * count for length, count in runs.items())
         self._runs.update(runs)
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron.errors import UserError
+from pause_megatron.pauses.pause_ids import is_pause
 from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import SEQUENCES_AT_ONCE, IndexFile, chunk_ranges, token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan, stored_lengths
@@ -28,7 +29,7 @@ class TokenBlock:
     span: ShardSpan
     tokens: NDArray[np.integer]
     """Token ids, shape ``[tokens]``."""
-    pause_id: int
+    pause_ids: range
     first_token: int
     """Index in the shard of the first token."""
     first_sequence: int
@@ -41,7 +42,7 @@ class TokenBlock:
     @cached_property
     def is_pause(self) -> NDArray[np.bool_]:
         """Which tokens are pauses, shape ``[tokens]``."""
-        mask: NDArray[np.bool_] = self.tokens == self.pause_id
+        mask: NDArray[np.bool_] = is_pause(self.tokens, self.pause_ids)
         return mask
 
     @cached_property
@@ -81,7 +82,7 @@ def read_blocks(
                     tokens = _read_tokens(file, size - offset, settings)
                     if digest is not None:
                         digest.update(tokens.data)
-                    yield TokenBlock(span, tokens, settings.pause_id, first_token, first_sequence, group, offset)
+                    yield TokenBlock(span, tokens, settings.pause_ids, first_token, first_sequence, group, offset)
                     offset += len(tokens)
                     first_token += len(tokens)
                 first_sequence += len(group)
@@ -119,7 +120,9 @@ def _read_tokens(file: IO[bytes], size: int, settings: DatasetSettings) -> NDArr
     if settings.seq_length or size <= TOKENS_AT_ONCE:
         return np.frombuffer(_read(file, size * dtype.itemsize), dtype)
     tokens = np.frombuffer(_read(file, TOKENS_AT_ONCE * dtype.itemsize), dtype)
-    behind = int(np.argmax(tokens[::-1] != settings.pause_id))  # pauses at the end; 0 if all tokens are pauses
+    behind = int(
+        np.argmax(~is_pause(tokens[::-1], settings.pause_ids))
+    )  # pauses at the end; 0 if all tokens are pauses
     file.seek(-behind * dtype.itemsize, os.SEEK_CUR)
     return tokens[: len(tokens) - behind]
 

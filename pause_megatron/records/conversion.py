@@ -54,7 +54,9 @@ class ExportedTokenizerRecord:
     """SHA-256 of the tokenizer's file."""
     vocab_size: int
     pause_id: int
-    """Token id of ``<pause>``."""
+    """Token id of ``<pause>``, or of the first of several distinct pauses."""
+    distinct_pauses: int | None = None
+    """Number of distinct pauses, whose ids follow each other; None with one ``<pause>``."""
     eod_id: int
     """Token id of end-of-document."""
     texts_compared: int

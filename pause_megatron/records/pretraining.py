@@ -181,6 +181,9 @@ class TrainRecord(LossRecord):
     pause_tokens: int
     """Pauses since the run began."""
     pause_embedding: PauseEmbeddingRecord
+    """The embedding of ``<pause>``, or of the first of several distinct pauses."""
+    pause_embeddings: dict[str, PauseEmbeddingRecord] | None = None
+    """Name to embedding of each of several distinct pauses; None with one ``<pause>``."""
 
 
 @dataclass(frozen=True, kw_only=True)

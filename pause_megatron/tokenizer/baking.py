@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer.huggingface import ids_before_text
-from pause_megatron.tokenizer.pause_tokenizer import PAUSE_TOKEN
+from pause_megatron.tokenizer.pause_tokenizer import PAUSE_TOKEN, pause_names
 from pause_megatron.tokenizer.token_marks import PAUSE_MARK, mark_tokens, sequence
 
 _START_MARK = "\ue000start{}\ue000"
@@ -41,6 +41,8 @@ def bake_pauses(tokenizer: PreTrainedTokenizerFast, num_pauses: int) -> PreTrain
     """
     flag = f"--bake-pauses {num_pauses}"
     pause_id = tokenizer.get_vocab().get(PAUSE_TOKEN)
+    if pause_id is None and tokenizer.get_vocab().get(pause_names(2)[0]) is not None:
+        raise UserError(f"{flag}: the tokenizer has distinct pauses, which cannot be baked; leave the flag out")
     if pause_id is None:
         raise UserError(f"{flag}: the tokenizer has no {PAUSE_TOKEN} token; add it with `pause-megatron tokenizer`")
     if pause_id in tokenizer.encode(""):

@@ -13,7 +13,7 @@ from pause_megatron.tokenizer.hub_settings import CONFIG_FILE
 from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS, PAUSE_TOKEN, PauseTokenizer, excerpt
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
 from pause_megatron.tokenizer.sentencepiece_conversion import convert_sentencepiece
-from pause_megatron.tokenizer.token_marks import PAUSE_MARK, mark_tokens
+from pause_megatron.tokenizer.token_marks import DISTINCT_MARK, PAUSE_MARK, mark_tokens
 from pause_megatron.tokenizer.tokenizer_json import unknown_in_template
 from pause_megatron.tokenizer.tokenizers_backend import TOKENIZER_FILE, open_tokenizer
 
@@ -33,13 +33,14 @@ def to_huggingface(tokenizer: PauseTokenizer, *, max_length: int | None = None) 
     if isinstance(backend, SentencePieceBackend):
         library, special = convert_sentencepiece(backend), backend.control_names
     else:
-        library, special = open_tokenizer(backend.path, backend.prepared), [PAUSE_TOKEN]
+        library, special = open_tokenizer(backend.path, backend.prepared), list(tokenizer.pause_names)
     content = json.loads(library.to_str())
     if tokenizer.bos_ids:
         content["post_processor"] = _template([(str(library.id_to_token(index)), index) for index in tokenizer.bos_ids])
     if backend.hub.chat_template:
-        special = [name for name in special if name != PAUSE_TOKEN]
-        content = mark_tokens(content, library.normalizer, {tokenizer.pause_id: PAUSE_MARK})
+        special = [name for name in special if name not in tokenizer.pause_names]
+        marks = [PAUSE_MARK] if not tokenizer.distinct_pauses else map(DISTINCT_MARK.format, tokenizer.pause_names)
+        content = mark_tokens(content, library.normalizer, dict(zip(tokenizer.pause_ids, marks, strict=True)))
     named = {"eos_token": backend.eos_name, "unk_token": backend.unk_name, "bos_token": backend.bos_name}
     settings: dict[str, Any] = {key: name for key, name in named.items() if name is not None}
     if isinstance(backend, SentencePieceBackend) and not backend.settings.add_dummy_prefix:

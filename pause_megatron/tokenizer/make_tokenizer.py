@@ -14,7 +14,7 @@ import io
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,8 +35,10 @@ from pause_megatron.tokenizer.pause_tokenizer import (
     MODEL_FILE,
     PAUSE_TOKEN,
     PauseTokenizer,
+    find_pauses,
     find_tokenizer_file,
     open_backend,
+    pause_names,
     read_tokenizer_file,
 )
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
@@ -57,13 +59,17 @@ _ERRORS_ONLY = 2  # log level
 def make_tokenizer(config: TokenizerConfig) -> None:
     """Write the tokenizer folder ``config.output``: train it, or add ``<pause>`` to ``config.from_tokenizer``."""
     if config.from_tokenizer is not None:
-        add_pause(config.from_tokenizer, config.output, keep_scores=config.keep_scores)
+        add_pause(
+            config.from_tokenizer, config.output, keep_scores=config.keep_scores, distinct_pauses=config.distinct_pauses
+        )
     else:
         train_tokenizer(config)
 
 
-def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
+def add_pause(source: Path, output: Path, *, keep_scores: bool = False, distinct_pauses: int = 1) -> None:
     """Write the tokenizer at ``source``, with ``<pause>`` added, and ``manifest.json`` to the folder ``output``.
+
+    With several ``distinct_pauses``, ``<pause1>``, ``<pause2>`` and so on are added in its place.
 
     Chat templates, special tokens and a SentencePiece model next to it are kept.
 
@@ -78,9 +84,11 @@ def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
     content = read_tokenizer_file(file)
     before = open_backend(file, content)
     unrounded = isinstance(before, SentencePieceBackend) and not (before.scores_are_rounded or keep_scores)
-    has_pause = before.special_id(PAUSE_TOKEN) is not None
-    if has_pause and not unrounded:
-        raise UserError(f"--from-tokenizer {source}: already has a {PAUSE_TOKEN} token; use it as it is")
+    names, present = pause_names(distinct_pauses), find_pauses(before)
+    has_pause = bool(present)
+    if has_pause and not (unrounded and len(present) == distinct_pauses):
+        known = f"a {PAUSE_TOKEN} token" if len(present) == 1 else f"{len(present)} distinct pauses"
+        raise UserError(f"--from-tokenizer {source}: already has {known}; use it as it is")
     if before.eod_id is None:
         raise UserError(f"{file}: {before.no_end_of_document()}")
     if before.hub.add_bos_token and before.hub.bos_token and not before.bos_ids:
@@ -90,14 +98,16 @@ def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
     with new_folder(output) as folder:
         if isinstance(before, SentencePieceBackend):
             model = round_scores(content) if unrounded else content
-            (folder / MODEL_FILE).write_bytes(model if has_pause else append_control_piece(model, PAUSE_TOKEN))
+            for name in () if has_pause else names:
+                model = append_control_piece(model, name)
+            (folder / MODEL_FILE).write_bytes(model)
         else:
-            _write_tokenizer_json(file, content, folder, before.vocab_size)
+            _write_tokenizer_json(file, content, folder, names, before.vocab_size)
         write_hub_settings(folder, before.hub)
         tokenizer = PauseTokenizer.load(folder)
         if not isinstance(before, SentencePieceBackend):
             write_sentencepiece_model(tokenizer, folder, source=file.parent)
-        assert has_pause or (tokenizer.pause_id, tokenizer.vocab_size) == (before.vocab_size, before.vocab_size + 1)
+        assert has_pause or tokenizer.pause_ids == range(before.vocab_size, tokenizer.vocab_size)
         _write_manifest(folder, tokenizer, {"from_tokenizer": str(file), "scores_rounded": unrounded})
     if unrounded:
         log.info(
@@ -105,11 +115,16 @@ def add_pause(source: Path, output: Path, *, keep_scores: bool = False) -> None:
             " some texts are now encoded differently than by the original (use --keep-scores to avoid that)"
         )
     start = f"; each document begins with {tokenizer.backend.bos_name}" if tokenizer.document_start else ""
-    log.info(f"{output}: {file} with {PAUSE_TOKEN} as token {tokenizer.pause_id} of {tokenizer.vocab_size}{start}")
+    added = f"{PAUSE_TOKEN} as token {tokenizer.pause_id}"
+    if tokenizer.distinct_pauses:
+        added = f"{names[0]} to {names[-1]} as tokens {tokenizer.pause_id} to {tokenizer.pause_ids[-1]}"
+    log.info(f"{output}: {file} with {added} of {tokenizer.vocab_size}{start}")
 
 
-def _write_tokenizer_json(file: Path, content: bytes, folder: Path, pause_id: int) -> None:
-    changed = tokenizer_json.add_special_token(parse_tokenizer(file, content), PAUSE_TOKEN, pause_id)
+def _write_tokenizer_json(file: Path, content: bytes, folder: Path, names: Sequence[str], first_id: int) -> None:
+    changed = parse_tokenizer(file, content)
+    for pause_id, name in enumerate(names, start=first_id):
+        changed = tokenizer_json.add_special_token(changed, name, pause_id)
     (folder / TOKENIZER_FILE).write_text(json.dumps(changed, ensure_ascii=False, indent=2), encoding="utf-8")
 
 
@@ -141,6 +156,7 @@ def _write_manifest(folder: Path, tokenizer: PauseTokenizer, origin: dict[str, A
         "sha256": tokenizer.sha256,
         "vocab_size": tokenizer.vocab_size,
         "pause_id": tokenizer.pause_id,
+        **({"distinct_pauses": tokenizer.distinct_pauses} if tokenizer.distinct_pauses else {}),
         "eod_id": tokenizer.eod_id,
         "bos_ids": tokenizer.bos_ids,
     }
@@ -182,7 +198,7 @@ def _train(text: _TrainingText, config: TokenizerConfig) -> bytes:
             eos_id=1,
             bos_id=-1,
             pad_id=-1,
-            control_symbols=[PAUSE_TOKEN],
+            control_symbols=list(pause_names(config.distinct_pauses)),
             required_chars=_REQUIRED_CHARACTERS,
             byte_fallback=True,
             split_digits=True,

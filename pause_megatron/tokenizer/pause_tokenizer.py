@@ -28,6 +28,7 @@ MANIFEST_FILE = "manifest.json"
 FORMAT = "pause_megatron/tokenizer/1"
 """Key ``format`` of the manifest."""
 PAUSE_TOKEN = "<pause>"
+_DISTINCT_PAUSE = "<pause{}>"
 EDGE_CASE_TEXTS = (
     "",
     " ",
@@ -55,8 +56,9 @@ class PauseTokenizer:
     """A tokenizer with ``<pause>`` and an end-of-document token.
 
     Attributes: ``path`` (the ``.model`` file or ``tokenizer.json``), ``sha256`` (of that file, hexadecimal),
-    ``vocab_size`` (largest id plus one, including special and added tokens), ``pause_id``, ``eod_id`` (``eos`` of
-    SentencePiece, ``eos_token`` of Hugging Face), ``bos_ids`` (the beginning-of-text token if the tokenizer puts one
+    ``vocab_size`` (largest id plus one, including special and added tokens), ``pause_ids`` (of ``<pause>``, or of
+    distinct pauses in a row), ``pause_id`` (the first of them), ``eod_id`` (``eos`` of SentencePiece, ``eos_token`` of
+    Hugging Face), ``bos_ids`` (the beginning-of-text token if the tokenizer puts one
     before a text, else empty; few tokenizers put several), ``encoder_name`` (the library that encodes:
     ``sentencepiece`` or ``tokenizers``) and ``backend``.
     """
@@ -68,15 +70,16 @@ class PauseTokenizer:
         self.backend = open_backend(path, content)
         self.encoder_name: str = self.backend.encoder_name
         self.vocab_size: int = self.backend.vocab_size
-        pause_id, eod_id = self.backend.special_id(PAUSE_TOKEN), self.backend.eod_id
-        if pause_id is None:
+        pause_ids, eod_id = find_pauses(self.backend), self.backend.eod_id
+        if not pause_ids:
             raise UserError(
                 f"{path}: no {PAUSE_TOKEN} token; add it with "
                 f"`pause-megatron tokenizer --from-tokenizer {path} --output FOLDER`"
             )
         if eod_id is None:
             raise UserError(f"{path}: {self.backend.no_end_of_document()}")
-        self.pause_id: int = pause_id
+        self.pause_ids: range = pause_ids
+        self.pause_id: int = pause_ids[0]
         self.eod_id: int = eod_id
         self.bos_ids: tuple[int, ...] = self.backend.bos_ids
 
@@ -99,6 +102,16 @@ class PauseTokenizer:
                 f" remove {MANIFEST_FILE} if you changed it"
             )
         return cls(file, content)
+
+    @property
+    def distinct_pauses(self) -> int | None:
+        """Number of distinct pauses; None with one ``<pause>``."""
+        return len(self.pause_ids) if len(self.pause_ids) > 1 else None
+
+    @property
+    def pause_names(self) -> tuple[str, ...]:
+        """Names of the pauses, in the order of their ids."""
+        return pause_names(len(self.pause_ids))
 
     @property
     def caveat(self) -> str | None:
@@ -136,6 +149,31 @@ class PauseTokenizer:
         marker for a space, becomes a space. Other tokenizers can normalise text, or lack characters.
         """
         return self.backend.decode(ids)
+
+
+def pause_names(count: int) -> tuple[str, ...]:
+    """Return ``("<pause>",)``, or ``("<pause1>", ..., "<pauseN>")`` for ``count`` distinct pauses."""
+    return (PAUSE_TOKEN,) if count == 1 else tuple(map(_DISTINCT_PAUSE.format, range(1, count + 1)))
+
+
+def find_pauses(backend: SentencePieceBackend | TokenizersBackend) -> range:
+    """Return the ids of ``<pause>``, or of ``<pause1>``, ``<pause2>`` and so on; empty without pauses.
+
+    Raises :class:`UserError` if text can be encoded to one of them, or if the ids of distinct pauses are not in a row.
+    """
+    if (only := backend.special_id(PAUSE_TOKEN)) is not None:
+        return range(only, only + 1)
+    found: list[int] = []
+    while (pause_id := backend.special_id(_DISTINCT_PAUSE.format(len(found) + 1))) is not None:
+        found.append(pause_id)
+    if not found:
+        return range(0)
+    if len(found) == 1 or found != list(range(found[0], found[0] + len(found))):
+        raise UserError(
+            f"{backend.path}: {_DISTINCT_PAUSE.format(1)} and the further pauses have the ids {found}, not two or more"
+            " in a row; make another tokenizer with `pause-megatron tokenizer --distinct-pauses`"
+        )
+    return range(found[0], found[0] + len(found))
 
 
 def find_tokenizer_file(path: Path) -> Path:

@@ -13,6 +13,8 @@ from pause_megatron.tokenizer.tokenizer_json import add_special_token, all_ids
 
 PAUSE_MARK = "\ue000pause\ue000"
 """Text of one pause in a rendered chat; U+E000 is a private-use character."""
+DISTINCT_MARK = "\ue000{}\ue000"
+"""Text of one of several distinct pauses, by its name."""
 
 
 def mark_tokens(

@@ -90,7 +90,7 @@ class PretrainRun:
         self.model, self.engine = model, engine
         self.stepper = Stepper(model, engine, layout, device())
         self.loader = BatchLoader(
-            pause_id=tokenizer.pause_id,
+            pause_ids=tokenizer.pause_ids,
             micro_batch_size=config.training.micro_batch_size,
             data_parallel_rank=parallel_state.get_data_parallel_rank(),
             data_parallel_size=layout.dp,
@@ -109,7 +109,10 @@ class PretrainRun:
         self.metrics = Metrics(
             config,
             self.inputs,
-            PauseEmbedding(model, engine, pause_id=tokenizer.pause_id, vocab_size=tokenizer.vocab_size),
+            {
+                name: PauseEmbedding(model, engine, pause_id=pause_id, vocab_size=tokenizer.vocab_size)
+                for name, pause_id in zip(tokenizer.pause_names, tokenizer.pause_ids, strict=True)
+            },
         )
 
     def resume(self) -> None:

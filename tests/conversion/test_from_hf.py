@@ -71,6 +71,44 @@ def test_round_trip_is_exact_except_for_the_pause_row(
     assert report.verdict.positions > 0
 
 
+def import_distinct(model: Path, output: Path) -> None:
+    """Import with three distinct pauses, and export; in a child process."""
+    convert_from_hf(ConvertFromHfConfig(model=model, output=output / "checkpoint", distinct_pauses=3))
+    convert_to_hf(ConvertToHfConfig(checkpoint=output / "checkpoint", output=output / "hf"))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_distinct_pauses_are_added_with_a_row_each(foreign: Callable[..., Path], name: str, tmp_path: Path) -> None:
+    run_distributed(import_distinct, 1, foreign(name), tmp_path)
+    before, after = load_file(foreign(name) / "model.safetensors"), load_file(tmp_path / "hf" / "model.safetensors")
+    num_known = len(AutoTokenizer.from_pretrained(foreign(name)))
+    vocabulary = AutoTokenizer.from_pretrained(tmp_path / "hf").get_vocab()
+    assert [vocabulary[f"<pause{number}>"] for number in (1, 2, 3)] == list(range(num_known, num_known + 3))
+    for key, tensor in before.items():
+        if tensor.shape[0] == num_known + PADDING_ROWS:
+            assert torch.equal(after[key][:num_known], tensor[:num_known])
+            added = after[key][num_known:]
+            assert len(added) == len(added.unique(dim=0)) == 3
+
+
+def import_shared(model: Path, output: Path) -> None:
+    """Import a model whose ``config.json`` says that pauses share positions, and export; in a child process."""
+    shutil.copytree(model, output / "shared")
+    config = json.loads((model / "config.json").read_text())
+    (output / "shared" / "config.json").write_text(json.dumps({**config, "pause_positions": "shared"}))
+    convert_from_hf(ConvertFromHfConfig(model=output / "shared", output=output / "checkpoint"))
+    convert_to_hf(ConvertToHfConfig(checkpoint=output / "checkpoint", output=output / "hf"))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_shared_positions_are_kept_by_import_and_export(
+    foreign: Callable[..., Path], name: str, tmp_path: Path
+) -> None:
+    run_distributed(import_shared, 1, foreign(name), tmp_path)
+    assert json.loads((tmp_path / "hf" / "config.json").read_text())["pause_positions"] == "shared"
+    assert "Stock programs do not read this key" in (tmp_path / "hf" / "README.md").read_text()
+
+
 def test_an_export_imports_and_exports_to_the_same_bytes(
     foreign: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

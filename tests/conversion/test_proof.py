@@ -24,7 +24,7 @@ def proven_beside_a_gpu(model: ModelConfig) -> tuple[str, float]:
     with megatron_model(model, VOCAB_SIZE) as local:
         backend = dist.get_backend()
         weights = {item.name: item.parameter.detach().clone() for item in local.parameters}
-    tokens = proof_sequences(2, model, num_tokens=VOCAB_SIZE, pause_id=PAUSE_ID)
+    tokens = proof_sequences(2, model, num_tokens=VOCAB_SIZE, pause_ids=[PAUSE_ID])
     proofs = (megatron_logits, megatron_logits_by_layer)
     whole, by_layer = (proof(weights.__getitem__, model, VOCAB_SIZE, tokens) for proof in proofs)
     return backend, float((whole - by_layer).abs().max())

@@ -39,7 +39,7 @@ MODELS = {
 class SmallVocabulary:
     """The ids of a tokenizer that an export needs."""
 
-    vocab_size, pause_id, eod_id = VOCAB_SIZE, PAUSE_ID, 1
+    vocab_size, pause_ids, eod_id = VOCAB_SIZE, [PAUSE_ID], 1
 
 
 @pytest.fixture(scope="module")
@@ -77,7 +77,7 @@ def prove(
         model,
         vocab_size=VOCAB_SIZE,
         num_tokens=VOCAB_SIZE,
-        pause_id=PAUSE_ID,
+        pause_ids=[PAUSE_ID],
         config=ComparisonConfig(tolerance=tolerance, proof=method),
     )
 
@@ -160,7 +160,7 @@ def test_an_export_that_transformers_reads_differently_is_refused(
 
 
 def test_proof_sequences_come_with_and_without_pauses() -> None:
-    tokens = proof_sequences(4, GPT2, num_tokens=VOCAB_SIZE, pause_id=PAUSE_ID)
+    tokens = proof_sequences(4, GPT2, num_tokens=VOCAB_SIZE, pause_ids=[PAUSE_ID])
     assert [bool((sequence == PAUSE_ID).any()) for sequence in tokens] == [False, True, False, True]
     assert int(tokens.max()) < VOCAB_SIZE
 

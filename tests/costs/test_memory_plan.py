@@ -129,7 +129,7 @@ def _counted(case: Case) -> tuple[int, int, int]:
         samples = torch.cat([tokens, labels[:, -1:]], dim=1).expand(case.num_microbatches, -1, -1)
         for _ in range(2):  # the first step allocates the moments
             memory.forget_peak()
-            stepper.accumulate(Batch.of(samples, pause_id=-1))
+            stepper.accumulate(Batch.of(samples, pause_ids=-1))
             computing = memory.peak
             memory.forget_peak()
             stepper.update(1e-3)

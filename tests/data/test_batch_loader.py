@@ -38,7 +38,7 @@ class Samples:
 
 def loader(rank: int = 0, ranks: int = 1) -> BatchLoader:
     return BatchLoader(
-        pause_id=PAUSE_ID,
+        pause_ids=range(PAUSE_ID, PAUSE_ID + 1),
         micro_batch_size=2,
         data_parallel_rank=rank,
         data_parallel_size=ranks,

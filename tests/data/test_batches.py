@@ -26,7 +26,7 @@ def own_batch(
     sample_at: Callable[[int], Sample], rank: int, size: int, *, micro_batch_size: int, start: int = 0, **inputs: bool
 ) -> Batch:
     loader = BatchLoader(
-        pause_id=PAUSE_ID,
+        pause_ids=range(PAUSE_ID, PAUSE_ID + 1),
         micro_batch_size=micro_batch_size,
         data_parallel_rank=rank,
         data_parallel_size=size,

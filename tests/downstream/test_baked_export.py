@@ -35,7 +35,7 @@ class Exports:
 
 @pytest.fixture
 def exports(folder, tmp_path) -> Exports:
-    folder.model.generation_config = hf_generation_config(pause_id=folder.pause_id, eod_id=folder.eod_id)
+    folder.model.generation_config = hf_generation_config(pause_ids=folder.pause_ids, eod_id=folder.eod_id)
     for name, num_pauses in (("plain", 0), ("baked", NUM_PAUSES)):
         folder.model.save_pretrained(tmp_path / name)
         bake_pauses(folder.tokenizer, num_pauses).save_pretrained(tmp_path / name)

@@ -71,7 +71,7 @@ def pretrained(folder: ModelFolder, **changes) -> ModelFolder:
 @pytest.mark.parametrize("repeats", [False, True])
 def test_cached_batches_are_decoded_as_by_reading_everything_again(folder, group, repeats):
     pause = None if repeats else folder.pause_id
-    interleaving = Interleaving(*group, pause)
+    interleaving = Interleaving(*group, None if repeats else folder.pause_ids)
     prefixes = [interleaving.insert(context) for context in CONTEXTS]
     settings = {"bidirectional": False, "interleaving": interleaving, "max_new_tokens": NEW_TOKENS}
     found = generate_after(folder, prefixes, do_sample=False, **settings)
@@ -169,7 +169,7 @@ def test_complete_texts_are_scored_in_windows_as_by_hand(folder, group):
     requests = [Instance("loglikelihood_rolling", {}, (text,), index) for index, text in enumerate(texts)]
     found = model.loglikelihood_rolling(requests)
     group = group or (0, 1)
-    most = Interleaving(*group, folder.pause_id).most_tokens(CONTEXT_LENGTH) if group[0] else CONTEXT_LENGTH
+    most = Interleaving(*group, folder.pause_ids).most_tokens(CONTEXT_LENGTH) if group[0] else CONTEXT_LENGTH
     for text, score in zip(texts, found, strict=True):
         ids = folder.encode(text)
         read, total = [folder.eod_id, *ids], 0.0
@@ -296,7 +296,7 @@ def shared_logits(folder: ModelFolder, ids: list[int], is_pause: list[bool], bor
 @pytest.mark.parametrize("group", [(2, 1), (1, 3)])
 def test_shared_positions_after_every_token_equal_reading_everything_again(folder, group):
     folder = sharing(folder)
-    interleaving = Interleaving(*group, folder.pause_id)
+    interleaving = Interleaving(*group, folder.pause_ids)
     prefixes = [interleaving.insert(context) for context in CONTEXTS]
     settings = {"bidirectional": False, "interleaving": interleaving, "max_new_tokens": NEW_TOKENS, "do_sample": False}
     found = generate_after(folder, prefixes, **settings)

@@ -21,7 +21,7 @@ NEW_TOKENS = 6
 
 
 def prefixes_with(folder: ModelFolder, num_pauses: int):
-    common = {"pause_id": folder.pause_id, "eod_id": folder.eod_id, "room": CONTEXT_LENGTH - NEW_TOKENS}
+    common = {"pause_ids": folder.pause_ids, "eod_id": folder.eod_id, "room": CONTEXT_LENGTH - NEW_TOKENS}
     return [pause_prefix(context, num_pauses, **common) for context in CONTEXTS]
 
 
@@ -53,7 +53,7 @@ def test_cached_batch_equals_recomputing_every_step(folder, num_pauses, bidirect
 
 @pytest.mark.parametrize("context", [[17], []])
 def test_prefix_of_one_token_can_be_continued(folder, context):
-    prefix = pause_prefix(context, 0, pause_id=None, eod_id=folder.eod_id, room=8)
+    prefix = pause_prefix(context, 0, pause_ids=[], eod_id=folder.eod_id, room=8)
     [generated] = generate_after(folder, [prefix], bidirectional=True, max_new_tokens=NEW_TOKENS, do_sample=False)
     assert generated == recomputed(folder, prefix, bidirectional=True)
 
@@ -103,7 +103,7 @@ def test_command_prints_only_the_text_after_the_pauses(folder, capsys):
         )
     )
     context = folder.tokenizer.encode(prompt, add_special_tokens=False)
-    prefix = pause_prefix(context, 4, pause_id=folder.pause_id, eod_id=folder.eod_id, room=CONTEXT_LENGTH)
+    prefix = pause_prefix(context, 4, pause_ids=folder.pause_ids, eod_id=folder.eod_id, room=CONTEXT_LENGTH)
     assert capsys.readouterr().out == folder.tokenizer.decode(recomputed(folder, prefix, bidirectional=False)) + "\n"
 
 

@@ -73,7 +73,7 @@ def test_scores_after_pauses_are_those_computed_by_hand(folder, num_pauses, atte
 
 def test_greedy_flag_is_true_if_decoding_gives_the_continuation(folder):
     context = folder.tokenizer.encode("The import statement", add_special_tokens=False)
-    prefix = pause_prefix(context, 2, pause_id=folder.pause_id, eod_id=folder.eod_id, room=CONTEXT_LENGTH)
+    prefix = pause_prefix(context, 2, pause_ids=folder.pause_ids, eod_id=folder.eod_id, room=CONTEXT_LENGTH)
     [decoded] = generate_after(folder, [prefix], bidirectional=True, max_new_tokens=4, do_sample=False)
     wrong_at_the_end = [*decoded[:-1], (decoded[-1] + 1) % 500]
     model = PauseLM(folder, Pausing(num_pauses=2, prefix_attention="bidirectional"), batch_size=3)

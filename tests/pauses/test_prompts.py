@@ -17,13 +17,13 @@ PAUSE, EOD = 2, 1
 
 
 def prefix(context: list[int], num_pauses: int, room: int, at: int | None = None, start: int = 0) -> list[int]:
-    return pause_prefix(context, num_pauses, pause_id=PAUSE, eod_id=EOD, room=room, at=at, start=start).tolist()
+    return pause_prefix(context, num_pauses, pause_ids=[PAUSE], eod_id=EOD, room=room, at=at, start=start).tolist()
 
 
 def pause_example(context: list[int], target: list[int], num_pauses: int, context_length: int) -> PausedExample:
     room = context_length - len(target)
     return PausedExample(
-        pause_prefix(context, num_pauses, pause_id=PAUSE if num_pauses else None, eod_id=EOD, room=room),
+        pause_prefix(context, num_pauses, pause_ids=[PAUSE] if num_pauses else [], eod_id=EOD, room=room),
         without_pauses(target),
     )
 
@@ -124,7 +124,7 @@ def interleaved_by_hand(tokens: list[int], num_pauses: int, interval: int, pause
 @pytest.mark.parametrize("pause", [PAUSE, None])
 @given(st.lists(st.integers(10, 99), max_size=20), st.integers(0, 4), st.integers(1, 4), st.integers(0, 20))
 def test_a_text_with_pauses_is_its_parts_with_pauses(pause, tokens, num_pauses, interval, cut):
-    interleaving = Interleaving(num_pauses, interval, pause)
+    interleaving = Interleaving(num_pauses, interval, None if pause is None else [pause])
     first, second = tokens[:cut], tokens[cut:]
     parts = [interleaving.insert(first), interleaving.insert(second, len(first))]
     joined = [pair for part in parts for pair in zip(part.tolist(), part.is_pause.tolist(), strict=True)]
@@ -133,12 +133,12 @@ def test_a_text_with_pauses_is_its_parts_with_pauses(pause, tokens, num_pauses, 
 
 
 def test_the_end_of_a_text_has_no_pauses():
-    assert Interleaving(2, 1, PAUSE).insert([10, 11], ends_text=True).tolist() == [10, PAUSE, PAUSE, 11]
-    assert Interleaving(2, 3, PAUSE).insert([10, 11], 1, ends_text=True).tolist() == [10, 11]
+    assert Interleaving(2, 1, [PAUSE]).insert([10, 11], ends_text=True).tolist() == [10, PAUSE, PAUSE, 11]
+    assert Interleaving(2, 3, [PAUSE]).insert([10, 11], 1, ends_text=True).tolist() == [10, 11]
 
 
 @given(st.integers(0, 60), st.integers(0, 4), st.integers(1, 4))
 def test_no_further_token_fits(positions, num_pauses, interval):
-    interleaving = Interleaving(num_pauses, interval, PAUSE)
+    interleaving = Interleaving(num_pauses, interval, [PAUSE])
     most = interleaving.most_tokens(positions)
     assert len(interleaving.insert([10] * most)) <= positions < len(interleaving.insert([10] * (most + 1)))

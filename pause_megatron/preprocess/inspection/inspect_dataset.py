@@ -11,6 +11,7 @@ from rich.text import Text
 from pause_megatron import log
 from pause_megatron.config.dataset import InspectDatasetConfig
 from pause_megatron.errors import UserError
+from pause_megatron.pauses.pause_ids import is_pause
 from pause_megatron.preprocess.dataset_manifest import DatasetManifest, load_dataset_manifest, stored_files
 from pause_megatron.preprocess.inspection.measurements import Measurements, measure
 from pause_megatron.preprocess.inspection.sequence_display import (
@@ -83,7 +84,9 @@ def manifest_rows(folder: Path, manifest: DatasetManifest) -> Iterator[tuple[str
     yield "dataset", f"{folder}: {len(manifest.shards)} shards in {files} .bin and .idx files"
     yield "pauses", _settings(manifest)
     start = f", its beginning {' '.join(map(str, manifest.bos_ids))}" if manifest.bos_ids else ""
-    ids = f"<pause> is {manifest.pause_id}, the end of a document {manifest.eod_id}{start}"
+    first, last = manifest.pause_ids[0], manifest.pause_ids[-1]
+    pauses = f"<pause> is {first}" if first == last else f"<pause1> to <pause{last - first + 1}> are {first} to {last}"
+    ids = f"{pauses}, the end of a document {manifest.eod_id}{start}"
     yield "tokenizer", f"{manifest.vocab_size:,} tokens, {ids}; encoded by {manifest.encoder}"
     left_out = f"{total('empty_documents')} empty ones and {total('skipped_records')} unreadable records left out"
     yield "documents", f"{total('documents')}; {left_out}"
@@ -126,7 +129,7 @@ def _measured(manifest: DatasetManifest, found: Measurements) -> Iterator[tuple[
 
 
 def _heading(sample: StoredSample, manifest: DatasetManifest) -> str:
-    tokens, pauses = len(sample.tokens), int((sample.tokens == manifest.pause_id).sum())
+    tokens, pauses = len(sample.tokens), int(is_pause(sample.tokens, manifest.pause_ids).sum())
     return (
         f"sequence {sample.index} ({sample.place} of shard {sample.span.shard.name}): {tokens} tokens, {pauses} pauses "
         f"({pauses / tokens:.1%}), loss at {int(sample.has_loss.sum())} positions"

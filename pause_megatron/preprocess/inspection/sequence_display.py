@@ -80,7 +80,7 @@ def read_sample(spans: Sequence[ShardSpan], manifest: DatasetManifest, index: in
     if not continued:
         after = manifest.eod_id if manifest.strategy == "document" else manifest.pause_id
         targets = np.append(targets, np.array(after, tokens.dtype))
-    return StoredSample(index, span, place, tokens[:length], loss_mask(targets, manifest.pause_id))
+    return StoredSample(index, span, place, tokens[:length], loss_mask(targets, manifest.pause_ids))
 
 
 class TokenTexts:
@@ -90,7 +90,8 @@ class TokenTexts:
         self._tokenizer = tokenizer
         self._anchor = tokenizer.encode("a")[-1:]  # decoders drop a leading space, so decode each token behind this one
         self._anchor_text = tokenizer.decode(self._anchor)
-        self._known = {tokenizer.pause_id: PAUSE, tokenizer.eod_id: END_OF_DOCUMENT}
+        self._known = dict(zip(tokenizer.pause_ids, tokenizer.pause_names, strict=True))
+        self._known[tokenizer.eod_id] = END_OF_DOCUMENT
 
     def texts(self, tokens: Sequence[int]) -> list[str]:
         """Return a printable text for each of ``tokens``: its id in angle brackets if it has no text.
@@ -102,6 +103,12 @@ class TokenTexts:
             rest = tokens[len(texts) : len(texts) + _LONGEST_CHARACTER]
             texts += self._character(rest) or [self._text(rest[0])]
         return texts
+
+    def style(self, token: int) -> str:
+        """Return the style of ``token``: that of pauses, of the end of a document, or none."""
+        if token in self._tokenizer.pause_ids:
+            return _PAUSE_STYLE
+        return _END_STYLE if token == self._tokenizer.eod_id else ""
 
     def _text(self, token: int) -> str:
         if token not in self._known:
@@ -141,7 +148,7 @@ def sample_lines(sample: StoredSample, texts: TokenTexts, tokens: int, width: in
         if upper.cell_len + cells + 1 > width and upper.cell_len > margin + 1:
             yield from _filled(upper, lower)
             upper, lower = _new_lines(position, margin)
-        upper.append(text, style={PAUSE: _PAUSE_STYLE, END_OF_DOCUMENT: _END_STYLE}.get(text, ""))
+        upper.append(text, style=texts.style(int(sample.tokens[position])))
         upper.append(_BAR, style="dim")
         lower.append((" " if sample.has_loss[position] else NO_LOSS) * cells + " ", style=_MARK_STYLE)
     yield from _filled(upper, lower)

@@ -18,19 +18,19 @@ from pause_megatron.preprocess.shard_spans import ShardSpan, spans_of
 from pause_megatron.preprocess.verification.faults import Faults
 from pause_megatron.records.files import read_record
 
-_SHARED_SETTINGS = ("tokenizer_sha256", "vocab_size", "pause_id", "eod_id", "bos_ids", "text_key")
+_SHARED_SETTINGS = ("tokenizer_sha256", "vocab_size", "pause_id", "distinct_pauses", "eod_id", "bos_ids", "text_key")
 
 
 def check_settings(folder: Path, manifest: DatasetManifest) -> Faults:
     """Check the settings and the list of shards; a fault here makes further checks impossible."""
     faults, path = Faults(), folder / DATASET_FILE
-    for name in ("pause_id", "eod_id"):
-        if not 0 <= getattr(manifest, name) < manifest.vocab_size:
-            faults.add(name, f"{path}: {name} {getattr(manifest, name)} is not below vocab_size {manifest.vocab_size}")
+    for name, found in (("pause_id", manifest.pause_ids[-1]), ("eod_id", manifest.eod_id)):
+        if not 0 <= found < manifest.vocab_size:
+            faults.add(name, f"{path}: {name} {found} is not below vocab_size {manifest.vocab_size}")
     for token_id in manifest.bos_ids or ():
-        if not 0 <= token_id < manifest.vocab_size or token_id in (manifest.pause_id, manifest.eod_id):
+        if not 0 <= token_id < manifest.vocab_size or token_id in (*manifest.pause_ids, manifest.eod_id):
             faults.add("bos_ids", f"{path}: bos_ids has {token_id}, no beginning-of-text token of this vocabulary")
-    if manifest.pause_id == manifest.eod_id:
+    if manifest.eod_id in manifest.pause_ids:
         faults.add("ids", f"{path}: pause_id and eod_id are both {manifest.eod_id}")
     if (manifest.seq_length > 0) != (manifest.strategy != "document"):
         faults.add("seq_length", f"{path}: seq_length {manifest.seq_length} with strategy {manifest.strategy}")

@@ -11,6 +11,7 @@ from collections import Counter
 import numpy as np
 from numpy.typing import NDArray
 
+from pause_megatron.pauses.pause_ids import number_pauses
 from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import token_dtype
 from pause_megatron.preprocess.shard_spans import ShardSpan
@@ -75,6 +76,18 @@ class Replay:
             settings = self._settings
             seed = f", seed {settings.seed}" if settings.strategy in ("sequence", "document") else ""
             self._add("pause", block, wrong, f"{found}, expected {expected} (--pauses {settings.strategy}{seed})")
+        if self._settings.distinct_pauses:
+            self._check_numbers(block)
+
+    def _check_numbers(self, block: TokenBlock) -> None:
+        """Check that each of several distinct pauses is that of its place in its run."""
+        due = block.tokens.copy()
+        number_pauses(due, block.is_pause, block.lengths_here, self._settings.pause_ids)
+        wrong = np.flatnonzero(due != block.tokens)
+        if len(wrong):
+            first = int(wrong[0])
+            expected = f"id {block.tokens[first]}, expected {due[first]} for the place of this pause in its run"
+            self._add("pause number", block, wrong, expected)
 
     def _check_text(self, block: TokenBlock, is_real: NDArray[np.bool_], twin: ShardSpan) -> None:
         """Compare the tokens at the places of real tokens with the text due there, if the twin stores it."""

@@ -4,7 +4,7 @@ import math
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,12 +35,17 @@ RUN_NAMES = (*(str(length) for length in range(LONGEST_RUN)), f"{LONGEST_RUN}+")
 class Metrics:
     """Metrics of training and validation. Every rank calls the same methods; only rank 0 writes records."""
 
-    def __init__(self, config: PretrainConfig, inputs: PretrainInputs, pause_embedding: PauseEmbedding) -> None:
-        """Open the sinks. Raises :class:`UserError` on every rank when one of them cannot be opened."""
+    def __init__(
+        self, config: PretrainConfig, inputs: PretrainInputs, pause_embeddings: Mapping[str, PauseEmbedding]
+    ) -> None:
+        """Open the sinks; ``pause_embeddings`` are those of the pauses by name.
+
+        Raises :class:`UserError` on every rank when a sink cannot be opened.
+        """
         self.real_tokens = 0
         self.pause_tokens = 0
         self._inputs = inputs
-        self._pause_embedding = pause_embedding
+        self._pause_embeddings = pause_embeddings
         self._total_samples = BatchSchedule(config.training).consumed_samples(config.training.train_iters)
         self._throughput = Throughput(config, inputs)
         self._clock = TrainingClock()
@@ -68,7 +73,8 @@ class Metrics:
     def start(self) -> None:
         """Start the clock, and measure the movement of the pause embedding from here."""
         self._clock.restart()
-        self._pause_embedding.restart()
+        for embedding in self._pause_embeddings.values():
+            embedding.restart()
 
     def paused(self) -> AbstractContextManager[None]:
         """Stop the clock in the block, for example during validation and checkpoints."""
@@ -77,7 +83,8 @@ class Metrics:
     def count(self, losses: Losses, update: Update | None, batch_size: int) -> None:
         """Count one step of ``batch_size`` sequences; ``update`` is None if its batch was skipped."""
         self._interval.add(losses, update, batch_size)
-        self._pause_embedding.end_step(update)
+        for embedding in self._pause_embeddings.values():
+            embedding.end_step(update)
         self._samples_timed += batch_size
         self.real_tokens += batch_size * self._inputs.seq_length - losses.pauses
         self.pause_tokens += losses.pauses
@@ -90,7 +97,7 @@ class Metrics:
         done = self._interval
         if not done.losses.targets:
             return
-        embedding = self._pause_embedding.measure()
+        embeddings = {name: embedding.measure() for name, embedding in self._pause_embeddings.items()}
         [memory] = max_over_ranks([peak_memory()])
         seconds = self._clock.lap()
         samples_left = self._total_samples - consumed_samples
@@ -112,7 +119,8 @@ class Metrics:
                 memory_bytes=memory,
                 real_tokens=self.real_tokens,
                 pause_tokens=self.pause_tokens,
-                pause_embedding=embedding,
+                pause_embedding=next(iter(embeddings.values())),
+                pause_embeddings=embeddings if len(embeddings) > 1 else None,
             )
         )
         self._interval = Interval()
