@@ -58,6 +58,8 @@ appends {tokenizer.baked_pauses} of them to every prompt that it encodes with sp
 template. Pipelines and servers therefore pause without changes."""
 
 
+_BAKED_PROMPT = """ The tokenizer appends
+{tokenizer.baked_pauses} to every prompt that it encodes with special tokens."""
 _EVERY = """{pauses} In training,
 {pretraining.pauses_per_token} of them followed every {tokens}, and the last one predicted the next token.
 `pause-megatron generate`, `evaluate` and `finetune` read prompts and answers this way by themselves.
@@ -97,7 +99,9 @@ def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
 
 def _pausing(record: ExportRecord) -> str:
     pretraining = record.pretraining
-    text = _BAKED if record.tokenizer.baked_pauses else _EVERY if pretraining.pauses_per_token else _BY_HAND
+    text = _BAKED if record.tokenizer.baked_pauses else _BY_HAND
+    if pretraining.pauses_per_token:
+        text = _EVERY + (_BAKED_PROMPT if record.tokenizer.baked_pauses else "")
     tokens = "token" if (pretraining.pause_interval or 1) == 1 else f"{pretraining.pause_interval} tokens"
     tokenizer = record.tokenizer
     pauses = f"`<pause>` is token {tokenizer.pause_id} of {tokenizer.vocab_size}."

@@ -26,6 +26,8 @@ PLACEMENTS = {
     "before-marker, causal": FinetunePausing(
         num_pauses_ft=3, pause_placement="before-marker", pause_marker=":", prefix_attention="causal"
     ),
+    "every": FinetunePausing(num_pauses_ft=3, pause_placement="every"),
+    "every second": FinetunePausing(num_pauses_ft=3, pause_placement="every", pause_interval=2),
 }
 
 
@@ -82,8 +84,13 @@ def test_a_model_pauses_everywhere_as_it_was_finetuned(name, model_path, data, p
         "append": [*encode(PROMPT), *pauses],
         "prepend": [*pauses, *encode(PROMPT)],
         "before-marker": [*encode("0110"), *pauses, *encode(":")],
-    }[pausing.pause_placement]
-    expected = ids, pausing.prefix_attention == "bidirectional"
+        "every": [
+            each
+            for number, token in enumerate(encode(PROMPT), start=1)
+            for each in ([token, *pauses] if number % (pausing.pause_interval or 1) == 0 else [token])
+        ],
+    }[pausing.pause_placement or "append"]
+    expected = ids, pausing.prefix_attention != "causal" and pausing.pause_placement != "every"
     assert first_prefix(passes, len(ids)) == expected
 
     assert main(["generate", "--model", str(tuned), "--prompt", PROMPT, "--max-new-tokens", "2"]) == EXIT_DONE

@@ -60,13 +60,13 @@ def test_context_keeps_its_tokens_if_joint_encoding_would_change_them(folder):
     assert len(folder.tokenizer.encode(" the", add_special_tokens=False)) == 1
     [example] = PausedExamples([TextPair(" t", "he")], folder, Pausing(num_pauses=0))
     assert example.prefix.tolist() == folder.tokenizer.encode(" t", add_special_tokens=False)
-    assert folder.tokenizer.decode(example.target[:-1]) == "he"
+    assert folder.tokenizer.decode(example.target.ids[:-1]) == "he"
 
 
 def test_number_of_pauses_is_drawn_for_every_example(folder):
     pairs = [TextPair("x:", " 1")] * 60
     drawn, again, others = (
-        [int((example.prefix == folder.pause_id).sum()) for example in examples]
+        [int((example.prefix.ids == folder.pause_id).sum()) for example in examples]
         for examples in (
             PausedExamples(pairs, folder, Pausing(num_pauses=5), fewest=1, seed=seed) for seed in (3, 3, 4)
         )
@@ -96,7 +96,7 @@ def test_error_names_the_example_without_the_marker(folder):
     pausing = Pausing(num_pauses=2, placement="before-marker", marker="Answer:")
     pairs = [TextPair("2 Answer:", " 3"), TextPair("Where was it said that " * 3, " 1")]
     examples = PausedExamples(pairs, folder, pausing)
-    assert (examples[0].prefix == folder.pause_id).sum() == 2
+    assert (examples[0].prefix.ids == folder.pause_id).sum() == 2
     with pytest.raises(UserError, match=r"^training example 2 \('Where was it .*…'\): --pause-marker 'Answer:'"):
         examples[1]
 
@@ -105,4 +105,4 @@ def test_finetuning_places_pauses_as_configured(folder):
     [example] = PausedExamples([TextPair("a class is a", " thing")], folder, Pausing(num_pauses=2, placement="prepend"))
     context = folder.tokenizer.encode("a class is a")
     assert example.prefix.tolist() == [folder.pause_id] * 2 + context
-    assert example.target[-1] == folder.eod_id
+    assert example.target.ids[-1] == folder.eod_id

@@ -84,7 +84,7 @@ def test_tokenizers_with_pauses_are_refused(distinct, tokenizers, tmp_path, pydo
         with pytest.raises(UserError, match=f"already has {known}; use it as it is"):
             add_pause(tokenizer.path, tmp_path / "again", distinct_pauses=3)
     for names in (["<pause1>"], ["<pause1>", "<other>", "<pause2>"]):
-        model = sentencepiece_model(pydoc_texts, control_symbols=names)
+        model = sentencepiece_model("t5", pydoc_texts, control_symbols=names)
         (tmp_path / "tokenizer.model").write_bytes(model)
         with pytest.raises(UserError, match=r"have the ids .*, not two or more in a row; make another"):
             PauseTokenizer.load(tmp_path / "tokenizer.model")
