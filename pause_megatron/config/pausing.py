@@ -72,7 +72,9 @@ class FinetunePausing:
             pause_range(self.num_pauses_ft)
         if self.pause_placement == "before-marker" and not self.pause_marker:
             raise UserError("--pause-placement before-marker: needs a marker; give --pause-marker, e.g. 'Answer:'")
-        _check_placement(self.pause_placement, self.pause_marker, self.pause_interval, self.prefix_attention)
+        # No default placement uses a marker.
+        placement = self.pause_placement or (None if self.pause_marker is None else "append")
+        _check_placement(placement, self.pause_marker, self.pause_interval, self.prefix_attention)
 
     @property
     def range(self) -> tuple[int | None, int]:

@@ -31,7 +31,8 @@ _ELSEWHERE = {
 def read_hf_config(folder: Path) -> PretrainedConfig:
     """Read ``config.json`` of ``folder`` as transformers does, without running code that it names.
 
-    Raises :class:`UserError` if it is missing or damaged, or if the weights are quantized.
+    Raises :class:`UserError` if it is missing or damaged, if the weights are quantized, or if pauses have a kind of
+    position index that this version does not know.
     """
     path = folder / CONFIG_FILE
     if not path.is_file():
@@ -51,6 +52,10 @@ def read_hf_config(folder: Path) -> PretrainedConfig:
         for key, problem in _ELSEWHERE.items():
             if getattr(part, key, None):
                 raise UserError(f"{path}: {key} means that {problem}")
+    try:
+        pause_positions_of(config)
+    except ValueError as error:
+        raise UserError(f"{path}: {error}; export the model again") from error
     return config
 
 
@@ -138,7 +143,7 @@ def model_config_of(config: PretrainedConfig, path: Path) -> ModelConfig:
     if config.model_type in known:
         try:
             return known[config.model_type](config, path)
-        except (ArithmeticError, LookupError, TypeError, ValueError) as error:  # for example, no attention heads
+        except (ArithmeticError, LookupError, TypeError) as error:  # for example, no attention heads
             raise UserError(f"{path / CONFIG_FILE}: {type(error).__name__} ({error}); fetch the file again") from error
     problem = f"unsupported model_type {config.model_type!r}"
     if config.model_type == "gpt_neox":

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pause_megatron.config.downstream import EvaluateConfig
 from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.downstream.model_folder import ModelFolder
-from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.pausing import Pausing, repeats_tokens
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.loss_mask import loss_mask, pause_runs
 from pause_megatron.pauses.positions import shared_positions
@@ -59,9 +59,11 @@ def stored_pausing(folder: ModelFolder, manifest: DatasetManifest) -> Pausing:
     """Return the pauses of a dataset as those of a prompt; random ones are no placement and count as none."""
     if manifest.strategy != "every":
         return Pausing(num_pauses=0)
-    repeats = folder.pretraining is not None and folder.pretraining.pause_inputs == "repeat"
     return Pausing(
-        num_pauses=manifest.pauses_per_token, placement="every", interval=manifest.interval, repeats_tokens=repeats
+        num_pauses=manifest.pauses_per_token,
+        placement="every",
+        interval=manifest.interval,
+        repeats_tokens=repeats_tokens(folder),
     )
 
 
@@ -109,7 +111,7 @@ def losses_of_dataset(folder: ModelFolder, manifest: DatasetManifest, config: Ev
     assert config.data
     length, pause_ids = seq_length(folder, manifest), manifest.pause_ids
     rows = max(1, min(config.batch_size, _POSITIONS_AT_ONCE // length))
-    repeats = stored_pausing(folder, manifest).repeats_tokens
+    repeats = repeats_tokens(folder)
     sums, counts = [], []
     remaining = islice(_samples(config.data, manifest, length), config.limit)
     while samples := list(islice(remaining, rows)):

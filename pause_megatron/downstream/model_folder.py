@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 from pause_megatron import log
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import Precision
-from pause_megatron.conversion.hf_config import CONFIG_FILE, pause_positions_of, read_hf_config
+from pause_megatron.conversion.hf_config import pause_positions_of, read_hf_config
 from pause_megatron.conversion.stored_weights import StoredWeights
 from pause_megatron.errors import UserError, quoted, system_error
 from pause_megatron.parallel.process_device import choose_device
@@ -102,10 +102,6 @@ def load_model_folder(
             raise UserError(f"{path}: no {name}; expected a Hugging Face folder, as tools/convert_to_hf.py writes")
     origin = _origin(path)
     settings, stored = read_hf_config(path), StoredWeights(path)
-    try:
-        pause_positions_of(settings)
-    except ValueError as error:
-        raise UserError(f"{path / CONFIG_FILE}: {error}; export the model again") from error
     stored.require_layers(getattr(settings.get_text_config(), "num_hidden_layers", 0))
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)

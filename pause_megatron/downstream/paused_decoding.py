@@ -70,10 +70,12 @@ class PausedReading:
             prefixes.shares_positions,
         )
 
-    def inputs(self, input_ids: torch.Tensor, past_key_values: Any = None, **kwargs: Any) -> dict[str, Any]:
+    def inputs(
+        self, input_ids: torch.Tensor, past_key_values: Any = None, attention_mask: Any = None, **kwargs: Any
+    ) -> dict[str, Any]:
         """Return the arguments of ``forward`` for one step of ``generate``, in place of the model's own method.
 
-        ``generate`` looks for the name ``kwargs``.
+        ``generate`` compares its arguments with these names, and its own mask is as long as ``input_ids``.
         """
         text = self.text(input_ids)
         cached = past_key_values.get_seq_length() if past_key_values is not None else 0

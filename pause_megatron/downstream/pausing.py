@@ -132,7 +132,7 @@ def finetuning_pausing(base: ModelFolder, decided: FinetunePausing) -> Pausing:
         placement=decided.pause_placement,
         marker=decided.pause_marker,
         interval=decided.pause_interval,
-        repeats_tokens=decided.pause_placement == "every" and _repeats_tokens(base),
+        repeats_tokens=decided.pause_placement == "every" and repeats_tokens(base),
         prefix_attention=decided.prefix_attention,
     )
 
@@ -175,7 +175,7 @@ def resolve_pausing(folder: ModelFolder, asked: InferencePausing) -> Pausing:
         placement=placement,
         marker=_marker(folder, asked.pause_marker, placement, own),
         interval=(asked.pause_interval or own.interval or 1) if every else None,
-        repeats_tokens=every and filler_id is None and _repeats_tokens(folder),
+        repeats_tokens=every and filler_id is None and repeats_tokens(folder),
         prefix_attention="causal" if every else asked.prefix_attention or own.prefix_attention,
         filler_id=filler_id,
     )
@@ -201,7 +201,8 @@ def _pretrained_pausing(folder: ModelFolder) -> Pausing | None:
     return Pausing(num_pauses=pretraining.pauses_per_token, placement="every", interval=pretraining.pause_interval or 1)
 
 
-def _repeats_tokens(folder: ModelFolder) -> bool:
+def repeats_tokens(folder: ModelFolder) -> bool:
+    """Whether pretraining read the real token before each pause again (``--pause-inputs repeat``)."""
     return folder.pretraining is not None and folder.pretraining.pause_inputs == "repeat"
 
 

@@ -28,7 +28,7 @@ def prefixes_with(folder: ModelFolder, num_pauses: int):
 @torch.no_grad()
 def recomputed(folder: ModelFolder, prefix, bidirectional: bool) -> list[int]:
     """Decode one row without cache or padding: recompute the complete sequence for every token."""
-    ids = torch.tensor(prefix.ids)[None]
+    ids = torch.tensor(prefix if isinstance(prefix, list) else prefix.tolist())[None]
     for _ in range(NEW_TOKENS):
         real = torch.ones_like(ids, dtype=torch.bool)
         in_prefix = real & (torch.arange(ids.shape[1]) < len(prefix)) & bidirectional
@@ -78,7 +78,7 @@ def test_causal_generation_without_pauses_equals_stock_generate(folder):
     ours = generate_after(folder, prefixes, bidirectional=False, max_new_tokens=NEW_TOKENS, do_sample=False)
     settings = {"max_new_tokens": NEW_TOKENS, "do_sample": False, "suppress_tokens": [folder.pause_id]}
     for prefix, continuation in zip(prefixes, ours, strict=True):
-        stock = folder.model.generate(torch.tensor(prefix)[None], **settings, pad_token_id=folder.eod_id)
+        stock = folder.model.generate(torch.tensor(prefix.ids)[None], **settings, pad_token_id=folder.eod_id)
         assert stock[0, len(prefix) : len(prefix) + len(continuation)].tolist() == continuation
 
 
@@ -240,7 +240,9 @@ def test_beams_that_may_end_have_recomputed_scores_in_a_batch_and_one_by_one(fol
         assert generate_after(folder, [prefix], bidirectional=bidirectional, **BEAMS) == [found]
         said = row[: len(found) + (folder.eod_id in row)]  # the end of the document is judged too
         assert said[: len(found)] == found
-        scores = log_probabilities(folder.model, [*prefix, *said], len(prefix), bidirectional)[len(prefix) - 1 : -1]
+        scores = log_probabilities(folder.model, [*prefix.tolist(), *said], len(prefix), bidirectional)[
+            len(prefix) - 1 : -1
+        ]
         judged = scores.gather(1, torch.tensor(said)[:, None])
         assert float(judged.mean()) == pytest.approx(score, abs=1e-4)
 
@@ -250,7 +252,7 @@ def test_causal_beams_without_pauses_equal_those_of_stock_generate(folder):
     ours = generate_after(folder, prefixes, bidirectional=False, **BEAMS)
     for prefix, continuation in zip(prefixes, ours, strict=True):
         stock = folder.model.generate(
-            torch.tensor(prefix)[None], **BEAMS, suppress_tokens=[folder.pause_id], pad_token_id=folder.eod_id
+            torch.tensor(prefix.ids)[None], **BEAMS, suppress_tokens=[folder.pause_id], pad_token_id=folder.eod_id
         )
         assert stock[0, len(prefix) : len(prefix) + len(continuation)].tolist() == continuation
 
