@@ -16,14 +16,8 @@ import numpy as np
 from measure import Spread, load_now, new_parser, require_at_least, save_table
 from numpy.typing import NDArray
 
-from pause_megatron.pauses.insertion import (
-    DocumentPauses,
-    EveryTokenPauses,
-    NoPauses,
-    SequencePauses,
-    Strategy,
-    pauses_per_sequence,
-)
+from pause_megatron.pauses.insertion import DocumentPauses, EveryTokenPauses, NoPauses, SequencePauses, Strategy
+from pause_megatron.pauses.pause_counts import pauses_per_sequence
 
 SEQ_LENGTH, PAUSE_RATE = 2048, 0.1
 PAUSE_ID, EOD_ID, FIRST_TEXT_ID, VOCAB_SIZE = 2, 1, 3, 32_000

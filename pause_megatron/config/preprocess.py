@@ -10,8 +10,8 @@ from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
 
 USED_BY_STRATEGY: dict[str, tuple[str, ...]] = {
-    "sequence": ("pause_rate", "gaps", "trimmed"),
-    "document": ("pause_rate", "gaps"),
+    "sequence": ("pause_rate", "rates", "gaps", "trimmed"),
+    "document": ("pause_rate", "rates", "gaps"),
     "every": ("pauses_per_token", "pause_interval"),
     "none": (),
 }
@@ -28,6 +28,9 @@ class InsertionConfig:
     standard model."""
     pause_rate: float = 0.1
     """Pauses per real token, for sequence (before the sequence is trimmed back to its length) and document."""
+    rates: Literal["fixed", "drawn"] = "fixed"
+    """Rate of each sequence or document: --pause-rate (fixed), or drawn for each uniformly from 0 to twice --pause-rate
+    (drawn), so that a model learns several numbers of pauses."""
     pauses_per_token: int = 1
     """Pauses after each token, or after each --pause-interval tokens, for every."""
     pause_interval: int = 1
@@ -54,6 +57,11 @@ class InsertionConfig:
         if self.pauses == "document" and not 0 < self.pause_rate < 1:
             raise UserError(
                 f"--pause-rate {self.pause_rate}: must be above 0 and below 1; for no pauses use --pauses none"
+            )
+        if self.rates == "drawn" and self.pauses in ("sequence", "document") and self.pause_rate >= 0.5:
+            raise UserError(
+                f"--pause-rate {self.pause_rate}: --rates drawn draws rates up to twice as large, which must be below"
+                " 1; give a rate below 0.5"
             )
         if self.pauses == "every":
             require_at_least(1, pauses_per_token=self.pauses_per_token, pause_interval=self.pause_interval)

@@ -10,7 +10,7 @@ from pause_megatron.config.serialize import flat_fields
 from pause_megatron.config.study import Equality, Pretraining, StudyModel
 from pause_megatron.config.training import TrainingConfig
 from pause_megatron.errors import UserError
-from pause_megatron.pauses.insertion import pauses_per_sequence
+from pause_megatron.pauses.pause_counts import pause_fraction, pauses_per_sequence
 from pause_megatron.pauses.positions import most_real_tokens
 from pause_megatron.preprocess.dataset_manifest import read_dataset_manifest
 from pause_megatron.training.schedule import BatchSchedule
@@ -51,7 +51,9 @@ def real_share(model: StudyModel) -> float:
 def pauses_per_real_token(insertion: InsertionConfig) -> float:
     """Return the expected number of pauses for each real token."""
     if insertion.pauses == "sequence":
-        return pauses_per_sequence(insertion.pause_rate, insertion.seq_length) / insertion.seq_length
+        inserted = pauses_per_sequence(insertion.pause_rate, insertion.seq_length)
+        fraction = pause_fraction(inserted, insertion.seq_length, insertion.rates)
+        return fraction / (1 - fraction)
     every = insertion.pauses_per_token / insertion.pause_interval
     return {"none": 0, "every": every, "document": insertion.pause_rate}[insertion.pauses]
 

@@ -5,7 +5,6 @@ a class here with a method ``pack``. All are vectorised over many sequences. The
 how it is divided into calls.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -13,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron.pauses.counter_hash import Words, sequence_keys
+from pause_megatron.pauses.pause_counts import Rates, draw_numbers, draw_rates, pauses_per_document, text_lengths_of
 from pause_megatron.pauses.sampling import sample_rows, sample_spans
 
 Gaps = Literal["repeat", "distinct"]
@@ -107,11 +107,6 @@ class EveryTokenPauses:
         return is_real
 
 
-def pauses_per_sequence(pause_rate: float, seq_length: int) -> int:
-    """``floor(pause_rate * seq_length)``, the pauses inserted before trimming; for example, 204 for 0.1 and 2048."""
-    return math.floor(round(pause_rate * seq_length, 6))  # round first: 0.29 * 100 is 28.999999999999996 in floats
-
-
 @dataclass(frozen=True)
 class SequencePauses:
     """``--pauses sequence``: pauses at uniformly random positions of each sequence, which is then trimmed.
@@ -129,6 +124,8 @@ class SequencePauses:
 
     - ``trimmed="carry"``: the next sequence starts with them. No text is lost.
     - ``trimmed="drop"``: they are lost; the next sequence starts ``seq_length`` real tokens after this one.
+
+    With ``rates="drawn"`` each sequence grows by a number drawn from 0 to ``2 * num_pauses``.
     """
 
     seq_length: int
@@ -138,12 +135,14 @@ class SequencePauses:
     shard: int
     trimmed: Literal["carry", "drop"] = "carry"
     gaps: Gaps = "repeat"
+    rates: Rates = "fixed"
 
     def pack(self, stream: NDArray[np.integer], first_sequence: int) -> Packed:
         """Fill sequences with ``stream`` and pauses; see :class:`Strategy`."""
         carries = self.trimmed == "carry"
-        # Real tokens per sequence: those kept (carry; at least seq_length - num_pauses), or seq_length (drop)
-        at_most = len(stream) // (self.seq_length - self.num_pauses if carries else self.seq_length)
+        # Real tokens per sequence: those kept (carry; at least seq_length without all pauses), or seq_length (drop)
+        most_pauses = 2 * self.num_pauses if self.rates == "drawn" else self.num_pauses
+        at_most = len(stream) // (self.seq_length - most_pauses if carries else self.seq_length)
         tokens = np.full(at_most * self.seq_length, self.pause_id, dtype=stream.dtype)
         consumed = count = 0
         while count < at_most:
@@ -172,6 +171,8 @@ class SequencePauses:
     def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
         """Cut the lengthened sequences to ``seq_length``; see :class:`Strategy`."""
         keys = sequence_keys(self.seed, self.shard, np.arange(first_sequence, first_sequence + len(lengths)))
+        if self.rates == "drawn":
+            return self._drawn_places(keys)
         return self._lengthened(keys)[:, : self.seq_length].reshape(-1)
 
     def _lengthened(self, keys: Words) -> NDArray[np.bool_]:
@@ -181,6 +182,20 @@ class SequencePauses:
             return ~sample_rows(keys, length, self.num_pauses)
         followed = sample_rows(keys, self.seq_length, self.num_pauses)  # [keys, seq_length]
         return _pauses_after(followed.reshape(-1)).reshape(len(keys), length)  # each row has num_pauses more
+
+    def _drawn_places(self, keys: Words) -> NDArray[np.bool_]:
+        """The places of :meth:`real_places` if each sequence has its own number of pauses."""
+        counts = draw_numbers(keys, self.num_pauses)
+        lengths = self.seq_length + counts  # before trimming, [keys]
+        starts = np.cumsum(lengths) - lengths
+        if self.gaps == "repeat":
+            is_real = ~sample_spans(keys, starts, lengths, counts, int(lengths.sum()))
+        else:
+            slots = np.full(len(keys), self.seq_length)
+            firsts = np.arange(len(keys)) * self.seq_length
+            is_real = _pauses_after(sample_spans(keys, firsts, slots, counts, int(slots.sum())))
+        places: NDArray[np.bool_] = is_real[starts[:, None] + np.arange(self.seq_length)].reshape(-1)
+        return places
 
     def _trim(self, text: NDArray[np.integer], ends: NDArray[np.int64]) -> NDArray[np.integer]:
         """Drop the trimmed real tokens from ``text``, shape ``[sequences * seq_length]``."""
@@ -201,7 +216,7 @@ class DocumentPauses:
     - ``gaps="distinct"``: the pauses follow a uniform sample of the tokens, one each.
 
     No text is lost. At a rate of 0.1, pauses are 9.09 % of the stored tokens. Documents end at ``eod_id``, to which no
-    text is encoded.
+    text is encoded. With ``rates="drawn"`` each document has a rate drawn from 0 to ``2 * pause_rate``.
     """
 
     pause_rate: float
@@ -210,6 +225,7 @@ class DocumentPauses:
     seed: int
     shard: int
     gaps: Gaps = "repeat"
+    rates: Rates = "fixed"
 
     def pack(self, stream: NDArray[np.integer], first_sequence: int) -> Packed:
         """Put pauses into the documents that end in ``stream``; see :class:`Strategy`."""
@@ -219,19 +235,35 @@ class DocumentPauses:
         is_real = self._real_places(text_lengths, first_sequence)
         tokens = np.full(is_real.shape, self.pause_id, dtype=stream.dtype)
         tokens[np.flatnonzero(is_real)] = stream[:consumed]  # faster than indexing by the mask
-        lengths = text_lengths + pauses_per_document(self.pause_rate, text_lengths) + 1
+        rates = self._rates_of(len(text_lengths), first_sequence)
+        lengths = text_lengths + pauses_per_document(rates, text_lengths) + 1
         return Packed(tokens, lengths.astype(np.int32), consumed)
 
     def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
         """Derive the text of each document from its stored length; see :class:`Strategy`."""
-        text_lengths = text_lengths_of(self.pause_rate, lengths)
+        text_lengths = self.text_lengths(lengths, first_sequence)
         assert (text_lengths >= 0).all(), "no document has this length with its pauses"
         return self._real_places(text_lengths, first_sequence)
 
+    def text_lengths(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.int64]:
+        """Return the tokens of text of consecutive documents of these stored ``lengths``; see :func:`text_lengths_of`.
+
+        ``first_sequence`` is the index in its shard of the first of them.
+        """
+        return text_lengths_of(self._rates_of(len(lengths), first_sequence), lengths)
+
+    def _rates_of(self, count: int, first_sequence: int) -> float | NDArray[np.float64]:
+        if self.rates == "fixed":
+            return self.pause_rate
+        return draw_rates(self._keys(count, first_sequence), self.pause_rate)
+
+    def _keys(self, count: int, first_sequence: int) -> Words:
+        return sequence_keys(self.seed, self.shard, np.arange(first_sequence, first_sequence + count))
+
     def _real_places(self, text_lengths: NDArray[np.int64], first_sequence: int) -> NDArray[np.bool_]:
-        counts = pauses_per_document(self.pause_rate, text_lengths)
+        counts = pauses_per_document(self._rates_of(len(text_lengths), first_sequence), text_lengths)
         lengths = text_lengths + counts + 1
-        keys = sequence_keys(self.seed, self.shard, np.arange(first_sequence, first_sequence + len(lengths)))
+        keys = self._keys(len(lengths), first_sequence)
         if self.gaps == "repeat":
             # Spans of the output: each document without its first token and its end-of-document token
             starts = np.cumsum(lengths) - lengths + 1
@@ -240,24 +272,6 @@ class DocumentPauses:
         # Spans of the stream: each document's text
         starts = np.cumsum(text_lengths + 1) - text_lengths - 1
         return _pauses_after(sample_spans(keys, starts, text_lengths, counts, int((text_lengths + 1).sum())))
-
-
-def pauses_per_document(pause_rate: float, text_lengths: NDArray[np.int64]) -> NDArray[np.int64]:
-    """``pause_rate`` times each length (tokens, without the end-of-document token), rounded half up."""
-    return np.floor(np.round(pause_rate * text_lengths, 6) + 0.5).astype(np.int64)
-
-
-def text_lengths_of(pause_rate: float, lengths: NDArray[np.integer]) -> NDArray[np.int64]:
-    """Return the tokens of text in documents of these stored ``lengths`` (text, pauses and end of document).
-
-    -1 marks a length that no document can have. For example, at a rate of 0.5 documents of 1, 2, 3 tokens are stored as
-    1 + 1 + 1 = 3, 2 + 1 + 1 = 4 and 3 + 2 + 1 = 6 tokens, and none as 5.
-    """
-    stored = lengths.astype(np.int64)
-    text = np.rint((stored - 1) / (1 + pause_rate)).astype(np.int64)
-    # Rounding errs by one at most, and stored lengths grow strictly with the text, so one correction suffices.
-    text += np.sign(stored - (text + pauses_per_document(pause_rate, text) + 1))
-    return np.where(text + pauses_per_document(pause_rate, text) + 1 == stored, text, -1)
 
 
 def _pauses_after(followed: NDArray[np.bool_]) -> NDArray[np.bool_]:

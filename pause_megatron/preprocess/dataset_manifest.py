@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from pause_megatron.atomic import write_json
 from pause_megatron.errors import UserError
-from pause_megatron.pauses.insertion import pauses_per_sequence
+from pause_megatron.pauses.pause_counts import pause_fraction, pauses_per_sequence
 from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.records.files import path_beside, plain_record, read_json, record_of
 
@@ -163,7 +163,7 @@ class DatasetManifest(DatasetSettings):
         """Expected share of pauses among the stored tokens, from the settings (and the lengths of documents)."""
         if self.strategy == "sequence":
             inserted = pauses_per_sequence(self.pause_rate, self.seq_length)
-            return inserted / (self.seq_length + inserted)
+            return pause_fraction(inserted, self.seq_length, self.rates or "fixed")
         if self.strategy == "document":
             text = self.tokens - self.pauses - self.sequences  # without the ends of documents
             return self.pause_rate * text / max(1.0, self.pause_rate * text + text + self.sequences)

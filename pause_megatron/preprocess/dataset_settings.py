@@ -13,7 +13,7 @@ class DatasetSettings:
     strategy: Literal["sequence", "document", "every", "none"]
     """Value of ``--pauses``."""
     pause_rate: float
-    """Pauses inserted per real token (before trimming, for ``sequence``)."""
+    """Pauses inserted per real token (before trimming, for ``sequence``); the mean if ``rates`` is ``drawn``."""
     pauses_per_token: int
     """Pauses after every token, or after every ``pause_interval`` tokens, for ``every``."""
     gaps: Literal["repeat", "distinct"]
@@ -38,6 +38,8 @@ class DatasetSettings:
     bos_ids: tuple[int, ...] | None = None
     """Ids before every document: the beginning-of-text token of a tokenizer that puts one before a text. None if
     there are none."""
+    rates: Literal["fixed", "drawn"] | None = None
+    """Value of ``--rates``; None: ``fixed``, or ignored by the strategy."""
     pause_interval: int | None = None
     """Real tokens between two groups of pauses, for ``every``; None: 1."""
     distinct_pauses: int | None = None

@@ -106,6 +106,7 @@ def dataset_settings(
     return DatasetSettings(
         strategy=strategy,
         pause_rate=insertion.pause_rate if random else 0.0,
+        rates=insertion.rates if random and insertion.rates != "fixed" else None,
         pauses_per_token=insertion.pauses_per_token if strategy == "every" else 0,
         pause_interval=insertion.pause_interval if strategy == "every" and insertion.pause_interval > 1 else None,
         gaps=insertion.gaps if random else "repeat",

@@ -9,14 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron.atomic import write_file
-from pause_megatron.pauses.insertion import (
-    DocumentPauses,
-    EveryTokenPauses,
-    NoPauses,
-    SequencePauses,
-    Strategy,
-    pauses_per_sequence,
-)
+from pause_megatron.pauses.insertion import DocumentPauses, EveryTokenPauses, NoPauses, SequencePauses, Strategy
+from pause_megatron.pauses.pause_counts import pauses_per_sequence
 from pause_megatron.pauses.pause_ids import number_pauses
 from pause_megatron.preprocess.dataset_manifest import ShardInput, ShardManifest, ShardRecord
 from pause_megatron.preprocess.dataset_settings import DatasetSettings
@@ -93,6 +87,7 @@ def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
             seed=settings.seed,
             shard=shard,
             gaps=settings.gaps,
+            rates=settings.rates or "fixed",
         )
     return SequencePauses(
         seq_length=settings.seq_length,
@@ -102,6 +97,7 @@ def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
         shard=shard,
         trimmed=settings.trimmed,
         gaps=settings.gaps,
+        rates=settings.rates or "fixed",
     )
 
 

@@ -15,12 +15,12 @@ from pause_megatron.pauses.insertion import (
     NoPauses,
     SequencePauses,
     pauses_per_document,
-    pauses_per_sequence,
-    text_lengths_of,
 )
+from pause_megatron.pauses.pause_counts import pause_fraction, pauses_per_sequence, text_lengths_of
 
 EOD, PAUSE = 1, 2
 GAPS = ["repeat", "distinct"]
+RATES = ["fixed", "drawn"]
 
 
 def stream_of(tokens, dtype=np.uint16):
@@ -36,15 +36,16 @@ def documents_of(lengths, dtype=np.uint16):
 
 @st.composite
 def sequence_strategies(draw):
-    seq_length = draw(st.integers(2, 40))
+    seq_length, rates = draw(st.integers(3, 40)), draw(st.sampled_from(RATES))
     return SequencePauses(
         seq_length=seq_length,
-        num_pauses=draw(st.integers(1, seq_length - 1)),
+        num_pauses=draw(st.integers(1, (seq_length - 1) // (2 if rates == "drawn" else 1))),
         pause_id=PAUSE,
         seed=draw(st.integers(0, 2**64)),
         shard=draw(st.integers(0, 2000)),
         trimmed=draw(st.sampled_from(["carry", "drop"])),
         gaps=draw(st.sampled_from(GAPS)),
+        rates=rates,
     )
 
 
@@ -57,12 +58,13 @@ def every_strategies(draw):
 
 document_strategies = st.builds(
     DocumentPauses,
-    pause_rate=st.floats(0.01, 0.99),
+    pause_rate=st.floats(0.01, 0.49),
     pause_id=st.just(PAUSE),
     eod_id=st.just(EOD),
     seed=st.integers(0, 2**64),
     shard=st.integers(0, 2000),
     gaps=st.sampled_from(GAPS),
+    rates=st.sampled_from(RATES),
 )
 fixed_length_strategies = sequence_strategies() | every_strategies() | st.builds(NoPauses, st.integers(1, 40))
 any_strategy = fixed_length_strategies | document_strategies
@@ -84,6 +86,24 @@ def taken_one_by_one(strategy, sequence, slots, count):
     return taken
 
 
+def drawn(strategy, sequence, bound):
+    """The number that ``rates="drawn"`` draws below ``bound``, for one sequence."""
+    key = sequence_keys(strategy.seed, strategy.shard, np.array([sequence]))
+    return int(draws_below(bound, key, np.array([-1]))[0])
+
+
+def number_of(strategy, sequence):
+    """Pauses of one sequence before it is trimmed."""
+    is_drawn = strategy.rates == "drawn"
+    return drawn(strategy, sequence, 2 * strategy.num_pauses + 1) if is_drawn else strategy.num_pauses
+
+
+def rate_of(strategy, document):
+    """Pause rate of one document."""
+    is_drawn = strategy.rates == "drawn"
+    return drawn(strategy, document, 2**31) * (2 * strategy.pause_rate / 2**31) if is_drawn else strategy.pause_rate
+
+
 def lengthened(strategy, sequence, tokens, num_pauses, first_slot):
     """``tokens`` with pauses inserted one at a time, by the definition of ``strategy``."""
     if strategy.gaps == "repeat":
@@ -101,7 +121,8 @@ def test_sequences_equal_a_naive_implementation(strategy, tokens, first_sequence
     filler = [0] * strategy.seq_length  # what is trimmed may lie behind the stream's end
     while True:
         text = (stream[cursor:] + filler)[: strategy.seq_length]
-        row = lengthened(strategy, first_sequence + len(expected), text, strategy.num_pauses, 0)[: strategy.seq_length]
+        sequence = first_sequence + len(expected)
+        row = lengthened(strategy, sequence, text, number_of(strategy, sequence), 0)[: strategy.seq_length]
         kept = strategy.seq_length - row.count(PAUSE)
         needed = kept if strategy.trimmed == "carry" else strategy.seq_length
         if cursor + needed > tokens:
@@ -118,7 +139,8 @@ def test_documents_equal_a_naive_implementation(strategy, lengths, first_documen
     stream = np.append(documents_of(lengths), stream_of(begun))
     packed = strategy.pack(stream, first_document)
     documents = [row.tolist() for row in np.split(documents_of(lengths), np.cumsum(np.array(lengths, int) + 1))[:-1]]
-    counts = [math.floor(round(strategy.pause_rate * length, 6) + 0.5) for length in lengths]
+    rates = [rate_of(strategy, first_document + index) for index in range(len(lengths))]
+    counts = [math.floor(round(rate * length, 6) + 0.5) for rate, length in zip(rates, lengths, strict=True)]
     assert rows_of(packed) == [
         [*lengthened(strategy, first_document + index, document[:-1], count, 1), EOD]
         for index, (document, count) in enumerate(zip(documents, counts, strict=True))
@@ -178,10 +200,11 @@ def test_every_sequence_has_its_length_and_few_tokens_are_left(strategy, tokens)
 @given(document_strategies, document_lengths)
 def test_pauses_are_inside_documents_and_counted_exactly(strategy, lengths):
     rows = rows_of(strategy.pack(documents_of(lengths), 0))
-    for row, length in zip(rows, lengths, strict=True):
+    for document, (row, length) in enumerate(zip(rows, lengths, strict=True)):
         assert row[0] != PAUSE
         assert row[-1] == EOD
-        assert row.count(PAUSE) == len(row) - length - 1 == round(strategy.pause_rate * length + 1e-9)
+        assert row.count(PAUSE) == len(row) - length - 1
+        assert row.count(PAUSE) == math.floor(round(rate_of(strategy, document) * length, 6) + 0.5)
 
 
 @given(every_strategies(), st.integers(0, 500))
@@ -313,6 +336,25 @@ def test_a_sequence_may_start_with_a_pause_only_where_gaps_repeat():
         packed = SequencePauses(64, 6, PAUSE, seed=1, shard=2, gaps=gaps).pack(stream_of(200_000), 0)
         starts[gaps] = np.count_nonzero(packed.tokens.reshape(-1, 64)[:, 0] == PAUSE)
     assert starts["distinct"] == 0 < starts["repeat"]
+
+
+@pytest.mark.parametrize("gaps", GAPS)
+def test_drawn_rates_are_uniform_around_the_mean(gaps):
+    sequences = SequencePauses(256, 25, PAUSE, seed=1234, shard=0, gaps=gaps, rates="drawn")
+    packed = sequences.pack(stream_of(1_000_000), 0)
+    share = float((packed.tokens == PAUSE).mean())
+    assert share == pytest.approx(pause_fraction(25, 256, "drawn"), rel=0.02)
+    in_each = (packed.tokens.reshape(-1, 256) == PAUSE).sum(axis=1)
+    assert in_each.min() == 0 and in_each.max() > 40  # noqa: PT018
+    documents = DocumentPauses(0.1, PAUSE, EOD, seed=1234, shard=0, gaps=gaps, rates="drawn")
+    packed = documents.pack(documents_of([100] * 4000), 0)
+    counts = packed.lengths - 101
+    assert np.bincount(counts, minlength=21)[1:20] == pytest.approx(200, rel=0.3)  # 0 and 20 are rounded from half
+    assert counts.mean() == pytest.approx(10, rel=0.03)
+
+
+def test_fixed_rates_keep_their_share():
+    assert pause_fraction(204, 2048, "fixed") == 204 / 2252
 
 
 def test_pause_share_at_the_papers_settings():

@@ -32,6 +32,8 @@ KINDS = {
     "distinct-drop": "sequence,gaps=distinct,trimmed=drop,seq-length=80",
     "document": "document",
     "document-distinct": "document,gaps=distinct",
+    "drawn": "sequence,rates=drawn",
+    "document-drawn": "document,rates=drawn,pause-rate=0.3",
     "every": "every,pauses-per-token=3",
     "every-second": "every,pauses-per-token=2,pause-interval=2",
 }

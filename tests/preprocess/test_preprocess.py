@@ -123,6 +123,8 @@ def test_one_pass_writes_what_several_write(tmp_path, config_for):
         "every,pause-interval=3": {"pauses": "every", "pause_interval": 3},
         "sequence,pause-rate=0.2,gaps=distinct": {"pause_rate": 0.2, "gaps": "distinct"},
         "document": {"pauses": "document"},
+        "sequence,rates=drawn": {"rates": "drawn"},
+        "document,rates=drawn": {"pauses": "document", "rates": "drawn"},
     }
     also = tuple(f"{description}:{tmp_path / 'together' / str(i)}" for i, description in enumerate(others))
     preprocess(config_for(tmp_path / "together" / "main", also=also))

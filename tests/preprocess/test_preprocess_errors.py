@@ -200,6 +200,7 @@ def test_input_folder_is_never_written_to(tmp_path, config_for):
         ({"pause_rate": 0.0}, "for data without pauses use --pauses none"),
         ({"pause_rate": 0.01, "seq_length": 64}, "one pause per sequence"),
         ({"pauses": "document", "pause_rate": 0.0}, "--pause-rate 0.0: must be above 0"),
+        ({"pause_rate": 0.5, "rates": "drawn"}, "--pause-rate 0.5: --rates drawn draws rates up to twice as large"),
         ({"pauses": "every", "pauses_per_token": 0}, "--pauses-per-token 0: must be at least 1"),
         ({"pauses": "every", "pauses_per_token": 2}, "must be a multiple of 3, for example 255"),
         ({"pauses": "every", "pause_interval": 0}, "--pause-interval 0: must be at least 1"),

@@ -105,7 +105,8 @@ def _settings(manifest: DatasetManifest) -> str:
     if manifest.strategy == "every":
         tokens = "token" if manifest.interval == 1 else f"{manifest.interval} tokens"
         return f"every, {manifest.pauses_per_token} after each {tokens}"
-    text = f"{manifest.strategy}, rate {manifest.pause_rate}, gaps {manifest.gaps}, seed {manifest.seed}"
+    rate = f"rates drawn around {manifest.pause_rate}" if manifest.rates else f"rate {manifest.pause_rate}"
+    text = f"{manifest.strategy}, {rate}, gaps {manifest.gaps}, seed {manifest.seed}"
     return text + (f", trimmed text {manifest.trimmed}" if manifest.strategy == "sequence" else "")
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron.errors import UserError
-from pause_megatron.pauses.insertion import text_lengths_of
+from pause_megatron.pauses.insertion import DocumentPauses
 from pause_megatron.preprocess.dataset_manifest import StoredFile
 from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import (
@@ -19,6 +19,7 @@ from pause_megatron.preprocess.indexed_files import (
     token_dtype,
 )
 from pause_megatron.preprocess.shard_spans import ShardSpan, stored_lengths
+from pause_megatron.preprocess.shard_writer import make_strategy
 from pause_megatron.preprocess.token_blocks import sha256_of
 from pause_megatron.preprocess.verification.faults import Faults
 
@@ -50,12 +51,13 @@ def check_file(folder: Path, file: StoredFile, settings: DatasetSettings, hashes
 def check_index(span: ShardSpan, index: IndexFile, settings: DatasetSettings, faults: Faults) -> bool:
     """Check the entries of the shard ``span`` in ``index``; returns whether the lengths are possible and complete."""
     tokens, possible = 0, True
+    documents = make_strategy(settings, span.shard.index)
     for start, stop in chunk_ranges(span.first_sequence, span.after_last_sequence, SEQUENCES_AT_ONCE):
         lengths = index.lengths(start, stop)
-        if settings.seq_length:
+        if not isinstance(documents, DocumentPauses):
             wrong, expected = lengths != settings.seq_length, str(settings.seq_length)
         else:
-            wrong = text_lengths_of(settings.pause_rate, lengths) < 1
+            wrong = documents.text_lengths(lengths, start - span.first_sequence) < 1
             expected = f"the length of a document of at least one token with pauses at a rate of {settings.pause_rate}"
         possible &= not wrong.any()
         _add(faults, span, "length", start, wrong, HEADER.size + 4 * start, lengths, expected)

@@ -99,6 +99,8 @@ def test_more_pauses_than_a_sequence_was_given(damaged, found):
         ("drop", {"gaps": "distinct"}),
         ("document", {"seed": 1235}),
         ("document-distinct", {"gaps": "repeat"}),
+        ("drawn", {"rates": None}),
+        ("sequence", {"rates": "drawn"}),
         ("every", {"pauses_per_token": 1}),
         ("every", {"strategy": "none", "pauses_per_token": 0}),
         ("none", {"strategy": "every", "pauses_per_token": 1}),
@@ -108,6 +110,12 @@ def test_settings_that_do_not_fit_the_pauses(damaged, found, name, changes):
     copy = damaged(name)
     copy.change_settings(**changes)
     assert len([line for line in found(copy) if "expected a" in line]) >= len(copy.manifest.shards)
+
+
+def test_drawn_rates_that_do_not_fit_the_lengths_of_documents(damaged, found):
+    copy = damaged("document-drawn")
+    copy.change_settings(rates=None)
+    assert any("a document of at least one token with pauses at a rate of 0.3" in line for line in found(copy))
 
 
 @pytest.mark.parametrize("rate", [0.05, 0.2])
