@@ -104,6 +104,10 @@ def read_evaluation(path: Path) -> EvaluationResult:
             f"{path}: primary metric {quoted(record.primary_metric)} is not in 'metrics'; run 'pause-megatron evaluate'"
             " again"
         )
+    impossible = [f"a score of {sample.correct}" for sample in record.samples if not 0 <= sample.correct <= 1]
+    impossible += [f"a standard error of {one.stderr}" for one in record.metrics.values() if (one.stderr or 0) < 0]
+    if impossible:
+        raise UserError(f"{path}: contains {impossible[0]}, which cannot be; run 'pause-megatron evaluate' again")
     # Hundreds of results contain the same questions: interning keeps one copy of each text in memory.
     samples = tuple(
         replace(sample, prompt=sys.intern(sample.prompt), target=sys.intern(sample.target)) for sample in record.samples

@@ -6,6 +6,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,9 +51,14 @@ def test_a_model_that_was_not_finetuned_is_named_after_its_pretraining() -> None
         ({"format": "pause_megatron/finetune/1"}, "found 'pause_megatron/finetune/1'"),
         ({"num_samples": "many"}, "num_samples"),
         ({"primary_metric": "f1"}, "primary metric 'f1' is not in 'metrics'"),
+        ({"metrics": {"exact_match": {"value": 0.5, "stderr": -0.1}}}, "contains a standard error of -0.1"),
+        (
+            {"samples": [{"prompt": "a", "pauses": 0, "output": "b", "target": "b", "correct": 1.5}]},
+            r"contains a score of 1\.5, which cannot be; run 'pause-megatron evaluate' again",
+        ),
     ],
 )
-def test_a_file_that_is_not_a_result_is_refused_by_name(tmp_path: Path, change: dict[str, str], message: str) -> None:
+def test_a_file_that_is_not_a_result_is_refused_by_name(tmp_path: Path, change: dict[str, Any], message: str) -> None:
     (path,) = write_evaluations(tmp_path, [evaluation()])
     path.write_text(json.dumps(read_json(path) | change))
     with pytest.raises(UserError, match=message) as refusal:
