@@ -26,6 +26,13 @@ def temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}{TEMPORARY_SUFFIX}")
 
 
+def final_name(name: str) -> str:
+    """Return the name of the file that :func:`temporary_name` made ``name`` for; other names as they are."""
+    if name.startswith(".") and name.endswith(TEMPORARY_SUFFIX):
+        return name.removesuffix(TEMPORARY_SUFFIX)[1:].rpartition(".")[0] or name
+    return name
+
+
 def fsync_path(path: Path) -> None:
     """Flush a file or a folder entry to disk."""
     descriptor = os.open(path, os.O_RDONLY)

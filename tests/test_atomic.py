@@ -17,7 +17,16 @@ from safetensors.numpy import save_file
 from tokenizers import Tokenizer, models
 
 from pause_megatron import atomic
-from pause_megatron.atomic import new_folder, reserved, sweep, temporary_name, write_file, write_json, write_text
+from pause_megatron.atomic import (
+    final_name,
+    new_folder,
+    reserved,
+    sweep,
+    temporary_name,
+    write_file,
+    write_json,
+    write_text,
+)
 from pause_megatron.errors import UserError
 from tests.disk import small_disk
 
@@ -34,6 +43,12 @@ def test_file_appears_complete(tmp_path: Path) -> None:
 def test_a_value_that_json_cannot_hold_is_refused(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="complex cannot be written as JSON"):
         write_json(tmp_path / "file.json", {"value": 1j})
+
+
+def test_final_name_of_a_temporary_one() -> None:
+    for name in ("a.json", ".lock", "a.b.tmp", ".tmp", "x"):
+        assert final_name(temporary_name(Path(name)).name) == name
+        assert final_name(name) == name
 
 
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:

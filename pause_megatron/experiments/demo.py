@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from pause_megatron.atomic import write_json
+from pause_megatron.atomic import final_name, sweep, write_json
 from pause_megatron.children import available_cores
 from pause_megatron.config.experiments import DemoConfig
 from pause_megatron.config.parallel import DEVICE_VARIABLE
@@ -64,9 +64,10 @@ def remember_settings(config: DemoConfig) -> None:
                     f"--output {config.output}: holds a demo with --{name} {begun[name]}, but now it is {value};"
                     " choose another --output, or remove the folder"
                 )
-    elif config.output.exists() and any(config.output.iterdir()):
+    elif config.output.exists() and any(final_name(path.name) != SETTINGS_FILE for path in config.output.iterdir()):
         raise UserError(f"--output {config.output}: is not empty and is not a demo folder; choose another --output")
     else:
+        sweep(config.output, SETTINGS_FILE)
         write_json(path, settings)
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from pause_megatron.atomic import write_json
+from pause_megatron.atomic import final_name, sweep, write_json
 from pause_megatron.config.experiments import GridConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError
@@ -73,9 +73,10 @@ def owned_folder(folder: Path) -> Iterator[int | None]:
 
     Raises :class:`UserError` if another grid runs there, or if the folder is not empty and is not a grid folder.
     """
-    if folder.exists() and {entry.name for entry in folder.iterdir()} - _CONTENTS:
+    if folder.exists() and not all(final_name(entry.name) in _CONTENTS for entry in folder.iterdir()):
         raise UserError(f"--output {folder}: is not empty and is not a grid folder; choose another --output")
     folder.mkdir(parents=True, exist_ok=True)
     refusal = f"--output {folder}: another grid runs there; wait for its end"
     with sole_owner(folder, refusal=refusal) as lock:
+        sweep(folder, SETTINGS_FILE)
         yield lock

@@ -21,11 +21,11 @@ import psutil
 import pytest
 import yaml
 
-from pause_megatron.atomic import write_json
+from pause_megatron.atomic import temporary_name, write_json
 from pause_megatron.config.experiments import GridConfig
 from pause_megatron.config.serialize import to_flat
 from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, UserError
-from pause_megatron.experiments.grid import run_grid
+from pause_megatron.experiments.grid import owned_folder, run_grid
 from pause_megatron.experiments.grid_local import least_used
 from pause_megatron.experiments.job import job_states
 
@@ -208,13 +208,13 @@ def assert_rerun_ends_as(undisturbed: Path, grid_file: Path, output: Path) -> No
 
 @pytest.mark.slow
 def test_grid_killed_around_renames_ends_with_the_results_of_an_undisturbed_one(
-    grid_file: Path, undisturbed: Path, tmp_path: Path
+    grid_file: Path, tmp_path: Path
 ) -> None:
     """With its jobs, just before and just after each kind of rename, in the order of an undisturbed run."""
-    kinds = list(dict.fromkeys(renames(grid_file, tmp_path / "logged", "")))
+    undisturbed, output = tmp_path / "undisturbed", tmp_path / "out"
+    kinds = list(dict.fromkeys(renames(grid_file, undisturbed, "")))
     assert "finetune/parity/tiny-ftN-seedN" in kinds
     assert "evaluate/parity/tiny-ftN-infN-seedN.json" in kinds
-    output = tmp_path / "out"
     for kind in kinds:
         for side in ("before", "after"):
             log = renames(grid_file, output, f"{kind} {side}")
@@ -357,6 +357,19 @@ def test_folder_belongs_to_one_grid_at_a_time(grid_file: Path, tmp_path: Path, m
     (foreign / "thesis.tex").touch()
     with pytest.raises(UserError, match="is not empty and is not a grid folder"):
         run_grid(GridConfig(grid=str(grid_file), output=foreign))
+
+
+def test_folder_of_a_grid_killed_while_it_wrote_its_first_file_is_its_own(tmp_path: Path) -> None:
+    leftover = temporary_name(tmp_path / "grid.json")
+    other = temporary_name(tmp_path / "tokenizer")
+    for path in (leftover, other):
+        path.touch()
+    with owned_folder(tmp_path):
+        assert not leftover.exists()
+        assert other.exists(), "the job removes it"
+    temporary_name(tmp_path / "thesis.tex").touch()
+    with pytest.raises(UserError, match="is not a grid folder"), owned_folder(tmp_path):
+        pass
 
 
 def test_jobs_are_spread_over_the_gpus() -> None:
