@@ -66,10 +66,14 @@ class FinetunePausing:
     prefix_attention: PrefixAttention | None = None
     """Attention within prompt and pauses: in both directions, as in the paper, or causal (default: bidirectional;
     always causal with the placement every)."""
+    hint_weight: float = 0.0
+    """Weight of the loss at the pauses, whose labels are the 'hints' of the records (London and Kanade 2025); 0: no
+    loss at pauses, as in the paper, and hints are not used."""
 
     def __post_init__(self) -> None:
         if self.num_pauses_ft is not None:
             pause_range(self.num_pauses_ft)
+        self._check_hint_weight()
         if self.pause_placement == "before-marker" and not self.pause_marker:
             raise UserError("--pause-placement before-marker: needs a marker; give --pause-marker, e.g. 'Answer:'")
         # No default placement uses a marker.
@@ -81,6 +85,22 @@ class FinetunePausing:
         """:func:`pause_range` of the number, which must have been given or decided."""
         assert self.num_pauses_ft is not None
         return pause_range(self.num_pauses_ft)
+
+    def _check_hint_weight(self) -> None:
+        require_at_least(0, hint_weight=self.hint_weight)
+        fewest, most = (None, 1) if self.num_pauses_ft is None else pause_range(self.num_pauses_ft)
+        flag = f"--hint-weight {self.hint_weight:g}"
+        if self.hint_weight and fewest is not None:
+            raise UserError(
+                f"{flag}: needs one number of pauses, not {self.num_pauses_ft}; give --num-pauses-ft {most}"
+            )
+        if self.hint_weight and not most:
+            raise UserError(f"{flag}: there are no pauses with --num-pauses-ft 0; remove it, or give more pauses")
+        if self.hint_weight and self.pause_placement not in (None, "append"):
+            raise UserError(
+                f"{flag}: hints label pauses between prompt and target, not --pause-placement {self.pause_placement};"
+                " give --pause-placement append"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

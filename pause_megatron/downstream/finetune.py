@@ -1,20 +1,21 @@
 """Finetuning of an exported model on a task, with pauses between every prompt and its target.
 
-It uses Hugging Face's Trainer and the model's own loss, which covers the target and the end-of-document token after it.
+It uses Hugging Face's Trainer and the model's own loss, which covers the target and the end-of-document token after it,
+and with ``--hint-weight`` also the pauses (:mod:`~pause_megatron.downstream.hints`).
 An interrupted run resumes from a hidden folder next to the output. Each process trains on a part of every batch, and
 rank 0 writes.
 """
 
-import random
 import shutil
 import time
 import traceback
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from peft import LoraConfig, get_peft_model
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from pause_megatron import log
@@ -24,6 +25,7 @@ from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.serialize import to_flat
 from pause_megatron.config.training import FaultsConfig
 from pause_megatron.conversion.hf_config import add_transformers_4_names
+from pause_megatron.downstream.hints import Hints, HintTrainer
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder, not_finite
 from pause_megatron.downstream.pausing import decided_finetuning, finetuning_pausing
 from pause_megatron.downstream.processes import (
@@ -42,7 +44,7 @@ from pause_megatron.downstream.trainer_states import (
     is_finished,
     state_folder,
 )
-from pause_megatron.downstream.training_examples import EpochStart, PauseCollator, PausedExamples
+from pause_megatron.downstream.training_examples import EpochStart, PauseCollator, PausedExamples, hold_out
 from pause_megatron.downstream.work_folder import MetricsWriter, WorkFolder, refuse_existing_output
 from pause_megatron.errors import LostProcessError, UserError, one_line
 from pause_megatron.parallel.heartbeat import Heartbeat, is_collective_failure
@@ -103,13 +105,15 @@ def _finetune(config: FinetuneConfig) -> None:
 def _finetune_together(
     config: FinetuneConfig, arguments: TrainingArguments, heartbeat: Heartbeat, started: float
 ) -> None:
-    with arguments.main_process_first(local=False):  # only rank 0 downloads the data from the hub
-        task = load_task(config.task, config.data, halve=config.halve_evaluation)
-        pairs = task.training_pairs()
     base = load_model_folder(config.model, device="cpu" if config.fsdp else None)
     config = replace(config, pausing=decided_finetuning(base, config.pausing))
     pausing = finetuning_pausing(base, config.pausing)
-    examples = PausedExamples(pairs, base, pausing, fewest=config.pausing.range[0], seed=config.seed)
+    hints = Hints(base, pausing.num_pauses) if config.pausing.hint_weight else None
+    check = hints.check if hints else None
+    with arguments.main_process_first(local=False):  # only rank 0 downloads the data from the hub
+        task = load_task(config.task, config.data, halve=config.halve_evaluation, check_hints=check)
+        pairs = task.training_pairs()
+    examples = PausedExamples(pairs, base, pausing, fewest=config.pausing.range[0], seed=config.seed, hints=hints)
     examples[0]  # fails before anything is written if the pauses leave no room
     work = WorkFolder(config.work_folder, writes=arguments.process_index == 0)
     with work.owned(config, arguments):
@@ -160,7 +164,9 @@ def train(
     if config.early_stopping_patience:
         learned, held_out = hold_out(examples, config)
         callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
-    trainer = SafeTrainer(
+    weight = config.pausing.hint_weight
+    trainer_class = partial(HintTrainer, hint_weight=weight) if weight else SafeTrainer
+    trainer = trainer_class(
         model=base.model,
         args=arguments,
         train_dataset=learned,
@@ -187,21 +193,6 @@ class _TimeoutOfSteps(TrainerCallback):
     def on_train_begin(self, *_: Any, **__: Any) -> None:
         """Shorten it."""
         self._heartbeat.shorten_timeout()
-
-
-def hold_out(examples: PausedExamples, config: FinetuneConfig) -> tuple[Subset[PausedExample], Subset[PausedExample]]:
-    """Return training and held-out examples, chosen by the seed; those held out keep their numbers of pauses.
-
-    Raises :class:`UserError` if there are too few.
-    """
-    number = config.held_out_examples
-    if len(examples) <= number:
-        raise UserError(
-            f"--held-out-examples {number}: {config.task} has only {len(examples)} training examples; hold out fewer"
-        )
-    chosen = set(random.Random(config.seed).sample(range(len(examples)), number))
-    learned = [index for index in range(len(examples)) if index not in chosen]
-    return Subset(examples, learned), Subset(replace(examples), sorted(chosen))
 
 
 def _with_lora(base: ModelFolder, rank: int, seed: int) -> ModelFolder:
@@ -254,6 +245,7 @@ def write_finetuned_folder(
         pause_marker=pausing.marker,
         pause_interval=pausing.interval,
         prefix_attention=pausing.prefix_attention,
+        hint_weight=config.pausing.hint_weight or None,
         halve_evaluation=config.halve_evaluation,
         seed=config.seed,
         steps=config.steps,

@@ -24,6 +24,10 @@ Rules = Mapping[str, str]
 """Condition that every record meets, as a Jinja expression over its fields, to the words of the error, for example
 ``{"label in [0, 1]": '"label" must be 0 or 1'}``."""
 
+HINTS = "hints"
+"""Field of any task's record with the labels at its pauses; see :mod:`~pause_megatron.downstream.hints`."""
+HintCheck = Callable[[Any], object]
+"""Raises ``ValueError`` with the problem of a record's hints; gets None if the record has none."""
 TRAIN = "train"
 
 
@@ -38,8 +42,12 @@ class Splits(dict[str, datasets.Dataset]):
         return self[split]
 
 
-def json_lines_splits(folder: Path, fields: Fields, optional_fields: Fields, rules: Rules) -> Splits:
+def json_lines_splits(
+    folder: Path, fields: Fields, optional_fields: Fields, rules: Rules, check_hints: HintCheck | None = None
+) -> Splits:
     """Return the ``SPLIT.jsonl`` files of ``folder``; each is checked when it is loaded. Blank lines hold no record.
+
+    With ``check_hints``, every record also has its hints, which must pass it.
 
     Loading raises :class:`UserError` if the file is missing or has no record, and one that names the line if a line is
     not UTF-8 or not JSON, lacks one of ``fields``, has an optional field of another kind, or breaks one of ``rules``.
@@ -52,7 +60,7 @@ def json_lines_splits(folder: Path, fields: Fields, optional_fields: Fields, rul
         for number, line in enumerate(_lines(path, split), start=1):
             if line.strip():
                 try:
-                    records.append(_record(line, fields, optional_fields, compiled))
+                    records.append(_record(line, fields, optional_fields, compiled, check_hints))
                 except ValueError as error:
                     raise UserError(f"{path}:{number}: {error}; correct the line or remove it") from error
         if not records:
@@ -85,7 +93,9 @@ def halved_splits(splits: Mapping[str, datasets.Dataset], evaluated: str) -> Spl
     return Splits(load)
 
 
-def _record(line: bytes, fields: Fields, optional_fields: Fields, rules: Mapping[Any, str]) -> dict[str, Any]:
+def _record(
+    line: bytes, fields: Fields, optional_fields: Fields, rules: Mapping[Any, str], check_hints: HintCheck | None
+) -> dict[str, Any]:
     """Return the fields of one line. Raises ``ValueError`` with the problem."""
     try:
         record = json.loads(line.decode("utf-8"))
@@ -98,6 +108,9 @@ def _record(line: bytes, fields: Fields, optional_fields: Fields, rules: Mapping
     chosen = _choose(record, fields)
     for field, kind in optional_fields.items():
         chosen[field] = _choose(record, {field: kind})[field] if record.get(field) else None
+    if check_hints:
+        chosen[HINTS] = record.get(HINTS)
+        check_hints(chosen[HINTS])
     try:
         json.dumps(chosen, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:

@@ -16,7 +16,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from pause_megatron.config.downstream import TASK_DEFINITIONS, require_task
-from pause_megatron.downstream.task_data import halved_splits, json_lines_splits
+from pause_megatron.downstream.task_data import HINTS, HintCheck, halved_splits, json_lines_splits
 from pause_megatron.errors import UserError, one_line
 
 
@@ -27,6 +27,8 @@ class TextPair:
     context: str
     target: str
     """Text after the context, with its delimiter."""
+    hints: Any = None
+    """The record's ``hints``, the labels at its pauses, as :mod:`~pause_megatron.downstream.hints` checks them."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +63,7 @@ class Task:
     def pair(self, document: dict[str, Any]) -> TextPair:
         """Return ``document`` as text for finetuning."""
         target = self.harness.config.target_delimiter + self.target(document)
-        return TextPair(self.harness.doc_to_text(document), target)
+        return TextPair(self.harness.doc_to_text(document), target, document.get(HINTS))
 
     def target(self, document: dict[str, Any]) -> str:
         """Return the text that answers ``document``: the correct choice, or the first of several answers."""
@@ -84,10 +86,13 @@ class _TrainingPairs(Sequence[TextPair]):
         return self.task.pair(self.documents[index])
 
 
-def load_task(name: str, data_folder: Path | None, *, halve: bool = False) -> Task:
+def load_task(
+    name: str, data_folder: Path | None, *, halve: bool = False, check_hints: HintCheck | None = None
+) -> Task:
     """Load the definition ``name``, with its data from ``data_folder`` if one is given.
 
     With ``halve``, and for every task without a training split, the training split is half of the evaluation split.
+    With ``check_hints``, every local record that is loaded must have hints that pass it; otherwise hints are ignored.
 
     Raises :class:`UserError` for an unknown task, a hub that cannot be reached, a missing folder or split file, and an
     invalid record.
@@ -97,7 +102,10 @@ def load_task(name: str, data_folder: Path | None, *, halve: bool = False) -> Ta
     if "process_docs" in definition:
         definition["process_docs"] = cache(definition["process_docs"])  # the harness calls it several times per split
     halved = halve or definition["metadata"].get("halved", False)
-    splits = _hub_splits(name, definition) if data_folder is None else _local_splits(definition, data_folder)
+    if data_folder is None:
+        splits = _hub_splits(name, definition)
+    else:
+        splits = _local_splits(definition, data_folder, check_hints)
     if halved:
         splits = halved_splits(splits, definition.get("test_split") or definition["validation_split"])
     definition.pop("dataset_kwargs", None)
@@ -119,8 +127,11 @@ def _hub_splits(name: str, definition: dict[str, Any]) -> Mapping[str, datasets.
         ) from error
 
 
-def _local_splits(definition: dict[str, Any], folder: Path) -> Mapping[str, datasets.Dataset]:
+def _local_splits(
+    definition: dict[str, Any], folder: Path, check_hints: HintCheck | None
+) -> Mapping[str, datasets.Dataset]:
     if not folder.is_dir():
         raise UserError(f"--data {folder}: no such folder; correct the path")
     metadata = definition["metadata"]
-    return json_lines_splits(folder, metadata["fields"], metadata.get("optional_fields", {}), metadata.get("rules", {}))
+    optional, rules = metadata.get("optional_fields", {}), metadata.get("rules", {})
+    return json_lines_splits(folder, metadata["fields"], optional, rules, check_hints)

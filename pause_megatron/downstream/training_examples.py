@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, Subset
 from transformers import TrainerCallback
 
+from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.downstream.batching import align
+from pause_megatron.downstream.hints import HINT_LABELS, Hints
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import TextPair
@@ -36,6 +38,8 @@ class PausedExamples(Dataset[PausedExample]):
     """If set, draw each example's number of pauses uniformly from this number to ``pausing.num_pauses``. The draw
     depends only on ``seed``, the epoch, and the example's index, not on the order or the rank that reads it."""
     seed: int = 0
+    hints: Hints | None = None
+    """If set, every pair must have hints, which become the labels at its pauses."""
     _epoch: int = field(default=0, init=False)
     _encoded: dict[int, PausedExample] = field(default_factory=dict, init=False)
 
@@ -46,7 +50,7 @@ class PausedExamples(Dataset[PausedExample]):
         if index not in self._encoded:
             pair = self.pairs[index]
             try:
-                self._encoded[index] = encode_example(pair, self.base, self._pausing_of(index))
+                self._encoded[index] = encode_example(pair, self.base, self._pausing_of(index), self.hints)
             except UserError as error:
                 raise UserError(f"training example {index + 1} ({excerpt(pair.context)}): {error}") from error
         return self._encoded[index]
@@ -76,25 +80,42 @@ class EpochStart(TrainerCallback):
         self._examples.start_epoch(state.global_step // steps_per_epoch)
 
 
-def encode_example(pair: TextPair, base: ModelFolder, pausing: Pausing) -> PausedExample:
+def hold_out(examples: PausedExamples, config: FinetuneConfig) -> tuple[Subset[PausedExample], Subset[PausedExample]]:
+    """Return training and held-out examples, chosen by the seed; those held out keep their numbers of pauses.
+
+    Raises :class:`UserError` if there are too few.
+    """
+    number = config.held_out_examples
+    if len(examples) <= number:
+        raise UserError(
+            f"--held-out-examples {number}: {config.task} has only {len(examples)} training examples; hold out fewer"
+        )
+    chosen = set(random.Random(config.seed).sample(range(len(examples)), number))
+    learned = [index for index in range(len(examples)) if index not in chosen]
+    return Subset(examples, learned), Subset(replace(examples), sorted(chosen))
+
+
+def encode_example(pair: TextPair, base: ModelFolder, pausing: Pausing, hints: Hints | None = None) -> PausedExample:
     """Tokenize the pair and insert the pauses.
 
     Context and target are encoded together, as the harness does it, so that the target starts with the token that
     follows the context in running text. If this changes tokens of the context, they are encoded separately.
 
-    Raises :class:`UserError` if the context lacks the marker of the pauses, or if the pauses leave no room for it.
+    Raises :class:`UserError` if the context lacks the marker of the pauses, if the pauses leave no room for it, or if
+    the pair has no valid ``hints``.
     """
     context, together = base.encode(pair.context), base.encode(pair.context + pair.target)
     starts_alike = together[: len(context)] == context
     target = together[len(context) :] if starts_alike else base.encode(pair.target, begins=False)
     learned = np.array([*target, base.eod_id], dtype=np.int64)
     prefix = pausing.prefix(base, pair.context, context, base.context_length - len(learned))
-    return PausedExample(prefix, pausing.target(base, prefix, learned))
+    labels = None if hints is None else hints.labels(pair.hints)
+    return PausedExample(prefix, pausing.target(base, prefix, learned), labels)
 
 
 @dataclass(frozen=True)
 class PauseCollator:
-    """Turns examples into a batch of model inputs and labels; only the target has labels."""
+    """Turns examples into a batch of model inputs and labels; only targets have labels, and pauses with hints."""
 
     pad_id: int
     bidirectional: bool
@@ -107,10 +128,19 @@ class PauseCollator:
     def __call__(self, examples: list[PausedExample]) -> dict[str, Any]:
         """Return the arguments of ``forward``, including ``labels``.
 
-        Logits and labels start at the last prefix token, [batch, target + 1]; the model shifts them by one.
+        Logits and labels start at the last prefix token, [batch, target + 1]; the model shifts them by one. If the
+        examples have hints, they start at the last token before the pauses, [batch, pauses + target + 1], and the key
+        :data:`HINT_LABELS` has the labels at the pauses, [batch, pauses], which ``labels`` ignores.
         """
         prefixes, targets = [example.prefix for example in examples], [example.target for example in examples]
         batch = align(prefixes, targets, self.pad_id, shares_positions=self.shares_positions)
-        labels = batch.input_ids.masked_fill(~batch.real | batch.is_pause, IGNORE_INDEX)[:, batch.border - 1 :]
-        labels[:, 0] = IGNORE_INDEX
-        return {**batch.model_inputs(bidirectional=self.bidirectional, dtype=self.dtype), "labels": labels}
+        hints = [example.hints for example in examples if example.hints is not None]
+        pauses = len(hints[0]) if hints else 0
+        labels = batch.input_ids.masked_fill(~batch.real | batch.is_pause, IGNORE_INDEX)
+        labels = labels[:, batch.border - 1 - pauses :]
+        labels[:, : pauses + 1] = IGNORE_INDEX
+        inputs = {**batch.model_inputs(bidirectional=self.bidirectional, dtype=self.dtype), "labels": labels}
+        if hints:
+            inputs["logits_to_keep"] += pauses
+            inputs[HINT_LABELS] = torch.from_numpy(np.stack(hints))
+        return inputs

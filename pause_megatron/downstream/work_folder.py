@@ -134,7 +134,8 @@ def records_of(step: int, logs: dict[str, float]) -> Iterator[FinetuneStepRecord
     if "eval_loss" in logs:
         yield HeldOutLossRecord(step=step, loss=logs["eval_loss"])
     if "loss" in logs:
-        yield FinetuneStepRecord(step=step, loss=logs["loss"], learning_rate=float(logs["learning_rate"]))
+        rate, hint_loss = float(logs["learning_rate"]), logs.get("hint_loss")
+        yield FinetuneStepRecord(step=step, loss=logs["loss"], hint_loss=hint_loss, learning_rate=rate)
 
 
 class MetricsWriter(TrainerCallback):
@@ -156,15 +157,20 @@ class MetricsWriter(TrainerCallback):
         """Write the records. Raises :class:`UserError` for a loss that is not finite, and if it cannot write."""
         for record in records_of(state.global_step, logs):
             name = "held-out loss" if isinstance(record, HeldOutLossRecord) else "loss"
-            if not math.isfinite(record.loss):
-                raise UserError(f"--learning-rate: the {name} is not finite at step {state.global_step}; lower it")
+            losses = {name: record.loss}
+            if isinstance(record, FinetuneStepRecord) and record.hint_loss is not None:
+                losses["hint loss"] = record.hint_loss
+            for name, loss in losses.items():
+                if not math.isfinite(loss):
+                    raise UserError(f"--learning-rate: the {name} is not finite at step {state.global_step}; lower it")
             if self._lines:
                 try:
                     self._lines.write(line_of(record))
                 except OSError as error:
                     remedy = "free disk space if the disk is full, and run the same command again to resume"
                     raise UserError(f"{self._work.metrics}: {error.strerror}; {remedy}") from error
-            log.info(f"step {record.step}/{state.max_steps}: {name} {record.loss:.4f}")
+            words = ", ".join(f"{name} {loss:.4f}" for name, loss in losses.items())
+            log.info(f"step {record.step}/{state.max_steps}: {words}")
 
     def on_train_end(self, args: Any, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Close the file."""

@@ -60,6 +60,8 @@ class PausedExample:
     """Context with its pauses; shape [prefix]."""
     target: PausedTokens
     """Tokens to predict, with pauses between them if they follow every token; shape [target]."""
+    hints: TokenIds | None = None
+    """Labels at the pauses, which end the prefix; shape [pauses]. None: pauses have no labels."""
 
     @property
     def input_ids(self) -> TokenIds:
@@ -68,13 +70,15 @@ class PausedExample:
 
     @property
     def labels(self) -> TokenIds:
-        """``input_ids`` with :data:`IGNORE_INDEX` at the prefix and at pauses; shape [sequence].
+        """``input_ids`` with :data:`IGNORE_INDEX` at the context, and at pauses without hints; shape [sequence].
 
         Labels are not shifted: Hugging Face models compare the output at position k with the label at k + 1, so that at
-        the last pause before a target token with that token.
+        the last pause before a target token with that token, and that before the first pause with the first hint.
         """
+        hints = np.empty(0, dtype=np.int64) if self.hints is None else self.hints
+        ignored = np.full(len(self.prefix) - len(hints), IGNORE_INDEX, dtype=np.int64)
         learned = np.where(self.target.is_pause, IGNORE_INDEX, self.target.ids)
-        return np.concatenate([np.full(len(self.prefix), IGNORE_INDEX, dtype=np.int64), learned])
+        return np.concatenate([ignored, hints, learned])
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class FinetuneSummary:
     pause_interval: int | None = None
     """Real tokens between two groups of pauses; None unless the placement is "every"."""
     prefix_attention: Literal["bidirectional", "causal"]
+    hint_weight: float | None = None
+    """Weight of the loss at the pauses, whose labels are the hints of the task; None without that loss."""
     halve_evaluation: bool
     """Whether every second document of the evaluation split was used for finetuning."""
     seed: int
@@ -32,7 +34,7 @@ class FinetuneSummary:
     kept_step: int
     """Step of the weights that were kept; below ``steps`` after early stopping."""
     final_loss: float
-    """Last logged training loss, in nats."""
+    """Last logged training loss of the targets, in nats."""
     model_name: str | None = None
     """Name of the pretrained model, as the user gave it or else of its run or folder; None in older files."""
     pretraining: PretrainingRecord | None
@@ -74,7 +76,9 @@ class FinetuneStepRecord:
 
     step: int
     loss: float
-    """Mean training loss since the previous record, in nats."""
+    """Mean training loss of the targets since the previous record, in nats."""
+    hint_loss: float | None = None
+    """Mean training loss of the hints at the pauses since the previous record, in nats; None without hints."""
     learning_rate: float
 
 

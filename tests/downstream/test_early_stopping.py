@@ -11,11 +11,11 @@ from safetensors.torch import load_file
 
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import FinetunePausing
-from pause_megatron.downstream.finetune import finetune, hold_out
+from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import load_task
-from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
+from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples, hold_out
 from pause_megatron.errors import UserError
 from pause_megatron.log import read_json_lines
 
