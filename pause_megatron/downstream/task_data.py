@@ -10,6 +10,7 @@ import codecs
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import datasets
@@ -43,11 +44,15 @@ class Splits(dict[str, datasets.Dataset]):
 
 
 def json_lines_splits(
-    folder: Path, fields: Fields, optional_fields: Fields, rules: Rules, check_hints: HintCheck | None = None
+    folder: Path,
+    fields: Fields,
+    optional_fields: Fields,
+    rules: Rules,
+    hint_checks: Mapping[str, HintCheck] = MappingProxyType({}),
 ) -> Splits:
     """Return the ``SPLIT.jsonl`` files of ``folder``; each is checked when it is loaded. Blank lines hold no record.
 
-    With ``check_hints``, every record also has its hints, which must pass it.
+    Records of a split in ``hint_checks`` also have their hints, which must pass its check; others have none.
 
     Loading raises :class:`UserError` if the file is missing or has no record, and one that names the line if a line is
     not UTF-8 or not JSON, lacks one of ``fields``, has an optional field of another kind, or breaks one of ``rules``.
@@ -60,7 +65,7 @@ def json_lines_splits(
         for number, line in enumerate(_lines(path, split), start=1):
             if line.strip():
                 try:
-                    records.append(_record(line, fields, optional_fields, compiled, check_hints))
+                    records.append(_record(line, fields, optional_fields, compiled, hint_checks.get(split)))
                 except ValueError as error:
                     raise UserError(f"{path}:{number}: {error}; correct the line or remove it") from error
         if not records:

@@ -16,7 +16,7 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from pause_megatron.config.downstream import TASK_DEFINITIONS, require_task
-from pause_megatron.downstream.task_data import HINTS, HintCheck, halved_splits, json_lines_splits
+from pause_megatron.downstream.task_data import HINTS, TRAIN, HintCheck, halved_splits, json_lines_splits
 from pause_megatron.errors import UserError, one_line
 
 
@@ -92,7 +92,7 @@ def load_task(
     """Load the definition ``name``, with its data from ``data_folder`` if one is given.
 
     With ``halve``, and for every task without a training split, the training split is half of the evaluation split.
-    With ``check_hints``, every local record that is loaded must have hints that pass it; otherwise hints are ignored.
+    With ``check_hints``, every local training record must have hints that pass it; otherwise hints are ignored.
 
     Raises :class:`UserError` for an unknown task, a hub that cannot be reached, a missing folder or split file, and an
     invalid record.
@@ -102,12 +102,14 @@ def load_task(
     if "process_docs" in definition:
         definition["process_docs"] = cache(definition["process_docs"])  # the harness calls it several times per split
     halved = halve or definition["metadata"].get("halved", False)
+    evaluated = definition.get("test_split") or definition["validation_split"]
     if data_folder is None:
         splits = _hub_splits(name, definition)
     else:
-        splits = _local_splits(definition, data_folder, check_hints)
+        hinted = evaluated if halved else TRAIN
+        splits = _local_splits(definition, data_folder, {hinted: check_hints} if check_hints else {})
     if halved:
-        splits = halved_splits(splits, definition.get("test_split") or definition["validation_split"])
+        splits = halved_splits(splits, evaluated)
     definition.pop("dataset_kwargs", None)
     definition["custom_dataset"] = lambda **_: splits
     return Task(name, ConfigurableTask(config=definition), halved)
@@ -128,10 +130,10 @@ def _hub_splits(name: str, definition: dict[str, Any]) -> Mapping[str, datasets.
 
 
 def _local_splits(
-    definition: dict[str, Any], folder: Path, check_hints: HintCheck | None
+    definition: dict[str, Any], folder: Path, hint_checks: Mapping[str, HintCheck]
 ) -> Mapping[str, datasets.Dataset]:
     if not folder.is_dir():
         raise UserError(f"--data {folder}: no such folder; correct the path")
     metadata = definition["metadata"]
     optional, rules = metadata.get("optional_fields", {}), metadata.get("rules", {})
-    return json_lines_splits(folder, metadata["fields"], optional, rules, check_hints)
+    return json_lines_splits(folder, metadata["fields"], optional, rules, hint_checks)
