@@ -114,6 +114,9 @@ class Grid:
     """Pauses at inference (tokens) for every finetuned model; ``same``: as many as in finetuning."""
     pause_placements: tuple[PausePlacement, ...] = ("append",)
     """Positions of the pauses in finetuning and at inference; before-marker needs ``pause_marker`` in ``finetune``."""
+    hint_weights: tuple[float, ...] = (0.0,)
+    """Weights of the loss at appended pauses, whose labels are the hints of the records; 0: no loss at pauses. Models
+    without pauses, or with other placements, are finetuned only without hints."""
     fillers: tuple[str, ...] = ()
     """Tokens in place of the pauses of ``num_pauses_inf``, such as '.', for models finetuned without pauses."""
     seeds: tuple[int, ...] = (0,)

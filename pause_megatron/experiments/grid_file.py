@@ -121,7 +121,7 @@ def _convert_grid(values: dict[str, Any], source: str) -> Grid:
         grid = msgspec.convert({**values, "models": values.get("models") or {}}, Grid, dec_hook=read_path)
     except msgspec.ValidationError as error:
         raise UserError(f"{source}: {error}") from error
-    for key in ("num_pauses_inf", "pause_placements", "seeds"):
+    for key in ("num_pauses_inf", "pause_placements", "hint_weights", "seeds"):
         if not getattr(grid, key):
             raise UserError(f"{source}: '{key}' is empty; give at least one value, or remove the key")
     tasks = {

@@ -34,13 +34,15 @@ class Cell:
     model: PretrainedModel
     num_pauses_ft: int | str
     placement: PausePlacement
+    hint_weight: float
     seed: int
 
     @property
     def name(self) -> str:
         """Unique among the finetunings of the task."""
         placed = "" if self.placement == USUAL_PLACEMENT else f"-{self.placement}"
-        return f"{self.model.key}-ft{self.num_pauses_ft}{placed}-seed{self.seed}"
+        hinted = f"-hint{self.hint_weight:g}" if self.hint_weight else ""
+        return f"{self.model.key}-ft{self.num_pauses_ft}{placed}{hinted}-seed{self.seed}"
 
 
 def grid_jobs(grid: Grid, output: Path, source: str) -> list[Job]:
@@ -57,9 +59,15 @@ def grid_jobs(grid: Grid, output: Path, source: str) -> list[Job]:
     seeds, pauses = dict.fromkeys(grid.seeds), dict.fromkeys(grid.num_pauses_ft)
     for seed, task, model, num_pauses_ft in product(seeds, grid.tasks, models, pauses):
         try:
-            placements = dict.fromkeys(grid.pause_placements) if pause_range(num_pauses_ft)[1] else (USUAL_PLACEMENT,)
-            for placement in placements:
-                cell = Cell(task=task, model=model, num_pauses_ft=num_pauses_ft, placement=placement, seed=seed)
+            for placement, weight in _pausings(grid, num_pauses_ft):
+                cell = Cell(
+                    task=task,
+                    model=model,
+                    num_pauses_ft=num_pauses_ft,
+                    placement=placement,
+                    hint_weight=weight,
+                    seed=seed,
+                )
                 finetune = _finetune_job(grid, output, cell)
                 jobs += [finetune, *_evaluate_jobs(grid, output, finetune)]
         except UserError as error:
@@ -73,6 +81,18 @@ def grid_jobs(grid: Grid, output: Path, source: str) -> list[Job]:
     return jobs
 
 
+def _pausings(grid: Grid, num_pauses_ft: int | str) -> list[tuple[PausePlacement, float]]:
+    """Return each placement and hint weight; without pauses only the usual ones, and hints only at appended pauses."""
+    if not pause_range(num_pauses_ft)[1]:
+        return [(USUAL_PLACEMENT, 0.0)]
+    weights = dict.fromkeys(grid.hint_weights)
+    pairs = [
+        (placement, weight if placement == "append" else 0.0)
+        for placement, weight in product(grid.pause_placements, weights)
+    ]
+    return list(dict.fromkeys(pairs))
+
+
 def _finetune_job(grid: Grid, output: Path, cell: Cell) -> Job:
     task, model, placement = cell.task, cell.model, cell.placement
     settings: dict[str, Any] = {"model": model.folder, "task": task, "data": grid.tasks[task].data}
@@ -80,6 +100,8 @@ def _finetune_job(grid: Grid, output: Path, cell: Cell) -> Job:
     settings |= {"halve_evaluation": grid.tasks[task].halve_evaluation}
     settings |= {"num_pauses_ft": cell.num_pauses_ft, "seed": cell.seed}
     settings["pause_placement"] = placement  # always: the default depends on the model's pretraining
+    if cell.hint_weight:
+        settings["hint_weight"] = cell.hint_weight
     settings = {**without_defaults(settings), **grid.finetune, **grid.tasks[task].finetune}
     preset = settings.pop(PRESET, None)
     if placement != "before-marker":

@@ -26,7 +26,7 @@ INSERTION_KEYS = ("pauses", "pause_rate", "pauses_per_token", "pause_interval", 
 _SET_BY_GRID: dict[type, tuple[str, ...]] = {
     FinetuneConfig: (
         *("model", "task", "output", "model_name", "data", "halve_evaluation"),
-        *("num_pauses_ft", "pause_placement", "seed"),
+        *("num_pauses_ft", "pause_placement", "hint_weight", "seed"),
     ),
     EvaluateConfig: (
         *("model", "task", "output", "data", "halve_evaluation", "num_pauses_inf", "pause_placement", "pause_marker"),

@@ -108,6 +108,11 @@ def _tasks(tasks: Sequence[TaskResult]) -> Iterator[str]:
         )
     if any(measurement.setting.prefix_attention == "causal" for task in tasks for measurement in task.measurements):
         yield "Some results use causal prefix attention; the paper uses bidirectional prefix attention downstream."
+    if any(measurement.setting.hint_weight for task in tasks for measurement in task.measurements):
+        yield (
+            "Some models were finetuned with labels at their pauses (hints), so their pauses carry intermediate results"
+            " that the data gave them; the paper has no loss at pauses."
+        )
 
 
 def _one_task(task: TaskResult) -> Iterator[str]:

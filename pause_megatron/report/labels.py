@@ -51,10 +51,16 @@ def pauses_label(setting: Setting) -> str:
 
 
 def pauses_kind(setting: Setting) -> str:
-    """Placement of a setting's pauses and their filler, for example "appended" or "appended, filler '.'"."""
+    """Placement of a setting's pauses, their filler and hints, for example "appended" or "appended, filler '.'"."""
     if not (setting.num_pauses_ft or setting.num_pauses_inf):
         return NOTHING
-    return PLACEMENT_LABELS[setting.placement] + (f", filler '{setting.filler}'" if setting.filler else "")
+    filler = f", filler '{setting.filler}'" if setting.filler else ""
+    return PLACEMENT_LABELS[setting.placement] + filler + hints_label(setting)
+
+
+def hints_label(setting: Setting) -> str:
+    """Labels at the pauses in finetuning as a part of a label, for example ", hints with weight 1"; or nothing."""
+    return "" if setting.hint_weight is None else f", hints with weight {setting.hint_weight:g}"
 
 
 def setting_label(setting: Setting, tasks: Sequence[TaskResult]) -> str:
@@ -69,6 +75,7 @@ def setting_label(setting: Setting, tasks: Sequence[TaskResult]) -> str:
     for describe in (
         lambda one: f", M_ft {pauses_label(one)}",
         lambda one: "" if one.placement == "append" else f", {PLACEMENT_LABELS[one.placement]}",
+        hints_label,
         lambda one: f", {one.prefix_attention} prefix",
     ):
         if any(len({describe(other) for other in settings}) > 1 for settings in alike):
@@ -83,6 +90,7 @@ def series_label(setting: Setting, task: TaskResult) -> str:
         label += f", M_ft {pauses_label(setting)}"
     if setting.placement != "append":
         label += f", {PLACEMENT_LABELS[setting.placement]}"
+    label += hints_label(setting)
     if len({measurement.setting.prefix_attention for measurement in task.measurements}) > 1:
         label += f", {setting.prefix_attention} prefix"
     return label

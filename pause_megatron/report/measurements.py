@@ -48,6 +48,8 @@ class Setting:
     """Placement of the pauses at inference; ``placement_ft`` without pauses."""
     filler: str | None
     """Token in place of the pauses at inference; None for ``<pause>``."""
+    hint_weight: float | None = None
+    """Weight of the loss at the pauses in finetuning; None without that loss."""
 
     @staticmethod
     def of(result: EvaluationResult) -> Setting:
@@ -68,6 +70,7 @@ class Setting:
             placement_ft=placement_ft,
             placement=record.pause_placement if record.num_pauses_inf else placement_ft,
             filler=record.filler if record.num_pauses_inf else None,
+            hint_weight=finetuning.hint_weight if finetuning else None,
         )
 
     @property
@@ -81,13 +84,13 @@ class Setting:
         return replace(self, num_pauses_inf=self.num_pauses_ft or 0, placement=self.placement_ft, filler=None)
 
     @property
-    def order(self) -> tuple[int, str, str, int, int, int, str, str, str, str]:
+    def order(self) -> tuple[int, str, str, int, int, int, float, str, str, str, str]:
         """Sort key within a task: the order of :data:`MODELS`, then M_ft and M_inf, then the rest."""
         index = MODELS.index(self.model) if self.model in MODELS else len(MODELS)
         smallest = -1 if self.min_num_pauses_ft is None else self.min_num_pauses_ft
         pauses = self.num_pauses_ft or 0, smallest, self.num_pauses_inf
         rest = self.placement_ft, self.placement, self.filler or "", self.prefix_attention
-        return index, self.model, self.pretrained, *pauses, *rest
+        return index, self.model, self.pretrained, *pauses, self.hint_weight or 0, *rest
 
 
 @dataclass(frozen=True, kw_only=True)

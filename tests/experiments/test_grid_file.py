@@ -128,6 +128,27 @@ def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
     ]
 
 
+def test_hints_label_only_appended_pauses(tmp_path: Path) -> None:
+    keys = {
+        **SMALL,
+        "tasks": {"parity": None},
+        "models": {"stdpt": "hf/stdpt"},
+        "num_pauses_ft": [0, 10],
+        "pause_placements": ["append", "prepend"],
+        "hint_weights": [0, 1, 0.5],
+    }
+    jobs = jobs_of(GridConfig(grid=str(write_grid(tmp_path, **keys)), output=tmp_path / "out"))
+    finetunings = [job for job in jobs if job.command == "finetune"]
+    assert {job.name: parsed(job)[0].pausing.hint_weight for job in finetunings} == {
+        "finetune-parity-stdpt-ft0-seed0": 0,
+        "finetune-parity-stdpt-ft10-seed0": 0,
+        "finetune-parity-stdpt-ft10-hint1-seed0": 1,
+        "finetune-parity-stdpt-ft10-hint0.5-seed0": 0.5,
+        "finetune-parity-stdpt-ft10-prepend-seed0": 0,
+    }
+    assert len(outputs_of(jobs)) == 2 * len(finetunings), "no two jobs share an output"
+
+
 def test_a_range_of_pauses_is_one_finetuning(tmp_path: Path) -> None:
     keys = {**SMALL, "models": {"stdpt": "hf/stdpt"}, "num_pauses_ft": [0, "0..50"], "num_pauses_inf": ["same", 0]}
     jobs = jobs_of(GridConfig(grid=str(write_grid(tmp_path, **keys)), output=tmp_path / "out"))

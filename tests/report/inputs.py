@@ -61,6 +61,7 @@ def evaluation(
     min_num_pauses_ft: int | None = None,
     pause_placement: Any = "append",
     placement_ft: Any = None,
+    hint_weight: float | None = None,
     seed: int | None = 1,
     **others: Any,
 ) -> EvaluationRecord:
@@ -89,6 +90,7 @@ def evaluation(
         pause_placement=placement_ft or pause_placement,
         pause_marker=None,
         prefix_attention="bidirectional",
+        hint_weight=hint_weight,
         halve_evaluation=False,
         seed=seed or 0,
         steps=300,

@@ -113,6 +113,13 @@ def test_caveats_that_do_not_apply_are_absent() -> None:
         assert phrase not in limits
 
 
+def test_hints_are_a_caveat() -> None:
+    _, limits = sentences(evaluation(), evaluation(variant="stdpt_pauseft", hint_weight=0.5))
+    assert "labels at their pauses (hints)" in limits
+    _, limits = sentences(evaluation(), evaluation(variant="stdpt_pauseft"))
+    assert "hints" not in limits
+
+
 def test_different_conditions_are_caveats(tmp_path: Path) -> None:
     records = evaluation(), evaluation(variant="pausept_stdft", num_samples=100)
     _, limits = sentences(*records, runs=both_runs(tmp_path, iterations=300))

@@ -50,16 +50,17 @@ def heat_map_measurements(task: TaskResult) -> dict[str, list[Measurement]]:
 
 
 def _by_pretrained(measurements: Iterable[Measurement]) -> dict[str, list[Measurement]]:
-    """Group finetuned models with appended pauses by pretrained model, and by attention if there are several."""
-    groups: dict[tuple[str, str], list[Measurement]] = {}
+    """Group models with appended pauses by pretrained model and hints, and by attention if there are several."""
+    groups: dict[tuple[str, str, str], list[Measurement]] = {}
     for measurement in measurements:
         setting = measurement.setting
         if setting.num_pauses_ft is not None and setting.placement_ft == setting.placement == "append":
-            groups.setdefault((_pretrained_label(setting), setting.prefix_attention), []).append(measurement)
-    several = len({attention for _, attention in groups}) > 1
+            key = _pretrained_label(setting), labels.hints_label(setting), setting.prefix_attention
+            groups.setdefault(key, []).append(measurement)
+    several = len({attention for *_, attention in groups}) > 1
     return {
-        f"{pretrained}, {attention} prefix" if several else pretrained: found
-        for (pretrained, attention), found in groups.items()
+        f"{pretrained}{hints}, {attention} prefix" if several else f"{pretrained}{hints}": found
+        for (pretrained, hints, attention), found in groups.items()
     }
 
 

@@ -45,11 +45,17 @@ def model_size(architecture: Architecture) -> str | None:
 
 
 def published_for(measurement: Measurement, metric: str) -> Published | None:
-    """Return the published number of the same setting, if any; the paper has bidirectional prefixes and fixed M_ft."""
+    """Return the published number of the same setting, if any.
+
+    The paper has bidirectional prefixes, fixed M_ft, and no loss at pauses.
+    """
     setting = measurement.setting
     sizes = {model_size(result.record.architecture) for result in measurement.results}
     size = sizes.pop()
-    if sizes or size is None or setting.prefix_attention != "bidirectional" or setting.min_num_pauses_ft is not None:
+    as_published = (
+        setting.prefix_attention == "bidirectional" and setting.min_num_pauses_ft is setting.hint_weight is None
+    )
+    if sizes or size is None or not as_published:
         return None
     for row in _read("published.csv"):
         if (row["size"], row["task"], row["metric"]) == (size, setting.task, metric) and _matches(row, setting):

@@ -50,6 +50,7 @@ def test_other_settings_have_no_published_number() -> None:
     assert published("pausept_pauseft", "em", SMALL, num_pauses_ft=10, num_pauses_inf=50) is None
     assert published("pausept_pauseft", "em", num_pauses_ft=11) is None
     assert published("stdpt_stdft", "em", prefix_attention="causal") is None
+    assert published("pausept_pauseft", "em", num_pauses_ft=10, hint_weight=1.0) is None
 
 
 @pytest.mark.parametrize("vocab_size", [32_001, 50_258, 128_257])

@@ -54,6 +54,21 @@ def test_every_m_ft_has_its_own_row_and_missing_results_a_dash() -> None:
     ]
 
 
+def test_models_with_hints_have_rows_of_their_own() -> None:
+    tasks = grouped(
+        evaluation("parity"),
+        evaluation("parity", "stdpt_pauseft", value=0.5),
+        evaluation("parity", "stdpt_pauseft", value=1.0, hint_weight=1.0),
+    )
+    assert [row[:2] for row in texts(variants_table(tasks))] == [
+        ["StdPT_StdFT", "52.0 (47.6 to 56.3)"],
+        ["StdPT_PauseFT", "50.0 (45.6 to 54.4)"],
+        ["StdPT_PauseFT, hints with weight 1", "100.0 (99.2 to 100.0)"],
+    ]
+    kinds = [row[4].text for row in settings_table(tasks).rows]
+    assert kinds[1:] == ["appended", "appended, hints with weight 1"]
+
+
 def test_the_settings_table_gives_differences_without_a_verdict() -> None:
     table = settings_table(grouped(*variants(tasks=("parity",))))
     assert [row[-1].text for row in table.rows] == ["–", "+3.0", "−1.0", "+31.0"]  # noqa: RUF001
