@@ -53,6 +53,11 @@ SUBCOMMANDS: dict[str, Command] = {
         distributed=True,
         saves_when_asked=True,
     ),
+    "generate-task": Command(
+        summary="write the records of a small generated task: parity, lookup or 3sum",
+        config="pause_megatron.config.generated_tasks:GenerateTaskConfig",
+        function="pause_megatron.downstream.generated_tasks:generate_task",
+    ),
     "finetune": Command(
         summary="finetune an exported model on a task, with or without pauses",
         config="pause_megatron.config.downstream:FinetuneConfig",

@@ -26,7 +26,8 @@ def parse(config_class: type, program: str, arguments: list[str]) -> Any:
     """Build a ``config_class`` from flags.
 
     Flags override ``--config FILE``, which overrides ``--preset NAME`` (for a class with ``PRESETS``), in any order.
-    ``--help`` prints the help and exits.
+    ``--help`` prints the help and exits. The first argument may be the value of the flag that the class names as its
+    ``POSITIONAL``, for example "parity" in ``generate-task parity``.
 
     Raises :class:`UserError` for an unknown, missing or wrong flag.
     """
@@ -35,6 +36,8 @@ def parse(config_class: type, program: str, arguments: list[str]) -> Any:
             argument.encode()
         except UnicodeEncodeError as error:
             raise UserError(f"{quoted(argument)}: is not UTF-8; rename the file, or correct the text") from error
+    if arguments and not arguments[0].startswith("-") and (positional := _positional(config_class)):
+        arguments = [positional, *arguments]
     sources = FlagParser(prog=program, add_help=False, allow_abbrev=False)
     sources.add_argument("--config")
     sources.set_defaults(preset=None)
@@ -63,6 +66,12 @@ def parse(config_class: type, program: str, arguments: list[str]) -> Any:
     kinds = {name: field.type for name, field in flat_fields(config_class).items()}
     values = vars(parser.parse_args(flags)).items()
     return build(config_class, {name: _joined(kinds[name], value) for name, value in values})
+
+
+def _positional(config_class: type) -> str | None:
+    """The flag whose value may be the first argument without the flag; None if there is none."""
+    name = getattr(config_class, "POSITIONAL", None)
+    return name and f"--{name}"
 
 
 def _joined(kind: Any, value: Any) -> Any:
@@ -133,7 +142,14 @@ def flag_parser(config_class: type, program: str) -> FlagParser:
         names = f"Named settings, which --config and flags override: {', '.join(presets)}."
         general.add_argument("--preset", metavar="NAME", choices=list(presets), help=names)
     _add_flags(parser, config_class, parser.add_argument_group("flags"))
-    required = [f"{action.option_strings[0]} {action.metavar}" for action in parser._actions if action.required]
+    first = _positional(config_class)
+    required = [
+        first.removeprefix("--").upper()
+        if action.option_strings[0] == first
+        else f"{action.option_strings[0]} {action.metavar}"
+        for action in parser._actions
+        if action.required
+    ]
     width = shutil.get_terminal_size().columns - len("usage: ")
     parser.usage = "\n    ".join(wrap(" ".join([program, *required, "[FLAGS]"]), width))
     return parser

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -31,7 +32,8 @@ from pause_megatron.downstream.tasks import Task, load_task
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device, describe_device
 from pause_megatron.records.evaluation import Architecture, EvaluationRecord, Metric, Sample
-from pause_megatron.records.files import write_record
+from pause_megatron.records.files import read_record, write_record
+from pause_megatron.records.generated_task import GeneratedTaskRecord
 from pause_megatron.versions import versions
 
 
@@ -174,10 +176,16 @@ def _evaluate(
         pretraining=folder.pretraining,
         device=describe_device().name,
         precision=config.precision,
+        generated_task=_generated_task(config.data),
         config=to_flat(config),
         versions=versions(),
         seconds=round(loading_seconds + time.monotonic() - started, 3),
     )
+
+
+def _generated_task(data: Path | None) -> GeneratedTaskRecord | None:
+    file = data and data / GeneratedTaskRecord.FILE
+    return read_record(file, GeneratedTaskRecord) if file and file.exists() else None
 
 
 def _halve_evaluation(folder: ModelFolder, config: EvaluateConfig) -> bool:

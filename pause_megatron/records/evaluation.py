@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 from pause_megatron.records.conversion import PretrainingRecord
 from pause_megatron.records.finetuning import FinetuneSummary
+from pause_megatron.records.generated_task import GeneratedTaskRecord
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +94,8 @@ class EvaluationRecord:
     """Device that computed, such as "NVIDIA H100 80GB HBM3"; None in older files."""
     precision: str | None = None
     """Precision of the matrix products, such as "bf16"; None in older files."""
+    generated_task: GeneratedTaskRecord | None = None
+    """Parameters and seed of the data; None for data that no ``generate-task`` wrote, and in older files."""
     config: dict[str, Any]
     """Resolved configuration."""
     versions: dict[str, str]

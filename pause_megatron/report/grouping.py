@@ -3,13 +3,14 @@
 from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 from pause_megatron.errors import UserError
 from pause_megatron.report.collect import EvaluationResult
 from pause_megatron.report.measurements import Measurement, Setting, TaskResult
 from pause_megatron.report.pretrained_models import difference_besides_seed, seeds_of
 
-CHANCE_LEVELS = {"parity": 0.5, "lookup": 0.1, "piqa": 0.5, "hellaswag": 0.25}
+CHANCE_LEVELS = {"parity": 0.5, "lookup": 0.1, "3sum": 0.5, "piqa": 0.5, "hellaswag": 0.25}
 """Score of guessing in tasks with a fixed number of choices; a result file may state another."""
 
 
@@ -29,6 +30,12 @@ def group_results(results: Iterable[EvaluationResult]) -> tuple[TaskResult, ...]
     for setting, group in by_setting.items():
         by_task.setdefault(setting.task, []).append(_measurement(setting, group))
     return tuple(_task_result(task, by_task[task]) for task in sorted(by_task))
+
+
+def _parameters(result: EvaluationResult) -> dict[str, Any] | None:
+    """Parameters of generated data, without the hints, which only finetuning reads; None for other data."""
+    generated = result.record.generated_task
+    return {**generated.parameters, "hints": None} if generated else None
 
 
 def _measurement(setting: Setting, group: list[EvaluationResult]) -> Measurement:
@@ -55,6 +62,13 @@ def _task_result(task: str, measurements: list[Measurement]) -> TaskResult:
             raise UserError(
                 f"{first.source} and {result.source}: {task} is measured by {first.record.primary_metric} in one and by"
                 f" {result.record.primary_metric} in the other; evaluate both by the same metric"
+            )
+    generated = [(result, parameters) for result in results if (parameters := _parameters(result)) is not None]
+    for result, parameters in generated:
+        if parameters != generated[0][1]:
+            raise UserError(
+                f"{generated[0][0].source} and {result.source}: their data of {task} were generated with other"
+                " parameters; write two reports"
             )
     stated = next((result.record.chance for result in results if result.record.chance is not None), None)
     return TaskResult(

@@ -56,7 +56,9 @@ def _of_measurement(measurement: Measurement, task: TaskResult, tasks: Sequence[
 
 
 def _values(result: EvaluationResult) -> dict[str, Any]:
-    values = to_plain({"config": result.record.config, "finetuning": result.record.finetuning})
+    record = result.record
+    parts = {"config": record.config, "finetuning": record.finetuning, "generated_task": record.generated_task}
+    values = to_plain({name: part for name, part in parts.items() if part is not None or name == "finetuning"})
     assert isinstance(values, dict)
     return values
 

@@ -55,6 +55,17 @@ def help_texts(printed: str) -> dict[str, str]:
     return texts
 
 
+def test_first_argument_may_be_the_name_that_a_command_asks_for(capsys: pytest.CaptureFixture[str]) -> None:
+    config = COMMANDS["generate-task"].config_class()
+    words = ["--bits", "9", "--output", "O"]
+    assert parse(config, "generate-task", ["parity", *words]) == parse(config, "p", [*words, "--task", "parity"])
+    assert "usage: generate-task TASK --output PATH [FLAGS]" in help_of("generate-task", capsys)
+    with pytest.raises(UserError, match=r"--task: 'chess' is not allowed; choose from parity, lookup, 3sum"):
+        parse(config, "generate-task", ["chess", *words])
+    with pytest.raises(UserError, match=r"9: not a flag"):
+        parse_pretrain("9")
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_help_explains_every_flag_and_its_default(name: str, columns: int, capsys: pytest.CaptureFixture[str]) -> None:
     texts = help_texts(help_of(name, capsys))

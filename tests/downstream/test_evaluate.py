@@ -80,6 +80,13 @@ def test_a_model_that_is_not_finetuned_is_evaluated_as_it_was_pretrained(config)
     assert found["num_samples"] == len(found["samples"]) == 6
 
 
+def test_parameters_of_generated_data_are_recorded(config, parity_data):
+    evaluate(config)
+    recorded = result(config.output)["generated_task"]
+    assert recorded == result(parity_data / "generated_task.json")
+    assert recorded["parameters"]["bits"] == 16
+
+
 def test_flags_override_finetuning(config):
     evaluate(changed(config, num_pauses_inf=2, prefix_attention="bidirectional"))
     found = result(config.output)

@@ -31,6 +31,7 @@ GOOD: dict[str, tuple[dict[str, Any], str]] = {
     "gsm8k": ({"question": "1 + 1?", "answer": "#### 2"}, " #### 2"),
     "hellaswag": (ENDINGS, " y"),
     "lambada": ({"text": "they went to the lake"}, " lake"),
+    "3sum": (BITS, "1"),
     "lookup": (BITS, "1"),
     "natural_questions": ({"question": "who", "answer": ["Ada", "Ada L."]}, " Ada"),
     "parity": (BITS, "1"),

@@ -20,7 +20,7 @@ def test_included_definitions_are_not_tasks():
     assert {"parity", "gsm8k", "lambada"} < set(task_names())
 
 
-@pytest.mark.parametrize("name", ["lookup", "parity"])
+@pytest.mark.parametrize("name", ["3sum", "lookup", "parity"])
 def test_training_pairs_are_worded_as_the_harness_words_its_prompts(name, tmp_path):
     data = folder_with(tmp_path, train=GOOD, test=GOOD)
     task = load_task(name, data)

@@ -13,8 +13,10 @@ import pytest
 from pause_megatron.errors import UserError
 from pause_megatron.records.files import read_json, write_record
 from pause_megatron.records.finetuning import FinetuneRecord
+from pause_megatron.records.generated_task import GeneratedTaskRecord
 from pause_megatron.records.pretraining import METRICS_FILE
 from pause_megatron.report.collect import collect, read_evaluation, read_run
+from tests.records.examples import example
 
 from .inputs import evaluation, grouped, pretraining, write_evaluations, write_finetuned, write_run
 
@@ -107,3 +109,16 @@ def test_a_finetuning_curve_is_read_only_if_the_evaluated_model_is_in_its_folder
     finetuned_again = FinetuneRecord(**vars(replace(record.finetuning, final_loss=9.0)), config={})
     write_record(tmp_path / "model" / FinetuneRecord.FILE, finetuned_again)
     assert read_evaluation(path).finetuning_curve == ()
+
+
+def test_results_of_data_with_other_parameters_are_refused() -> None:
+    data = example(GeneratedTaskRecord)
+    (ours, other_seed, hinted, longer) = (
+        replace(data, parameters={"bits": bits, "hints": hints}, seed=seed)
+        for bits, hints, seed in ((16, False, 0), (16, False, 1), (16, True, 0), (20, False, 0))
+    )
+    results = [evaluation(generated_task=one, seed=seed) for seed, one in enumerate((ours, other_seed, hinted, None))]
+    (task,) = grouped(*results)
+    assert task.measurements[0].seeds == 4
+    with pytest.raises(UserError, match="their data of parity were generated with other parameters"):
+        grouped(*results, evaluation(generated_task=longer, seed=9))
