@@ -29,8 +29,8 @@ LAYERS = [
     ["records"],
     ["config"],
     [
-        *("errors", "log", "atomic", "locks", "memory_limit", "versions", "children", "launcher_variables"),
-        *("light_imports", "__init__"),
+        *("errors", "log", "intervals", "atomic", "locks", "memory_limit", "versions", "children"),
+        *("launcher_variables", "light_imports", "__init__"),
     ],
 ]
 """From the top down. Packages of one layer do not import each other, except in the last layer."""

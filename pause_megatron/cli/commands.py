@@ -84,6 +84,11 @@ SUBCOMMANDS: dict[str, Command] = {
         config="pause_megatron.config.experiments:GridConfig",
         function="pause_megatron.experiments.grid:run_grid",
     ),
+    "reproduce": Command(
+        summary="repeat a published small experiment, next to its published numbers",
+        config="pause_megatron.config.reproductions:ReproduceConfig",
+        function="pause_megatron.experiments.reproduce:run_reproduction",
+    ),
     "report": Command(
         summary="write report.html and report.md from training runs and evaluation results",
         config="pause_megatron.config.report:ReportConfig",

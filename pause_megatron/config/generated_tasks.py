@@ -34,6 +34,11 @@ class Parity:
         """Hints of each record."""
         return self.bits if self.hints else 0
 
+    @property
+    def question_length(self) -> int:
+        """Tokens of a question, one for each character."""
+        return self.bits + 1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
@@ -46,6 +51,11 @@ class Lookup:
         require_at_least(1, pairs=self.pairs)
         if self.pairs > _LETTERS:
             raise UserError(f"--pairs {self.pairs}: there are {_LETTERS} letters; give at most {_LETTERS}")
+
+    @property
+    def question_length(self) -> int:
+        """Tokens of a question, one for each character."""
+        return 2 * self.pairs + 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +86,11 @@ class ThreeSum:
     def num_hints(self) -> int:
         """Hints of each record: one for each pair that a later vector can complete."""
         return (self.vectors - 1) * (self.vectors - 2) // 2 if self.hints else 0
+
+    @property
+    def question_length(self) -> int:
+        """Tokens of a question, one for each character."""
+        return self.vectors * (self.digits + 1) + 1
 
 
 TASK_PARAMETERS: dict[str, type[Parity] | type[Lookup] | type[ThreeSum]] = {

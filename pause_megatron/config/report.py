@@ -22,6 +22,8 @@ class ReportConfig:
     """Run folders of 'pause-megatron pretrain', with and without pauses."""
     diagnoses: tuple[Path, ...] = ()
     """Result files of 'pause-megatron diagnose'."""
+    reproductions: tuple[Path, ...] = ()
+    """Results of 'pause-megatron reproduce' (reproduction.json), shown in a section of their own, without a verdict."""
     title: str = "Does pausing help?"
     """Title of the report."""
     samples_per_task: int = 20

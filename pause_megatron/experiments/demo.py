@@ -3,7 +3,9 @@
 1. Text becomes a tokenizer and two datasets of the same documents, with and without pauses.
 2. Two small GPTs are pretrained on them, each on two tensor-parallel processes, and exported.
 3. Each is finetuned with and without pauses on a generated task: the paper's four variants.
-4. All variants are evaluated, and a report compares them.
+4. All variants are evaluated.
+5. As a positive control, parity with labels at the pauses is learned with pauses and not without, as published.
+6. A report compares the variants, and shows the control in a section of its own.
 """
 
 import json
@@ -25,6 +27,7 @@ from pause_megatron.experiments.demo_commands import (
     REPOSITORY,
     TASK,
     DemoSize,
+    control_step,
     convert_step,
     grid_step,
     preprocess_step,
@@ -113,4 +116,9 @@ def demo_stages(output: Path, size: DemoSize, c4: tuple[str, ...]) -> Iterator[S
         title="finetune the four variants and evaluate them through lm-evaluation-harness",
         steps=[grid_step(output, size)],
     )
-    yield Stage(title="report", steps=[report_step(output)])
+    if size.control:
+        yield Stage(
+            title="positive control: pauses with labels help on parity, as published by London & Kanade 2025",
+            steps=[control_step(output)],
+        )
+    yield Stage(title="report", steps=[report_step(output, size)])

@@ -10,10 +10,13 @@ from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint
 from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST
 from pause_megatron.children import available_cores
 from pause_megatron.experiments.steps import REPOSITORY, Step
+from pause_megatron.records.reproduction import ReproductionRecord
 
 PRETRAINED = {"stdpt": "standard", "pausept": "pause"}
 """Name of a pretrained model to the kind of its dataset."""
 GRID_FILE = "grid.yaml"
+CONTROL = "parity-hints"
+"""Experiment of ``pause-megatron reproduce``, and the folder of its files."""
 TASK = "parity"
 """Task that a tiny model can learn, and where pauses can help if the prefix attends causally; see
 ``downstream.generated_tasks``."""
@@ -36,6 +39,8 @@ class DemoSize:
     finetune_steps: int = 2000
     train_samples: int = 50_000
     test_samples: int = 1000
+    control: bool = True
+    """Whether to repeat a published experiment in which pauses are known to help."""
 
 
 FAST = DemoSize(
@@ -50,6 +55,7 @@ FAST = DemoSize(
     finetune_steps=20,
     train_samples=2000,
     test_samples=20,
+    control=False,
 )
 
 
@@ -126,11 +132,21 @@ def grid_step(output: Path, size: DemoSize) -> Step:
     return Step(name="grid", action=_command("grid", *flags), products=results, show_all_lines=True)
 
 
-def report_step(output: Path) -> Step:
-    """Write the report on the pretraining runs and all evaluations."""
+def control_step(output: Path) -> Step:
+    """Repeat a published experiment in which pauses are known to help, with one seed."""
+    folder = output / CONTROL
+    flags = [CONTROL, "--seeds", 0, "--output", folder, "--jobs", available_cores()]
+    products = [folder / ReproductionRecord.FILE, folder / "report" / "report.html"]
+    return Step(name=CONTROL, action=_command("reproduce", *flags), products=products, show_all_lines=True)
+
+
+def report_step(output: Path, size: DemoSize) -> Step:
+    """Write the report on the pretraining runs, all evaluations and the control."""
     folder = output / "report"
     flags = ["--pretrain", *(output / "pretrain" / name for name in PRETRAINED)]
     flags += ["--evaluations", output / "grid" / "evaluate"]
+    if size.control:
+        flags += ["--reproductions", output / CONTROL / ReproductionRecord.FILE]
     flags += ["--title", "Does pausing help? A demo", "--output", folder]
     return Step(name="report", action=_command("report", *flags), products=[folder / "report.html"])
 

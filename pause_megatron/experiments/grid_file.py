@@ -38,7 +38,7 @@ def read_grid(config: GridConfig) -> Grid:
     source = f"--grid {config.grid}"
     values = _read_file(config.grid, source)
     for assignment in config.set:
-        _set(values, assignment)
+        set_value(values, assignment)
     if config.models:
         names = [model.partition("=")[0] for model in config.models]
         if twice := next((name for name in names if names.count(name) > 1), None):
@@ -74,7 +74,7 @@ def _read_file(name: str, source: str) -> dict[str, Any]:
     return {**_read_file(extended, f"{source}: {EXTENDS} {extended}"), **values}
 
 
-def _set(values: dict[str, Any], assignment: str) -> None:
+def set_value(values: dict[str, Any], assignment: str) -> None:
     """Set ``KEY.KEY=VALUE`` in ``values``."""
     path, _, text = assignment.partition("=")
     *sections, last = path.split(".")

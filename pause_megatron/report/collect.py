@@ -15,6 +15,7 @@ from pause_megatron.records.evaluation import EvaluationRecord
 from pause_megatron.records.files import read_record, read_record_lines
 from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneRecord, FinetuneStepRecord
 from pause_megatron.records.pretraining import METRICS_FILE, METRICS_KINDS, RunRecord, TrainRecord, ValidationRecord
+from pause_megatron.records.reproduction import ReproductionRecord
 
 Logged = TypeVar("Logged", TrainRecord, ValidationRecord)
 
@@ -72,10 +73,17 @@ class Collected:
     evaluations: tuple[EvaluationResult, ...]
     runs: tuple[PretrainRun, ...]
     diagnoses: tuple[DiagnosisRecord, ...] = ()
+    reproductions: tuple[ReproductionRecord, ...] = ()
 
 
-def collect(evaluations: Sequence[Path], runs: Sequence[Path], diagnoses: Sequence[Path] = ()) -> Collected:
-    """Read evaluation results, or all of them in a folder and below, run folders, and diagnoses.
+def collect(
+    evaluations: Sequence[Path],
+    runs: Sequence[Path],
+    *,
+    diagnoses: Sequence[Path] = (),
+    reproductions: Sequence[Path] = (),
+) -> Collected:
+    """Read evaluation results, or all of them in a folder and below, run folders, diagnoses and repeated experiments.
 
     Raises :class:`UserError` for a file that is missing or of another format, and for a folder without results.
     """
@@ -84,6 +92,7 @@ def collect(evaluations: Sequence[Path], runs: Sequence[Path], diagnoses: Sequen
         evaluations=tuple(map(read_evaluation, files)),
         runs=tuple(map(read_run, runs)),
         diagnoses=tuple(map(read_diagnosis, diagnoses)),
+        reproductions=tuple(read_record(path, ReproductionRecord) for path in reproductions),
     )
 
 

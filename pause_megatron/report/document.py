@@ -18,6 +18,7 @@ from pause_megatron.report.sections.pauses import finetuning_pauses_section, inf
 from pause_megatron.report.sections.placement import placement_section
 from pause_megatron.report.sections.pretraining import pretraining_section, pretraining_sentence
 from pause_megatron.report.sections.published import published_section
+from pause_megatron.report.sections.reproductions import reproductions_section
 from pause_megatron.report.sections.samples import Question, pick_questions
 from pause_megatron.report.sections.variants import bar_figures, variants_section, verdicts_table
 from pause_megatron.report.verdict_words import TERMS, lead, removal_sentences, task_outcome_text, task_sentence
@@ -89,6 +90,7 @@ def build_document(collected: Collected, *, title: str, samples_per_task: int) -
         ),
         variants_section(tasks, verdicts),
         published_section(tasks),
+        reproductions_section(collected.reproductions),
         inference_section(tasks, verdicts),
         finetuning_pauses_section(tasks),
         placement_section(tasks),

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.special import ndtr
 
-from pause_megatron.report.uncertainty import LEVEL, Scores
+from pause_megatron.intervals import LEVEL
+from pause_megatron.report.uncertainty import Scores
 
 ALPHA = 1 - LEVEL  # largest probability of a false claim on a page, whatever the number of comparisons
 STEPS = 200  # magnitudes that the exact test tells apart; it is exact for the rounded ones

@@ -11,8 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
-LEVEL = 0.95  # confidence level of an interval, before a correction for several comparisons
-NORMAL_QUANTILE = statistics.NormalDist().inv_cdf((1 + LEVEL) / 2)  # 1.96
+from pause_megatron.intervals import LEVEL, NORMAL_QUANTILE, wilson_interval
 
 Scores = npt.NDArray[np.float64]
 
@@ -112,19 +111,6 @@ def _residual(runs: Scores) -> float:
     seeds, items = runs.shape
     rest = runs - runs.mean(axis=0) - runs.mean(axis=1, keepdims=True) + runs.mean()
     return float((rest**2).sum() / max(1, (seeds - 1) * (items - 1)) / (seeds * items))
-
-
-def wilson_interval(share: float, number: float) -> tuple[float, float]:
-    """95 % interval of ``share`` of ``number`` items (Wilson 1927), which holds at 0 and 1 too.
-
-    ``number`` need not be whole: fewer items than there are stand for a larger variance (Korn and Graubard 1998).
-    """
-    square = NORMAL_QUANTILE**2
-    center = (share + square / (2 * number)) / (1 + square / number)
-    spread = math.sqrt(share * (1 - share) / number + square / (4 * number**2))
-    margin = NORMAL_QUANTILE * spread / (1 + square / number)
-    low, high = center - margin, center + margin
-    return (0.0 if share == 0 else max(0.0, low)), (1.0 if share == 1 else min(1.0, high))
 
 
 def share_interval(share: float, uncertainty: Uncertainty | None, items: int) -> tuple[float, float]:

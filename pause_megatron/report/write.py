@@ -20,6 +20,7 @@ from pause_megatron.atomic import new_folder, reserved, sweep, write_file
 from pause_megatron.config.report import ReportConfig
 from pause_megatron.config.serialize import to_plain
 from pause_megatron.errors import UserError, quoted
+from pause_megatron.records.files import plain_record
 from pause_megatron.report.collect import Collected, collect
 from pause_megatron.report.document import Document, build_document
 from pause_megatron.report.elements import MODEL_COLORS, Section, Table
@@ -38,7 +39,9 @@ SUBSCRIPTS = re.compile(r"\bM_(ft|inf)\b")
 def write_report(config: ReportConfig) -> None:
     """Write the report; raises :class:`UserError` for inputs that cannot be compared and an output of another kind."""
     earlier = _earlier_files(config.output)
-    collected = collect(config.evaluations, config.pretrain, config.diagnoses)
+    collected = collect(
+        config.evaluations, config.pretrain, diagnoses=config.diagnoses, reproductions=config.reproductions
+    )
     document = build_document(collected, title=config.title, samples_per_task=config.samples_per_task)
     files = render_files(document, collected)
     if earlier is None:
@@ -125,7 +128,8 @@ def _values(document: Document, collected: Collected) -> dict[str, Any]:
         ],
         "samples": [asdict(question) for question in document.questions],
         "evaluations": {str(result.source): result.record.config for result in collected.evaluations},
-        "diagnoses": [to_plain(one) for one in collected.diagnoses],
+        "diagnoses": [plain_record(one) for one in collected.diagnoses],
+        "reproductions": [plain_record(record) for record in collected.reproductions],
         "pretrain": {
             str(run.source): {"config": run.record.config, "dataset": to_plain(run.record.dataset)}
             for run in collected.runs

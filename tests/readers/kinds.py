@@ -173,7 +173,7 @@ def _render_diagnosis(folder: Path) -> Any:
     from pause_megatron.report.document import build_document
     from pause_megatron.report.write import render_files
 
-    collected = collect([], [], [folder / "diagnosis.json"])
+    collected = collect([], [], diagnoses=[folder / "diagnosis.json"])
     return render_files(build_document(collected, title="Report", samples_per_task=3), collected)["report.json"]
 
 

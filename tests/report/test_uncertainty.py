@@ -9,14 +9,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from pause_megatron.report.uncertainty import (
-    NORMAL_QUANTILE,
-    Difference,
-    Uncertainty,
-    crossed_error,
-    share_interval,
-    wilson_interval,
-)
+from pause_megatron.intervals import wilson_interval
+from pause_megatron.report.uncertainty import NORMAL_QUANTILE, Difference, Uncertainty, crossed_error, share_interval
 
 
 def test_a_margin_has_more_standard_errors_with_few_degrees_of_freedom() -> None:
@@ -89,12 +83,6 @@ def test_seeds_without_scatter_leave_few_degrees_of_freedom() -> None:
     runs = np.ones((3, 50))
     assert crossed_error([runs, 0 * runs], runs[0]).freedom == 4
     assert crossed_error([runs], runs[0]).freedom == 2
-
-
-@pytest.mark.parametrize(("right", "items"), [(0, 20), (1, 20), (7, 20), (20, 20), (499, 500)])
-def test_the_interval_of_a_share_is_wilsons(right: int, items: int) -> None:
-    expected = stats.binomtest(right, items).proportion_ci(method="wilson")
-    assert wilson_interval(right / items, items) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
 def test_a_larger_error_widens_the_interval_of_a_share_and_a_smaller_one_does_not_narrow_it() -> None:
