@@ -58,6 +58,11 @@ class ReproduceConfig:
         require_at_least(1, jobs=self.jobs, bits=1 if self.bits is None else self.bits)
         require_at_least(0, seeds=min(self.seeds, default=0))
 
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """The values that differ from the definition, as typed, without the seeds."""
+        return (*((f"bits {self.bits}",) if self.bits is not None else ()), *self.set)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Arm:

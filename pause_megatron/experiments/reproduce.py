@@ -47,7 +47,7 @@ def run_reproduction(config: ReproduceConfig) -> None:
     _remember(experiment, config)
     logs, environment = output / "logs", {DEVICE_VARIABLE: config.device}
     run_stages(list(reproduction_stages(experiment, output, config.jobs)), logs, environment)
-    record = collect_results(config.experiment, experiment, output)
+    record = collect_results(config.experiment, experiment, output, config.changes)
     write_record(output / ReproductionRecord.FILE, record)
     table = markdown(record)
     with write_file(output / TABLE_FILE) as file:

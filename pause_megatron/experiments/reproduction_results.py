@@ -23,8 +23,8 @@ def result_file(experiment: Experiment, arm: Arm, folder: Path, seed: int) -> Pa
     return folder / "grid" / "evaluate" / experiment.task / name
 
 
-def collect_results(name: str, experiment: Experiment, output: Path) -> ReproductionRecord:
-    """Read the results of all seeds and arms below ``output``."""
+def collect_results(name: str, experiment: Experiment, output: Path, changes: Sequence[str] = ()) -> ReproductionRecord:
+    """Read the results of all seeds and arms below ``output``; ``changes`` are those from the definition."""
     results = {
         arm.name: [
             read_record(result_file(experiment, arm, output / f"seed{seed}", seed), EvaluationRecord)
@@ -45,7 +45,7 @@ def collect_results(name: str, experiment: Experiment, output: Path) -> Reproduc
         seeds=experiment.seeds,
         arms=arms,
         differences=tuple(_difference(first, second, values) for first, second in experiment.differences),
-        deviations=experiment.deviations,
+        deviations=(*experiment.deviations, *([f"Changed for this run: {', '.join(changes)}."] if changes else [])),
         parameters=max(record.architecture.parameters for record in everything),
         device=", ".join(sorted({record.device or "unknown" for record in everything})),
         settings=to_plain(experiment),

@@ -63,7 +63,7 @@ def test_first_argument_may_be_the_name_that_a_command_asks_for(capsys: pytest.C
     with pytest.raises(UserError, match=r"--task: 'chess' is not allowed; choose from parity, lookup, 3sum"):
         parse(config, "generate-task", ["chess", *words])
     with pytest.raises(UserError, match=r"9: not a flag"):
-        parse_pretrain("9")
+        parse(PretrainConfig, "pause-megatron pretrain", ["9", *REQUIRED, "--train-iters", "1"])
 
 
 @pytest.mark.parametrize("name", COMMANDS)

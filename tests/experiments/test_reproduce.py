@@ -97,7 +97,7 @@ def record(tmp_path: Path) -> ReproductionRecord:
             path = result_file(experiment, arm, tmp_path / f"seed{seed}", seed)
             path.parent.mkdir(parents=True, exist_ok=True)
             write_record(path, one)
-    return collect_results("parity-hints", experiment, tmp_path)
+    return collect_results("parity-hints", experiment, tmp_path, config_of(tmp_path, bits=20).changes)
 
 
 def test_record_has_every_seed_with_both_intervals(record: ReproductionRecord, tmp_path: Path) -> None:
@@ -125,7 +125,7 @@ def test_table_puts_the_published_numbers_beside_ours(record: ReproductionRecord
     assert "| 20 | 1.000, 0.998 | 0.999 | 0.994 to 1.000 |" in row
     assert "about 1.00 (20 to 300 bits)" in row
     assert "| pauses without labels - no pauses | +0.020 | +0.020 to +0.020 |" in lines
-    assert record.deviations
+    assert record.deviations[-1] == "Changed for this run: bits 20."
     assert all(f"- {deviation}" in lines for deviation in record.deviations)
 
 
