@@ -8,7 +8,6 @@
 6. A report compares the variants, and shows the control in a section of its own.
 """
 
-import json
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -38,6 +37,7 @@ from pause_megatron.experiments.demo_commands import (
 )
 from pause_megatron.experiments.demo_corpus import write_c4_corpus, write_pydoc_corpus
 from pause_megatron.experiments.steps import Stage, Step, run_stages
+from pause_megatron.records.files import read_json
 
 SETTINGS_FILE = "demo.json"
 
@@ -60,11 +60,12 @@ def remember_settings(config: DemoConfig) -> None:
     settings = {name: value for name, value in to_plain(config).items() if name not in ("output", "device")}
     path = config.output / SETTINGS_FILE
     if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        begun = read_json(path)
+        begun = begun if isinstance(begun, dict) else {}
         for name, value in settings.items():
-            if begun[name] != value:
+            if begun.get(name) != value:
                 raise UserError(
-                    f"--output {config.output}: holds a demo with --{name} {begun[name]}, but now it is {value};"
+                    f"--output {config.output}: holds a demo with --{name} {begun.get(name)}, but now it is {value};"
                     " choose another --output, or remove the folder"
                 )
     elif config.output.exists() and any(final_name(path.name) != SETTINGS_FILE for path in config.output.iterdir()):

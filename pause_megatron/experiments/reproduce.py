@@ -23,7 +23,7 @@ from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
 from pause_megatron.experiments.reproduction_file import read_experiment
 from pause_megatron.experiments.reproduction_results import collect_results, markdown, result_file
 from pause_megatron.experiments.steps import REPOSITORY, Stage, Step, run_stages
-from pause_megatron.records.files import write_record
+from pause_megatron.records.files import read_json, write_record
 from pause_megatron.records.reproduction import ReproductionRecord
 
 SETTINGS_FILE = "experiment.json"
@@ -64,12 +64,12 @@ def _remember(experiment: Experiment, config: ReproduceConfig) -> None:
     settings = {"name": config.experiment, **to_plain(experiment)}
     del settings["seeds"]
     if path.exists():
-        begun = json.loads(path.read_text(encoding="utf-8"))
+        begun = read_json(path)
         for key, value in settings.items():
-            if begun.get(key) != value:
+            if not isinstance(begun, dict) or begun.get(key) != value:
                 raise UserError(
-                    f"--output {output}: holds an experiment with {key} {json.dumps(begun.get(key))}, but now it is"
-                    f" {json.dumps(value)}; choose another --output, or remove the folder"
+                    f"--output {output}: holds an experiment with another '{key}' than {json.dumps(value)}"
+                    f" ({SETTINGS_FILE}); choose another --output, or remove the folder"
                 )
     elif output.exists() and any(output.iterdir()):
         raise UserError(f"--output {output}: is not empty and holds no experiment; choose another --output")

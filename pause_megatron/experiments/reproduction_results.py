@@ -11,7 +11,7 @@ from pause_megatron.errors import UserError
 from pause_megatron.intervals import mean_interval, wilson_interval
 from pause_megatron.records.evaluation import EvaluationRecord
 from pause_megatron.records.files import read_record
-from pause_megatron.records.reproduction import ArmDifference, ArmRecord, ReproductionRecord
+from pause_megatron.records.reproduction import ArmDifference, ArmRecord, Interval, ReproductionRecord
 from pause_megatron.versions import versions
 
 
@@ -75,18 +75,23 @@ def _arm_record(experiment: Experiment, arm: Arm, results: Sequence[EvaluationRe
         published=arm.published,
         values=values,
         num_samples=first.num_samples,
-        item_interval=wilson_interval(mean, sum(result.num_samples for result in results)),
-        seed_interval=mean_interval(values),
+        item_interval=Interval(*wilson_interval(mean, sum(result.num_samples for result in results))),
+        seed_interval=_over_seeds(values),
         steps=finetuning.steps,
         tokens=round(finetuning.steps * batch.get("batch_size", FinetuneConfig.batch_size) * length),
         seconds=round(statistics.fmean(map(_finetuning_seconds, results)), 1),
     )
 
 
+def _over_seeds(values: Sequence[float]) -> Interval | None:
+    ends = mean_interval(values)
+    return ends and Interval(*ends)
+
+
 def _difference(first: str, second: str, values: dict[str, tuple[float, ...]]) -> ArmDifference:
     differences = [one - other for one, other in zip(values[first], values[second], strict=True)]
     return ArmDifference(
-        first=first, second=second, value=statistics.fmean(differences), interval=mean_interval(differences)
+        first=first, second=second, value=statistics.fmean(differences), interval=_over_seeds(differences)
     )
 
 
@@ -120,6 +125,6 @@ def markdown(record: ReproductionRecord) -> str:
     return "\n".join(lines)
 
 
-def interval_text(ends: Sequence[float] | None, form: str = ".3f") -> str:
+def interval_text(interval: Interval | None, form: str = ".3f") -> str:
     """Return an interval, for example "0.481 to 0.537"; a dash without one."""
-    return "-" if ends is None else " to ".join(format(end, form) for end in ends)
+    return "-" if interval is None else f"{interval.low:{form}} to {interval.high:{form}}"

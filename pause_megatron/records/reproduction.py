@@ -4,6 +4,14 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 
+@dataclass(frozen=True)
+class Interval:
+    """A 95 % interval."""
+
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class ArmRecord:
     """One arm of an experiment: models that differ only in their seed."""
@@ -19,16 +27,20 @@ class ArmRecord:
     """Score of each seed, 0 to 1."""
     num_samples: int
     """Test items of each seed; every seed has its own."""
-    item_interval: tuple[float, ...]
-    """95 % interval of the mean over all items of all seeds (Wilson), as (low, high)."""
-    seed_interval: tuple[float, ...] | None = None
-    """95 % interval of the mean over seeds (Student's t), as (low, high); None for a single seed."""
+    item_interval: Interval
+    """Of the mean over all items of all seeds (Wilson)."""
+    seed_interval: Interval | None = None
+    """Of the mean over seeds (Student's t); None for a single seed."""
     steps: int
     """Optimizer steps of each finetuning."""
     tokens: int
     """Tokens that each finetuning read, pauses and targets included."""
     seconds: float
     """Wall time of a finetuning, mean over seeds."""
+
+    def __post_init__(self) -> None:
+        if not self.values:
+            raise ValueError("an arm has no values")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +50,8 @@ class ArmDifference:
     first: str
     second: str
     value: float
-    interval: tuple[float, ...] | None = None
-    """95 % interval by Student's t over the differences of each seed, as (low, high); None for a single seed."""
+    interval: Interval | None = None
+    """By Student's t over the differences of each seed; None for a single seed."""
 
 
 @dataclass(frozen=True, kw_only=True)

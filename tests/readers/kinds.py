@@ -204,6 +204,25 @@ def _render_report(folder: Path) -> Any:
     return files["report.json"], files["report.md"]
 
 
+def _write_reproduction(folder: Path) -> None:
+    from pause_megatron.downstream.generated_tasks import write_task
+    from pause_megatron.records.files import write_record
+    from tests.report.sections.test_reproductions import RECORD
+
+    write_record(folder / "reproduction.json", RECORD)
+    write_task("3sum", folder / "task", seed=0, train=8, validation=0, test=4, hints=True)
+
+
+def _read_reproduction(folder: Path) -> Any:
+    from pause_megatron.records.files import read_record
+    from pause_megatron.records.generated_task import GeneratedTaskRecord
+    from pause_megatron.report.collect import collect
+    from pause_megatron.report.sections.reproductions import reproductions_section
+
+    task = read_record(folder / "task" / GeneratedTaskRecord.FILE, GeneratedTaskRecord)
+    return task, reproductions_section(collect([], [], [folder / "reproduction.json"]).reproductions)
+
+
 def _write_grid(folder: Path) -> None:
     grid = {
         "models": {"stdpt": "hf/stdpt", "pausept": "hf/pausept"},
@@ -296,6 +315,12 @@ KINDS = (
     Kind(name="diagnosis", make=_write_diagnosis, read=_render_diagnosis, files=("*",)),
     Kind(name="run folder", make=_write_run, read=_read_run, files=("run/*",)),
     Kind(name="report's inputs", make=_write_report, read=_render_report, files=("*/*",)),
+    Kind(
+        name="repeated experiment",
+        make=_write_reproduction,
+        read=_read_reproduction,
+        files=("reproduction.json", "task/generated_task.json"),
+    ),
     Kind(name="grid", make=_write_grid, read=_read_grid, files=("*",)),
     Kind(name="--config file", make=_write_config, read=_read_config, files=("*",)),
     Kind(name="--deepspeed file", make=_write_deepspeed, read=_read_deepspeed, files=("*",)),

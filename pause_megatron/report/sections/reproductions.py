@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pause_megatron.records.reproduction import ArmRecord, ReproductionRecord
 from pause_megatron.report.elements import Section, Table, TableCell, slug, text_cells
-from pause_megatron.report.labels import MINUS, counted
+from pause_megatron.report.labels import MINUS, counted, rounded
 
 
 def reproductions_section(records: Sequence[ReproductionRecord]) -> Section:
@@ -40,7 +40,9 @@ def _tables(record: ReproductionRecord) -> tuple[Table, ...]:
             text_cells(
                 f"{one.first}, minus {one.second}",
                 _points(one.value),
-                " to ".join(map(_points, one.interval)) if one.interval else "needs a second seed",
+                f"{_points(one.interval.low)} to {_points(one.interval.high)}"
+                if one.interval
+                else "needs a second seed",
             )
             for one in record.differences
         ),
@@ -49,14 +51,14 @@ def _tables(record: ReproductionRecord) -> tuple[Table, ...]:
 
 
 def _arm_row(arm: ArmRecord) -> tuple[TableCell, ...]:
-    low, high = (100 * end for end in arm.item_interval)
+    low, high = 100 * arm.item_interval.low, 100 * arm.item_interval.high
     return text_cells(
         arm.name,
         str(arm.num_pauses),
         f"{100 * statistics.fmean(arm.values):.1f} ({low:.1f} to {high:.1f})",
         ", ".join(f"{100 * value:.1f}" for value in arm.values),
         arm.published,
-        f"{arm.tokens / 1e6:.1f}M",
+        rounded(arm.tokens),
         f"{arm.seconds:.0f}",
     )
 
