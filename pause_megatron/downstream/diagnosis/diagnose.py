@@ -2,13 +2,13 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
 from pause_megatron import log
 from pause_megatron.atomic import reserved
 from pause_megatron.config.diagnosis import DiagnoseConfig
-from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.config.serialize import to_flat
 from pause_megatron.downstream.diagnosis.answers import measure_answers
 from pause_megatron.downstream.diagnosis.attention import AttentionShares
@@ -94,8 +94,13 @@ def _pauses(folder: ModelFolder, config: DiagnoseConfig) -> tuple[Pausing, tuple
         raise UserError(
             f"--model {config.model}: was not finetuned with pauses; give --num-pauses-inf, for example 0 10"
         )
-    asked = {**vars(config.pausing), "num_pauses_inf": number}
-    return resolve_pausing(folder, InferencePausing(**asked)), numbers
+    pausing = resolve_pausing(folder, replace(config.pausing, num_pauses_inf=number))
+    if pausing.placement == "every":
+        raise UserError(
+            f"--model {config.model}: pauses after every token, also of the answer; only pauses in the prompt are"
+            " diagnosed; give --pause-placement append"
+        )
+    return pausing, numbers
 
 
 def _pairs(task: Task, limit: int) -> list[TextPair]:

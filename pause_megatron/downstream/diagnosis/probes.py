@@ -18,11 +18,14 @@ class Probe:
     """A batch of prompts with pauses and answers; tensors are on the model's device."""
 
     batch: BorderBatch
-    is_pause: torch.Tensor
-    """True at the pauses; boolean [batch, sequence]."""
     targets: torch.Tensor
     """Tokens of the answer and the end of document; int64 [batch, target], any token at padding."""
     bidirectional: bool
+
+    @property
+    def is_pause(self) -> torch.Tensor:
+        """True at the pauses; boolean [batch, sequence]."""
+        return self.batch.is_pause
 
     @property
     def is_prompt(self) -> torch.Tensor:
@@ -51,10 +54,10 @@ def probes(folder: ModelFolder, pairs: Sequence[TextPair], pausing: Pausing, bat
     """Yield ``pairs`` in batches; raises as :func:`~pause_megatron.downstream.training_examples.encode_example`."""
     for first in range(0, len(pairs), batch_size):
         examples = [encode_example(pair, folder, pausing) for pair in pairs[first : first + batch_size]]
-        batch = align([one.prefix for one in examples], [one.target for one in examples], folder.eod_id)
+        prefixes, targets = [one.prefix for one in examples], [one.target for one in examples]
+        batch = align(prefixes, targets, folder.eod_id, shares_positions=folder.shares_positions)
         batch = batch.to(folder.model.device)
-        is_pause = batch.real & (batch.input_ids == folder.pause_id)
-        yield Probe(batch, is_pause, batch.input_ids[:, batch.border :], pausing.bidirectional)
+        yield Probe(batch, batch.input_ids[:, batch.border :], pausing.bidirectional)
 
 
 def with_number(pausing: Pausing, num_pauses: int) -> Pausing:

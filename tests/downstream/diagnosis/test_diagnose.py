@@ -96,7 +96,7 @@ def test_logit_lens_reads_each_layer_with_the_final_norm(folder: ModelFolder) ->
             for example, output, kinds in passes(folder, pausing):
                 states = output.hidden_states[one.layer][0, kinds.index("pauses") + pause]
                 logits = model.lm_head(states if one.layer == 2 else norm(states)).detach()
-                predicted.append((logits.log_softmax(-1), int(example.target[0])))
+                predicted.append((logits.log_softmax(-1), int(example.target.ids[0])))
             scores = [float(found[answer]) for found, answer in predicted]
             entropies = [float(-(found.exp() * found).sum()) for found, _ in predicted]
             assert one.answer_log_probability[pause] == pytest.approx(fmean(scores), abs=1e-4)
@@ -107,7 +107,7 @@ def test_logit_lens_reads_each_layer_with_the_final_norm(folder: ModelFolder) ->
     # the last layer's prediction at the last pause is the model's own
     last = [output.logits[0, len(example.prefix) - 1] for example, output, _ in passes(folder, pausing)]
     own = fmean(
-        float(logits.log_softmax(-1)[int(example.target[0])])
+        float(logits.log_softmax(-1)[int(example.target.ids[0])])
         for logits, (example, _, _) in zip(last, passes(folder, pausing), strict=True)
     )
     assert lens[-1].answer_log_probability[-1] == pytest.approx(own, abs=1e-4)
@@ -125,7 +125,7 @@ def test_answers_are_compared_with_those_of_the_reference(folder: ModelFolder) -
         scores, same = [], []
         for index, (example, output, _) in enumerate(found):
             logits = output.logits[0, len(example.prefix) - 1 : -1].log_softmax(-1)
-            target = torch.from_numpy(example.target)
+            target = torch.from_numpy(example.target.ids)
             scores.append(float(logits.gather(1, target[:, None]).sum()))
             same.append(int(logits[0].argmax()) == reference[index])
         assert one.log_probability == pytest.approx(fmean(scores), abs=1e-3)
@@ -138,7 +138,7 @@ def test_an_answer_is_correct_without_its_end(folder: ModelFolder) -> None:
     pausing = SETTINGS[0]
     example = encode_example(TextPair("0110:", "0"), folder, pausing)
     with torch.no_grad():
-        logits = folder.model(torch.from_numpy(example.prefix)[None]).logits[0, -1]
+        logits = folder.model(torch.from_numpy(example.prefix.ids)[None]).logits[0, -1]
     token = next(
         int(token)
         for token in logits.argsort(descending=True)
@@ -180,6 +180,15 @@ def test_a_model_without_pauses_is_refused(
     words = ["diagnose", "--model", str(model_path("gpt2")), "--task", "parity", "--data", str(parity_data)]
     assert main([*words, "--output", str(tmp_path / "diagnosis.json")]) == EXIT_USER
     assert "give --num-pauses-inf" in capsys.readouterr().err
+
+
+def test_pauses_after_every_token_are_refused(
+    model_path: Callable[[str], Path], parity_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["diagnose", "--model", str(model_path("gpt2")), "--task", "parity", "--data", str(parity_data)]
+    flags = ["--output", str(tmp_path / "diagnosis.json"), "--num-pauses-inf", "2", "--pause-placement", "every"]
+    assert main([*words, *flags]) == EXIT_USER
+    assert "only pauses in the prompt are diagnosed" in capsys.readouterr().err
 
 
 def test_random_weights_are_loaded_for_every_measurement(model_path: Callable[[str], Path]) -> None:
