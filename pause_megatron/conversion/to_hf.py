@@ -183,6 +183,8 @@ def _record(
             pause_inputs=state.config.get("training", {}).get("pause_inputs", "pause"),
             pauses_per_token=state.dataset.pauses_per_token,
             pause_interval=state.dataset.pause_interval,
+            pause_positions=model.pause_positions if model.shares_positions else None,
+            distinct_pauses=tokenizer.distinct_pauses,
             seq_length=state.dataset.seq_length,
             iterations=state.iteration,
             consumed_samples=state.consumed_samples,

@@ -31,6 +31,10 @@ class PretrainingRecord:
     """Pauses of a group, for the strategy "every"; None for other strategies, for blends and in older files."""
     pause_interval: int | None = None
     """Real tokens between two groups of pauses, for the strategy "every"; else None."""
+    pause_positions: str | None = None
+    """"shared" if a pause has the position index of the real token before it; None if it has its own."""
+    distinct_pauses: int | None = None
+    """Number of distinct pauses; None with one ``<pause>``."""
     seq_length: int
     """Tokens of a training sequence."""
     iterations: int

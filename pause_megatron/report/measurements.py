@@ -42,8 +42,11 @@ class Setting:
     prefix_attention: str
     min_num_pauses_ft: int | None
     """The smallest M_ft if it was drawn for each example; None if it was fixed."""
+    num_pauses_pt: int = 0
+    """Pauses after each token in pretraining, for a model that was not finetuned."""
     placement_ft: str
-    """Placement of the pauses in finetuning; "append" without pauses."""
+    """Placement of the pauses in finetuning; "every" for a model that was only pretrained, with pauses after every
+    token; "append" without pauses."""
     placement: str
     """Placement of the pauses at inference; ``placement_ft`` without pauses."""
     filler: str | None
@@ -59,7 +62,10 @@ class Setting:
         model = record.variant
         if model is None:
             model = "other" if record.pretraining is None else pretrained_name(record.pretraining.pauses)
+        pretraining = None if finetuning else record.pretraining
+        num_pauses_pt = (pretraining.pauses_per_token or 0) if pretraining else 0
         placement_ft = finetuning.pause_placement if finetuning and record.num_pauses_ft else "append"
+        placement_ft = "every" if num_pauses_pt else placement_ft
         return Setting(
             task=record.task,
             model=model,
@@ -67,6 +73,7 @@ class Setting:
             num_pauses_inf=record.num_pauses_inf,
             prefix_attention=record.prefix_attention,
             min_num_pauses_ft=finetuning.min_num_pauses_ft if finetuning else None,
+            num_pauses_pt=num_pauses_pt,
             placement_ft=placement_ft,
             placement=record.pause_placement if record.num_pauses_inf else placement_ft,
             filler=record.filler if record.num_pauses_inf else None,
@@ -75,13 +82,14 @@ class Setting:
 
     @property
     def is_matched(self) -> bool:
-        """Whether inference pauses as finetuning did: M_inf = M_ft, same placement, no filler."""
+        """Whether inference pauses as training did: M_inf = M_ft, same placement, no filler."""
         return self == self.matched
 
     @property
     def matched(self) -> Setting:
-        """The same model with pauses at inference as in finetuning."""
-        return replace(self, num_pauses_inf=self.num_pauses_ft or 0, placement=self.placement_ft, filler=None)
+        """The same model with pauses at inference as in finetuning, or in pretraining with pauses after every token."""
+        number = self.num_pauses_pt if self.num_pauses_ft is None else self.num_pauses_ft
+        return replace(self, num_pauses_inf=number, placement=self.placement_ft, filler=None)
 
     @property
     def order(self) -> tuple[int, str, str, int, int, int, float, str, str, str, str]:

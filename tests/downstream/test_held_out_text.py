@@ -140,6 +140,8 @@ def test_loss_on_a_dataset_is_the_trainers_validation_loss(export, tmp_path):
 def test_an_export_pauses_as_it_was_pretrained(export, tmp_path, capsys):
     record, folder = read_record(export / ExportRecord.FILE, ExportRecord), load_model_folder(export)
     assert (record.pretraining.pauses_per_token, record.pretraining.pause_interval) == (3, 1)
+    assert (record.pretraining.pause_positions == "shared") == folder.shares_positions == ("shared" in export.name)
+    assert record.pretraining.distinct_pauses == (2 if "distinct" in export.name else None)
     repeats = record.pretraining.pause_inputs == "repeat"
     own = Pausing(num_pauses=3, placement="every", interval=1, repeats_tokens=repeats)
     assert resolve_pausing(folder, InferencePausing()) == own

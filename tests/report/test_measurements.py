@@ -108,6 +108,19 @@ def test_results_with_other_inference_pauses_are_not_matched() -> None:
     assert [task.baseline_of(measurement) is not None for measurement in task.measurements] == [False, True, True, True]
 
 
+def test_a_model_pretrained_with_pauses_after_every_token_is_matched_with_them() -> None:
+    every = replace(pretraining(paused=True), pauses="every", pauses_per_token=3, pause_interval=1)
+    found = [
+        evaluation(variant=None, pretraining=every, num_pauses_inf=number, pause_placement=placement)
+        for number, placement in ((3, "every"), (1, "every"), (0, "every"), (3, "append"))
+    ]
+    (task,) = grouped(*found, evaluation(variant=None, pretraining=pretraining(paused=False), num_pauses_inf=0))
+    assert [(one.setting.model, one.setting.num_pauses_inf, one.setting.placement) for one in task.matched] == [
+        ("stdpt", 0, "append"),
+        ("pausept", 3, "every"),
+    ]
+
+
 def test_results_are_compared_under_the_same_prefix_attention_only() -> None:
     (task,) = grouped(evaluation(), evaluation(variant="pausept_pauseft", prefix_attention="causal"))
     assert task.comparisons == ()
