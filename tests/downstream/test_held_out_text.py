@@ -201,7 +201,8 @@ def test_distinct_pauses_reach_every_stage(export, tmp_path):
     assert folder.model.generation_config.suppress_tokens == [first, second]
     card = (export / "README.md").read_text()
     assert f"`<pause1>` to `<pause2>` are tokens {first} to {second} of" in card
-    record = read_json_lines(export.with_name("gpt2-distinct") / "metrics.jsonl")[-2]
+    lines = read_json_lines(export.with_name("gpt2-distinct") / "metrics.jsonl")
+    record = next(line for line in reversed(lines) if line["kind"] == "train")
     assert set(record["pause_embeddings"]) == {"<pause1>", "<pause2>"}
     assert record["pause_embedding"] == record["pause_embeddings"]["<pause1>"] != record["pause_embeddings"]["<pause2>"]
 
