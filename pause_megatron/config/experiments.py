@@ -30,7 +30,7 @@ class DemoConfig:
     c4: tuple[str, ...] = ()
     """C4 files (.json.gz) to train on, as paths or quoted globs. By default English text that comes with Python."""
     fast: bool = False
-    """Only a few steps of each training: shows that the chain runs, not that the models learn."""
+    """Only a few steps of each training, and no positive control: shows that the chain runs, not that models learn."""
     device: DeviceChoice = "cpu"
     """Device of the two models, which are too small to gain from GPUs; auto: as in the single commands."""
 

@@ -14,9 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pause_megatron.cli.flags import parse
 from pause_megatron.config.experiments import DemoConfig
+from pause_megatron.config.report import ReportConfig
+from pause_megatron.config.reproductions import ReproduceConfig
 from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, StoppedEarly, UserError
-from pause_megatron.experiments.demo import remember_settings
+from pause_megatron.experiments.demo import demo_stages, remember_settings
+from pause_megatron.experiments.demo_commands import FAST, DemoSize
 from pause_megatron.experiments.steps import Stage, Step, run_stages
 
 MODELS = ("stdpt", "pausept")
@@ -151,6 +155,33 @@ def test_finished_demo_runs_no_command_and_keeps_its_settings(demo: Path) -> Non
 def test_demo_does_not_write_into_a_folder_of_something_else(tmp_path: Path) -> None:
     (tmp_path / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="is not empty and is not a demo folder"):
+        remember_settings(DemoConfig(output=tmp_path))
+
+
+@pytest.mark.parametrize("size", [DemoSize(), FAST], ids=["complete", "fast"])
+def test_only_the_complete_demo_has_the_positive_control_and_reports_it(tmp_path: Path, size: DemoSize) -> None:
+    steps = {step.name: step for stage in demo_stages(tmp_path, size, ()) for step in stage.steps}
+    assert ("parity-hints" in steps) == (size is not FAST)
+    report = steps["report"].action
+    assert not callable(report)
+    shown = [str(tmp_path / "parity-hints" / "reproduction.json")] if size is not FAST else []
+    config = parse(ReportConfig, "report", list(report[3:]))
+    assert [str(path) for path in config.reproductions] == shown
+    assert config.evaluations == (tmp_path / "grid" / "evaluate",), "verdicts come from the demo's own task"
+    if size is not FAST:
+        action = steps["parity-hints"].action
+        assert not callable(action)
+        config = parse(ReproduceConfig, "reproduce", list(action[3:]))
+        assert (config.experiment, config.seeds) == ("parity-hints", (0,))
+        assert set(steps["parity-hints"].products) > {config.output / "reproduction.json"}
+
+
+def test_damaged_settings_of_a_demo_are_one_line(tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_text("{")
+    with pytest.raises(UserError, match=r"demo\.json: not JSON"):
+        remember_settings(DemoConfig(output=tmp_path))
+    (tmp_path / "demo.json").write_text("[]")
+    with pytest.raises(UserError, match="choose another --output, or remove the folder"):
         remember_settings(DemoConfig(output=tmp_path))
 
 
