@@ -47,6 +47,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 LAUNCH_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 
 
+@pytest.fixture
+def needs_terminals() -> None:
+    """Skip a test on a machine without pseudo terminals, such as a container without /dev/pts."""
+    try:
+        ends = os.openpty()
+    except OSError:
+        pytest.skip("no pseudo terminals here (/dev/pts); terminals were not checked")
+    for end in ends:
+        os.close(end)
+
+
 @pytest.fixture(autouse=True)
 def no_launch_is_left() -> Iterator[None]:
     """Fail a test that leaves the variables of a launch behind: a later test would wait for ranks that do not exist."""

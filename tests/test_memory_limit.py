@@ -132,7 +132,12 @@ def test_command_ends_with_its_parent(tmp_path: Path) -> None:
 
 
 def started_and_waiting(folder: Path) -> subprocess.Popen[str]:
-    process = subprocess.Popen(command_under_limit("wait", folder / "out"), stderr=subprocess.DEVNULL, text=True)
+    def heed_interrupts() -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background jobs, such as this test run, ignore them
+
+    process = subprocess.Popen(
+        command_under_limit("wait", folder / "out"), stderr=subprocess.DEVNULL, text=True, preexec_fn=heed_interrupts
+    )
     while not (folder / "waiting").exists():
         time.sleep(0.01)
         assert process.poll() is None

@@ -82,12 +82,14 @@ def test_bash_completes_every_flag(name: str, scripts: Path) -> None:
     )
 
 
+@pytest.mark.usefixtures("needs_terminals")
 def test_bash_offers_files_if_a_flag_has_no_list_of_words(scripts: Path, tmp_path: Path) -> None:
     (tmp_path / "settings.yaml").touch()
     typed = b"source %s\npause-megatron pretrain --config sett\t" % bytes(scripts / "bash")
     assert b"--config settings.yaml" in typed_into(["bash", "--norc", "-i"], typed, b"settings.yaml", tmp_path)
 
 
+@pytest.mark.usefixtures("needs_terminals")
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="zsh is not installed")
 def test_zsh_completes(scripts: Path, tmp_path: Path) -> None:
     load = b"autoload -Uz compinit && compinit -u -D; source %s\n" % bytes(scripts / "zsh")

@@ -176,7 +176,15 @@ def test_another_number_of_processes_starts_over(config, tmp_path, capsys):
 
 def launched(config: FinetuneConfig) -> subprocess.CompletedProcess[str]:
     settings = {name: value for name, value in to_flat(config).items() if value is not None and value is not False}
-    launcher = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    launcher = (
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--local-addr=localhost",
+        "--nproc-per-node",
+        "2",
+    )
     flags = flags_of_mapping(settings, FinetuneConfig, "test")
     return subprocess.run(
         [*launcher, "-m", "pause_megatron", "finetune", *flags],

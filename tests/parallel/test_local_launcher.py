@@ -126,6 +126,7 @@ def test_second_ctrl_c_ends_at_once(tmp_path: Path) -> None:
         assert launcher.returncode == EXIT_INTERRUPTED
 
 
+@pytest.mark.usefixtures("needs_terminals")
 def test_closing_the_terminal_saves(tmp_path: Path) -> None:
     """The kernel hangs up the launcher and its processes, and their log lines fail from then on."""
     terminal, end = pty.openpty()

@@ -220,7 +220,7 @@ def _read_reproduction(folder: Path) -> Any:
     from pause_megatron.report.sections.reproductions import reproductions_section
 
     task = read_record(folder / "task" / GeneratedTaskRecord.FILE, GeneratedTaskRecord)
-    return task, reproductions_section(collect([], [], [folder / "reproduction.json"]).reproductions)
+    return task, reproductions_section(collect([], [], reproductions=[folder / "reproduction.json"]).reproductions)
 
 
 def _write_grid(folder: Path) -> None:

@@ -118,6 +118,7 @@ def test_tool_is_plain_text_in_a_pipe_and_loads_nothing_heavy(datasets, tokenize
     assert max(map(len, done.stdout.splitlines())) <= 140
 
 
+@pytest.mark.usefixtures("needs_terminals")
 def test_tool_is_coloured_on_a_terminal(datasets, tokenizer):
     here, there = pty.openpty()
     command = [sys.executable, TOOL, "--data", datasets / "sequence", "--tokenizer", tokenizer.path, "--tokens", "20"]
