@@ -175,6 +175,8 @@ def train(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)
+    if state:
+        trainer.restore_losses(state)
     try:
         trainer.train(resume_from_checkpoint=state and str(state))
     except AlreadyTrained:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import torch
 from safetensors import SafetensorError
 from transformers import Trainer, TrainerCallback, TrainerState
 
@@ -31,7 +32,7 @@ from pause_megatron.checkpoint.checkpoint_manifest import (
 )
 from pause_megatron.downstream.processes import raise_on_all_ranks, run_on_rank_0
 from pause_megatron.errors import UserError, one_line, quoted, system_error
-from pause_megatron.records.files import is_file_name
+from pause_megatron.records.files import is_file_name, read_json
 
 FORMAT = "pause_megatron/finetune-state/2"
 SETTINGS = "settings.json"
@@ -75,16 +76,35 @@ def is_finished(state: Path) -> bool:
 
 
 class SafeTrainer(Trainer):
-    """Trainer that completes each state that it saves.
+    """Trainer that completes each state that it saves, and logs the same losses after a resume.
+
+    The Trainer logs the mean loss of the steps since its last log, and forgets those before a resume. Each process
+    therefore saves their sum.
 
     Raises :class:`UserError` on every process if one of them cannot write a state, for example because the disk is
     full; the state before it then remains the newest.
     """
 
+    _saved_losses: dict[str, Any] | None = None
+
+    def restore_losses(self, state: Path) -> None:
+        """Continue at the first step with the losses in ``state`` that were not logged."""
+        self._saved_losses = read_json(state / _losses_file(self.args.process_index))
+
+    def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        """Train on one micro-batch; the first time after a resume, restore the losses."""
+        if found := self._saved_losses:
+            self._tr_loss += found["sum"]
+            self._globalstep_last_logged, self._saved_losses = found["last_logged_step"], None
+        return super().training_step(*args, **kwargs)
+
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         work, step, failure = Path(self.args.output_dir), self.state.global_step, ""
         try:
             super()._save_checkpoint(*args, **kwargs)
+            losses = {"sum": self._tr_loss.item(), "last_logged_step": self._globalstep_last_logged}
+            file = state_folder(work, step) / _losses_file(self.args.process_index)
+            file.write_text(json.dumps(losses), encoding="utf-8")
         except (OSError, RuntimeError, SafetensorError) as error:
             if not _is_write_error(error):
                 raise
@@ -94,6 +114,10 @@ class SafeTrainer(Trainer):
             )
         raise_on_all_ranks(self.args, failure)
         run_on_rank_0(self.args, lambda: complete_state(work, step))
+
+
+def _losses_file(rank: int) -> str:
+    return f"losses_not_logged.{rank}.json"
 
 
 def _is_write_error(error: Exception) -> bool:

@@ -36,6 +36,21 @@ class InterruptionError(Exception):
     pass
 
 
+def interrupt(config: FinetuneConfig) -> None:
+    """Finetune until step 5."""
+    training_step = Trainer.training_step
+
+    def dying(self, *args, **kwargs):
+        if self.state.global_step == 5:
+            raise InterruptionError
+        return training_step(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Trainer, "training_step", dying)
+        with pytest.raises(InterruptionError):
+            finetune(config)
+
+
 @pytest.fixture(scope="module")
 def interrupted(model_path, parity_data, tmp_path_factory) -> Interrupted:
     root = tmp_path_factory.mktemp("interrupted")
@@ -54,17 +69,7 @@ def interrupted(model_path, parity_data, tmp_path_factory) -> Interrupted:
         save_interval=2,
     )
     finetune(replace(config, output=root / "whole"))
-    training_step = Trainer.training_step
-
-    def dying(self, *args, **kwargs):
-        if self.state.global_step == 5:
-            raise InterruptionError
-        return training_step(self, *args, **kwargs)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Trainer, "training_step", dying)
-        with pytest.raises(InterruptionError):
-            finetune(config)
+    interrupt(config)
     assert sorted(path.name for path in config.work_folder.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
     return Interrupted(config, shutil.copytree(config.work_folder, root / "saved"), root / "whole")
 
@@ -174,6 +179,16 @@ def test_run_whose_model_or_data_has_changed_starts_over(interrupted, capsys, na
     assert "belongs to a run with other settings, model or data" in said
     assert "resuming" not in said
     assert_ends_as_undisturbed(interrupted)
+
+
+def test_loss_that_is_a_mean_over_steps_before_and_after_a_resume(interrupted, tmp_path):
+    """The interrupted run saves after step 4, and logs the mean of steps 4 to 6 at the end."""
+    undisturbed = replace(interrupted.config, output=tmp_path / "undisturbed", log_interval=3)
+    finetune(undisturbed)
+    config = replace(undisturbed, output=tmp_path / "interrupted")
+    interrupt(config)
+    finetune(config)
+    assert (config.output / "metrics.jsonl").read_bytes() == (undisturbed.output / "metrics.jsonl").read_bytes()
 
 
 def test_second_run_with_the_same_output_is_refused(interrupted, monkeypatch):
