@@ -18,7 +18,8 @@ def loss_mask(labels: Any, pause_ids: PauseIds) -> Any:
     token ``k + 1`` is ``<pause>``. A pause before a real token does carry loss: tokens ``a <pause> b`` have loss at
     ``<pause>``, but not at ``a``.
     """
-    return ~is_pause(labels, pause_ids)
+    ids = range(pause_ids, pause_ids + 1) if isinstance(pause_ids, int) else pause_ids
+    return labels != ids[0] if len(ids) == 1 else ~is_pause(labels, ids)  # one operation in the usual case
 
 
 def pause_runs(tokens: torch.Tensor, pause_ids: PauseIds) -> torch.Tensor:
