@@ -17,7 +17,7 @@ from pause_megatron.config.pausing import FinetunePausing
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.hints import HINT_LABELS, Hints, HintTrainer
 from pause_megatron.downstream.model_folder import load_model_folder
-from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.pausing import Pausing, decided_finetuning
 from pause_megatron.downstream.tasks import TextPair
 from pause_megatron.downstream.training_examples import PausedExamples
 from pause_megatron.downstream.work_folder import MetricsWriter
@@ -26,6 +26,7 @@ from pause_megatron.log import read_json_lines
 from pause_megatron.pauses.prompts import IGNORE_INDEX
 from tests.distributed import run_distributed
 from tests.downstream.settings import changed
+from tests.downstream.test_every_token import pretrained
 from tests.quick import others_slow
 
 RECORDS = [
@@ -218,6 +219,14 @@ def test_document_of_another_source_without_hints_is_refused(model_path):
 def test_settings_without_a_place_for_hints_are_refused(config, settings, message):
     with pytest.raises(UserError, match=message):
         changed(config, **settings)
+
+
+def test_model_that_pauses_after_every_token_gets_hints_only_at_appended_pauses(folder):
+    asked = FinetunePausing(num_pauses_ft=2, hint_weight=1)
+    trained = pretrained(folder)
+    with pytest.raises(UserError, match=r"--hint-weight 1: .* not --pause-placement every; give --pause-placement app"):
+        decided_finetuning(trained, asked)
+    assert decided_finetuning(trained, replace(asked, pause_placement="append")).hint_weight == 1
 
 
 class InterruptionError(Exception):
