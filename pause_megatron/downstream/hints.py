@@ -87,6 +87,16 @@ class HintTrainer(SafeTrainer):
         self._first_step: int | None = None
         """Steps that were complete when the sums began."""
 
+    def unlogged_losses(self) -> dict[str, Any]:
+        """Return the sums of both losses too."""
+        return {**super().unlogged_losses(), "sums": self._sums.tolist(), "first_step": self._first_step}
+
+    def continue_losses(self, unlogged: dict[str, Any]) -> None:
+        """Continue the sums of both losses too."""
+        super().continue_losses(unlogged)
+        self._sums = torch.tensor(unlogged["sums"], dtype=torch.float64)
+        self._first_step = unlogged["first_step"]
+
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> tuple[list[Any], Any]:
         """Return the micro-batches of a step, and count their hints over all processes."""
         samples, num_items_in_batch = super().get_batch_samples(*args, **kwargs)

@@ -91,20 +91,29 @@ class SafeTrainer(Trainer):
         """Continue at the first step with the losses in ``state`` that were not logged."""
         self._saved_losses = read_json(state / _losses_file(self.args.process_index))
 
+    def unlogged_losses(self) -> dict[str, Any]:
+        """Return the sums of losses since the last log, JSON-ready."""
+        return {"sum": self._tr_loss.item(), "last_logged_step": self._globalstep_last_logged}
+
+    def continue_losses(self, unlogged: dict[str, Any]) -> None:
+        """Continue the sums with those that :meth:`unlogged_losses` returned before the resume."""
+        self._tr_loss += unlogged["sum"]
+        self._globalstep_last_logged = unlogged["last_logged_step"]
+
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         """Train on one micro-batch; the first time after a resume, restore the losses."""
-        if found := self._saved_losses:
-            self._tr_loss += found["sum"]
-            self._globalstep_last_logged, self._saved_losses = found["last_logged_step"], None
-        return super().training_step(*args, **kwargs)
+        if self._saved_losses:
+            self.continue_losses(self._saved_losses)
+            self._saved_losses = None
+        loss: torch.Tensor = super().training_step(*args, **kwargs)
+        return loss
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         work, step, failure = Path(self.args.output_dir), self.state.global_step, ""
         try:
             super()._save_checkpoint(*args, **kwargs)
-            losses = {"sum": self._tr_loss.item(), "last_logged_step": self._globalstep_last_logged}
             file = state_folder(work, step) / _losses_file(self.args.process_index)
-            file.write_text(json.dumps(losses), encoding="utf-8")
+            file.write_text(json.dumps(self.unlogged_losses()), encoding="utf-8")
         except (OSError, RuntimeError, SafetensorError) as error:
             if not _is_write_error(error):
                 raise

@@ -233,8 +233,12 @@ class InterruptionError(Exception):
     pass
 
 
-@pytest.mark.parametrize("settings", [{}, {"lora_rank": 2}], ids=["all weights", "LoRA"])
-def test_resumed_run_ends_with_the_same_weights_and_metrics(config, tmp_path, monkeypatch, settings):
+@pytest.mark.parametrize(
+    ("settings", "lines"),
+    [({}, 4), ({"lora_rank": 2}, 4), ({"log_interval": 3}, 2)],
+    ids=["all weights", "LoRA", "means over the resume"],
+)
+def test_resumed_run_ends_with_the_same_weights_and_metrics(config, tmp_path, monkeypatch, settings, lines):
     config = replace(config, steps=4, save_interval=2, **settings)
     finetune(replace(config, output=tmp_path / "whole"))
     step = Trainer.training_step
@@ -253,7 +257,7 @@ def test_resumed_run_ends_with_the_same_weights_and_metrics(config, tmp_path, mo
     assert all(torch.equal(whole[name], resumed[name]) for name in whole)
     metrics = [read_json_lines(path / "metrics.jsonl") for path in (tmp_path / "whole", config.output)]
     assert metrics[0] == metrics[1]
-    assert len(metrics[0]) == 4
+    assert len(metrics[0]) == lines
     assert all(line["hint_loss"] > 0 for line in metrics[0])
 
 
