@@ -14,6 +14,9 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
 
 from pause_megatron import log
 from pause_megatron.errors import EXIT_INTERNAL, EXIT_USER, MEMORY_ADVICE
@@ -25,6 +28,8 @@ _DEATH_TEXT = re.compile(
 )
 """Start of the lines that libraries print before they end the process."""
 _SET_DEATH_SIGNAL = 1  # PR_SET_PDEATHSIG of Linux
+_LINEAR_ALGEBRA_BYTES = 300 << 20
+"""Address space for NumPy and SciPy: their OpenBLAS asks for memory for ever if it gets none when it is loaded."""
 
 
 def memory_limit() -> int | None:
@@ -76,13 +81,37 @@ def _run_as_child(action: Callable[[], int], signal_mask: set[int], stderr: int)
         os.dup2(stderr, 2)
         os.close(stderr)
         signal.pthread_sigmask(signal.SIG_SETMASK, signal_mask)
-        code = action()
+        code = action() if _load_linear_algebra() else EXIT_USER
     except BaseException:
         traceback.print_exc()
     finally:
         for file in (sys.stdout, sys.stderr):
             file.flush()
         os._exit(code)
+
+
+def _load_linear_algebra() -> bool:
+    """Load OpenBLAS while there is memory for it; print a line and return False if there is too little."""
+    limit, taken = resource.getrlimit(resource.RLIMIT_AS)[0], _address_space()
+    if limit != resource.RLIM_INFINITY and limit - taken < _LINEAR_ALGEBRA_BYTES:
+        log.write_line(
+            f"error: memory: the limit of {limit / 1e6:.0f} MB leaves {(limit - taken) / 1e6:.0f} MB for libraries, which"
+            f" need {_LINEAR_ALGEBRA_BYTES / 1e6:.0f} MB and more; {MEMORY_ADVICE}"
+        )
+        return False
+    with suppress(ImportError):  # SciPy is only for some commands
+        for name in ("numpy", "scipy.linalg"):
+            import_module(name)
+    return True
+
+
+def _address_space() -> int:
+    """Return the bytes of address space that this process has taken; 0 where the system does not tell."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+    except OSError:
+        return 0
+    return pages * resource.getpagesize()
 
 
 def _wait(child: int) -> int:

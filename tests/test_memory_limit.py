@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -25,7 +26,7 @@ from pause_megatron.log import LINE
 from tests.readers.good_folders import finetuning, made
 
 LIMIT_BYTES = 4 << 30
-MEGABYTES = (10, 40, 120, 200, 300, 400, 500)
+MEGABYTES = (40, 320, 360, 400, 450, 500, 600)
 """Limits of the slow test, above the memory after the imports."""
 LIMITED = f"""
 import resource, sys
@@ -111,6 +112,18 @@ def test_ends_with_one_line_and_leaves_nothing(how: str, code: int, line: str, t
     elif line:
         assert said[0] == line
     assert [path.name for path in tmp_path.iterdir()] == (["out"] if code == EXIT_DONE else [])
+
+
+def test_limit_that_leaves_too_little_for_libraries_is_refused_at_once(tmp_path: Path) -> None:
+    command = command_under_limit("done", tmp_path / "out")
+    command[2] = LIMITED.replace("(LIMIT_BYTES, LIMIT_BYTES)", "(address_space() + (40 << 20),) * 2")
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == EXIT_USER, done.stderr
+    assert re.fullmatch(
+        r"error: memory: the limit of \d+ MB leaves \d\d MB for libraries, which need 315 MB and more; .*\n",
+        done.stderr,
+    )
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
