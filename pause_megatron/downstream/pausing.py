@@ -194,7 +194,7 @@ def _finetuned_pausing(folder: ModelFolder) -> Pausing | None:
 
 
 def _pretrained_pausing(folder: ModelFolder) -> Pausing | None:
-    """Return the pauses of pretraining if they followed every token, or every so many tokens; else None."""
+    """Return the pauses of pretraining if they followed every token, or every few tokens; else None."""
     pretraining = folder.pretraining
     if pretraining is None or not pretraining.pauses_per_token:
         return None
