@@ -95,8 +95,8 @@ def _load_linear_algebra() -> bool:
     limit, taken = resource.getrlimit(resource.RLIMIT_AS)[0], _address_space()
     if limit != resource.RLIM_INFINITY and limit - taken < _LINEAR_ALGEBRA_BYTES:
         log.write_line(
-            f"error: memory: the limit of {limit / 1e6:.0f} MB leaves {(limit - taken) / 1e6:.0f} MB for libraries, which"
-            f" need {_LINEAR_ALGEBRA_BYTES / 1e6:.0f} MB and more; {MEMORY_ADVICE}"
+            f"error: memory: the limit of {limit / 1e6:.0f} MB leaves {(limit - taken) / 1e6:.0f} MB for libraries,"
+            f" which need {_LINEAR_ALGEBRA_BYTES / 1e6:.0f} MB and more; {MEMORY_ADVICE}"
         )
         return False
     with suppress(ImportError):  # SciPy is only for some commands

@@ -116,7 +116,10 @@ def test_ends_with_one_line_and_leaves_nothing(how: str, code: int, line: str, t
 
 def test_limit_that_leaves_too_little_for_libraries_is_refused_at_once(tmp_path: Path) -> None:
     command = command_under_limit("done", tmp_path / "out")
-    command[2] = LIMITED.replace("(LIMIT_BYTES, LIMIT_BYTES)", "(address_space() + (40 << 20),) * 2")
+    limit = "(address_space() + (40 << 20),) * 2"
+    command[2] = "from tests.limited_command import address_space" + LIMITED.replace(
+        "(LIMIT_BYTES, LIMIT_BYTES)", limit
+    )
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == EXIT_USER, done.stderr
     assert re.fullmatch(
