@@ -1,8 +1,8 @@
 """Attention to and from pauses, by layer and head.
 
 For each query position, the attention weights over all keys sum to 1. The share of a group of keys, such as the
-pauses, is the sum of their weights, averaged over the queries of a group and over all prompts. Compare it with the share
-that uniform attention would give: a group with more positions gets more attention by itself.
+pauses, is the sum of their weights, averaged over the queries of a group and over all prompts. Compare it with the
+share that uniform attention would give: a group with more positions gets more attention by itself.
 """
 
 from typing import Any
