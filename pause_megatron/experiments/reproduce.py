@@ -13,7 +13,7 @@ from pathlib import Path
 
 import yaml
 
-from pause_megatron.atomic import write_file, write_json
+from pause_megatron.atomic import final_name, sweep, write_file, write_json
 from pause_megatron.config.parallel import DEVICE_VARIABLE
 from pause_megatron.config.reproductions import Experiment, ReproduceConfig
 from pause_megatron.config.serialize import to_plain
@@ -44,7 +44,7 @@ def run_reproduction(config: ReproduceConfig) -> None:
     if not (REPOSITORY / "ds_configs").is_dir():
         raise UserError("reproduce: needs the scripts of a checkout; install with 'pip install -e .' in the repository")
     experiment, output = read_experiment(config), config.output.absolute()
-    _remember(experiment, config)
+    remember_experiment(experiment, config)
     logs, environment = output / "logs", {DEVICE_VARIABLE: config.device}
     run_stages(list(reproduction_stages(experiment, output, config.jobs)), logs, environment)
     record = collect_results(config.experiment, experiment, output, config.changes)
@@ -58,7 +58,7 @@ def run_reproduction(config: ReproduceConfig) -> None:
     print(f"\n{table}\nreport: {page}", flush=True)
 
 
-def _remember(experiment: Experiment, config: ReproduceConfig) -> None:
+def remember_experiment(experiment: Experiment, config: ReproduceConfig) -> None:
     """Write the settings to the output folder. Raises :class:`UserError` if it holds other ones, except for seeds."""
     output, path = config.output, config.output / SETTINGS_FILE
     settings = {"name": config.experiment, **to_plain(experiment)}
@@ -71,9 +71,10 @@ def _remember(experiment: Experiment, config: ReproduceConfig) -> None:
                     f"--output {output}: holds an experiment with another '{key}' than {json.dumps(value)}"
                     f" ({SETTINGS_FILE}); choose another --output, or remove the folder"
                 )
-    elif output.exists() and any(output.iterdir()):
+    elif output.exists() and any(final_name(path.name) != SETTINGS_FILE for path in output.iterdir()):
         raise UserError(f"--output {output}: is not empty and holds no experiment; choose another --output")
     else:
+        sweep(output, SETTINGS_FILE)  # of a run that was killed at its first file
         write_json(path, settings)
 
 

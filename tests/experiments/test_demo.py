@@ -178,7 +178,7 @@ def test_only_the_complete_demo_has_the_positive_control_and_reports_it(tmp_path
 
 def test_damaged_settings_of_a_demo_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "demo.json").write_text("{")
-    with pytest.raises(UserError, match=r"demo\.json: not JSON"):
+    with pytest.raises(UserError, match=r"demo\.json: not complete JSON"):
         remember_settings(DemoConfig(output=tmp_path))
     (tmp_path / "demo.json").write_text("[]")
     with pytest.raises(UserError, match="choose another --output, or remove the folder"):

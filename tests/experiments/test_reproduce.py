@@ -12,13 +12,19 @@ from typing import Any
 import pytest
 from scipy import stats
 
+from pause_megatron.atomic import temporary_name
 from pause_megatron.config.experiments import GridConfig
 from pause_megatron.config.reproductions import ReproduceConfig, experiment_names
 from pause_megatron.errors import EXIT_DONE, UserError
 from pause_megatron.experiments.grid_file import read_grid
 from pause_megatron.experiments.grid_jobs import grid_jobs
 from pause_megatron.experiments.job_outputs import path_of
-from pause_megatron.experiments.reproduce import reproduction_stages, run_reproduction
+from pause_megatron.experiments.reproduce import (
+    SETTINGS_FILE,
+    remember_experiment,
+    reproduction_stages,
+    run_reproduction,
+)
 from pause_megatron.experiments.reproduction_file import read_experiment
 from pause_megatron.experiments.reproduction_results import collect_results, markdown, result_file
 from pause_megatron.records.files import read_record, write_record
@@ -147,6 +153,14 @@ def test_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "out" / "thesis.tex").write_text("precious")
     with pytest.raises(UserError, match="is not empty and holds no experiment"):
         run_reproduction(config_of(tmp_path))
+
+
+def test_a_folder_of_a_run_that_was_killed_at_its_first_file_is_used(tmp_path: Path) -> None:
+    leftover = temporary_name(tmp_path / SETTINGS_FILE)
+    leftover.write_text("{")
+    config = ReproduceConfig(experiment="parity", output=tmp_path)
+    remember_experiment(read_experiment(config), config)
+    assert [path.name for path in tmp_path.iterdir()] == [SETTINGS_FILE]
 
 
 def reproduce(output: Path, *flags: str) -> subprocess.CompletedProcess[str]:
