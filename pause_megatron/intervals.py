@@ -23,11 +23,11 @@ def wilson_interval(share: float, number: float) -> tuple[float, float]:
 
 
 def mean_interval(values: Sequence[float]) -> tuple[float, float] | None:
-    """95 % interval of the mean of independent ``values`` by Student's t; None for fewer than two values.
+    """95 % interval of the mean of independent ``values`` by Student's t.
 
-    It has no width if all values are equal: the scatter of few runs then tells nothing about its size.
+    None for fewer than two values, and for equal ones: a few equal values do not tell how much others would scatter.
     """
-    if len(values) < 2:
+    if len(values) < 2 or math.isclose(min(values), max(values), rel_tol=0, abs_tol=1e-9):
         return None
     from scipy.special import stdtrit  # slow to import
 

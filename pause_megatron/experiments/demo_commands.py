@@ -17,6 +17,7 @@ PRETRAINED = {"stdpt": "standard", "pausept": "pause"}
 GRID_FILE = "grid.yaml"
 CONTROL = "parity-hints"
 """Experiment of ``pause-megatron reproduce``, and the folder of its files."""
+CONTROL_STEPS = 800
 TASK = "parity"
 """Task that a tiny model can learn, and where pauses can help if the prefix attends causally; see
 ``downstream.generated_tasks``."""
@@ -135,7 +136,8 @@ def grid_step(output: Path, size: DemoSize) -> Step:
 def control_step(output: Path) -> Step:
     """Repeat a published experiment in which pauses are known to help, with one seed."""
     folder = output / CONTROL
-    flags = [CONTROL, "--seeds", 0, "--output", folder, "--jobs", available_cores()]
+    flags = [CONTROL, "--seeds", 0, "--set", f"finetune.steps={CONTROL_STEPS}"]
+    flags += ["--output", folder, "--jobs", available_cores()]
     products = [folder / ReproductionRecord.FILE, folder / "report" / "report.html"]
     return Step(name=CONTROL, action=_command("reproduce", *flags), products=products, show_all_lines=True)
 

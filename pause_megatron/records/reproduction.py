@@ -30,7 +30,7 @@ class ArmRecord:
     item_interval: Interval
     """Of the mean over all items of all seeds (Wilson)."""
     seed_interval: Interval | None = None
-    """Of the mean over seeds (Student's t); None for a single seed."""
+    """Of the mean over seeds (Student's t); None for a single seed, or if all seeds have the same score."""
     steps: int
     """Optimizer steps of each finetuning."""
     tokens: int
@@ -51,7 +51,7 @@ class ArmDifference:
     second: str
     value: float
     interval: Interval | None = None
-    """By Student's t over the differences of each seed; None for a single seed."""
+    """By Student's t over the differences of each seed; None for a single seed, or if all seeds differ equally."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -83,7 +83,7 @@ def test_wrong_settings_are_refused(name: str, settings: dict[str, Any], message
         read_experiment(config_of(tmp_path, name, **settings))
 
 
-SCORES = {"pauses with labels": (1.0, 0.998), "pauses without labels": (0.5, 0.52), "no pauses": (0.48, 0.5)}
+SCORES = {"pauses with labels": (1.0, 0.998), "pauses without labels": (0.5, 0.52), "no pauses": (0.48, 0.51)}
 
 
 @pytest.fixture
@@ -123,8 +123,9 @@ def test_record_has_every_seed_with_both_intervals(record: ReproductionRecord, t
         "pauses without labels",
         pytest.approx(0.489),
     )
+    low, high = stats.t.interval(0.95, 1, loc=0.015, scale=0.005)  # the seeds differ by 0.02 and 0.01
     assert second.interval is not None
-    assert astuple(second.interval) == pytest.approx((0.02, 0.02), abs=1e-9)  # both seeds differ by 0.02
+    assert astuple(second.interval) == pytest.approx((low, high), abs=1e-9)
     write_record(tmp_path / "record.json", record)
     assert read_record(tmp_path / "record.json", ReproductionRecord) == record
 
@@ -134,7 +135,7 @@ def test_table_puts_the_published_numbers_beside_ours(record: ReproductionRecord
     [row] = [line for line in lines if line.startswith("| pauses with labels |")]
     assert "| 20 | 1.000, 0.998 | 0.999 | 0.994 to 1.000 |" in row
     assert "about 1.00 (20 to 300 bits)" in row
-    assert "| pauses without labels - no pauses | +0.020 | +0.020 to +0.020 |" in lines
+    assert "| pauses without labels - no pauses | +0.015 | -0.049 to +0.079 |" in lines
     assert record.deviations[-1] == "Changed for this run: bits 20."
     assert all(f"- {deviation}" in lines for deviation in record.deviations)
 

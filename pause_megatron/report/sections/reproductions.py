@@ -34,15 +34,14 @@ def _tables(record: ReproductionRecord) -> tuple[Table, ...]:
     )
     differences = Table(
         name=f"reproduction-{slug(record.name)}-differences",
-        caption="Differences between the arms in points, with 95 % intervals over the differences of each seed.",
+        caption="Differences between the arms in points, with 95 % intervals over the differences of each seed. An"
+        " interval is unknown with one seed, or if all seeds differ equally.",
         columns=("Difference", "Points", "95 % interval"),
         rows=tuple(
             text_cells(
                 f"{one.first}, minus {one.second}",
                 _points(one.value),
-                f"{_points(one.interval.low)} to {_points(one.interval.high)}"
-                if one.interval
-                else "needs a second seed",
+                f"{_points(one.interval.low)} to {_points(one.interval.high)}" if one.interval else "unknown",
             )
             for one in record.differences
         ),
