@@ -21,7 +21,7 @@ from pause_megatron.experiments.steps import REPOSITORY
 
 PRESET = "preset"
 """Key in ``finetune`` that names a preset of ``pause-megatron finetune``."""
-INSERTION_KEYS = ("pauses", "pause_rate", "pauses_per_token", "pause_interval", "gaps", "trimmed")
+INSERTION_KEYS = ("pauses", "pause_rate", "rates", "pauses_per_token", "pause_interval", "gaps", "trimmed")
 """Settings of preprocessing that each model of a study has for itself."""
 _SET_BY_GRID: dict[type, tuple[str, ...]] = {
     FinetuneConfig: (

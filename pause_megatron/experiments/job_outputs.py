@@ -133,9 +133,9 @@ def _of_dataset(config: PreprocessConfig) -> Iterator[Difference]:
     yield config.output, "pauses", found.strategy, asked.pauses
     if asked.pauses != "document":
         yield config.output, "seq_length", found.seq_length, asked.seq_length
+    optional = {"pause_interval": found.interval, "rates": found.kind_of_rates}  # keys that a manifest may leave out
     for key in keys:
-        there = found.interval if key == "pause_interval" else getattr(found, key)
-        yield config.output, key, there, getattr(asked, key)
+        yield config.output, key, optional.get(key, getattr(found, key)), getattr(asked, key)
     yield config.output, "text_key", found.text_key, config.text_key
 
 

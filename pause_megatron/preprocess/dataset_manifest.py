@@ -163,7 +163,7 @@ class DatasetManifest(DatasetSettings):
         """Expected share of pauses among the stored tokens, from the settings (and the lengths of documents)."""
         if self.strategy == "sequence":
             inserted = pauses_per_sequence(self.pause_rate, self.seq_length)
-            return pause_fraction(inserted, self.seq_length, self.rates or "fixed")
+            return pause_fraction(inserted, self.seq_length, self.kind_of_rates)
         if self.strategy == "document":
             text = self.tokens - self.pauses - self.sequences  # without the ends of documents
             return self.pause_rate * text / max(1.0, self.pause_rate * text + text + self.sequences)

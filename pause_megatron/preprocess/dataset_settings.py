@@ -55,6 +55,11 @@ class DatasetSettings:
         """Real tokens between two groups of pauses, for ``every``."""
         return self.pause_interval or 1
 
+    @property
+    def kind_of_rates(self) -> Literal["fixed", "drawn"]:
+        """Whether each sequence or document has a rate of its own."""
+        return self.rates or "fixed"
+
     def most_real_tokens(self, seq_length: int) -> int:
         """Return the largest number of real tokens in ``seq_length`` tokens from the start of a sequence."""
         if self.strategy != "every":

@@ -87,7 +87,7 @@ def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
             seed=settings.seed,
             shard=shard,
             gaps=settings.gaps,
-            rates=settings.rates or "fixed",
+            rates=settings.kind_of_rates,
         )
     return SequencePauses(
         seq_length=settings.seq_length,
@@ -97,7 +97,7 @@ def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
         shard=shard,
         trimmed=settings.trimmed,
         gaps=settings.gaps,
-        rates=settings.rates or "fixed",
+        rates=settings.kind_of_rates,
     )
 
 
