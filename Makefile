@@ -17,7 +17,7 @@ PYTEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 
 .PHONY: demo test test-slow test-gpu layouts fuzz-layouts fuzz-readers lint format install clean
 
-demo: $(INSTALLED)  ## the complete chain, from raw text to a report, in six to nine minutes
+demo: $(INSTALLED)  ## the complete chain, from raw text to a report, in eight to twelve minutes
 	$(BIN)/pause-megatron demo $(DEMO_FLAGS)
 
 test: $(INSTALLED)  ## all tests except the slow ones

@@ -22,7 +22,7 @@ Executor = Literal["local", "slurm"]
 class DemoConfig:
     """Run the complete chain at small size, from raw text to a report that compares the four variants.
 
-    Takes six to nine minutes on two cores, or about two with --fast. The same command resumes an interrupted demo.
+    Takes eight to twelve minutes on two cores, or about two with --fast. The same command resumes an interrupted demo.
     """
 
     output: Path = Path("demo")
