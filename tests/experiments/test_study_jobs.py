@@ -163,7 +163,7 @@ def test_preset_pretrains_from_several_seeds(name: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "steps", "vocab_size", "seq_length"), [("rivals", 19_074, 32_256, 2048), ("rivals-tiny", 850, 1024, 256)]
+    ("name", "steps", "vocab_size", "seq_length"), [("rivals", 19_074, 32_256, 2048), ("rivals-tiny", 400, 1024, 256)]
 )
 def test_rivals_read_the_same_text_at_the_cost_that_they_claim(
     name: str, steps: int, vocab_size: int, seq_length: int, tmp_path: Path
