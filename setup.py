@@ -3,8 +3,11 @@
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
+SHIPPED = ("ds_configs/*.json", "ds_configs/README.md", "slurm/*.sh")
+"""Files that a wheel has inside the package, where ``pause_megatron/shipped_files.py`` finds them."""
 VERSION = next(
     line.split('"')[1]
     for line in (HERE / "pause_megatron" / "__init__.py").read_text(encoding="utf-8").splitlines()
@@ -23,6 +26,21 @@ EXTRAS = {
 EXTRAS["test"] += EXTRAS["tensorboard"]
 EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"] + EXTRAS["fast"] + EXTRAS["slurm"] + EXTRAS["tensorboard"]
 
+
+class BuildWithShippedFiles(build_py):
+    """Adds :data:`SHIPPED` to a wheel; an editable installation reads them in the checkout."""
+
+    def run(self) -> None:
+        """Copy the package, then the files."""
+        super().run()
+        if self.editable_mode:
+            return
+        for file in (file for pattern in SHIPPED for file in HERE.glob(pattern)):
+            target = Path(self.build_lib, "pause_megatron", file.relative_to(HERE))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            self.copy_file(str(file), str(target))
+
+
 setup(
     name="pause_megatron",
     version=VERSION,
@@ -30,12 +48,29 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="Apache-2.0",
+    license_files=["LICENSE"],
+    author="The pause_megatron developers",
+    keywords="pause tokens, language models, pretraining, Megatron, DeepSpeed, latent computation",
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Console",
+        "Environment :: GPU :: NVIDIA CUDA",
+        "Intended Audience :: Science/Research",
+        "Operating System :: POSIX :: Linux",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
     python_requires=">=3.11,<3.14",
     packages=find_packages(include=["pause_megatron", "pause_megatron.*"]),
+    cmdclass={"build_py": BuildWithShippedFiles},
     package_data={
+        "pause_megatron": ["py.typed"],
         "pause_megatron.report": ["templates/*", "*.csv"],
         "pause_megatron.downstream": ["tasks/*.yaml"],
-        "pause_megatron.experiments": ["grids/*.yaml"],
+        "pause_megatron.experiments": ["grids/*.yaml", "reproductions/*.yaml"],
     },
     install_requires=[
         "torch>=2.11,<2.14",

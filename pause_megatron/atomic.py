@@ -219,7 +219,8 @@ def new_folder(path: Path, *, alone: bool = True) -> Iterator[Path]:
             mode = _mode_of_new_files(temporary)
             for entry in temporary.rglob("*"):
                 if entry.is_file():
-                    entry.chmod(mode)
+                    runs = entry.stat().st_mode & 0o100  # a script stays executable, for those who may read it
+                    entry.chmod(mode | (mode & 0o444) >> 2 if runs else mode)
                 fsync_path(entry)
             os.fsync(descriptor)
             try:

@@ -8,7 +8,7 @@
 #
 # Exports a pretrained model to a Hugging Face folder, and verifies the export by its logits.
 #
-#   slurm/convert_to_hf.sh [--dry-run] MODEL [-- FLAGS]       flags of tools/convert_to_hf.py
+#   slurm/convert_to_hf.sh [--dry-run] MODEL [-- FLAGS]       flags of 'pause-megatron convert-to-hf'
 #   sbatch [OPTIONS] slurm/convert_to_hf.sh MODEL [-- FLAGS]  MODEL: a folder of WORK/runs, such as pausept-1b
 #
 # Needs: a checkpoint in WORK/runs/MODEL. Cost: minutes on one node without a GPU. Output: WORK/hf/MODEL.
@@ -26,8 +26,8 @@ folder=$WORK/hf
 site_options=(--job-name="convert-${words[0]}")
 flags=(--checkpoint "$WORK/runs/${words[0]}" --output "$WORK/hf/${words[0]}" "${overrides[@]}")
 check() {
-    show "${PY[@]}" "$REPOSITORY/tools/convert_to_hf.py" "${flags[@]}"
-    check_flags convert_to_hf.py "${flags[@]}"
+    show "${PAUSE_MEGATRON[@]}" convert-to-hf "${flags[@]}"
+    check_flags convert-to-hf "${flags[@]}"
 }
-work() { run_until_done TERM "${PY[@]}" "$REPOSITORY/tools/convert_to_hf.py" "${flags[@]}"; }
+work() { run_until_done TERM "${PAUSE_MEGATRON[@]}" convert-to-hf "${flags[@]}"; }
 dispatch cpu

@@ -3,12 +3,12 @@
 # 'folder/logs'), defines 'check' (the checks before a job waits in the queue) and 'work' (the job), and calls 'dispatch cpu'
 # or 'dispatch gpu'. Its arguments are [--dry-run] [SBATCH OPTIONS] [WORDS] [-- FLAGS of the Python command].
 
-REPOSITORY=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-SLURM_SCRIPTS=$REPOSITORY/slurm
+SLURM_SCRIPTS=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+REPOSITORY=${SLURM_SCRIPTS%/*} # or, with scripts that 'pause-megatron slurm-scripts' wrote, the folder that holds theirs
 : "${script:?}" # path of the script that sources this file
 # shellcheck source=slurm/env.sh
 . "$SLURM_SCRIPTS/env.sh"
-export PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}
+if [[ -d $REPOSITORY/pause_megatron ]]; then export PYTHONPATH=$REPOSITORY${PYTHONPATH:+:$PYTHONPATH}; fi
 
 PY=("${CONTAINER[@]}" "$PYTHON")
 PAUSE_MEGATRON=("${PY[@]}" -m pause_megatron)

@@ -10,7 +10,7 @@
 # Preprocesses C4 to datasets with and without pauses in one pass, as an array job: each task takes a range of the shards.
 # The first task also preprocesses the held-out text.
 #
-#   slurm/preprocess_c4.sh [--dry-run] [-- FLAGS]       flags of tools/preprocess_c4.py
+#   slurm/preprocess_c4.sh [--dry-run] [-- FLAGS]       flags of 'pause-megatron preprocess'
 #   sbatch [OPTIONS] slurm/preprocess_c4.sh [-- FLAGS]
 #   sbatch --dependency=afterok:JOB slurm/merge_c4.sh   next, to merge the shards
 #
@@ -33,26 +33,25 @@ train=(--input "$C4" --output "$WORK/data/pause" --also "none:$WORK/data/standar
 held_out=(--input "$C4_VALIDATION" --output "$WORK/data/validation-pause" --also "none:$WORK/data/validation-standard")
 pattern=$(value_of --input "$C4" "${overrides[@]}")
 shards=$(compgen -G "$pattern" | wc -l)
-tool=$REPOSITORY/tools/preprocess_c4.py
 check() {
     if [[ $shards -eq 0 ]]; then die "$pattern: no such file; correct C4 in slurm/env.sh"; fi
     if [[ -n $C4_VALIDATION ]]; then
         compgen -G "$C4_VALIDATION" >/dev/null || die "$C4_VALIDATION: no such file; correct C4_VALIDATION in slurm/env.sh"
     fi
     echo "$shards shards in $PREPROCESS_TASKS tasks"
-    show "${PY[@]}" "$tool" "${train[@]}" "${flags[@]}" "${overrides[@]}" --shard-range START:END
-    check_flags preprocess_c4.py "${train[@]}" "${flags[@]}" "${overrides[@]}"
+    show "${PAUSE_MEGATRON[@]}" preprocess "${train[@]}" "${flags[@]}" "${overrides[@]}" --shard-range START:END
+    check_flags preprocess "${train[@]}" "${flags[@]}" "${overrides[@]}"
 }
 work() {
     local count=${SLURM_ARRAY_TASK_COUNT:-1} task=0 workers=(--workers "${SLURM_CPUS_PER_TASK:-1}")
     if [[ $count -gt 1 ]]; then task=$(((SLURM_ARRAY_TASK_ID - SLURM_ARRAY_TASK_MIN) / SLURM_ARRAY_TASK_STEP)); fi
     local start=$((shards * task / count)) end=$((shards * (task + 1) / count))
     if [[ $start -lt $end ]]; then
-        run_until_done TERM "${PY[@]}" "$tool" "${train[@]}" "${flags[@]}" "${overrides[@]}" "${workers[@]}" \
+        run_until_done TERM "${PAUSE_MEGATRON[@]}" preprocess "${train[@]}" "${flags[@]}" "${overrides[@]}" "${workers[@]}" \
             --shard-range "$start:$end"
     fi
     if [[ $task -eq 0 && -n $C4_VALIDATION ]]; then
-        run_until_done TERM "${PY[@]}" "$tool" "${flags[@]}" "${overrides[@]}" "${workers[@]}" "${held_out[@]}"
+        run_until_done TERM "${PAUSE_MEGATRON[@]}" preprocess "${flags[@]}" "${overrides[@]}" "${workers[@]}" "${held_out[@]}"
     fi
 }
 dispatch cpu

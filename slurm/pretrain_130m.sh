@@ -27,7 +27,7 @@ fi
 . "${script%/*}/lib.sh"
 read_arguments "$@"
 
-set_up_pretraining 130m "$PRETRAIN_130M_GPUS" --deepspeed "$REPOSITORY/ds_configs/zero1_bf16.json" \
+set_up_pretraining 130m "$PRETRAIN_130M_GPUS" --deepspeed zero1_bf16 \
     --global-batch-size 256 --micro-batch-size 16 --train-iters 381470
 check() { check_pretraining; }
 work() { work_pretraining; }

@@ -1,12 +1,20 @@
-"""Requirements of setup.py, pins of constraints.txt, the Makefile and the installed packages agree on versions."""
+"""Requirements of setup.py, pins of constraints.txt, the Makefile and the installed packages agree on versions.
+
+The wheel and the source distribution have all files that users need.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import runpy
+import shutil
 import subprocess
+import sys
+import tarfile
+import zipfile
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -94,3 +102,90 @@ def test_each_choice_of_versions_has_its_own_environment(variables: list[str], f
     }
     commands = subprocess.run(command, cwd=REPOSITORY, env=own, capture_output=True, text=True, check=True).stdout
     assert set(re.findall(r"(\.venv\S*?)/", commands)) == {folder}
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with a source distribution of the tracked files, and a wheel made from it, unpacked in ``wheel/``."""
+    folder = tmp_path_factory.mktemp("distributions")
+    tracked = subprocess.run(
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard"],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if tracked.returncode:
+        pytest.skip("not a git checkout: the wheel is not checked, because it is not known which files belong to it")
+    for name in tracked.stdout.splitlines():
+        if (REPOSITORY / name).is_file():
+            (folder / "tree" / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPOSITORY / name, folder / "tree" / name)
+    build(folder / "tree", "build_sdist", folder)
+    with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
+        archive.extractall(folder, filter="data")
+    build(next(folder.glob("pause_megatron-*/")), "build_wheel", folder)
+    with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
+        wheel.extractall(folder / "wheel")
+    return folder
+
+
+def build(tree: Path, kind: str, output: Path) -> None:
+    """Build with the backend that pip uses."""
+    call = f"from setuptools import build_meta; build_meta.{kind}({str(output)!r})"
+    subprocess.run([sys.executable, "-c", call], cwd=tree, capture_output=True, check=True)
+
+
+def files_below(folder: Path) -> set[str]:
+    return {str(file.relative_to(folder)) for file in folder.rglob("*") if file.is_file()}
+
+
+def test_wheel_has_the_package_and_the_files_that_commands_read(distributions: Path) -> None:
+    tree, wheel = distributions / "tree", distributions / "wheel" / "pause_megatron"
+    shipped = {f"{name}/{file}" for name in ("ds_configs", "slurm") for file in files_below(tree / name)}
+    assert files_below(wheel) == files_below(tree / "pause_megatron") | shipped
+    assert (wheel / "py.typed").is_file()
+
+
+def test_source_distribution_has_the_repository(distributions: Path) -> None:
+    missing = files_below(distributions / "tree") - files_below(next(distributions.glob("pause_megatron-*/")))
+    assert not {name for name in missing if not name.startswith(".")}
+
+
+@pytest.mark.parametrize("command", ["reproduce", "preprocess", "convert-to-hf", "grid"])
+def test_installed_wheel_runs_elsewhere(command: str, distributions: Path, tmp_path: Path) -> None:
+    """Also what needs files that are not Python: the wheel's own, because the checkout is not importable there."""
+    environment = {**os.environ, "PYTHONPATH": str(distributions / "wheel")}
+    program = (
+        "import sys, pause_megatron; from pause_megatron.cli.main import main;"
+        f" assert pause_megatron.__file__.startswith({str(distributions)!r}); sys.exit(main(sys.argv[1:]))"
+    )
+    flags = {"reproduce": ["parity", "--help"], "grid": ["--grid", "smoke", "--list"]}.get(command, ["--help"])
+    done = subprocess.run(
+        [sys.executable, "-c", program, command, *flags],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 0 or "--models" in done.stderr or "--output" in done.stderr, done.stderr
+
+
+def test_installed_wheel_finds_its_deepspeed_files_and_writes_its_scripts(distributions: Path, tmp_path: Path) -> None:
+    program = (
+        "from pathlib import Path; from pause_megatron.cli.main import main;"
+        " from pause_megatron.config.deepspeed import found_deepspeed_file as found;"
+        " assert main(['slurm-scripts', '--output', 'scripts']) == 0; print(found(Path('zero1_bf16')))"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(distributions / "wheel")}
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == str(distributions / "wheel/pause_megatron/ds_configs/zero1_bf16.json")
+    assert files_below(tmp_path / "scripts") == files_below(REPOSITORY / "slurm")
+    dry_run = ["scripts/pretrain_1b.sh", "--dry-run", "stdpt"]
+    shown = subprocess.run(dry_run, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert "--deepspeed zero1_bf16" in shown.stdout, shown.stderr
+    assert f"PYTHON={sys.executable} " in (tmp_path / "scripts" / "env.sh").read_text(encoding="utf-8")

@@ -36,6 +36,11 @@ SUBCOMMANDS: dict[str, Command] = {
         config="pause_megatron.config.tokenizer:TokenizerConfig",
         function="pause_megatron.tokenizer.make_tokenizer:make_tokenizer",
     ),
+    "preprocess": Command(
+        summary="convert C4 text to Megatron datasets that contain the pauses",
+        config="pause_megatron.config.preprocess:PreprocessConfig",
+        function="pause_megatron.preprocess.run:preprocess",
+    ),
     "merge-datasets": Command(
         summary="merge the shards of preprocessed datasets into one or a few pairs of files",
         config="pause_megatron.config.dataset:MergeDatasetsConfig",
@@ -46,12 +51,27 @@ SUBCOMMANDS: dict[str, Command] = {
         config="pause_megatron.config.dataset:VerifyDatasetConfig",
         function="pause_megatron.preprocess.verification.verify_dataset:verify_dataset",
     ),
+    "inspect-dataset": Command(
+        summary="show statistics of a dataset, sequences with pauses and loss mask, and a histogram",
+        config="pause_megatron.config.dataset:InspectDatasetConfig",
+        function="pause_megatron.preprocess.inspection.inspect_dataset:inspect_dataset",
+    ),
     "pretrain": Command(
         summary="pretrain a GPT with Megatron-core and DeepSpeed",
         config="pause_megatron.config.pretrain:PretrainConfig",
         function="pause_megatron.training.pretrain:pretrain",
         distributed=True,
         saves_when_asked=True,
+    ),
+    "convert-to-hf": Command(
+        summary="convert a checkpoint to a Hugging Face folder, verified by logits",
+        config="pause_megatron.config.conversion:ConvertToHfConfig",
+        function="pause_megatron.conversion.to_hf:convert_to_hf",
+    ),
+    "convert-from-hf": Command(
+        summary="convert a Hugging Face model to a checkpoint with <pause>, verified by logits",
+        config="pause_megatron.config.conversion:ConvertFromHfConfig",
+        function="pause_megatron.conversion.from_hf:convert_from_hf",
     ),
     "generate-task": Command(
         summary="write the records of a small generated task: parity, lookup or 3sum",
@@ -89,6 +109,11 @@ SUBCOMMANDS: dict[str, Command] = {
         config="pause_megatron.config.reproductions:ReproduceConfig",
         function="pause_megatron.experiments.reproduce:run_reproduction",
     ),
+    "slurm-scripts": Command(
+        summary="write the batch scripts for Slurm to a folder",
+        config="pause_megatron.config.slurm_scripts:SlurmScriptsConfig",
+        function="pause_megatron.experiments.slurm_scripts:write_slurm_scripts",
+    ),
     "report": Command(
         summary="write report.html and report.md from training runs and evaluation results",
         config="pause_megatron.config.report:ReportConfig",
@@ -108,27 +133,12 @@ SUBCOMMANDS: dict[str, Command] = {
 }
 
 TOOLS: dict[str, Command] = {
-    "preprocess_c4.py": Command(
-        summary="convert C4 text to Megatron datasets that contain the pauses",
-        config="pause_megatron.config.preprocess:PreprocessConfig",
-        function="pause_megatron.preprocess.run:preprocess",
-    ),
-    "inspect_dataset.py": Command(
-        summary="show statistics of a dataset, sequences with pauses and loss mask, and a histogram",
-        config="pause_megatron.config.dataset:InspectDatasetConfig",
-        function="pause_megatron.preprocess.inspection.inspect_dataset:inspect_dataset",
-    ),
-    "convert_to_hf.py": Command(
-        summary="convert a checkpoint to a Hugging Face folder, verified by logits",
-        config="pause_megatron.config.conversion:ConvertToHfConfig",
-        function="pause_megatron.conversion.to_hf:convert_to_hf",
-    ),
-    "convert_from_hf.py": Command(
-        summary="convert a Hugging Face model to a checkpoint with <pause>, verified by logits",
-        config="pause_megatron.config.conversion:ConvertFromHfConfig",
-        function="pause_megatron.conversion.from_hf:convert_from_hf",
-    ),
+    "preprocess_c4.py": SUBCOMMANDS["preprocess"],
+    "inspect_dataset.py": SUBCOMMANDS["inspect-dataset"],
+    "convert_to_hf.py": SUBCOMMANDS["convert-to-hf"],
+    "convert_from_hf.py": SUBCOMMANDS["convert-from-hf"],
 }
+"""Scripts of ``tools/``: the same commands, for launchers and batch systems that start a file."""
 
 COMMANDS = SUBCOMMANDS | TOOLS
 """All commands and scripts by name."""

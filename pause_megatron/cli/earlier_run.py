@@ -11,6 +11,7 @@ from pause_megatron.records.evaluation import EvaluationRecord
 from pause_megatron.records.files import path_of_record
 from pause_megatron.records.finetuning import FinetuneRecord
 from pause_megatron.records.pretraining import RunRecord
+from pause_megatron.shipped_files import shipped_deepspeed_file
 
 _RECORDS = (RunRecord, FinetuneRecord, EvaluationRecord)
 
@@ -32,7 +33,8 @@ def settings_of_record(values: dict[str, Any], path: Path, config_class: type, p
         raise UserError(f"--config {path}: not complete; give a file that '{record.PRODUCER}' wrote")
 
     def resolve(name: str) -> str:
-        return str(path_of_record(name, directory, path.parent))
+        found = path_of_record(name, directory, path.parent)
+        return name if shipped_deepspeed_file(Path(name)) and not found.exists() else str(found)
 
     fields = flat_fields(config_class)
     blends = getattr(config_class, "BLENDS", ())

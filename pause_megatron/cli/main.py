@@ -26,6 +26,7 @@ from pause_megatron.errors import (
     system_error,
 )
 from pause_megatron.memory_limit import run_within_memory_limit
+from pause_megatron.optional_packages import packages_needed_by
 from pause_megatron.parallel.signals import stop_signals_held_back
 
 _OTHER_RANKS_WAIT_SECONDS = 15.0
@@ -109,7 +110,8 @@ def _run(command: Command, program: str, arguments: list[str]) -> int:
     rank = log.global_rank() if command.distributed else 0
     try:
         with stop_signals_held_back() if command.saves_when_asked else nullcontext():
-            command.run(parse(command.config_class(), program, arguments))
+            with packages_needed_by(program):
+                command.run(parse(command.config_class(), program, arguments))
             sys.stdout.flush()
     except UserError as error:
         if rank:
@@ -151,11 +153,7 @@ def _shortened(error: BaseException) -> str:
 
 def overview() -> str:
     """The text of ``pause-megatron --help``."""
-    lists = {
-        "commands:": {name: command.summary for name, command in SUBCOMMANDS.items()},
-        "scripts, also for mpirun and srun:": {f"tools/{name}": command.summary for name, command in TOOLS.items()},
-        "help:": _GENERAL,
-    }
+    lists = {"commands:": {name: command.summary for name, command in SUBCOMMANDS.items()}, "help:": _GENERAL}
     width = shutil.get_terminal_size().columns
     lines = [
         "usage: pause-megatron COMMAND [FLAGS]",
@@ -166,4 +164,5 @@ def overview() -> str:
         lines += ["", title]
         for name, summary in entries.items():
             lines += wrap(f"  {name:<25} {summary}", width, indent=" " * 28)
-    return "\n".join([*lines, "", "'pause-megatron COMMAND --help' lists the flags of a command."])
+    scripts = wrap(f"The scripts of tools/ are the same commands: {', '.join(TOOLS)}.", width, indent="")
+    return "\n".join([*lines, "", "'pause-megatron COMMAND --help' lists the flags of a command.", *scripts])

@@ -10,7 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from pause_megatron.config.checks import suggestion
 from pause_megatron.errors import UserError, quoted
+from pause_megatron.shipped_files import shipped_deepspeed_file, shipped_deepspeed_names
 
 OWNED_KEYS = {
     "train_batch_size": "--global-batch-size",
@@ -63,10 +65,17 @@ class DeepSpeedFile:
 def read_deepspeed_file(path: Path, owned: Mapping[str, str] = OWNED_KEYS) -> DeepSpeedFile:
     """Read and check a ``--deepspeed`` file; ``owned`` maps keys that it must not set to the flags that set them.
 
+    ``path`` may also be the name of a shipped file, such as ``zero1_bf16``; a file of that path comes first.
+
     Raises :class:`UserError` when the file is missing, is not a JSON object, or sets one of these keys.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(found_deepspeed_file(path).read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        names = shipped_deepspeed_names()
+        raise UserError(
+            f"--deepspeed {path}: no such file, and no shipped one; {suggestion(path.stem, names)}"
+        ) from error
     except OSError as error:
         raise UserError(f"--deepspeed {path}: {error.strerror or error}") from error
     except (ValueError, RecursionError) as error:
@@ -77,6 +86,11 @@ def read_deepspeed_file(path: Path, owned: Mapping[str, str] = OWNED_KEYS) -> De
         if key in values:
             raise UserError(f"--deepspeed {path}: remove '{key}', which is set by {flag}")
     return deepspeed_file(path, values)
+
+
+def found_deepspeed_file(path: Path) -> Path:
+    """Return the file ``path`` if it exists, else the shipped file of that name, else ``path``."""
+    return path if path.exists() else shipped_deepspeed_file(path) or path
 
 
 def deepspeed_file(path: Path, values: dict[str, Any]) -> DeepSpeedFile:

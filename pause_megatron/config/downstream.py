@@ -202,7 +202,7 @@ class EvaluateConfig:
     results/gsm8k-inf{num_pauses_inf}.json."""
     data: Path | None = None
     """Folder with test.jsonl or validation.jsonl of the task (default: download the data from the hub). For the task
-    text also a dataset of tools/preprocess_c4.py, scored as validation in pretraining scores it."""
+    text also a dataset of pause-megatron preprocess, scored as validation in pretraining scores it."""
     halve_evaluation: bool | None = None
     """Evaluate only the documents that finetuning with --halve-evaluation leaves out (default: as in finetuning)."""
     pausing: InferencePausing = field(default_factory=InferencePausing)

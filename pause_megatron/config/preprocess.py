@@ -1,4 +1,4 @@
-"""Configuration of preprocessing: the flags of ``tools/preprocess_c4.py``."""
+"""Configuration of preprocessing: the flags of ``pause-megatron preprocess``."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

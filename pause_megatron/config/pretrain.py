@@ -20,7 +20,7 @@ from pause_megatron.errors import UserError
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainConfig:
-    """Pretrain a GPT on datasets of tools/preprocess_c4.py. Start several ranks with a launcher, such as torchrun.
+    """Pretrain a GPT on datasets of 'pause-megatron preprocess'. Start several ranks with a launcher, such as torchrun.
 
     Rerun the same command to resume an interrupted run from its newest complete checkpoint.
     """
@@ -31,7 +31,7 @@ class PretrainConfig:
     """Settings that hold folders and weights."""
 
     data: tuple[str, ...]
-    """Training data: one or more folders written by tools/preprocess_c4.py, optionally with a weight before each, for
+    """Training data: one or more folders of 'pause-megatron preprocess', optionally with a weight before each, for
     example 0.7 DIR_A 0.3 DIR_B; without weights an epoch reads all of every folder."""
     output: Path
     """Run folder: checkpoints, metrics.jsonl and run.json."""
@@ -43,7 +43,7 @@ class PretrainConfig:
     """Name of the model in results and reports, which its runs with other seeds share (default: that of the run
     folder)."""
     initial_checkpoint: Path | None = None
-    """Checkpoint to take the initial weights from (not the optimizer state), of tools/convert_from_hf.py or of
+    """Checkpoint to take the initial weights from (not the optimizer state), of pause-megatron convert-from-hf or of
     another run of the same model. Ignored when the run resumes from a checkpoint of its own."""
     validation_data: tuple[str, ...] = ()
     """Held-out datasets, in the syntax of --data. Loss and perplexity of real tokens are reported for each dataset, and

@@ -33,7 +33,7 @@ class Pretraining:
     seeds: tuple[int, ...] = (1234,)
     """Seeds of the initial weights and of the data order."""
     text: tuple[str, ...] = ()
-    """Training text, as in ``--input`` of tools/preprocess_c4.py."""
+    """Training text, as in ``--input`` of pause-megatron preprocess."""
     validation_text: tuple[str, ...] = ()
     """Held-out text; every model is validated on it with the pauses of every model."""
     tokenizer: Path | None = None
@@ -41,7 +41,7 @@ class Pretraining:
     make_tokenizer: dict[str, Any] = field(default_factory=dict)
     """Settings of ``pause-megatron tokenizer``."""
     preprocess: dict[str, Any] = field(default_factory=dict)
-    """Settings of tools/preprocess_c4.py for all datasets."""
+    """Settings of pause-megatron preprocess for all datasets."""
     parts: int = 1
     """Jobs that share the preprocessing of the training text."""
     merge: int = 0
@@ -53,6 +53,6 @@ class Pretraining:
     processes: int = 1
     """Ranks of each pretraining; on Slurm, the tasks of its job."""
     export: dict[str, Any] = field(default_factory=dict)
-    """Settings of tools/convert_to_hf.py."""
+    """Settings of pause-megatron convert-to-hf."""
     folder: Path | None = None
     """Folder of tokenizer and data, which studies can share; None: the output folder."""

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pause_megatron.config.checks import require_at_least, require_fraction, require_positive
 from pause_megatron.errors import UserError
+from pause_megatron.optional_packages import install_command
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,4 +187,5 @@ def _require_package(name: str, flag: str) -> None:
     spec = find_spec(name)
     # A folder ./tensorboard or ./wandb, which both tools create, is found as a package without an origin.
     if spec is None or spec.origin is None:
-        raise UserError(f"{flag}: the package {name} is not installed; run 'pip install {name}', or omit the flag")
+        command = install_command(name) or f"pip install {name}"
+        raise UserError(f"{flag}: needs the package {name}, which is not installed; run {command}, or omit the flag")

@@ -1,4 +1,4 @@
-"""Import of a Hugging Face model as a checkpoint to pretrain from, with ``<pause>``: ``tools/convert_from_hf.py``.
+"""Import of a Hugging Face model as a checkpoint with ``<pause>`` to pretrain from: ``pause-megatron convert-from-hf``.
 
 The checkpoint contains weights only, and its tokenizer. The weights pass through memory one tensor at a time.
 """

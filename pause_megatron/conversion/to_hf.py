@@ -1,4 +1,4 @@
-"""Export of a checkpoint to a Hugging Face folder that stock transformers loads: ``tools/convert_to_hf.py``.
+"""Export of a checkpoint to a Hugging Face folder that stock transformers loads: ``pause-megatron convert-to-hf``.
 
 The folder is written under a temporary name, checked against the checkpoint, and only then renamed, so a folder that
 exists has been checked. The weights pass through memory one tensor at a time.

@@ -14,7 +14,7 @@ from pause_megatron.tokenizer import PauseTokenizer
 
 @dataclass(frozen=True, kw_only=True)
 class DataFolder:
-    """A folder that ``tools/preprocess_c4.py`` wrote, and how to read it."""
+    """A folder that ``pause-megatron preprocess`` wrote, and how to read it."""
 
     path: Path
     name: str

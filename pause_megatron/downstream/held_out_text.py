@@ -51,7 +51,7 @@ class TextLosses:
 
 
 def is_dataset(path: Path | None) -> bool:
-    """Whether ``path`` is a folder of ``tools/preprocess_c4.py``."""
+    """Whether ``path`` is a folder of ``pause-megatron preprocess``."""
     return path is not None and (path / DATASET_FILE).is_file()
 
 

@@ -99,7 +99,7 @@ def load_model_folder(
     """
     for name in ("config.json", "tokenizer_config.json"):
         if not (path / name).is_file():
-            raise UserError(f"{path}: no {name}; expected a Hugging Face folder, as tools/convert_to_hf.py writes")
+            raise UserError(f"{path}: no {name}; give a folder that 'pause-megatron convert-to-hf' wrote")
     origin = _origin(path)
     settings, stored = read_hf_config(path), StoredWeights(path)
     stored.require_layers(getattr(settings.get_text_config(), "num_hidden_layers", 0))

@@ -23,7 +23,6 @@ from pause_megatron.experiments.demo_commands import (
     FAST,
     GRID_FILE,
     PRETRAINED,
-    REPOSITORY,
     TASK,
     DemoSize,
     control_step,
@@ -47,8 +46,6 @@ def run_demo(config: DemoConfig) -> None:
 
     Raises :class:`UserError` if the folder holds a demo of other settings, and the errors of :func:`run_stages`.
     """
-    if not (REPOSITORY / "ds_configs").is_dir():
-        raise UserError("demo: needs the scripts of a checkout; install with 'pip install -e .' in the repository")
     remember_settings(config)
     stages = list(demo_stages(config.output, FAST if config.fast else DemoSize(), config.c4))
     run_stages(stages, config.output / "logs", {DEVICE_VARIABLE: config.device})

@@ -9,7 +9,7 @@ from pause_megatron.atomic import write_file
 from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
 from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST
 from pause_megatron.children import available_cores
-from pause_megatron.experiments.steps import REPOSITORY, Step
+from pause_megatron.experiments.steps import Step
 from pause_megatron.records.reproduction import ReproductionRecord
 
 PRETRAINED = {"stdpt": "standard", "pausept": "pause"}
@@ -73,14 +73,14 @@ def preprocess_step(output: Path, size: DemoSize, split: str, kind: str) -> Step
     flags = ["--input", output / "corpus" / f"*{split}*", "--tokenizer", output / "tokenizer", "--output", folder]
     flags += ["--pauses", "none" if kind == "standard" else "sequence", "--seq-length", size.seq_length]
     name = f"preprocess-{split}-{kind}"
-    return Step(name=name, action=_tool("preprocess_c4.py", *flags), products=[folder / "dataset.json"])
+    return Step(name=name, action=_command("preprocess", *flags), products=[folder / "dataset.json"])
 
 
 def pretrain_step(output: Path, size: DemoSize, name: str, kind: str) -> Step:
     """Pretrain one model on two processes with tensor parallelism, and validate on both held-out datasets."""
     run, data = output / "pretrain" / name, output / "data"
     flags = ["--processes", 2, "--tensor-model-parallel-size", 2]
-    flags += ["--deepspeed", REPOSITORY / "ds_configs" / "zero1_fp32.json"]
+    flags += ["--deepspeed", "zero1_fp32"]
     flags += ["--data", data / f"train-{kind}", "--tokenizer", output / "tokenizer", "--output", run]
     flags += ["--validation-data", data / "validation-standard", data / "validation-pause"]
     flags += ["--num-layers", size.num_layers, "--hidden-size", size.hidden_size, "--num-attention-heads", 4]
@@ -97,7 +97,7 @@ def convert_step(output: Path, name: str) -> Step:
     """Export one pretrained model."""
     folder = output / "hf" / name
     flags = ["--checkpoint", output / "pretrain" / name, "--output", folder]
-    return Step(name=f"convert-{name}", action=_tool("convert_to_hf.py", *flags), products=[folder])
+    return Step(name=f"convert-{name}", action=_command("convert-to-hf", *flags), products=[folder])
 
 
 def write_grid(output: Path, size: DemoSize) -> None:
@@ -155,7 +155,3 @@ def report_step(output: Path, size: DemoSize) -> Step:
 
 def _command(*arguments: object) -> list[str]:
     return ["-m", "pause_megatron", *map(str, arguments)]
-
-
-def _tool(script: str, *arguments: object) -> list[str]:
-    return [str(REPOSITORY / "tools" / script), *map(str, arguments)]

@@ -96,7 +96,7 @@ def check_folders(grid: Grid, source: str) -> None:
     for name, folder in grid.models.items():
         if not (folder / "config.json").is_file():
             raise UserError(
-                f"{source}: models: {name}: {folder} has no config.json; give an export of convert_to_hf.py"
+                f"{source}: models: {name}: {folder} no config.json; give an export of 'pause-megatron convert-to-hf'"
             )
     for name, task in grid.tasks.items():
         if task.data is not None and not task.data.is_dir():

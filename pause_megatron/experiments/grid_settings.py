@@ -10,6 +10,7 @@ import msgspec
 
 from pause_megatron.config.checks import suggestion
 from pause_megatron.config.conversion import ConvertToHfConfig
+from pause_megatron.config.deepspeed import found_deepspeed_file
 from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig
 from pause_megatron.config.preprocess import PreprocessConfig
 from pause_megatron.config.pretrain import PretrainConfig
@@ -17,7 +18,6 @@ from pause_megatron.config.report import ReportConfig
 from pause_megatron.config.serialize import flat_fields
 from pause_megatron.config.tokenizer import TokenizerConfig
 from pause_megatron.errors import UserError
-from pause_megatron.experiments.steps import REPOSITORY
 
 PRESET = "preset"
 """Key in ``finetune`` that names a preset of ``pause-megatron finetune``."""
@@ -76,14 +76,13 @@ def convert(value: Any, kind: Any, where: str) -> Any:
 
 
 def read_path(expected: type, value: Any) -> Any:
-    """Return the text ``value`` as an absolute path; a file of ``ds_configs/`` may be that of this project.
+    """Return the text ``value`` as an absolute path; the name of a shipped DeepSpeed file is the path of that file.
 
     msgspec calls this for types that it does not know.
     """
     if expected is not Path or not isinstance(value, str):
         raise ValueError(f"Expected `{expected.__name__}`, got `{type(value).__name__}`")
-    path, shipped = Path(value), REPOSITORY / value
-    return shipped if path.parts[:1] == ("ds_configs",) and not path.exists() and shipped.exists() else path.absolute()
+    return found_deepspeed_file(Path(value)).absolute()
 
 
 def require_known(keys: Iterable[Any], known: Iterable[str], where: str, what: str = "key") -> None:

@@ -21,6 +21,7 @@ from pause_megatron.errors import EXIT_LOST_PROCESS, EXIT_REQUEUE, UserError, on
 from pause_megatron.experiments.grid_local import failure, finished, start_job
 from pause_megatron.experiments.job import Job, Stage, State
 from pause_megatron.experiments.steps import say
+from pause_megatron.optional_packages import packages_needed_by
 
 CLUSTER = "cluster"
 """Option that chooses submitit's executor: ``slurm``, or ``local`` to try a grid on a machine without Slurm."""
@@ -245,10 +246,8 @@ class _Queue:
 
 
 def _executor(folder: Path, settings: Mapping[str, Any]) -> Any:
-    try:
+    with packages_needed_by("--executor slurm"):
         import submitit
-    except ImportError as error:
-        raise UserError("--executor slurm needs the package submitit: pip install 'pause_megatron[slurm]'") from error
     cluster = settings.get(CLUSTER, "slurm")
     of_executor = {key: value for key, value in settings.items() if key in _OF_EXECUTOR}
     try:

@@ -11,18 +11,17 @@ from pause_megatron.config.preprocess import USED_BY_STRATEGY, InsertionConfig, 
 from pause_megatron.config.serialize import flags_of_mapping, to_flat
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.job_outputs import Output, difference, is_made
-from pause_megatron.experiments.steps import REPOSITORY
 
 LOGS = "logs"
 State = Literal["done", "unfinished", "to do"]
 Stage = Literal["tokenizer", "preprocess", "merge", "verify", "pretrain", "export", "finetune", "evaluate", "report"]
 STAGES: dict[str, Stage] = {
     "tokenizer": "tokenizer",
-    "preprocess_c4.py": "preprocess",
+    "preprocess": "preprocess",
     "merge-datasets": "merge",
     "verify-dataset": "verify",
     "pretrain": "pretrain",
-    "convert_to_hf.py": "export",
+    "convert-to-hf": "export",
     "finetune": "finetune",
     "evaluate": "evaluate",
     "report": "report",
@@ -37,7 +36,7 @@ class Job:
     name: str
     """Unique in the grid, e.g. ``evaluate-gsm8k-pausept-ft10-seed0``."""
     command: str
-    """Command of ``pause-megatron``, or script of ``tools/``."""
+    """Command of ``pause-megatron``."""
     settings: dict[str, Any]
     """Flags that differ from the preset and the defaults, by field name; for preprocessing without those of
     insertion."""
@@ -74,18 +73,13 @@ class Job:
 
     def words(self, *, starts_ranks: bool = True) -> list[str]:
         """Return the command as words after ``python``; with ``starts_ranks``, it starts its ranks on this machine."""
-        command, *flags = self.arguments()
-        program = (
-            [str(REPOSITORY / "tools" / command)] if command.endswith(".py") else ["-m", "pause_megatron", command]
-        )
         ranks = ["--processes", str(self.processes)] if starts_ranks and self.processes > 1 else []
-        return [*program, *flags, *ranks]
+        return ["-m", "pause_megatron", *self.arguments(), *ranks]
 
     def command_line(self) -> str:
         """Return the command as a person would type it in the current folder."""
-        words = self.words()
-        typed = ["pause-megatron", *words[2:]] if words[0] == "-m" else ["python", *words]
-        return shorten(shlex.join(typed))
+        _, _, *words = self.words()
+        return shorten(shlex.join(["pause-megatron", *words]))
 
     def process(self, *, starts_ranks: bool = True) -> list[str]:
         """Return the command with its program."""

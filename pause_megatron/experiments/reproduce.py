@@ -22,7 +22,7 @@ from pause_megatron.experiments.demo_commands import DemoSize, preprocess_step, 
 from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
 from pause_megatron.experiments.reproduction_file import read_experiment
 from pause_megatron.experiments.reproduction_results import collect_results, markdown, result_file
-from pause_megatron.experiments.steps import REPOSITORY, Stage, Step, run_stages
+from pause_megatron.experiments.steps import Stage, Step, run_stages
 from pause_megatron.records.files import read_json, write_record
 from pause_megatron.records.reproduction import ReproductionRecord
 
@@ -41,8 +41,6 @@ def run_reproduction(config: ReproduceConfig) -> None:
     Raises :class:`UserError` for an experiment with unknown settings and for a folder of another experiment, and the
     errors of :func:`~pause_megatron.experiments.steps.run_stages`.
     """
-    if not (REPOSITORY / "ds_configs").is_dir():
-        raise UserError("reproduce: needs the scripts of a checkout; install with 'pip install -e .' in the repository")
     experiment, output = read_experiment(config), config.output.absolute()
     remember_experiment(experiment, config)
     logs, environment = output / "logs", {DEVICE_VARIABLE: config.device}
@@ -117,7 +115,7 @@ def seed_folder(output: Path, seed: int) -> Path:
 def _initial_step(experiment: Experiment, output: Path, seed: int) -> Step:
     run = seed_folder(output, seed) / "run"
     flags: list[object] = ["--data", output / "data" / "train-standard", "--tokenizer", output / "tokenizer"]
-    flags += ["--output", run, "--deepspeed", REPOSITORY / "ds_configs" / "zero1_fp32.json"]
+    flags += ["--output", run, "--deepspeed", "zero1_fp32"]
     for name, value in experiment.model.items():
         flags += [f"--{name.replace('_', '-')}", value]
     flags += ["--max-position-embeddings", experiment.positions, "--seed", seed, "--model-name", _MODEL]
@@ -129,8 +127,8 @@ def _initial_step(experiment: Experiment, output: Path, seed: int) -> Step:
 
 def _export_step(output: Path, seed: int) -> Step:
     folder = seed_folder(output, seed) / "model"
-    flags = [str(REPOSITORY / "tools" / "convert_to_hf.py"), "--checkpoint", str(folder.with_name("run"))]
-    return Step(name=f"export-seed{seed}", action=[*flags, "--output", str(folder)], products=[folder])
+    action = _command("convert-to-hf", "--checkpoint", folder.with_name("run"), "--output", folder)
+    return Step(name=f"export-seed{seed}", action=action, products=[folder])
 
 
 def _task_step(experiment: Experiment, output: Path, seed: int) -> Step:

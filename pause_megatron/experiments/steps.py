@@ -12,13 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-import pause_megatron
 from pause_megatron import log
 from pause_megatron.children import start_child
 from pause_megatron.errors import EXIT_REQUEUE, EXIT_USER, StoppedEarly, UserError
 
-REPOSITORY = Path(pause_megatron.__file__).parents[1]
-"""The checkout, for its scripts in tools/ and its files in ds_configs/."""
 QUIET_CHILD = {"TOKENIZERS_PARALLELISM": "false", "PYTHONUNBUFFERED": "1"}
 """Environment of a command that writes to a log: no warnings of tokenizers, and each line at once."""
 _ERROR_LINES = 12

@@ -10,7 +10,6 @@ from pause_megatron.config.study import Equality, Pretraining
 from pause_megatron.corpus.hub_datasets import HUB_PREFIX
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.job_outputs import manifest_of
-from pause_megatron.experiments.steps import REPOSITORY
 from pause_megatron.experiments.study_budget import TOLERANCE, seq_length_of, tokens_of
 from pause_megatron.experiments.study_jobs import DataJobs, study_jobs
 from pause_megatron.preprocess.dataset_manifest import DatasetManifest
@@ -86,8 +85,6 @@ def _refuse_difference(one: _Compared, other: _Compared, source: str, equal: Equ
 
 def _check_study(study: Pretraining, output: Path, where: str, equal: Equality | None) -> Iterator[_Compared]:
     """Check the inputs of a study; yield what is known of its models before they are trained."""
-    if not (REPOSITORY / "tools").is_dir():
-        raise UserError(f"{where}: needs the scripts of a checkout; install with 'pip install -e .' in the repository")
     data = DataJobs(study, output)
     sha256 = None
     if data.tokenizer.exists():

@@ -149,7 +149,7 @@ class DataJobs:
             outputs.append(
                 PreprocessConfig(**flat, output=self._folder / "data" / f"{split}-{data}", insertion=insertion)
             )
-        return self._add(name, "preprocess_c4.py", shared, outputs, *needs)
+        return self._add(name, "preprocess", shared, outputs, *needs)
 
     def _make_training_data(self) -> None:
         study, tokenizer = self._study, [job.name for job in self.jobs]
@@ -231,7 +231,7 @@ def _export_job(study: Pretraining, output: Path, key: str, pretrain: Job) -> Jo
     settings = {"checkpoint": checkpoint, "output": output / "hf" / key, **study.export}
     return Job(
         name=f"export-{key}",
-        command="convert_to_hf.py",
+        command="convert-to-hf",
         settings=settings,
         outputs=(build(ConvertToHfConfig, settings),),
         log=output / LOGS / f"export-{key}.log",

@@ -97,7 +97,7 @@ class ShardRecord:
     """Content of ``NAME.json``."""
 
     FORMAT: ClassVar[str] = "pause_megatron/shard/2"
-    PRODUCER: ClassVar[str] = "tools/preprocess_c4.py"
+    PRODUCER: ClassVar[str] = "pause-megatron preprocess"
 
     format: str = FORMAT
     settings: DatasetSettings
@@ -123,7 +123,7 @@ class DatasetManifest(DatasetSettings):
     """Content of ``dataset.json``."""
 
     FORMAT: ClassVar[str] = "pause_megatron/dataset/2"
-    PRODUCER: ClassVar[str] = "tools/preprocess_c4.py"
+    PRODUCER: ClassVar[str] = "pause-megatron preprocess"
 
     format: str = FORMAT
     shards: tuple[ShardManifest, ...]
@@ -218,7 +218,7 @@ def load_dataset_manifest(folder: Path) -> DatasetManifest:
     manifest, path = read_dataset_manifest(folder), folder / DATASET_FILE
     names = [entry.name for entry in manifest.merged or manifest.shards]
     if len(set(names)) < len(names):
-        raise UserError(f"{path}: lists a file twice; write it again with 'tools/preprocess_c4.py'")
+        raise UserError(f"{path}: lists a file twice; write it again with 'pause-megatron preprocess'")
     held = sum(file.shards for file in manifest.merged)
     if manifest.merged and (held != len(manifest.shards) or min(file.shards for file in manifest.merged) < 1):
         raise UserError(f"{path}: its merged files hold {held} of {len(manifest.shards)} shards; merge again")
@@ -235,7 +235,7 @@ def read_dataset_manifest(folder: Path) -> DatasetManifest:
     """
     path = folder / DATASET_FILE
     if not path.is_file():
-        raise UserError(f"{folder}: not a complete dataset (no {DATASET_FILE}); finish it with tools/preprocess_c4.py")
+        raise UserError(f"{folder}: no {DATASET_FILE}, not complete; finish it with 'pause-megatron preprocess'")
     content = read_json(path)
     written = content.pop(_CHECKSUM_KEY, None) if isinstance(content, dict) else None
     manifest = record_of(content, path, DatasetManifest)

@@ -95,7 +95,7 @@ class ExportRecord:
 
     FORMAT: ClassVar[str] = "pause_megatron/conversion/1"
     FILE: ClassVar[str] = "conversion_report.json"
-    PRODUCER: ClassVar[str] = "tools/convert_to_hf.py"
+    PRODUCER: ClassVar[str] = "pause-megatron convert-to-hf"
 
     format: str = FORMAT
     pretraining: PretrainingRecord
@@ -119,7 +119,7 @@ class ImportRecord:
 
     FORMAT: ClassVar[str] = ExportRecord.FORMAT
     FILE: ClassVar[str] = ExportRecord.FILE
-    PRODUCER: ClassVar[str] = "tools/convert_from_hf.py"
+    PRODUCER: ClassVar[str] = "pause-megatron convert-from-hf"
 
     format: str = FORMAT
     source: dict[str, Any]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pause_megatron.errors import UserError
+from pause_megatron.optional_packages import packages_needed_by
 from pause_megatron.tokenizer.chunking import encode_in_chunks
 from pause_megatron.tokenizer.pause_tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
@@ -72,12 +73,8 @@ class GigatokenEncoder:
         return encode_in_chunks(texts, self._reference.backend.cuts, self._encode_batch)
 
     def _open(self) -> Any:
-        try:
+        with packages_needed_by("--encoder gigatoken"):
             from gigatoken import Tokenizer
-        except ImportError as error:
-            raise UserError(
-                "encoder gigatoken: not installed; run pip install 'pause_megatron[fast]' or use --encoder reference"
-            ) from error
         try:
             return Tokenizer.from_json(self._content)
         except Exception as error:  # the library raises plain Exception

@@ -53,6 +53,20 @@ def again(*arguments: str) -> PretrainConfig:
     return config
 
 
+def test_name_of_a_shipped_deepspeed_file_stays_a_name(
+    earlier: PretrainConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = Path("runs/first/run.json").resolve()
+    named = replace(
+        example(RunRecord), config=to_plain(replace(earlier, deepspeed=Path("zero1_fp32"))), directory="../.."
+    )
+    write_record(path, named)
+    monkeypatch.chdir(tmp_path)
+    assert again("--config", str(path), "--output", "O").deepspeed == Path("zero1_fp32")
+    (tmp_path / "project" / "zero1_fp32").touch()  # a file of the user comes first
+    assert again("--config", str(path), "--output", "O").deepspeed == Path("project/zero1_fp32")
+
+
 def test_run_is_repeated_with_its_settings_and_another_output(earlier: PretrainConfig) -> None:
     config = again("--config", "runs/first/run.json", "--output", "runs/second")
     assert replace(config, data=earlier.data) == replace(earlier, output=Path("runs/second"))

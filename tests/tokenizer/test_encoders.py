@@ -111,7 +111,7 @@ def test_missing_gigatoken_is_a_warning_or_a_user_error(tokenizers, monkeypatch,
     monkeypatch.setitem(sys.modules, "gigatoken", None)
     assert choose_encoder(tokenizers["gpt2"], "auto", ["text"]) == "tokenizers"
     assert "pip install 'pause_megatron[fast]'" in capsys.readouterr().err
-    with pytest.raises(UserError, match="encoder gigatoken: not installed"):
+    with pytest.raises(UserError, match="--encoder gigatoken: needs the package gigatoken"):
         open_encoder(tokenizers["gpt2"], "gigatoken")
 
 

@@ -301,7 +301,7 @@ def tokenizer_without_pause(folder: Path) -> Path:
         (lambda config, folder: {"data": (str(config.tokenizer),)}, "no dataset"),
         (lambda config, folder: {"tokenizer": folder / "none.model"}, r"none\.model"),
         (lambda config, folder: {"tokenizer": tokenizer_without_pause(folder)}, "<pause>"),
-        (lambda config, folder: {"deepspeed": folder / "none.json"}, "--deepspeed .*No such file"),
+        (lambda config, folder: {"deepspeed": folder / "none.json"}, "--deepspeed .*no such file"),
         (lambda config, folder: {"parallel": ParallelConfig(tensor_model_parallel_size=3)}, "start a multiple of 3"),
         (
             lambda config, folder: {"model": replace(config.model, max_position_embeddings=32)},

@@ -1,4 +1,4 @@
-"""``tools/inspect_dataset.py``: prints statistics and stored sequences, and writes a picture of histograms."""
+"""``pause-megatron inspect-dataset``: prints statistics and stored sequences, and writes a picture of histograms."""
 
 import sys
 from collections.abc import Iterator
@@ -11,6 +11,7 @@ from rich.text import Text
 from pause_megatron import log
 from pause_megatron.config.dataset import InspectDatasetConfig
 from pause_megatron.errors import UserError
+from pause_megatron.optional_packages import packages_needed_by
 from pause_megatron.pauses.pause_ids import is_pause
 from pause_megatron.preprocess.dataset_manifest import DatasetManifest, load_dataset_manifest, stored_files
 from pause_megatron.preprocess.inspection.measurements import Measurements, measure
@@ -59,10 +60,8 @@ def inspect_dataset(config: InspectDatasetConfig) -> None:
         for line in sample_lines(sample, texts, config.tokens, console.width):
             console.print(line, soft_wrap=True)
     if config.histogram is not None:
-        try:
+        with packages_needed_by("--histogram"):
             from pause_megatron.preprocess.inspection.picture import write_picture
-        except ImportError as error:
-            raise UserError(f"--histogram: {error}; install it with pip install 'pause_megatron[report]'") from error
         write_picture(config.histogram, f"{config.data.resolve().name}: {_settings(manifest)}", manifest, found)
         log.info(f"{config.histogram} written")
 

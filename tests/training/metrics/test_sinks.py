@@ -67,7 +67,7 @@ def test_missing_package_is_reported_with_its_flag(
     settings: dict[str, Any], package: str, flag: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)  # how Python marks what cannot be imported
-    with pytest.raises(UserError, match=f"^{flag}: the package {package} is not installed"):
+    with pytest.raises(UserError, match=f"^{flag}: needs the package {package}, which is not installed"):
         LoggingConfig(**settings)
 
 
@@ -76,7 +76,7 @@ def test_a_folder_that_wandb_wrote_is_not_the_package(tmp_path: Path, monkeypatc
     (tmp_path / "wandb").mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     assert find_spec("wandb") is not None
-    with pytest.raises(UserError, match="wandb is not installed"):
+    with pytest.raises(UserError, match="needs the package wandb, which is not installed"):
         LoggingConfig(wandb_project="pauses")
 
 
