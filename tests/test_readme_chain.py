@@ -79,11 +79,11 @@ def test_every_output_is_read_later() -> None:
         for output in paths(command).outputs:
             is_read = any(is_below(output, path) or is_below(path, output) for path in read_later)
             assert is_read or output in LAST, f"{command.name}: no later command reads {output}"
-        if command.name not in ("verify-dataset", "inspect_dataset.py"):
+        if command.name not in ("verify-dataset", "inspect-dataset"):
             read_later |= set(paths(command).inputs)
 
 
-@pytest.mark.parametrize("name", ["merge-datasets", "pretrain", "convert_to_hf.py", "finetune", "evaluate", "generate"])
+@pytest.mark.parametrize("name", ["merge-datasets", "pretrain", "convert-to-hf", "finetune", "evaluate", "generate"])
 def test_both_models_take_every_step(name: str) -> None:
     made = [
         " ".join([*found.inputs, *found.outputs])

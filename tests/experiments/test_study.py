@@ -111,7 +111,7 @@ def test_grown_study_adds_only_what_is_new(finished: Path, tmp_path: Path, capsy
     assert said.splitlines()[-2].startswith("unfinished  pause-megatron report")
     models = {**study(finished)["pretrain"]["models"], "tenth": {"pauses": "sequence"}}
     said = listed(finished, tmp_path, capsys, models=models)
-    [preprocess] = [line for line in said.splitlines() if "preprocess_c4" in line]
+    [preprocess] = [line for line in said.splitlines() if "pause-megatron preprocess" in line]
     assert preprocess.startswith("unfinished  python ")
     assert "train-sequence-0.1" in preprocess
     assert "train-none" not in preprocess
