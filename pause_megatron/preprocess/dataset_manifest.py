@@ -235,7 +235,9 @@ def read_dataset_manifest(folder: Path) -> DatasetManifest:
     """
     path = folder / DATASET_FILE
     if not path.is_file():
-        raise UserError(f"{folder}: no {DATASET_FILE}, not complete; finish it with 'pause-megatron preprocess'")
+        raise UserError(
+            f"{folder}: not a complete dataset (no {DATASET_FILE}); finish it with 'pause-megatron preprocess'"
+        )
     content = read_json(path)
     written = content.pop(_CHECKSUM_KEY, None) if isinstance(content, dict) else None
     manifest = record_of(content, path, DatasetManifest)

@@ -112,7 +112,7 @@ def test_grown_study_adds_only_what_is_new(finished: Path, tmp_path: Path, capsy
     models = {**study(finished)["pretrain"]["models"], "tenth": {"pauses": "sequence"}}
     said = listed(finished, tmp_path, capsys, models=models)
     [preprocess] = [line for line in said.splitlines() if "pause-megatron preprocess" in line]
-    assert preprocess.startswith("unfinished  python ")
+    assert preprocess.startswith("unfinished  pause-megatron preprocess ")
     assert "train-sequence-0.1" in preprocess
     assert "train-none" not in preprocess
 
