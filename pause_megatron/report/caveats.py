@@ -7,7 +7,7 @@ from pause_megatron.report.collect import Collected, PretrainRun
 from pause_megatron.report.guessing import guessing
 from pause_megatron.report.labels import counted, listed, model_label, rounded
 from pause_megatron.report.measurements import TaskResult
-from pause_megatron.report.paired_losses import by_model
+from pause_megatron.report.run_groups import group_runs
 from pause_megatron.report.sections.published import PARAMETERS, model_size
 from pause_megatron.report.verdicts import Verdicts
 
@@ -73,7 +73,7 @@ def _pretraining_runs(collected: Collected, tasks: Sequence[TaskResult]) -> Iter
     models = {measurement.setting.model for task in tasks for measurement in task.measurements}
     if any(model.startswith("pausept") for model in models) or (standard and paused):
         seeds = [measurement.pretraining_seeds for task in tasks for measurement in task.measurements]
-        seeds += [len(runs) for runs in by_model(collected.runs).values()]
+        seeds += [len(group.runs) for group in group_runs(collected.runs)]
         if min(seeds) == 1:
             which = "The" if max(seeds) == 1 else "Some"
             yield (

@@ -8,9 +8,10 @@ from pause_megatron.report.caveats import caveats
 from pause_megatron.report.collect import Collected
 from pause_megatron.report.elements import Figure, Section, Table, with_unique_names
 from pause_megatron.report.grouping import group_results
-from pause_megatron.report.labels import counted, listed, model_label, rounded, run_label
+from pause_megatron.report.labels import counted, listed, model_label, rounded
 from pause_megatron.report.measurements import TaskResult
 from pause_megatron.report.provenance import Configuration, configurations, versions_table
+from pause_megatron.report.run_groups import group_runs
 from pause_megatron.report.sections.cost import cost_section
 from pause_megatron.report.sections.diagnosis import diagnosis_section
 from pause_megatron.report.sections.finetuning import finetuning_section
@@ -135,12 +136,12 @@ def _inputs(collected: Collected, tasks: Sequence[TaskResult]) -> str:
         named += [model_label(model) for model in sorted(models - set(VARIANTS))]
         names = listed([task.name for task in tasks])
         sentences.append(f"Compared on {counted(len(tasks), 'task')} ({names}): {listed(named)}.")
-    for run in collected.runs:
+    for group in group_runs(collected.runs):
+        run, seeds = group.first, f", with {len(group.runs)} seeds" if len(group.runs) > 1 else ""
         data = f"{rounded(run.last.real_tokens)} real tokens"
         if run.last.pause_tokens:
             data += f" and {rounded(run.last.pause_tokens)} pauses"
         sentences.append(
-            f"{run_label(run, collected.runs)} is a model of {rounded(run.record.parameters)} parameters pretrained on"
-            f" {data}."
+            f"{group.label} is a model of {rounded(run.record.parameters)} parameters pretrained on {data}{seeds}."
         )
     return " ".join(sentences)

@@ -22,32 +22,25 @@ class LossDifference:
     """Pairs of runs with equal seeds, or 1 for two single runs."""
 
 
-def by_model(runs: Sequence[PretrainRun]) -> dict[str, list[PretrainRun]]:
-    """Group runs by the name of their model, in the order of the first run of each."""
-    models: dict[str, list[PretrainRun]] = {}
-    for run in runs:
-        models.setdefault(run.record.model, []).append(run)
-    return models
-
-
 def loss_difference(
-    model: Sequence[PretrainRun], baseline: Sequence[PretrainRun], dataset: str
+    model: Sequence[PretrainRun], baseline: Sequence[PretrainRun], dataset: str, baseline_dataset: str | None = None
 ) -> LossDifference | None:
-    """Compare the last validations of two models on ``dataset``.
+    """Compare the last validations of two models on ``dataset``; those of ``baseline`` on another one if it is given.
 
     Runs of equal seeds are pairs, since they started from the same weights where the shapes are equal. None if a model
     has no validation on ``dataset``, or if the models share no seed and are not one run each.
     """
     pairs = _pairs(model, baseline)
-    records = [[run.last_validation(dataset) for run in pair] for pair in pairs]
+    records = [
+        (run.last_validation(dataset), other.last_validation(baseline_dataset or dataset)) for run, other in pairs
+    ]
     found = [(one, other) for one, other in records if one is not None and other is not None]
     if not found:
         return None
     differences = [one.loss - other.loss for one, other in found]
-    components = [_error_over_blocks(found)]
-    if len(found) > 1:
-        components.append(Uncertainty.of_mean(differences))
-    known = None if components[0] is None else Uncertainty.of(*components)
+    components = [_error_over_blocks(found), Uncertainty.of_mean(differences)]
+    is_known = components[0] is not None or baseline_dataset is not None
+    known = Uncertainty.of(*components) if is_known else None
     return LossDifference(value=math.fsum(differences) / len(differences), uncertainty=known, seeds=len(found))
 
 

@@ -237,6 +237,7 @@ def write_run(
     name: str | None = None,
     model: str | None = None,
     seed: int | None = None,
+    parameters: int = 1_861_632,
 ) -> Path:
     """Write a pretraining run that was stopped once and resumed, with two validation sets; returns its folder."""
     folder.mkdir(parents=True)
@@ -257,7 +258,7 @@ def write_run(
         dataset=TrainingDataRecord(
             strategy="sequence" if paused else "none", pause_rate=0.1, seq_length=256, samples=6400, folders=()
         ),
-        parameters=1_861_632,
+        parameters=parameters,
         world_size=4,
         zero_stage=1,
         flops_per_sequence=3_000_000_000,

@@ -1,14 +1,32 @@
 """Pretraining: the runs, their losses on training and held-out text, and the losses at equal cost."""
 
 import statistics
+from collections.abc import Callable, Sequence
 
 from pause_megatron.report import elements
 from pause_megatron.report.collect import PretrainRun
 from pause_megatron.report.elements import Figure, Section, Table, TableCell
-from pause_megatron.report.labels import MINUS, NOTHING, listed, run_label
-from pause_megatron.report.paired_losses import by_model, loss_difference
-from pause_megatron.report.sections.loss_curves import loss_figure, thinned
+from pause_megatron.report.labels import MINUS, NOTHING, listed
+from pause_megatron.report.paired_losses import LossDifference, loss_difference
+from pause_megatron.report.run_groups import (
+    Curve,
+    RunGroup,
+    facts,
+    group_runs,
+    has_repetitions,
+    loss_text,
+    mean_curve,
+    own_text,
+    perplexity,
+    scatter,
+)
+from pause_megatron.report.sections.loss_curves import lines, loss_figure, means_over_seeds
 from pause_megatron.report.sections.pretraining_cost import equal_cost_figures, equal_cost_table
+
+OWN_TEXT_NOTE = (
+    " In the last rows each model reads the held-out text as it read its training text, with its own pauses. A sequence"
+    " with pauses then holds fewer real tokens, so that its targets can have less text before them."
+)
 
 
 def pretraining_section(runs: tuple[PretrainRun, ...]) -> Section:
@@ -25,28 +43,37 @@ def pretraining_section(runs: tuple[PretrainRun, ...]) -> Section:
 
 
 def pretraining_table(runs: tuple[PretrainRun, ...]) -> Table:
-    """Tabulate configuration and outcome of each run: facts as rows, runs as columns."""
-    facts = {
-        "Parameters": [f"{run.record.parameters:,}" for run in runs],
-        "Layout": [layout(run) for run in runs],
-        "Processes": [f"{run.record.world_size:,}" for run in runs],
-        "ZeRO": [f"stage {run.record.zero_stage}" for run in runs],
-        "Data": [_data(run) for run in runs],
-        "Sequence length": [f"{run.record.dataset.seq_length:,}" for run in runs],
-        "Iterations": [f"{run.last.iteration:,}" for run in runs],
-        "Sequences": [f"{run.last.consumed_samples:,}" for run in runs],
-        "Real tokens": [f"{run.last.real_tokens:,}" for run in runs],
-        "Pause tokens": [_pause_tokens(run) for run in runs],
-        "Final training loss": [f"{final_loss(run):.4f}" for run in runs],
-        "Tokens per second, median": [
-            f"{round(statistics.median(record.tokens_per_second for record in run.train)):,}" for run in runs
-        ],
+    """Tabulate configuration and outcome of each model: facts as rows, models as columns."""
+    groups = group_runs(runs)
+    rows: dict[str, Callable[[PretrainRun], str]] = {
+        "Parameters": lambda run: f"{run.record.parameters:,}",
+        "Layout": layout,
+        "Processes": lambda run: f"{run.record.world_size:,}",
+        "ZeRO": lambda run: f"stage {run.record.zero_stage}",
+        "Data": _data,
+        "Sequence length": lambda run: f"{run.record.dataset.seq_length:,}",
+        "Iterations": lambda run: f"{run.last.iteration:,}",
+        "Sequences": lambda run: f"{run.last.consumed_samples:,}",
+        "Real tokens": lambda run: f"{run.last.real_tokens:,}",
+        "Pause tokens": _pause_tokens,
+        "Final training loss": lambda run: f"{final_loss(run):.4f}",
+        "Tokens per second, median": lambda run: (
+            f"{round(statistics.median(record.tokens_per_second for record in run.train)):,}"
+        ),
     }
+    cells = [
+        elements.text_cells(name, *(facts([of(run) for run in group.runs]) for group in groups))
+        for name, of in rows.items()
+    ]
+    if has_repetitions(groups):
+        seeds = [", ".join(str(run.record.seed) for run in group.runs) for group in groups]
+        cells.insert(1, elements.text_cells("Seeds", *seeds))
     return Table(
         name="pretraining",
-        caption="Pretraining runs. The loss is over real targets, the mean of the last tenth of the logged steps.",
-        columns=("", *(run_label(run, runs) for run in runs)),
-        rows=tuple(elements.text_cells(fact, *texts) for fact, texts in facts.items()),
+        caption="Pretraining runs. The loss is over real targets, the mean of the last tenth of the logged steps."
+        + (" Lists are in the order of the seeds." if has_repetitions(groups) else ""),
+        columns=("", *(group.label for group in groups)),
+        rows=tuple(cells),
     )
 
 
@@ -77,49 +104,73 @@ def final_loss(run: PretrainRun) -> float:
 
 
 def validation_table(runs: tuple[PretrainRun, ...]) -> Table:
-    """Tabulate loss and perplexity of each run at its last validation on each held-out dataset."""
+    """Tabulate loss and perplexity of each model at its last validation on each held-out dataset."""
+    groups = group_runs(runs)
+    means = " Means over seeds." if has_repetitions(groups) else ""
     return Table(
         name="validation",
-        caption="Loss on held-out text at the last validation, over real targets only, not over pauses.",
-        columns=("Held-out text", *(run_label(run, runs) for run in runs)),
+        caption=f"Loss on held-out text at the last validation, over real targets only, not over pauses.{means}",
+        columns=("Held-out text", *(group.label for group in groups)),
         rows=tuple(
-            (TableCell(text=dataset, note=text_kind(pauses)), *(_validation_cell(run, dataset) for run in runs))
+            (TableCell(text=dataset, note=text_kind(pauses)), *(_validation_cell(group, dataset) for group in groups))
             for dataset, pauses in validation_sets(runs).items()
         ),
     )
 
 
-def _validation_cell(run: PretrainRun, dataset: str) -> TableCell:
-    record = run.last_validation(dataset)
-    if record is None:
+def _validation_cell(group: RunGroup, dataset: str) -> TableCell:
+    losses = group.losses(dataset)
+    if not losses:
         return TableCell(text=NOTHING)
-    return TableCell(text=f"{record.loss:.4f}", note=f"perplexity {record.perplexity:.4g}")
+    notes = [f"perplexity {perplexity(statistics.fmean(losses)):.4g}", scatter(losses, 4)]
+    return TableCell(text=loss_text(losses), note="; ".join(filter(None, notes)))
 
 
 def differences_table(runs: tuple[PretrainRun, ...]) -> Table:
     """Tabulate the difference of each model's held-out loss from that of the smallest model without pauses."""
-    rows, models = [], by_model(runs)
-    standard = sorted((run for run in runs if run.is_standard), key=lambda run: run.record.parameters)
-    baseline = standard[0].record.model if standard else None
-    for dataset, pauses in validation_sets(runs).items():
-        for model, own in models.items():
-            found = None if baseline in (None, model) else loss_difference(own, models[baseline], dataset)
-            if found is not None:
-                margin = None if found.uncertainty is None else found.uncertainty.margin
-                ends = (
-                    NOTHING if margin is None else " to ".join(map(_nats, (found.value - margin, found.value + margin)))
-                )
-                cells = elements.text_cells(dataset, _nats(found.value), ends, str(found.seeds))
-                rows.append((TableCell(text=model), TableCell(text=dataset, note=text_kind(pauses)), *cells[1:]))
+    groups, sets = group_runs(runs), validation_sets(runs)
+    standard = sorted(
+        (group for group in groups if group.first.is_standard), key=lambda one: one.first.record.parameters
+    )
+    others = [group for group in groups if standard and group is not standard[0]]
+    rows = [
+        (TableCell(text=group.name), TableCell(text=dataset, note=text_kind(pauses)), *_difference(found))
+        for dataset, pauses in sets.items()
+        for group in others
+        if (found := loss_difference(group.runs, standard[0].runs, dataset))
+    ]
+    own = [
+        (TableCell(text=group.name), TableCell(text=names[0], note=f"minus that on {names[1]}"), *_difference(found))
+        for group in others
+        if (names := own_texts(group, standard[0])) and (found := loss_difference(group.runs, standard[0].runs, *names))
+    ]
     return Table(
         name="loss-differences",
-        caption=f"Difference of the loss at the last validation from {baseline}, in nats; below 0 is better. The 95 %"
-        " interval holds for other text of this kind, as both models read the same targets, and with several"
-        " pretraining seeds for other seeds too. It is not corrected for several comparisons.",
+        caption=f"Difference of the loss at the last validation from {standard[0].name if standard else NOTHING}, in"
+        " nats; below 0 is better. The 95 % interval holds for other text of this kind if both models read the same"
+        " targets, and with several pretraining seeds for other seeds too. It is not corrected for several comparisons."
+        + (OWN_TEXT_NOTE if own else ""),
         columns=("Model", "Held-out text", "Difference", "95 % interval", "Seeds"),
         words=("Held-out text",),
-        rows=tuple(rows),
+        rows=tuple(rows + own),
     )
+
+
+def own_texts(group: RunGroup, baseline: RunGroup) -> tuple[str, str] | None:
+    """Return the held-out datasets with the pauses of the training data of ``group`` and of ``baseline``.
+
+    None if one is not known, or if both are the same.
+    """
+    own, other = own_text(group.first), own_text(baseline.first)
+    return None if own is None or other is None or own == other else (own, other)
+
+
+def _difference(found: LossDifference) -> tuple[TableCell, ...]:
+    ends = NOTHING
+    if found.uncertainty is not None:
+        margin = found.uncertainty.margin
+        ends = f"{_nats(found.value - margin)} to {_nats(found.value + margin)}"
+    return elements.text_cells(_nats(found.value), ends, str(found.seeds))
 
 
 def _nats(value: float) -> str:
@@ -138,43 +189,61 @@ def text_kind(pauses: str) -> str:
 
 
 def pretraining_sentence(runs: tuple[PretrainRun, ...]) -> str:
-    """State the loss of each run on each held-out dataset, or without any the final training loss."""
-    sentences = []
-    for dataset, pauses in validation_sets(runs).items():
-        records = [(run_label(run, runs), run.last_validation(dataset)) for run in runs]
+    """State the loss of each model on each held-out dataset, or without any the final training loss."""
+    groups, sets, sentences = group_runs(runs), validation_sets(runs), []
+    own = [own_text(group.first) or "" for group in groups]
+    texts = {f"{text_kind(pauses)} ({dataset})": [dataset] * len(groups) for dataset, pauses in sets.items()}
+    if len(sets) > 2 and all(own):  # the table has all of them
+        texts = dict([next(iter(texts.items())), ("text with the pauses of its training text", own)])
+    for text, datasets in texts.items():
         found = [
-            f"{label} has loss {record.loss:.3f} (perplexity {record.perplexity:.4g})"
-            for label, record in records
-            if record is not None
+            f"{group.label} has loss {mean:.3f} (perplexity {perplexity(mean):.4g}{_over_seeds(losses)})"
+            for group, dataset in zip(groups, datasets, strict=True)
+            if (losses := group.losses(dataset))
+            for mean in [statistics.fmean(losses)]
         ]
-        sentences.append(f"On held-out {text_kind(pauses)} ({dataset}), {listed(found)}.")
+        sentences.append(f"On held-out {text}, {listed(found)}.")
     if not sentences:
-        found = [f"{run_label(run, runs)} ends at {final_loss(run):.3f}" for run in runs]
+        found = [
+            f"{group.label} ends at {statistics.fmean(losses):.3f}{_over_seeds(losses)}"
+            for group in groups
+            for losses in [[final_loss(run) for run in group.runs]]
+        ]
         sentences.append(f"Training loss on real targets: {listed(found)}.")
     return " ".join(sentences)
 
 
+def _over_seeds(losses: Sequence[float]) -> str:
+    return f", mean of {len(losses)} seeds" if len(losses) > 1 else ""
+
+
 def training_figure(runs: tuple[PretrainRun, ...]) -> Figure:
     """Draw training loss over iterations."""
-    labels, lines = [run_label(run, runs) for run in runs], []
-    for run, label, color in zip(runs, labels, elements.pretrained_colors(labels), strict=True):
-        x, y = [float(record.iteration) for record in run.train], [record.loss for record in run.train]
-        lines.append(thinned(label, color, x, y))
-    caption = "Cross-entropy on real targets, in nats."
-    return loss_figure("pretraining", "iterations", "Training loss over iterations", caption, lines, "iterations")
+    curves = {
+        group.label: mean_curve(
+            [([float(one.iteration) for one in run.train], [one.loss for one in run.train]) for run in group.runs]
+        )
+        for group in group_runs(runs)
+    }
+    caption = f"Cross-entropy on real targets, in nats.{means_over_seeds(runs)}"
+    return loss_figure(
+        "pretraining", "iterations", "Training loss over iterations", caption, lines(curves), "iterations"
+    )
 
 
 def validation_figures(runs: tuple[PretrainRun, ...]) -> list[Figure]:
     """Draw validation loss over iterations, a chart for each held-out dataset."""
-    labels, figures = [run_label(run, runs) for run in runs], []
+    figures = []
     for dataset, pauses in validation_sets(runs).items():
-        lines = []
-        for run, label, color in zip(runs, labels, elements.pretrained_colors(labels), strict=True):
-            records = [record for record in run.validation if record.dataset == dataset]
-            if records:
-                x, y = [float(record.iteration) for record in records], [record.loss for record in records]
-                lines.append(thinned(label, color, x, y))
-        caption = f"Held-out dataset {dataset}; real targets only."
+        curves = {
+            group.label: mean_curve([_validations(run, dataset) for run in group.runs]) for group in group_runs(runs)
+        }
+        caption = f"Held-out dataset {dataset}; real targets only.{means_over_seeds(runs)}"
         title = f"Validation on {text_kind(pauses)}"
-        figures.append(loss_figure("validation", dataset, title, caption, lines, "iterations"))
+        figures.append(loss_figure("validation", dataset, title, caption, lines(curves), "iterations"))
     return figures
+
+
+def _validations(run: PretrainRun, dataset: str) -> Curve:
+    records = [record for record in run.validation if record.dataset == dataset]
+    return [float(record.iteration) for record in records], [record.loss for record in records]

@@ -13,10 +13,20 @@ from pause_megatron.records.pretraining import TrainRecord
 from pause_megatron.report import elements
 from pause_megatron.report.collect import PretrainRun
 from pause_megatron.report.elements import Figure, Table
-from pause_megatron.report.labels import NOTHING, rounded, run_label
-from pause_megatron.report.sections.loss_curves import loss_figure, thinned
+from pause_megatron.report.labels import NOTHING, rounded
+from pause_megatron.report.run_groups import (
+    Curve,
+    RunGroup,
+    group_runs,
+    has_repetitions,
+    loss_text,
+    mean_curve,
+    own_text,
+)
+from pause_megatron.report.sections.loss_curves import lines, loss_figure, means_over_seeds
 
 AXES = ("real tokens", "all tokens", "FLOPs")
+OWN_TEXT = ", own text"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,31 +72,45 @@ def known_axes(runs: Sequence[PretrainRun]) -> list[str]:
 
 def equal_cost_figures(runs: tuple[PretrainRun, ...], dataset: str) -> list[Figure]:
     """Draw the loss on ``dataset`` against each amount."""
-    labels, figures = [run_label(run, runs) for run in runs], []
+    figures = []
     for axis in known_axes(runs):
-        lines = []
-        for run, label, color in zip(runs, labels, elements.pretrained_colors(labels), strict=True):
-            curve = cost_curve(run, axis, dataset)
-            if curve.amounts:
-                lines.append(thinned(label, color, curve.amounts, curve.losses))
-        caption = f"Held-out dataset {dataset}; real targets only."
-        figures.append(loss_figure("equal-cost", axis, f"Held-out loss over {axis}", caption, lines, axis))
+        curves = {group.label: mean_curve(_curves(group, axis, dataset)) for group in group_runs(runs)}
+        caption = f"Held-out dataset {dataset}; real targets only.{means_over_seeds(runs)}"
+        figures.append(loss_figure("equal-cost", axis, f"Held-out loss over {axis}", caption, lines(curves), axis))
     return figures
 
 
+def _curves(group: RunGroup, axis: str, dataset: str) -> list[Curve]:
+    return [(curve.amounts, curve.losses) for curve in (cost_curve(run, axis, dataset) for run in group.runs)]
+
+
 def equal_cost_table(runs: tuple[PretrainRun, ...], dataset: str) -> Table:
-    """Tabulate the loss of each run on ``dataset`` at the largest amount that all runs reached."""
-    rows = []
-    for axis in known_axes(runs):
-        curves = [cost_curve(run, axis, dataset) for run in runs]
-        reached = min((curve.amounts[-1] for curve in curves if curve.amounts), default=0.0)
-        losses = [curve.at(reached) for curve in curves]
-        texts = [NOTHING if loss is None else f"{loss:.4f}" for loss in losses]
-        rows.append(elements.text_cells(f"Equal {axis}", rounded(reached), *texts))
+    """Tabulate the loss of each model at the largest amount that all runs reached.
+
+    On ``dataset``, and on the held-out text of each model's own kind if these are known and differ.
+    """
+    groups, rows = group_runs(runs), []
+    own = [own_text(group.first) for group in groups]
+    texts: dict[str, list[str | None]] = {"": [dataset] * len(groups)}
+    if None not in own and len(set(own)) > 1:
+        texts[OWN_TEXT] = own
+    for kind, names in texts.items():
+        for axis in known_axes(runs):
+            curves = [
+                [cost_curve(run, axis, name or "") for run in group.runs]
+                for group, name in zip(groups, names, strict=True)
+            ]
+            ends = [curve.amounts[-1] for found in curves for curve in found if curve.amounts]
+            reached = min(ends, default=0.0)
+            losses = [[curve.at(reached) for curve in found] for found in curves]
+            cells = [NOTHING if None in found else loss_text([each or 0.0 for each in found]) for found in losses]
+            rows.append(elements.text_cells(f"Equal {axis}{kind}", rounded(reached), *cells))
+    means = " Means over seeds." if has_repetitions(groups) else ""
     return Table(
         name="equal-cost",
         caption=f"Loss on {dataset} at equal cost: at the largest amount that every run reached, interpolated between"
-        " the validations around it. FLOPs are those of training, without recomputation.",
-        columns=("", "Amount", *(run_label(run, runs) for run in runs)),
+        f" the validations around it. FLOPs are those of training, without recomputation.{means}"
+        + (" Own text has the pauses of the model's training text." if len(texts) > 1 else ""),
+        columns=("", "Amount", *(group.label for group in groups)),
         rows=tuple(rows),
     )

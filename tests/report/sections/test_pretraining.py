@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
+import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import get_type_hints
 
@@ -12,11 +16,13 @@ import pytest
 
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.report.collect import read_run
+from pause_megatron.intervals import mean_interval
+from pause_megatron.report.collect import PretrainRun, read_run
 from pause_megatron.report.sections.loss_curves import MOST_POINTS, thinned
 from pause_megatron.report.sections.pretraining import (
     differences_table,
     pretraining_section,
+    pretraining_sentence,
     pretraining_table,
     training_figure,
     validation_table,
@@ -90,15 +96,21 @@ def test_losses_at_equal_cost_are_drawn_and_interpolated(tmp_path: Path) -> None
     assert float(rows["Equal real tokens"][1]) == pytest.approx(before + share * (at_400 - before), abs=2e-4)
 
 
-def test_differences_of_losses_are_paired_by_block_and_by_seed(tmp_path: Path) -> None:
-    runs = tuple(
+def seeds_of_two_models(folder: Path) -> tuple[PretrainRun, ...]:
+    """Three seeds of the model "plain", then three of "paused"."""
+    return tuple(
         read_run(
-            write_run(tmp_path / f"{name}{seed}", paused=name == "paused", name=f"{name}{seed}", model=name, seed=seed)
+            write_run(folder / f"{name}{seed}", paused=name == "paused", name=f"{name}{seed}", model=name, seed=seed)
         )
         for name in ("plain", "paused")
         for seed in (0, 1, 2)
     )
-    rows = {(row[0].text, row[1].text): [cell.text for cell in row[2:]] for row in differences_table(runs).rows}
+
+
+def test_differences_of_losses_are_paired_by_block_and_by_seed(tmp_path: Path) -> None:
+    runs = seeds_of_two_models(tmp_path)
+    table = differences_table(runs)
+    rows = {(row[0].text, row[1].text): [cell.text for cell in row[2:]] for row in table.rows[:2]}
     assert set(rows) == {("paused", "validation-standard"), ("paused", "validation-pause")}
     difference, interval, seeds = rows["paused", "validation-standard"]
     assert seeds == "3"
@@ -112,6 +124,63 @@ def test_differences_of_losses_are_paired_by_block_and_by_seed(tmp_path: Path) -
     low, high = map(_number, interval.split(" to "))
     assert low < _number(difference) < high
     assert high - low < 0.5, "the blocks differ by 0.6, which the pairs share"
+
+
+def last_losses(runs: Sequence[PretrainRun], dataset: str) -> list[float]:
+    found = [run.last_validation(dataset) for run in runs]
+    return [record.loss for record in found if record is not None]
+
+
+def test_each_model_is_compared_on_text_with_its_own_pauses(tmp_path: Path) -> None:
+    runs = seeds_of_two_models(tmp_path)
+    own = differences_table(runs).rows[2]
+    assert [own[0].text, own[1].text, own[1].note] == [
+        "paused",
+        "validation-pause",
+        "minus that on validation-standard",
+    ]
+    paused, plain = last_losses(runs[3:], "validation-pause"), last_losses(runs[:3], "validation-standard")
+    expected = [one - other for one, other in zip(paused, plain, strict=True)]
+    low, high = mean_interval(expected) or (0.0, 0.0)
+    assert _number(own[2].text) == pytest.approx(sum(expected) / 3, abs=1e-4)
+    ends = [_number(end) for end in own[3].text.split(" to ")]
+    assert ends[0] < _number(own[2].text) < ends[1]
+    # without the same targets, the interval is over seeds only
+    unpaired = tuple(
+        replace(run, validation=tuple(replace(one, block_losses=(), block_targets=()) for one in run.validation))
+        for run in runs
+    )
+    [row] = [row for row in differences_table(unpaired).rows if "minus that on" in row[1].note]
+    assert [_number(end) for end in row[3].text.split(" to ")] == pytest.approx([low, high], abs=1e-4)
+    single = differences_table((runs[0], runs[3])).rows
+    assert [len(row) for row in single] == [5] * 3
+
+    table = equal_cost_table(runs, "validation-standard")
+    rows = {row[0].text: [cell.text for cell in row[1:]] for row in table.rows}
+    assert rows["Equal all tokens, own text"] == ["1.64M", f"{sum(plain) / 3:.4f}", f"{sum(paused) / 3:.4f}"]
+
+
+def test_tables_and_curves_of_several_seeds_have_means(tmp_path: Path) -> None:
+    runs = seeds_of_two_models(tmp_path)
+    section = pretraining_section(runs)
+    for table in section.tables:
+        assert len(table.columns) <= 5, table.name
+    cell = validation_table(runs).rows[0][1]
+    losses = last_losses(runs[:3], "validation-standard")
+    mean = statistics.fmean(losses)
+    assert cell.text == f"{mean:.4f}"
+    assert cell.note == f"perplexity {math.exp(mean):.4g}; s.d. {statistics.stdev(losses):.4f}, 3 seeds"
+    facts = {row[0].text: [one.text for one in row[1:]] for row in pretraining_table(runs).rows}
+    assert facts["Seeds"] == ["0, 1, 2"] * 2
+    assert facts["Parameters"] == ["1,861,632"] * 2
+    assert facts["Final training loss"][0].count(",") == 2
+    for figure in section.figures:
+        assert {row[0] for row in csv.reader(io.StringIO(figure.data))} == {"series", "StdPT", "PausePT"}
+        assert "means over seeds" in figure.caption
+    curve = [row for row in csv.reader(io.StringIO(training_figure(runs).data)) if row[0] == "StdPT"]
+    assert float(curve[-1][2]) == pytest.approx(statistics.fmean(run.last.loss for run in runs[:3]))
+    said = pretraining_sentence(runs)
+    assert f"StdPT has loss {mean:.3f} (perplexity {math.exp(mean):.4g}, mean of 3 seeds)" in said
 
 
 def test_sections_of_one_run_compare_nothing(tmp_path: Path) -> None:
