@@ -71,11 +71,12 @@ def cost_figures(tasks: Sequence[TaskResult]) -> list[Figure]:
 
 def cost_table(tasks: Sequence[TaskResult]) -> Table:
     """Tabulate the cost of each number of pauses on each task."""
-    costs: dict[tuple[str, int], PauseCost] = {}
+    costs: dict[tuple[str, int, Architecture], PauseCost] = {}
     for task in tasks:
         for measurement in sorted(task.measurements, key=lambda measurement: measurement.setting.num_pauses_inf):
             if measurement.setting.num_pauses_inf:
-                costs.setdefault((task.name, measurement.setting.num_pauses_inf), cost_of(measurement))
+                cost = cost_of(measurement)
+                costs.setdefault((task.name, cost.num_pauses, cost.shape), cost)
     return Table(
         name="cost",
         caption="Multiplications of the forward pass over prompt and pauses, relative to the prompt only (Goyal et al."
@@ -91,6 +92,6 @@ def cost_table(tasks: Sequence[TaskResult]) -> Table:
                 f"{cost.equal_layers:.2g} (of {cost.shape.num_layers})",
                 f"{cost.equal_heads:.2g} (of {cost.shape.num_attention_heads})",
             )
-            for (task, _), cost in costs.items()
+            for (task, *_), cost in costs.items()
         ),
     )

@@ -65,7 +65,9 @@ def _by_pretrained(measurements: Iterable[Measurement]) -> dict[str, list[Measur
 
 
 def _pretrained_label(setting: Setting) -> str:
-    return labels.model_label(setting.model).partition("_")[0]
+    """StdPT or PausePT, with the pretrained model's name if the report has several of this variant."""
+    kind = labels.model_label(setting.model).partition("_")[0]
+    return f"{kind} ({setting.pretrained})" if setting.pretrained else kind
 
 
 def inference_figures(tasks: Sequence[TaskResult]) -> list[Figure]:

@@ -10,7 +10,7 @@ import pytest
 
 from pause_megatron.report.sections.cost import PauseCost, cost_figures, cost_table
 
-from ..inputs import PAPER_1B, ablations, evaluation, grouped
+from ..inputs import PAPER_1B, SMALL, ablations, evaluation, grouped
 
 
 def test_ten_pauses_after_a_hundred_tokens_cost_about_two_layers_of_the_papers_larger_model() -> None:
@@ -39,3 +39,12 @@ def test_the_cost_chart_begins_at_1_without_pauses() -> None:
     assert "Cost of the prefix" in figure.alt
     assert [row["num_pauses_ft"] for row in csv.DictReader(io.StringIO(figure.data))] == ["0", "10", "50"] * 2
     assert cost_figures(grouped(evaluation(), evaluation(variant="pausept_pauseft"))) == []
+
+
+def test_models_of_other_shapes_have_rows_of_their_own() -> None:
+    deeper = replace(SMALL, num_layers=8)
+    records = [evaluation("parity", "stdpt_pauseft", num_pauses_ft=10, num_pauses_inf=10)]
+    records.append(replace(records[0], variant="pausept_pauseft", architecture=deeper))
+    layers = [row[4].text for row in cost_table(grouped(*records)).rows]
+    assert len(layers) == 2
+    assert {text.partition("(")[2] for text in layers} == {"of 4)", "of 8)"}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from dataclasses import replace
 
 import pytest
 
@@ -187,3 +188,32 @@ def test_a_heat_map_marks_the_models_that_collapse() -> None:
     assert "▼" not in standard.picture.element
     assert paused.picture.element.count("▼") == 2
     assert paused.caption.endswith("▼: collapses without pauses.")
+
+
+def test_several_pretrained_models_are_never_in_one_map_or_on_one_line() -> None:
+    records = []
+    for name in ("deep", "wide"):
+        for record in ablations():
+            assert record.pretraining is not None
+            own = replace(record.pretraining, name=name, model_name=name, seed=record.seed)
+            records.append(replace(record, pretraining=own))
+    (task,) = grouped(*records)
+    maps = heat_map_measurements(task)
+    assert list(maps) == ["StdPT (deep)", "StdPT (wide)", "PausePT (deep)", "PausePT (wide)"]
+    for measurements in (*maps.values(), *finetuning_series(task).values()):
+        places = [(one.setting.num_pauses_ft, one.setting.num_pauses_inf) for one in measurements]
+        assert len(set(places)) == len(places)
+        assert len({(one.setting.model.partition("_")[0], one.setting.pretrained) for one in measurements}) == 1
+    assert len({figure.name for figure in [*heat_maps([task], judge([task])), *inference_figures([task])]}) == 8
+
+
+def test_one_number_of_pauses_of_several_pretrained_models_is_no_series() -> None:
+    records = [
+        replace(record, pretraining=replace(record.pretraining, name=name, model_name=name, seed=1))
+        for name in ("deep", "wide")
+        for record in variants(tasks=("parity",))
+        if record.pretraining is not None
+    ]
+    (task,) = grouped(*records)
+    assert finetuning_series(task) == {}
+    assert heat_map_measurements(task) == {}
