@@ -63,7 +63,8 @@ class ConvertFromHfConfig:
     seed: int = 1234
     """Seed of the initial embedding of <pause>."""
     distinct_pauses: int = 1
-    """Number of distinct pauses to add: 1 for <pause>; N for <pause1> to <pauseN>."""
+    """Number of distinct pauses to add: 1 for <pause>; N for <pause1> to <pauseN>, also to a model with <pause>, which
+    is then unused."""
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
 
     def __post_init__(self) -> None:

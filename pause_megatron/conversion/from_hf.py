@@ -123,11 +123,11 @@ def _generation_tokens(folder: Path, tokenizer: PauseTokenizer, num_known: int) 
 
 
 def _write_tokenizer(source: Path, output: Path, distinct_pauses: int) -> tuple[PauseTokenizer, int]:
-    """Copy the tokenizer, with ``<pause>`` added if it has none; returns it and the number of tokens it had before."""
+    """Copy the tokenizer, with the pauses added that it lacks; returns it and the number of tokens it had before."""
     file = find_tokenizer_file(source)
     before = open_backend(file, read_tokenizer_file(file))
     present = find_pauses(before)
-    if not present:
+    if not present or len(present) == 1 < distinct_pauses:
         add_pause(source, output, distinct_pauses=distinct_pauses)
         return PauseTokenizer.load(output), before.vocab_size
     if distinct_pauses not in (1, len(present)):

@@ -146,15 +146,15 @@ def load_model_folder(
 
 
 def _pause_ids(path: Path, tokenizer: PreTrainedTokenizerBase) -> range:
-    """Return the ids of ``<pause>`` or of distinct pauses; empty without any.
+    """Return the ids of ``<pause>`` or of distinct pauses; empty without any. With both, ``<pause>`` is unused.
 
     Raises :class:`UserError` if those of distinct pauses are not in a row.
     """
     vocabulary = tokenizer.get_vocab()
-    if (only := vocabulary.get(PAUSE_TOKEN)) is not None:
-        return range(only, only + 1)
     names = takewhile(vocabulary.__contains__, map("<pause{}>".format, count(1)))
     found = [vocabulary[name] for name in names]
+    if not found and PAUSE_TOKEN in vocabulary:
+        found = [vocabulary[PAUSE_TOKEN]]
     if found != list(range(found[0], found[0] + len(found)) if found else ()):
         raise UserError(f"{path}: the ids of its distinct pauses are {found}, not in a row; export the model again")
     return range(found[0], found[0] + len(found)) if found else range(0)

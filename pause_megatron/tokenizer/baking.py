@@ -41,7 +41,7 @@ def bake_pauses(tokenizer: PreTrainedTokenizerFast, num_pauses: int) -> PreTrain
     """
     flag = f"--bake-pauses {num_pauses}"
     pause_id = tokenizer.get_vocab().get(PAUSE_TOKEN)
-    if pause_id is None and tokenizer.get_vocab().get(pause_names(2)[0]) is not None:
+    if tokenizer.get_vocab().get(pause_names(2)[0]) is not None:
         raise UserError(f"{flag}: the tokenizer has distinct pauses, which cannot be baked; leave the flag out")
     if pause_id is None:
         raise UserError(f"{flag}: the tokenizer has no {PAUSE_TOKEN} token; add it with `pause-megatron tokenizer`")

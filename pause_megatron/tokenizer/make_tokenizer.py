@@ -69,7 +69,8 @@ def make_tokenizer(config: TokenizerConfig) -> None:
 def add_pause(source: Path, output: Path, *, keep_scores: bool = False, distinct_pauses: int = 1) -> None:
     """Write the tokenizer at ``source``, with ``<pause>`` added, and ``manifest.json`` to the folder ``output``.
 
-    With several ``distinct_pauses``, ``<pause1>``, ``<pause2>`` and so on are added in its place.
+    With several ``distinct_pauses``, ``<pause1>``, ``<pause2>`` and so on are added in its place, also to a tokenizer
+    that has ``<pause>``, which is then unused.
 
     Chat templates, special tokens and a SentencePiece model next to it are kept.
 
@@ -85,7 +86,7 @@ def add_pause(source: Path, output: Path, *, keep_scores: bool = False, distinct
     before = open_backend(file, content)
     unrounded = isinstance(before, SentencePieceBackend) and not (before.scores_are_rounded or keep_scores)
     names, present = pause_names(distinct_pauses), find_pauses(before)
-    has_pause = bool(present)
+    has_pause = bool(present) and not (len(present) == 1 < distinct_pauses)
     if has_pause and not (unrounded and len(present) == distinct_pauses):
         known = f"a {PAUSE_TOKEN} token" if len(present) == 1 else f"{len(present)} distinct pauses"
         raise UserError(f"--from-tokenizer {source}: already has {known}; use it as it is")

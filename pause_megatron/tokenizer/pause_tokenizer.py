@@ -159,15 +159,16 @@ def pause_names(count: int) -> tuple[str, ...]:
 def find_pauses(backend: SentencePieceBackend | TokenizersBackend) -> range:
     """Return the ids of ``<pause>``, or of ``<pause1>``, ``<pause2>`` and so on; empty without pauses.
 
+    A tokenizer with both has distinct pauses: they were added to one that had ``<pause>``, which stays unused.
+
     Raises :class:`UserError` if text can be encoded to one of them, or if the ids of distinct pauses are not in a row.
     """
-    if (only := backend.special_id(PAUSE_TOKEN)) is not None:
-        return range(only, only + 1)
+    only = backend.special_id(PAUSE_TOKEN)
     found: list[int] = []
     while (pause_id := backend.special_id(_DISTINCT_PAUSE.format(len(found) + 1))) is not None:
         found.append(pause_id)
     if not found:
-        return range(0)
+        return range(0) if only is None else range(only, only + 1)
     if len(found) == 1 or found != list(range(found[0], found[0] + len(found))):
         raise UserError(
             f"{backend.path}: {_DISTINCT_PAUSE.format(1)} and the further pauses have the ids {found}, not two or more"

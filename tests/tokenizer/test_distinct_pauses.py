@@ -15,17 +15,30 @@ from pause_megatron.tokenizer.make_tokenizer import add_pause
 from pause_megatron.tokenizer.pause_tokenizer import open_backend
 from tests.tokenizer.foreign import KINDS, sentencepiece_model
 
+HAD_PAUSE = {kind: f"{kind}-had-pause" for kind in ("sentencepiece-t5", "gpt2", "llama2")}
 NAMES = ("<pause1>", "<pause2>", "<pause3>")
 TEXT = "a <pause1> b<pause2> <pause> and <pause3><pause12>"
 
 
 @pytest.fixture(scope="module")
 def distinct(tmp_path_factory, foreign_files):
-    """A tokenizer of each kind with three distinct pauses, by kind."""
+    """A tokenizer of each kind with three distinct pauses, by kind; of some kinds it had ``<pause>`` before."""
     folder = tmp_path_factory.mktemp("distinct")
     for kind in KINDS:
         add_pause(foreign_files[kind], folder / kind, distinct_pauses=3)
-    return {kind: PauseTokenizer.load(folder / kind) for kind in KINDS}
+    for kind, name in HAD_PAUSE.items():
+        add_pause(foreign_files[kind], folder / "one" / kind)
+        add_pause(folder / "one" / kind, folder / name, distinct_pauses=3)
+    return {kind: PauseTokenizer.load(folder / kind) for kind in (*KINDS, *HAD_PAUSE.values())}
+
+
+def test_pause_stays_and_is_no_pause_any_more_when_distinct_ones_are_added(distinct, foreign_files):
+    for kind, name in HAD_PAUSE.items():
+        before, tokenizer = open_backend(foreign_files[kind], foreign_files[kind].read_bytes()), distinct[name]
+        assert tokenizer.backend.special_id("<pause>") == before.vocab_size
+        assert tokenizer.pause_ids == range(before.vocab_size + 1, before.vocab_size + 4)
+        assert before.vocab_size not in tokenizer.encode(TEXT)
+        assert tokenizer.encode("the same") == before.encode("the same")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -43,7 +56,7 @@ def test_pauses_get_the_next_ids_and_other_ids_stay(kind, distinct, foreign_file
             assert ids == before.encode(text)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", (*KINDS, *HAD_PAUSE.values()))
 def test_exported_tokenizer_has_the_same_pauses(kind, distinct, pydoc_texts, tmp_path):
     tokenizer = distinct[kind]
     save_tokenizer(to_huggingface(tokenizer), tmp_path)
@@ -80,9 +93,13 @@ def test_command_trains_distinct_pauses(pydoc_jsonl, tmp_path, capsys):
 
 
 def test_tokenizers_with_pauses_are_refused(distinct, tokenizers, tmp_path, pydoc_texts):
-    for tokenizer, known in ((distinct["gpt2"], "3 distinct pauses"), (tokenizers["gpt2"], "a <pause> token")):
+    for tokenizer, count, known in (
+        (distinct["gpt2"], 3, "3 distinct pauses"),
+        (distinct["gpt2-had-pause"], 3, "3 distinct pauses"),
+        (tokenizers["gpt2"], 1, "a <pause> token"),
+    ):
         with pytest.raises(UserError, match=f"already has {known}; use it as it is"):
-            add_pause(tokenizer.path, tmp_path / "again", distinct_pauses=3)
+            add_pause(tokenizer.path, tmp_path / "again", distinct_pauses=count)
     for names in (["<pause1>"], ["<pause1>", "<other>", "<pause2>"]):
         model = sentencepiece_model("t5", pydoc_texts, control_symbols=names)
         (tmp_path / "tokenizer.model").write_bytes(model)
