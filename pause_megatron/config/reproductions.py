@@ -27,7 +27,8 @@ class ReproduceConfig:
     Writes reproduction.json, reproduction.md and a report. The same command resumes an interrupted experiment.
 
     parity-hints: parity with labels at the pauses (London and Kanade 2025). parity: the same without labels. 3sum: a
-    parallel chain of thought at the pauses (Pfau et al. 2024).
+    parallel chain of thought at the pauses (Pfau et al. 2024). c4-every: perplexity of C4 with pauses after every token
+    (PonderLM, TG-Interpolation); needs --text and --validation-text.
 
     For example: pause-megatron reproduce parity-hints --output reproductions/parity-hints --jobs 2
     """
@@ -35,18 +36,23 @@ class ReproduceConfig:
     POSITIONAL: ClassVar[str] = "experiment"
 
     experiment: str
-    """Name of the experiment: parity-hints, parity or 3sum."""
+    """Name of the experiment: parity-hints, parity, 3sum or c4-every."""
     output: Path
     """Folder for all files of the experiment."""
+    text: tuple[str, ...] = ()
+    """Training text of c4-every: C4 files (.json.gz), as paths or quoted globs."""
+    validation_text: tuple[str, ...] = ()
+    """Held-out text of c4-every."""
     seeds: tuple[int, ...] = ()
-    """Seeds; each decides initial weights, data and their order (default: those of the experiment)."""
+    """Seeds; each decides initial weights, data and their order, for c4-every only the order of the data (default:
+    those of the experiment)."""
     bits: int | None = None
     """Bits of a question of parity, for example 100 on a GPU (default: those of the experiment)."""
     set: tuple[str, ...] = ()
     """Values that replace those of the experiment, each as KEY=VALUE in YAML, with dots between keys, e.g.
     finetune.steps=5000 sizes.train=500000."""
     jobs: int = 1
-    """Finetunings that run at the same time on this machine."""
+    """Trainings that run at the same time on this machine."""
     device: DeviceChoice = "auto"
     """Device of all commands; auto: as in the single commands."""
 

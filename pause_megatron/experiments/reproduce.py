@@ -1,5 +1,7 @@
 """``pause-megatron reproduce``: a published small experiment by the real commands, next to its published numbers.
 
+An experiment trains on a generated task, or on text (:mod:`~pause_megatron.experiments.text_reproduction`). On a task:
+
 1. English text becomes a tokenizer and a dataset, only so that a model can be initialised.
 2. For each seed: a model that is "pretrained" for one step with a vanishing learning rate, so that it keeps its random
    weights, and its export; the generated task; a grid that finetunes and evaluates all arms.
@@ -7,7 +9,7 @@
 """
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -17,14 +19,18 @@ from pause_megatron.atomic import final_name, sweep, write_file, write_json
 from pause_megatron.config.parallel import DEVICE_VARIABLE
 from pause_megatron.config.reproductions import Experiment, ReproduceConfig
 from pause_megatron.config.serialize import to_plain
+from pause_megatron.config.text_experiments import TextExperiment
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.demo_commands import DemoSize, preprocess_step, tokenizer_step
 from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
-from pause_megatron.experiments.reproduction_file import read_experiment
+from pause_megatron.experiments.reproduction_file import is_on_text, read_experiment
 from pause_megatron.experiments.reproduction_results import collect_results, markdown, result_file
 from pause_megatron.experiments.steps import Stage, Step, run_stages
+from pause_megatron.experiments.text_experiment_file import read_text_experiment, texts_of
+from pause_megatron.experiments.text_reproduction import text_report_step, text_stages
+from pause_megatron.experiments.text_results import collect_text_results, text_markdown
 from pause_megatron.records.files import read_json, write_record
-from pause_megatron.records.reproduction import ReproductionRecord
+from pause_megatron.records.reproduction import ReproductionRecord, TextReproductionRecord
 
 SETTINGS_FILE = "experiment.json"
 TABLE_FILE = "reproduction.md"
@@ -41,25 +47,36 @@ def run_reproduction(config: ReproduceConfig) -> None:
     Raises :class:`UserError` for an experiment with unknown settings and for a folder of another experiment, and the
     errors of :func:`~pause_megatron.experiments.steps.run_stages`.
     """
-    experiment, output = read_experiment(config), config.output.absolute()
-    remember_experiment(experiment, config)
+    output = config.output.absolute()
     logs, environment = output / "logs", {DEVICE_VARIABLE: config.device}
-    run_stages(list(reproduction_stages(experiment, output, config.jobs)), logs, environment)
-    record = collect_results(config.experiment, experiment, output, config.changes)
-    write_record(output / ReproductionRecord.FILE, record)
-    table = markdown(record)
+    record: ReproductionRecord | TextReproductionRecord
+    if is_on_text(config.experiment):
+        on_text, texts = read_text_experiment(config), texts_of(config)
+        remember_experiment(on_text, config, texts)
+        run_stages(list(text_stages(on_text, texts, output, config.jobs)), logs, environment)
+        record = collect_text_results(config.experiment, on_text, output, config.changes)
+        table, report = text_markdown(record), text_report_step(on_text, output)
+    else:
+        experiment = read_experiment(config)
+        remember_experiment(experiment, config)
+        run_stages(list(reproduction_stages(experiment, output, config.jobs)), logs, environment)
+        record = collect_results(config.experiment, experiment, output, config.changes)
+        table, report = markdown(record), _report_step(experiment, output)
+    write_record(output / record.FILE, record)
     with write_file(output / TABLE_FILE) as file:
         file.write(table.encode())
     page = output / "report" / "report.html"
     page.unlink(missing_ok=True)  # an earlier one may have other seeds
-    run_stages([Stage(title="report", steps=[_report_step(experiment, output)])], logs, environment)
+    run_stages([Stage(title="report", steps=[report])], logs, environment)
     print(f"\n{table}\nreport: {page}", flush=True)
 
 
-def remember_experiment(experiment: Experiment, config: ReproduceConfig) -> None:
+def remember_experiment(
+    experiment: Experiment | TextExperiment, config: ReproduceConfig, texts: Mapping[str, list[str]] | None = None
+) -> None:
     """Write the settings to the output folder. Raises :class:`UserError` if it holds other ones, except for seeds."""
     output, path = config.output, config.output / SETTINGS_FILE
-    settings = {"name": config.experiment, **to_plain(experiment)}
+    settings = {"name": config.experiment, **to_plain(experiment), **(texts or {})}
     del settings["seeds"]
     if path.exists():
         begun = read_json(path)

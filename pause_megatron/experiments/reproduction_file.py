@@ -25,21 +25,35 @@ def read_experiment(config: ReproduceConfig) -> Experiment:
     Raises :class:`UserError` that names the key if something is unknown or of the wrong type.
     """
     source = f"--experiment {config.experiment}"
-    values = read_settings(EXPERIMENTS / f"{config.experiment}.yaml", source)
-    for assignment in config.set:
-        set_value(values, assignment)
+    for flag, texts in (("--text", config.text), ("--validation-text", config.validation_text)):
+        if texts:
+            raise UserError(f"{flag}: {config.experiment} reads no text, but a generated task; remove it")
+    values = read_values(config, source)
     if config.bits is not None:
         if values["task"] != "parity":
             raise UserError(f"--bits {config.bits}: {config.experiment} has no bits; remove it, or use --set")
         values["parameters"] = {**values.get("parameters", {}), "bits": config.bits}
-    if config.seeds:
-        values["seeds"] = list(dict.fromkeys(config.seeds))
     require_known(values, field_names(Experiment), source)
     try:
         experiment = msgspec.convert(values, Experiment, strict=False)
     except msgspec.ValidationError as error:
         raise UserError(f"{source}: {error}") from error
     return _checked(experiment, source)
+
+
+def is_on_text(name: str) -> bool:
+    """Whether the experiment ``name`` trains on text instead of a generated task."""
+    return read_settings(EXPERIMENTS / f"{name}.yaml", name).get("kind") == "text"
+
+
+def read_values(config: ReproduceConfig, source: str) -> dict[str, Any]:
+    """Return the definition that ``config`` names, with the values of ``--set`` and the seeds of ``--seeds``."""
+    values = read_settings(EXPERIMENTS / f"{config.experiment}.yaml", source)
+    for assignment in config.set:
+        set_value(values, assignment)
+    if config.seeds:
+        values["seeds"] = list(dict.fromkeys(config.seeds))
+    return values
 
 
 def _checked(experiment: Experiment, source: str) -> Experiment:

@@ -99,7 +99,7 @@ def _check_study(study: Pretraining, output: Path, where: str, equal: Equality |
         ("validation_text", study.validation_text, data.validation_folders),
     ):
         if not all(manifest_of(folder) for folder in folders):
-            _check_text(texts, f"{where}: {key}")
+            check_text(texts, f"{where}: {key}")
     manifests = dict(_manifests(study, data, where))
     for place, manifest in manifests.items():
         if sha256 not in (None, manifest.tokenizer_sha256):
@@ -119,7 +119,8 @@ def _check_study(study: Pretraining, output: Path, where: str, equal: Equality |
         )
 
 
-def _check_text(texts: tuple[str, ...], place: str) -> None:
+def check_text(texts: tuple[str, ...], place: str) -> None:
+    """Raise :class:`UserError` that starts with ``place`` for the first of ``texts`` that no file has."""
     for text in texts:
         found = text.startswith(HUB_PREFIX) or Path(text).exists() or glob.glob(text, recursive=True)  # noqa: PTH207
         if not found:

@@ -48,7 +48,7 @@ def read_pretraining(values: Any, where: str) -> Pretraining:
     }
     preprocess = converted_settings(values.get("preprocess"), PreprocessConfig, f"{where}: preprocess")
     study = Pretraining(
-        **{**plain, **{key: tuple(map(_absolute_text, plain.get(key, ()))) for key in ("text", "validation_text")}},
+        **{**plain, **{key: tuple(map(absolute_text, plain.get(key, ()))) for key in ("text", "validation_text")}},
         **_tokenizer(values.get("tokenizer"), f"{where}: tokenizer"),
         models=_models(values["models"], preprocess, f"{where}: models"),
         sizes=_sizes(values["sizes"], f"{where}: sizes"),
@@ -60,7 +60,8 @@ def read_pretraining(values: Any, where: str) -> Pretraining:
     return study
 
 
-def _absolute_text(text: str) -> str:
+def absolute_text(text: str) -> str:
+    """Return a path or glob of a text as an absolute one; names of the hub stay."""
     return text if text.startswith(HUB_PREFIX) else str(Path(text).absolute())
 
 

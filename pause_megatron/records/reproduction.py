@@ -87,3 +87,100 @@ class ReproductionRecord:
     """Package to installed version."""
     seconds: float
     """Wall time of all finetunings and evaluations, added up."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextArmRecord:
+    """One arm of an experiment on text: runs that continue from one model with the same pauses, one for each seed."""
+
+    name: str
+    num_pauses: int
+    """Pauses after each token."""
+    pause_positions: str
+    """Position indices of the pauses: "shift" or "shared"."""
+    distinct: bool
+    """Whether the pauses after a token differ."""
+    published: str
+    """The published result of this arm, in words."""
+    losses: tuple[float, ...]
+    """Held-out loss of each seed, in nats per real token."""
+    loss: float
+    """Mean over seeds."""
+    perplexity: float
+    """exp(loss)."""
+    seed_error: float | None = None
+    """Standard error of ``loss`` over seeds; None for one seed."""
+    real_tokens: int
+    """Real tokens that each run continued on."""
+    pause_tokens: int
+    """Pauses that each run continued on."""
+    flops: int
+    """Model FLOPs of each run's continuation."""
+    seconds: float
+    """Time of a run's steps, mean over seeds."""
+
+    def __post_init__(self) -> None:
+        if not self.losses:
+            raise ValueError("an arm has no losses")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextArmDifference:
+    """Difference of two arms' held-out losses, the first's minus the second's, in nats per real token."""
+
+    first: str
+    second: str
+    values: tuple[float, ...]
+    """Difference of each seed."""
+    value: float
+    """Mean over seeds."""
+    text_error: float | None = None
+    """Standard error over other held-out text, paired by blocks of the text; None for fewer than two blocks."""
+    seed_error: float | None = None
+    """Standard error over other seeds, paired by seed; None for one seed."""
+    interval: Interval | None = None
+    """By both errors; None if neither is known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextReproductionRecord:
+    """``reproduction.json`` of an experiment on text."""
+
+    FORMAT: ClassVar[str] = "pause_megatron/text-reproduction/1"
+    FILE: ClassVar[str] = ReproductionRecord.FILE
+    PRODUCER: ClassVar[str] = ReproductionRecord.PRODUCER
+
+    format: str = FORMAT
+    name: str
+    """Name of the experiment, such as "c4-every"."""
+    title: str
+    source: str
+    """Publications, with their arXiv numbers."""
+    published: str
+    """Setting and result of the publications, in words."""
+    seeds: tuple[int, ...]
+    plain_loss: float
+    """Held-out loss of the model that the arms continue from, without pauses, in nats per token."""
+    plain_tokens: int
+    """Tokens that this model was trained on."""
+    plain_seconds: float
+    """Time of its steps."""
+    held_out_targets: int
+    """Real targets of the held-out text, the same for all arms."""
+    held_out_blocks: int
+    """Blocks of the held-out text that differences are paired by."""
+    arms: tuple[TextArmRecord, ...]
+    differences: tuple[TextArmDifference, ...]
+    meaning: str
+    """What the result does and does not say."""
+    deviations: tuple[str, ...]
+    """What differs from the publications."""
+    parameters: int
+    """Parameters of the model, that of most if arms differ."""
+    device: str
+    settings: dict[str, Any]
+    """The experiment's definition with every value that was replaced."""
+    versions: dict[str, str]
+    """Package to installed version."""
+    seconds: float
+    """Time of the steps of all trainings, added up."""

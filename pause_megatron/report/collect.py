@@ -12,10 +12,10 @@ from typing import TypeVar
 from pause_megatron.errors import UserError, quoted
 from pause_megatron.records.diagnosis import DiagnosisRecord
 from pause_megatron.records.evaluation import EvaluationRecord
-from pause_megatron.records.files import read_record, read_record_lines
+from pause_megatron.records.files import read_json, read_record, read_record_lines, record_of
 from pause_megatron.records.finetuning import FINETUNE_METRICS_KINDS, FinetuneRecord, FinetuneStepRecord
 from pause_megatron.records.pretraining import METRICS_FILE, METRICS_KINDS, RunRecord, TrainRecord, ValidationRecord
-from pause_megatron.records.reproduction import ReproductionRecord
+from pause_megatron.records.reproduction import ReproductionRecord, TextReproductionRecord
 
 Logged = TypeVar("Logged", TrainRecord, ValidationRecord)
 
@@ -73,7 +73,7 @@ class Collected:
     evaluations: tuple[EvaluationResult, ...]
     runs: tuple[PretrainRun, ...]
     diagnoses: tuple[DiagnosisRecord, ...] = ()
-    reproductions: tuple[ReproductionRecord, ...] = ()
+    reproductions: tuple[ReproductionRecord | TextReproductionRecord, ...] = ()
 
 
 def collect(
@@ -92,7 +92,7 @@ def collect(
         evaluations=tuple(map(read_evaluation, files)),
         runs=tuple(map(read_run, runs)),
         diagnoses=tuple(map(read_diagnosis, diagnoses)),
-        reproductions=tuple(read_record(path, ReproductionRecord) for path in reproductions),
+        reproductions=tuple(map(read_reproduction, reproductions)),
     )
 
 
@@ -140,6 +140,14 @@ def read_diagnosis(path: Path) -> DiagnosisRecord:
     ):
         raise UserError(f"{path}: its tables are not complete; run '{DiagnosisRecord.PRODUCER}' again")
     return record
+
+
+def read_reproduction(path: Path) -> ReproductionRecord | TextReproductionRecord:
+    """Read one repeated experiment, on a generated task or on text."""
+    values = read_json(path)
+    if isinstance(values, dict) and values.get("format") == TextReproductionRecord.FORMAT:
+        return record_of(values, path, TextReproductionRecord)
+    return record_of(values, path, ReproductionRecord)
 
 
 def _finetuning_curve(record: EvaluationRecord) -> tuple[FinetuneStepRecord, ...]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pause_megatron.intervals import error_over_blocks
 from pause_megatron.records.pretraining import ValidationRecord
 from pause_megatron.report.collect import PretrainRun
 from pause_megatron.report.uncertainty import Uncertainty
@@ -56,14 +57,11 @@ def _pairs(model: Sequence[PretrainRun], baseline: Sequence[PretrainRun]) -> lis
 def _error_over_blocks(pairs: Sequence[tuple[ValidationRecord, ValidationRecord]]) -> Uncertainty | None:
     """Standard error of the mean difference over other held-out text; None unless all records have the same blocks.
 
-    Losses within a block depend on each other, so the blocks are the sample: the error is that of a ratio of sums over
-    blocks (Cochran 1977, section 6.4). The blocks are the same for each seed, so seeds are averaged first.
+    The blocks are the same for each seed, so seeds are averaged first.
     """
     targets = pairs[0][0].block_targets
-    if len(targets) < 2 or any(record.block_targets != targets for pair in pairs for record in pair):
+    if any(record.block_targets != targets for pair in pairs for record in pair):
         return None
     differences = np.mean([np.subtract(one.block_losses, other.block_losses) for one, other in pairs], axis=0)
-    weights = np.array(targets) / sum(targets)
-    residuals = weights * (differences - weights @ differences)
-    blocks = len(targets)
-    return Uncertainty(stderr=math.sqrt(blocks / (blocks - 1) * float(residuals @ residuals)), freedom=blocks - 1)
+    error = error_over_blocks(differences.tolist(), targets)
+    return None if error is None else Uncertainty(stderr=error, freedom=len(targets) - 1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import stdtr, stdtrit
 
-from pause_megatron.intervals import LEVEL, NORMAL_QUANTILE, wilson_interval
+from pause_megatron.intervals import LEVEL, NORMAL_QUANTILE, combined_error, standard_error, wilson_interval
 
 Scores = npt.NDArray[np.float64]
 
@@ -39,16 +38,14 @@ class Uncertainty:
         known = [component for component in components if component is not None]
         if not known:
             return None
-        variance = sum(component.stderr**2 for component in known)
-        spread = sum(component.stderr**4 / component.freedom for component in known)
-        return Uncertainty(stderr=math.sqrt(variance), freedom=variance**2 / spread if spread else math.inf)
+        stderr, freedom = combined_error([(component.stderr, component.freedom) for component in known])
+        return Uncertainty(stderr=stderr, freedom=freedom)
 
     @staticmethod
     def of_mean(values: Sequence[float]) -> Uncertainty | None:
         """Uncertainty of the mean of independent values; None for fewer than two."""
-        if len(values) < 2:
-            return None
-        return Uncertainty(stderr=statistics.stdev(values) / math.sqrt(len(values)), freedom=len(values) - 1)
+        error = standard_error(values)
+        return None if error is None else Uncertainty(stderr=error, freedom=len(values) - 1)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -207,9 +207,10 @@ def _render_report(folder: Path) -> Any:
 def _write_reproduction(folder: Path) -> None:
     from pause_megatron.downstream.generated_tasks import write_task
     from pause_megatron.records.files import write_record
-    from tests.report.sections.test_reproductions import RECORD
+    from tests.report.sections.test_reproductions import ON_TEXT, RECORD
 
     write_record(folder / "reproduction.json", RECORD)
+    write_record(folder / "on_text.json", ON_TEXT)
     write_task("3sum", folder / "task", seed=0, train=8, validation=0, test=4, hints=True)
 
 
@@ -219,8 +220,9 @@ def _read_reproduction(folder: Path) -> Any:
     from pause_megatron.report.collect import collect
     from pause_megatron.report.sections.reproductions import reproductions_section
 
+    files = [folder / "reproduction.json", folder / "on_text.json"]
     task = read_record(folder / "task" / GeneratedTaskRecord.FILE, GeneratedTaskRecord)
-    return task, reproductions_section(collect([], [], reproductions=[folder / "reproduction.json"]).reproductions)
+    return task, reproductions_section(collect([], [], reproductions=files).reproductions)
 
 
 def _write_grid(folder: Path) -> None:
@@ -319,7 +321,7 @@ KINDS = (
         name="repeated experiment",
         make=_write_reproduction,
         read=_read_reproduction,
-        files=("reproduction.json", "task/generated_task.json"),
+        files=("reproduction.json", "on_text.json", "task/generated_task.json"),
     ),
     Kind(name="grid", make=_write_grid, read=_read_grid, files=("*",)),
     Kind(name="--config file", make=_write_config, read=_read_config, files=("*",)),

@@ -56,7 +56,7 @@ def test_pauses_get_the_next_ids_and_other_ids_stay(kind, distinct, foreign_file
             assert ids == before.encode(text)
 
 
-@pytest.mark.parametrize("kind", (*KINDS, *HAD_PAUSE.values()))
+@pytest.mark.parametrize("kind", [*KINDS, *HAD_PAUSE.values()])
 def test_exported_tokenizer_has_the_same_pauses(kind, distinct, pydoc_texts, tmp_path):
     tokenizer = distinct[kind]
     save_tokenizer(to_huggingface(tokenizer), tmp_path)

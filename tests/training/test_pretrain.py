@@ -26,8 +26,11 @@ from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.training import CheckpointConfig, LoggingConfig, OptimizerConfig, TrainingConfig
 from pause_megatron.errors import EXIT_USER, StoppedEarly, UserError
 from pause_megatron.log import read_json_lines
+from pause_megatron.records.checkpoint_state import CheckpointState
+from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.training.pretrain import pretrain
 from pause_megatron.training.run import PretrainRun
+from pause_megatron.training.state import model_differences
 from pause_megatron.training.step_report import Flags
 from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 from tests.distributed import run_distributed
@@ -146,6 +149,13 @@ def test_weights_of_another_model_are_refused(config: PretrainConfig, undisturbe
     wrong = replace(config, model=model, initial_checkpoint=undisturbed_run.output, output=output)
     with pytest.raises(AssertionError, match="has --num-layers 2, but 4 is given; give 2"):
         run_distributed(pretrain, 2, wrong)
+    state = CheckpointState.read(read_manifest(newest(undisturbed_run.output)).state, output)
+    tokenizer = PauseTokenizer.load(config.tokenizer)
+    named = replace(config.model, num_query_groups=config.model.query_groups, ffn_hidden_size=config.model.ffn_size)
+    assert all(there == here for _, there, here in model_differences(state, named, tokenizer)), "0 is the default size"
+    wider = replace(named, ffn_hidden_size=2 * named.ffn_size)
+    [found] = [one for one in model_differences(state, wider, tokenizer) if one[1] != one[2]]
+    assert found == ("--ffn-hidden-size", named.ffn_size, wider.ffn_hidden_size)
     missing = replace(config, initial_checkpoint=output / "nowhere", output=output)
     with pytest.raises(AssertionError, match=r"--initial-checkpoint .*nowhere: no such folder"):
         run_distributed(pretrain, 2, missing)

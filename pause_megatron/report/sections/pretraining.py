@@ -178,13 +178,22 @@ def _nats(value: float) -> str:
 
 
 def validation_sets(runs: tuple[PretrainRun, ...]) -> dict[str, str]:
-    """Return the pause strategy of each held-out dataset by name; datasets without pauses come first."""
-    found = {record.dataset: record.pauses for run in runs for record in run.validation}
-    return dict(sorted(found.items(), key=lambda item: (item[1] != "none", item[0])))
+    """Return the pause strategies of each held-out dataset by name; datasets without pauses come first.
+
+    Datasets of one name can differ in their pauses from run to run: the strategies are then joined by "+".
+    """
+    found: dict[str, set[str]] = {}
+    for record in (record for run in runs for record in run.validation):
+        found.setdefault(record.dataset, set()).add(record.pauses)
+    joined = {name: "+".join(sorted(kinds)) for name, kinds in found.items()}
+    return dict(sorted(joined.items(), key=lambda item: (item[1] != "none", item[0])))
 
 
 def text_kind(pauses: str) -> str:
-    """Return a dataset's pause strategy in words."""
+    """Return a dataset's pause strategies in words."""
+    kinds = pauses.split("+")
+    if "none" in kinds and len(kinds) > 1:
+        return "text with and without pauses"
     return "standard text" if pauses == "none" else "paused text"
 
 

@@ -6,12 +6,12 @@ No verdict of the report uses them: they are other tasks, trained in another way
 import statistics
 from collections.abc import Sequence
 
-from pause_megatron.records.reproduction import ArmRecord, ReproductionRecord
+from pause_megatron.records.reproduction import ArmRecord, ReproductionRecord, TextArmRecord, TextReproductionRecord
 from pause_megatron.report.elements import Section, Table, TableCell, slug, text_cells
 from pause_megatron.report.labels import MINUS, counted, rounded
 
 
-def reproductions_section(records: Sequence[ReproductionRecord]) -> Section:
+def reproductions_section(records: Sequence[ReproductionRecord | TextReproductionRecord]) -> Section:
     """Build the section; it is empty without repeated experiments."""
     return Section(
         anchor="reproductions",
@@ -20,8 +20,16 @@ def reproductions_section(records: Sequence[ReproductionRecord]) -> Section:
     )
 
 
-def _tables(record: ReproductionRecord) -> tuple[Table, ...]:
-    deviations = f" What differs here: {' '.join(record.deviations)}" if record.deviations else ""
+def _tables(record: ReproductionRecord | TextReproductionRecord) -> tuple[Table, ...]:
+    return _text_tables(record) if isinstance(record, TextReproductionRecord) else _task_tables(record)
+
+
+def _deviations(deviations: Sequence[str]) -> str:
+    return f" What differs here: {' '.join(deviations)}" if deviations else ""
+
+
+def _task_tables(record: ReproductionRecord) -> tuple[Table, ...]:
+    deviations = _deviations(record.deviations)
     arms = Table(
         name=f"reproduction-{slug(record.name)}",
         caption=f"{record.title}: {record.metric} in % of models with {record.parameters:,} parameters"
@@ -64,3 +72,56 @@ def _arm_row(arm: ArmRecord) -> tuple[TableCell, ...]:
 
 def _points(value: float) -> str:
     return f"{100 * value:+.1f}".replace("-", MINUS)
+
+
+def _text_tables(record: TextReproductionRecord) -> tuple[Table, ...]:
+    arms = Table(
+        name=f"reproduction-{slug(record.name)}",
+        caption=f"{record.title}: held-out loss in nats per real token of models with {record.parameters:,} parameters"
+        f" ({counted(len(record.seeds), 'seed')}), each with its own pauses, over {record.held_out_targets:,} targets."
+        f" All continue from one model without pauses with a loss of {record.plain_loss:.4f}, on as many real tokens."
+        f" {record.source}: {record.published} {record.meaning}{_deviations(record.deviations)} The verdicts of this"
+        " report do not use this experiment.",
+        columns=("Arm", "Loss", "Each seed", "Perplexity", "Published", "Tokens", "FLOPs", "Seconds"),
+        words=("Published",),
+        rows=tuple(_text_arm_row(arm) for arm in record.arms),
+    )
+    differences = Table(
+        name=f"reproduction-{slug(record.name)}-differences",
+        caption="Differences between the arms' losses in nats; below 0, the first arm is better. The standard error"
+        f" over other text is paired by {record.held_out_blocks:,} blocks of the held-out text, that over other seeds"
+        " by seed. The 95 % interval has both.",
+        columns=("Difference", "Nats", "Error over text", "Error over seeds", "95 % interval"),
+        rows=tuple(
+            text_cells(
+                f"{one.first}, minus {one.second}",
+                _nats(one.value),
+                _error(one.text_error),
+                _error(one.seed_error),
+                f"{_nats(one.interval.low)} to {_nats(one.interval.high)}" if one.interval else "unknown",
+            )
+            for one in record.differences
+        ),
+    )
+    return arms, differences
+
+
+def _text_arm_row(arm: TextArmRecord) -> tuple[TableCell, ...]:
+    return text_cells(
+        arm.name,
+        f"{arm.loss:.4f}",
+        ", ".join(f"{loss:.4f}" for loss in arm.losses),
+        f"{arm.perplexity:.2f}",
+        arm.published,
+        rounded(arm.real_tokens + arm.pause_tokens),
+        f"{arm.flops:.2e}",
+        f"{arm.seconds:.0f}",
+    )
+
+
+def _error(error: float | None) -> str:
+    return "unknown" if error is None else f"{error:.4f}"
+
+
+def _nats(value: float) -> str:
+    return f"{value:+.4f}".replace("-", MINUS)
