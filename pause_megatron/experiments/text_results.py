@@ -145,8 +145,8 @@ def text_markdown(record: TextReproductionRecord) -> str:
         "",
         f"{record.source}: {record.published}",
         "",
-        f"A model with {record.parameters:,} parameters was trained on {record.plain_tokens:,} tokens without pauses, to"
-        f" a held-out loss of {record.plain_loss:.4f} nats. Each arm continued from it on"
+        f"A model with {record.parameters:,} parameters was trained on {record.plain_tokens:,} tokens without pauses,"
+        f" to a held-out loss of {record.plain_loss:.4f} nats. Each arm continued from it on"
         f" {record.arms[0].real_tokens:,} real tokens, seeds {', '.join(map(str, record.seeds))}, on {record.device}."
         f" Losses are in nats per real token, over the same {record.held_out_targets:,} held-out targets.",
         "",
