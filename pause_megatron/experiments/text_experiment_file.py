@@ -63,7 +63,9 @@ def _checked(experiment: TextExperiment, source: str) -> TextExperiment:
         tokenizer=converted_settings(experiment.tokenizer, TokenizerConfig, f"{source}: tokenizer"),
         model={name: convert(value, kinds[name], f"{source}: model: {name}")
                for name, value in experiment.model.items()},
-        **{key: _training(getattr(experiment, key), f"{source}: {key}") for key in ("train", "plain", "continued")},
+        train=_training(experiment.train, f"{source}: train"),
+        plain=_training(experiment.plain, f"{source}: plain"),
+        continued=_training(experiment.continued, f"{source}: continued"),
     )  # fmt: skip
     for key in ("plain", "continued"):
         if "train_iters" not in getattr(checked, key):
