@@ -9,7 +9,12 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 README = REPOSITORY / "README.md"
-PAGES = (README, *sorted((REPOSITORY / "docs").glob("*.md")), REPOSITORY / "ds_configs" / "README.md")
+PAGES = (
+    README,
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "docs" / "examples").glob("*/README.md")),
+    REPOSITORY / "ds_configs" / "README.md",
+)
 LAUNCHERS = ("srun", "mpirun", "torchrun", "deepspeed")
 """Programs that may come before one of our commands, with options of their own."""
 ELISION = "..."
