@@ -7,14 +7,17 @@ import shlex
 import shutil
 import textwrap
 import typing
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from difflib import get_close_matches
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
+from pause_megatron.cli.converted_flags import converted_flags, converted_kinds, without_converted
 from pause_megatron.config.checks import suggestion
 from pause_megatron.config.serialize import build, flags_of_mapping, flat_fields, read_settings
 from pause_megatron.errors import UserError, quoted
@@ -44,28 +47,38 @@ def parse(config_class: type, program: str, arguments: list[str]) -> Any:
     presets: dict[str, dict[str, Any]] = getattr(config_class, "PRESETS", {})
     if presets:
         sources.add_argument("--preset")
-    found, flags = sources.parse_known_args(arguments)
+    found, typed = sources.parse_known_args(arguments)
+    earlier: list[str] = []
     if found.config is not None:
         source = f"--config {found.config}"
         from pause_megatron.cli.earlier_run import settings_of_record  # imports msgspec, which --help does not need
 
         path = Path(found.config)
         settings = settings_of_record(read_settings(path, source), path, config_class, program)
-        flags = flags_of_mapping(settings, config_class, source) + flags
+        earlier = flags_of_mapping(settings, config_class, source)
     if found.preset is not None:
         if found.preset not in presets:
             raise UserError(f"--preset {found.preset}: unknown preset; {suggestion(found.preset, presets)}")
-        flags = flags_of_mapping(presets[found.preset], config_class, f"--preset {found.preset}") + flags
+        earlier = flags_of_mapping(presets[found.preset], config_class, f"--preset {found.preset}") + earlier
     parser = flag_parser(config_class, program)
-    flags = [_with_hyphens(flag) for flag in flags]
-    for option in (flag.partition("=")[0] for flag in flags if flag.startswith("--") and " " not in flag):
+    earlier, typed = ([_own_name(word, config_class) for word in words] for words in (earlier, typed))
+    for option in (flag.partition("=")[0] for flag in earlier + typed if flag.startswith("--") and " " not in flag):
         if option not in parser.options:  # argparse would report missing flags first
             close = get_close_matches(option, parser.options, n=1)
             fix = f"did you mean '{close[0]}'?" if close else f"'{program} --help' lists the flags"
             raise UserError(f"{option}: unknown flag; {fix}")
     kinds = {name: field.type for name, field in flat_fields(config_class).items()}
-    values = vars(parser.parse_args(flags)).items()
+    typed = without_converted(config_class, earlier, typed, partial(_value_of, converted_kinds(config_class) | kinds))
+    values = vars(parser.parse_args(earlier + typed)).items()
     return build(config_class, {name: _joined(kinds[name], value) for name, value in values})
+
+
+def _value_of(kinds: dict[str, Any], name: str, words: Sequence[str]) -> tuple[Any, list[str]]:
+    """The value of the last flag ``name`` in ``words``, or None, and the other words."""
+    parser = FlagParser(add_help=False, allow_abbrev=False)
+    parser.add_argument(f"--{name.replace('_', '-')}", dest="value", **_argument(kinds[name]))
+    found, others = parser.parse_known_args(words)
+    return found.value, others
 
 
 def _positional(config_class: type) -> str | None:
@@ -142,6 +155,7 @@ def flag_parser(config_class: type, program: str) -> FlagParser:
         names = f"Named settings, which --config and flags override: {', '.join(presets)}."
         general.add_argument("--preset", metavar="NAME", choices=list(presets), help=names)
     _add_flags(parser, config_class, parser.add_argument_group("flags"))
+    _add_other_names(parser, config_class)
     first = _positional(config_class)
     required = [
         first.removeprefix("--").upper()
@@ -153,6 +167,20 @@ def flag_parser(config_class: type, program: str) -> FlagParser:
     width = shutil.get_terminal_size().columns - len("usage: ")
     parser.usage = "\n    ".join(wrap(" ".join([program, *required, "[FLAGS]"]), width))
     return parser
+
+
+def _add_other_names(parser: FlagParser, config_class: type) -> None:
+    """Add ``ALIASES`` and ``CONVERTED`` of the class, for the help and for completion; :func:`parse` replaces them."""
+    aliases: dict[str, str] = getattr(config_class, "ALIASES", {})
+    if not aliases:
+        return
+    actions = {option: action for action in parser._actions for option in action.option_strings}
+    group = parser.add_argument_group("names of Megatron-LM")
+    for alias, option in aliases.items():
+        action = actions[option]
+        group.add_argument(alias, metavar=action.metavar, choices=action.choices, help=f"The same as {option}.")
+    for name, flag in converted_flags(config_class).items():
+        group.add_argument(f"--{name.replace('_', '-')}", help=flag.doc, **_argument(flag.kind))
 
 
 def _add_flags(parser: FlagParser, config_class: type, group: Any) -> None:
@@ -184,6 +212,8 @@ def _argument(kind: Any) -> dict[str, Any]:
     def convert(text: str) -> Any:
         if text in choices or (text == "None" and NoneType in kinds):
             return None if text == "None" else text
+        if text.lower() in choices:  # Megatron-LM writes WSD
+            return text.lower()
         for kind in simple:
             with suppress(ValueError):
                 return kind(text)
@@ -227,7 +257,10 @@ def wrap(text: str, width: int, indent: str = "") -> list[str]:
     return textwrap.wrap(text, width, subsequent_indent=indent, break_on_hyphens=False, break_long_words=False)
 
 
-def _with_hyphens(word: str) -> str:
-    """``--num_layers=6`` as ``--num-layers=6``; other words unchanged."""
+def _own_name(word: str, config_class: type) -> str:
+    """``--num_layers=6`` as ``--num-layers=6``, and an alias as our flag; other words unchanged."""
     name, equals, value = word.partition("=")
-    return name.replace("_", "-") + equals + value if word.startswith("--") and " " not in name else word
+    if not word.startswith("--") or " " in name:
+        return word
+    name, aliases = name.replace("_", "-"), getattr(config_class, "ALIASES", {})
+    return aliases.get(name, name) + equals + value

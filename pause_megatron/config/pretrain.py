@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from pause_megatron.config.blend import BlendComponent, parse_blend
 from pause_megatron.config.checks import require_at_least
+from pause_megatron.config.megatron_names import MEGATRON_ALIASES, MEGATRON_CONVERTED, ConvertedFlag
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.config.parallel import DeviceChoice, ParallelConfig
 from pause_megatron.config.training import (
@@ -29,6 +30,8 @@ class PretrainConfig:
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = MODEL_PRESETS
     BLENDS: ClassVar[tuple[str, ...]] = ("data", "validation_data")
     """Settings that hold folders and weights."""
+    ALIASES: ClassVar[dict[str, str]] = MEGATRON_ALIASES
+    CONVERTED: ClassVar[dict[str, ConvertedFlag]] = MEGATRON_CONVERTED
 
     data: tuple[str, ...]
     """Training data: one or more folders of 'pause-megatron preprocess', optionally with a weight before each, for
