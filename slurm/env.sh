@@ -36,6 +36,15 @@ CONTAINER=()                             # command before PYTHON, e.g. (apptaine
 # export NCCL_IB_HCA=mlx5                # InfiniBand adapters to use, if some are for storage only
 # export NCCL_DEBUG=WARN                 # log level of NCCL; INFO shows the network it chose
 
+# --- from the environment: PAUSE_MEGATRON_WORK=/scratch/me slurm/run_paper.sh 130m replaces WORK for one command -------
+for variable in $(compgen -A variable PAUSE_MEGATRON_); do
+    name=${variable#PAUSE_MEGATRON_}
+    case $(declare -p "$name" 2>/dev/null) in
+        'declare -a'*) read -ra "${name?}" <<<"${!variable}" ;; # words, such as PAUSE_MEGATRON_GPU_OPTIONS='--qos=long'
+        'declare -'*) printf -v "$name" '%s' "${!variable}" ;;
+    esac
+done
+
 # --- for a plain sbatch -----------------------------------------------------------------------------------------------
 [[ -z $ACCOUNT ]] || export SBATCH_ACCOUNT=$ACCOUNT                # options on the command line override these
 [[ -z $GPU_PARTITION ]] || export SBATCH_PARTITION=$GPU_PARTITION  # for CPU jobs give --partition=CPU_PARTITION

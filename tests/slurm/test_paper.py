@@ -139,6 +139,21 @@ def dry_run(checkout: Path, *arguments: object, script: str = "pretrain_1b.sh") 
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
 
 
+def test_variables_of_the_environment_replace_settings_of_the_site() -> None:
+    scalars = {"WORK": "/scratch/with space", "GPUS_PER_NODE": "4", "ACCOUNT": "a1"}
+    given = {**scalars, "GPU_OPTIONS": "--qos=long --exclusive", "CONTAINER": "apptainer exec i.sif", "DEVICE": "cpu"}
+    environment = {"PATH": os.environ["PATH"], **{f"PAUSE_MEGATRON_{name}": value for name, value in given.items()}}
+    shown = (
+        '"$WORK" "$GPUS_PER_NODE" "$ACCOUNT" "${GPU_OPTIONS[@]}" "${CONTAINER[@]}" $SBATCH_ACCOUNT $CPUS_PER_GPU'
+    )
+    script = f"set -euo pipefail; REPOSITORY=/r; . slurm/env.sh; printf '%s\\n' {shown}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    words = [*scalars.values(), "--qos=long", "--exclusive", "apptainer", "exec", "i.sif", "a1", "8"]
+    assert done.stdout.splitlines() == words
+
+
 def test_dry_run_prints_command_layout_memory_and_days(tmp_path: Path) -> None:
     checkout = make_site(tmp_path)
     edit_env(checkout, GPUS_PER_NODE=8, C4_VALIDATION="")
