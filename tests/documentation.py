@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from dataclasses import dataclass
+from itertools import dropwhile
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
@@ -80,7 +81,7 @@ def inline_commands(page: Path) -> list[str]:
 
 def our_command(line: str) -> Command | None:
     """Split a command line of ours; ``None`` if it starts another program."""
-    words = shlex.split(line)
+    words = list(dropwhile(re.compile(r"[A-Z_]+=").match, shlex.split(line)))  # without variables before the command
     for index, word in enumerate(words):
         before, after = words[:index], words[index + 1 :]
         if word == "pause-megatron" and after:

@@ -143,9 +143,7 @@ def test_variables_of_the_environment_replace_settings_of_the_site() -> None:
     scalars = {"WORK": "/scratch/with space", "GPUS_PER_NODE": "4", "ACCOUNT": "a1"}
     given = {**scalars, "GPU_OPTIONS": "--qos=long --exclusive", "CONTAINER": "apptainer exec i.sif", "DEVICE": "cpu"}
     environment = {"PATH": os.environ["PATH"], **{f"PAUSE_MEGATRON_{name}": value for name, value in given.items()}}
-    shown = (
-        '"$WORK" "$GPUS_PER_NODE" "$ACCOUNT" "${GPU_OPTIONS[@]}" "${CONTAINER[@]}" $SBATCH_ACCOUNT $CPUS_PER_GPU'
-    )
+    shown = '"$WORK" "$GPUS_PER_NODE" "$ACCOUNT" "${GPU_OPTIONS[@]}" "${CONTAINER[@]}" $SBATCH_ACCOUNT $CPUS_PER_GPU'
     script = f"set -euo pipefail; REPOSITORY=/r; . slurm/env.sh; printf '%s\\n' {shown}"
     done = subprocess.run(
         ["bash", "-c", script], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
