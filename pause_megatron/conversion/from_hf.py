@@ -35,8 +35,10 @@ from pause_megatron.conversion.table import from_hf_state, mappings_of
 from pause_megatron.conversion.to_hf import TOKENIZER_FOLDER
 from pause_megatron.errors import UserError
 from pause_megatron.records.checkpoint_state import CheckpointDataRecord, CheckpointState, GenerationTokens
-from pause_megatron.records.conversion import ImportRecord
-from pause_megatron.records.files import read_json, write_record
+from pause_megatron.records.checksums import compare_checksums
+from pause_megatron.records.conversion import ExportRecord, ImportRecord, PretrainingRecord
+from pause_megatron.records.files import read_json, read_record, write_record
+from pause_megatron.records.finetuning import FinetuneRecord
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.make_tokenizer import add_pause
 from pause_megatron.tokenizer.pause_tokenizer import find_pauses, find_tokenizer_file, open_backend, read_tokenizer_file
@@ -52,11 +54,12 @@ _GENERATION_FILE = "generation_config.json"
 def convert_from_hf(config: ConvertFromHfConfig) -> None:
     """Import a model; see :class:`~pause_megatron.config.conversion.ConvertFromHfConfig`.
 
-    Raises :class:`UserError`, and leaves no folder, if the model's folder is incomplete, the model is not supported,
-    the output exists, or the logits differ.
+    Raises :class:`UserError`, and leaves no folder, if the model's folder is incomplete or differs from the checksums
+    in its record, the model is not supported, the output exists, or the logits differ.
     """
     hf_config = read_hf_config(config.model)
     model = model_config_of(hf_config, config.model)
+    pretraining = _pretraining_of(config.model)
     stored = _open_weights(config.model, hf_config)
     with new_folder(config.output) as folder:
         tokenizer, num_known = _write_tokenizer(config.model, folder / TOKENIZER_FOLDER, config.distinct_pauses)
@@ -67,7 +70,7 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
             )
         read = _with_pause_rows(stored, num_known=num_known, vocab_size=tokenizer.vocab_size, seed=config.seed)
         generation = _generation_tokens(config.model, tokenizer, num_known)
-        _write_checkpoint(folder, read, model, tokenizer, config, generation)
+        _write_checkpoint(folder, read, model, tokenizer, config, generation, pretraining)
         comparison = prove_export(
             config.model,
             CheckpointReader(folder).read_parameter_and_release,
@@ -91,6 +94,26 @@ def convert_from_hf(config: ConvertFromHfConfig) -> None:
         f" {shlex.quote(str(config.output))} --tokenizer {shlex.quote(str(config.output / TOKENIZER_FOLDER))}"
         f" {_flags(model)} ..."
     )
+
+
+def _pretraining_of(folder: Path) -> PretrainingRecord | None:
+    """Return the record of pretraining of the model in ``folder``; None if this project did not pretrain it.
+
+    The checkpoint does not record a finetuning; it warns of one. Raises :class:`UserError` for a damaged record, and
+    for a file that differs from its checksum there.
+    """
+    kinds: tuple[type[FinetuneRecord] | type[ExportRecord], ...] = (FinetuneRecord, ExportRecord)
+    for kind in kinds:
+        if (folder / kind.FILE).is_file():
+            record = read_record(folder / kind.FILE, kind)
+            compare_checksums(folder, record.files or {}, kind.FILE)
+            if isinstance(record, FinetuneRecord):
+                log.warn(
+                    f"{folder}: was finetuned on {record.task}, which the checkpoint does not record; give the flags of"
+                    " its pauses when you generate with an export of it or evaluate that"
+                )
+            return record.pretraining
+    return None
 
 
 def _open_weights(folder: Path, hf_config: PretrainedConfig) -> StoredWeights:
@@ -169,6 +192,7 @@ def _write_checkpoint(
     tokenizer: PauseTokenizer,
     config: ConvertFromHfConfig,
     generation: GenerationTokens,
+    pretraining: PretrainingRecord | None,
 ) -> None:
     records = _parameter_records(model, tokenizer.vocab_size)
     names = [mapping.megatron for mapping in mappings_of(model)]
@@ -201,6 +225,7 @@ def _write_checkpoint(
         },
         generation=generation,
         converted_from=str(config.model),
+        pretraining=pretraining,
         versions=versions(),
     )
     manifest = Manifest(

@@ -10,6 +10,11 @@ _STRATEGIES = {
     "none": "plain text, without pauses",
 }
 
+_RATES = {
+    "drawn": "each has a rate of its own, drawn from 0 to twice the mean",
+    "drawn+fixed": "in a part of the data each has a rate of its own, drawn from 0 to twice the mean",
+}
+
 _CARD = """---
 library_name: transformers
 pipeline_tag: text-generation
@@ -57,9 +62,6 @@ _BAKED = """{pauses} The tokenizer
 appends {tokenizer.baked_pauses} of them to every prompt that it encodes with special tokens, and so does the chat
 template. Pipelines and servers therefore pause without changes."""
 
-
-_BAKED_PROMPT = """ The tokenizer appends
-{tokenizer.baked_pauses} to every prompt that it encodes with special tokens."""
 _EVERY = """{pauses} In training,
 {pretraining.pauses_per_token} of them followed every {tokens}, and the last one predicted the next token.
 `pause-megatron generate`, `evaluate` and `finetune` read prompts and answers this way by themselves.
@@ -82,15 +84,20 @@ indices count as several sequences. `generate`, vLLM and others cannot do that. 
 counts real tokens only."""
 
 
+_NO_DATA = {False: "none by this project", True: "not known, because an import does not record it"}
+"""Training data of a checkpoint that names none, by whether this project pretrained its model."""
+
+
 def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
     """Markdown for the folder ``name``, from its conversion report."""
+    imported = bool(record.pretraining.iterations)
     return _CARD.format(
         name=name,
         parameters=model.num_parameters(record.tokenizer.vocab_size),
         model=model,
         pretraining=record.pretraining,
         pauses=_pauses(record.pretraining),
-        data=", ".join(f"`{folder}`" for folder in record.source["config"]["data"]) or "none by this project",
+        data=", ".join(f"`{folder}`" for folder in record.source["config"]["data"]) or _NO_DATA[imported],
         pausing=_pausing(record) + (_SHARED.format(positions=model.max_position_embeddings) * model.shares_positions),
         comparison=record.verdict,
         record=record,
@@ -101,7 +108,7 @@ def _pausing(record: ExportRecord) -> str:
     pretraining = record.pretraining
     text = _BAKED if record.tokenizer.baked_pauses else _BY_HAND
     if pretraining.pauses_per_token:
-        text = _EVERY + (_BAKED_PROMPT if record.tokenizer.baked_pauses else "")
+        text = _EVERY
     tokens = "token" if (pretraining.pause_interval or 1) == 1 else f"{pretraining.pause_interval} tokens"
     tokenizer = record.tokenizer
     pauses = f"`<pause>` is token {tokenizer.pause_id} of {tokenizer.vocab_size}."
@@ -118,4 +125,6 @@ def _pauses(pretraining: PretrainingRecord) -> str:
     words = "; ".join(_STRATEGIES.get(name, name) for name in pretraining.pauses.split("+"))
     if pretraining.pause_rate:
         words += f", {pretraining.pause_rate:g} per real token"
+    if pretraining.rates:
+        words += f" on average: {_RATES[pretraining.rates]}"
     return f"{words}; the model read the token before it instead" if pretraining.pause_inputs == "repeat" else words

@@ -47,7 +47,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
     """Export a checkpoint; see :class:`~pause_megatron.config.conversion.ConvertToHfConfig`.
 
     Raises :class:`UserError`, and leaves no folder, if the checkpoint is incomplete or damaged, the tokenizer is not
-    the run's, the output exists, or the logits differ.
+    the run's, its pauses cannot be baked, the output exists, or the logits differ.
     """
     checkpoint = find_checkpoint(config.checkpoint)
     with new_folder(config.output) as folder:
@@ -56,6 +56,8 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         state = CheckpointState.read(reader.state, checkpoint)
         model = ModelConfig(**state.config["model"])
         tokenizer = _tokenizer_of_run(checkpoint, state, config.tokenizer)
+        if config.bake_pauses:
+            _refuse_baking(config.bake_pauses, _pretraining_of(state, tokenizer), model)
         dtype = getattr(torch, TORCH_DTYPES[config.dtype])
         log.info(f"converting {checkpoint} ({state.layout}, iteration {state.iteration})")
         write_model(
@@ -170,27 +172,8 @@ def _record(
     texts_compared: int,
     comparison: LogitComparison,
 ) -> ExportRecord:
-    name, model = Path(state.config["output"]).name, ModelConfig(**state.config["model"])
     return ExportRecord(
-        pretraining=PretrainingRecord(
-            name=name,
-            model_name=state.config.get("model_name") or name,
-            seed=state.config.get("training", {}).get("seed"),
-            parameters=model.num_parameters(tokenizer.vocab_size),
-            non_embedding_parameters=model.non_embedding_parameters,
-            pauses=state.dataset.strategy,
-            pause_rate=state.dataset.pause_rate,
-            pause_inputs=state.config.get("training", {}).get("pause_inputs", "pause"),
-            pauses_per_token=state.dataset.pauses_per_token,
-            pause_interval=state.dataset.pause_interval,
-            pause_positions=model.pause_positions if model.shares_positions else None,
-            distinct_pauses=tokenizer.distinct_pauses,
-            seq_length=state.dataset.seq_length,
-            iterations=state.iteration,
-            consumed_samples=state.consumed_samples,
-            real_tokens=state.real_tokens,
-            pause_tokens=state.pause_tokens,
-        ),
+        pretraining=_pretraining_of(state, tokenizer),
         tokenizer=ExportedTokenizerRecord(
             sha256=tokenizer.sha256,
             vocab_size=tokenizer.vocab_size,
@@ -205,4 +188,48 @@ def _record(
         source={"checkpoint": str(checkpoint), "layout": state.layout, "config": state.config},
         commit=commit(),
         versions=versions(),
+    )
+
+
+def _pretraining_of(state: CheckpointState, tokenizer: PauseTokenizer) -> PretrainingRecord:
+    """Return how the model of a checkpoint was pretrained: by its run, or before the import that wrote it."""
+    if state.pretraining is not None:
+        return state.pretraining
+    name, model = Path(state.config["output"]).name, ModelConfig(**state.config["model"])
+    return PretrainingRecord(
+        name=name,
+        model_name=state.config.get("model_name") or name,
+        seed=state.config.get("training", {}).get("seed"),
+        parameters=model.num_parameters(tokenizer.vocab_size),
+        non_embedding_parameters=model.non_embedding_parameters,
+        pauses=state.dataset.strategy,
+        pause_rate=state.dataset.pause_rate,
+        pause_inputs=state.config.get("training", {}).get("pause_inputs", "pause"),
+        pauses_per_token=state.dataset.pauses_per_token,
+        pause_interval=state.dataset.pause_interval,
+        rates=state.dataset.rates,
+        pause_positions=model.pause_positions if model.shares_positions else None,
+        distinct_pauses=tokenizer.distinct_pauses,
+        seq_length=state.dataset.seq_length,
+        iterations=state.iteration,
+        consumed_samples=state.consumed_samples,
+        real_tokens=state.real_tokens,
+        pause_tokens=state.pause_tokens,
+    )
+
+
+def _refuse_baking(num_pauses: int, pretraining: PretrainingRecord, model: ModelConfig) -> None:
+    """Raise :class:`UserError` if stock programs cannot pause as the model was trained, whatever the tokenizer adds."""
+    strategies = set(pretraining.pauses.split("+"))
+    if "every" in strategies and not strategies & {"sequence", "document"}:
+        problem = "was trained with pauses after every token, and a tokenizer cannot put them into the answer"
+    elif pretraining.pause_inputs == "repeat":
+        problem = "was trained with repeated tokens in place of <pause>, and has not learned <pause>"
+    elif model.shares_positions:
+        problem = "shares the positions of pauses, and other programs number all tokens in a row"
+    else:
+        return
+    raise UserError(
+        f"--bake-pauses {num_pauses}: the model {problem}; remove the flag, and use `pause-megatron generate` and"
+        " `evaluate` with the export"
     )

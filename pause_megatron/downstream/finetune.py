@@ -27,7 +27,7 @@ from pause_megatron.config.training import FaultsConfig
 from pause_megatron.conversion.hf_config import add_transformers_4_names
 from pause_megatron.downstream.hints import Hints, HintTrainer
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder, not_finite
-from pause_megatron.downstream.pausing import decided_finetuning, finetuning_pausing
+from pause_megatron.downstream.pausing import Pausing, decided_finetuning, finetuning_pausing
 from pause_megatron.downstream.processes import (
     TIMEOUT,
     leave_processes,
@@ -71,10 +71,10 @@ def finetune(config: FinetuneConfig) -> None:
     """Finetune ``config.model`` on ``config.task`` and write ``config.output``; each process of a launcher calls this.
 
     Raises :class:`UserError` for an output that exists or that another run is writing, a model without ``<pause>`` that
-    should pause, a batch that the processes cannot divide, a full disk, losses or weights that are not finite, and the
-    errors of loading the task and the model and of placing the pauses. If another process dies or hangs, this one exits
-    (:class:`~pause_megatron.parallel.heartbeat.Heartbeat`); if a collective fails although all processes are alive, it
-    raises :class:`LostProcessError`.
+    should pause, baked pauses that differ from those of finetuning, a batch that the processes cannot divide, a full
+    disk, losses or weights that are not finite, and the errors of loading the task and the model and of placing the
+    pauses. If another process dies or hangs, this one exits (:class:`~pause_megatron.parallel.heartbeat.Heartbeat`); if
+    a collective fails although all processes are alive, it raises :class:`LostProcessError`.
     """
     try:
         _finetune(config)
@@ -108,6 +108,7 @@ def _finetune_together(
     base = load_model_folder(config.model, device="cpu" if config.fsdp else None)
     config = replace(config, pausing=decided_finetuning(base, config.pausing))
     pausing = finetuning_pausing(base, config.pausing)
+    _refuse_other_baking(base, pausing)
     hints = Hints(base, pausing.num_pauses) if config.pausing.hint_weight else None
     check = hints.check if hints else None
     with arguments.main_process_first(local=False):  # only rank 0 downloads the data from the hub
@@ -136,6 +137,17 @@ def _finetune_together(
 
         run_on_rank_0(arguments, write)
         log.info(f"wrote {config.output}")
+
+
+def _refuse_other_baking(base: ModelFolder, pausing: Pausing) -> None:
+    """Raise :class:`UserError` if the tokenizer of ``base`` would pause in another way than finetuning does."""
+    baked = base.baked_pauses
+    if baked and (pausing.placement, pausing.num_pauses) != ("append", baked):
+        raise UserError(
+            f"--model {base.path}: other programs pause after its prompts, with {baked} pauses (--bake-pauses), and"
+            f" would not pause as in this finetuning; export it without --bake-pauses, or give --num-pauses-ft {baked}"
+            " --pause-placement append"
+        )
 
 
 def train(

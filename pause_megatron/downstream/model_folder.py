@@ -73,6 +73,11 @@ class ModelFolder:
         """The beginning-of-text token if the tokenizer puts one before a text, else empty; few put several."""
         return ids_before_text(self.tokenizer)
 
+    @property
+    def baked_pauses(self) -> int:
+        """Pauses that the tokenizer appends to a text by itself, for other programs; 0 without baked pauses."""
+        return sum(token in self.pause_ids for token in self.tokenizer.encode("a"))
+
     def encode(self, text: str, *, begins: bool = True) -> list[int]:
         """Return the ids of ``text`` after the beginning-of-text token, once; without it if ``begins`` is False.
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pause_megatron.records.conversion import PretrainingRecord
 from pause_megatron.records.files import convert_record, path_of_record, plain_record
-from pause_megatron.records.pretraining import DataFolderRecord, DeviceRecord
+from pause_megatron.records.pretraining import DataFolderRecord, DeviceRecord, KindOfRates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +39,8 @@ class CheckpointDataRecord:
     """Pauses of a group, for the strategy "every"; None for other strategies and for blends of several."""
     pause_interval: int | None = None
     """Real tokens between two groups of pauses, for the strategy "every"; else None."""
+    rates: KindOfRates | None = None
+    """"drawn" or "drawn+fixed" if sequences or documents have rates of their own; None if all have the same."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +84,8 @@ class CheckpointState:
     """None unless the weights come from a Hugging Face model; training passes it on."""
     converted_from: str | None = None
     """Hugging Face folder; None for a checkpoint of a run."""
+    pretraining: PretrainingRecord | None = None
+    """How the converted model was pretrained; None for a checkpoint of a run, and for a model without such a record."""
     versions: dict[str, str]
     """Package to installed version."""
     devices: DeviceRecord | None = None

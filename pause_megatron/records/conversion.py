@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
+from pause_megatron.records.pretraining import KindOfRates
+
 
 @dataclass(frozen=True, kw_only=True)
 class PretrainingRecord:
@@ -31,6 +33,8 @@ class PretrainingRecord:
     """Pauses of a group, for the strategy "every"; None for other strategies, for blends and in older files."""
     pause_interval: int | None = None
     """Real tokens between two groups of pauses, for the strategy "every"; else None."""
+    rates: KindOfRates | None = None
+    """"drawn" or "drawn+fixed" if sequences or documents have rates of their own; None if all have the same."""
     pause_positions: str | None = None
     """"shared" if a pause has the position index of the real token before it; None if it has its own."""
     distinct_pauses: int | None = None

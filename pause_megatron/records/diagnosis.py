@@ -52,6 +52,10 @@ class AnswersRecord:
     """Mean log-probability of the answer with its end, in nats."""
     same_first_token: float
     """Share of prompts whose likeliest first token is that with the number of pauses of the diagnosis."""
+    top_token: str | None = None
+    """Text that is the likeliest first token most often; None in a file of an older version."""
+    top_share: float | None = None
+    """Share of prompts for which it is: 1 if the model answers all alike; None in a file of an older version."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +94,9 @@ class DiagnosisRecord:
     """Pauses in finetuning (M_ft); None for a model that is not finetuned."""
     prefix_attention: Literal["bidirectional", "causal"]
     num_prompts: int
+    best_constant: float | None = None
+    """Share of prompts whose answer begins with the most frequent first token of all answers; None in a file of an
+    older version."""
     attention: tuple[AttentionRecord, ...]
     lens: tuple[LensRecord, ...]
     answers: tuple[AnswersRecord, ...]

@@ -1,7 +1,10 @@
 """Records of a pretraining run: ``run.json``, and the lines of its ``metrics.jsonl``."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
+
+KindOfRates = Literal["drawn", "drawn+fixed"]
+"""Rates of pauses that differ between the sequences or documents of all or of a part of the training data."""
 
 METRICS_FILE = "metrics.jsonl"
 """In the folder of a pretraining run and of a finetuned model."""
@@ -41,6 +44,9 @@ class TrainingDataRecord:
     """Pauses of a group, if all folders have the strategy "every" with the same groups; else None."""
     pause_interval: int | None = None
     """Real tokens between two groups of pauses, in the same case; None in all other cases."""
+    rates: KindOfRates | None = None
+    """"drawn" if each sequence or document has a rate of its own, drawn uniformly from 0 to twice ``pause_rate``,
+    "drawn+fixed" in a blend of both; None if all have the same rate."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ def caveats(collected: Collected, verdicts: Verdicts) -> list[str]:
         *_pretraining_runs(collected, tasks),
         *_real_tokens(collected.runs),
         *_tasks(tasks),
+        *_rates(collected),
         *(text for task in tasks for text in _one_task(task)),
         *_seeds(tasks),
         *(text for task in tasks for text in _uneven_seeds(task)),
@@ -112,6 +113,17 @@ def _tasks(tasks: Sequence[TaskResult]) -> Iterator[str]:
         yield (
             "Some models were finetuned with labels at their pauses (hints), so their pauses carry intermediate results"
             " that the data gave them; the paper has no loss at pauses."
+        )
+
+
+def _rates(collected: Collected) -> Iterator[str]:
+    results = [result.record for result in collected.evaluations]
+    drawn = {record.pretraining.model for record in results if record.pretraining and record.pretraining.rates}
+    drawn |= {run.record.model for run in collected.runs if run.record.dataset.rates}
+    if drawn:
+        yield (
+            f"{listed(sorted(drawn))} {'was' if len(drawn) == 1 else 'were'} pretrained with a rate of pauses drawn for"
+            " each sequence or document; the paper has one rate."
         )
 
 

@@ -13,7 +13,7 @@ from pause_megatron.data.data_folders import DataFolder
 from pause_megatron.data.sample_order import TrainingData
 from pause_megatron.errors import UserError
 from pause_megatron.records.checkpoint_state import CheckpointDataRecord, CheckpointState
-from pause_megatron.records.pretraining import DataFolderRecord, TrainingDataRecord
+from pause_megatron.records.pretraining import DataFolderRecord, KindOfRates, TrainingDataRecord
 from pause_megatron.tokenizer import PauseTokenizer
 
 FIXED_TRAINING_SETTINGS = ("seed", "global_batch_size", "rampup_batch_size", "pause_inputs")
@@ -37,6 +37,10 @@ def describe_data(data: TrainingData) -> TrainingDataRecord:
     groups = {(manifest.pauses_per_token, manifest.interval) for manifest in manifests if manifest.strategy == "every"}
     same_groups = len(groups) == 1 and blend_strategy(data.sources) == "every"
     pauses_per_token, pause_interval = groups.pop() if same_groups else (None, None)
+    kinds = {one.kind_of_rates for one in manifests if one.strategy in ("sequence", "document")}
+    kind: KindOfRates | None = None
+    if "drawn" in kinds:
+        kind = "drawn+fixed" if "fixed" in kinds else "drawn"
     return TrainingDataRecord(
         strategy=blend_strategy(data.sources),
         pause_rate=rates[0] if same_rate else statistics.fmean(rates, weights=shares),
@@ -55,6 +59,7 @@ def describe_data(data: TrainingData) -> TrainingDataRecord:
         ),
         pauses_per_token=pauses_per_token,
         pause_interval=pause_interval,
+        rates=kind,
     )
 
 

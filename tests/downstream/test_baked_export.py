@@ -9,12 +9,15 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig, pipeline
 
-from pause_megatron.config.pausing import InferencePausing
+from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.config.pausing import FinetunePausing, InferencePausing
 from pause_megatron.conversion.hf_config import hf_generation_config
+from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
 from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.errors import UserError
 from pause_megatron.tokenizer.baking import bake_pauses
 from tests.downstream.test_harness_model import generated, scored
 
@@ -97,6 +100,39 @@ def test_our_own_generation_and_evaluation_do_not_pause_twice(exports):
     plain, baked = (PauseLM(folder, Pausing(num_pauses=2), batch_size=4) for folder in (exports.plain, exports.baked))
     assert generated(baked) == generated(plain)
     assert scored(baked) == scored(plain)
+
+
+@pytest.mark.parametrize(
+    "pausing",
+    [
+        FinetunePausing(num_pauses_ft=NUM_PAUSES + 1),
+        FinetunePausing(num_pauses_ft=NUM_PAUSES, pause_placement="every"),
+        FinetunePausing(num_pauses_ft=NUM_PAUSES, pause_placement="prepend"),
+    ],
+    ids=["other number", "every", "prepend"],
+)
+def test_finetuning_with_other_pauses_than_the_baked_ones_is_refused(exports, parity_data, pausing, tmp_path):
+    config = FinetuneConfig(
+        model=exports.baked.path, task="parity", data=parity_data, output=tmp_path / "ft", pausing=pausing
+    )
+    with pytest.raises(UserError, match=f"with {NUM_PAUSES} pauses .--bake-pauses.*give --num-pauses-ft {NUM_PAUSES}"):
+        finetune(config)
+    assert {path.name for path in tmp_path.iterdir()} == {"plain", "baked"}
+
+
+def test_finetuning_keeps_baked_pauses_that_are_its_own(exports, parity_data, tmp_path):
+    config = FinetuneConfig(
+        model=exports.baked.path,
+        task="parity",
+        data=parity_data,
+        output=tmp_path / "ft",
+        pausing=FinetunePausing(num_pauses_ft=NUM_PAUSES),
+        steps=1,
+        batch_size=2,
+    )
+    finetune(config)
+    assert load_model_folder(tmp_path / "ft").baked_pauses == NUM_PAUSES
+    assert exports.plain.baked_pauses == 0
 
 
 def shown(language: str) -> list[str]:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import random
 import re
 import signal
 import subprocess
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, Trainer
+from transformers import AutoModelForCausalLM
 
 from pause_megatron import locks
 from pause_megatron.config.downstream import FinetuneConfig
@@ -26,58 +25,20 @@ from pause_megatron.downstream.work_folder import WorkFolder
 from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.parallel.launcher import detect_launch
-from pause_megatron.tokenizer.huggingface import to_huggingface
+from pause_megatron.records.files import read_record
+from pause_megatron.records.finetuning import FinetuneRecord
 from tests.distributed import run_distributed
-from tests.downstream.random_models import random_model
 from tests.downstream.settings import changed
+from tests.downstream.two_processes import SHARING, parts_trained, same_results, shared, small_config
 from tests.quick import others_slow
 
 REPOSITORY = Path(__file__).parents[2]
 BF16 = sorted(file.name for file in (REPOSITORY / "ds_configs").glob("*_bf16*.json"))
-TOLERANCE = 1e-5
-"""Largest difference of weights after six steps with a learning rate of 0.01; 4e-7 was measured."""
-SHARING = {
-    "plain": {},
-    "zero2": {"deepspeed": {"zero_optimization": {"stage": 2}}},
-    "zero3": {"deepspeed": {"zero_optimization": {"stage": 3}}},
-    "fsdp": {"fsdp": "full_shard", "fsdp_config": {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}},
-}
 
 
 @pytest.fixture(scope="module")
 def config(tokenizer, tmp_path_factory) -> FinetuneConfig:
-    """Targets of very different lengths in batches of four parts, and a model with tied embeddings.
-
-    Llama's: the gradient of GPT-2's biases of keys is nothing but rounding, and AdamW makes a step of it.
-    """
-    root = tmp_path_factory.mktemp("processes")
-    model = random_model("llama", tokenizer.vocab_size)
-    model.config.tie_word_embeddings = True
-    model.tie_weights()
-    model.save_pretrained(root / "model")
-    to_huggingface(tokenizer).save_pretrained(root / "model")
-    draw = random.Random(0)
-    words = ("the", "name", "of", "class", "import", "is")
-    records = [
-        {key: " ".join(draw.choices(words, k=draw.randint(1, 9))) for key in ("question", "answer")} for _ in range(64)
-    ]
-    (root / "task").mkdir()
-    for split in ("train", "test"):
-        (root / "task" / f"{split}.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    return FinetuneConfig(
-        model=root / "model",
-        task="parity",
-        data=root / "task",
-        output=root / "alone",
-        pausing=FinetunePausing(num_pauses_ft="0..3"),
-        steps=6,
-        batch_size=8,
-        gradient_accumulation_steps=2,
-        warmup_steps=2,
-        learning_rate=1e-2,
-        log_interval=1,
-        save_interval=2,
-    )
+    return small_config(tokenizer, tmp_path_factory.mktemp("processes"))
 
 
 @pytest.fixture(scope="module")
@@ -87,61 +48,36 @@ def alone(config) -> Path:
     return config.output
 
 
-def shared(config: FinetuneConfig, folder: Path, settings: dict) -> FinetuneConfig:
-    """Return ``config`` with ``settings``, with mappings written to files, and with its output in ``folder``."""
-    given = dict(settings)
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            given[name] = folder / f"{name}.json"
-            given[name].write_text(json.dumps(value))
-    return replace(config, output=folder / "together", **given)
-
-
-class InterruptionError(Exception):
-    pass
-
-
-def parts_trained(config: FinetuneConfig, interrupt_at: int | None) -> int:
-    """Finetune until the middle of step ``interrupt_at``; returns the number of micro-batches."""
-    trained = 0
-    training_step = Trainer.training_step
-
-    def counted(self, *args, **kwargs):
-        nonlocal trained
-        if self.state.global_step == interrupt_at:
-            raise InterruptionError
-        trained += 1
-        return training_step(self, *args, **kwargs)
-
-    Trainer.training_step = counted  # for good: a process does this once
-    try:
-        finetune(config)
-    except InterruptionError:
-        assert interrupt_at is not None
-    return trained
-
-
-def same_results(alone: Path, together: Path) -> None:
-    expected, found = (load_file(folder / "model.safetensors") for folder in (alone, together))
-    assert set(found) == set(expected)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, atol=TOLERANCE, rtol=0, msg=lambda text, name=name: name + text)
-    lines = [read_json_lines(folder / "metrics.jsonl") for folder in (alone, together)]
-    assert [line["step"] for line in lines[1]] == list(range(1, 7))
-    for key in ("loss", "learning_rate"):
-        assert [line[key] for line in lines[1]] == pytest.approx([line[key] for line in lines[0]], abs=TOLERANCE)
-    assert {path.name for path in together.iterdir()} == {path.name for path in alone.iterdir()}
-
-
-@pytest.mark.parametrize("sharing", SHARING)
-def test_two_processes_that_resume_end_with_the_weights_of_one(config, alone, tmp_path, sharing):
-    together = shared(config, tmp_path, SHARING[sharing])
+def interrupted_and_resumed(config: FinetuneConfig, alone: Path, folder: Path, sharing: str) -> None:
+    """Finetune on two processes, interrupt them in step 5, resume, and compare with the output of one process."""
+    together = shared(config, folder, SHARING[sharing])
     assert run_distributed(parts_trained, 2, together, 5) == [10, 10]
     assert not together.output.exists()
     assert run_distributed(parts_trained, 2, together, None) == [4, 4], "continued at step 4"
     same_results(alone, together.output)
     AutoModelForCausalLM.from_pretrained(together.output)
-    assert not list(tmp_path.glob(".*")), "the work folder is gone"
+    assert not list(folder.glob(".*")), "the work folder is gone"
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_two_processes_that_resume_end_with_the_weights_of_one(config, alone, tmp_path, sharing):
+    interrupted_and_resumed(config, alone, tmp_path, sharing)
+
+
+@pytest.fixture(scope="module")
+def every_token(config) -> FinetuneConfig:
+    """Two pauses after every second token of prompt and target, on one process."""
+    pausing = FinetunePausing(num_pauses_ft=2, pause_placement="every", pause_interval=2)
+    every = replace(config, pausing=pausing, output=config.output.with_name("every"))
+    finetune(every)
+    return every
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_so_they_do_with_pauses_after_every_token(every_token, tmp_path, sharing):
+    interrupted_and_resumed(every_token, every_token.output, tmp_path, sharing)
+    record = read_record(tmp_path / "together" / FinetuneRecord.FILE, FinetuneRecord)
+    assert (record.pause_placement, record.num_pauses_ft, record.pause_interval) == ("every", 2, 2)
 
 
 def test_deepspeed_keeps_weights_in_its_own_precision(config, alone, tmp_path):

@@ -94,6 +94,18 @@ def test_the_size_of_models_is_known_from_their_results() -> None:
     assert "has 1.86M parameters and the longest pretraining 200B tokens. Neither" in limits
 
 
+def test_drawn_rates_of_pretraining_are_a_caveat(tmp_path: Path) -> None:
+    drawn = replace(pretraining(paused=True), rates="drawn")
+    words = "pausept was pretrained with a rate of pauses drawn for each sequence or document; the paper has one rate."
+    assert words in sentences(evaluation(variant="pausept_stdft", pretraining=drawn))[1]
+    [run] = both_runs(tmp_path)[1:]
+    drawn_run = replace(
+        run, record=replace(run.record, model_name="other", dataset=replace(run.record.dataset, rates="drawn"))
+    )
+    assert "other was pretrained with a rate of pauses drawn" in sentences(runs=[drawn_run])[1]
+    assert "drawn" not in sentences(evaluation(variant="pausept_stdft"), runs=[run])[1]
+
+
 def test_the_number_of_tests_is_a_caveat() -> None:
     records = study({"stdpt_stdft": 0.4, "stdpt_pauseft": 0.4, "pausept_pauseft": 0.4})
     _, limits = sentences(*records)

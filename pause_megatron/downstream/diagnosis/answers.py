@@ -1,5 +1,6 @@
 """Change of answers with the number of pauses."""
 
+from collections import Counter
 from collections.abc import Sequence
 
 import torch
@@ -8,6 +9,7 @@ from pause_megatron.downstream.diagnosis.probes import probes, with_number
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import TextPair
+from pause_megatron.downstream.training_examples import encode_example
 from pause_megatron.records.diagnosis import AnswersRecord
 
 
@@ -24,15 +26,27 @@ def measure_answers(
         if number not in first_tokens:
             first_tokens[number] = _score(folder, pairs, with_number(pausing, number), batch_size)
     reference = first_tokens[pausing.num_pauses][2]
-    return tuple(
-        AnswersRecord(
-            num_pauses=number,
-            correct=float(correct.double().mean()),
-            log_probability=float(log_probability.mean()),
-            same_first_token=float((first == reference).double().mean()),
+    found = []
+    for number, (correct, log_probability, first) in sorted(first_tokens.items()):
+        [(top, count)] = Counter(first.tolist()).most_common(1)
+        found.append(
+            AnswersRecord(
+                num_pauses=number,
+                correct=float(correct.double().mean()),
+                log_probability=float(log_probability.mean()),
+                same_first_token=float((first == reference).double().mean()),
+                top_token=folder.tokenizer.decode([top]),
+                top_share=count / len(first),
+            )
         )
-        for number, (correct, log_probability, first) in sorted(first_tokens.items())
-    )
+    return tuple(found)
+
+
+def best_constant(folder: ModelFolder, pairs: Sequence[TextPair], pausing: Pausing) -> float:
+    """Return the share of ``pairs`` whose target begins with the most frequent first token of all targets."""
+    first = Counter(int(encode_example(pair, folder, pausing).target.ids[0]) for pair in pairs)
+    [(_, count)] = first.most_common(1)
+    return count / len(pairs)
 
 
 def _score(

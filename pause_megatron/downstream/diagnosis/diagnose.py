@@ -10,7 +10,7 @@ from pause_megatron import log
 from pause_megatron.atomic import reserved
 from pause_megatron.config.diagnosis import DiagnoseConfig
 from pause_megatron.config.serialize import to_flat
-from pause_megatron.downstream.diagnosis.answers import measure_answers
+from pause_megatron.downstream.diagnosis.answers import best_constant, measure_answers
 from pause_megatron.downstream.diagnosis.attention import AttentionShares
 from pause_megatron.downstream.diagnosis.logit_lens import LogitLens
 from pause_megatron.downstream.diagnosis.pause_embedding import measure_embedding
@@ -53,6 +53,7 @@ def diagnose(config: DiagnoseConfig) -> None:
             num_pauses_ft=folder.finetuning.num_pauses_ft if folder.finetuning else None,
             prefix_attention=pausing.prefix_attention,
             num_prompts=len(pairs),
+            best_constant=best_constant(folder, pairs, pausing),
             attention=attention,
             lens=lens,
             answers=answers,

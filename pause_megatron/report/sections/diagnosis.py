@@ -32,6 +32,7 @@ def _figures(one: DiagnosisRecord) -> Iterator[Figure]:
         if (record.queries, record.keys) in _MAPS and record.uniform > 0:
             yield _attention_map(one, record)
     yield _lens_map(one)
+    yield _constancy_map(one)
     if len(one.answers) > 1:
         yield _answers_figure(one)
     if len(one.embedding) > 2:
@@ -68,8 +69,23 @@ def _lens_map(one: DiagnosisRecord) -> Figure:
         kind="lens",
         title=f"Logit lens at the pauses: {_name(one)}",
         caption="Share of prompts, in %, for which the final norm and the output layer, applied after a layer, give the"
-        f" first token of the answer. Layer 0 is the embeddings. {_prompts(one)}",
+        f" first token of the answer. Layer 0 is the embeddings. {_constant(one)}{_prompts(one)}",
         values=[record.answer_share for record in one.lens],
+        rows=[f"{record.layer}" for record in one.lens],
+        columns=[f"{pause}" for pause in range(1, one.num_pauses + 1)],
+        axes=("pause", "layers passed"),
+    )
+
+
+def _constancy_map(one: DiagnosisRecord) -> Figure:
+    """Draw for how many prompts the likeliest token is the same, by layer and pause."""
+    return _percent_map(
+        one,
+        kind="lens-constancy",
+        title=f"Do the pauses tell prompts apart? {_name(one)}",
+        caption="Share of prompts, in %, that share the most frequent of the tokens that the logit lens gives. 100: it"
+        f" gives the same token for all prompts, and reads nothing of them. {_prompts(one)}",
+        values=[record.top_share for record in one.lens],
         rows=[f"{record.layer}" for record in one.lens],
         columns=[f"{pause}" for pause in range(1, one.num_pauses + 1)],
         axes=("pause", "layers passed"),
@@ -122,19 +138,34 @@ def _answers_figure(one: DiagnosisRecord) -> Figure:
     numbers = tuple(float(answers.num_pauses) for answers in one.answers)
     correct = tuple(100 * answers.correct for answers in one.answers)
     same = tuple(100 * answers.same_first_token for answers in one.answers)
-    own, other = elements.OTHER_COLORS[:2]
+    own, other, third = elements.OTHER_COLORS
+    shares = [answers.top_share for answers in one.answers]
+    known = [100 * share for share in shares if share is not None]
+    lines = [
+        Line(label="correct answer", color=own, x=numbers, y=correct),
+        Line(label="same first token", color=other, x=numbers, y=same),
+    ]
+    explained = ""
+    if len(known) == len(numbers):
+        lines.append(Line(label="most frequent first token", color=third, x=numbers, y=tuple(known)))
+        explained = " Most frequent first token: at 100 % the model answers all prompts alike."
     return elements.line_figure(
         name=f"answers-{elements.slug(_name(one))}",
         title=f"Answers with fewer and more pauses: {_name(one)}",
         caption="Each token of the answer is predicted after the correct tokens before it. Same first token: as with"
-        f" {counted(one.num_pauses, 'pause')}. {_prompts(one)}",
-        lines=[
-            Line(label="correct answer", color=own, x=numbers, y=correct),
-            Line(label="same first token", color=other, x=numbers, y=same),
-        ],
+        f" {counted(one.num_pauses, 'pause')}.{explained} {_constant(one)}{_prompts(one)}",
+        lines=lines,
+        levels={} if one.best_constant is None else {"best constant answer": 100 * one.best_constant},
         x_label="M_inf, pauses at inference",
         y_label="prompts (%)",
     )
+
+
+def _constant(one: DiagnosisRecord) -> str:
+    """Return what a model would score that answers every prompt alike; nothing for a file of an older version."""
+    if one.best_constant is None:
+        return ""
+    return f"The best constant answer would be correct for {one.best_constant:.0%} of the prompts. "
 
 
 def _movement_figure(one: DiagnosisRecord) -> Figure:

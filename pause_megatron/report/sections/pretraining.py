@@ -89,7 +89,12 @@ def layout(run: PretrainRun) -> str:
 
 def _data(run: PretrainRun) -> str:
     dataset = run.record.dataset
-    return "no pauses" if run.is_standard else f"pauses: {dataset.strategy}, rate {dataset.pause_rate}"
+    if run.is_standard:
+        return "no pauses"
+    rate = f"rates drawn around {dataset.pause_rate:g}" if dataset.rates else f"rate {dataset.pause_rate:g}"
+    if dataset.rates == "drawn+fixed":
+        rate += " in a part of the data"
+    return f"pauses: {dataset.strategy}, {rate}"
 
 
 def _pause_tokens(run: PretrainRun) -> str:

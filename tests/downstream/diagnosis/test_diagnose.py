@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from pause_megatron.cli.main import main
-from pause_megatron.downstream.diagnosis.answers import measure_answers
+from pause_megatron.downstream.diagnosis.answers import best_constant, measure_answers
 from pause_megatron.downstream.diagnosis.diagnose import measure_positions
 from pause_megatron.downstream.diagnosis.pause_embedding import measure_embedding
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
@@ -122,15 +122,23 @@ def test_answers_are_compared_with_those_of_the_reference(folder: ModelFolder) -
     ]
     for one in answers:
         found = passes(folder, Pausing(num_pauses=one.num_pauses))
-        scores, same = [], []
-        for index, (example, output, _) in enumerate(found):
+        scores, firsts = [], []
+        for example, output, _ in found:
             logits = output.logits[0, len(example.prefix) - 1 : -1].log_softmax(-1)
             target = torch.from_numpy(example.target.ids)
             scores.append(float(logits.gather(1, target[:, None]).sum()))
-            same.append(int(logits[0].argmax()) == reference[index])
+            firsts.append(int(logits[0].argmax()))
         assert one.log_probability == pytest.approx(fmean(scores), abs=1e-3)
-        assert one.same_first_token == fmean(same)
+        assert one.same_first_token == fmean(map(int.__eq__, firsts, reference))
+        [(top, count)] = Counter(firsts).most_common(1)
+        assert (one.top_token, one.top_share) == (folder.tokenizer.decode([top]), count / len(PAIRS))
         assert one.correct == 0.0  # a random model answers nothing
+
+
+def test_the_best_constant_answer_is_the_most_frequent_first_token(folder: ModelFolder) -> None:
+    pairs = [TextPair(f"{number}:", answer) for number, answer in enumerate(("0", "1", "0", "1", "0"))]
+    assert best_constant(folder, pairs, SETTINGS[0]) == 0.6
+    assert best_constant(folder, pairs[:1], SETTINGS[0]) == 1.0
 
 
 def test_an_answer_is_correct_without_its_end(folder: ModelFolder) -> None:

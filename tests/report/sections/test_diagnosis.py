@@ -93,7 +93,7 @@ def rows_of(figure: Figure) -> list[dict[str, str]]:
 def test_attention_is_drawn_where_queries_can_see_keys() -> None:
     section = diagnosis_section([diagnosis()])
     figures = by_kind(section.figures)
-    assert list(figures) == ["attention-answer-pauses", "lens", "answers", "pause-embedding"]
+    assert list(figures) == ["attention-answer-pauses", "lens", "lens-constancy", "answers", "pause-embedding"]
     rows = rows_of(figures["attention-answer-pauses"])
     assert len(rows) == LAYERS * HEADS
     assert [row for row in rows if float(row["share"]) > 0.5] == [{"layer": "7", "head": "2", "share": "0.9"}]
@@ -108,6 +108,28 @@ def test_a_large_map_shows_evenly_spaced_tiles_and_its_csv_has_all() -> None:
     labels = figure.picture.svg.decode()
     for shown in (">1<", ">50<", ">0<", ">24<"):
         assert shown in labels
+
+
+def test_the_answers_of_a_constant_model_are_shown_as_constant() -> None:
+    constant = [replace(one, correct=0.57, top_token="0", top_share=1.0) for one in diagnosis().answers]
+    figures = by_kind(diagnosis_section([replace(diagnosis(), answers=tuple(constant), best_constant=0.57)]).figures)
+    rows = [row for row in rows_of(figures["answers"]) if row["series"] == "most frequent first token"]
+    assert [row["prompts (%)"] for row in rows] == ["100.0", "100.0"]
+    for name in ("answers", "lens"):
+        assert "The best constant answer would be correct for 57% of the prompts." in figures[name].caption
+    assert ">best constant answer<" in figures["answers"].picture.svg.decode()
+
+
+def test_a_diagnosis_of_an_older_version_is_drawn_without_the_constant_answer() -> None:
+    figures = by_kind(diagnosis_section([diagnosis()]).figures)
+    assert {row["series"] for row in rows_of(figures["answers"])} == {"correct answer", "same first token"}
+    assert "constant" not in figures["answers"].caption + figures["lens"].caption
+
+
+def test_the_lens_shows_where_pauses_tell_prompts_apart() -> None:
+    layers = tuple(replace(one, top_share=(0.5 + one.layer / 100,) * 20) for one in diagnosis().lens)
+    figure = by_kind(diagnosis_section([replace(diagnosis(), lens=layers)]).figures)["lens-constancy"]
+    assert {float(row["share"]) for row in rows_of(figure)} == {0.5 + layer / 100 for layer in range(LAYERS + 1)}
 
 
 def test_neighbours_of_the_embedding_are_listed() -> None:

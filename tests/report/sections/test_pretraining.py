@@ -17,6 +17,7 @@ import pytest
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.intervals import mean_interval
+from pause_megatron.records.pretraining import KindOfRates
 from pause_megatron.report.collect import PretrainRun, read_run
 from pause_megatron.report.sections.loss_curves import MOST_POINTS, thinned
 from pause_megatron.report.sections.pretraining import (
@@ -45,6 +46,21 @@ def test_pretraining_runs_are_described_from_their_last_record(tmp_path: Path) -
     assert facts["Pause tokens"] == ["0", "148,439 (9.1%)"]
     tail = [record.loss for record in runs[0].train[-4:]]
     assert float(facts["Final training loss"][0]) == pytest.approx(sum(tail) / 4, abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        (None, "pauses: sequence, rate 0.1"),
+        ("drawn", "pauses: sequence, rates drawn around 0.1"),
+        ("drawn+fixed", "pauses: sequence, rates drawn around 0.1 in a part of the data"),
+    ],
+)
+def test_drawn_rates_are_shown(rates: KindOfRates | None, words: str, tmp_path: Path) -> None:
+    run = read_run(write_run(tmp_path / "run", paused=True))
+    record = replace(run.record, dataset=replace(run.record.dataset, rates=rates))
+    [data] = [row for row in pretraining_table((replace(run, record=record),)).rows if row[0].text == "Data"]
+    assert data[1].text == words
 
 
 def test_the_layout_is_read_from_the_section_of_the_configuration_that_has_it() -> None:
