@@ -85,12 +85,14 @@ def collect(
 ) -> Collected:
     """Read evaluation results, or all of them in a folder and below, run folders, diagnoses and repeated experiments.
 
+    Runs without pauses come first.
+
     Raises :class:`UserError` for a file that is missing or of another format, and for a folder without results.
     """
     files = [file for path in evaluations for file in _result_files(path)]
     return Collected(
         evaluations=tuple(map(read_evaluation, files)),
-        runs=tuple(map(read_run, runs)),
+        runs=tuple(sorted(map(read_run, runs), key=lambda run: not run.is_standard)),
         diagnoses=tuple(map(read_diagnosis, diagnoses)),
         reproductions=tuple(map(read_reproduction, reproductions)),
     )

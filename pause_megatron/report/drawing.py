@@ -68,6 +68,8 @@ class Line:
     y: tuple[float, ...]
     intervals: tuple[tuple[float, float] | None, ...] = ()
     """Ends of the whisker of each point; None for a point without one."""
+    is_dashed: bool = False
+    """Whether the line has dashes and lies above the others, so that an equal line below it stays visible."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,11 +109,18 @@ class Picture:
 
 
 def draw_lines(
-    name: str, alt: str, lines: Sequence[Line], x_label: str, y_label: str, levels: Mapping[str, float] = NO_LEVELS
+    name: str,
+    alt: str,
+    lines: Sequence[Line],
+    x_label: str,
+    y_label: str,
+    levels: Mapping[str, float] = NO_LEVELS,
+    y_range: tuple[float, float] | None = None,
 ) -> Picture:
     """Draw a line chart, with horizontal lines at the values of ``levels``, by label; labels are in the legend once.
 
-    ``name`` prefixes every id of the SVG, so that one page can embed several charts; ``alt`` is its text alternative.
+    The y axis covers ``y_range`` at least. ``name`` prefixes every id of the SVG, so that one page can embed several
+    charts; ``alt`` is its text alternative.
     """
     with matplotlib.rc_context(STYLE):
         labels = list(dict.fromkeys([*(line.label for line in lines), *levels]))
@@ -128,6 +137,7 @@ def draw_lines(
                 linewidth=1.5,
                 marker="o" if len(line.x) <= MOST_MARKERS else "",
                 markersize=3.5,
+                zorder=2.5 if line.is_dashed else 2,
             )
             if any(line.intervals):
                 ends = [found or (y, y) for found, y in zip(line.intervals, line.y, strict=True)]
@@ -137,6 +147,9 @@ def draw_lines(
         for (label, level), pattern in zip(levels.items(), LEVEL_DASHES, strict=False):
             axes.axhline(level, color=INK, linewidth=0.9, linestyle=pattern, label=label)
         integer = all(x.is_integer() for line in lines for x in line.x)
+        if y_range is not None:
+            margin = 0.04 * (y_range[1] - y_range[0])
+            axes.set_ylim(min(axes.get_ylim()[0], y_range[0] - margin), max(axes.get_ylim()[1], y_range[1] + margin))
         axes.grid(axis="y")
         axes.xaxis.set_major_locator(MaxNLocator(nbins=6, steps=(1, 2, 5, 10), integer=integer))
         axes.xaxis.set_major_formatter(lambda position, _: rounded(position))
@@ -179,16 +192,26 @@ def bar_chart(bars: Sequence[Bar], x_label: str, chance_level: float | None) -> 
 
 
 def draw_heat_map(
-    name: str, alt: str, tiles: Sequence[Tile], rows: Sequence[str], columns: Sequence[str], x_label: str, y_label: str
+    name: str,
+    alt: str,
+    tiles: Sequence[Tile],
+    rows: Sequence[str],
+    columns: Sequence[str],
+    x_label: str,
+    y_label: str,
+    value_range: tuple[float, float] | None = None,
 ) -> Picture:
     """Draw tiles on a grid of ``rows`` (the first at the bottom) and ``columns``, darker for smaller values.
 
-    The colours are cividis: lightness increases with the value, so that no colour vision is needed.
+    The darkest and the lightest colour are the ends of ``value_range``, by default the smallest and the largest value;
+    maps with the same range can be compared. The colours are cividis: lightness increases with the value, so that no
+    colour vision is needed.
     """
     with matplotlib.rc_context(STYLE):
         figure, axes = _canvas(0.8 + TILE_INCHES * len(rows))
         values = [tile.value for tile in tiles]
-        scale = Normalize(min(values), max(values) if max(values) > min(values) else min(values) + 1)
+        low, high = value_range or (min(values), max(values))
+        scale = Normalize(low, high if high > low else low + 1)
         for tile in tiles:
             color = matplotlib.colormaps["cividis"](scale(tile.value))
             corner = tile.column - 0.5, tile.row - 0.5
@@ -216,7 +239,8 @@ def _dashes(lines: Sequence[Line]) -> dict[str, str]:
         labels = by_color.setdefault(line.color, [])
         if line.label not in labels:
             labels.append(line.label)
-    return {label: DASHES[index % len(DASHES)] for labels in by_color.values() for index, label in enumerate(labels)}
+    found = {label: DASHES[index % len(DASHES)] for labels in by_color.values() for index, label in enumerate(labels)}
+    return found | {line.label: DASHES[1] for line in lines if line.is_dashed}
 
 
 def _canvas(height: float) -> tuple[Figure, Axes]:

@@ -174,9 +174,13 @@ def line_figure(
     x_label: str,
     y_label: str,
     levels: Mapping[str, float] = NO_LEVELS,
+    y_range: tuple[float, float] | None = None,
     data: str | None = None,
 ) -> Figure:
-    """Draw a line chart. Its CSV file is ``data``, by default the points; its text alternative lists their ends."""
+    """Draw a line chart whose y axis covers ``y_range`` at least.
+
+    Its CSV file is ``data``, by default the points; its text alternative lists their ends.
+    """
     ends = [f"{line.label} from {line.y[0]:.3g} to {line.y[-1]:.3g}" for line in lines]
     alt = f"Line chart, {y_label} against {x_label}: {'; '.join(ends)}"
     rows = [[line.label, x, y] for line in lines for x, y in zip(line.x, line.y, strict=True)]
@@ -185,7 +189,7 @@ def line_figure(
         title=title,
         caption=caption,
         alt=alt,
-        picture=draw_lines(name, alt, lines, x_label, y_label, levels),
+        picture=draw_lines(name, alt, lines, x_label, y_label, levels, y_range),
         data=data or csv_text(["series", x_label, y_label], rows),
     )
 

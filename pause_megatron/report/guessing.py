@@ -1,5 +1,6 @@
 """Guessing: whether a measurement scores above, at or below what a model gets that knows nothing of the task."""
 
+import statistics
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -45,10 +46,14 @@ def guessing(measurement: Measurement, task: TaskResult) -> Guessing:
 
 
 def _constant_answer(measurement: Measurement) -> float:
-    """Largest share of items with one target; 0 if no target is that of two items."""
-    first = measurement.results[0]
-    samples = first.record.samples if first.lists_all_items else ()
-    most = max(Counter(sample.target.strip() for sample in samples).values(), default=0)
+    """Largest share of items with one target, as a mean over the results that list them; 0 if none do."""
+    listed = [result.record.samples for result in measurement.results if result.lists_all_items]
+    return statistics.fmean(map(_largest_share, listed)) if listed else 0.0
+
+
+def _largest_share(samples: Sequence[Sample]) -> float:
+    """Return the largest share of ``samples`` with one target; 0 if no target is that of two items."""
+    most = max(Counter(sample.target.strip() for sample in samples).values())
     return most / len(samples) if most > 1 else 0.0
 
 

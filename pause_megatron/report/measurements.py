@@ -184,15 +184,19 @@ class Measurement:
         """Standard error of the mean; None if it is unknown."""
         return None if self.uncertainty is None else self.uncertainty.stderr
 
+    @property
+    def lists_all_items(self) -> bool:
+        """Whether every result lists all test items, with scores whose mean is the result."""
+        return all(result.lists_all_items and result.is_mean_of_items for result in self.results)
+
     @cached_property
     def item_scores(self) -> dict[Item, list[float]] | None:
         """Score of each test item by each seed; None unless every result lists all items, and the same ones."""
+        if not self.lists_all_items:
+            return None
         scores: dict[Item, list[float]] = {}
         for result in self.results:
-            record = result.record
-            if not result.lists_all_items or not result.is_mean_of_items:
-                return None
-            for index, sample in enumerate(record.samples):
+            for index, sample in enumerate(result.record.samples):
                 scores.setdefault((index, sample.prompt), []).append(sample.correct)
         return scores if all(len(found) == self.seeds for found in scores.values()) else None
 

@@ -3,6 +3,7 @@
 All of them read the same :class:`~pause_megatron.report.verdicts.Verdicts`, so none can contradict another.
 """
 
+import math
 from collections.abc import Iterable, Sequence
 
 from pause_megatron.records.variants import BASELINE, VARIANTS
@@ -26,14 +27,21 @@ def lead(verdicts: Verdicts) -> str:
         return "This report has no evaluation results, so it does not show whether pausing helps."
     sentences = []
     for outcome, words in (
-        (Outcome.HELPS, "Pausing helps on {}"),
-        (Outcome.HURTS, "Pausing hurts on {}"),
-        (Outcome.MIXED, "Depending on the variant, pausing helps or hurts on {}"),
+        (Outcome.HELPS, "{} helps on {}"),
+        (Outcome.HURTS, "{} hurts on {}"),
+        (Outcome.MIXED, "Depending on the variant, {} helps or hurts on {}"),
     ):
-        if found := [verdict for verdict in verdicts.tasks if verdict.outcome is outcome]:
+        for hinted in (False, True):
+            found = [one for one in verdicts.tasks if one.outcome is outcome and only_hints(one) is hinted]
+            if not found:
+                continue
+            pausing = f"pausing{' with labels at the pauses (hints)' if hinted else ''}"
             claims = [one for verdict in found for one in verdict.comparisons if one.outcome in _CLAIMS]
             tasks = labels.listed([verdict.task.name for verdict in found])
-            sentences.append(f"{words.format(tasks)} with these pretrained models: {_claims(claims, verdicts)}.")
+            claim = words.format(pausing, tasks)
+            sentences.append(
+                f"{claim[0].upper()}{claim[1:]} with these pretrained models: {_claims(claims, verdicts)}."
+            )
     for verdict in verdicts.tasks:
         if verdict.outcome is Outcome.NO_DIFFERENCE:
             bound = bound_text(verdict.bound, verdict.task)
@@ -42,6 +50,12 @@ def lead(verdicts: Verdicts) -> str:
 
 
 _CLAIMS = (Outcome.HELPS, Outcome.HURTS)
+
+
+def only_hints(verdict: TaskVerdict) -> bool:
+    """Whether all variants that differ from the baseline were finetuned with hints: the pauses alone show nothing."""
+    claims = [one for one in verdict.comparisons if one.outcome in _CLAIMS]
+    return bool(claims) and all(one.measurement.setting.hint_weight for one in claims)
 
 
 def _claims(claims: Sequence[Comparison], verdicts: Verdicts) -> str:
@@ -83,8 +97,10 @@ def _main(reasons: Sequence[Reason]) -> list[Reason]:
 
 def bound_text(bound: float, task: TaskResult) -> str:
     """Return the X of "no difference larger than X", rounded up: "3.3 points"."""
-    step = 0.001 if task.is_percentage else 0.0
-    return labels.value(min(1.0, bound + step / 2) if task.is_percentage else bound, task) + labels.points(task)
+    if task.is_percentage:
+        return labels.value(min(1.0, bound + 0.0005), task) + labels.points(task)
+    step = 10.0 ** (math.floor(math.log10(bound)) - 2) if bound > 0 else 0.0  # of the third digit
+    return labels.value(bound + step / 2, task)
 
 
 def outcome_text(one: Comparison) -> str:
@@ -98,7 +114,7 @@ def task_outcome_text(verdict: TaskVerdict) -> str:
     """Return the verdict of a task."""
     if verdict.outcome is Outcome.NO_DIFFERENCE:
         return f"{verdict.outcome} {bound_text(verdict.bound, verdict.task)}"
-    return str(verdict.outcome)
+    return f"{verdict.outcome}{' with hints' if only_hints(verdict) else ''}"
 
 
 def comparisons_text(verdict: TaskVerdict, tasks: Sequence[TaskResult]) -> str:
@@ -170,11 +186,19 @@ def _reason(reason: Reason, task: TaskResult, tasks: Sequence[TaskResult]) -> st
         Obstacle.ONE_SEED: f"{who} {'have' if plural else 'has'} only one finetuning seed",
         Obstacle.FEW_ITEMS: f"{labels.counted(smallest, 'test item')} {'is' if smallest == 1 else 'are'} too few",
         Obstacle.NOT_LISTED: f"the results of {who} do not list their test items",
+        Obstacle.ITEMS_OF_SEEDS: f"the seeds of {who} have different test items",
         Obstacle.OTHER_ITEMS: "the variants were not evaluated on the same test items",
         Obstacle.NO_VARIANCE: "all test items have the same score with every variant and seed",
-        Obstacle.TOO_WIDE: f"differences up to {bound_text(reason.bound, task)} remain possible",
+        Obstacle.TOO_WIDE: _too_wide(reason, task),
         Obstacle.UNCLEAR_LOSS: "the loss may be more or less than half of the score above chance level",
     }[reason.obstacle]
+
+
+def _too_wide(reason: Reason, task: TaskResult) -> str:
+    if task.is_percentage and reason.bound >= 1:
+        fewest = min((one.seeds for one in reason.measurements), default=0)
+        return f"the scatter of {labels.counted(fewest, 'seed')} excludes no difference"
+    return f"differences up to {bound_text(reason.bound, task)} remain possible"
 
 
 def _chance(task: TaskResult) -> str:

@@ -47,6 +47,7 @@ class Obstacle(StrEnum):
     ONE_SEED = "one finetuning seed"
     FEW_ITEMS = "too few items"
     NOT_LISTED = "items not listed"
+    ITEMS_OF_SEEDS = "other items for each seed"
     OTHER_ITEMS = "other items"
     NO_VARIANCE = "all scores equal"
     TOO_WIDE = "large differences possible"
@@ -213,8 +214,10 @@ def _missing(ours: Measurement, theirs: Measurement) -> list[Reason]:
     reasons = []
     if single := [one for one in (ours, theirs) if one.seeds == 1]:
         reasons.append(Reason(obstacle=Obstacle.ONE_SEED, measurements=tuple(single)))
-    if unlisted := [one for one in (ours, theirs) if one.item_scores is None]:
+    if unlisted := [one for one in (ours, theirs) if not one.lists_all_items]:
         reasons.append(Reason(obstacle=Obstacle.NOT_LISTED, measurements=tuple(unlisted)))
+    elif uneven := [one for one in (ours, theirs) if one.item_scores is None]:
+        reasons.append(Reason(obstacle=Obstacle.ITEMS_OF_SEEDS, measurements=tuple(uneven)))
     elif ours.paired_scores(theirs) is None:
         reasons.append(Reason(obstacle=Obstacle.OTHER_ITEMS, measurements=(ours, theirs)))
     return reasons

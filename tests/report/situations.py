@@ -102,6 +102,12 @@ def always_zero(record: EvaluationRecord) -> EvaluationRecord:
     return replace(record, samples=tuple(samples))
 
 
+def with_own_items(record: EvaluationRecord) -> EvaluationRecord:
+    """``record`` on test items that only its seed has, as in a repeated experiment."""
+    samples = [replace(sample, prompt=f"{sample.prompt} ({record.seed})") for sample in record.samples]
+    return replace(record, samples=tuple(samples))
+
+
 def graded(variant: str, level: float, seed: int) -> EvaluationRecord:
     """An F1 between 0 and 1 for each of 400 items."""
     scores = [round(level + 0.3 * ((item * 37 + seed * 11) % 10 / 10 - 0.45), 3) for item in range(400)]
@@ -163,7 +169,7 @@ SITUATIONS = {
     "a constant answer that is right more often than chance level": Situation(
         [always_zero(record) for record in study({"stdpt_stdft": 0.7, "pausept_pauseft": 0.7}, task="parity")],
         Outcome.UNJUDGED,
-        CANNOT + "parity because no variant scores above the best constant answer (69.0%).",
+        CANNOT + "parity because no variant scores above the best constant answer (70.0%).",
         (Obstacle.NOT_ABOVE_GUESSING, Obstacle.CONSTANT),
     ),
     "an empty baseline": Situation(
@@ -244,6 +250,27 @@ SITUATIONS = {
         Outcome.UNJUDGED,
         CANNOT + "squad because the results of each variant do not list their test items.",
         (Obstacle.NOT_LISTED,),
+    ),
+    "other items for each seed": Situation(
+        [with_own_items(record) for record in study(BETTER)],
+        Outcome.UNJUDGED,
+        CANNOT + "squad because the seeds of each variant have different test items.",
+        (Obstacle.ITEMS_OF_SEEDS,),
+    ),
+    "a gain with hints only": Situation(
+        [*study({"stdpt_stdft": 0.4}),
+         *(answered("stdpt_pauseft", correct(0.6, 500, seed), task="squad", seed=seed, hint_weight=1.0)
+           for seed in (1, 2, 3))],
+        Outcome.HELPS,
+        "Pausing with labels at the pauses (hints) helps on squad with these pretrained models: StdPT_PauseFT differs",
+    ),
+    "two seeds that scatter": Situation(
+        [answered(variant, correct(share, 40, seed), task="squad", seed=seed)
+         for variant, shares in (("stdpt_stdft", (0.3, 0.7)), ("pausept_pauseft", (0.4, 0.8)))
+         for seed, share in enumerate(shares)],
+        Outcome.UNJUDGED,
+        CANNOT + "squad because the scatter of 2 seeds excludes no difference.",
+        (Obstacle.TOO_WIDE,),
     ),
     "other items": Situation(
         [*study({"stdpt_stdft": 0.4}), *study({"pausept_pauseft": 0.6}, items=400)],

@@ -38,6 +38,11 @@ def test_a_folder_contributes_all_results_in_it(tmp_path: Path) -> None:
         collect([tmp_path / "empty"], [])
 
 
+def test_runs_without_pauses_come_first(tmp_path: Path) -> None:
+    folders = [write_run(tmp_path / "a", paused=True), write_run(tmp_path / "b")]
+    assert [run.is_standard for run in collect([], folders).runs] == [True, False]
+
+
 def test_a_model_that_was_not_finetuned_is_named_after_its_pretraining() -> None:
     records = [
         evaluation(variant=None, num_pauses_inf=0, pretraining=pretrained)

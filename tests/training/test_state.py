@@ -19,7 +19,9 @@ from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     write_text_and_tokenizer(folder)
-    also = tuple(f"{settings}:{folder / name}" for name, settings in (("fixed", "sequence"), ("plain", "none")))
+    also = tuple(
+        f"{settings}:{folder / name}" for name, settings in (("fixed", "sequence,rates=fixed"), ("plain", "none"))
+    )
     write_dataset(folder, "drawn", pause_rate=0.2, rates="drawn", also=also)
     return folder
 

@@ -114,7 +114,13 @@ def _percent_map(
     name = f"{kind}-{elements.slug(_name(one))}"
     alt = f"Heat map by {axes[1]} and {axes[0]}: from {min(flat):.0%} to {max(flat):.0%}"
     picture = draw_heat_map(
-        name, alt, tiles, [rows[row] for row in shown_rows], [columns[column] for column in shown_columns], *axes
+        name,
+        alt,
+        tiles,
+        [rows[row] for row in shown_rows],
+        [columns[column] for column in shown_columns],
+        *axes,
+        value_range=(0.0, 1.0),
     )
     data = [[rows[y], columns[x], value] for y, row in enumerate(values) for x, value in enumerate(row)]
     return Figure(
@@ -143,7 +149,7 @@ def _answers_figure(one: DiagnosisRecord) -> Figure:
     known = [100 * share for share in shares if share is not None]
     lines = [
         Line(label="correct answer", color=own, x=numbers, y=correct),
-        Line(label="same first token", color=other, x=numbers, y=same),
+        Line(label="same first token", color=other, x=numbers, y=same, is_dashed=True),
     ]
     explained = ""
     if len(known) == len(numbers):
@@ -158,6 +164,7 @@ def _answers_figure(one: DiagnosisRecord) -> Figure:
         levels={} if one.best_constant is None else {"best constant answer": 100 * one.best_constant},
         x_label="M_inf, pauses at inference",
         y_label="prompts (%)",
+        y_range=(0, 100),
     )
 
 

@@ -19,7 +19,7 @@ def loss_figure(kind: str, name: str, title: str, caption: str, lines: Sequence[
         title=title,
         caption=caption,
         lines=lines,
-        x_label=x.capitalize(),
+        x_label=x[0].upper() + x[1:],
         y_label="Loss",
     )
 

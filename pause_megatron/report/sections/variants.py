@@ -7,6 +7,7 @@ from pause_megatron.records.variants import BASELINE
 from pause_megatron.report import elements, labels
 from pause_megatron.report.drawing import Bar, draw_bars
 from pause_megatron.report.elements import Figure, Section, Table, TableCell
+from pause_megatron.report.guessing import guessing
 from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.report.verdict_words import comparisons_text, outcome_text, reasons_text, task_outcome_text
 from pause_megatron.report.verdicts import Comparison, Verdicts
@@ -183,6 +184,9 @@ def _bars(task: TaskResult, tasks: Sequence[TaskResult]) -> Figure:
     )
     chance_level = None if task.chance_level is None else scale * task.chance_level
     dashed_line = "" if chance_level is None else " The dashed line is chance level, the score of guessing."
+    constant = max(guessing(one, task).level for one in shown)
+    if constant > (task.chance_level or 0.0):
+        dashed_line += f" The best constant answer scores {labels.value(constant, task)}%."
     return Figure(
         name=name,
         title=task.name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,24 @@ def test_the_lens_shows_where_pauses_tell_prompts_apart() -> None:
     layers = tuple(replace(one, top_share=(0.5 + one.layer / 100,) * 20) for one in diagnosis().lens)
     figure = by_kind(diagnosis_section([replace(diagnosis(), lens=layers)]).figures)["lens-constancy"]
     assert {float(row["share"]) for row in rows_of(figure)} == {0.5 + layer / 100 for layer in range(LAYERS + 1)}
+
+
+def test_maps_of_models_have_the_same_colours() -> None:
+    """A map with equal tiles of 100 % is as light as the tiles of 100 % in another map."""
+
+    def color_of_last_tile(share: float) -> str:
+        layers = tuple(replace(one, top_share=(share,) * 19 + (1.0,)) for one in diagnosis().lens)
+        figure = by_kind(diagnosis_section([replace(diagnosis(), lens=layers)]).figures)["lens-constancy"]
+        return re.findall(r"fill: (#\w+)", figure.picture.svg.decode())[-1]
+
+    assert color_of_last_tile(1.0) == color_of_last_tile(0.5)
+
+
+def test_answers_are_drawn_from_0_to_100_percent() -> None:
+    answers = tuple(replace(one, correct=0.5, same_first_token=0.5) for one in diagnosis().answers)
+    figure = by_kind(diagnosis_section([replace(diagnosis(), answers=answers)]).figures)["answers"]
+    assert {">0<", ">100<"} <= set(re.findall(r">\d+<", figure.picture.svg.decode()))
+    assert "stroke-dasharray" in figure.picture.svg.decode()
 
 
 def test_neighbours_of_the_embedding_are_listed() -> None:

@@ -95,6 +95,7 @@ def test_losses_at_equal_cost_are_drawn_and_interpolated(tmp_path: Path) -> None
     for title, figure in figures.items():
         rows = [row for row in csv.reader(io.StringIO(figure.data)) if row[0] == "PausePT"]
         ends[title] = float(rows[-1][1])
+    assert ">FLOPs<" in figures["Held-out loss over FLOPs"].picture.svg.decode()
     last = runs[1].last
     assert ends["Held-out loss over real tokens"] == last.real_tokens
     assert ends["Held-out loss over all tokens"] == last.real_tokens + last.pause_tokens == 400 * 16 * 256
