@@ -10,6 +10,21 @@ from pause_megatron.config.deepspeed import Precision
 ProofMethod = Literal["auto", "whole", "layers"]
 
 
+def baking_problem(strategy: str, *, repeats_tokens: bool, shares_positions: bool) -> str | None:
+    """Return why programs that only append pauses to a prompt cannot run a model as it was trained; None if they can.
+
+    ``strategy`` is the pause strategy of its training data; those of a blend are joined by "+".
+    """
+    strategies = set(strategy.split("+"))
+    if "every" in strategies and not strategies & {"sequence", "document"}:
+        return "has pauses after every token in training, and a tokenizer cannot put them into the answer"
+    if repeats_tokens:
+        return "reads repeated tokens in place of <pause> in training, and does not learn <pause>"
+    if shares_positions:
+        return "shares the positions of pauses, and other programs number all tokens in a row"
+    return None
+
+
 @dataclass(frozen=True, kw_only=True)
 class ComparisonConfig:
     """Comparison of the logits of both models."""

@@ -17,7 +17,7 @@ from pause_megatron.checkpoint.checkpoint_folders import find_checkpoint
 from pause_megatron.checkpoint.checkpoint_manifest import TOKENIZER_FOLDER
 from pause_megatron.checkpoint.reader import CheckpointReader
 from pause_megatron.config.blend import parse_blend
-from pause_megatron.config.conversion import ConvertToHfConfig
+from pause_megatron.config.conversion import ConvertToHfConfig, baking_problem
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.hf_config import add_transformers_4_names, hf_generation_config, hf_model_config
@@ -220,16 +220,11 @@ def _pretraining_of(state: CheckpointState, tokenizer: PauseTokenizer) -> Pretra
 
 def _refuse_baking(num_pauses: int, pretraining: PretrainingRecord, model: ModelConfig) -> None:
     """Raise :class:`UserError` if stock programs cannot pause as the model was trained, whatever the tokenizer adds."""
-    strategies = set(pretraining.pauses.split("+"))
-    if "every" in strategies and not strategies & {"sequence", "document"}:
-        problem = "was trained with pauses after every token, and a tokenizer cannot put them into the answer"
-    elif pretraining.pause_inputs == "repeat":
-        problem = "was trained with repeated tokens in place of <pause>, and has not learned <pause>"
-    elif model.shares_positions:
-        problem = "shares the positions of pauses, and other programs number all tokens in a row"
-    else:
-        return
-    raise UserError(
-        f"--bake-pauses {num_pauses}: the model {problem}; remove the flag, and use `pause-megatron generate` and"
-        " `evaluate` with the export"
+    problem = baking_problem(
+        pretraining.pauses, repeats_tokens=pretraining.pause_inputs == "repeat", shares_positions=model.shares_positions
     )
+    if problem:
+        raise UserError(
+            f"--bake-pauses {num_pauses}: the model {problem}; remove the flag, and use `pause-megatron generate` and"
+            " `evaluate` with the export"
+        )

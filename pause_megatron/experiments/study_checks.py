@@ -5,14 +5,16 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from pause_megatron.config.conversion import baking_problem
 from pause_megatron.config.experiments import Grid
+from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.study import Equality, Pretraining
 from pause_megatron.corpus.hub_datasets import HUB_PREFIX
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.job_outputs import manifest_of
 from pause_megatron.experiments.study_budget import TOLERANCE, seq_length_of, tokens_of
 from pause_megatron.experiments.study_jobs import DataJobs, study_jobs
-from pause_megatron.preprocess.dataset_manifest import DatasetManifest
+from pause_megatron.preprocess.dataset_manifest import DatasetManifest, read_dataset_manifest
 from pause_megatron.records.conversion import ExportRecord
 from pause_megatron.records.files import read_record
 from pause_megatron.tokenizer import PauseTokenizer
@@ -108,6 +110,7 @@ def _check_study(study: Pretraining, output: Path, where: str, equal: Equality |
             )
     _check_same_text(manifests, where)
     for (name, size, _), config in study_jobs(study, output, where, equal=equal or "tokens").runs.items():
+        _check_baking(study, name, config, where)
         tokens, real_tokens = tokens_of(study.models[name], config)
         yield _Compared(
             place=f"pretrain: models: {name} of size {size}",
@@ -117,6 +120,23 @@ def _check_study(study: Pretraining, output: Path, where: str, equal: Equality |
             tokens=tokens,
             real_tokens=round(real_tokens),
         )
+
+
+def _check_baking(study: Pretraining, name: str, config: PretrainConfig, where: str) -> None:
+    """Raise :class:`UserError` if the export of a model would be refused after its training."""
+    model, number = study.models[name], study.export.get("bake_pauses", 0)
+    if model.insertion:
+        strategy: str = model.insertion.pauses
+    else:
+        assert model.data is not None
+        strategy = read_dataset_manifest(model.data).strategy
+    problem = baking_problem(
+        strategy,
+        repeats_tokens=config.training.pause_inputs == "repeat",
+        shares_positions=config.model.shares_positions,
+    )
+    if number and problem:
+        raise UserError(f"{where}: export: bake_pauses: {number}: the model {name} {problem}; remove it")
 
 
 def check_text(texts: tuple[str, ...], place: str) -> None:

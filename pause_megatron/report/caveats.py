@@ -35,7 +35,7 @@ def caveats(collected: Collected, verdicts: Verdicts) -> list[str]:
         *_pretraining_runs(collected, tasks),
         *_real_tokens(collected.runs),
         *_tasks(tasks),
-        *_rates(collected),
+        *_pauses_of_pretraining(collected),
         *(text for task in tasks for text in _one_task(task)),
         *_seeds(tasks),
         *(text for task in tasks for text in _uneven_seeds(task)),
@@ -116,7 +116,7 @@ def _tasks(tasks: Sequence[TaskResult]) -> Iterator[str]:
         )
 
 
-def _rates(collected: Collected) -> Iterator[str]:
+def _pauses_of_pretraining(collected: Collected) -> Iterator[str]:
     results = [result.record for result in collected.evaluations]
     drawn = {record.pretraining.model for record in results if record.pretraining and record.pretraining.rates}
     drawn |= {run.record.model for run in collected.runs if run.record.dataset.rates}
@@ -124,6 +124,12 @@ def _rates(collected: Collected) -> Iterator[str]:
         yield (
             f"{listed(sorted(drawn))} {'was' if len(drawn) == 1 else 'were'} pretrained with a rate of pauses drawn for"
             " each sequence or document; the paper has one rate."
+        )
+    repeating = {one.model for record in results if (one := record.pretraining) and one.pause_inputs == "repeat"}
+    if repeating:
+        yield (
+            f"{listed(sorted(repeating))} {'was' if len(repeating) == 1 else 'were'} pretrained with repeated tokens in"
+            " place of pauses, so its differences are those of more positions, not of <pause>."
         )
 
 

@@ -107,9 +107,9 @@ def test_a_file_that_differs_from_its_checksum_is_not_imported(folders: Path, tm
 
 
 CANNOT_BE_BAKED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
-    "every": (EVERY, {}, "was trained with pauses after every token"),
-    "blend": ({"strategy": "every+none", "pause_rate": 1.0}, {}, "was trained with pauses after every token"),
-    "repeat": ({"strategy": "sequence", "pause_rate": 0.1}, SETTINGS, "was trained with repeated tokens in place of"),
+    "every": (EVERY, {}, "has pauses after every token in training"),
+    "blend": ({"strategy": "every+none", "pause_rate": 1.0}, {}, "has pauses after every token in training"),
+    "repeat": ({"strategy": "sequence", "pause_rate": 0.1}, SETTINGS, "reads repeated tokens in place of"),
 }
 
 

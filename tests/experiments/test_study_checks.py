@@ -69,6 +69,22 @@ def test_inputs_that_cannot_be_compared_are_refused_before_the_first_job(
     assert message in refusal(prepared, tmp_path, **changes(prepared))
 
 
+@pytest.mark.parametrize(
+    ("model", "problem"),
+    [
+        ({"pauses": "every", "pauses_per_token": 1}, "has pauses after every token"),
+        ({"pauses": "sequence", "train": {"pause_inputs": "repeat"}}, "reads repeated tokens in place of <pause>"),
+        ({"pauses": "sequence", "train": {"pause_positions": "shared"}}, "shares the positions of pauses"),
+    ],
+    ids=["every", "repeat", "shared"],
+)
+def test_pauses_that_cannot_be_baked_are_refused_before_the_training(
+    model: dict[str, Any], problem: str, prepared: Path, tmp_path: Path
+) -> None:
+    changes = {"models": {"plain": {"pauses": "none"}, "other": model}, "export": {"bake_pauses": 4}}
+    assert f"export: bake_pauses: 4: the model other {problem}" in refusal(prepared, tmp_path, **changes)
+
+
 def test_given_models_must_have_the_budget_of_the_study(prepared: Path, tmp_path: Path) -> None:
     base = example(ExportRecord)
     size = run_of(by_name(jobs_of(study(tmp_path)))["pretrain-stdpt-pt3-tiny"]).model.non_embedding_parameters

@@ -129,6 +129,17 @@ def test_a_table_that_is_too_wide_shows_that_it_scrolls(
         assert box.get_attribute("aria-describedby") is None
 
 
+def test_intervals_do_not_stretch_the_rows_of_a_narrow_page(browser: Browser, full_report: WrittenReport) -> None:
+    """A value with its interval takes two lines, not one for each word."""
+    with open_page(browser, full_report.folder / "report.html", PHONE) as page:
+        page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
+        cells = page.locator("#table-settings td.ends")
+        assert cells.count() > 10
+        assert min(cells.evaluate_all("cells => cells.map(cell => cell.getBoundingClientRect().width)")) >= 110
+        rows = page.locator("#table-settings tbody tr")
+        assert max(rows.evaluate_all("rows => rows.map(row => row.getBoundingClientRect().height)")) < 110
+
+
 def shade_of(page: Page) -> float:
     """Mean brightness of the last pixels of a table, in a row's padding, where no text is."""
     picture = Image.open(io.BytesIO(page.locator("#table-comparisons .scroll").screenshot())).convert("L")

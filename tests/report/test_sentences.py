@@ -106,6 +106,13 @@ def test_drawn_rates_of_pretraining_are_a_caveat(tmp_path: Path) -> None:
     assert "drawn" not in sentences(evaluation(variant="pausept_stdft"), runs=[run])[1]
 
 
+def test_repeated_tokens_in_place_of_pauses_are_a_caveat() -> None:
+    repeat = replace(pretraining(paused=True), model_name="repeat1", pause_inputs="repeat")
+    words = "repeat1 was pretrained with repeated tokens in place of pauses"
+    assert words in sentences(evaluation(variant="pausept_stdft", pretraining=repeat))[1]
+    assert "repeated tokens" not in sentences(evaluation(variant="pausept_stdft"))[1]
+
+
 def test_the_number_of_tests_is_a_caveat() -> None:
     records = study({"stdpt_stdft": 0.4, "stdpt_pauseft": 0.4, "pausept_pauseft": 0.4})
     _, limits = sentences(*records)
