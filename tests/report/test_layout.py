@@ -133,7 +133,7 @@ def test_intervals_do_not_stretch_the_rows_of_a_narrow_page(browser: Browser, fu
     """A value with its interval takes two lines, not one for each word."""
     with open_page(browser, full_report.folder / "report.html", PHONE) as page:
         page.evaluate("document.querySelectorAll('details').forEach(one => one.open = true)")
-        cells = page.locator("#table-settings td.ends")
+        cells = page.locator("#table-settings td.number.ends")
         assert cells.count() > 10
         assert min(cells.evaluate_all("cells => cells.map(cell => cell.getBoundingClientRect().width)")) >= 110
         rows = page.locator("#table-settings tbody tr")
