@@ -99,8 +99,8 @@ def bound_text(bound: float, task: TaskResult) -> str:
     """Return the X of "no difference larger than X", rounded up: "3.3 points"."""
     if task.is_percentage:
         return labels.value(min(1.0, bound + 0.0005), task) + labels.points(task)
-    step = 10.0 ** (math.floor(math.log10(bound)) - 2) if bound > 0 else 0.0  # of the third digit
-    return labels.value(bound + step / 2, task)
+    step = 10.0 ** (math.floor(math.log10(bound)) - 2) if bound > 0 else 1.0  # of the third digit
+    return labels.value(math.ceil(bound / step - 1e-6) * step, task)
 
 
 def outcome_text(one: Comparison) -> str:

@@ -22,7 +22,7 @@ KEYS_OF_A_RUN = (KEYS_OF_A_CONVERTED_MODEL - {"converted_from"}) | {
 def test_state_reads_back_as_it_was_written() -> None:
     state = example(CheckpointState)
     assert CheckpointState.read(state.to_plain(), Path("run")) == state
-    assert set(state.to_plain()) == KEYS_OF_A_RUN | KEYS_OF_A_CONVERTED_MODEL | {"generation"}
+    assert set(state.to_plain()) == KEYS_OF_A_RUN | KEYS_OF_A_CONVERTED_MODEL | {"generation", "pretraining"}
 
 
 @pytest.mark.parametrize("keys", [KEYS_OF_A_RUN, KEYS_OF_A_CONVERTED_MODEL], ids=["run", "converted"])
