@@ -262,5 +262,6 @@ def _own_name(word: str, config_class: type) -> str:
     name, equals, value = word.partition("=")
     if not word.startswith("--") or " " in name:
         return word
-    name, aliases = name.replace("_", "-"), getattr(config_class, "ALIASES", {})
+    aliases: dict[str, str] = getattr(config_class, "ALIASES", {})
+    name = name.replace("_", "-")
     return aliases.get(name, name) + equals + value
