@@ -76,22 +76,23 @@ def _arm_record(experiment: Experiment, arm: Arm, results: Sequence[EvaluationRe
         values=values,
         num_samples=first.num_samples,
         item_interval=Interval(*wilson_interval(mean, sum(result.num_samples for result in results))),
-        seed_interval=_over_seeds(values),
+        seed_interval=_over_seeds(values, least=0.0),
         steps=finetuning.steps,
         tokens=round(finetuning.steps * batch.get("batch_size", FinetuneConfig.batch_size) * length),
         seconds=round(statistics.fmean(map(_finetuning_seconds, results)), 1),
     )
 
 
-def _over_seeds(values: Sequence[float]) -> Interval | None:
+def _over_seeds(values: Sequence[float], least: float) -> Interval | None:
+    """Student's interval as far as it is possible: shares are between ``least`` and 1."""
     ends = mean_interval(values)
-    return ends and Interval(*ends)
+    return ends and Interval(max(ends[0], least), min(ends[1], 1.0))
 
 
 def _difference(first: str, second: str, values: dict[str, tuple[float, ...]]) -> ArmDifference:
     differences = [one - other for one, other in zip(values[first], values[second], strict=True)]
     return ArmDifference(
-        first=first, second=second, value=statistics.fmean(differences), interval=_over_seeds(differences)
+        first=first, second=second, value=statistics.fmean(differences), interval=_over_seeds(differences, least=-1.0)
     )
 
 

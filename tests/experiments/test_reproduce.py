@@ -26,7 +26,7 @@ from pause_megatron.experiments.reproduce import (
     run_reproduction,
 )
 from pause_megatron.experiments.reproduction_file import is_on_text, read_experiment
-from pause_megatron.experiments.reproduction_results import collect_results, markdown, result_file
+from pause_megatron.experiments.reproduction_results import _over_seeds, collect_results, markdown, result_file
 from pause_megatron.records.files import read_record, write_record
 from pause_megatron.records.reproduction import ReproductionRecord
 from tests.report.inputs import evaluation
@@ -198,3 +198,14 @@ def test_experiment_runs_to_its_table_and_takes_another_seed_later(tmp_path: Pat
     assert "Published experiments, repeated" in page
     other = reproduce(output, "parameters.bits=12")
     assert "holds an experiment with another 'parameters' than" in other.stderr
+
+
+def test_interval_over_seeds_stays_within_possible_shares() -> None:
+    """Student's interval of 1.000, 0.998 and 0.999 would end above 1."""
+    near_one, far_apart = _over_seeds([1.0, 0.998, 0.999], least=0.0), _over_seeds([0.0, 1.0], least=0.0)
+    assert near_one is not None
+    assert far_apart is not None
+    assert astuple(near_one)[1] == 1.0
+    assert astuple(near_one)[0] > 0.99
+    assert astuple(far_apart) == (0.0, 1.0)
+    assert astuple(_over_seeds([-1.0, 1.0], least=-1.0) or far_apart) == (-1.0, 1.0)
