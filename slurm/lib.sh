@@ -182,12 +182,7 @@ set_up_pretraining() {
 check_pretraining() {
     echo "$nodes nodes with $tasks tasks each, $(value_of --time "$GPU_TIME" "${sbatch_options[@]}") at a time"
     show srun "${PAUSE_MEGATRON[@]}" pretrain "${flags[@]}"
-    if [[ -e $(value_of --tokenizer "" "${flags[@]}") ]]; then
-        "${PAUSE_MEGATRON[@]}" pretrain "${flags[@]}" --dry-run --num-gpus $((nodes * tasks))
-    else
-        echo "no tokenizer yet: checked only the flags"
-        check_flags pretrain "${flags[@]}"
-    fi
+    "${PAUSE_MEGATRON[@]}" pretrain "${flags[@]}" --dry-run --num-gpus $((nodes * tasks))
 }
 
 # Pretrain with one task for each GPU. srun does not inherit --cpus-per-task from its job.

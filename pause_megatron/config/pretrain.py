@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from pause_megatron.config.blend import BlendComponent, parse_blend
-from pause_megatron.config.checks import require_at_least
+from pause_megatron.config.checks import require_at_least, require_positive
 from pause_megatron.config.megatron_names import MEGATRON_ALIASES, MEGATRON_CONVERTED, ConvertedFlag
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.config.parallel import DeviceChoice, ParallelConfig
@@ -67,6 +67,15 @@ class PretrainConfig:
     """World sizes to plan for in a dry run, for example 8 16 64 (default: the current one)."""
     assumed_mfu: float = 0.4
     """Utilisation of the devices in the plan of a dry run, as a fraction of their peak."""
+    vocab_size: int = 32_256
+    """Vocabulary to plan for in a dry run if --tokenizer is not on this machine; README.md's tokenizer has 32256."""
+    assumed_gpu_mtbf: float = 50_000.0
+    """Hours between failures of one GPU in the plan of a dry run. The default is about what 16,384 H100s had in the
+    pretraining of Llama 3 (arXiv 2407.21783)."""
+    assumed_save_seconds: float = 0.0
+    """Seconds that a save holds up the run, in the plan of a dry run (0: its bytes at 2 GB/s)."""
+    assumed_restart_seconds: float = 600.0
+    """Seconds from a failure to the first step after it, in the plan of a dry run."""
     model: ModelConfig = field(default_factory=ModelConfig)
     parallel: ParallelConfig = field(default_factory=ParallelConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
@@ -80,6 +89,10 @@ class PretrainConfig:
             raise UserError("--data: give a dataset folder, or several as WEIGHT FOLDER WEIGHT FOLDER")
         parse_blend("--validation-data", self.validation_data)  # reports mistakes before anything is loaded
         require_at_least(1, processes=self.processes, num_gpus=min(self.num_gpus, default=1))
+        require_at_least(1, vocab_size=self.vocab_size)
+        require_positive(assumed_gpu_mtbf=self.assumed_gpu_mtbf)
+        require_at_least(0, assumed_save_seconds=self.assumed_save_seconds)
+        require_at_least(0, assumed_restart_seconds=self.assumed_restart_seconds)
         if not 0 < self.assumed_mfu <= 1:
             raise UserError(f"--assumed-mfu {self.assumed_mfu}: must be above 0 and at most 1, such as 0.4 for 40 %")
 

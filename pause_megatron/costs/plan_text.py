@@ -122,7 +122,7 @@ def _time_lines(scales: dict[int, ScalePlan | UserError], hardware: Hardware, mf
             continue
         seconds = scale.seconds(peak_tflops=hardware.peak_tflops, mfu=mfu)
         hours = seconds / 3600
-        yield divided + f"{scale.run.tokens / seconds:>13,.0f}{_amount(hours / 24):>11}{_amount(hours * number):>13}"
+        yield divided + f"{scale.run.tokens / seconds:>13,.0f}{amount(hours / 24):>11}{amount(hours * number):>13}"
 
 
 def _warning(number: int, scale: ScalePlan, memory_bytes: int) -> str:
@@ -138,7 +138,7 @@ def _row(name: str, cells: Sequence[str]) -> str:
     return f"  {name:<16}" + "".join(f"{cell:>12}" for cell in cells)
 
 
-def _amount(number: float) -> str:
+def amount(number: float) -> str:
     """Format three significant digits, but all digits before the point."""
     return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 

@@ -12,6 +12,7 @@ from pause_megatron import log
 from pause_megatron.config.blend import BlendComponent
 from pause_megatron.config.deepspeed import Precision, read_deepspeed_file
 from pause_megatron.config.pretrain import PretrainConfig
+from pause_megatron.costs.checkpoint_text import Faults, checkpoint_lines
 from pause_megatron.costs.devices import H100_SXM, find_device
 from pause_megatron.costs.plan import PlannedRun, plan_scale
 from pause_megatron.costs.plan_text import GIB, Hardware, plan_lines
@@ -40,7 +41,7 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
     """
     if log.global_rank() != 0:
         return
-    tokenizer = PauseTokenizer.load(config.tokenizer)
+    tokenizer = PauseTokenizer.load(config.tokenizer) if config.tokenizer.exists() else None
     deepspeed = read_deepspeed_file(config.deepspeed)
     data = find_data(config, tokenizer)
     run = PlannedRun(
@@ -48,23 +49,40 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
         parallel=config.parallel,
         training=config.training,
         deepspeed=deepspeed,
-        vocab_size=tokenizer.vocab_size,
+        vocab_size=tokenizer.vocab_size if tokenizer else config.vocab_size,
         seq_length=data.seq_length,
         samples=BatchSchedule(config.training).consumed_samples(config.training.train_iters),
     )
     scales = {number: plan_scale(run, number) for number in config.num_gpus or (num_processes,)}
     hardware = find_hardware(deepspeed.precision, config.logging.peak_tflops)
     print(f"{config.output}: dry run, nothing is started")
-    for line in (*plan_lines(run, scales, hardware, mfu=config.assumed_mfu), "", *_data_lines(data, run.samples)):
-        print(line)
+    faults = Faults(
+        mtbf_hours=config.assumed_gpu_mtbf,
+        save_seconds=config.assumed_save_seconds,
+        restart_seconds=config.assumed_restart_seconds,
+    )
+    lines = [*plan_lines(run, scales, hardware, mfu=config.assumed_mfu), ""]
+    lines += checkpoint_lines(run, scales, hardware, config.checkpoint, faults, mfu=config.assumed_mfu)
+    lines += ["", *_data_lines(data, run.samples)]
+    if tokenizer is None:
+        lines.append(f"            {config.tokenizer} is not on this machine; assumed {config.vocab_size:,} tokens")
+    print("\n".join(lines))
     refused = [scale for scale in scales.values() if isinstance(scale, UserError)]
     if len(refused) == len(scales):
         raise refused[0]
 
 
-def find_data(config: PretrainConfig, tokenizer: PauseTokenizer) -> FoundData:
-    """Check the training and held-out data on this machine. Raises :class:`UserError` as a run would."""
+def find_data(config: PretrainConfig, tokenizer: PauseTokenizer | None) -> FoundData:
+    """Check the training and held-out data on this machine. Raises :class:`UserError` as a run would.
+
+    Without a tokenizer, all data counts as missing: it cannot be compared with one.
+    """
     model = config.model
+    if tokenizer is None:
+        seq_length = config.training.seq_length or model.max_position_embeddings
+        return FoundData(
+            folders=(), absent=config.data_parts, absent_held_out=config.validation_parts, seq_length=seq_length
+        )
     limits: Any = {"max_position_embeddings": model.max_position_embeddings, "shares_positions": model.shares_positions}
     present, absent = _divide(config.data_parts)
     folders: tuple[DataFolder, ...] = ()

@@ -10,12 +10,15 @@ import pytest
 from pause_megatron.config.deepspeed import read_deepspeed_file
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
-from pause_megatron.config.training import TrainingConfig
+from pause_megatron.config.training import CheckpointConfig, TrainingConfig
+from pause_megatron.costs.checkpoint_text import Faults, checkpoint_lines
 from pause_megatron.costs.devices import H100_SXM
 from pause_megatron.costs.plan import PlannedRun, plan_scale
 from pause_megatron.costs.plan_text import GIB, Hardware, plan_lines
 
 REPOSITORY = Path(__file__).parents[2]
+FAULTS = Faults(mtbf_hours=50_000.0, save_seconds=0.0, restart_seconds=600.0)
+"""The defaults of the dry run."""
 DOCUMENT = (REPOSITORY / "docs" / "costs.md").read_text(encoding="utf-8")
 
 
@@ -40,6 +43,10 @@ def test_documented_plan_equals_the_computed_one(flags: dict[str, Any], micro_ba
         peak_tflops=H100_SXM.peak_tflops("bf16"),
         memory_bytes=H100_SXM.memory_gib * GIB,
     )
-    lines = list(plan_lines(run, {number: plan_scale(run, number) for number in (8, 64, 512)}, hardware, mfu=0.4))
+    scales = {number: plan_scale(run, number) for number in (8, 64, 512)}
+    lines = list(plan_lines(run, scales, hardware, mfu=0.4))
     begin = next(index for index, line in enumerate(lines) if line.startswith(first_line))
     assert "\n".join(lines[begin:]) in DOCUMENT
+    if first_line == "model ":
+        more = checkpoint_lines(run, scales, hardware, CheckpointConfig(), FAULTS, mfu=0.4)
+        assert "\n".join([*lines[-1:], "", *more]) in DOCUMENT

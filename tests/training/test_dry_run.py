@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,9 +12,11 @@ import pytest
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.config.training import TrainingConfig
+from pause_megatron.config.training import LoggingConfig, TrainingConfig
+from pause_megatron.costs.failures import Failures
 from pause_megatron.errors import UserError
 from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
+from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.training.dry_run import find_hardware, print_plan
 from tests.chain import SEQ_LENGTH, write_dataset, write_text_and_tokenizer
 
@@ -86,6 +89,40 @@ def test_data_may_be_elsewhere_and_everything_else_is_checked(
         print_plan(replace(config, data=(str(tmp_path),)), num_processes=1)
     with pytest.raises(UserError, match="--deepspeed"):
         print_plan(replace(elsewhere, deepspeed=tmp_path / "missing.json"), num_processes=1)
+
+
+def test_a_fresh_checkout_needs_neither_tokenizer_nor_data(
+    config: PretrainConfig, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    fresh = replace(config, tokenizer=tmp_path / "none", data=("nowhere",), vocab_size=1000)
+    text = printed(fresh, capsys)
+    assert "vocabulary 1,000 (computed as 1,024)" in text
+    assert f"{tmp_path / 'none'} is not on this machine; assumed 1,000 tokens" in text
+    assert "nowhere is not on this machine; not checked" in text
+    assert not list(tmp_path.iterdir())
+    # data that is here cannot be checked without its tokenizer
+    assert f"{config.data[0]} is not on this machine" in printed(replace(fresh, data=config.data), capsys)
+
+
+def test_checkpoints_and_failures_are_planned_for_each_number_of_gpus(
+    config: PretrainConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    flags = {"assumed_gpu_mtbf": 2.0, "assumed_save_seconds": 3.0, "assumed_restart_seconds": 50.0}
+    text = printed(replace(config, **flags, logging=LoggingConfig(peak_tflops=1e-6)), capsys)
+    parameters = config.model.num_parameters(PauseTokenizer.load(config.tokenizer).vocab_size)
+    assert f"checkpoints of {12 * parameters / 1e9:,.3g} GB, 2 kept: {24 * parameters / 1e9:,.3g} GB" in text
+    assert "one in 2 hours of a GPU; a save holds up the run for 3 s, a restart takes 50 s" in text
+    rows = [line.split() for line in text.partition("best --save-interval")[2].splitlines()[1:3]]
+    assert [row[:2] for row in rows] == [["2", "1"], ["4", "0.5"]]
+    days = [
+        float(line.split()[5]) for line in text.partition("disk")[0].splitlines() if re.match(r" +[24] +[12] +\d", line)
+    ]
+    for number, row, duration in zip((2, 4), rows, days, strict=True):
+        failures = Failures(mean_time_between=7200 / number, save=3.0, restart=50.0)
+        step = duration * 86400 / 100
+        best = max(1, min(100, round(failures.best_interval / step)))
+        assert float(row[2]) == pytest.approx(best, rel=0.02)
+        assert float(row[4].rstrip("%")) == pytest.approx(100 * failures.useful_share(best * step), abs=0.5)
 
 
 def test_a_layout_that_no_number_of_gpus_can_have_is_refused_after_the_plan(
