@@ -113,7 +113,8 @@ class Grid:
     num_pauses_inf: tuple[int | Literal["same"], ...] = (SAME,)
     """Pauses at inference (tokens) for every finetuned model; ``same``: as many as in finetuning."""
     pause_placements: tuple[PausePlacement, ...] = ("append",)
-    """Positions of the pauses in finetuning and at inference; before-marker needs ``pause_marker`` in ``finetune``."""
+    """Positions of the pauses in finetuning and at inference; before-marker and after-marker need ``pause_marker`` in
+    ``finetune``."""
     hint_weights: tuple[float, ...] = (0.0,)
     """Weights of the loss at appended pauses, whose labels are the hints of the records; 0: no loss at pauses. Models
     without pauses, or with other placements, are finetuned only without hints."""

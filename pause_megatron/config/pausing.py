@@ -8,9 +8,11 @@ from pause_megatron.errors import UserError
 
 PrefixAttention = Literal["bidirectional", "causal"]
 """Attention within prompt and pauses; the target always attends causally."""
-PausePlacement = Literal["append", "prepend", "before-marker", "every"]
-"""Pauses after the prompt, before it, inside it before the last occurrence of a marker, or after every token of prompt
-and answer."""
+PausePlacement = Literal["append", "prepend", "before-marker", "after-marker", "every"]
+"""Pauses after the prompt, before it, inside it before the last occurrence of a marker or after each one, or after
+every token of prompt and answer."""
+MARKED_PLACEMENTS: tuple[PausePlacement, ...] = ("before-marker", "after-marker")
+"""Placements that need a marker."""
 
 
 def pause_range(num_pauses_ft: int | str) -> tuple[int | None, int]:
@@ -41,11 +43,13 @@ def _check_placement(
                 f"--pause-interval {interval}: not used by --pause-placement {placement}; remove it, or give"
                 " --pause-placement every"
             )
-    if marker is not None and placement not in (None, "before-marker"):
+    if marker is not None and placement not in (None, *MARKED_PLACEMENTS):
         raise UserError(
             f"--pause-marker {marker!r}: not used by --pause-placement {placement}; remove it, or give"
-            " --pause-placement before-marker"
+            " --pause-placement before-marker or after-marker"
         )
+    if marker == "":
+        raise UserError("--pause-marker '': is empty; give a text that every prompt contains")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,14 +57,16 @@ class FinetunePausing:
     """Pauses in the prompts that a model is finetuned on."""
 
     num_pauses_ft: int | str | None = None
-    """Pauses in every prompt, or after every token with --pause-placement every; 0: finetune without pauses. The paper
-    uses 10 or 50, depending on the task. A range such as 0..50 draws a number for each example, anew in each epoch
-    (default: 10, or as in pretraining for a model pretrained with --pauses every)."""
+    """Pauses in every prompt; after every token with --pause-placement every, or after each marker with after-marker.
+    0: finetune without pauses. The paper uses 10 or 50, depending on the task. A range such as 0..50 draws a number for
+    each example, anew in each epoch (default: 10, or as in pretraining for a model pretrained with --pauses every)."""
     pause_placement: PausePlacement | None = None
-    """Position of the pauses: after the prompt, before it, before the last --pause-marker in it, or after every token
-    of prompt and answer (default: every for a model pretrained with --pauses every, else append)."""
+    """Position of the pauses: after the prompt, before it, before the last --pause-marker in it, after each
+    --pause-marker in it, or after every token of prompt and answer (default: every for a model pretrained with --pauses
+    every, else append)."""
     pause_marker: str | None = None
-    """Text to put the pauses in front of, such as 'Answer:'; with the placement before-marker (default: none)."""
+    """Text in the prompts to put the pauses in front of, such as 'Answer:', or behind, such as $'\\n\\n'; with the
+    placements before-marker and after-marker (default: none)."""
     pause_interval: int | None = None
     """Tokens between two groups of pauses, with the placement every (default: as in pretraining, else 1)."""
     prefix_attention: PrefixAttention | None = None
@@ -74,8 +80,10 @@ class FinetunePausing:
         if self.num_pauses_ft is not None:
             pause_range(self.num_pauses_ft)
         self._check_hint_weight()
-        if self.pause_placement == "before-marker" and not self.pause_marker:
-            raise UserError("--pause-placement before-marker: needs a marker; give --pause-marker, e.g. 'Answer:'")
+        if self.pause_placement in MARKED_PLACEMENTS and self.pause_marker is None:
+            raise UserError(
+                f"--pause-placement {self.pause_placement}: needs a marker; give --pause-marker, e.g. 'Answer:'"
+            )
         # No default placement uses a marker.
         placement = self.pause_placement or (None if self.pause_marker is None else "append")
         _check_placement(placement, self.pause_marker, self.pause_interval, self.prefix_attention)
@@ -109,14 +117,16 @@ class InferencePausing:
     --pauses every."""
 
     num_pauses_inf: int | tuple[int, ...] | None = None
-    """Pauses in every prompt, or after every token with --pause-placement every; 'evaluate' takes several numbers, for
-    example 0 10 25. By default as many as in finetuning, or in pretraining with --pauses every, else 0."""
+    """Pauses in every prompt; after every token with --pause-placement every, or after each marker with after-marker.
+    'evaluate' takes several numbers, for example 0 10 25. By default as many as in finetuning, or in pretraining with
+    --pauses every, else 0."""
     pause_placement: PausePlacement | None = None
-    """Position of the pauses: after the prompt, before it, before the last --pause-marker in it, or after every token
-    of prompt and answer. By default as in finetuning, or in pretraining with --pauses every, else append."""
+    """Position of the pauses: after the prompt, before it, before the last --pause-marker in it, after each
+    --pause-marker in it, or after every token of prompt and answer. By default as in finetuning, or in pretraining with
+    --pauses every, else append."""
     pause_marker: str | None = None
-    """Text to put the pauses in front of, such as 'Answer:', with the placement before-marker. By default as in
-    finetuning."""
+    """Text in the prompts to put the pauses in front of, such as 'Answer:', or behind, such as $'\\n\\n'; with the
+    placements before-marker and after-marker. By default as in finetuning."""
     pause_interval: int | None = None
     """Tokens between two groups of pauses, with the placement every. By default as in finetuning or pretraining, else
     1."""

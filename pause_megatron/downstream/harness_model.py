@@ -72,9 +72,10 @@ class PauseLM(HFLM):
         return [scores[i] for i in range(len(requests))]
 
     def _score(self, requests: list[TokenizedRequest]) -> list[tuple[float, bool]]:
-        # The last token of a continuation is predicted but not read, so it needs no position.
+        # The last token of a continuation is predicted but not read, so it needs no position. The harness moves spaces
+        # at the end of a context into its continuation.
         prefixes = [
-            self._pausing.prefix(self._folder, text, context, self.max_length - len(continuation) + 1)
+            self._pausing.prefix(self._folder, text.rstrip(), context, self.max_length - len(continuation) + 1)
             for (text, _), context, continuation in requests
         ]
         targets = [

@@ -2,8 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
-from pause_megatron.config.pausing import FinetunePausing, InferencePausing, PausePlacement, PrefixAttention
+from pause_megatron.config.pausing import (
+    MARKED_PLACEMENTS,
+    FinetunePausing,
+    InferencePausing,
+    PausePlacement,
+    PrefixAttention,
+)
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import (
@@ -11,7 +18,9 @@ from pause_megatron.pauses.prompts import (
     PausedTokens,
     TokenIds,
     interleaved_prefix,
+    marked_prefix,
     pause_prefix,
+    split_after_marker,
     split_at_marker,
     without_pauses,
 )
@@ -25,10 +34,11 @@ class Pausing:
     """Pauses of every prompt, with every setting decided."""
 
     num_pauses: int
-    """Pauses in a prompt; with the placement ``every``, after each group of tokens."""
+    """Pauses in a prompt; with the placement ``every``, after each group of tokens, and with ``after-marker`` after each
+    marker."""
     placement: PausePlacement = "append"
     marker: str | None = None
-    """Text to put the pauses in front of, if ``placement`` is ``before-marker``."""
+    """Text to put the pauses in front of or behind, if ``placement`` is ``before-marker`` or ``after-marker``."""
     interval: int | None = None
     """Real tokens between two groups of pauses, if ``placement`` is ``every``; else None."""
     repeats_tokens: bool = False
@@ -52,8 +62,8 @@ class Pausing:
     def prefix(self, folder: ModelFolder, text: str, ids: Sequence[int], room: int) -> PausedTokens:
         """Return the prompt ``text`` with its pauses; ``ids`` is the encoded ``text``.
 
-        ``room`` is the model's context without the real tokens that follow the prompt. With a marker, the text before
-        the pauses and the text after them are encoded separately.
+        ``room`` is the model's context without the real tokens that follow the prompt. With a marker, the texts before
+        and after pauses are encoded separately.
 
         Raises :class:`UserError` if the prompt lacks the marker, or if the pauses leave no room for the prompt.
         """
@@ -67,6 +77,13 @@ class Pausing:
             return interleaved_prefix(
                 ids, interleaving, eod_id=folder.eod_id, most=most, following=following, start=start
             )
+        settings: dict[str, Any] = {"pause_ids": self._pause_ids(folder), "eod_id": folder.eod_id, "room": room}
+        settings["shares_positions"] = folder.shares_positions
+        if self.placement == "after-marker":
+            assert self.marker
+            texts = split_after_marker(text, self.marker)
+            parts = [folder.encode(part, begins=number == 0) for number, part in enumerate(texts)]
+            return marked_prefix(parts, self.num_pauses, start=len(folder.bos_ids), **settings)
         if self.placement == "prepend":
             at = start
         elif self.placement == "before-marker":
@@ -75,16 +92,7 @@ class Pausing:
             before = folder.encode(first)
             ids, at = [*before, *folder.encode(second, begins=False)], len(before)
             start = len(folder.bos_ids)
-        return pause_prefix(
-            ids,
-            self.num_pauses,
-            pause_ids=self._pause_ids(folder),
-            eod_id=folder.eod_id,
-            room=room,
-            at=at,
-            start=start,
-            shares_positions=folder.shares_positions,
-        )
+        return pause_prefix(ids, self.num_pauses, at=at, start=start, **settings)
 
     def target(self, folder: ModelFolder, prefix: PausedTokens, ids: Sequence[int] | TokenIds) -> PausedTokens:
         """Return ``ids``, the tokens to predict after ``prefix``, with the pauses between them, if there are any."""
@@ -152,7 +160,7 @@ def resolve_pausing(folder: ModelFolder, asked: InferencePausing) -> Pausing:
     placement = asked.pause_placement or own.placement
     every = placement == "every"
     if num_pauses is None:
-        if own.num_pauses and every != (own.placement == "every"):
+        if own.num_pauses and _counted_per(placement) != _counted_per(own.placement):
             raise UserError(
                 f"--pause-placement {placement}: {folder.path} was trained with {own.num_pauses} pauses for the"
                 f" placement {own.placement}; give --num-pauses-inf too"
@@ -179,6 +187,11 @@ def resolve_pausing(folder: ModelFolder, asked: InferencePausing) -> Pausing:
         prefix_attention="causal" if every else asked.prefix_attention or own.prefix_attention,
         filler_id=filler_id,
     )
+
+
+def _counted_per(placement: PausePlacement) -> str:
+    """Return what the number of pauses of ``placement`` is counted for."""
+    return {"every": "token", "after-marker": "marker"}.get(placement, "prompt")
 
 
 def _finetuned_pausing(folder: ModelFolder) -> Pausing | None:
@@ -208,11 +221,11 @@ def repeats_tokens(folder: ModelFolder) -> bool:
 
 def _marker(folder: ModelFolder, asked: str | None, placement: PausePlacement, own: Pausing) -> str | None:
     """Return the marker of ``placement``; raises :class:`UserError` for one without the other."""
-    if placement != "before-marker":
+    if placement not in MARKED_PLACEMENTS:
         if asked is not None:
             raise UserError(
                 f"--pause-marker {asked!r}: {folder.path} has the placement {placement}; give --pause-placement"
-                " before-marker too"
+                " before-marker or after-marker too"
             )
         return None
     if marker := asked or own.marker:

@@ -13,7 +13,7 @@ from urllib.parse import quote
 
 from pause_megatron.config.downstream import NUMBER_FIELD, EvaluateConfig, FinetuneConfig
 from pause_megatron.config.experiments import SAME, Grid
-from pause_megatron.config.pausing import PausePlacement, pause_range
+from pause_megatron.config.pausing import MARKED_PLACEMENTS, PausePlacement, pause_range
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.report import ReportConfig
 from pause_megatron.config.serialize import build
@@ -104,7 +104,7 @@ def _finetune_job(grid: Grid, output: Path, cell: Cell) -> Job:
         settings["hint_weight"] = cell.hint_weight
     settings = {**without_defaults(settings), **grid.finetune, **grid.tasks[task].finetune}
     preset = settings.pop(PRESET, None)
-    if placement != "before-marker":
+    if placement not in MARKED_PLACEMENTS:
         settings.pop("pause_marker", None)
     config = build(FinetuneConfig, {**FinetuneConfig.PRESETS.get(preset, {}), **settings})
     return Job(

@@ -4,6 +4,7 @@ A prompt is ``context, M pauses``: the prefix. The last pause predicts the first
 positions are ignored (Goyal et al. 2024, section 3.2). At inference, pauses can also be placed before the context (the
 paper's ablation) or inside it. Pauses are ids, not text, so no wording of a prompt can produce or break one. If a
 prompt is too long, its oldest context tokens are dropped, but never pauses, target tokens or a beginning-of-text token.
+Pauses after each marker are dropped with the marker that they follow.
 
 A model that was pretrained with pauses after every token has them after every token of context and target, see
 :class:`Interleaving`.
@@ -50,6 +51,21 @@ class PausedTokens:
 def without_pauses(tokens: Sequence[int] | TokenIds) -> PausedTokens:
     """Return ``tokens``, shape [tokens], none of which is a pause."""
     return PausedTokens(np.asarray(tokens, dtype=np.int64), np.zeros(len(tokens), dtype=np.bool_))
+
+
+def insert_runs(
+    tokens: TokenIds, places: Sequence[int] | NDArray[np.integer], num_pauses: int, pause_ids: Sequence[int]
+) -> PausedTokens:
+    """Return ``tokens``, shape [tokens], with a run of ``num_pauses`` pauses before each of ``places``.
+
+    ``places`` are indices of ``tokens`` in ascending order, shape [runs]; the number of tokens is the place at the end.
+    ``pause_ids`` are those of distinct pauses or the only one, and may be empty only if ``num_pauses`` is 0.
+    """
+    assert pause_ids or not num_pauses, "a model without <pause> cannot pause"
+    run = ids_of_run(pause_ids, num_pauses) if num_pauses else np.empty(0, dtype=np.int64)
+    before = np.repeat(np.asarray(places, dtype=np.int64), num_pauses)  # the place of each pause, [pauses]
+    is_pause = np.insert(np.zeros(len(tokens), dtype=np.bool_), before, True)
+    return PausedTokens(np.insert(tokens, before, np.tile(run, len(places))), is_pause)
 
 
 @dataclass(frozen=True)
@@ -146,12 +162,38 @@ def pause_prefix(
     tokens = np.asarray(context if len(context) else [eod_id], dtype=np.int64)
     where = f"{num_pauses} pauses in the {room} positions before the target"
     kept = _newest(tokens, room if shares_positions else room - num_pauses, start, where)
-    assert pause_ids or not num_pauses, "a model without <pause> cannot pause"
-    pauses = ids_of_run(pause_ids, num_pauses) if num_pauses else np.empty(0, dtype=np.int64)
     border = len(kept) if at is None else max(start, at - (len(tokens) - len(kept)))
-    is_pause = np.zeros(len(kept) + num_pauses, dtype=np.bool_)
-    is_pause[border : border + num_pauses] = True
-    return PausedTokens(np.concatenate([kept[:border], pauses, kept[border:]]), is_pause)
+    return insert_runs(kept, [border], num_pauses, pause_ids)
+
+
+def marked_prefix(
+    parts: Sequence[Sequence[int]],
+    num_pauses: int,
+    *,
+    pause_ids: Sequence[int],
+    eod_id: int,
+    room: int,
+    start: int = 0,
+    shares_positions: bool = False,
+) -> PausedTokens:
+    """Return the context ``parts`` with ``num_pauses`` pauses after each part but the last.
+
+    ``parts`` are the ids of the texts of :func:`split_after_marker`, each of shape [tokens of the part]. The oldest
+    context tokens that do not fit into ``room`` positions are dropped, and with the last token of a part also its
+    pauses. The other arguments and the errors are those of :func:`pause_prefix`.
+    """
+    lengths = [len(part) for part in parts]
+    tokens = np.asarray([token for part in parts for token in part] or [eod_id], dtype=np.int64)
+    ends = np.cumsum(lengths[:-1], dtype=np.int64) if sum(lengths) else np.ones(len(lengths) - 1, dtype=np.int64)
+    dropped = np.arange(max(1, len(tokens) - start))  # the choices
+    runs_left = len(ends) - np.searchsorted(ends, start + dropped, side="right") * (dropped > 0)
+    sizes = len(tokens) - dropped + (0 if shares_positions else num_pauses) * runs_left
+    if not (fits := np.flatnonzero(sizes <= room)).size:
+        where = f"{num_pauses} pauses after each marker in the {room} positions before the target"
+        raise _no_room(where)
+    drop = int(fits[0])
+    kept = np.concatenate([tokens[:start], tokens[start + drop :]])
+    return insert_runs(kept, ends[len(ends) - runs_left[drop] :] - drop, num_pauses, pause_ids)
 
 
 def interleaved_prefix(
@@ -177,11 +219,15 @@ def interleaved_prefix(
 def _newest(tokens: TokenIds, room: int, start: int, where: str) -> TokenIds:
     """Return the first ``start`` and the newest of ``tokens``, at most ``room``; ``where`` explains the room."""
     if room < min(len(tokens), start + 1):
-        raise UserError(
-            f"no room for the prompt: {where}; use fewer pauses, a shorter target or a model with a longer context"
-        )
+        raise _no_room(where)
     dropped = max(0, len(tokens) - room)
     return np.concatenate([tokens[:start], tokens[start + dropped :]])
+
+
+def _no_room(where: str) -> UserError:
+    return UserError(
+        f"no room for the prompt: {where}; use fewer pauses, a shorter target or a model with a longer context"
+    )
 
 
 def split_at_marker(prompt: str, marker: str) -> tuple[str, str]:
@@ -191,9 +237,25 @@ def split_at_marker(prompt: str, marker: str) -> tuple[str, str]:
     ``"Q: 1+1? A:"`` with the marker ``"A:"`` gives ``("Q: 1+1? ", "A:")``. Raises :class:`UserError` if the prompt does
     not contain the marker.
     """
+    _require_marker(prompt, marker)
     before, found, after = prompt.rpartition(marker)
-    if not found:
+    return before, found + after
+
+
+def split_after_marker(prompt: str, marker: str) -> list[str]:
+    """The texts that end with an occurrence of ``marker``, and the text after the last one, which may be empty.
+
+    Occurrences do not overlap and are found from the left. Encode the parts separately, as with
+    :func:`split_at_marker`. For example, ``"One.\\n\\nTwo."`` with the marker ``"\\n\\n"`` gives ``["One.\\n\\n", "Two."]``.
+    Raises :class:`UserError` if the prompt does not contain the marker.
+    """
+    _require_marker(prompt, marker)
+    *marked, rest = prompt.split(marker)
+    return [*(part + marker for part in marked), rest]
+
+
+def _require_marker(prompt: str, marker: str) -> None:
+    if marker not in prompt:
         raise UserError(
             f"--pause-marker {marker!r}: not in the prompt {prompt!r}; give a text that every prompt contains"
         )
-    return before, found + after

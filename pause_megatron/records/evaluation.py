@@ -58,10 +58,11 @@ class EvaluationRecord:
     num_pauses_ft: int | None
     """Pauses in finetuning (M_ft); None for a model that is not finetuned."""
     num_pauses_inf: int
-    """Pauses at inference (M_inf) in each prompt, or after each token."""
-    pause_placement: Literal["append", "prepend", "before-marker", "every"]
+    """Pauses at inference (M_inf) in each prompt, after each token, or after each marker."""
+    pause_placement: Literal["append", "prepend", "before-marker", "after-marker", "every"]
     pause_marker: str | None
-    """Text that the pauses were inserted before; None unless the placement is "before-marker"."""
+    """Text that the pauses were inserted before or after; None unless the placement is "before-marker" or
+    "after-marker"."""
     pause_interval: int | None = None
     """Real tokens between two groups of pauses; None unless the placement is "every"."""
     filler: str | None

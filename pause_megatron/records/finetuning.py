@@ -15,12 +15,14 @@ class FinetuneSummary:
     format: str = FORMAT
     task: str
     num_pauses_ft: int
-    """Pauses in each prompt (M_ft), or after each token; the largest number if it was drawn for each example."""
+    """Pauses in each prompt (M_ft), after each token, or after each marker; the largest number if it was drawn for each
+    example."""
     min_num_pauses_ft: int | None
     """The smallest number if it was drawn for each example; None if it was fixed."""
-    pause_placement: Literal["append", "prepend", "before-marker", "every"]
+    pause_placement: Literal["append", "prepend", "before-marker", "after-marker", "every"]
     pause_marker: str | None
-    """Text that the pauses were inserted before; None unless the placement is "before-marker"."""
+    """Text that the pauses were inserted before or after; None unless the placement is "before-marker" or
+    "after-marker"."""
     pause_interval: int | None = None
     """Real tokens between two groups of pauses; None unless the placement is "every"."""
     prefix_attention: Literal["bidirectional", "causal"]

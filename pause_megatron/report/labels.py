@@ -15,6 +15,7 @@ PLACEMENT_LABELS = {
     "append": "appended",
     "prepend": "prepended",
     "before-marker": "before a marker",
+    "after-marker": "after each marker",
     "every": "after every token",
 }
 NOTHING = "–"  # noqa: RUF001 - a dash is meant

@@ -17,6 +17,8 @@ from pause_megatron.errors import UserError
         ({"num_pauses_ft": "..50"}, r"--num-pauses-ft \.\.50: give a number"),
         ({"num_pauses_ft": "50..10"}, r"--num-pauses-ft 50\.\.10: give a number"),
         ({"pause_placement": "before-marker"}, "before-marker: needs a marker; give --pause-marker"),
+        ({"pause_placement": "after-marker"}, "after-marker: needs a marker; give --pause-marker"),
+        ({"pause_placement": "after-marker", "pause_marker": ""}, "--pause-marker '': is empty"),
         ({"pause_marker": "A:"}, "--pause-marker 'A:': not used by --pause-placement append"),
         ({"task": "sudoku"}, r"--task sudoku: unknown; tasks: .*lookup, natural_questions, parity"),
         ({"steps": 0}, "--steps 0: must be at least 1"),

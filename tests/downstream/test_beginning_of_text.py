@@ -73,9 +73,9 @@ def test_texts_equal_those_of_stock_generate(begun):
 
 
 @pytest.mark.parametrize("context", ["a class: is a", "", "<s>a class: is", f": {LONG}:"])
-@pytest.mark.parametrize("placement", ["append", "prepend", "before-marker"])
+@pytest.mark.parametrize("placement", ["append", "prepend", "before-marker", "after-marker"])
 def test_it_comes_once_and_before_the_pauses(begun, context, placement):
-    marker = ":" if placement == "before-marker" else None
+    marker = ":" if "marker" in placement else None
     if marker and marker not in context:
         context += marker
     pausing = Pausing(num_pauses=3, placement=placement, marker=marker)
@@ -83,7 +83,8 @@ def test_it_comes_once_and_before_the_pauses(begun, context, placement):
     ids = example.input_ids.tolist()
     assert ids[0] == BEGIN
     assert ids.count(BEGIN) == 1
-    assert ids.count(begun.pause_id) == 3
+    runs = context[1:].count(":") if placement == "after-marker" and context != ":" else 1
+    assert ids.count(begun.pause_id) == 3 * runs
     assert len(ids) <= CONTEXT_LENGTH
     if placement == "prepend":
         assert ids[1:4] == [begun.pause_id] * 3

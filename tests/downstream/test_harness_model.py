@@ -140,7 +140,7 @@ def test_scoring_whole_texts_is_refused(folder):
         PauseLM(folder, Pausing(num_pauses=1), batch_size=1).loglikelihood_rolling([])
 
 
-@pytest.mark.parametrize(("placement", "marker"), [("prepend", None), ("before-marker", "is")])
+@pytest.mark.parametrize(("placement", "marker"), [("prepend", None), ("before-marker", "is"), ("after-marker", "a ")])
 def test_pauses_have_the_configured_placement(folder, placement, marker):
     """For scores and texts, the test compares the ids that the model reads."""
     model = PauseLM(folder, Pausing(num_pauses=3, placement=placement, marker=marker), batch_size=1)
@@ -154,7 +154,19 @@ def test_pauses_have_the_configured_placement(folder, placement, marker):
     finally:
         handle.remove()
     encode = folder.tokenizer.encode
-    before, after = ("", "a class is a") if placement == "prepend" else ("a class ", "is a")
+    parts = {
+        "prepend": ("", "a class is a"),
+        "before-marker": ("a class ", "is a"),
+        "after-marker": ("a ", "class is a"),
+    }
+    before, after = parts[placement]
     expected = encode(before) + [folder.pause_id] * 3 + encode(after)
     for ids in (read[0], read[1]):
         assert ids[0, : len(expected)].tolist() == expected
+
+
+@pytest.mark.parametrize(("placement", "marker"), [("before-marker", "is"), ("after-marker", "class")])
+def test_spaces_that_the_harness_moves_into_the_answer_are_read_once(folder, placement, marker):
+    model = PauseLM(folder, Pausing(num_pauses=2, placement=placement, marker=marker), batch_size=1)
+    (moved, _), (as_given, _) = scored(model, [("a class is ", "it"), ("a class is", " it")])
+    assert moved == as_given

@@ -26,6 +26,7 @@ PLACEMENTS = {
     "before-marker, causal": FinetunePausing(
         num_pauses_ft=3, pause_placement="before-marker", pause_marker=":", prefix_attention="causal"
     ),
+    "after-marker": FinetunePausing(num_pauses_ft=3, pause_placement="after-marker", pause_marker="1"),
     "every": FinetunePausing(num_pauses_ft=3, pause_placement="every"),
     "every second": FinetunePausing(num_pauses_ft=3, pause_placement="every", pause_interval=2),
 }
@@ -84,6 +85,7 @@ def test_a_model_pauses_everywhere_as_it_was_finetuned(name, model_path, data, p
         "append": [*encode(PROMPT), *pauses],
         "prepend": [*pauses, *encode(PROMPT)],
         "before-marker": [*encode("0110"), *pauses, *encode(":")],
+        "after-marker": [*encode("01"), *pauses, *encode("1"), *pauses, *encode("0:")],
         "every": [
             each
             for number, token in enumerate(encode(PROMPT), start=1)
@@ -109,6 +111,7 @@ MARKED = replace(
     pause_marker="Answer:",
     prefix_attention="bidirectional",
 )
+EACH_MARKED = replace(MARKED, pause_placement="after-marker")
 APPENDED = replace(MARKED, pause_placement="append", pause_marker=None)
 
 
@@ -128,6 +131,13 @@ APPENDED = replace(MARKED, pause_placement="append", pause_marker=None)
             {"pause_placement": "before-marker", "pause_marker": "A:"},
             ("before-marker", "A:", 7, "bidirectional"),
         ),
+        (EACH_MARKED, {}, ("after-marker", "Answer:", 7, "bidirectional")),
+        (EACH_MARKED, {"pause_marker": "A:"}, ("after-marker", "A:", 7, "bidirectional")),
+        (
+            MARKED,
+            {"pause_placement": "after-marker", "num_pauses_inf": 2},
+            ("after-marker", "Answer:", 2, "bidirectional"),
+        ),
     ],
 )
 def test_settings_left_out_come_from_finetuning(model_path, finetuning, asked, expected):
@@ -143,6 +153,12 @@ def test_settings_left_out_come_from_finetuning(model_path, finetuning, asked, e
         (None, {"pause_placement": "before-marker"}, "was not finetuned with a marker; give --pause-marker"),
         (APPENDED, {"pause_placement": "before-marker"}, "was not finetuned with a marker; give --pause-marker"),
         (APPENDED, {"pause_marker": "A:"}, "--pause-marker 'A:': .* has the placement append; give"),
+        (
+            MARKED,
+            {"pause_placement": "after-marker"},
+            "was trained with 7 pauses for the placement before-marker; give",
+        ),
+        (EACH_MARKED, {"pause_placement": "append"}, "was trained with 7 pauses for the placement after-marker; give"),
         (None, {"filler": "several words here"}, "--filler 'several words here': 13 tokens in"),
         (None, {"num_pauses_inf": (0, 1)}, "--num-pauses-inf 0 1: only 'evaluate' takes several numbers; give one"),
     ],

@@ -95,7 +95,7 @@ def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
         "models": {"stdpt": "hf/stdpt"},
         "num_pauses_ft": [0, 10],
         "num_pauses_inf": ["same", 4, 8],
-        "pause_placements": ["append", "prepend", "before-marker"],
+        "pause_placements": ["append", "prepend", "before-marker", "after-marker"],
         "fillers": [".", "a/b"],
         "finetune": {"pause_marker": "Answer:"},
     }
@@ -105,7 +105,7 @@ def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
         *(f"evaluate-parity-stdpt-ft0{filler}-seed0" for filler in ("", "-filler.", "-fillera%2Fb")),
         *(
             f"{command}-parity-stdpt-ft10{placement}-seed0"
-            for placement in ("", "-prepend", "-before-marker")
+            for placement in ("", "-prepend", "-before-marker", "-after-marker")
             for command in ("finetune", "evaluate")
         ),
     ]
@@ -115,7 +115,7 @@ def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
             *(f"stdpt-ft0-inf{number}-filler{name}-seed0.json" for number in (4, 8) for name in (".", "a%2Fb")),
             *(
                 f"stdpt-ft10{placement}-inf{number}-seed0.json"
-                for placement in ("", "-prepend", "-before-marker")
+                for placement in ("", "-prepend", "-before-marker", "-after-marker")
                 for number in (10, 4, 8)
             ),
         ]

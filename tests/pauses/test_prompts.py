@@ -8,7 +8,9 @@ from pause_megatron.pauses.prompts import (
     IGNORE_INDEX,
     Interleaving,
     PausedExample,
+    marked_prefix,
     pause_prefix,
+    split_after_marker,
     split_at_marker,
     without_pauses,
 )
@@ -142,3 +144,46 @@ def test_no_further_token_fits(positions, num_pauses, interval):
     interleaving = Interleaving(num_pauses, interval, [PAUSE])
     most = interleaving.most_tokens(positions)
     assert len(interleaving.insert([10] * most)) <= positions < len(interleaving.insert([10] * (most + 1)))
+
+
+def test_each_marker_ends_a_part_of_the_prompt():
+    assert split_after_marker("One.\n\nTwo.\n\n\nThree.", "\n\n") == ["One.\n\n", "Two.\n\n", "\nThree."]
+    assert split_after_marker("A: 1 A:", "A:") == ["A:", " 1 A:", ""]
+    with pytest.raises(UserError, match="--pause-marker 'B:': not in the prompt 'Q: A:'"):
+        split_after_marker("Q: A:", "B:")
+
+
+def marked_by_hand(parts: list[list[int]], num_pauses: int, room: int, start: int, *, shared: bool) -> list[int]:
+    """Drop the token at ``start`` until the prompt fits; pauses go with the token that they follow."""
+    runs = [
+        (token, place == len(part) - 1 and part is not parts[-1]) for part in parts for place, token in enumerate(part)
+    ]
+
+    def read(kept: list[tuple[int, bool]]) -> list[int]:
+        return [each for token, ends_part in kept for each in [token, *([PAUSE] * num_pauses * ends_part)]]
+
+    while len([token for token in read(runs) if not (shared and token == PAUSE)]) > room:
+        runs.pop(start)
+    return read(runs)
+
+
+@given(
+    st.lists(st.lists(st.integers(10, 99), min_size=1, max_size=5), min_size=2, max_size=5),
+    st.integers(0, 3),
+    st.integers(0, 1),
+    st.integers(5, 30),
+    st.booleans(),
+)
+def test_pauses_after_each_part_are_dropped_with_the_token_that_they_follow(parts, num_pauses, start, room, shared):
+    settings = {"pause_ids": [PAUSE], "eod_id": EOD, "room": room, "start": start, "shares_positions": shared}
+    found = marked_prefix(parts, num_pauses, **settings)
+    assert found.tolist() == marked_by_hand(parts, num_pauses, room, start, shared=shared)
+    assert found.is_pause.tolist() == [token == PAUSE for token in found.tolist()]
+
+
+def test_the_last_marker_and_its_pauses_must_fit():
+    settings = {"pause_ids": [PAUSE], "eod_id": EOD, "start": 1}
+    assert marked_prefix([[9, 10], []], 2, room=4, **settings).tolist() == [9, 10, PAUSE, PAUSE]
+    assert marked_prefix([[], []], 2, room=4, **settings).tolist() == [EOD, PAUSE, PAUSE]
+    with pytest.raises(UserError, match="no room for the prompt: 2 pauses after each marker in the 3 positions"):
+        marked_prefix([[9, 10], []], 2, room=3, **settings)

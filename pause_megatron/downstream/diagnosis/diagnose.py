@@ -96,10 +96,11 @@ def _pauses(folder: ModelFolder, config: DiagnoseConfig) -> tuple[Pausing, tuple
             f"--model {config.model}: was not finetuned with pauses; give --num-pauses-inf, for example 0 10"
         )
     pausing = resolve_pausing(folder, replace(config.pausing, num_pauses_inf=number))
-    if pausing.placement == "every":
+    if pausing.placement in ("every", "after-marker"):
+        where = "every token, also of the answer" if pausing.placement == "every" else "each marker"
         raise UserError(
-            f"--model {config.model}: pauses after every token, also of the answer; only pauses in the prompt are"
-            " diagnosed; give --pause-placement append"
+            f"--model {config.model}: pauses after {where}; only one run of pauses in the prompt is diagnosed; give"
+            " --pause-placement append"
         )
     return pausing, numbers
 
