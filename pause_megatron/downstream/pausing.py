@@ -34,8 +34,8 @@ class Pausing:
     """Pauses of every prompt, with every setting decided."""
 
     num_pauses: int
-    """Pauses in a prompt; with the placement ``every``, after each group of tokens, and with ``after-marker`` after each
-    marker."""
+    """Pauses in a prompt; after each group of tokens with the placement ``every``, after each marker with
+    ``after-marker``."""
     placement: PausePlacement = "append"
     marker: str | None = None
     """Text to put the pauses in front of or behind, if ``placement`` is ``before-marker`` or ``after-marker``."""

@@ -246,7 +246,7 @@ def split_after_marker(prompt: str, marker: str) -> list[str]:
     """The texts that end with an occurrence of ``marker``, and the text after the last one, which may be empty.
 
     Occurrences do not overlap and are found from the left. Encode the parts separately, as with
-    :func:`split_at_marker`. For example, ``"One.\\n\\nTwo."`` with the marker ``"\\n\\n"`` gives ``["One.\\n\\n", "Two."]``.
+    :func:`split_at_marker`. For example, ``"One. Two."`` with the marker ``"."`` gives ``["One.", " Two.", ""]``.
     Raises :class:`UserError` if the prompt does not contain the marker.
     """
     _require_marker(prompt, marker)

@@ -158,7 +158,7 @@ def test_settings_left_out_come_from_finetuning(model_path, finetuning, asked, e
             {"pause_placement": "after-marker"},
             "was trained with 7 pauses for the placement before-marker; give",
         ),
-        (EACH_MARKED, {"pause_placement": "append"}, "was trained with 7 pauses for the placement after-marker; give"),
+        (EACH_MARKED, {"pause_placement": "append"}, "with 7 pauses for the placement after-marker; give"),
         (None, {"filler": "several words here"}, "--filler 'several words here': 13 tokens in"),
         (None, {"num_pauses_inf": (0, 1)}, "--num-pauses-inf 0 1: only 'evaluate' takes several numbers; give one"),
     ],

@@ -124,7 +124,8 @@ def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
         assert parsed(job) == list(job.outputs)
     finetunings = [config for config in outputs_of(jobs).values() if isinstance(config, FinetuneConfig)]
     assert [(config.pausing.pause_placement, config.pausing.pause_marker) for config in finetunings] == [
-        *(("append", None), ("append", None), ("prepend", None), ("before-marker", "Answer:"))
+        *(("append", None), ("append", None), ("prepend", None)),
+        *(("before-marker", "Answer:"), ("after-marker", "Answer:")),
     ]
 
 
