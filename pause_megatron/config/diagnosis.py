@@ -45,3 +45,5 @@ class DiagnoseConfig:
         require_at_least(1, limit=self.limit, batch_size=self.batch_size)
         if self.pausing.filler is not None:
             raise UserError(f"--filler {self.pausing.filler}: only <pause> is diagnosed; remove the flag")
+        if self.pausing.pause_inputs == "repeat":
+            raise UserError("--pause-inputs repeat: only <pause> is diagnosed; remove the flag")

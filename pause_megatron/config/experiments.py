@@ -119,7 +119,7 @@ class Grid:
     """Weights of the loss at appended pauses, whose labels are the hints of the records; 0: no loss at pauses. Models
     without pauses, or with other placements, are finetuned only without hints."""
     fillers: tuple[str, ...] = ()
-    """Tokens in place of the pauses of ``num_pauses_inf``, such as '.', for models finetuned without pauses."""
+    """Texts in place of the pauses of ``num_pauses_inf``, such as '.', for models finetuned without pauses."""
     seeds: tuple[int, ...] = (0,)
     """Seeds of finetuning."""
     finetune: dict[str, Any] = field(default_factory=dict)

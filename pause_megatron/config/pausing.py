@@ -11,6 +11,8 @@ PrefixAttention = Literal["bidirectional", "causal"]
 PausePlacement = Literal["append", "prepend", "before-marker", "after-marker", "every"]
 """Pauses after the prompt, before it, inside it before the last occurrence of a marker or after each one, or after
 every token of prompt and answer."""
+PauseInputs = Literal["pause", "repeat"]
+"""Input at a pause: ``<pause>``, or the real token before it again."""
 MARKED_PLACEMENTS: tuple[PausePlacement, ...] = ("before-marker", "after-marker")
 """Placements that need a marker."""
 
@@ -52,6 +54,21 @@ def _check_placement(
         raise UserError("--pause-marker '': is empty; give a text that every prompt contains")
 
 
+def check_pause_inputs(
+    pause_inputs: PauseInputs | None, filler: str | None, placement: PausePlacement | None = None
+) -> None:
+    """Raise :class:`UserError` for two inputs at pauses, an empty filler, and a placement that cannot repeat tokens."""
+    if filler is not None and pause_inputs is not None:
+        raise UserError(f"--filler {filler!r}: cannot be combined with --pause-inputs {pause_inputs}; give one of them")
+    if filler == "":
+        raise UserError("--filler '': is empty; give a text such as '.', or remove it")
+    if pause_inputs == "repeat" and placement in ("prepend", "before-marker"):
+        raise UserError(
+            f"--pause-inputs repeat: there may be no token before the pauses of --pause-placement {placement}; give"
+            " append, after-marker or every"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class FinetunePausing:
     """Pauses in the prompts that a model is finetuned on."""
@@ -69,6 +86,12 @@ class FinetunePausing:
     placements before-marker and after-marker (default: none)."""
     pause_interval: int | None = None
     """Tokens between two groups of pauses, with the placement every (default: as in pretraining, else 1)."""
+    filler: str | None = None
+    """Text to insert instead of <pause>, such as '.', token by token and from the start again at the end of the text;
+    each run of pauses starts it anew. A number that is not one token is a token id (default: <pause>)."""
+    pause_inputs: PauseInputs | None = None
+    """Input at the pauses: <pause>, or the token before them again (repeat), a control without <pause>, with the
+    placements append, after-marker and every (default: as in pretraining with the placement every, else pause)."""
     prefix_attention: PrefixAttention | None = None
     """Attention within prompt and pauses: in both directions, as in the paper, or causal (default: bidirectional;
     always causal with the placement every)."""
@@ -87,6 +110,7 @@ class FinetunePausing:
         # No default placement uses a marker.
         placement = self.pause_placement or (None if self.pause_marker is None else "append")
         _check_placement(placement, self.pause_marker, self.pause_interval, self.prefix_attention)
+        check_pause_inputs(self.pause_inputs, self.filler, self.pause_placement)
 
     @property
     def range(self) -> tuple[int | None, int]:
@@ -131,7 +155,13 @@ class InferencePausing:
     """Tokens between two groups of pauses, with the placement every. By default as in finetuning or pretraining, else
     1."""
     filler: str | None = None
-    """Token to use instead of <pause>, such as '.': a text of one token, or a token id (default: <pause>)."""
+    """Text to insert instead of <pause>, such as '.', token by token and from the start again at the end of the text;
+    each run of pauses starts it anew. A number that is not one token is a token id. By default as in finetuning, or in
+    pretraining with --pauses every, else <pause>."""
+    pause_inputs: PauseInputs | None = None
+    """Input at the pauses: <pause>, or the token before them again (repeat), a control without <pause>, with the
+    placements append, after-marker and every. By default as in finetuning, or in pretraining with --pauses every, else
+    pause."""
     prefix_attention: PrefixAttention | None = None
     """Attention within prompt and pauses. By default as in finetuning, or causal if the model is not finetuned; always
     causal with the placement every."""
@@ -144,6 +174,7 @@ class InferencePausing:
         if len(set(self.numbers)) < len(self.numbers):
             raise UserError(f"--num-pauses-inf {' '.join(map(str, self.numbers))}: give each number only once")
         _check_placement(self.pause_placement, self.pause_marker, self.pause_interval, self.prefix_attention)
+        check_pause_inputs(self.pause_inputs, self.filler, self.pause_placement)
 
     @property
     def numbers(self) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from typing import Literal
 
 from pause_megatron.config.checks import require_at_least, require_fraction, require_positive
+from pause_megatron.config.pausing import PauseInputs, check_pause_inputs
 from pause_megatron.errors import UserError
 from pause_megatron.optional_packages import install_command
 
@@ -64,9 +65,12 @@ class TrainingConfig:
     seq_length: int = 0
     """Tokens of a sample from document datasets (0: the length of the other datasets' sequences, or else
     --max-position-embeddings)."""
-    pause_inputs: Literal["pause", "repeat"] = "pause"
+    pause_inputs: PauseInputs = "pause"
     """Input at the pauses of the data: <pause>, or the real token before them again (repeat), a control with the same
     computation and without <pause>. Their targets carry no loss in either case."""
+    filler: str | None = None
+    """Text to read at the pauses of the data instead of <pause>, token by token and from the start again at the end of
+    the text; each run of pauses starts it anew. Their targets carry no loss (default: <pause>)."""
     seed: int = 1234
     """Seed of the initial weights and of the data order; neither depends on the layout."""
     validation_interval: int = 1000
@@ -81,6 +85,7 @@ class TrainingConfig:
         require_at_least(0, seq_length=self.seq_length)
         if not 0 <= self.seed < 2**32:
             raise UserError(f"--seed {self.seed}: must be at least 0 and below 2^32")
+        check_pause_inputs(None if self.pause_inputs == "pause" else self.pause_inputs, self.filler)
         if self.rampup_batch_size:
             self._check_rampup(*self.rampup_batch_size)
 

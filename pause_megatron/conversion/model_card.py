@@ -127,4 +127,6 @@ def _pauses(pretraining: PretrainingRecord) -> str:
         words += f", {pretraining.pause_rate:g} per real token"
     if pretraining.rates:
         words += f" on average: {_RATES[pretraining.rates]}"
+    if pretraining.filler is not None:
+        words += f"; the model read the text {pretraining.filler!r} instead"
     return f"{words}; the model read the token before it instead" if pretraining.pause_inputs == "repeat" else words

@@ -205,6 +205,7 @@ def _pretraining_of(state: CheckpointState, tokenizer: PauseTokenizer) -> Pretra
         pauses=state.dataset.strategy,
         pause_rate=state.dataset.pause_rate,
         pause_inputs=state.config.get("training", {}).get("pause_inputs", "pause"),
+        filler=state.config.get("training", {}).get("filler"),
         pauses_per_token=state.dataset.pauses_per_token,
         pause_interval=state.dataset.pause_interval,
         rates=state.dataset.rates,

@@ -4,10 +4,10 @@ A batch depends only on its position, so reading ahead changes nothing. The thre
 announced, into pinned memory, from which the device copies without making the host wait.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 
@@ -42,11 +42,14 @@ class BatchLoader:
         data_parallel_size: int,
         device: torch.device,
         repeats_tokens: bool = False,
+        filler: Sequence[int] = (),
         shares_positions: bool = False,
     ) -> None:
-        """Make a loader; ``repeats_tokens`` and ``shares_positions`` are explained at :meth:`Batch.of`."""
+        """Make a loader; ``repeats_tokens``, ``filler`` and ``shares_positions`` are explained at :meth:`Batch.of`."""
         self._pause_ids = pause_ids
-        self._inputs = {"repeats_tokens": repeats_tokens, "shares_positions": shares_positions}
+        self._inputs: dict[str, Any] = {"repeats_tokens": repeats_tokens, "shares_positions": shares_positions}
+        if filler:
+            self._inputs["filler"] = torch.tensor(filler, device=device)
         self._micro_batch_size = micro_batch_size
         self._rank, self._ranks = data_parallel_rank, data_parallel_size
         self._device = device

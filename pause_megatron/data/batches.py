@@ -13,6 +13,7 @@ import torch
 
 from pause_megatron.pauses.loss_mask import loss_mask, pause_runs
 from pause_megatron.pauses.pause_ids import PauseIds
+from pause_megatron.pauses.pause_inputs import pause_inputs
 from pause_megatron.pauses.positions import shared_positions
 
 
@@ -48,19 +49,23 @@ class Batch:
 
     @classmethod
     def of(
-        cls, samples: torch.Tensor, pause_ids: PauseIds, *, repeats_tokens: bool = False, shares_positions: bool = False
+        cls,
+        samples: torch.Tensor,
+        pause_ids: PauseIds,
+        *,
+        repeats_tokens: bool = False,
+        filler: torch.Tensor | None = None,
+        shares_positions: bool = False,
     ) -> "Batch":
         """Return the batch of ``samples``, int64 ``[M, B, S + 1]`` on any device.
 
-        With ``repeats_tokens``, the input at a pause is the real token before it, so ``a <pause> <pause> b`` is read as
-        ``a a a b``; pauses at the start of a sequence stay. With ``shares_positions``, a pause has the position index
-        of the real token before it, see :mod:`~pause_megatron.pauses.positions`.
+        ``repeats_tokens`` and ``filler``, int64 on the same device, decide the inputs at pauses, see
+        :func:`~pause_megatron.pauses.pause_inputs.pause_inputs`. With ``shares_positions``, a pause has the position
+        index of the real token before it, see :mod:`~pause_megatron.pauses.positions`.
         """
         tokens, labels = samples[..., :-1].contiguous(), samples[..., 1:]
         runs = pause_runs(tokens, pause_ids)  # [M, B, S]
-        if repeats_tokens:
-            before = torch.arange(tokens.shape[-1], device=tokens.device) - runs  # [M, B, S]; -1 without real token
-            tokens = tokens.gather(-1, before.clamp_min(0))
+        tokens = pause_inputs(tokens, runs, repeats_tokens=repeats_tokens, filler=filler)
         positions = torch.arange(tokens.shape[-1], device=tokens.device).expand_as(tokens)
         if shares_positions:
             positions = shared_positions(runs == 0)

@@ -72,7 +72,7 @@ def generation(place: Place) -> Figures:
     from pause_megatron.downstream.batching import align
     from pause_megatron.downstream.generation import generate_after
     from pause_megatron.downstream.model_folder import load_model_folder
-    from pause_megatron.downstream.pausing import resolve_pausing
+    from pause_megatron.downstream.pausing_decisions import resolve_pausing
 
     folder = load_model_folder(place.folder / "hf" / "gpt2")
     pausing = resolve_pausing(folder, InferencePausing(num_pauses_inf=_PAUSES))

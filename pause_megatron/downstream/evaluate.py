@@ -27,7 +27,8 @@ from pause_megatron.downstream.held_out_text import (
     stored_pausing,
 )
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
-from pause_megatron.downstream.pausing import Pausing, resolve_pausing
+from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.pausing_decisions import resolve_pausing
 from pause_megatron.downstream.tasks import Task, load_task
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device, describe_device
@@ -160,7 +161,8 @@ def _evaluate(
         pause_placement=pausing.placement,
         pause_marker=pausing.marker,
         pause_interval=pausing.interval,
-        filler=config.pausing.filler,
+        filler=pausing.filler,
+        pause_inputs="repeat" if pausing.repeats_tokens else None,
         prefix_attention=pausing.prefix_attention,
         halved=halved,
         seed=finetuning.seed if finetuning else None,

@@ -27,7 +27,8 @@ from pause_megatron.config.training import FaultsConfig
 from pause_megatron.conversion.hf_config import add_transformers_4_names
 from pause_megatron.downstream.hints import Hints, HintTrainer
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder, not_finite
-from pause_megatron.downstream.pausing import Pausing, decided_finetuning, finetuning_pausing
+from pause_megatron.downstream.pausing import Pausing, recorded_inputs
+from pause_megatron.downstream.pausing_decisions import decided_finetuning, finetuning_pausing
 from pause_megatron.downstream.processes import (
     TIMEOUT,
     leave_processes,
@@ -258,6 +259,8 @@ def write_finetuned_folder(
         pause_placement=pausing.placement,
         pause_marker=pausing.marker,
         pause_interval=pausing.interval,
+        filler=pausing.filler,
+        pause_inputs=recorded_inputs(base, pausing),
         prefix_attention=pausing.prefix_attention,
         hint_weight=config.pausing.hint_weight or None,
         halve_evaluation=config.halve_evaluation,

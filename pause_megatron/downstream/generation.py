@@ -18,7 +18,7 @@ from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.downstream.batching import BorderBatch, align
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
 from pause_megatron.downstream.paused_decoding import reads_pauses
-from pause_megatron.downstream.pausing import resolve_pausing
+from pause_megatron.downstream.pausing_decisions import resolve_pausing
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device
 from pause_megatron.pauses.prompts import Interleaving, PausedTokens
@@ -62,8 +62,8 @@ def generate_texts(
     for example ``repetition_penalty``. With ``num_return_sequences`` each prompt has that many texts in a row.
 
     Raises :class:`UserError` for settings that :class:`GenerateConfig` refuses, for the errors of
-    :func:`~pause_megatron.downstream.pausing.resolve_pausing`, for pauses that leave no room, for a prompt without the
-    marker, and for logits that are not finite.
+    :func:`~pause_megatron.downstream.pausing_decisions.resolve_pausing`, for pauses that leave no room, for a prompt
+    without the marker, and for logits that are not finite.
     """
     if not prompts:
         return []

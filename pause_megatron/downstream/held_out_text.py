@@ -9,6 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,9 +19,10 @@ from numpy.typing import NDArray
 from pause_megatron.config.downstream import EvaluateConfig
 from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.downstream.model_folder import ModelFolder
-from pause_megatron.downstream.pausing import Pausing, repeats_tokens
+from pause_megatron.downstream.pausing import Pausing, filler_ids, repeats_tokens
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.loss_mask import loss_mask, pause_runs
+from pause_megatron.pauses.pause_inputs import pause_inputs
 from pause_megatron.pauses.positions import shared_positions
 from pause_megatron.preprocess.dataset_manifest import DATASET_FILE, DatasetManifest, load_dataset_manifest
 from pause_megatron.preprocess.shard_spans import spans_of
@@ -59,11 +61,14 @@ def stored_pausing(folder: ModelFolder, manifest: DatasetManifest) -> Pausing:
     """Return the pauses of a dataset as those of a prompt; random ones are no placement and count as none."""
     if manifest.strategy != "every":
         return Pausing(num_pauses=0)
+    filler = folder.pretraining.filler if folder.pretraining else None
     return Pausing(
         num_pauses=manifest.pauses_per_token,
         placement="every",
         interval=manifest.interval,
         repeats_tokens=repeats_tokens(folder),
+        filler=filler,
+        filler_ids=filler_ids(folder, filler),
     )
 
 
@@ -111,16 +116,14 @@ def losses_of_dataset(folder: ModelFolder, manifest: DatasetManifest, config: Ev
     assert config.data
     length, pause_ids = seq_length(folder, manifest), manifest.pause_ids
     rows = max(1, min(config.batch_size, _POSITIONS_AT_ONCE // length))
-    repeats = repeats_tokens(folder)
+    inputs_at_pauses = _inputs_at_pauses(folder)
     sums, counts = [], []
     remaining = islice(_samples(config.data, manifest, length), config.limit)
     while samples := list(islice(remaining, rows)):
         ids = _stacked(samples, manifest, config.data).to(folder.model.device)  # [rows, length + 1]
         read, labels = ids[:, :-1], ids[:, 1:]
         runs = pause_runs(read, pause_ids)
-        if repeats:  # the real token before a pause is read again; see data/batches.py
-            before = torch.arange(length, device=ids.device) - runs
-            read = read.gather(1, before.clamp_min(0))
+        read = pause_inputs(read, runs, **inputs_at_pauses)
         inputs: dict[str, torch.Tensor] = {}
         if folder.shares_positions:
             # Without a mask transformers takes repeated positions for several sequences in a row.
@@ -137,6 +140,13 @@ def losses_of_dataset(folder: ModelFolder, manifest: DatasetManifest, config: Ev
             " trained with a lower learning rate"
         )
     return found
+
+
+def _inputs_at_pauses(folder: ModelFolder) -> dict[str, Any]:
+    """Return the arguments of :func:`pause_inputs` for a model, as in its pretraining."""
+    filler = filler_ids(folder, folder.pretraining.filler if folder.pretraining else None)
+    ids = None if filler is None else torch.tensor(filler, device=folder.model.device)
+    return {"repeats_tokens": repeats_tokens(folder), "filler": ids}
 
 
 def _stacked(samples: Sequence[NDArray[np.integer]], manifest: DatasetManifest, path: Path) -> torch.Tensor:

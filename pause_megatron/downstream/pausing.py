@@ -1,18 +1,13 @@
 """Pauses in a prompt: how many, where, which token, and how the prefix attends."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-from pause_megatron.config.pausing import (
-    MARKED_PLACEMENTS,
-    FinetunePausing,
-    InferencePausing,
-    PausePlacement,
-    PrefixAttention,
-)
+from pause_megatron.config.pausing import PauseInputs, PausePlacement, PrefixAttention
 from pause_megatron.downstream.model_folder import ModelFolder
-from pause_megatron.errors import UserError
+from pause_megatron.pauses.pause_ids import cycled, ids_of_filler
 from pause_megatron.pauses.prompts import (
     Interleaving,
     PausedTokens,
@@ -24,9 +19,6 @@ from pause_megatron.pauses.prompts import (
     split_at_marker,
     without_pauses,
 )
-from pause_megatron.tokenizer import PAUSE_TOKEN
-
-_DEFAULT_NUM_PAUSES_FT = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +34,12 @@ class Pausing:
     interval: int | None = None
     """Real tokens between two groups of pauses, if ``placement`` is ``every``; else None."""
     repeats_tokens: bool = False
-    """Whether a pause is the real token before it again; only with the placement ``every``."""
+    """Whether a pause is the real token before it again."""
     prefix_attention: PrefixAttention = "causal"
-    filler_id: int | None = None
-    """Token to use instead of ``<pause>``; ``None`` uses ``<pause>``."""
+    filler: str | None = None
+    """Text to use instead of ``<pause>``; ``None`` uses ``<pause>``."""
+    filler_ids: tuple[int, ...] | None = None
+    """Ids of ``filler``, which a run of pauses repeats from its start."""
 
     @property
     def bidirectional(self) -> bool:
@@ -56,8 +50,7 @@ class Pausing:
         """Return how pauses follow the tokens of a text, answer included; None if an answer has none."""
         if self.placement != "every" or not self.num_pauses:
             return None
-        pause_ids = None if self.repeats_tokens else self._pause_ids(folder)
-        return Interleaving(self.num_pauses, self.interval or 1, pause_ids)
+        return Interleaving(self.num_pauses, self.interval or 1, self.pause_ids(folder))
 
     def prefix(self, folder: ModelFolder, text: str, ids: Sequence[int], room: int) -> PausedTokens:
         """Return the prompt ``text`` with its pauses; ``ids`` is the encoded ``text``.
@@ -77,7 +70,7 @@ class Pausing:
             return interleaved_prefix(
                 ids, interleaving, eod_id=folder.eod_id, most=most, following=following, start=start
             )
-        settings: dict[str, Any] = {"pause_ids": self._pause_ids(folder), "eod_id": folder.eod_id, "room": room}
+        settings: dict[str, Any] = {"pause_ids": self.pause_ids(folder), "eod_id": folder.eod_id, "room": room}
         settings["shares_positions"] = folder.shares_positions
         if self.placement == "after-marker":
             assert self.marker
@@ -100,101 +93,15 @@ class Pausing:
             return interleaving.insert(ids, prefix.num_real, ends_text=True)
         return without_pauses(ids)
 
-    def _pause_ids(self, folder: ModelFolder) -> tuple[int, ...]:
-        return folder.pause_ids if self.filler_id is None else (self.filler_id,)
+    def pause_ids(self, folder: ModelFolder) -> tuple[int, ...] | None:
+        """Return the ids of a run of pauses, the last one repeated; None if the token before the run is repeated."""
+        if self.repeats_tokens:
+            return None
+        return folder.pause_ids if self.filler_ids is None else cycled(self.filler_ids, self.num_pauses)
 
 
-def decided_finetuning(base: ModelFolder, asked: FinetunePausing) -> FinetunePausing:
-    """Return ``asked`` with every setting decided: by default those of the paper.
-
-    A model that was pretrained with pauses after every token keeps them, and attends causally.
-    """
-    own = _pretrained_pausing(base)
-    placement = asked.pause_placement or (own.placement if own else "append")
-    every, number = placement == "every", asked.num_pauses_ft
-    if number is None:
-        number = own.num_pauses if every and own else _DEFAULT_NUM_PAUSES_FT
-    if asked.pause_interval and not every:
-        raise UserError(f"--pause-interval {asked.pause_interval}: needs --pause-placement every; give it too")
-    interval = asked.pause_interval or (own.interval if own else 1)
-    return replace(
-        asked,
-        num_pauses_ft=number,
-        pause_placement=placement,
-        pause_interval=interval if every else None,
-        prefix_attention="causal" if every else asked.prefix_attention or "bidirectional",
-    )
-
-
-def finetuning_pausing(base: ModelFolder, decided: FinetunePausing) -> Pausing:
-    """Return the pauses to finetune ``base`` with, from :func:`decided_finetuning`; for a range, the largest number.
-
-    Raises :class:`UserError` if ``base`` has no ``<pause>``.
-    """
-    assert decided.pause_placement
-    assert decided.prefix_attention
-    _, num_pauses = decided.range
-    _require_pause(base, num_pauses, "--num-pauses-ft")
-    return Pausing(
-        num_pauses=num_pauses,
-        placement=decided.pause_placement,
-        marker=decided.pause_marker,
-        interval=decided.pause_interval,
-        repeats_tokens=decided.pause_placement == "every" and repeats_tokens(base),
-        prefix_attention=decided.prefix_attention,
-    )
-
-
-def resolve_pausing(folder: ModelFolder, asked: InferencePausing) -> Pausing:
-    """Return the pauses at inference: ``asked``, and everything else as the model was finetuned.
-
-    For example, a model that was finetuned with prepended pauses gets them prepended even if ``asked`` sets another
-    number. A model that is not finetuned pauses as it was pretrained if that was after every token; otherwise it gets
-    no pauses. It attends causally, as in pretraining.
-
-    Raises :class:`UserError` for a placement without its number, marker or interval, a marker or interval without its
-    placement, a filler that is not one token, and pauses if the model has no ``<pause>``.
-    """
-    own = _finetuned_pausing(folder) or _pretrained_pausing(folder) or Pausing(num_pauses=0)
-    num_pauses, filler_id = asked.only_number(), _filler_id(folder, asked.filler)
-    placement = asked.pause_placement or own.placement
-    every = placement == "every"
-    if num_pauses is None:
-        if own.num_pauses and _counted_per(placement) != _counted_per(own.placement):
-            raise UserError(
-                f"--pause-placement {placement}: {folder.path} was trained with {own.num_pauses} pauses for the"
-                f" placement {own.placement}; give --num-pauses-inf too"
-            )
-        num_pauses = own.num_pauses
-    if filler_id is None:
-        _require_pause(folder, num_pauses, "--num-pauses-inf")
-    if asked.pause_interval and not every:
-        raise UserError(
-            f"--pause-interval {asked.pause_interval}: {folder.path} has the placement {placement}; give"
-            " --pause-placement every too"
-        )
-    if every and asked.prefix_attention == "bidirectional":
-        raise UserError(
-            f"--prefix-attention bidirectional: {folder.path} pauses after every token of the answer too, which"
-            " attends causally; remove the flag, or give another --pause-placement"
-        )
-    return Pausing(
-        num_pauses=num_pauses,
-        placement=placement,
-        marker=_marker(folder, asked.pause_marker, placement, own),
-        interval=(asked.pause_interval or own.interval or 1) if every else None,
-        repeats_tokens=every and filler_id is None and repeats_tokens(folder),
-        prefix_attention="causal" if every else asked.prefix_attention or own.prefix_attention,
-        filler_id=filler_id,
-    )
-
-
-def _counted_per(placement: PausePlacement) -> str:
-    """Return what the number of pauses of ``placement`` is counted for."""
-    return {"every": "token", "after-marker": "marker"}.get(placement, "prompt")
-
-
-def _finetuned_pausing(folder: ModelFolder) -> Pausing | None:
+def finetuned_pausing(folder: ModelFolder) -> Pausing | None:
+    """Return the pauses of finetuning; None if the model is not finetuned."""
     if (found := folder.finetuning) is None:
         return None
     return Pausing(
@@ -202,16 +109,36 @@ def _finetuned_pausing(folder: ModelFolder) -> Pausing | None:
         placement=found.pause_placement,
         marker=found.pause_marker,
         interval=found.pause_interval,
+        repeats_tokens=(found.pause_inputs or _inherited_inputs(folder, found.pause_placement)) == "repeat",
+        filler=found.filler,
         prefix_attention=found.prefix_attention,
     )
 
 
-def _pretrained_pausing(folder: ModelFolder) -> Pausing | None:
+def pretrained_pausing(folder: ModelFolder) -> Pausing | None:
     """Return the pauses of pretraining if they followed every token, or every few tokens; else None."""
     pretraining = folder.pretraining
     if pretraining is None or not pretraining.pauses_per_token:
         return None
-    return Pausing(num_pauses=pretraining.pauses_per_token, placement="every", interval=pretraining.pause_interval or 1)
+    return Pausing(
+        num_pauses=pretraining.pauses_per_token,
+        placement="every",
+        interval=pretraining.pause_interval or 1,
+        repeats_tokens=repeats_tokens(folder),
+        filler=pretraining.filler,
+    )
+
+
+def recorded_inputs(base: ModelFolder, pausing: Pausing) -> PauseInputs | None:
+    """Return the record of the inputs at pauses in a finetuning of ``base``; None if they are those of older files."""
+    inputs: PauseInputs = "repeat" if pausing.repeats_tokens else "pause"
+    inherited = _inherited_inputs(base, pausing.placement)
+    return None if inputs == inherited or not pausing.num_pauses else inputs
+
+
+def _inherited_inputs(folder: ModelFolder, placement: PausePlacement) -> PauseInputs:
+    """Return the inputs of a finetuned model whose file has none: with ``every``, those of pretraining."""
+    return "repeat" if placement == "every" and repeats_tokens(folder) else "pause"
 
 
 def repeats_tokens(folder: ModelFolder) -> bool:
@@ -219,38 +146,11 @@ def repeats_tokens(folder: ModelFolder) -> bool:
     return folder.pretraining is not None and folder.pretraining.pause_inputs == "repeat"
 
 
-def _marker(folder: ModelFolder, asked: str | None, placement: PausePlacement, own: Pausing) -> str | None:
-    """Return the marker of ``placement``; raises :class:`UserError` for one without the other."""
-    if placement not in MARKED_PLACEMENTS:
-        if asked is not None:
-            raise UserError(
-                f"--pause-marker {asked!r}: {folder.path} has the placement {placement}; give --pause-placement"
-                " before-marker or after-marker too"
-            )
-        return None
-    if marker := asked or own.marker:
-        return marker
-    raise UserError(
-        f"--pause-placement {placement}: {folder.path} was not finetuned with a marker; give --pause-marker"
-    )
+def filler_ids(folder: ModelFolder, filler: str | None) -> tuple[int, ...] | None:
+    """Return the ids of the text ``filler``, or of a token given as a number; None without one.
 
-
-def _require_pause(folder: ModelFolder, num_pauses: int, flag: str) -> None:
-    if num_pauses and folder.pause_id is None:
-        raise UserError(
-            f"{flag} {num_pauses}: {folder.path} has no {PAUSE_TOKEN} token; "
-            f"export a model whose tokenizer has one, or give {flag} 0"
-        )
-
-
-def _filler_id(folder: ModelFolder, filler: str | None) -> int | None:
+    Raises :class:`UserError` for a text without tokens.
+    """
     if filler is None:
         return None
-    ids = folder.encode(filler, begins=False)
-    if len(ids) == 1:
-        return ids[0]
-    if filler.isdecimal() and int(filler) < folder.model.config.vocab_size:
-        return int(filler)
-    raise UserError(
-        f"--filler {filler!r}: {len(ids)} tokens in {folder.path}; give a text that encodes to one token, or a token id"
-    )
+    return ids_of_filler(filler, partial(folder.encode, begins=False), folder.model.config.vocab_size)

@@ -1,9 +1,10 @@
 """A grid as a list of jobs: data, pretraining and exports of its models, finetunings, evaluations and the report.
 
 An evaluation job loads the model once and writes one result file for each number of pauses at inference. Models with
-another token in place of ``<pause>`` (a filler) are evaluated in one more job for each filler.
+another text in place of ``<pause>`` (a filler) are evaluated in one more job for each filler.
 """
 
+import hashlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -24,6 +25,8 @@ from pause_megatron.experiments.study_jobs import PretrainedModel, study_jobs
 
 USUAL_PLACEMENT: PausePlacement = "append"
 """Placement that names of jobs and files leave out."""
+_LONGEST_FILLER = 32
+"""Characters of a filler in names of jobs and files."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +144,7 @@ def _evaluate_job(
     filler: str | None = None,
 ) -> Job:
     task = finetuning.task
-    ending = "" if filler is None else f"-filler{quote(filler, safe='')}"
+    ending = "" if filler is None else f"-filler{_file_part(filler)}"
     model, _, seed = finetuning.output.name.rpartition("-")
     file = output / "evaluate" / task / f"{model}-inf{NUMBER_FIELD}{ending}-{seed}.json"
     settings: dict[str, Any] = {"model": finetuning.output, "task": task, "data": finetuning.data, "output": file}
@@ -157,6 +160,14 @@ def _evaluate_job(
         needs=(finetune.name,),
         model=finetune.model,
     )
+
+
+def _file_part(filler: str) -> str:
+    """Return ``filler`` as part of a file name; a long one is cut, and its hash tells it from others."""
+    quoted = quote(filler, safe="")
+    if len(quoted) <= _LONGEST_FILLER:
+        return quoted
+    return f"{quoted[:_LONGEST_FILLER]}-{hashlib.sha256(filler.encode()).hexdigest()[:8]}"
 
 
 def _report_job(

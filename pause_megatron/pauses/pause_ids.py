@@ -5,11 +5,13 @@ longer than k the last one repeats: for k = 2, ``a <pause1> <pause2> <pause2> b`
 end of a stored sequence. "Catch Your Breath" (Galashov et al. 2025) uses distinct pauses.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pause_megatron.errors import UserError
 
 PauseIds = int | range
 """Id of ``<pause>``, or the consecutive ids of distinct pauses."""
@@ -27,6 +29,27 @@ def is_pause(tokens: Any, pause_ids: PauseIds) -> Any:
 def ids_of_run(pause_ids: Sequence[int], length: int) -> NDArray[np.int64]:
     """Return the ids of a run of ``length`` pauses, shape ``[length]``."""
     return np.asarray(pause_ids, dtype=np.int64)[np.minimum(np.arange(length), len(pause_ids) - 1)]
+
+
+def cycled(filler: Sequence[int], length: int) -> tuple[int, ...]:
+    """Return the ids of a run of ``length`` pauses that read the text ``filler`` again and again from its start.
+
+    For example, a filler ``a b c`` and 5 pauses give ``a b c a b``.
+    """
+    return tuple(filler[place % len(filler)] for place in range(length))
+
+
+def ids_of_filler(filler: str, encode: Callable[[str], Sequence[int]], vocab_size: int) -> tuple[int, ...]:
+    """Return the ids of the text ``filler``; a number that is not one token is a token id below ``vocab_size``.
+
+    Raises :class:`UserError` for a text without tokens.
+    """
+    ids = tuple(encode(filler))
+    if len(ids) > 1 and filler.isdecimal() and int(filler) < vocab_size:
+        return (int(filler),)
+    if not ids:
+        raise UserError(f"--filler {filler!r}: has no token; give another text")
+    return ids
 
 
 def number_pauses(

@@ -54,18 +54,24 @@ def without_pauses(tokens: Sequence[int] | TokenIds) -> PausedTokens:
 
 
 def insert_runs(
-    tokens: TokenIds, places: Sequence[int] | NDArray[np.integer], num_pauses: int, pause_ids: Sequence[int]
+    tokens: TokenIds, places: Sequence[int] | NDArray[np.integer], num_pauses: int, pause_ids: Sequence[int] | None
 ) -> PausedTokens:
     """Return ``tokens``, shape [tokens], with a run of ``num_pauses`` pauses before each of ``places``.
 
     ``places`` are indices of ``tokens`` in ascending order, shape [runs]; the number of tokens is the place at the end.
-    ``pause_ids`` are those of distinct pauses or the only one, and may be empty only if ``num_pauses`` is 0.
+    ``pause_ids`` are those of distinct pauses, of a filler or the only one, and may be empty only if ``num_pauses`` is
+    0. None: a pause is the token before its run again, or the first token if there is none.
     """
-    assert pause_ids or not num_pauses, "a model without <pause> cannot pause"
-    run = ids_of_run(pause_ids, num_pauses) if num_pauses else np.empty(0, dtype=np.int64)
     before = np.repeat(np.asarray(places, dtype=np.int64), num_pauses)  # the place of each pause, [pauses]
+    if pause_ids is None:
+        pauses = tokens[np.maximum(before - 1, 0)]
+    elif num_pauses:
+        assert pause_ids, "a model without <pause> cannot pause"
+        pauses = np.tile(ids_of_run(pause_ids, num_pauses), len(places))
+    else:
+        pauses = np.empty(0, dtype=np.int64)
     is_pause = np.insert(np.zeros(len(tokens), dtype=np.bool_), before, True)
-    return PausedTokens(np.insert(tokens, before, np.tile(run, len(places))), is_pause)
+    return PausedTokens(np.insert(tokens, before, pauses), is_pause)
 
 
 @dataclass(frozen=True)
@@ -109,8 +115,8 @@ class Interleaving:
     num_pauses: int
     interval: int
     pause_ids: Sequence[int] | None
-    """Ids of distinct pauses, or of the only one; None: the real token before the pauses is read again, as with
-    ``pretrain --pause-inputs repeat``."""
+    """Ids of distinct pauses, of a filler, or of the only pause; None: the real token before the pauses is read again,
+    as with ``--pause-inputs repeat``."""
 
     def insert(self, tokens: Sequence[int] | TokenIds, before: int = 0, *, ends_text: bool = False) -> PausedTokens:
         """Return ``tokens`` (shape [tokens]) with their pauses.
@@ -140,7 +146,7 @@ def pause_prefix(
     context: Sequence[int] | TokenIds,
     num_pauses: int,
     *,
-    pause_ids: Sequence[int],
+    pause_ids: Sequence[int] | None,
     eod_id: int,
     room: int,
     at: int | None = None,
@@ -152,8 +158,7 @@ def pause_prefix(
     The first ``start`` context tokens, a beginning-of-text token or none, always stay, and no pause precedes them.
     Pauses are inserted before token ``at`` of the context: ``start`` prepends them, ``None`` appends them. An empty
     context becomes one end-of-document token, as before every document in pretraining, since some token must predict
-    the first target token even without pauses. ``pause_ids`` are those of distinct pauses or the only one,
-    and may be empty only if ``num_pauses`` is 0. Pauses with
+    the first target token even without pauses. ``pause_ids`` are explained at :func:`insert_runs`. Pauses with
     ``shares_positions`` take no position of ``room``.
 
     Returns the prefix, shape [at most ``room``]. Raises :class:`UserError` if the pauses leave no room for a context
@@ -170,7 +175,7 @@ def marked_prefix(
     parts: Sequence[Sequence[int]],
     num_pauses: int,
     *,
-    pause_ids: Sequence[int],
+    pause_ids: Sequence[int] | None,
     eod_id: int,
     room: int,
     start: int = 0,

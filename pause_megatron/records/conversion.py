@@ -29,6 +29,8 @@ class PretrainingRecord:
     """Pauses per real token, before trimming."""
     pause_inputs: str | None = None
     """Input at pauses: "pause", or "repeat" for the real token before them; None in older files, which mean "pause"."""
+    filler: str | None = None
+    """Text read at pauses instead of ``<pause>``; None for ``<pause>``."""
     pauses_per_token: int | None = None
     """Pauses of a group, for the strategy "every"; None for other strategies, for blends and in older files."""
     pause_interval: int | None = None

@@ -66,7 +66,9 @@ class EvaluationRecord:
     pause_interval: int | None = None
     """Real tokens between two groups of pauses; None unless the placement is "every"."""
     filler: str | None
-    """Token in place of ``<pause>``, as given to ``--filler``; None for ``<pause>``."""
+    """Text in place of ``<pause>``, as given to ``--filler`` or in finetuning; None for ``<pause>``."""
+    pause_inputs: Literal["pause", "repeat"] | None = None
+    """"repeat" if pauses were the token before them again; None:  ``<pause>`` or a filler."""
     prefix_attention: Literal["bidirectional", "causal"]
     halved: bool
     """Whether only the documents that were not used for finetuning were evaluated."""

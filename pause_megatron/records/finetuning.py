@@ -25,6 +25,11 @@ class FinetuneSummary:
     "after-marker"."""
     pause_interval: int | None = None
     """Real tokens between two groups of pauses; None unless the placement is "every"."""
+    filler: str | None = None
+    """Text inserted instead of ``<pause>``; None for ``<pause>``."""
+    pause_inputs: Literal["pause", "repeat"] | None = None
+    """"repeat" if pauses were the token before them again; None: as in pretraining, which only the placement "every"
+    keeps, else ``<pause>`` or a filler."""
     prefix_attention: Literal["bidirectional", "causal"]
     hint_weight: float | None = None
     """Weight of the loss at the pauses, whose labels are the hints of the task; None without that loss."""

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from pause_megatron.records.variants import BASELINE
 from pause_megatron.report.drawing import NO_LEVELS, Line, Picture, draw_lines, embeddable
 from pause_megatron.report.labels import metric_label, model_label, pauses_label, pretrained_label
-from pause_megatron.report.measurements import MODELS, Measurement, TaskResult
+from pause_megatron.report.measured_settings import MODELS
+from pause_megatron.report.measurements import Measurement, TaskResult
 
 MODEL_COLORS = dict(zip(MODELS, ("#56b4e9", "#0072b2", "#e69f00", "#d55e00", "#0072b2", "#d55e00"), strict=True))
 """Okabe and Ito's palette: cool for standard pretraining, warm for pauses; darker for finetuning with pauses."""
@@ -206,6 +207,7 @@ def measurements_csv(task: TaskResult, measurements: Iterable[Measurement]) -> s
             "num_pauses_inf": measurement.setting.num_pauses_inf,
             "pause_placement": measurement.setting.placement,
             "filler": measurement.setting.filler or "",
+            "pause_inputs": "repeat" if measurement.setting.repeats else "",
             "prefix_attention": measurement.setting.prefix_attention,
             "seeds": measurement.seeds,
             "pretraining_seeds": measurement.pretraining_seeds,

@@ -7,7 +7,8 @@ from typing import Any
 
 from pause_megatron.errors import UserError
 from pause_megatron.report.collect import EvaluationResult
-from pause_megatron.report.measurements import Measurement, Setting, TaskResult
+from pause_megatron.report.measured_settings import Setting
+from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.report.pretrained_models import difference_besides_seed, seeds_of
 
 CHANCE_LEVELS = {"parity": 0.5, "lookup": 0.1, "3sum": 0.5, "piqa": 0.5, "hellaswag": 0.25}

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 from pause_megatron.records.variants import VARIANT_LABELS
 from pause_megatron.report.collect import PretrainRun
-from pause_megatron.report.measurements import Measurement, Setting, TaskResult
+from pause_megatron.report.measured_settings import Setting
+from pause_megatron.report.measurements import Measurement, TaskResult
 
 MODEL_LABELS = VARIANT_LABELS | {
     "stdpt": "StdPT, not finetuned",
@@ -20,6 +21,7 @@ PLACEMENT_LABELS = {
 }
 NOTHING = "–"  # noqa: RUF001 - a dash is meant
 """Table cell without a value."""
+_LONGEST_FILLER = 20
 MINUS = "−"  # noqa: RUF001 - a minus sign, as wide as the plus
 
 
@@ -52,11 +54,23 @@ def pauses_label(setting: Setting) -> str:
 
 
 def pauses_kind(setting: Setting) -> str:
-    """Placement of a setting's pauses, their filler and hints, for example "appended" or "appended, filler '.'"."""
+    """Placement of a setting's pauses, their inputs and hints, for example "appended" or "appended, filler '.'"."""
     if not (setting.num_pauses_ft or setting.num_pauses_inf):
         return NOTHING
-    filler = f", filler '{setting.filler}'" if setting.filler else ""
-    return PLACEMENT_LABELS[setting.placement] + filler + hints_label(setting)
+    return PLACEMENT_LABELS[setting.placement] + inputs_label(setting) + hints_label(setting)
+
+
+def inputs_label(setting: Setting) -> str:
+    """Inputs at the pauses as a part of a label, for example ", filler '.'"; or nothing for ``<pause>``."""
+    if setting.repeats:
+        return ", the token before"
+    return "" if setting.filler is None else f", filler '{shortened(setting.filler)}'"
+
+
+def shortened(filler: str) -> str:
+    """A filler with at most 20 characters, for example "1 2 3 4 5 6 7 8 9 1…"."""
+    text = filler if filler.isprintable() else repr(filler)[1:-1]
+    return text if len(text) <= _LONGEST_FILLER else text[: _LONGEST_FILLER - 1] + "…"
 
 
 def hints_label(setting: Setting) -> str:
@@ -76,6 +90,7 @@ def setting_label(setting: Setting, tasks: Sequence[TaskResult]) -> str:
     for describe in (
         lambda one: f", M_ft {pauses_label(one)}",
         lambda one: "" if one.placement == "append" else f", {PLACEMENT_LABELS[one.placement]}",
+        inputs_label,
         hints_label,
         lambda one: f", {one.prefix_attention} prefix",
     ):
@@ -91,7 +106,7 @@ def series_label(setting: Setting, task: TaskResult) -> str:
         label += f", M_ft {pauses_label(setting)}"
     if setting.placement != "append":
         label += f", {PLACEMENT_LABELS[setting.placement]}"
-    label += hints_label(setting)
+    label += inputs_label(setting) + hints_label(setting)
     if len({measurement.setting.prefix_attention for measurement in task.measurements}) > 1:
         label += f", {setting.prefix_attention} prefix"
     return label

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
 
-from pause_megatron.records.variants import BASELINE, VARIANTS, pretrained_name
+from pause_megatron.records.variants import BASELINE, VARIANTS
 from pause_megatron.report.collect import EvaluationResult
+from pause_megatron.report.measured_settings import Setting
 from pause_megatron.report.pretrained_models import seeds_of
 from pause_megatron.report.uncertainty import (
     Difference,
@@ -22,83 +23,9 @@ from pause_megatron.report.uncertainty import (
     without_zero,
 )
 
-MODELS = (*VARIANTS, "stdpt", "pausept")  # order of a report's rows: the variants, then models that were not finetuned
 LOWER_IS_BETTER = ("perplexity", "loss", "bits_per_byte")
 
 Item = tuple[int, str]  # a test item: its index in the result, and its prompt
-
-
-@dataclass(frozen=True, kw_only=True)
-class Setting:
-    """Everything but the seeds of pretraining and finetuning that identifies a measurement."""
-
-    task: str
-    model: str
-    """A variant, or for a model that was not finetuned "stdpt", "pausept" or "other"."""
-    pretrained: str = ""
-    """Name of the pretrained model; empty if the report has only one for this variant."""
-    num_pauses_ft: int | None
-    num_pauses_inf: int
-    prefix_attention: str
-    min_num_pauses_ft: int | None
-    """The smallest M_ft if it was drawn for each example; None if it was fixed."""
-    num_pauses_pt: int = 0
-    """Pauses after each token in pretraining, for a model that was not finetuned."""
-    placement_ft: str
-    """Placement of the pauses in finetuning; "every" for a model that was only pretrained, with pauses after every
-    token; "append" without pauses."""
-    placement: str
-    """Placement of the pauses at inference; ``placement_ft`` without pauses."""
-    filler: str | None
-    """Token in place of the pauses at inference; None for ``<pause>``."""
-    hint_weight: float | None = None
-    """Weight of the loss at the pauses in finetuning; None without that loss."""
-
-    @staticmethod
-    def of(result: EvaluationResult) -> Setting:
-        """The setting of ``result``."""
-        record = result.record
-        finetuning = record.finetuning
-        model = record.variant
-        if model is None:
-            model = "other" if record.pretraining is None else pretrained_name(record.pretraining.pauses)
-        pretraining = None if finetuning else record.pretraining
-        num_pauses_pt = (pretraining.pauses_per_token or 0) if pretraining else 0
-        placement_ft = finetuning.pause_placement if finetuning and record.num_pauses_ft else "append"
-        placement_ft = "every" if num_pauses_pt else placement_ft
-        return Setting(
-            task=record.task,
-            model=model,
-            num_pauses_ft=record.num_pauses_ft,
-            num_pauses_inf=record.num_pauses_inf,
-            prefix_attention=record.prefix_attention,
-            min_num_pauses_ft=finetuning.min_num_pauses_ft if finetuning else None,
-            num_pauses_pt=num_pauses_pt,
-            placement_ft=placement_ft,
-            placement=record.pause_placement if record.num_pauses_inf else placement_ft,
-            filler=record.filler if record.num_pauses_inf else None,
-            hint_weight=finetuning.hint_weight if finetuning else None,
-        )
-
-    @property
-    def is_matched(self) -> bool:
-        """Whether inference pauses as training did: M_inf = M_ft, same placement, no filler."""
-        return self == self.matched
-
-    @property
-    def matched(self) -> Setting:
-        """The same model with pauses at inference as in finetuning, or in pretraining with pauses after every token."""
-        number = self.num_pauses_pt if self.num_pauses_ft is None else self.num_pauses_ft
-        return replace(self, num_pauses_inf=number, placement=self.placement_ft, filler=None)
-
-    @property
-    def order(self) -> tuple[int, str, str, int, int, int, float, str, str, str, str]:
-        """Sort key within a task: the order of :data:`MODELS`, then M_ft and M_inf, then the rest."""
-        index = MODELS.index(self.model) if self.model in MODELS else len(MODELS)
-        smallest = -1 if self.min_num_pauses_ft is None else self.min_num_pauses_ft
-        pauses = self.num_pauses_ft or 0, smallest, self.num_pauses_inf
-        rest = self.placement_ft, self.placement, self.filler or "", self.prefix_attention
-        return index, self.model, self.pretrained, *pauses, self.hint_weight or 0, *rest
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pause_megatron.report.measurements import Measurement, Setting, TaskResult
+from pause_megatron.report.measured_settings import Setting
+from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.report.uncertainty import Difference, crossed_error
 
 KEPT_SHARE = 0.5  # a model without pauses collapses if it keeps less than this share of its score above chance level
@@ -38,7 +39,7 @@ def inference_series(task: TaskResult) -> list[list[Measurement]]:
     series: dict[tuple[Setting, str], list[Measurement]] = {}
     for measurement in task.measurements:
         setting = measurement.setting
-        if setting.filler is None:
+        if setting.has_own_inputs:
             series.setdefault((setting.matched, setting.placement), []).append(measurement)
     return [measurements for measurements in series.values() if len(measurements) > 1]
 

@@ -26,6 +26,7 @@ from pause_megatron.model.gpt import build_local_model
 from pause_megatron.parallel.collectives import max_over_ranks, raise_on_all_ranks, run_on_rank_0
 from pause_megatron.parallel.launcher import Launch
 from pause_megatron.parallel.process_device import device
+from pause_megatron.pauses.pause_ids import ids_of_filler
 from pause_megatron.records.checkpoint_state import CheckpointState
 from pause_megatron.records.pretraining import DeviceRecord
 from pause_megatron.training.bad_batches import BatchDecision, BatchJudge
@@ -77,7 +78,7 @@ class PretrainRun:
         )
 
     def _build(self, launch: Launch) -> None:
-        config, tokenizer = self.config, self.inputs.tokenizer
+        config, tokenizer, filler = self.config, self.inputs.tokenizer, self.config.training.filler
         layout, file = self.inputs.layout, self.inputs.deepspeed_file
         model = build_local_model(
             config.model,
@@ -96,6 +97,7 @@ class PretrainRun:
             data_parallel_size=layout.dp,
             device=device(),
             repeats_tokens=config.training.pause_inputs == "repeat",
+            filler=() if filler is None else ids_of_filler(filler, tokenizer.encode, tokenizer.vocab_size),
             shares_positions=config.model.shares_positions,
         )
         self.saver = CheckpointSaver(

@@ -16,7 +16,7 @@ from pause_megatron.records.checkpoint_state import CheckpointDataRecord, Checkp
 from pause_megatron.records.pretraining import DataFolderRecord, KindOfRates, TrainingDataRecord
 from pause_megatron.tokenizer import PauseTokenizer
 
-FIXED_TRAINING_SETTINGS = ("seed", "global_batch_size", "rampup_batch_size", "pause_inputs")
+FIXED_TRAINING_SETTINGS = ("seed", "global_batch_size", "rampup_batch_size", "pause_inputs", "filler")
 """Training settings that decide the order of the data or the inputs; a resumed run must keep them."""
 
 Difference = tuple[str, Any, Any]

@@ -20,6 +20,12 @@ from pause_megatron.errors import UserError
         ({"pause_placement": "after-marker"}, "after-marker: needs a marker; give --pause-marker"),
         ({"pause_placement": "after-marker", "pause_marker": ""}, "--pause-marker '': is empty"),
         ({"pause_marker": "A:"}, "--pause-marker 'A:': not used by --pause-placement append"),
+        ({"filler": ""}, "--filler '': is empty; give a text such as"),
+        ({"filler": ".", "pause_inputs": "repeat"}, "--filler '.': cannot be combined with --pause-inputs repeat"),
+        (
+            {"pause_placement": "prepend", "pause_inputs": "repeat"},
+            "--pause-inputs repeat: there may be no token before",
+        ),
         ({"task": "sudoku"}, r"--task sudoku: unknown; tasks: .*lookup, natural_questions, parity"),
         ({"steps": 0}, "--steps 0: must be at least 1"),
         ({"batch_size": 0}, "--batch-size 0: must be at least 1"),

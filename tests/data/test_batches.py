@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ GLOBAL_BATCH = 16
 
 
 def own_batch(
-    sample_at: Callable[[int], Sample], rank: int, size: int, *, micro_batch_size: int, start: int = 0, **inputs: bool
+    sample_at: Callable[[int], Sample], rank: int, size: int, *, micro_batch_size: int, start: int = 0, **inputs: Any
 ) -> Batch:
     loader = BatchLoader(
         pause_ids=range(PAUSE_ID, PAUSE_ID + 1),
@@ -113,6 +114,22 @@ def test_pauses_can_be_read_as_the_token_before_them(datasets: Datasets, cache: 
     for part in ("labels", "is_target", "pause_runs"):
         assert torch.equal(getattr(repeating, part), getattr(pausing, part))
     assert torch.equal(repeating.tokens, pausing.tokens) == (name == "none")
+
+
+@pytest.mark.parametrize("name", ["sequence", "every", "document", "none"])
+def test_pauses_can_be_read_as_the_tokens_of_a_filler(datasets: Datasets, cache: Path, name: str) -> None:
+    """The i-th pause of a run is the i-th token of the filler, from its start again after the last one."""
+    [dataset] = opened(datasets, cache, name)
+    pausing = own_batch(dataset.__getitem__, 0, 1, micro_batch_size=4)
+    filled = own_batch(dataset.__getitem__, 0, 1, micro_batch_size=4, filler=(501, 502))
+    for read, stored in zip(filled.tokens.flatten(0, 1).tolist(), pausing.tokens.flatten(0, 1).tolist(), strict=True):
+        run = 0
+        for position, token in enumerate(stored):
+            run = run + 1 if token == PAUSE_ID else 0
+            assert read[position] == ((501, 502)[(run - 1) % 2] if run else token)
+    for part in ("labels", "is_target", "pause_runs"):
+        assert torch.equal(getattr(filled, part), getattr(pausing, part))
+    assert torch.equal(filled.tokens, pausing.tokens) == (name == "none")
 
 
 @pytest.mark.parametrize("name", ["sequence", "every", "document", "none"])

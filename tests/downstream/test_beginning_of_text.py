@@ -12,7 +12,8 @@ from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import load_model_folder
-from pause_megatron.downstream.pausing import Pausing, resolve_pausing
+from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.pausing_decisions import resolve_pausing
 from pause_megatron.downstream.tasks import TextPair
 from pause_megatron.downstream.training_examples import encode_example
 from pause_megatron.records.evaluation import EvaluationRecord
@@ -99,7 +100,7 @@ def test_it_comes_once_and_before_the_pauses(begun, context, placement):
 def test_a_filler_has_none(begun):
     [the] = begun.encode("the", begins=False)
     assert begun.encode("the") == [BEGIN, the]
-    assert resolve_pausing(begun, InferencePausing(num_pauses_inf=2, filler="the")).filler_id == the
+    assert resolve_pausing(begun, InferencePausing(num_pauses_inf=2, filler="the")).filler_ids == (the,)
 
 
 def test_a_finetuned_model_has_it_too(begun, parity_data, tmp_path):

@@ -13,7 +13,8 @@ from pause_megatron.downstream.batching import prefix_lm_mask
 from pause_megatron.downstream.generation import generate_after, generate_texts
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder
-from pause_megatron.downstream.pausing import Pausing, decided_finetuning, finetuning_pausing, resolve_pausing
+from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.pausing_decisions import decided_finetuning, finetuning_pausing, resolve_pausing
 from pause_megatron.downstream.tasks import TextPair
 from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
 from pause_megatron.errors import UserError
@@ -63,7 +64,14 @@ def decoded_by_hand(folder, context: list[int], group: tuple[int, int], pause: i
 
 def pretrained(folder: ModelFolder, **changes) -> ModelFolder:
     """``folder`` as a model pretrained with ``--pauses every``."""
-    record = {"pauses": "every", "pauses_per_token": 2, "pause_interval": 1, "pause_inputs": "pause", **changes}
+    record = {
+        "pauses": "every",
+        "pauses_per_token": 2,
+        "pause_interval": 1,
+        "pause_inputs": "pause",
+        "filler": None,
+        **changes,
+    }
     return replace(folder, pretraining=replace(example(PretrainingRecord), **record))
 
 
@@ -199,6 +207,8 @@ APPENDED = replace(
     pause_placement="append",
     pause_marker=None,
     pause_interval=None,
+    filler=None,
+    pause_inputs=None,
     prefix_attention="bidirectional",
 )
 EVERY = replace(APPENDED, num_pauses_ft=3, pause_placement="every", pause_interval=2, prefix_attention="causal")
@@ -210,7 +220,15 @@ EVERY = replace(APPENDED, num_pauses_ft=3, pause_placement="every", pause_interv
         ({}, None, {}, every(2)),
         ({"pause_interval": 4, "pause_inputs": "repeat"}, None, {}, every(2, 4, repeats_tokens=True)),
         ({}, None, {"num_pauses_inf": 1, "pause_interval": 3}, every(1, 3)),
-        ({"pause_inputs": "repeat"}, None, {"filler": "17"}, every(2, filler_id=17)),
+        ({"pause_inputs": "repeat"}, None, {"filler": "17"}, every(2, filler="17", filler_ids=(17,))),
+        ({"pause_inputs": "repeat"}, None, {"pause_inputs": "pause"}, every(2)),
+        ({"filler": "17"}, None, {}, every(2, filler="17", filler_ids=(17,))),
+        ({"filler": "17"}, None, {"pause_inputs": "repeat"}, every(2, repeats_tokens=True)),
+        ({"pause_inputs": "repeat"}, EVERY, {}, every(3, 2, repeats_tokens=True)),
+        ({"pause_inputs": "repeat"}, replace(EVERY, pause_inputs="pause"), {}, every(3, 2)),
+        ({}, replace(EVERY, pause_inputs="repeat"), {}, every(3, 2, repeats_tokens=True)),
+        ({"filler": "17"}, EVERY, {}, every(3, 2)),
+        ({}, replace(EVERY, filler="17"), {"num_pauses_inf": 1}, every(1, 2, filler="17", filler_ids=(17,))),
         ({}, None, {"num_pauses_inf": 4, "pause_placement": "append"}, Pausing(num_pauses=4)),
         ({}, EVERY, {}, every(3, 2)),
         ({}, APPENDED, {}, Pausing(num_pauses=7, prefix_attention="bidirectional")),
@@ -268,6 +286,12 @@ def test_finetuning_pauses_as_pretraining_did_by_default(folder):
     assert decided(pretrained(folder)) == every(2)
     assert decided(pretrained(folder, pause_interval=3), num_pauses_ft="0..4") == every(4, 3)
     assert decided(pretrained(folder), pause_placement="append") == paper
+    repeating = pretrained(folder, pause_inputs="repeat")
+    assert decided(repeating) == every(2, repeats_tokens=True)
+    assert decided(repeating, pause_inputs="pause") == every(2)
+    assert decided(repeating, pause_placement="append") == paper
+    assert decided(pretrained(folder, filler="17")) == every(2, filler="17", filler_ids=(17,))
+    assert decided(pretrained(folder, filler="17"), num_pauses_ft=0) == every(0)
     with pytest.raises(UserError, match="--pause-interval 2: needs --pause-placement every; give it too"):
         decided(folder, pause_interval=2)
 

@@ -21,7 +21,8 @@ from pause_megatron.downstream.evaluate import evaluate
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.generation import generate_after
 from pause_megatron.downstream.model_folder import load_model_folder
-from pause_megatron.downstream.pausing import Pausing, resolve_pausing
+from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.pausing_decisions import resolve_pausing
 from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
@@ -50,7 +51,7 @@ RUNS = {
     "gpt2-distinct": ({}, {}),
     "llama": ({}, {"pause_inputs": "repeat"}),
     "gpt2-shared": ({"pause_positions": "shared"}, {}),
-    "llama-shared": ({"pause_positions": "shared"}, {}),
+    "llama-shared": ({"pause_positions": "shared"}, {"filler": "a the"}),
 }
 """Name of a run to settings of its model and of training: both architectures, inputs and kinds of positions. The run
 "gpt2-distinct" has a tokenizer with two distinct pauses."""
@@ -144,6 +145,12 @@ def test_an_export_pauses_as_it_was_pretrained(export, tmp_path, capsys):
     assert record.pretraining.distinct_pauses == (2 if "distinct" in export.name else None)
     repeats = record.pretraining.pause_inputs == "repeat"
     own = Pausing(num_pauses=3, placement="every", interval=1, repeats_tokens=repeats)
+    assert record.pretraining.filler == ("a the" if export.name == "llama-shared-hf" else None)
+    if record.pretraining.filler:
+        ids = tuple(folder.encode("a the", begins=False))
+        assert len(ids) > 1
+        own = replace(own, filler="a the", filler_ids=ids)
+        assert "the model read the text 'a the' instead" in (export / "README.md").read_text()
     assert resolve_pausing(folder, InferencePausing()) == own
     (tmp_path / "test.jsonl").write_text(json.dumps({"text": "a class is a kind of object. " * 9}) + "\n" * 2)
     flags = ["--model", str(export), "--task", "text", "--data", str(tmp_path), "--output"]

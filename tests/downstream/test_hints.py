@@ -17,7 +17,8 @@ from pause_megatron.config.pausing import FinetunePausing
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.hints import HINT_LABELS, Hints, HintTrainer
 from pause_megatron.downstream.model_folder import load_model_folder
-from pause_megatron.downstream.pausing import Pausing, decided_finetuning
+from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.pausing_decisions import decided_finetuning
 from pause_megatron.downstream.tasks import TextPair
 from pause_megatron.downstream.training_examples import PausedExamples
 from pause_megatron.downstream.work_folder import MetricsWriter

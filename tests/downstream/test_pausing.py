@@ -13,7 +13,8 @@ from pause_megatron.config.pausing import FinetunePausing, InferencePausing
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.model_folder import load_model_folder
-from pause_megatron.downstream.pausing import Pausing, decided_finetuning, finetuning_pausing, resolve_pausing
+from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.pausing_decisions import decided_finetuning, finetuning_pausing, resolve_pausing
 from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
 from pause_megatron.records.finetuning import FinetuneRecord
 from tests.records.examples import example
@@ -28,6 +29,9 @@ PLACEMENTS = {
     ),
     "after-marker": FinetunePausing(num_pauses_ft=3, pause_placement="after-marker", pause_marker="1"),
     "every": FinetunePausing(num_pauses_ft=3, pause_placement="every"),
+    "filler": FinetunePausing(num_pauses_ft=3, filler="a :"),
+    "repeat": FinetunePausing(num_pauses_ft=3, pause_inputs="repeat"),
+    "repeat, every": FinetunePausing(num_pauses_ft=3, pause_placement="every", pause_inputs="repeat"),
     "every second": FinetunePausing(num_pauses_ft=3, pause_placement="every", pause_interval=2),
 }
 
@@ -81,6 +85,12 @@ def test_a_model_pauses_everywhere_as_it_was_finetuned(name, model_path, data, p
     )
     tuned_folder = load_model_folder(tuned)
     pauses, encode = [tuned_folder.pause_id] * 3, tuned_folder.tokenizer.encode
+    if pausing.filler:
+        first, second = encode("a :")
+        pauses = [first, second, first]
+    if pausing.pause_inputs == "repeat":
+        pauses = encode(":") * 3
+    run = [] if pausing.pause_inputs == "repeat" else pauses  # after any token
     ids = {
         "append": [*encode(PROMPT), *pauses],
         "prepend": [*pauses, *encode(PROMPT)],
@@ -89,7 +99,7 @@ def test_a_model_pauses_everywhere_as_it_was_finetuned(name, model_path, data, p
         "every": [
             each
             for number, token in enumerate(encode(PROMPT), start=1)
-            for each in ([token, *pauses] if number % (pausing.pause_interval or 1) == 0 else [token])
+            for each in ([token, *(run or [token] * 3)] if number % (pausing.pause_interval or 1) == 0 else [token])
         ],
     }[pausing.pause_placement or "append"]
     expected = ids, pausing.prefix_attention != "causal" and pausing.pause_placement != "every"
@@ -109,6 +119,8 @@ MARKED = replace(
     num_pauses_ft=7,
     pause_placement="before-marker",
     pause_marker="Answer:",
+    filler=None,
+    pause_inputs=None,
     prefix_attention="bidirectional",
 )
 EACH_MARKED = replace(MARKED, pause_placement="after-marker")
@@ -144,7 +156,7 @@ def test_settings_left_out_come_from_finetuning(model_path, finetuning, asked, e
     folder = replace(load_model_folder(model_path("gpt2")), finetuning=finetuning)
     found = resolve_pausing(folder, InferencePausing(**asked))
     assert (found.placement, found.marker, found.num_pauses, found.prefix_attention) == expected
-    assert found.filler_id is None
+    assert (found.filler, found.filler_ids, found.repeats_tokens) == (None, None, False)
 
 
 @pytest.mark.parametrize(
@@ -159,7 +171,12 @@ def test_settings_left_out_come_from_finetuning(model_path, finetuning, asked, e
             "was trained with 7 pauses for the placement before-marker; give",
         ),
         (EACH_MARKED, {"pause_placement": "append"}, "with 7 pauses for the placement after-marker; give"),
-        (None, {"filler": "several words here"}, "--filler 'several words here': 13 tokens in"),
+        (MARKED, {"pause_inputs": "repeat"}, "--pause-inputs repeat: there may be no token before the pauses of"),
+        (
+            replace(APPENDED, pause_inputs="repeat"),
+            {"pause_placement": "prepend"},
+            "--pause-inputs repeat: there may be no token before the pauses of --pause-placement prepend; give",
+        ),
         (None, {"num_pauses_inf": (0, 1)}, "--num-pauses-inf 0 1: only 'evaluate' takes several numbers; give one"),
     ],
 )
@@ -187,6 +204,7 @@ def test_a_filler_replaces_pauses(folder):
     [dot] = folder.tokenizer.encode(".")
     assert prefix(".") == [17, dot, dot]
     assert prefix("17") == [17, 17, 17]
+    assert prefix("several words here") == [17, *folder.tokenizer.encode("several words here")[:2]]
 
 
 def test_generate_takes_a_filler(model_path, passes, capsys):

@@ -13,7 +13,8 @@ from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.generation import generate_after, generate_texts
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
-from pause_megatron.downstream.pausing import Pausing, resolve_pausing
+from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.pausing_decisions import resolve_pausing
 from pause_megatron.errors import UserError
 from tests.downstream.random_models import CONTEXT_LENGTH
 from tests.downstream.settings import one_step

@@ -88,6 +88,11 @@ def test_command_line_leaves_out_existing_results(tmp_path: Path) -> None:
     assert parsed(jobs[3]) == missing
 
 
+COUNTER = " ".join(map(str, range(1, 301)))
+LONG = "-filler1%202%203%204%205%206%207%208%20-47153e31"
+"""Part of the names of a long filler: its start, and a hash that tells it from others."""
+
+
 def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
     keys = {
         **SMALL,
@@ -96,13 +101,13 @@ def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
         "num_pauses_ft": [0, 10],
         "num_pauses_inf": ["same", 4, 8],
         "pause_placements": ["append", "prepend", "before-marker", "after-marker"],
-        "fillers": [".", "a/b"],
+        "fillers": [".", "a/b", COUNTER],
         "finetune": {"pause_marker": "Answer:"},
     }
     jobs = jobs_of(GridConfig(grid=str(write_grid(tmp_path, **keys)), output=tmp_path / "out"))
     assert names_of(jobs) == [
         "finetune-parity-stdpt-ft0-seed0",
-        *(f"evaluate-parity-stdpt-ft0{filler}-seed0" for filler in ("", "-filler.", "-fillera%2Fb")),
+        *(f"evaluate-parity-stdpt-ft0{filler}-seed0" for filler in ("", "-filler.", "-fillera%2Fb", LONG)),
         *(
             f"{command}-parity-stdpt-ft10{placement}-seed0"
             for placement in ("", "-prepend", "-before-marker", "-after-marker")
@@ -112,7 +117,11 @@ def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
     assert sorted(path.name for path in outputs_of(jobs) if path.suffix == ".json") == sorted(
         [
             *(f"stdpt-ft0-inf{number}-seed0.json" for number in (0, 4, 8)),
-            *(f"stdpt-ft0-inf{number}-filler{name}-seed0.json" for number in (4, 8) for name in (".", "a%2Fb")),
+            *(
+                f"stdpt-ft0-inf{number}{name}-seed0.json"
+                for number in (4, 8)
+                for name in ("-filler.", "-fillera%2Fb", LONG)
+            ),
             *(
                 f"stdpt-ft10{placement}-inf{number}-seed0.json"
                 for placement in ("", "-prepend", "-before-marker", "-after-marker")

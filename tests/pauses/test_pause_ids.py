@@ -4,8 +4,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pause_megatron.errors import UserError
 from pause_megatron.pauses.loss_mask import loss_mask, pause_runs
-from pause_megatron.pauses.pause_ids import ids_of_run, is_pause, number_pauses
+from pause_megatron.pauses.pause_ids import cycled, ids_of_filler, ids_of_run, is_pause, number_pauses
 from pause_megatron.pauses.prompts import Interleaving, pause_prefix
 
 IDS = range(3, 6)
@@ -54,3 +55,21 @@ def test_pauses_of_a_prompt_are_numbered_from_the_first():
     assert pause_prefix([20, 21], 4, pause_ids=IDS, eod_id=1, room=9).tolist() == [20, 21, 3, 4, 5, 5]
     assert Interleaving(2, 1, IDS).insert([20, 21]).tolist() == [20, 3, 4, 21, 3, 4]
     assert Interleaving(2, 2, IDS).insert([20, 21, 22], ends_text=True).tolist() == [20, 21, 3, 4, 22]
+
+
+def test_a_filler_starts_anew_at_its_end_and_in_each_run():
+    assert cycled([7, 8, 9], 5) == (7, 8, 9, 7, 8)
+    assert cycled([7, 8, 9], 2) == (7, 8)
+    assert cycled([7], 3) == (7, 7, 7)
+
+
+def test_a_filler_is_a_text_or_the_id_of_a_token():
+    def encode(text: str) -> list[int]:
+        return [ord(letter) for letter in text]
+
+    assert ids_of_filler("...", encode, 512) == (46, 46, 46)
+    assert ids_of_filler("17", encode, 512) == (17,)
+    assert ids_of_filler("7", encode, 512) == (55,)
+    assert ids_of_filler("512", encode, 512) == (53, 49, 50)
+    with pytest.raises(UserError, match="--filler '': has no token; give another text"):
+        ids_of_filler("", encode, 512)

@@ -8,6 +8,7 @@ from pause_megatron.pauses.prompts import (
     IGNORE_INDEX,
     Interleaving,
     PausedExample,
+    insert_runs,
     marked_prefix,
     pause_prefix,
     split_after_marker,
@@ -187,3 +188,18 @@ def test_the_last_marker_and_its_pauses_must_fit():
     assert marked_prefix([[], []], 2, room=4, **settings).tolist() == [EOD, PAUSE, PAUSE]
     with pytest.raises(UserError, match="no room for the prompt: 2 pauses after each marker in the 3 positions"):
         marked_prefix([[9, 10], []], 2, room=3, **settings)
+
+
+@given(st.lists(st.integers(10, 99), min_size=1, max_size=9), st.integers(0, 3), st.sets(st.integers(0, 9)))
+def test_runs_before_any_tokens_repeat_the_token_before_them_or_hold_the_ids_of_a_run(tokens, num_pauses, places):
+    at = sorted(place for place in places if place <= len(tokens))
+    for pause_ids in ([PAUSE, PAUSE + 1], None):
+        expected: list[tuple[int, bool]] = []
+        for place in range(len(tokens) + 1):
+            if place in at:
+                before = tokens[max(0, place - 1)]
+                run = [before] * num_pauses if pause_ids is None else [PAUSE, *[PAUSE + 1] * num_pauses][:num_pauses]
+                expected += [(pause, True) for pause in run]
+            expected += [(token, False) for token in tokens[place : place + 1]]
+        found = insert_runs(np.array(tokens), at, num_pauses, pause_ids)
+        assert list(zip(found.tolist(), found.is_pause.tolist(), strict=True)) == expected

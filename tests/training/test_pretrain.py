@@ -284,6 +284,7 @@ def test_a_run_that_repeats_tokens_never_reads_a_pause(config: PretrainConfig) -
         ({"seed": 5}, "trained with --seed 1234, but 5"),
         ({"global_batch_size": 4}, "trained with --global-batch-size 8, but 4"),
         ({"pause_inputs": "repeat"}, "trained with --pause-inputs pause, but repeat"),
+        ({"filler": "..."}, r"trained with --filler None, but \.\.\."),
     ],
 )
 def test_resuming_another_run_is_refused(config: PretrainConfig, changes: dict[str, Any], message: str) -> None:

@@ -16,7 +16,8 @@ from pause_megatron.downstream.diagnosis.logit_lens import LogitLens
 from pause_megatron.downstream.diagnosis.pause_embedding import measure_embedding
 from pause_megatron.downstream.diagnosis.probes import probes
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
-from pause_megatron.downstream.pausing import Pausing, resolve_pausing
+from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.pausing_decisions import resolve_pausing
 from pause_megatron.downstream.tasks import Task, TextPair, load_task
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device, describe_device

@@ -1,7 +1,7 @@
 """Cost of pauses at inference (Goyal et al. 2024, appendix I), and the larger models that the same cost would allow.
 
 The cost is that of one forward pass over the prefix, the n tokens of a prompt and M pauses, through all layers. It does
-not include decoding the answer, which pauses hardly change.
+not include decoding the answer, which pauses hardly change. Placements with several runs of pauses are left out.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,9 @@ from pause_megatron.records.evaluation import Architecture
 from pause_megatron.report.elements import WHISKERS, Figure, Section, Table, text_cells
 from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.report.sections.pauses import figures_over_finetuning
+
+SEVERAL_RUNS = ("every", "after-marker")
+"""Placements whose number of pauses is not that of the prompt."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +77,7 @@ def cost_table(tasks: Sequence[TaskResult]) -> Table:
     costs: dict[tuple[str, int, Architecture], PauseCost] = {}
     for task in tasks:
         for measurement in sorted(task.measurements, key=lambda measurement: measurement.setting.num_pauses_inf):
-            if measurement.setting.num_pauses_inf:
+            if measurement.setting.num_pauses_inf and measurement.setting.placement not in SEVERAL_RUNS:
                 cost = cost_of(measurement)
                 costs.setdefault((task.name, cost.num_pauses, cost.shape), cost)
     return Table(

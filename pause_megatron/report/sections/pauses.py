@@ -7,7 +7,8 @@ from pause_megatron.report import elements, labels
 from pause_megatron.report.drawing import Tile, draw_heat_map
 from pause_megatron.report.elements import Figure, ScoreSeries, Section, Table, TableCell
 from pause_megatron.report.guessing import guessing
-from pause_megatron.report.measurements import Measurement, Setting, TaskResult
+from pause_megatron.report.measured_settings import Setting
+from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.report.removals import KEPT_SHARE, inference_series, kept_share
 from pause_megatron.report.verdict_words import reasons_text, removal_outcome
 from pause_megatron.report.verdicts import RemovalVerdict, Verdicts
@@ -41,7 +42,7 @@ def finetuning_series(task: TaskResult) -> dict[str, list[Measurement]]:
 
 def heat_map_measurements(task: TaskResult) -> dict[str, list[Measurement]]:
     """Return the measurements of each pretrained model for which at least two M_ft have several M_inf."""
-    groups = _by_pretrained(one for one in task.measurements if one.setting.filler is None)
+    groups = _by_pretrained(one for one in task.measurements if one.setting.has_own_inputs)
     return {
         label: measurements
         for label, measurements in groups.items()
@@ -50,17 +51,19 @@ def heat_map_measurements(task: TaskResult) -> dict[str, list[Measurement]]:
 
 
 def _by_pretrained(measurements: Iterable[Measurement]) -> dict[str, list[Measurement]]:
-    """Group models with appended pauses by pretrained model and hints, and by attention if there are several."""
+    """Group models with appended pauses by pretrained model, inputs at pauses and hints, and by attention if there are
+    several."""
     groups: dict[tuple[str, str, str], list[Measurement]] = {}
     for measurement in measurements:
         setting = measurement.setting
         if setting.num_pauses_ft is not None and setting.placement_ft == setting.placement == "append":
-            key = _pretrained_label(setting), labels.hints_label(setting), setting.prefix_attention
+            kind = labels.inputs_label(setting) + labels.hints_label(setting)
+            key = _pretrained_label(setting), kind, setting.prefix_attention
             groups.setdefault(key, []).append(measurement)
     several = len({attention for *_, attention in groups}) > 1
     return {
-        f"{pretrained}{hints}, {attention} prefix" if several else f"{pretrained}{hints}": found
-        for (pretrained, hints, attention), found in groups.items()
+        f"{pretrained}{kind}, {attention} prefix" if several else f"{pretrained}{kind}": found
+        for (pretrained, kind, attention), found in groups.items()
     }
 
 

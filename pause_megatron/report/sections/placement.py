@@ -10,10 +10,12 @@ from pause_megatron.report.labels import (
     metric_label,
     pauses_label,
     points,
+    shortened,
     signed,
     with_interval,
 )
-from pause_megatron.report.measurements import Measurement, Setting, TaskResult
+from pause_megatron.report.measured_settings import Setting
+from pause_megatron.report.measurements import Measurement, TaskResult
 
 
 def placement_section(tasks: Sequence[TaskResult]) -> Section:
@@ -52,18 +54,18 @@ def placement_table(tasks: Sequence[TaskResult]) -> Table:
 
 
 def filler_table(tasks: Sequence[TaskResult]) -> Table:
-    """Tabulate models with filler tokens at inference against the same models with M_inf = M_ft."""
+    """Tabulate models with other inputs at pauses than in training against the same models with M_inf = M_ft."""
     rows = []
     for task in tasks:
         for measurement in task.measurements:
             setting = measurement.setting
-            if setting.filler is not None:
+            if not setting.has_own_inputs:
                 matched = task.matched_of(measurement)
                 row = (
                     model_cell(measurement),
                     TableCell(text=task.name, note=metric_label(task)),
                     *text_cells(pauses_label(setting), NOTHING if matched is None else with_interval(matched, task)),
-                    TableCell(text=f"{setting.num_pauses_inf} x '{setting.filler}'"),
+                    TableCell(text=f"{setting.num_pauses_inf} x {_input(setting)}"),
                     _compared(measurement, matched, task),
                 )
                 rows.append(row)
@@ -75,6 +77,12 @@ def filler_table(tasks: Sequence[TaskResult]) -> Table:
         words=("Task", "Filler"),
         rows=tuple(rows),
     )
+
+
+def _input(setting: Setting) -> str:
+    if setting.repeats:
+        return "the token before"
+    return "<pause>" if setting.filler is None else f"'{shortened(setting.filler)}'"
 
 
 def _compared(measurement: Measurement | None, reference: Measurement | None, task: TaskResult) -> TableCell:

@@ -21,7 +21,8 @@ from importlib.resources import files
 from pause_megatron.records.evaluation import Architecture
 from pause_megatron.report.elements import Section, Table, TableCell, model_cell, text_cells
 from pause_megatron.report.labels import MINUS, NOTHING, pauses_kind, pauses_label
-from pause_megatron.report.measurements import Measurement, Setting, TaskResult
+from pause_megatron.report.measured_settings import Setting
+from pause_megatron.report.measurements import Measurement, TaskResult
 
 PARAMETERS = {"1b": 1_345_085_440, "130m": 136_237_056}  # parameters of the paper's two models (its Table 5)
 SHAPES = {(24, 2048): "1b", (12, 768): "130m"}  # the same models by layers and width
@@ -53,7 +54,9 @@ def published_for(measurement: Measurement, metric: str) -> Published | None:
     sizes = {model_size(result.record.architecture) for result in measurement.results}
     size = sizes.pop()
     as_published = (
-        setting.prefix_attention == "bidirectional" and setting.min_num_pauses_ft is setting.hint_weight is None
+        setting.prefix_attention == "bidirectional"
+        and setting.min_num_pauses_ft is setting.hint_weight is setting.filler_ft is None
+        and not (setting.repeats or setting.repeats_ft)
     )
     if sizes or size is None or not as_published:
         return None
