@@ -1,6 +1,7 @@
 """Pausing settings of finetuning, evaluation and generation."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from pause_megatron.config.checks import require_at_least
@@ -8,9 +9,9 @@ from pause_megatron.errors import UserError
 
 PrefixAttention = Literal["bidirectional", "causal"]
 """Attention within prompt and pauses; the target always attends causally."""
-PausePlacement = Literal["append", "prepend", "before-marker", "after-marker", "every"]
-"""Pauses after the prompt, before it, inside it before the last occurrence of a marker or after each one, or after
-every token of prompt and answer."""
+PausePlacement = Literal["append", "prepend", "before-marker", "after-marker", "every", "before-unlikely"]
+"""Pauses after the prompt, before it, inside it before the last occurrence of a marker or after each one, after every
+token of prompt and answer, or in finetuning only, before the least likely tokens of the target."""
 PauseInputs = Literal["pause", "repeat"]
 """Input at a pause: ``<pause>``, or the real token before it again."""
 MARKED_PLACEMENTS: tuple[PausePlacement, ...] = ("before-marker", "after-marker")
@@ -62,7 +63,7 @@ def check_pause_inputs(
         raise UserError(f"--filler {filler!r}: cannot be combined with --pause-inputs {pause_inputs}; give one of them")
     if filler == "":
         raise UserError("--filler '': is empty; give a text such as '.', or remove it")
-    if pause_inputs == "repeat" and placement in ("prepend", "before-marker"):
+    if pause_inputs == "repeat" and placement in ("prepend", "before-marker", "before-unlikely"):
         raise UserError(
             f"--pause-inputs repeat: there may be no token before the pauses of --pause-placement {placement}; give"
             " append, after-marker or every"
@@ -74,18 +75,24 @@ class FinetunePausing:
     """Pauses in the prompts that a model is finetuned on."""
 
     num_pauses_ft: int | str | None = None
-    """Pauses in every prompt; after every token with --pause-placement every, or after each marker with after-marker.
-    0: finetune without pauses. The paper uses 10 or 50, depending on the task. A range such as 0..50 draws a number for
-    each example, anew in each epoch (default: 10, or as in pretraining for a model pretrained with --pauses every)."""
+    """Pauses in every prompt; after every token with --pause-placement every, after each marker with after-marker, or
+    before each unlikely token with before-unlikely. 0: finetune without pauses. The paper uses 10 or 50, depending on
+    the task. A range such as 0..50 draws a number for each example, anew in each epoch (default: 10, 1 with
+    before-unlikely, or as in pretraining for a model pretrained with --pauses every)."""
     pause_placement: PausePlacement | None = None
     """Position of the pauses: after the prompt, before it, before the last --pause-marker in it, after each
-    --pause-marker in it, or after every token of prompt and answer (default: every for a model pretrained with --pauses
-    every, else append)."""
+    --pause-marker in it, after every token of prompt and answer, or before the least likely tokens of the answer
+    (default: every for a model pretrained with --pauses every, else append)."""
     pause_marker: str | None = None
     """Text in the prompts to put the pauses in front of, such as 'Answer:', or behind, such as $'\\n\\n'; with the
     placements before-marker and after-marker (default: none)."""
     pause_interval: int | None = None
     """Tokens between two groups of pauses, with the placement every (default: as in pretraining, else 1)."""
+    unlikely_tokens: int | None = None
+    """Tokens of each answer to put pauses before, with the placement before-unlikely (default: 5)."""
+    scoring_model: Path | None = None
+    """Hugging Face folder of the model that finds the least likely tokens, with the same tokenizer; with the placement
+    before-unlikely (default: --model, before finetuning)."""
     filler: str | None = None
     """Text to insert instead of <pause>, such as '.', token by token and from the start again at the end of the text;
     each run of pauses starts it anew. A number that is not one token is a token id (default: <pause>)."""
@@ -111,12 +118,22 @@ class FinetunePausing:
         placement = self.pause_placement or (None if self.pause_marker is None else "append")
         _check_placement(placement, self.pause_marker, self.pause_interval, self.prefix_attention)
         check_pause_inputs(self.pause_inputs, self.filler, self.pause_placement)
+        self._check_unlikely_tokens()
 
     @property
     def range(self) -> tuple[int | None, int]:
         """:func:`pause_range` of the number, which must have been given or decided."""
         assert self.num_pauses_ft is not None
         return pause_range(self.num_pauses_ft)
+
+    def _check_unlikely_tokens(self) -> None:
+        for name in ("unlikely_tokens", "scoring_model"):
+            value = getattr(self, name)
+            if value is not None and self.pause_placement != "before-unlikely":
+                raise UserError(
+                    f"--{name.replace('_', '-')} {value}: needs --pause-placement before-unlikely; give it too"
+                )
+        require_at_least(1, unlikely_tokens=1 if self.unlikely_tokens is None else self.unlikely_tokens)
 
     def _check_hint_weight(self) -> None:
         require_at_least(0, hint_weight=self.hint_weight)
@@ -171,6 +188,11 @@ class InferencePausing:
             raise UserError("--num-pauses-inf: no number; give at least one, for example 0 10 25")
         for number in self.numbers:
             require_at_least(0, num_pauses_inf=number)
+        if self.pause_placement == "before-unlikely":
+            raise UserError(
+                "--pause-placement before-unlikely: only 'finetune' knows the answer to put pauses into; give another"
+                " placement, or remove the flag"
+            )
         if len(set(self.numbers)) < len(self.numbers):
             raise UserError(f"--num-pauses-inf {' '.join(map(str, self.numbers))}: give each number only once")
         _check_placement(self.pause_placement, self.pause_marker, self.pause_interval, self.prefix_attention)

@@ -153,6 +153,7 @@ def _evaluate(
     started = time.monotonic()
     found, finetuning = measure(config), folder.finetuning
     pausing = found.pausing
+    assert pausing.placement != "before-unlikely"  # only in finetuning
     return EvaluationRecord(
         task=config.task,
         variant=finetuning.variant if finetuning else None,

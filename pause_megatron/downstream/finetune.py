@@ -46,6 +46,7 @@ from pause_megatron.downstream.trainer_states import (
     state_folder,
 )
 from pause_megatron.downstream.training_examples import EpochStart, PauseCollator, PausedExamples, hold_out
+from pause_megatron.downstream.unlikely_tokens import places_of
 from pause_megatron.downstream.work_folder import MetricsWriter, WorkFolder, refuse_existing_output
 from pause_megatron.errors import LostProcessError, UserError, one_line
 from pause_megatron.parallel.heartbeat import Heartbeat, is_collective_failure
@@ -119,6 +120,7 @@ def _finetune_together(
     examples[0]  # fails before anything is written if the pauses leave no room
     work = WorkFolder(config.work_folder, writes=arguments.process_index == 0)
     with work.owned(config, arguments):
+        examples = replace(examples, places=places_of(pairs, base, config))
         if config.lora_rank:
             base = _with_lora(base, config.lora_rank, config.seed)
         origin = " (every second document of the evaluation split)" if task.halved else ""
@@ -259,6 +261,8 @@ def write_finetuned_folder(
         pause_placement=pausing.placement,
         pause_marker=pausing.marker,
         pause_interval=pausing.interval,
+        unlikely_tokens=pausing.unlikely_tokens,
+        scoring_model=str(config.pausing.scoring_model) if config.pausing.scoring_model else None,
         filler=pausing.filler,
         pause_inputs=recorded_inputs(base, pausing),
         prefix_attention=pausing.prefix_attention,

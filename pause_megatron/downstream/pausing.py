@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+import numpy as np
+
 from pause_megatron.config.pausing import PauseInputs, PausePlacement, PrefixAttention
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.pauses.pause_ids import cycled, ids_of_filler
@@ -12,6 +14,7 @@ from pause_megatron.pauses.prompts import (
     Interleaving,
     PausedTokens,
     TokenIds,
+    insert_runs,
     interleaved_prefix,
     marked_prefix,
     pause_prefix,
@@ -33,6 +36,8 @@ class Pausing:
     """Text to put the pauses in front of or behind, if ``placement`` is ``before-marker`` or ``after-marker``."""
     interval: int | None = None
     """Real tokens between two groups of pauses, if ``placement`` is ``every``; else None."""
+    unlikely_tokens: int | None = None
+    """Tokens of a target with pauses before them, if ``placement`` is ``before-unlikely``, in finetuning; else None."""
     repeats_tokens: bool = False
     """Whether a pause is the real token before it again."""
     prefix_attention: PrefixAttention = "causal"
@@ -85,10 +90,18 @@ class Pausing:
             before = folder.encode(first)
             ids, at = [*before, *folder.encode(second, begins=False)], len(before)
             start = len(folder.bos_ids)
-        return pause_prefix(ids, self.num_pauses, at=at, start=start, **settings)
+        number = 0 if self.placement == "before-unlikely" else self.num_pauses
+        return pause_prefix(ids, number, at=at, start=start, **settings)
 
-    def target(self, folder: ModelFolder, prefix: PausedTokens, ids: Sequence[int] | TokenIds) -> PausedTokens:
-        """Return ``ids``, the tokens to predict after ``prefix``, with the pauses between them, if there are any."""
+    def target(
+        self, folder: ModelFolder, prefix: PausedTokens, ids: Sequence[int] | TokenIds, places: Sequence[int] = ()
+    ) -> PausedTokens:
+        """Return ``ids``, the tokens to predict after ``prefix``, with the pauses between them, if there are any.
+
+        ``places`` are the indices of the least likely tokens, in ascending order, for ``before-unlikely``.
+        """
+        if places:
+            return insert_runs(np.asarray(ids, dtype=np.int64), places, self.num_pauses, self.pause_ids(folder))
         if interleaving := self.interleaving(folder):
             return interleaving.insert(ids, prefix.num_real, ends_text=True)
         return without_pauses(ids)
@@ -101,9 +114,14 @@ class Pausing:
 
 
 def finetuned_pausing(folder: ModelFolder) -> Pausing | None:
-    """Return the pauses of finetuning; None if the model is not finetuned."""
+    """Return the pauses of finetuning that inference keeps; None if the model is not finetuned.
+
+    A model that was finetuned with pauses before unlikely tokens gets none: the tokens of its answer are not known.
+    """
     if (found := folder.finetuning) is None:
         return None
+    if found.pause_placement == "before-unlikely":
+        return Pausing(num_pauses=0, prefix_attention=found.prefix_attention)
     return Pausing(
         num_pauses=found.num_pauses_ft,
         placement=found.pause_placement,

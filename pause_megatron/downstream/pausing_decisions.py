@@ -15,6 +15,8 @@ from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PAUSE_TOKEN
 
 _DEFAULT_NUM_PAUSES_FT = 10
+_DEFAULT_UNLIKELY_TOKENS = 5
+"""As in the published code of DIT (Kim et al., Findings of ACL 2025), which also has one pause before each."""
 
 
 def decided_finetuning(base: ModelFolder, asked: FinetunePausing) -> FinetunePausing:
@@ -24,9 +26,9 @@ def decided_finetuning(base: ModelFolder, asked: FinetunePausing) -> FinetunePau
     """
     own = pretrained_pausing(base)
     placement = asked.pause_placement or (own.placement if own else "append")
-    every, number = placement == "every", asked.num_pauses_ft
+    every, unlikely, number = placement == "every", placement == "before-unlikely", asked.num_pauses_ft
     if number is None:
-        number = own.num_pauses if every and own else _DEFAULT_NUM_PAUSES_FT
+        number = own.num_pauses if every and own else 1 if unlikely else _DEFAULT_NUM_PAUSES_FT
     if asked.pause_interval and not every:
         raise UserError(f"--pause-interval {asked.pause_interval}: needs --pause-placement every; give it too")
     interval = asked.pause_interval or (own.interval if own else 1)
@@ -40,6 +42,7 @@ def decided_finetuning(base: ModelFolder, asked: FinetunePausing) -> FinetunePau
         num_pauses_ft=number,
         pause_placement=placement,
         pause_interval=interval if every else None,
+        unlikely_tokens=(asked.unlikely_tokens or _DEFAULT_UNLIKELY_TOKENS) if unlikely else None,
         prefix_attention="causal" if every else asked.prefix_attention or "bidirectional",
     )
 
@@ -61,6 +64,7 @@ def finetuning_pausing(base: ModelFolder, decided: FinetunePausing) -> Pausing:
         placement=decided.pause_placement,
         marker=decided.pause_marker,
         interval=decided.pause_interval,
+        unlikely_tokens=decided.unlikely_tokens,
         repeats_tokens=repeats,
         filler=filler,
         filler_ids=filler_ids(base, filler),

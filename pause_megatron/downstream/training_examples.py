@@ -18,7 +18,7 @@ from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.tasks import TextPair
 from pause_megatron.errors import UserError
-from pause_megatron.pauses.prompts import IGNORE_INDEX, PausedExample
+from pause_megatron.pauses.prompts import IGNORE_INDEX, PausedExample, TokenIds
 from pause_megatron.tokenizer.pause_tokenizer import excerpt
 
 
@@ -40,6 +40,9 @@ class PausedExamples(Dataset[PausedExample]):
     seed: int = 0
     hints: Hints | None = None
     """If set, every pair must have hints, which become the labels at its pauses."""
+    places: Sequence[Sequence[int]] | None = None
+    """Indices of the target tokens of each pair to put pauses before, for the placement ``before-unlikely``, from
+    :func:`~pause_megatron.downstream.unlikely_tokens.unlikely_places`."""
     _epoch: int = field(default=0, init=False)
     _encoded: dict[int, PausedExample] = field(default_factory=dict, init=False)
 
@@ -50,7 +53,8 @@ class PausedExamples(Dataset[PausedExample]):
         if index not in self._encoded:
             pair = self.pairs[index]
             try:
-                self._encoded[index] = encode_example(pair, self.base, self._pausing_of(index), self.hints)
+                places = self.places[index] if self.places else ()
+                self._encoded[index] = encode_example(pair, self.base, self._pausing_of(index), self.hints, places)
             except UserError as error:
                 raise UserError(f"training example {index + 1} ({excerpt(pair.context)}): {error}") from error
         return self._encoded[index]
@@ -95,22 +99,31 @@ def hold_out(examples: PausedExamples, config: FinetuneConfig) -> tuple[Subset[P
     return Subset(examples, learned), Subset(replace(examples), sorted(chosen))
 
 
-def encode_example(pair: TextPair, base: ModelFolder, pausing: Pausing, hints: Hints | None = None) -> PausedExample:
-    """Tokenize the pair and insert the pauses.
+def encode_pair(pair: TextPair, base: ModelFolder) -> tuple[list[int], TokenIds]:
+    """Return the ids of the context, and those of the target with the end-of-document token; each of shape [tokens].
 
     Context and target are encoded together, as the harness does it, so that the target starts with the token that
     follows the context in running text. If this changes tokens of the context, they are encoded separately.
-
-    Raises :class:`UserError` if the context lacks the marker of the pauses, if the pauses leave no room for it, or if
-    the pair has no valid ``hints``.
     """
     context, together = base.encode(pair.context), base.encode(pair.context + pair.target)
     starts_alike = together[: len(context)] == context
     target = together[len(context) :] if starts_alike else base.encode(pair.target, begins=False)
-    learned = np.array([*target, base.eod_id], dtype=np.int64)
-    prefix = pausing.prefix(base, pair.context, context, base.context_length - len(learned))
+    return context, np.array([*target, base.eod_id], dtype=np.int64)
+
+
+def encode_example(
+    pair: TextPair, base: ModelFolder, pausing: Pausing, hints: Hints | None = None, places: Sequence[int] = ()
+) -> PausedExample:
+    """Tokenize the pair and insert the pauses; those of ``before-unlikely`` before the target tokens at ``places``.
+
+    Raises :class:`UserError` if the context lacks the marker of the pauses, if the pauses leave no room for it, or if
+    the pair has no valid ``hints``.
+    """
+    context, learned = encode_pair(pair, base)
+    inside = 0 if base.shares_positions else pausing.num_pauses * len(places)  # pauses in the target
+    prefix = pausing.prefix(base, pair.context, context, base.context_length - len(learned) - inside)
     labels = None if hints is None else hints.labels(pair.hints)
-    return PausedExample(prefix, pausing.target(base, prefix, learned), labels)
+    return PausedExample(prefix, pausing.target(base, prefix, learned, places), labels)
 
 
 @dataclass(frozen=True)

@@ -115,8 +115,10 @@ class WorkFolder:
 
 
 def _inputs(config: FinetuneConfig) -> list[Path]:
-    """Return the files that the weights depend on: those of the model, and those of a local task."""
-    found = [path for path in config.model.iterdir() if path.suffix in (".safetensors", ".json", ".model")]
+    """Return the files that the weights depend on: those of the model, of a scoring model, and of a local task."""
+    models = [config.model, *([config.pausing.scoring_model] if config.pausing.scoring_model else [])]
+    suffixes = (".safetensors", ".json", ".model")
+    found = [path for model in models for path in model.iterdir() if path.suffix in suffixes]
     return sorted([*found, *(config.data.glob("*.jsonl") if config.data else ())])
 
 

@@ -126,11 +126,12 @@ def _evaluate_jobs(grid: Grid, output: Path, finetune: Job) -> list[Job]:
     """Return the evaluations of a finetuned model; those with fillers only if it was finetuned without pauses."""
     [config] = finetune.outputs
     assert isinstance(config, FinetuneConfig)
-    _, same = pause_range(finetune.settings["num_pauses_ft"])
+    _, most = pause_range(finetune.settings["num_pauses_ft"])
+    same = 0 if config.pausing.pause_placement == "before-unlikely" else most  # which has no pauses at inference
     numbers = list(dict.fromkeys(same if number == SAME else number for number in grid.num_pauses_inf))
     jobs = [_evaluate_job(grid, output, finetune, config, numbers)]
     filled = [number for number in numbers if number]
-    if not same and filled:
+    if not most and filled:
         jobs += [_evaluate_job(grid, output, finetune, config, filled, each) for each in dict.fromkeys(grid.fillers)]
     return jobs
 

@@ -15,16 +15,21 @@ class FinetuneSummary:
     format: str = FORMAT
     task: str
     num_pauses_ft: int
-    """Pauses in each prompt (M_ft), after each token, or after each marker; the largest number if it was drawn for each
-    example."""
+    """Pauses in each prompt (M_ft), after each token, after each marker, or before each unlikely token; the largest
+    number if it was drawn for each example."""
     min_num_pauses_ft: int | None
     """The smallest number if it was drawn for each example; None if it was fixed."""
-    pause_placement: Literal["append", "prepend", "before-marker", "after-marker", "every"]
+    pause_placement: Literal["append", "prepend", "before-marker", "after-marker", "every", "before-unlikely"]
     pause_marker: str | None
     """Text that the pauses were inserted before or after; None unless the placement is "before-marker" or
     "after-marker"."""
     pause_interval: int | None = None
     """Real tokens between two groups of pauses; None unless the placement is "every"."""
+    unlikely_tokens: int | None = None
+    """Tokens of each answer with pauses before them; None unless the placement is "before-unlikely"."""
+    scoring_model: str | None = None
+    """Folder of the model that found the least likely tokens; None for the model before its finetuning, and for other
+    placements."""
     filler: str | None = None
     """Text inserted instead of ``<pause>``; None for ``<pause>``."""
     pause_inputs: Literal["pause", "repeat"] | None = None

@@ -18,6 +18,7 @@ PLACEMENT_LABELS = {
     "before-marker": "before a marker",
     "after-marker": "after each marker",
     "every": "after every token",
+    "before-unlikely": "before unlikely tokens",
 }
 NOTHING = "–"  # noqa: RUF001 - a dash is meant
 """Table cell without a value."""

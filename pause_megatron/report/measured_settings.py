@@ -86,8 +86,13 @@ class Setting:
 
     @property
     def matched(self) -> Setting:
-        """The same model with pauses at inference as in finetuning, or in pretraining with pauses after every token."""
+        """The same model with pauses at inference as in finetuning, or in pretraining with pauses after every token.
+
+        Pauses before unlikely tokens are in finetuning only.
+        """
         number = self.num_pauses_pt if self.num_pauses_ft is None else self.num_pauses_ft
+        if self.placement_ft == "before-unlikely":
+            number = 0
         own: dict[str, Any] = {"placement": self.placement_ft, "filler": self.filler_ft, "repeats": self.repeats_ft}
         return replace(self, num_pauses_inf=number, **own)
 

@@ -52,6 +52,8 @@ def find_removals(task: TaskResult) -> list[Removal]:
         without = next((one for one in measurements if not one.setting.num_pauses_inf), None)
         if finetuned is None or without is None or not finetuned.setting.num_pauses_ft:
             continue
+        if without is finetuned:  # pauses before unlikely tokens are in finetuning only
+            continue
         found.append(
             Removal(
                 finetuned=finetuned,

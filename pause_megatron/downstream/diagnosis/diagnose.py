@@ -90,11 +90,14 @@ def _pauses(folder: ModelFolder, config: DiagnoseConfig) -> tuple[Pausing, tuple
     The model is diagnosed with as many pauses as in finetuning; without those, with the largest number asked for.
     """
     numbers = config.pausing.numbers
-    finetuned = folder.finetuning.num_pauses_ft if folder.finetuning else 0
+    finetuning = folder.finetuning
+    in_target = finetuning is not None and finetuning.pause_placement == "before-unlikely"
+    finetuned = finetuning.num_pauses_ft if finetuning and not in_target else 0
     number = finetuned or max(numbers, default=0)
     if not number:
         raise UserError(
-            f"--model {config.model}: was not finetuned with pauses; give --num-pauses-inf, for example 0 10"
+            f"--model {config.model}: was not finetuned with pauses in the prompt; give --num-pauses-inf, for example"
+            " 0 10"
         )
     pausing = resolve_pausing(folder, replace(config.pausing, num_pauses_inf=number))
     if pausing.placement in ("every", "after-marker"):
@@ -102,6 +105,11 @@ def _pauses(folder: ModelFolder, config: DiagnoseConfig) -> tuple[Pausing, tuple
         raise UserError(
             f"--model {config.model}: pauses after {where}; only one run of pauses in the prompt is diagnosed; give"
             " --pause-placement append"
+        )
+    if pausing.filler is not None or pausing.repeats_tokens:
+        raise UserError(
+            f"--model {config.model}: has a filler or repeated tokens in place of pauses; only <pause> is diagnosed; give"
+            " --pause-inputs pause"
         )
     return pausing, numbers
 
