@@ -59,7 +59,8 @@ def unlikely_places(
     rows = max(1, min(batch_size, _POSITIONS_AT_ONCE // scorer.context_length))
     places: list[list[int]] = []
     for first in range(0, len(pairs), rows):
-        for scores in _log_probabilities(pairs[first : first + rows], scorer):
+        several = [pairs[index] for index in range(first, min(first + rows, len(pairs)))]
+        for scores in _log_probabilities(several, scorer):
             least = np.argsort(scores, kind="stable")[:count]
             places.append(sorted(least.tolist()))
     return places

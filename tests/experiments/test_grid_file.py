@@ -100,7 +100,7 @@ def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
         "models": {"stdpt": "hf/stdpt"},
         "num_pauses_ft": [0, 10],
         "num_pauses_inf": ["same", 4, 8],
-        "pause_placements": ["append", "prepend", "before-marker", "after-marker"],
+        "pause_placements": ["append", "prepend", "before-marker", "after-marker", "before-unlikely"],
         "fillers": [".", "a/b", COUNTER],
         "finetune": {"pause_marker": "Answer:"},
     }
@@ -110,7 +110,7 @@ def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
         *(f"evaluate-parity-stdpt-ft0{filler}-seed0" for filler in ("", "-filler.", "-fillera%2Fb", LONG)),
         *(
             f"{command}-parity-stdpt-ft10{placement}-seed0"
-            for placement in ("", "-prepend", "-before-marker", "-after-marker")
+            for placement in ("", "-prepend", "-before-marker", "-after-marker", "-before-unlikely")
             for command in ("finetune", "evaluate")
         ),
     ]
@@ -127,6 +127,7 @@ def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
                 for placement in ("", "-prepend", "-before-marker", "-after-marker")
                 for number in (10, 4, 8)
             ),
+            *(f"stdpt-ft10-before-unlikely-inf{number}-seed0.json" for number in (0, 4, 8)),
         ]
     )
     for job in jobs:
@@ -135,6 +136,7 @@ def test_placements_and_fillers_have_jobs_of_their_own(tmp_path: Path) -> None:
     assert [(config.pausing.pause_placement, config.pausing.pause_marker) for config in finetunings] == [
         *(("append", None), ("append", None), ("prepend", None)),
         *(("before-marker", "Answer:"), ("after-marker", "Answer:")),
+        ("before-unlikely", None),
     ]
 
 

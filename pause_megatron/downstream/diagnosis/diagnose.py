@@ -108,8 +108,8 @@ def _pauses(folder: ModelFolder, config: DiagnoseConfig) -> tuple[Pausing, tuple
         )
     if pausing.filler is not None or pausing.repeats_tokens:
         raise UserError(
-            f"--model {config.model}: has a filler or repeated tokens in place of pauses; only <pause> is diagnosed; give"
-            " --pause-inputs pause"
+            f"--model {config.model}: has a filler or repeated tokens in place of pauses; only <pause> is diagnosed;"
+            " give --pause-inputs pause"
         )
     return pausing, numbers
 

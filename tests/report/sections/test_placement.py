@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from pause_megatron.records.evaluation import EvaluationRecord
 from pause_megatron.report.labels import setting_label
+from pause_megatron.report.removals import find_removals
 from pause_megatron.report.sections.placement import filler_table, placement_table
 
 from ..inputs import ablations, evaluation, grouped, variants
@@ -46,3 +47,15 @@ def test_models_finetuned_with_fillers_or_repeated_tokens_are_settings_of_their_
     ]
     ((*_, kind, _),) = filler_table(tasks).rows
     assert kind.text == "10 x <pause>"
+
+
+def test_a_model_with_pauses_before_unlikely_tokens_matches_its_finetuning_without_pauses() -> None:
+    settings = {"variant": "stdpt_pauseft", "num_pauses_ft": 1, "placement_ft": "before-unlikely"}
+    results = [evaluation(**settings, num_pauses_inf=number) for number in (0, 10)]
+    tasks = grouped(*results, evaluation(variant="stdpt_pauseft"))
+    [task] = tasks
+    assert [setting_label(one.setting, tasks) for one in task.matched] == [
+        "StdPT_PauseFT, M_ft 1, before unlikely tokens",
+        "StdPT_PauseFT, M_ft 10",
+    ]
+    assert not find_removals(task)
