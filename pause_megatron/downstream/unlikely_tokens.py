@@ -83,8 +83,8 @@ def _log_probabilities(pairs: Sequence[TextPair], scorer: ModelFolder) -> list[n
     inputs = batch.model_inputs(bidirectional=pausing.bidirectional, dtype=scorer.model.dtype)
     logits = scorer.model(**inputs).logits.float()  # [rows, longest target, vocabulary]
     found = []
-    for row, target, ids, pair in zip(logits.log_softmax(dim=-1).cpu(), targets, learned, pairs, strict=True):
-        scores = row[: len(target)][torch.from_numpy(~target.is_pause)].gather(1, ids[:, None])[:, 0]
+    for row, target, labels, pair in zip(logits.log_softmax(dim=-1).cpu(), targets, learned, pairs, strict=True):
+        scores = row[: len(target)][torch.from_numpy(~target.is_pause)].gather(1, labels[:, None])[:, 0]
         if not scores.isfinite().all():
             raise bad_logits(scorer, pair.context)
         found.append(scores.numpy())
