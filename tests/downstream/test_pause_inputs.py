@@ -21,9 +21,9 @@ from pause_megatron.records.files import read_record, write_record
 from pause_megatron.records.finetuning import FinetuneRecord
 from tests.records.examples import example
 
-FILLER = "1 2 3 of"
-NEW_TOKENS = 5
-PAIRS = [("The import statement. It", " binds a name"), ("x. y", " z"), ("an object.", " is")]
+FILLER = "a :"
+NEW_TOKENS = 4
+PAIRS = [("The import. It", " binds"), ("x. y", " z"), ("an object.", " is")]
 SETTINGS = [
     {"pause_placement": "append", "filler": FILLER},
     {"pause_placement": "append", "pause_inputs": "repeat"},
@@ -34,7 +34,7 @@ SETTINGS = [
     {"pause_placement": "every", "filler": FILLER},
     {"pause_placement": "every", "pause_interval": 2, "pause_inputs": "repeat"},
 ]
-NUM_PAUSES = 6
+NUM_PAUSES = 3
 
 
 def run_by_hand(folder: ModelFolder, before: int, settings: dict) -> list[int]:
