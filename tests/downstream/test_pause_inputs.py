@@ -22,8 +22,8 @@ from pause_megatron.records.finetuning import FinetuneRecord
 from tests.records.examples import example
 
 FILLER = "a :"
-NEW_TOKENS = 4
-PAIRS = [("The import. It", " binds"), ("x. y", " z"), ("an object.", " is")]
+NEW_TOKENS = 3
+PAIRS = [("It is. a", " b"), ("x. y", " z"), ("is.", " is")]
 SETTINGS = [
     {"pause_placement": "append", "filler": FILLER},
     {"pause_placement": "append", "pause_inputs": "repeat"},
@@ -34,7 +34,7 @@ SETTINGS = [
     {"pause_placement": "every", "filler": FILLER},
     {"pause_placement": "every", "pause_interval": 2, "pause_inputs": "repeat"},
 ]
-NUM_PAUSES = 3
+NUM_PAUSES = 4
 
 
 def run_by_hand(folder: ModelFolder, before: int, settings: dict) -> list[int]:
@@ -42,7 +42,7 @@ def run_by_hand(folder: ModelFolder, before: int, settings: dict) -> list[int]:
     if "filler" not in settings:
         return [before] * NUM_PAUSES
     filler = folder.tokenizer.encode(FILLER)
-    assert 1 < len(filler) != NUM_PAUSES
+    assert 1 < len(filler) < NUM_PAUSES
     return (filler * NUM_PAUSES)[:NUM_PAUSES]
 
 
