@@ -16,7 +16,7 @@ from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.pausing_decisions import decided_finetuning, finetuning_pausing, resolve_pausing
 from pause_megatron.downstream.tasks import TextPair
 from pause_megatron.downstream.training_examples import PauseCollator, PausedExamples
-from pause_megatron.downstream.unlikely_tokens import unlikely_places
+from pause_megatron.downstream.unlikely_tokens import places_of, unlikely_places
 from pause_megatron.errors import EXIT_DONE, UserError
 from pause_megatron.pauses.prompts import IGNORE_INDEX
 from pause_megatron.records.evaluation import EvaluationRecord
@@ -197,17 +197,14 @@ def test_finetuning_scores_with_the_model_that_it_is_told_to(model_path, tokeniz
     assert "finding the 1 least likely tokens of 1 answers" in capsys.readouterr().err
 
 
-def test_a_scoring_model_of_another_tokenizer_is_refused(model_path, tmp_path, parity_data):
+def test_a_scoring_model_of_another_tokenizer_is_refused(model_path, tmp_path):
     other = tmp_path / "other"
     folder = load_model_folder(model_path("gpt2"))
     folder.model.save_pretrained(other)
     folder.tokenizer.save_pretrained(other)
-    text = (other / "tokenizer.json").read_text()
-    vocabulary = json.loads(text)
-    vocabulary["added_tokens"] = [token for token in vocabulary["added_tokens"] if token["content"] != "<pause>"]
-    (other / "tokenizer.json").write_text(json.dumps(vocabulary))
-    pausing = replace(BEFORE, scoring_model=other)
+    for file in other.glob("*token*.json"):
+        file.write_text(file.read_text().replace("<pause>", "<wait>"))
+    pausing = decided_finetuning(folder, replace(BEFORE, scoring_model=other))
+    config = FinetuneConfig(model=folder.path, task="parity", output=tmp_path / "out", pausing=pausing)
     with pytest.raises(UserError, match=f"--scoring-model {other}: has another tokenizer than"):
-        finetune(
-            FinetuneConfig(model=folder.path, task="parity", data=parity_data, output=tmp_path / "out", pausing=pausing)
-        )
+        places_of(PAIRS, folder, config)
