@@ -10,16 +10,17 @@ from pause_megatron.config.deepspeed import Precision
 ProofMethod = Literal["auto", "whole", "layers"]
 
 
-def baking_problem(strategy: str, *, repeats_tokens: bool, shares_positions: bool) -> str | None:
+def baking_problem(strategy: str, *, replaces_pause: bool, shares_positions: bool) -> str | None:
     """Return why programs that only append pauses to a prompt cannot run a model as it was trained; None if they can.
 
-    ``strategy`` is the pause strategy of its training data; those of a blend are joined by "+".
+    ``strategy`` is the pause strategy of its training data; those of a blend are joined by "+". With
+    ``replaces_pause`` the model reads repeated tokens or a filler at the pauses.
     """
     strategies = set(strategy.split("+"))
     if "every" in strategies and not strategies & {"sequence", "document"}:
         return "has pauses after every token in training, and a tokenizer cannot put them into the answer"
-    if repeats_tokens:
-        return "reads repeated tokens in place of <pause> in training, and does not learn <pause>"
+    if replaces_pause:
+        return "reads other tokens in place of <pause> in training, and does not learn <pause>"
     if shares_positions:
         return "shares the positions of pauses, and other programs number all tokens in a row"
     return None

@@ -222,7 +222,9 @@ def _pretraining_of(state: CheckpointState, tokenizer: PauseTokenizer) -> Pretra
 def _refuse_baking(num_pauses: int, pretraining: PretrainingRecord, model: ModelConfig) -> None:
     """Raise :class:`UserError` if stock programs cannot pause as the model was trained, whatever the tokenizer adds."""
     problem = baking_problem(
-        pretraining.pauses, repeats_tokens=pretraining.pause_inputs == "repeat", shares_positions=model.shares_positions
+        pretraining.pauses,
+        replaces_pause=pretraining.pause_inputs == "repeat" or pretraining.filler is not None,
+        shares_positions=model.shares_positions,
     )
     if problem:
         raise UserError(

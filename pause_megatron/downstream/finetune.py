@@ -145,7 +145,8 @@ def _finetune_together(
 def _refuse_other_baking(base: ModelFolder, pausing: Pausing) -> None:
     """Raise :class:`UserError` if the tokenizer of ``base`` would pause in another way than finetuning does."""
     baked = base.baked_pauses
-    if baked and (pausing.placement, pausing.num_pauses) != ("append", baked):
+    same = Pausing(num_pauses=baked or 0, prefix_attention=pausing.prefix_attention)
+    if baked and pausing != same:
         raise UserError(
             f"--model {base.path}: other programs pause after its prompts, with {baked} pauses (--bake-pauses), and"
             f" would not pause as in this finetuning; export it without --bake-pauses, or give --num-pauses-ft {baked}"

@@ -132,7 +132,7 @@ def _check_baking(study: Pretraining, name: str, config: PretrainConfig, where: 
         strategy = read_dataset_manifest(model.data).strategy
     problem = baking_problem(
         strategy,
-        repeats_tokens=config.training.pause_inputs == "repeat",
+        replaces_pause=config.training.pause_inputs == "repeat" or config.training.filler is not None,
         shares_positions=config.model.shares_positions,
     )
     if number and problem:

@@ -17,7 +17,7 @@ from pause_megatron.config.pausing import InferencePausing
 from pause_megatron.conversion.from_hf import convert_from_hf
 from pause_megatron.conversion.to_hf import convert_to_hf
 from pause_megatron.downstream.model_folder import load_model_folder
-from pause_megatron.downstream.pausing import resolve_pausing
+from pause_megatron.downstream.pausing_decisions import resolve_pausing
 from pause_megatron.errors import UserError
 from pause_megatron.records.conversion import ExportRecord
 from pause_megatron.records.files import read_record, write_record
@@ -109,7 +109,7 @@ def test_a_file_that_differs_from_its_checksum_is_not_imported(folders: Path, tm
 CANNOT_BE_BAKED: dict[str, tuple[dict[str, Any], dict[str, Any], str]] = {
     "every": (EVERY, {}, "has pauses after every token in training"),
     "blend": ({"strategy": "every+none", "pause_rate": 1.0}, {}, "has pauses after every token in training"),
-    "repeat": ({"strategy": "sequence", "pause_rate": 0.1}, SETTINGS, "reads repeated tokens in place of"),
+    "repeat": ({"strategy": "sequence", "pause_rate": 0.1}, SETTINGS, "reads other tokens in place of"),
 }
 
 

@@ -108,8 +108,10 @@ def test_our_own_generation_and_evaluation_do_not_pause_twice(exports):
         FinetunePausing(num_pauses_ft=NUM_PAUSES + 1),
         FinetunePausing(num_pauses_ft=NUM_PAUSES, pause_placement="every"),
         FinetunePausing(num_pauses_ft=NUM_PAUSES, pause_placement="prepend"),
+        FinetunePausing(num_pauses_ft=NUM_PAUSES, filler="1"),
+        FinetunePausing(num_pauses_ft=NUM_PAUSES, pause_inputs="repeat"),
     ],
-    ids=["other number", "every", "prepend"],
+    ids=["other number", "every", "prepend", "filler", "repeat"],
 )
 def test_finetuning_with_other_pauses_than_the_baked_ones_is_refused(exports, parity_data, pausing, tmp_path):
     config = FinetuneConfig(

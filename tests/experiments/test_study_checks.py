@@ -73,10 +73,11 @@ def test_inputs_that_cannot_be_compared_are_refused_before_the_first_job(
     ("model", "problem"),
     [
         ({"pauses": "every", "pauses_per_token": 1}, "has pauses after every token"),
-        ({"pauses": "sequence", "train": {"pause_inputs": "repeat"}}, "reads repeated tokens in place of <pause>"),
+        ({"pauses": "sequence", "train": {"pause_inputs": "repeat"}}, "reads other tokens in place of <pause>"),
+        ({"pauses": "sequence", "train": {"filler": "."}}, "reads other tokens in place of <pause>"),
         ({"pauses": "sequence", "train": {"pause_positions": "shared"}}, "shares the positions of pauses"),
     ],
-    ids=["every", "repeat", "shared"],
+    ids=["every", "repeat", "filler", "shared"],
 )
 def test_pauses_that_cannot_be_baked_are_refused_before_the_training(
     model: dict[str, Any], problem: str, prepared: Path, tmp_path: Path
