@@ -120,7 +120,8 @@ def _finetune_together(
     examples[0]  # fails before anything is written if the pauses leave no room
     work = WorkFolder(config.work_folder, writes=arguments.process_index == 0)
     with work.owned(config, arguments):
-        examples = replace(examples, places=places_of(pairs, base, config))
+        if (places := places_of(pairs, base, config)) is not None:
+            examples = replace(examples, places=places)
         if config.lora_rank:
             base = _with_lora(base, config.lora_rank, config.seed)
         origin = " (every second document of the evaluation split)" if task.halved else ""

@@ -196,7 +196,7 @@ def test_pauses_after_every_token_are_refused(
     words = ["diagnose", "--model", str(model_path("gpt2")), "--task", "parity", "--data", str(parity_data)]
     flags = ["--output", str(tmp_path / "diagnosis.json"), "--num-pauses-inf", "2", "--pause-placement", "every"]
     assert main([*words, *flags]) == EXIT_USER
-    assert "only pauses in the prompt are diagnosed" in capsys.readouterr().err
+    assert "only one run of pauses in the prompt is diagnosed" in capsys.readouterr().err
 
 
 def test_random_weights_are_loaded_for_every_measurement(model_path: Callable[[str], Path]) -> None:

@@ -42,8 +42,8 @@ def test_models_finetuned_with_fillers_or_repeated_tokens_are_settings_of_their_
     [task] = tasks
     assert [setting_label(one.setting, tasks) for one in task.matched] == [
         "StdPT_PauseFT",
-        "StdPT_PauseFT, filler '1 2 3 4 5 6 7 8 9 1…'",
         "StdPT_PauseFT, the token before",
+        "StdPT_PauseFT, filler '1 2 3 4 5 6 7 8 9 1…'",
     ]
     ((*_, kind, _),) = filler_table(tasks).rows
     assert kind.text == "10 x <pause>"
