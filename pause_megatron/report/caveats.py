@@ -147,7 +147,7 @@ def _one_task(task: TaskResult) -> Iterator[str]:
         )
     scores = [guessing(measurement, task) for measurement in task.matched]
     if scores and all(one.position != "above" for one in scores):
-        yield f"On {task.name}, no model scores above guessing, so there is no skill to compare."
+        yield f"On {task.name}, no model is shown to score above guessing, so there is no skill to compare."
     if scores and task.chance_level and any(one.position == "below" for one in scores):
         yield f"On {task.name}, some scores are below guessing: those models have not learned the form of the answer."
 

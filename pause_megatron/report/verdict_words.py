@@ -150,7 +150,7 @@ def task_sentence(verdict: TaskVerdict, tasks: Sequence[TaskResult]) -> str:
 
 
 def reasons_text(reasons: Iterable[Reason], task: TaskResult, tasks: Sequence[TaskResult]) -> str:
-    """Return reasons as a clause: "no variant scores above chance level (50.0%) and each has one finetuning seed"."""
+    """Return reasons as a clause: "no variant is shown to score above guessing (50.0%) and each has one seed"."""
     found = list(reasons)
     if any(reason.obstacle is Obstacle.TOO_WIDE for reason in found) and len(found) > 1:
         found = [reason for reason in found if reason.obstacle is not Obstacle.TOO_WIDE]
@@ -172,10 +172,10 @@ def _reason(reason: Reason, task: TaskResult, tasks: Sequence[TaskResult]) -> st
     bar = f"{name} ({labels.value(level, task)}{'%' if task.is_percentage else ''})" if level else "0"
     if reason.obstacle is Obstacle.NOT_ABOVE_GUESSING:
         if everyone:
-            return f"no variant scores above {bar}"
+            return f"no variant is shown to score above {bar}"
         if len(names) == 2:
-            return f"neither {names[0]} nor {names[1]} scores above {bar}"
-        return f"{who} {'do' if plural else 'does'} not score above {bar}"
+            return f"neither {names[0]} nor {names[1]} is shown to score above {bar}"
+        return f"{who} {'are' if plural else 'is'} not shown to score above {bar}"
     smallest = min((one.num_samples for one in concerned), default=0)
     return {
         Obstacle.NO_BASELINE: f"{LABEL} was not measured",

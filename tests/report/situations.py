@@ -156,20 +156,20 @@ SITUATIONS = {
     "constant and empty answers, one seed": Situation(
         constant((1,)),
         Outcome.UNJUDGED,
-        CANNOT + "parity because no variant scores above guessing (50.0%) and each variant has only one finetuning"
-        " seed.",
+        CANNOT + "parity because no variant is shown to score above guessing (50.0%) and each variant has only one"
+        " finetuning seed.",
         (Obstacle.NOT_ABOVE_GUESSING, Obstacle.EMPTY, Obstacle.CONSTANT, Obstacle.ONE_SEED),
     ),
     "constant and empty answers, five seeds": Situation(
         constant(range(5), items=400),
         Outcome.UNJUDGED,
-        CANNOT + "parity because no variant scores above guessing (50.0%).",
+        CANNOT + "parity because no variant is shown to score above guessing (50.0%).",
         (Obstacle.NOT_ABOVE_GUESSING, Obstacle.EMPTY, Obstacle.CONSTANT),
     ),
     "a constant answer that is right more often than chance level": Situation(
         [always_zero(record) for record in study({"stdpt_stdft": 0.7, "pausept_pauseft": 0.7}, task="parity")],
         Outcome.UNJUDGED,
-        CANNOT + "parity because no variant scores above the best constant answer (70.0%).",
+        CANNOT + "parity because no variant is shown to score above the best constant answer (70.0%).",
         (Obstacle.NOT_ABOVE_GUESSING, Obstacle.CONSTANT),
     ),
     "an empty baseline": Situation(
@@ -199,7 +199,7 @@ SITUATIONS = {
     "0 % of all": Situation(
         study(dict.fromkeys(VARIANTS, 0.0)),
         Outcome.UNJUDGED,
-        CANNOT + "squad because no variant scores above 0.",
+        CANNOT + "squad because no variant is shown to score above 0.",
         (Obstacle.NOT_ABOVE_GUESSING,),
     ),
     "100 % of all": Situation(
@@ -211,13 +211,13 @@ SITUATIONS = {
     "scores at chance level": Situation(
         study(dict.fromkeys(VARIANTS, 0.5), task="parity"),
         Outcome.UNJUDGED,
-        CANNOT + "parity because no variant scores above guessing (50.0%).",
+        CANNOT + "parity because no variant is shown to score above guessing (50.0%).",
         (Obstacle.NOT_ABOVE_GUESSING,),
     ),
     "scores below guessing": Situation(
         study({"stdpt_stdft": 0.2, "pausept_pauseft": 0.4}, task="parity"),
         Outcome.UNJUDGED,
-        CANNOT + "parity because no variant scores above guessing (50.0%).",
+        CANNOT + "parity because no variant is shown to score above guessing (50.0%).",
         (Obstacle.NOT_ABOVE_GUESSING,),
     ),
     "a baseline below guessing": Situation(

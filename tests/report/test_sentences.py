@@ -148,10 +148,10 @@ def test_different_conditions_are_caveats(tmp_path: Path) -> None:
 
 def test_scores_that_are_not_above_guessing_are_a_caveat() -> None:
     _, limits = sentences(evaluation(value=0.51), evaluation(variant="pausept_stdft", value=0.47))
-    assert "On parity, no model scores above guessing" in limits
+    assert "On parity, no model is shown to score above guessing" in limits
     assert "below guessing" not in limits
     _, limits = sentences(evaluation(value=0.0, stderr=0.0))
-    assert "On parity, no model scores above guessing" in limits
+    assert "On parity, no model is shown to score above guessing" in limits
     assert "some scores are below guessing" in limits
     _, limits = sentences(evaluation(value=0.6), evaluation(variant="pausept_stdft", value=0.47))
     assert "guessing" not in limits

@@ -110,8 +110,9 @@ def test_the_verdicts_table_says_why_no_variant_is_above_guessing() -> None:
     assert [cell.text for cell in row] == [
         "parity",
         "cannot be judged",
-        "No variant scores above guessing (50.0%); StdPT_StdFT and PausePT_StdFT give only empty answers; StdPT_PauseFT"
-        " and PausePT_PauseFT give the same answer to every test item; and each variant has only one finetuning seed.",
+        "No variant is shown to score above guessing (50.0%); StdPT_StdFT and PausePT_StdFT give only empty answers;"
+        " StdPT_PauseFT and PausePT_PauseFT give the same answer to every test item; and each variant has only one"
+        " finetuning seed.",
     ]
 
 
@@ -123,7 +124,7 @@ def test_a_task_that_hides_wrong_answers_is_not_said_to_have_empty_ones() -> Non
         for seed in (1, 2)
     ]
     assert lead(verdicts_of(records)) == (
-        "Whether pausing helps cannot be judged on lambada because no variant scores above 0."
+        "Whether pausing helps cannot be judged on lambada because no variant is shown to score above 0."
     )
     (verdict,) = verdicts_of(records).tasks
     assert [reason.obstacle for reason in verdict.reasons] == [Obstacle.NOT_ABOVE_GUESSING]
@@ -202,5 +203,5 @@ def test_several_tasks_are_grouped_by_verdict_and_by_reason() -> None:
     assert " on gsm8k and PausePT_PauseFT differs from StdPT_StdFT by +20.0 points (95 % interval" in lead(found)
     assert lead(found).endswith(
         "Whether pausing helps cannot be judged on a and b because each variant has only one finetuning seed. On"
-        " parity, it cannot be judged because no variant scores above guessing (50.0%)."
+        " parity, it cannot be judged because no variant is shown to score above guessing (50.0%)."
     )

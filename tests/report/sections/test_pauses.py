@@ -90,7 +90,7 @@ def test_a_collapse_from_one_seed_or_from_no_skill_cannot_be_judged() -> None:
     assert [reason.obstacle for reason in verdict.reasons] == [Obstacle.NOT_ABOVE_GUESSING]
     (row,) = robustness_table([verdict.task], verdicts).rows
     assert [cell.text for cell in row[5:]] == ["cannot be judged", "–"]  # noqa: RUF001
-    assert row[5].note == "PausePT_PauseFT does not score above guessing (50.0%)"
+    assert row[5].note == "PausePT_PauseFT is not shown to score above guessing (50.0%)"
 
 
 def test_the_robustness_table_lists_the_m_inf_that_keep_half(squad: TaskResult) -> None:
