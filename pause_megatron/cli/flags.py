@@ -22,6 +22,8 @@ from pause_megatron.config.checks import suggestion
 from pause_megatron.config.serialize import build, flags_of_mapping, flat_fields, read_settings
 from pause_megatron.errors import UserError, quoted
 
+_WIDEST = 70
+"""Characters of a flag and its words in the help; longer lists of words are part of the text."""
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 
 
@@ -196,7 +198,11 @@ def _add_flags(parser: FlagParser, config_class: type, group: Any) -> None:
             group = parser.add_argument_group(titles[field.name])
         option, doc = "--" + field.name.replace("_", "-"), docs.get(field.name, "")
         help_text = f"{doc} {_default_hint(field.default, doc)}".strip().replace("%", "%%")
-        group.add_argument(option, required=field.default is MISSING, help=help_text, **_argument(kind))
+        argument = _argument(kind)
+        if len(option) + len(argument.get("metavar", "")) > _WIDEST:
+            help_text += f" Words: {', '.join(filter(None, argument['choices']))}."
+            argument["metavar"] = "WORD"
+        group.add_argument(option, required=field.default is MISSING, help=help_text, **argument)
 
 
 def _argument(kind: Any) -> dict[str, Any]:

@@ -93,9 +93,11 @@ def model_differences(state: CheckpointState, model: ModelConfig, tokenizer: Pau
 
     A size of 0, the default, equals the size that it stands for, which an import from Hugging Face names.
     """
-    before, now = {**to_plain(ModelConfig()), **state.config["model"]}, to_plain(model)
-    for name, size in (("num_query_groups", model.query_groups), ("ffn_hidden_size", model.ffn_size)):
-        before[name], now[name] = before[name] or size, size
+    saved = ModelConfig(**state.config["model"])
+    before, now = (
+        {**to_plain(each), "num_query_groups": each.query_groups, "ffn_hidden_size": each.ffn_size}
+        for each in (saved, model)
+    )
     differences = [(f"--{name.replace('_', '-')}", before[name], now[name]) for name in now]
     return [*differences, ("--tokenizer (sha256)", state.tokenizer_sha256, tokenizer.sha256)]
 
