@@ -22,9 +22,10 @@ from pause_megatron.config.checks import suggestion
 from pause_megatron.config.serialize import build, flags_of_mapping, flat_fields, read_settings
 from pause_megatron.errors import UserError, quoted
 
-_WIDEST = 70
-"""Characters of a flag and its words in the help; longer lists of words are part of the text."""
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
+_WIDEST_METAVAR = 60
+_LONG_CHOICES = "NAME"
+"""Stands for choices that are wider than :data:`_WIDEST_METAVAR`; the help text lists them."""
 
 
 def parse(config_class: type, program: str, arguments: list[str]) -> Any:
@@ -198,11 +199,11 @@ def _add_flags(parser: FlagParser, config_class: type, group: Any) -> None:
             group = parser.add_argument_group(titles[field.name])
         option, doc = "--" + field.name.replace("_", "-"), docs.get(field.name, "")
         help_text = f"{doc} {_default_hint(field.default, doc)}".strip().replace("%", "%%")
-        argument = _argument(kind)
-        if len(option) + len(argument.get("metavar", "")) > _WIDEST:
-            help_text += f" Words: {', '.join(filter(None, argument['choices']))}."
-            argument["metavar"] = "WORD"
-        group.add_argument(option, required=field.default is MISSING, help=help_text, **argument)
+        arguments = _argument(kind)
+        if arguments.get("metavar") == _LONG_CHOICES:
+            listed = ", ".join(choice for choice in arguments["choices"] if choice)
+            help_text = f"{help_text.rstrip('.')}. {_LONG_CHOICES} is one of: {listed}."
+        group.add_argument(option, required=field.default is MISSING, help=help_text, **arguments)
 
 
 def _argument(kind: Any) -> dict[str, Any]:
@@ -227,6 +228,8 @@ def _argument(kind: Any) -> dict[str, Any]:
         raise argparse.ArgumentTypeError(f"'{text}' is not allowed; {fix}")
 
     metavar = "{" + ",".join(choices) + "}" if choices else "|".join(_METAVARS[kind] for kind in simple)
+    if len(metavar) > _WIDEST_METAVAR:
+        metavar = _LONG_CHOICES
     allowed = [*choices, None] if choices else None
     return {"type": convert, "metavar": metavar, "choices": allowed, "nargs": "*" if tuples else None}
 

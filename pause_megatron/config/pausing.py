@@ -12,6 +12,8 @@ PrefixAttention = Literal["bidirectional", "causal"]
 PausePlacement = Literal["append", "prepend", "before-marker", "after-marker", "every", "before-unlikely"]
 """Pauses after the prompt, before it, inside it before the last occurrence of a marker or after each one, after every
 token of prompt and answer, or in finetuning only, before the least likely tokens of the target."""
+InferencePlacement = Literal["append", "prepend", "before-marker", "after-marker", "every"]
+"""Placements that do not need the answer."""
 PauseInputs = Literal["pause", "repeat"]
 """Input at a pause: ``<pause>``, or the real token before it again."""
 MARKED_PLACEMENTS: tuple[PausePlacement, ...] = ("before-marker", "after-marker")
@@ -161,7 +163,7 @@ class InferencePausing:
     """Pauses in every prompt; after every token with --pause-placement every, or after each marker with after-marker.
     'evaluate' takes several numbers, for example 0 10 25. By default as many as in finetuning, or in pretraining with
     --pauses every, else 0."""
-    pause_placement: PausePlacement | None = None
+    pause_placement: InferencePlacement | None = None
     """Position of the pauses: after the prompt, before it, before the last --pause-marker in it, after each
     --pause-marker in it, or after every token of prompt and answer. By default as in finetuning, or in pretraining with
     --pauses every, else append."""
@@ -188,7 +190,7 @@ class InferencePausing:
             raise UserError("--num-pauses-inf: no number; give at least one, for example 0 10 25")
         for number in self.numbers:
             require_at_least(0, num_pauses_inf=number)
-        if self.pause_placement == "before-unlikely":
+        if str(self.pause_placement) == "before-unlikely":
             raise UserError(
                 "--pause-placement before-unlikely: only 'finetune' knows the answer to put pauses into; give another"
                 " placement, or remove the flag"

@@ -95,6 +95,13 @@ def test_help_fills_the_width_and_has_no_source_line_breaks(
             assert len(line) + 1 + len(following.split()[0]) > columns - 2, f"line broken too early: {line}"
 
 
+def test_many_choices_are_listed_in_the_help_text(capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_texts(help_of("finetune", capsys))["--pause-placement"]
+    assert "NAME is one of: append, prepend, before-marker, after-marker, every, before-unlikely." in " ".join(
+        text.split()
+    )
+
+
 @pytest.mark.parametrize("name", COMMANDS)
 def test_long_help_is_in_groups(name: str) -> None:
     config_class = COMMANDS[name].config_class()
