@@ -191,14 +191,16 @@ def marked_prefix(
     tokens = np.asarray([token for part in parts for token in part] or [eod_id], dtype=np.int64)
     ends = np.cumsum(lengths[:-1], dtype=np.int64) if sum(lengths) else np.ones(len(lengths) - 1, dtype=np.int64)
     dropped = np.arange(max(1, len(tokens) - start))  # the choices
-    runs_left = len(ends) - np.searchsorted(ends, start + dropped, side="right") * (dropped > 0)
-    sizes = len(tokens) - dropped + (0 if shares_positions else num_pauses) * runs_left
+    first = int(np.searchsorted(ends, start, side="right"))  # runs before it follow tokens that are always kept
+    removed = np.searchsorted(ends, start + dropped, side="right") - first
+    sizes = len(tokens) - dropped + (0 if shares_positions else num_pauses) * (len(ends) - removed)
     if not (fits := np.flatnonzero(sizes <= room)).size:
         where = f"{num_pauses} pauses after each marker in the {room} positions before the target"
         raise _no_room(where)
     drop = int(fits[0])
     kept = np.concatenate([tokens[:start], tokens[start + drop :]])
-    return insert_runs(kept, ends[len(ends) - runs_left[drop] :] - drop, num_pauses, pause_ids)
+    at = np.concatenate([ends[:first], ends[first + removed[drop] :] - drop])
+    return insert_runs(kept, at, num_pauses, pause_ids)
 
 
 def interleaved_prefix(

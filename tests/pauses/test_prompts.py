@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pause_megatron.errors import UserError
@@ -175,6 +175,7 @@ def marked_by_hand(parts: list[list[int]], num_pauses: int, room: int, start: in
     st.integers(5, 30),
     st.booleans(),
 )
+@example([[10], [10, 10]], 3, 1, 5, False)  # pauses after the first token, which is never dropped
 def test_pauses_after_each_part_are_dropped_with_the_token_that_they_follow(parts, num_pauses, start, room, shared):
     settings = {"pause_ids": [PAUSE], "eod_id": EOD, "room": room, "start": start, "shares_positions": shared}
     found = marked_prefix(parts, num_pauses, **settings)
