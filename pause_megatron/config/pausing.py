@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
@@ -190,10 +190,10 @@ class InferencePausing:
             raise UserError("--num-pauses-inf: no number; give at least one, for example 0 10 25")
         for number in self.numbers:
             require_at_least(0, num_pauses_inf=number)
-        if str(self.pause_placement) == "before-unlikely":
+        if self.pause_placement not in (None, *get_args(InferencePlacement)):
             raise UserError(
-                "--pause-placement before-unlikely: only 'finetune' knows the answer to put pauses into; give another"
-                " placement, or remove the flag"
+                f"--pause-placement {self.pause_placement}: only 'finetune' knows the answer to put pauses into; give"
+                " another placement, or remove the flag"
             )
         if len(set(self.numbers)) < len(self.numbers):
             raise UserError(f"--num-pauses-inf {' '.join(map(str, self.numbers))}: give each number only once")

@@ -28,6 +28,7 @@ from pause_megatron.preprocess.dataset_manifest import DATASET_FILE, DatasetMani
 from pause_megatron.preprocess.shard_spans import spans_of
 from pause_megatron.preprocess.token_blocks import read_blocks
 from pause_megatron.records.evaluation import Metric
+from pause_megatron.records.pretraining import perplexity
 
 _POSITIONS_AT_ONCE = 16_384
 """Positions of a batch, all of whose logits are in memory: 2 GB in fp32 for a vocabulary of 32,000."""
@@ -49,7 +50,7 @@ class TextLosses:
         if texts > 1:  # of a ratio of sums, to first order
             residuals = self.sums - loss * self.counts
             error = math.sqrt(float((residuals**2).sum()) * texts / (texts - 1)) / float(self.counts.sum())
-        return {"loss": Metric(value=loss, stderr=error), "perplexity": Metric(value=math.exp(loss), stderr=None)}
+        return {"loss": Metric(value=loss, stderr=error), "perplexity": Metric(value=perplexity(loss), stderr=None)}
 
 
 def is_dataset(path: Path | None) -> bool:

@@ -9,7 +9,7 @@ from pause_megatron.atomic import write_file
 from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS, checkpoint_name
 from pause_megatron.checkpoint.checkpoint_manifest import MANIFEST
 from pause_megatron.children import available_cores
-from pause_megatron.experiments.steps import Step
+from pause_megatron.experiments.steps import Step, command
 from pause_megatron.records.reproduction import ReproductionRecord
 
 PRETRAINED = {"stdpt": "standard", "pausept": "pause"}
@@ -64,7 +64,7 @@ def tokenizer_step(output: Path, size: DemoSize) -> Step:
     """Train the tokenizer on the training shards."""
     folder = output / "tokenizer"
     flags = ["--input", output / "corpus" / "*train*", "--vocab-size", size.vocab_size, "--output", folder]
-    return Step(name="tokenizer", action=_command("tokenizer", *flags), products=[folder / "manifest.json"])
+    return Step(name="tokenizer", action=command("tokenizer", *flags), products=[folder / "manifest.json"])
 
 
 def preprocess_step(output: Path, size: DemoSize, split: str, kind: str) -> Step:
@@ -73,7 +73,7 @@ def preprocess_step(output: Path, size: DemoSize, split: str, kind: str) -> Step
     flags = ["--input", output / "corpus" / f"*{split}*", "--tokenizer", output / "tokenizer", "--output", folder]
     flags += ["--pauses", "none" if kind == "standard" else "sequence", "--seq-length", size.seq_length]
     name = f"preprocess-{split}-{kind}"
-    return Step(name=name, action=_command("preprocess", *flags), products=[folder / "dataset.json"])
+    return Step(name=name, action=command("preprocess", *flags), products=[folder / "dataset.json"])
 
 
 def pretrain_step(output: Path, size: DemoSize, name: str, kind: str) -> Step:
@@ -90,14 +90,14 @@ def pretrain_step(output: Path, size: DemoSize, name: str, kind: str) -> Step:
     flags += ["--micro-batch-size", size.global_batch_size, "--log-interval", max(size.train_iters // 20, 1)]
     flags += ["--validation-interval", max(size.train_iters // 8, 1), "--save-interval", size.train_iters // 3]
     newest = run / CHECKPOINTS / checkpoint_name(size.train_iters) / MANIFEST
-    return Step(name=f"pretrain-{name}", action=_command("pretrain", *flags), products=[newest])
+    return Step(name=f"pretrain-{name}", action=command("pretrain", *flags), products=[newest])
 
 
 def convert_step(output: Path, name: str) -> Step:
     """Export one pretrained model."""
     folder = output / "hf" / name
     flags = ["--checkpoint", output / "pretrain" / name, "--output", folder]
-    return Step(name=f"convert-{name}", action=_command("convert-to-hf", *flags), products=[folder])
+    return Step(name=f"convert-{name}", action=command("convert-to-hf", *flags), products=[folder])
 
 
 def write_grid(output: Path, size: DemoSize) -> None:
@@ -130,7 +130,7 @@ def grid_step(output: Path, size: DemoSize) -> Step:
         for num_pauses_ft in (0, size.num_pauses_ft)
         for num_pauses_inf in sorted({num_pauses_ft, *size.num_pauses_inf})
     ]
-    return Step(name="grid", action=_command("grid", *flags), products=results, show_all_lines=True)
+    return Step(name="grid", action=command("grid", *flags), products=results, show_all_lines=True)
 
 
 def control_step(output: Path) -> Step:
@@ -139,7 +139,7 @@ def control_step(output: Path) -> Step:
     flags = [CONTROL, "--seeds", 0, "--set", f"finetune.steps={CONTROL_STEPS}"]
     flags += ["--output", folder, "--jobs", available_cores()]
     products = [folder / ReproductionRecord.FILE, folder / "report" / "report.html"]
-    return Step(name=CONTROL, action=_command("reproduce", *flags), products=products, show_all_lines=True)
+    return Step(name=CONTROL, action=command("reproduce", *flags), products=products, show_all_lines=True)
 
 
 def report_step(output: Path, size: DemoSize) -> Step:
@@ -150,8 +150,4 @@ def report_step(output: Path, size: DemoSize) -> Step:
     if size.control:
         flags += ["--reproductions", output / CONTROL / ReproductionRecord.FILE]
     flags += ["--title", "Does pausing help? A demo", "--output", folder]
-    return Step(name="report", action=_command("report", *flags), products=[folder / "report.html"])
-
-
-def _command(*arguments: object) -> list[str]:
-    return ["-m", "pause_megatron", *map(str, arguments)]
+    return Step(name="report", action=command("report", *flags), products=[folder / "report.html"])

@@ -25,7 +25,7 @@ from pause_megatron.experiments.demo_commands import DemoSize, preprocess_step, 
 from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
 from pause_megatron.experiments.reproduction_file import is_on_text, read_experiment
 from pause_megatron.experiments.reproduction_results import collect_results, markdown, result_file
-from pause_megatron.experiments.steps import Stage, Step, run_stages
+from pause_megatron.experiments.steps import Stage, Step, command, run_stages
 from pause_megatron.experiments.text_experiment_file import read_text_experiment, texts_of
 from pause_megatron.experiments.text_reproduction import text_report_step, text_stages
 from pause_megatron.experiments.text_results import collect_text_results, text_markdown
@@ -139,12 +139,12 @@ def _initial_step(experiment: Experiment, output: Path, seed: int) -> Step:
     flags += ["--train-iters", 1, "--global-batch-size", 1, "--micro-batch-size", 1]
     flags += ["--learning-rate", _NO_LEARNING, "--weight-decay", 0]
     newest = run / "checkpoints" / "iter_0000001" / "manifest.json"
-    return Step(name=f"initial-seed{seed}", action=_command("pretrain", *flags), products=[newest])
+    return Step(name=f"initial-seed{seed}", action=command("pretrain", *flags), products=[newest])
 
 
 def _export_step(output: Path, seed: int) -> Step:
     folder = seed_folder(output, seed) / "model"
-    action = _command("convert-to-hf", "--checkpoint", folder.with_name("run"), "--output", folder)
+    action = command("convert-to-hf", "--checkpoint", folder.with_name("run"), "--output", folder)
     return Step(name=f"export-seed{seed}", action=action, products=[folder])
 
 
@@ -155,7 +155,7 @@ def _task_step(experiment: Experiment, output: Path, seed: int) -> Step:
         flags += [f"--{name.replace('_', '-')}", value]
     if any(arm.hint_weight for arm in experiment.arms):
         flags.append("--hints")
-    return Step(name=f"task-seed{seed}", action=_command("generate-task", experiment.task, *flags), products=[folder])
+    return Step(name=f"task-seed{seed}", action=command("generate-task", experiment.task, *flags), products=[folder])
 
 
 def _grid_file_step(experiment: Experiment, output: Path, seed: int) -> Step:
@@ -181,7 +181,7 @@ def _grid_step(experiment: Experiment, output: Path, seed: int, jobs: int) -> St
     folder = seed_folder(output, seed)
     flags = ["--grid", folder / "grid.yaml", "--output", folder / "grid", "--jobs", jobs]
     results = [result_file(experiment, arm, folder, seed) for arm in experiment.arms]
-    return Step(name=f"grid-seed{seed}", action=_command("grid", *flags), products=results, show_all_lines=True)
+    return Step(name=f"grid-seed{seed}", action=command("grid", *flags), products=results, show_all_lines=True)
 
 
 def _report_step(experiment: Experiment, output: Path) -> Step:
@@ -189,8 +189,4 @@ def _report_step(experiment: Experiment, output: Path) -> Step:
                for arm in experiment.arms]  # fmt: skip
     flags = ["--evaluations", *results, "--reproductions", output / ReproductionRecord.FILE]
     flags += ["--title", experiment.title, "--output", output / "report"]
-    return Step(name="report", action=_command("report", *flags), products=[output / "report" / "report.html"])
-
-
-def _command(*arguments: object) -> list[str]:
-    return ["-m", "pause_megatron", *map(str, arguments)]
+    return Step(name="report", action=command("report", *flags), products=[output / "report" / "report.html"])

@@ -50,6 +50,11 @@ class Stage:
     """Steps that run at the same time."""
 
 
+def command(*words: object) -> list[str]:
+    """Return the action of a step that runs a command of ``pause-megatron`` with its flags."""
+    return ["-m", "pause_megatron", *map(str, words)]
+
+
 def run_stages(stages: Sequence[Stage], logs: Path, environment: Mapping[str, str]) -> None:
     """Run the steps that are not done, stage by stage; each step writes its complete output to a file in ``logs``.
 

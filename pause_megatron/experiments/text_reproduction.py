@@ -17,7 +17,7 @@ from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import flags_of_mapping
 from pause_megatron.config.text_experiments import TextArm, TextExperiment
 from pause_megatron.config.tokenizer import TokenizerConfig
-from pause_megatron.experiments.steps import Stage, Step
+from pause_megatron.experiments.steps import Stage, Step, command
 from pause_megatron.experiments.text_experiment_file import DEEPSPEED
 from pause_megatron.preprocess.dataset_manifest import DATASET_FILE
 from pause_megatron.records.reproduction import TextReproductionRecord
@@ -33,7 +33,7 @@ def text_stages(experiment: TextExperiment, texts: dict[str, list[str]], output:
     """Yield the stages up to the results; all paths are below ``output``."""
     tokenizer = Step(
         name="tokenizer",
-        action=_command("tokenizer", "--input", *texts["text"], "--output", output / "tokenizer",
+        action=command("tokenizer", "--input", *texts["text"], "--output", output / "tokenizer",
                         *flags_of_mapping(experiment.tokenizer, TokenizerConfig, "tokenizer")),
         products=[output / "tokenizer" / "manifest.json"],
     )  # fmt: skip
@@ -63,7 +63,7 @@ def text_report_step(experiment: TextExperiment, output: Path) -> Step:
     runs = [run_folder(output, arm, seed) for arm in experiment.arms for seed in experiment.seeds]
     flags = ["--pretrain", *runs, "--reproductions", output / TextReproductionRecord.FILE]
     flags += ["--title", experiment.title, "--output", output / "report"]
-    return Step(name="report", action=_command("report", *flags), products=[output / "report" / "report.html"])
+    return Step(name="report", action=command("report", *flags), products=[output / "report" / "report.html"])
 
 
 def plain_folder(output: Path) -> Path:
@@ -91,7 +91,7 @@ def _data_steps(experiment: TextExperiment, texts: dict[str, list[str]], output:
             flags += ["--also", *also]
         name = f"preprocess-{split}{'-distinct' if distinct else ''}"
         products = [folder / DATASET_FILE for folder in folders]
-        steps.append(Step(name=name, action=_command("preprocess", *flags), products=products))
+        steps.append(Step(name=name, action=command("preprocess", *flags), products=products))
     return steps
 
 
@@ -127,20 +127,16 @@ def _training_step(
     settings["max_position_embeddings"] = experiment.positions
     flags += flags_of_mapping(settings, PretrainConfig, "pretrain")
     newest = folder / CHECKPOINTS / checkpoint_name(settings["train_iters"]) / MANIFEST
-    return Step(name=f"pretrain-{folder.name}", action=_command("pretrain", *flags), products=[newest])
+    return Step(name=f"pretrain-{folder.name}", action=command("pretrain", *flags), products=[newest])
 
 
 def _export_step(output: Path) -> Step:
     folder = output / "export"
     flags = ["--checkpoint", plain_folder(output), "--output", folder]
-    return Step(name="export", action=_command("convert-to-hf", *flags), products=[folder])
+    return Step(name="export", action=command("convert-to-hf", *flags), products=[folder])
 
 
 def _import_step(experiment: TextExperiment, output: Path) -> Step:
     folder = output / "import"
     flags = ["--model", output / "export", "--output", folder, "--distinct-pauses", experiment.distinct_pauses]
-    return Step(name="import", action=_command("convert-from-hf", *flags), products=[folder])
-
-
-def _command(*arguments: object) -> list[str]:
-    return ["-m", "pause_megatron", *map(str, arguments)]
+    return Step(name="import", action=command("convert-from-hf", *flags), products=[folder])

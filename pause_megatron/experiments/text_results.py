@@ -15,7 +15,14 @@ from pause_megatron.errors import UserError
 from pause_megatron.experiments.text_reproduction import plain_folder, run_folder
 from pause_megatron.intervals import combined_error, error_over_blocks, standard_error, student_margin
 from pause_megatron.records.files import read_record, read_record_lines
-from pause_megatron.records.pretraining import METRICS_FILE, METRICS_KINDS, RunRecord, TrainRecord, ValidationRecord
+from pause_megatron.records.pretraining import (
+    METRICS_FILE,
+    METRICS_KINDS,
+    RunRecord,
+    TrainRecord,
+    ValidationRecord,
+    perplexity,
+)
 from pause_megatron.records.reproduction import Interval, TextArmDifference, TextArmRecord, TextReproductionRecord
 from pause_megatron.versions import versions
 
@@ -104,7 +111,7 @@ def _arm_record(arm: TextArm, runs: Sequence[_Run]) -> TextArmRecord:
         published=arm.published,
         losses=losses,
         loss=loss,
-        perplexity=math.exp(loss),
+        perplexity=perplexity(loss),
         seed_error=standard_error(losses),
         real_tokens=last.real_tokens,
         pause_tokens=last.pause_tokens,

@@ -1,5 +1,6 @@
 """Records of a pretraining run: ``run.json``, and the lines of its ``metrics.jsonl``."""
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -128,6 +129,14 @@ class PauseEmbeddingRecord:
     """Cosine similarity with its initial value."""
     gradient_share: float | None = None
     """Its share of the squared global gradient norm, 0 to 1; None if the step changed no weight."""
+
+
+def perplexity(loss: float) -> float:
+    """exp(``loss``); infinite if that overflows."""
+    try:
+        return math.exp(loss)
+    except OverflowError:
+        return math.inf
 
 
 @dataclass(frozen=True, kw_only=True)

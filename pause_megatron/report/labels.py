@@ -36,9 +36,14 @@ def pretrained_label(setting: Setting) -> str:
     return model_label(setting.model) + (f" ({setting.pretrained})" if setting.pretrained else "")
 
 
+def run_kind(run: PretrainRun) -> str:
+    """StdPT or PausePT."""
+    return "StdPT" if run.is_standard else "PausePT"
+
+
 def run_label(run: PretrainRun, runs: tuple[PretrainRun, ...]) -> str:
     """StdPT or PausePT, followed by the run's name if the report has several runs of that kind."""
-    kind = "StdPT" if run.is_standard else "PausePT"
+    kind = run_kind(run)
     alike = [other for other in runs if other.is_standard == run.is_standard]
     if len(alike) == 1:
         return kind

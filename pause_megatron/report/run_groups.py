@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePath
@@ -12,7 +10,7 @@ from pathlib import PurePath
 import numpy as np
 
 from pause_megatron.report.collect import PretrainRun
-from pause_megatron.report.labels import NOTHING, rounded, run_label
+from pause_megatron.report.labels import NOTHING, rounded, run_kind
 
 Curve = tuple[Sequence[float], Sequence[float]]
 """x and y of a curve; x increases."""
@@ -40,39 +38,46 @@ class RunGroup:
 
 
 def group_runs(runs: Sequence[PretrainRun]) -> list[RunGroup]:
-    """Group runs by model and size, in the order of the first run of each.
+    """Group runs that differ only in their seed, and so are of one model, size and kind of data; in their order.
 
-    Runs of equal or unknown seeds are not repetitions of one another: each is then a group with the run's name.
+    Runs of equal or unknown seeds are not repetitions of one another: each is then a group of its own.
     """
-    found: dict[tuple[str, int, str], list[PretrainRun]] = {}
+    found: dict[tuple[object, ...], list[PretrainRun]] = {}
     for run in runs:
-        found.setdefault((run.record.model, run.record.parameters, run.record.dataset.strategy), []).append(run)
-    groups: list[tuple[str, tuple[PretrainRun, ...]]] = []
-    names = [model for model, *_ in found]
-    for (model, parameters, _), own in found.items():
+        found.setdefault(_identity(run), []).append(run)
+    groups: list[list[PretrainRun]] = []
+    for own in found.values():
         seeds = {run.record.seed for run in own}
-        if len(own) > 1 and (None in seeds or len(seeds) < len(own)):
-            groups += [(run_label(run, tuple(runs)).partition(" ")[2] or run.record.name, (run,)) for run in own]
-        else:
-            groups.append((f"{model} ({rounded(parameters)})" if names.count(model) > 1 else model, tuple(own)))
+        repeats = None not in seeds and len(seeds) == len(own)
+        groups += [own] if repeats else [[run] for run in own]
+    names = _names(groups)
+    kinds = [run_kind(own[0]) for own in groups]
     return [
-        RunGroup(name=name, label=_label(own, groups, tuple(runs)) or f"{_kind(own[0])} {name}", runs=own)
-        for name, own in groups
+        RunGroup(name=name, label=kind if kinds.count(kind) == 1 else f"{kind} {name}", runs=tuple(own))
+        for name, kind, own in zip(names, kinds, groups, strict=True)
     ]
 
 
-def _kind(run: PretrainRun) -> str:
-    return "StdPT" if run.is_standard else "PausePT"
+def _identity(run: PretrainRun) -> tuple[object, ...]:
+    """Return what the seeds of one model share: name, size, and pauses of the training data."""
+    record, data = run.record, run.record.dataset
+    pauses = data.strategy, data.pause_rate, data.rates, data.pauses_per_token, data.pause_interval
+    return record.model, record.parameters, data.seq_length, *pauses
 
 
-def _label(
-    own: tuple[PretrainRun, ...], groups: Sequence[tuple[str, tuple[PretrainRun, ...]]], runs: tuple[PretrainRun, ...]
-) -> str | None:
-    """Return the label of a single run, or of the only group of its kind; None for other groups."""
-    if len(own) == 1:
-        return run_label(own[0], runs)
-    alike = [others for _, others in groups if others[0].is_standard == own[0].is_standard]
-    return _kind(own[0]) if len(alike) == 1 else None
+def _names(groups: Sequence[Sequence[PretrainRun]]) -> list[str]:
+    """Return a unique name of each group: that of its model, with the size or of its first run if others share it."""
+    names: list[str] = []
+    for own in groups:
+        record, sized = own[0].record, f"{own[0].record.model} ({rounded(own[0].record.parameters)})"
+        alike = [other[0].record for other in groups if other[0].record.model == record.model]
+        sizes = [rounded(other.parameters) for other in alike]
+        if len(alike) == 1:
+            names.append(record.model)
+        else:
+            names.append(sized if sizes.count(rounded(record.parameters)) == 1 else record.name)
+    sources = [str(own[0].source) for own in groups]
+    return [name if names.count(name) == 1 else source for name, source in zip(names, sources, strict=True)]
 
 
 def has_repetitions(groups: Sequence[RunGroup]) -> bool:
@@ -80,12 +85,12 @@ def has_repetitions(groups: Sequence[RunGroup]) -> bool:
     return any(len(group.runs) > 1 for group in groups)
 
 
-def scatter(values: Sequence[float], digits: int) -> str:
+def scatter_note(values: Sequence[float], digits: int) -> str:
     """Return the standard deviation of several values as a note, e.g. "s.d. 0.006, 3 seeds"; nothing for one."""
     return f"s.d. {statistics.stdev(values):.{digits}f}, {len(values)} seeds" if len(values) > 1 else ""
 
 
-def facts(texts: Sequence[str]) -> str:
+def fact_of(texts: Sequence[str]) -> str:
     """Return a fact of all runs of a group: once if they agree, else as a list in the order of the runs."""
     return texts[0] if len(set(texts)) == 1 else ", ".join(texts)
 
@@ -114,11 +119,6 @@ def own_text(run: PretrainRun) -> str | None:
         ends = [PurePath(folder.folder).name.partition("train-")[2] for folder in run.record.dataset.folders]
         names = {name for name in names if all(end and name.endswith(f"-{end}") for end in ends)}
     return names.pop() if len(names) == 1 else None
-
-
-def perplexity(loss: float) -> float:
-    """Return exp(loss), infinite if it overflows."""
-    return math.exp(loss) if loss < math.log(sys.float_info.max) else math.inf
 
 
 def loss_text(losses: Sequence[float]) -> str:

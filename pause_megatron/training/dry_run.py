@@ -65,7 +65,8 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
     lines += checkpoint_lines(run, scales, hardware, config.checkpoint, faults, mfu=config.assumed_mfu)
     lines += ["", *_data_lines(data, run.samples)]
     if tokenizer is None:
-        lines.append(f"            {config.tokenizer} is not on this machine; assumed {config.vocab_size:,} tokens")
+        lines.append(f"            {config.tokenizer} is not on this machine; {config.vocab_size:,} tokens assumed,")
+        lines.append("            and no data compared with them")
     print("\n".join(lines))
     refused = [scale for scale in scales.values() if isinstance(scale, UserError)]
     if len(refused) == len(scales):
@@ -75,14 +76,14 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
 def find_data(config: PretrainConfig, tokenizer: PauseTokenizer | None) -> FoundData:
     """Check the training and held-out data on this machine. Raises :class:`UserError` as a run would.
 
-    Without a tokenizer, all data counts as missing: it cannot be compared with one.
+    Without a tokenizer no data is read, because it cannot be compared with one.
     """
     model = config.model
     if tokenizer is None:
         seq_length = config.training.seq_length or model.max_position_embeddings
-        return FoundData(
-            folders=(), absent=config.data_parts, absent_held_out=config.validation_parts, seq_length=seq_length
-        )
+        _, absent = _divide(config.data_parts)
+        _, absent_held_out = _divide(config.validation_parts)
+        return FoundData(folders=(), absent=absent, absent_held_out=absent_held_out, seq_length=seq_length)
     limits: Any = {"max_position_embeddings": model.max_position_embeddings, "shares_positions": model.shares_positions}
     present, absent = _divide(config.data_parts)
     folders: tuple[DataFolder, ...] = ()
@@ -123,7 +124,7 @@ def find_hardware(precision: Precision, peak_tflops: float) -> Hardware:
 
 
 def _data_lines(data: FoundData, samples: int) -> Iterator[str]:
-    if data.absent:
+    if not data.folders or data.absent:
         yield f"data        assumed: sequences of {data.seq_length:,} tokens"
     else:
         yield from _use_lines(data.folders, samples)

@@ -8,8 +8,9 @@ from pause_megatron.config.parallel import Layout
 from pause_megatron.config.training import TrainingConfig
 from pause_megatron.data.sample_order import ValidationData
 from pause_megatron.data.training_sample import SampleDataset
+from pause_megatron.records.pretraining import perplexity
 from pause_megatron.training.loss import Losses
-from pause_megatron.training.metrics.run_metrics import Metrics, loss_fields, perplexity
+from pause_megatron.training.metrics.run_metrics import Metrics, loss_fields
 from pause_megatron.training.state import blend_strategy
 
 MOST_BLOCKS = 64

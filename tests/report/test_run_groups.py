@@ -35,7 +35,7 @@ def runs_of(folder: Path, *keys: tuple[str, int | None, int]) -> list[PretrainRu
     [
         ([("std", 0, 10), ("p", 0, 10)], ["StdPT", "PausePT"], [1, 1]),
         ([("std", 0, 10), ("std", 1, 10), ("p", 1, 10), ("p", 0, 10)], ["StdPT", "PausePT"], [2, 2]),
-        ([("p1", 0, 10), ("p1", 1, 10), ("p2", 0, 10)], ["PausePT p1", "PausePT p2-2"], [2, 1]),
+        ([("p1", 0, 10), ("p1", 1, 10), ("p2", 0, 10)], ["PausePT p1", "PausePT p2"], [2, 1]),
         # sizes of one model are not seeds of it
         (
             [("std", 0, 10), ("std", 0, 2000), ("std", 1, 10), ("std", 1, 2000)],
@@ -55,6 +55,23 @@ def test_runs_of_one_model_and_size_with_other_seeds_are_a_group(
     assert [len(group.runs) for group in groups] == numbers
     assert len({group.name for group in groups}) == len(groups)
     assert has_repetitions(groups) == (max(numbers) > 1)
+
+
+def test_runs_of_one_name_with_other_pauses_are_not_seeds_of_one_model(tmp_path: Path) -> None:
+    runs = runs_of(tmp_path, ("p", 0, 10), ("p", 1, 10), ("p", 2, 10))
+    changes = ({"pause_rate": 0.2}, {"strategy": "every", "pauses_per_token": 1}, {})
+    others = [
+        replace(run, record=replace(run.record, dataset=replace(run.record.dataset, **change)))
+        for run, change in zip(runs, changes, strict=True)
+    ]
+    groups = group_runs(others)
+    assert [len(group.runs) for group in groups] == [1, 1, 1]
+    assert [group.label for group in groups] == ["PausePT p-0", "PausePT p-1", "PausePT p-2"]
+    # sizes that round to the same number, and runs of one name in two folders
+    alike = runs_of(tmp_path / "alike", ("p", 0, 100_000_001), ("p", 1, 100_000_002))
+    assert len({group.label for group in group_runs(alike)}) == 2
+    same = [replace(run, record=replace(run.record, name="run", model_name=None, seed=None)) for run in alike]
+    assert len({group.label for group in group_runs(same)}) == 2
 
 
 def test_mean_curve_covers_what_all_curves_reach() -> None:

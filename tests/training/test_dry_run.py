@@ -97,11 +97,13 @@ def test_a_fresh_checkout_needs_neither_tokenizer_nor_data(
     fresh = replace(config, tokenizer=tmp_path / "none", data=("nowhere",), vocab_size=1000)
     text = printed(fresh, capsys)
     assert "vocabulary 1,000 (computed as 1,024)" in text
-    assert f"{tmp_path / 'none'} is not on this machine; assumed 1,000 tokens" in text
+    assert f"{tmp_path / 'none'} is not on this machine; 1,000 tokens assumed," in text
     assert "nowhere is not on this machine; not checked" in text
     assert not list(tmp_path.iterdir())
-    # data that is here cannot be checked without its tokenizer
-    assert f"{config.data[0]} is not on this machine" in printed(replace(fresh, data=config.data), capsys)
+    here = printed(replace(fresh, data=config.data), capsys)
+    assert "no data compared with them" in here
+    assert f"{config.data[0]} is not on this machine" not in here
+    assert f"data        assumed: sequences of {SEQ_LENGTH} tokens" in here
 
 
 def test_checkpoints_and_failures_are_planned_for_each_number_of_gpus(

@@ -169,7 +169,7 @@ def _answers_figure(one: DiagnosisRecord) -> Figure:
 
 
 def _constant(one: DiagnosisRecord) -> str:
-    """Return what a model would score that answers every prompt alike; nothing for a file of an older version."""
+    """Return a sentence on the score of the best constant answer; nothing for a file of an older version."""
     if one.best_constant is None:
         return ""
     return f"The best constant answer would be correct for {one.best_constant:.0%} of the prompts. "

@@ -24,7 +24,7 @@ def loss_figure(kind: str, name: str, title: str, caption: str, lines: Sequence[
     )
 
 
-def lines(curves: Mapping[str, Curve]) -> list[Line]:
+def model_lines(curves: Mapping[str, Curve]) -> list[Line]:
     """Return a line for each pretrained model by its label, each in its colour; models without points have none."""
     colors = elements.pretrained_colors(curves)
     return [

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 
+from pause_megatron.records.pretraining import perplexity
 from pause_megatron.report import elements
 from pause_megatron.report.collect import PretrainRun
 from pause_megatron.report.elements import Figure, Section, Table, TableCell
@@ -11,16 +12,15 @@ from pause_megatron.report.paired_losses import LossDifference, loss_difference
 from pause_megatron.report.run_groups import (
     Curve,
     RunGroup,
-    facts,
+    fact_of,
     group_runs,
     has_repetitions,
     loss_text,
     mean_curve,
     own_text,
-    perplexity,
-    scatter,
+    scatter_note,
 )
-from pause_megatron.report.sections.loss_curves import lines, loss_figure, means_over_seeds
+from pause_megatron.report.sections.loss_curves import loss_figure, means_over_seeds, model_lines
 from pause_megatron.report.sections.pretraining_cost import equal_cost_figures, equal_cost_table
 
 OWN_TEXT_NOTE = (
@@ -62,7 +62,7 @@ def pretraining_table(runs: tuple[PretrainRun, ...]) -> Table:
         ),
     }
     cells = [
-        elements.text_cells(name, *(facts([of(run) for run in group.runs]) for group in groups))
+        elements.text_cells(name, *(fact_of([of(run) for run in group.runs]) for group in groups))
         for name, of in rows.items()
     ]
     if has_repetitions(groups):
@@ -127,7 +127,7 @@ def _validation_cell(group: RunGroup, dataset: str) -> TableCell:
     losses = group.losses(dataset)
     if not losses:
         return TableCell(text=NOTHING)
-    notes = [f"perplexity {perplexity(statistics.fmean(losses)):.4g}", scatter(losses, 4)]
+    notes = [f"perplexity {perplexity(statistics.fmean(losses)):.4g}", scatter_note(losses, 4)]
     return TableCell(text=loss_text(losses), note="; ".join(filter(None, notes)))
 
 
@@ -241,7 +241,7 @@ def training_figure(runs: tuple[PretrainRun, ...]) -> Figure:
     }
     caption = f"Cross-entropy on real targets, in nats.{means_over_seeds(runs)}"
     return loss_figure(
-        "pretraining", "iterations", "Training loss over iterations", caption, lines(curves), "iterations"
+        "pretraining", "iterations", "Training loss over iterations", caption, model_lines(curves), "iterations"
     )
 
 
@@ -254,7 +254,7 @@ def validation_figures(runs: tuple[PretrainRun, ...]) -> list[Figure]:
         }
         caption = f"Held-out dataset {dataset}; real targets only.{means_over_seeds(runs)}"
         title = f"Validation on {text_kind(pauses)}"
-        figures.append(loss_figure("validation", dataset, title, caption, lines(curves), "iterations"))
+        figures.append(loss_figure("validation", dataset, title, caption, model_lines(curves), "iterations"))
     return figures
 
 

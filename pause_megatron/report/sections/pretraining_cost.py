@@ -23,7 +23,7 @@ from pause_megatron.report.run_groups import (
     mean_curve,
     own_text,
 )
-from pause_megatron.report.sections.loss_curves import lines, loss_figure, means_over_seeds
+from pause_megatron.report.sections.loss_curves import loss_figure, means_over_seeds, model_lines
 
 AXES = ("real tokens", "all tokens", "FLOPs")
 OWN_TEXT = ", own text"
@@ -76,7 +76,9 @@ def equal_cost_figures(runs: tuple[PretrainRun, ...], dataset: str) -> list[Figu
     for axis in known_axes(runs):
         curves = {group.label: mean_curve(_curves(group, axis, dataset)) for group in group_runs(runs)}
         caption = f"Held-out dataset {dataset}; real targets only.{means_over_seeds(runs)}"
-        figures.append(loss_figure("equal-cost", axis, f"Held-out loss over {axis}", caption, lines(curves), axis))
+        figures.append(
+            loss_figure("equal-cost", axis, f"Held-out loss over {axis}", caption, model_lines(curves), axis)
+        )
     return figures
 
 

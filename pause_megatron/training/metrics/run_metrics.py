@@ -1,6 +1,5 @@
 """Metrics of a run: collects losses, throughput and memory of its steps, and writes them as records."""
 
-import math
 import resource
 import sys
 import time
@@ -21,7 +20,7 @@ from pause_megatron.engine.updater import Update
 from pause_megatron.parallel.collectives import max_over_ranks, run_on_rank_0
 from pause_megatron.parallel.process_device import device
 from pause_megatron.records.checkpoint_state import CheckpointState
-from pause_megatron.records.pretraining import BadBatchRecord, ResumedRecord, TrainRecord, ValidationRecord
+from pause_megatron.records.pretraining import BadBatchRecord, ResumedRecord, TrainRecord, ValidationRecord, perplexity
 from pause_megatron.training.inputs import PretrainInputs
 from pause_megatron.training.loss import LONGEST_RUN, Losses
 from pause_megatron.training.metrics.pause_embedding import PauseEmbedding
@@ -153,14 +152,6 @@ def loss_fields(losses: Losses) -> dict[str, Any]:
         fields["loss_by_pause_run"] = {RUN_NAMES[length]: losses.after_run(length) for length in lengths}
         fields["targets_by_pause_run"] = {RUN_NAMES[length]: losses.counts[length] for length in lengths}
     return fields
-
-
-def perplexity(loss: float) -> float:
-    """exp(``loss``); infinite if that overflows."""
-    try:
-        return math.exp(loss)
-    except OverflowError:
-        return math.inf
 
 
 @dataclass(kw_only=True)
