@@ -1,6 +1,7 @@
-"""Logging: human-readable lines on standard error, and JSON lines on disk.
+"""Logging: human-readable lines on standard error and in ``--log-file``, and JSON lines on disk.
 
-Under a launcher only rank 0 logs, except for messages about one rank.
+Under a launcher only rank 0 logs, except for messages about one rank. A line has the time, the host and the seconds
+since the process started, such as ``2026-01-31 12:00:05 gpu017 [   19.2s] message``.
 """
 
 import errno
@@ -8,17 +9,55 @@ import io
 import json
 import os
 import re
+import socket
 import sys
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from pause_megatron.errors import UserError
 
 _STARTED = time.monotonic()
 _READER_LEFT = (errno.EPIPE, errno.EIO)
 """Errors of writing to a pipe without a reader, and to a terminal that was closed."""
-LINE = re.compile(r"\[ *\d+\.\ds\] ")
+LINE = re.compile(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d \S+ \[ *\d+\.\ds\] ")
 """Start of each line of :func:`info`; a parent process uses it to tell them from the output of libraries."""
+
+
+@dataclass
+class _Settings:
+    quiet: bool = False
+    file: Path | None = None
+    descriptor: int | None = None
+    """Of ``file``, open for appending; each line is one write, so processes may share the file."""
+
+
+_settings = _Settings()
+
+
+def configure(*, quiet: bool, file: Path | None) -> None:
+    """Set up the log of this process: ``quiet`` shows only warnings and errors, ``file`` gets every line.
+
+    Commands call it before anything is logged. The file is appended to and its folder is created. Raises
+    :class:`UserError` if it cannot be opened.
+    """
+    if _settings.descriptor is not None:
+        os.close(_settings.descriptor)
+    _settings.quiet, _settings.file, _settings.descriptor = quiet, file, None
+    if file is not None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            _settings.descriptor = os.open(file, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+        except OSError as error:
+            raise UserError(f"--log-file {file}: {error.strerror}; give a file that can be written") from error
+
+
+def flags() -> list[str]:
+    """Return the flags with which another command logs as this process does."""
+    file = [] if _settings.file is None else ["--log-file", str(_settings.file)]
+    return ["--quiet", *file] if _settings.quiet else file
 
 
 def global_rank() -> int:
@@ -33,14 +72,42 @@ def global_rank() -> int:
 
 
 def info(message: str) -> None:
-    """Log ``message`` with the seconds since the process started, on rank 0 only."""
+    """Log ``message`` with the time, the host and the seconds since the process started, on rank 0 only."""
     if global_rank() == 0:
-        write_line(f"[{time.monotonic() - _STARTED:7.1f}s] {message}")
+        _show(_stamped(message), stamped=True, quiet=_settings.quiet)
+
+
+def warn(message: str) -> None:
+    """Log ``message`` as a warning, on rank 0 only."""
+    if global_rank() == 0:
+        _show(_stamped(f"warning: {message}"), stamped=True, quiet=False)
+
+
+def progress(line: str) -> None:
+    """Log ``line`` as it is, for example that of a child process; the log file also has the time and the host."""
+    _show(line, stamped=False, quiet=_settings.quiet)
 
 
 def write_line(line: str) -> None:
-    """Write ``line`` to standard error."""
-    print(line, file=sys.stderr, flush=True)
+    """Log ``line`` as it is, also under ``--quiet``: errors."""
+    _show(line, stamped=False, quiet=False)
+
+
+def _stamped(message: str) -> str:
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    return f"{now} {socket.gethostname().partition('.')[0]} [{time.monotonic() - _STARTED:7.1f}s] {message}"
+
+
+def _show(text: str, *, stamped: bool, quiet: bool) -> None:
+    """Write ``text`` to standard error unless ``quiet``, in one write so that lines of threads stay apart, and to the
+    log file."""
+    if not quiet:
+        sys.stderr.write(f"{text}\n")
+        sys.stderr.flush()
+    if _settings.descriptor is not None and text.strip():
+        line = text if stamped else _stamped(text.strip("\n"))
+        with suppress(OSError):  # a full disk must not end a run
+            os.write(_settings.descriptor, f"{line}\n".encode(errors="backslashreplace"))
 
 
 class _OutputFile(io.FileIO):
@@ -79,11 +146,6 @@ def keep_output_from_failing() -> None:
             encoding, errors = (stream.encoding, stream.errors) if stream else ("utf-8", "backslashreplace")
             lines = number == 2 or os.isatty(number)
             setattr(sys, name, io.TextIOWrapper(file, encoding, errors, line_buffering=lines))
-
-
-def warn(message: str) -> None:
-    """Log ``message`` as a warning, on rank 0 only."""
-    info(f"warning: {message}")
 
 
 def format_duration(seconds: float) -> str:

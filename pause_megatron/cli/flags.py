@@ -17,6 +17,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, NoReturn, Union, get_args, get_origin
 
+from pause_megatron import log
 from pause_megatron.cli.converted_flags import converted_flags, converted_kinds, without_converted
 from pause_megatron.config.checks import suggestion
 from pause_megatron.config.serialize import build, flags_of_mapping, flat_fields, read_settings
@@ -24,6 +25,11 @@ from pause_megatron.errors import UserError, quoted
 
 _METAVARS = {int: "INT", float: "FLOAT", str: "TEXT", Path: "PATH"}
 _WIDEST_METAVAR = 60
+_LOG_FLAGS: dict[str, dict[str, Any]] = {
+    "--quiet": {"action": "store_true", "help": "Print only warnings, errors and results."},
+    "--log-file": {"metavar": "FILE", "help": "Also append each line of the log to this file, with its time and host."},
+}
+"""Flags of every command, which are no settings of it."""
 _LONG_CHOICES = "NAME"
 """Stands for choices that are wider than :data:`_WIDEST_METAVAR`; the help text lists them."""
 
@@ -73,7 +79,21 @@ def parse(config_class: type, program: str, arguments: list[str]) -> Any:
     kinds = {name: field.type for name, field in flat_fields(config_class).items()}
     typed = without_converted(config_class, earlier, typed, partial(_value_of, converted_kinds(config_class) | kinds))
     values = vars(parser.parse_args(earlier + typed)).items()
+    values = [(name, value) for name, value in values if name in kinds]  # without the flags of the log
     return build(config_class, {name: _joined(kinds[name], value) for name, value in values})
+
+
+def take_log_flags(arguments: list[str]) -> list[str]:
+    """Set up the log by ``--quiet`` and ``--log-file``, and return the other arguments.
+
+    Raises :class:`UserError` for a flag without its value, and for a file that cannot be written.
+    """
+    parser = FlagParser(add_help=False, allow_abbrev=False)
+    for option, settings in _LOG_FLAGS.items():
+        parser.add_argument(option, **settings)
+    found, others = parser.parse_known_args(arguments)
+    log.configure(quiet=found.quiet, file=None if found.log_file is None else Path(found.log_file))
+    return others
 
 
 def _value_of(kinds: dict[str, Any], name: str, words: Sequence[str]) -> tuple[Any, list[str]]:
@@ -157,6 +177,8 @@ def flag_parser(config_class: type, program: str) -> FlagParser:
     if presets := getattr(config_class, "PRESETS", None):
         names = f"Named settings, which --config and flags override: {', '.join(presets)}."
         general.add_argument("--preset", metavar="NAME", choices=list(presets), help=names)
+    for option, settings in _LOG_FLAGS.items():
+        general.add_argument(option, **settings)
     _add_flags(parser, config_class, parser.add_argument_group("flags"))
     _add_other_names(parser, config_class)
     first = _positional(config_class)

@@ -13,7 +13,7 @@ from pause_megatron import log
 from pause_megatron.atomic import sweep
 from pause_megatron.children import end_with_parent
 from pause_megatron.cli.commands import COMMANDS, SUBCOMMANDS, TOOLS, Command
-from pause_megatron.cli.flags import parse, wrap
+from pause_megatron.cli.flags import parse, take_log_flags, wrap
 from pause_megatron.config.checks import suggestion
 from pause_megatron.errors import (
     EXIT_DONE,
@@ -110,6 +110,7 @@ def _run(command: Command, program: str, arguments: list[str]) -> int:
     rank = log.global_rank() if command.distributed else 0
     try:
         with stop_signals_held_back() if command.saves_when_asked else nullcontext():
+            arguments = take_log_flags(arguments)
             with packages_needed_by(program):
                 command.run(parse(command.config_class(), program, arguments))
             sys.stdout.flush()

@@ -121,6 +121,9 @@ class FinetuneConfig:
     """Seed of the order of the examples and of dropout."""
     log_interval: int = 50
     """Steps between two lines of metrics.jsonl."""
+    report_to: tuple[str, ...] = ()
+    """Programs that also get the metrics, by the Trainer's names, for example wandb or tensorboard (default: none).
+    Event files of TensorBoard are in tensorboard/ next to the output; WANDB_PROJECT names the project of W&B."""
     save_interval: int = 1000
     """Steps between two checkpoints to resume from, and between two evaluations of early stopping."""
     early_stopping_patience: int = 0

@@ -60,6 +60,8 @@ class GridConfig:
     grid file."""
     list: bool = False
     """Print the jobs and their states, without running any."""
+    json: bool = False
+    """Print the jobs of --list as a JSON array, with their names, stages, states, commands, needs and outputs."""
     jobs: int = 1
     """Jobs that run at the same time on this machine; they share its cores and its GPU."""
     executor: Executor = "local"
@@ -76,6 +78,8 @@ class GridConfig:
                 if not (name and equals and (rest or flag == "--set")):
                     form = "NAME=FOLDER" if flag == "--models" else "KEY=VALUE"
                     raise UserError(f"{flag} {value}: write it as {form}")
+        if self.json and not self.list:
+            raise UserError("--json: requires --list; add it, or remove --json")
         if self.slurm and self.executor != "slurm":
             raise UserError("--slurm: requires --executor slurm; add it, or remove --slurm")
         if self.executor == "slurm" and self.jobs > 1:

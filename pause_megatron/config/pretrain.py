@@ -63,6 +63,8 @@ class PretrainConfig:
     PAUSE_MEGATRON_DEVICE replaces auto."""
     dry_run: bool = False
     """Print the plan of the run with its memory and time, and exit; nothing is allocated."""
+    json: bool = False
+    """Print the plan of a dry run as JSON; memory and disk in bytes."""
     num_gpus: tuple[int, ...] = ()
     """World sizes to plan for in a dry run, for example 8 16 64 (default: the current one)."""
     assumed_mfu: float = 0.4
@@ -89,6 +91,8 @@ class PretrainConfig:
             raise UserError("--data: give a dataset folder, or several as WEIGHT FOLDER WEIGHT FOLDER")
         parse_blend("--validation-data", self.validation_data)  # reports mistakes before anything is loaded
         require_at_least(1, processes=self.processes, num_gpus=min(self.num_gpus, default=1))
+        if self.json and not self.dry_run:
+            raise UserError("--json: requires --dry-run; add it, or remove --json")
         require_at_least(1, vocab_size=self.vocab_size)
         require_positive(assumed_gpu_mtbf=self.assumed_gpu_mtbf)
         require_at_least(0, assumed_save_seconds=self.assumed_save_seconds)

@@ -37,7 +37,7 @@ from pause_megatron.downstream.processes import (
     run_on_rank_0,
 )
 from pause_megatron.downstream.tasks import load_task
-from pause_megatron.downstream.trainer_arguments import training_arguments
+from pause_megatron.downstream.trainer_arguments import reporting_callbacks, training_arguments
 from pause_megatron.downstream.trainer_states import (
     AlreadyTrained,
     NoFurtherStep,
@@ -174,6 +174,7 @@ def train(
     state = state_folder(work.path, step) if step else None
     writer = MetricsWriter(work)
     callbacks: list[TrainerCallback] = [writer, EpochStart(examples), _TimeoutOfSteps(heartbeat)]
+    callbacks += reporting_callbacks(config)
     if state and is_finished(state):
         callbacks.append(NoFurtherStep())
     learned: Dataset[PausedExample] = examples

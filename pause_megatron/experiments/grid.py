@@ -6,10 +6,13 @@ A grid becomes a list of ordinary commands. Outputs that exist are skipped, so t
 grid, and adds to a grid the outputs that are new in its file.
 """
 
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from pause_megatron import log
 from pause_megatron.atomic import final_name, sweep, write_json
 from pause_megatron.config.experiments import GridConfig
 from pause_megatron.config.serialize import to_plain
@@ -20,7 +23,6 @@ from pause_megatron.experiments.grid_local import run_local, sweep_leftovers
 from pause_megatron.experiments.grid_slurm import queue_slurm
 from pause_megatron.experiments.job import Job, State, job_states, shorten
 from pause_megatron.experiments.job_outputs import path_of
-from pause_megatron.experiments.steps import say
 from pause_megatron.experiments.study_checks import check_models
 from pause_megatron.locks import LOCK_FILE, sole_owner
 
@@ -42,7 +44,7 @@ def run_grid(config: GridConfig) -> None:
     output, source = config.output.absolute(), f"--grid {config.grid}"
     jobs = grid_jobs(grid, output, source)
     if config.list:
-        _list(jobs, job_states(jobs))
+        _list(jobs, job_states(jobs), as_json=config.json)
         return
     check_folders(grid, source)
     check_models(grid, output, source)
@@ -57,14 +59,29 @@ def run_grid(config: GridConfig) -> None:
     if config.executor == "local":
         page = ", ".join(shorten(str(path_of(job.outputs[0]))) for job in jobs if job.stage == "report")
         results = f"results: {config.output / 'evaluate'}/*/*.json, for 'pause-megatron report --evaluations'"
-        say(f"\nreport: {page}" if jobs[-1].stage == "report" else f"\n{results}")
+        log.progress(f"\nreport: {page}" if jobs[-1].stage == "report" else f"\n{results}")
 
 
-def _list(jobs: Sequence[Job], states: Mapping[str, State]) -> None:
+def _list(jobs: Sequence[Job], states: Mapping[str, State], *, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps([_as_mapping(job, states[job.name]) for job in jobs], indent=2, ensure_ascii=False))
+        return
     for job in jobs:
         print(f"{states[job.name]:<10}  {job.command_line()}")
     counts = [f"{list(states.values()).count(state)} {state}" for state in ("done", "unfinished", "to do")]
     print(f"{len(jobs)} jobs: {', '.join(counts)}")
+
+
+def _as_mapping(job: Job, state: State) -> dict[str, Any]:
+    return {
+        "name": job.name,
+        "stage": job.stage,
+        "state": state,
+        "command": ["pause-megatron", *job.words()[2:]],
+        "needs": list(job.needs),
+        "outputs": [str(path_of(output)) for output in job.outputs],
+        "log": str(job.log),
+    }
 
 
 @contextmanager

@@ -8,14 +8,16 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import mean
 
+from pause_megatron import log
 from pause_megatron.atomic import sweep
 from pause_megatron.children import available_cores, start_child
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.errors import EXIT_DONE, StoppedEarly, UserError
-from pause_megatron.experiments.job import Job, State, shorten
+from pause_megatron.experiments.job import Job, Stage, State, shorten
 from pause_megatron.experiments.job_outputs import Output, is_made, mark_made, path_of
-from pause_megatron.experiments.steps import QUIET_CHILD, say
+from pause_megatron.experiments.steps import QUIET_CHILD
 from pause_megatron.parallel.launcher import resolve_device_choice
 from pause_megatron.parallel.signals import stop_signals_to
 from pause_megatron.records.finetuning import FinetuneRecord
@@ -39,9 +41,9 @@ def run_local(jobs: Sequence[Job], states: Mapping[str, State], at_once: int, lo
     """
     to_do = [job for job in jobs if states[job.name] != "done"]
     if not to_do:
-        say(f"all {len(jobs)} jobs were done before")
+        log.progress(f"all {len(jobs)} jobs were done before")
         return
-    say(f"{len(to_do)} of {len(jobs)} jobs to do, {at_once} at a time")
+    log.progress(f"{len(to_do)} of {len(jobs)} jobs to do, {at_once} at a time")
     scheduler = _Scheduler(
         waiting=to_do,
         done={job.name for job in jobs if states[job.name] == "done"},
@@ -52,10 +54,12 @@ def run_local(jobs: Sequence[Job], states: Mapping[str, State], at_once: int, lo
         },
         inherited=() if lock is None else (lock,),
         gpus=gpus_for_jobs(),
+        total=len(jobs),
+        at_once=at_once,
     )
     with stop_signals_to(scheduler.ask_to_stop):
-        scheduler.run(at_once)
-    scheduler.report(len(jobs))
+        scheduler.run()
+    scheduler.report()
 
 
 def sweep_leftovers(jobs: Sequence[Job]) -> None:
@@ -127,6 +131,11 @@ class _Scheduler:
     """File descriptors that jobs inherit."""
     gpus: Sequence[str]
     """Values of ``CUDA_VISIBLE_DEVICES`` for the jobs; empty to leave it alone."""
+    total: int
+    """Number of jobs of the grid, with those that were done before."""
+    at_once: int
+    seconds: dict[Stage, list[float]] = field(default_factory=dict)
+    """Stage to the durations of its jobs that succeeded in this call."""
     running: dict[subprocess.Popen[str], "_Running"] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
     """Job name to reason."""
@@ -137,11 +146,12 @@ class _Scheduler:
     def ask_to_stop(self, *_: object) -> None:
         self.stop_asked = True
 
-    def run(self, at_once: int) -> None:
+    def run(self) -> None:
+        """Run the jobs until all have ended or a stop is asked for. Raises :class:`StoppedEarly` for the latter."""
         while (self.waiting or self.running) and not self.stop_asked:
-            job = self._next() if len(self.running) < at_once else None
+            job = self._next() if len(self.running) < self.at_once else None
             if job is not None:
-                say(f"    $ {job.command_line()}")
+                log.progress(f"    $ {job.command_line()}")
                 used = [gpu for running in self.running.values() for gpu in running.gpus]
                 gpus = least_used(self.gpus, used, job.processes)
                 child = start_job(job, self._environment_of(job, gpus), pass_fds=self.inherited)
@@ -176,12 +186,32 @@ class _Scheduler:
             job, seconds = running.job, time.monotonic() - running.started
             if finished(job, child.returncode):
                 self.done.add(job.name)
-                say(f"{job.name}: done in {seconds:.1f} s")
+                self.seconds.setdefault(job.stage, []).append(seconds)
+                outcome = f"done in {seconds:.1f} s"
             else:
                 self.failed[job.name] = failure(job, child.returncode)
-                say(f"{job.name}: failed after {seconds:.1f} s")
+                outcome = f"failed after {seconds:.1f} s"
+            ended_jobs = len(self.done) + len(self.failed) + len(self.not_run)
+            left = self._seconds_left()
+            estimate = f"; about {log.format_duration(left)} left" if left else ""
+            log.progress(f"[{ended_jobs}/{self.total}] {job.name}: {outcome}{estimate}")
         if not ended:
             time.sleep(_POLL_SECONDS)
+
+    def _seconds_left(self) -> float | None:
+        """Estimate the time to the end from the mean duration of each stage; None while a stage has no duration.
+
+        The report takes seconds and is left out.
+        """
+        now, work = time.monotonic(), 0.0
+        elapsed = {running.job.name: now - running.started for running in self.running.values()}
+        for job in [*self.waiting, *(running.job for running in self.running.values())]:
+            if job.stage == "report":
+                continue
+            if job.stage not in self.seconds:
+                return None
+            work += max(0.0, mean(self.seconds[job.stage]) - elapsed.get(job.name, 0.0))
+        return work / self.at_once
 
     def _end_running(self) -> None:
         for child in self.running:
@@ -195,18 +225,18 @@ class _Scheduler:
                 child.kill()
                 child.wait()
 
-    def report(self, number_of_jobs: int) -> None:
+    def report(self) -> None:
         """Print the failed jobs. Raises :class:`UserError` if there are any."""
         if not self.failed:
-            say(f"all {number_of_jobs} jobs are done")
+            log.progress(f"all {self.total} jobs are done")
             return
         for name, reason in self.failed.items():
-            say(f"failed: {name}: {reason}")
+            log.progress(f"failed: {name}: {reason}")
         for name, need in self.not_run.items():
-            say(f"not run: {name}: needs {need}")
+            log.progress(f"not run: {name}: needs {need}")
         not_run = f", {len(self.not_run)} not run" if self.not_run else ""
         raise UserError(
-            f"{len(self.failed)} of {number_of_jobs} jobs failed{not_run}, {len(self.done)} are done;"
+            f"{len(self.failed)} of {self.total} jobs failed{not_run}, {len(self.done)} are done;"
             " run the same command to try the others again"
         )
 

@@ -36,7 +36,8 @@ _SET_BY_GRID: dict[type, tuple[str, ...]] = {
     PreprocessConfig: ("input", "tokenizer", "output", "also", "shard_range", *INSERTION_KEYS),
     PretrainConfig: (
         *("data", "output", "tokenizer", "model_name", "seed", "processes"),
-        *("dry_run", "num_gpus", "assumed_mfu"),
+        *("dry_run", "json", "num_gpus", "assumed_mfu", "vocab_size"),
+        *("assumed_gpu_mtbf", "assumed_save_seconds", "assumed_restart_seconds"),
     ),
     ConvertToHfConfig: ("checkpoint", "output", "tokenizer"),
     ReportConfig: ("evaluations", "pretrain", "output"),

@@ -14,13 +14,13 @@ from typing import Any, get_args
 
 import yaml
 
+from pause_megatron import log
 from pause_megatron.atomic import write_json
 from pause_megatron.checkpoint.checkpoint_folders import CHECKPOINTS
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.errors import EXIT_LOST_PROCESS, EXIT_REQUEUE, UserError, one_line
 from pause_megatron.experiments.grid_local import failure, finished, start_job
 from pause_megatron.experiments.job import Job, Stage, State
-from pause_megatron.experiments.steps import say
 from pause_megatron.optional_packages import packages_needed_by
 
 CLUSTER = "cluster"
@@ -74,7 +74,7 @@ class QueuedJob:
             try:
                 self._child.wait(self.signal_seconds - _SECONDS_TO_REQUEUE)
             except subprocess.TimeoutExpired:
-                say(f"{self.job.name}: was still saving; raise {_SIGNAL_DELAY}")
+                log.progress(f"{self.job.name}: was still saving; raise {_SIGNAL_DELAY}")
         return DelayedSubmission(QueuedJob(self.job, self.signal_seconds))
 
     def _may_try_again(self) -> bool:
@@ -116,7 +116,7 @@ def queue_slurm(jobs: Sequence[Job], states: Mapping[str, State], output: Path, 
         if states[job.name] == "done":
             continue
         if queued.waits(job):
-            say(f"{job.name}: in the queue as job {queued.ids[job.name]}")
+            log.progress(f"{job.name}: in the queue as job {queued.ids[job.name]}")
             continue
         executor = executors.of(job)
         if executors.on_slurm:
@@ -126,15 +126,15 @@ def queue_slurm(jobs: Sequence[Job], states: Mapping[str, State], output: Path, 
             given = executors.settings(job.stage).get("slurm_additional_parameters", {})
             executor.update_parameters(slurm_additional_parameters={**given, **extra})
         elif any(submitted[need].exception() for need in job.needs if need in submitted):
-            say(f"not run: {job.name}: needs {', '.join(job.needs)}")
+            log.progress(f"not run: {job.name}: needs {', '.join(job.needs)}")
             continue
         executor.update_parameters(name=job.name)
         seconds = executors.settings(job.stage).get(_SIGNAL_DELAY, _SIGNAL_SECONDS)
         submitted[job.name] = _submitted(executor, QueuedJob(job, seconds))
         queued.add(job.name, submitted[job.name].job_id)
-        say(f"    queued as {submitted[job.name].job_id}: $ {job.command_line()}")
+        log.progress(f"    queued as {submitted[job.name].job_id}: $ {job.command_line()}")
     done = sum(state == "done" for state in states.values())
-    say(f"{len(submitted)} of {len(jobs)} jobs queued, {done} done before; --list shows their states")
+    log.progress(f"{len(submitted)} of {len(jobs)} jobs queued, {done} done before; --list shows their states")
     if not executors.on_slurm:
         failed = [str(job.exception()).splitlines()[-1] for job in submitted.values() if job.exception()]
         if failed:

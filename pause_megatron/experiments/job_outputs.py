@@ -104,7 +104,7 @@ def _of_finetuning(config: FinetuneConfig) -> Iterator[Difference]:
         # Nor are pausing settings that the grid leaves open: finetuning decided them by the model.
         open_settings = {name for name, value in to_plain(config.pausing).items() if value is None}
         yield from _recorded(
-            config.output / FinetuneRecord.FILE, config, {"output", "device", "model_name", *open_settings}
+            config.output / FinetuneRecord.FILE, config, {"output", "device", "model_name", "report_to", *open_settings}
         )
 
 

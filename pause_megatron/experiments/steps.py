@@ -65,14 +65,14 @@ def run_stages(stages: Sequence[Stage], logs: Path, environment: Mapping[str, st
     """
     logs.mkdir(parents=True, exist_ok=True)
     for number, stage in enumerate(stages, start=1):
-        say(f"\n[{number}/{len(stages)}] {stage.title}")
+        log.progress(f"\n[{number}/{len(stages)}] {stage.title}")
         _run_stage(stage, logs, environment)
 
 
 def _run_stage(stage: Stage, logs: Path, environment: Mapping[str, str]) -> None:
     to_do = [step for step in stage.steps if not step.is_done]
     if not to_do:
-        say("    done before")
+        log.progress("    done before")
         return
     started = time.monotonic()
     with ThreadPoolExecutor(stage.at_once) as pool:
@@ -82,7 +82,7 @@ def _run_stage(stage: Stage, logs: Path, environment: Mapping[str, str]) -> None
                 future.result()
         finally:
             pool.shutdown(cancel_futures=True)  # after a failure, no other step starts
-    say(f"    {time.monotonic() - started:.1f} s")
+    log.progress(f"    {time.monotonic() - started:.1f} s")
 
 
 def _run_step(step: Step, logs: Path, environment: Mapping[str, str], *, label: bool) -> None:
@@ -90,7 +90,7 @@ def _run_step(step: Step, logs: Path, environment: Mapping[str, str], *, label: 
         step.action()
         return
     prefix = f"    {step.name}: " if label else "    "
-    say(f"    $ {shlex.join(['python', *step.action]).replace(f'{Path.cwd()}/', '')}")
+    log.progress(f"    $ {shlex.join(['python', *step.action]).replace(f'{Path.cwd()}/', '')}")
     log_file = logs / f"{step.name}.log"
     settings = {**QUIET_CHILD, "OMP_NUM_THREADS": "1", **environment}
     child = start_child([sys.executable, *step.action], settings, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
@@ -99,7 +99,7 @@ def _run_step(step: Step, logs: Path, environment: Mapping[str, str], *, label: 
         for line in child.stdout:
             file.write(line)
             if step.show_all_lines or log.LINE.match(line):
-                say(prefix + line.rstrip())
+                log.progress(prefix + line.rstrip())
     code = child.wait()
     if code == 0 and step.is_done:
         return
@@ -108,9 +108,3 @@ def _run_step(step: Step, logs: Path, environment: Mapping[str, str], *, label: 
     last = log_file.read_text(encoding="utf-8").splitlines()[-_ERROR_LINES:]
     error = UserError(f"{step.name} failed (exit code {code}); its log {log_file} ends with:", *last)
     raise error if code == EXIT_USER else RuntimeError(str(error))
-
-
-def say(line: str) -> None:
-    """Print a line of progress to standard error, in one write, so that lines of several threads stay apart."""
-    sys.stderr.write(f"{line}\n")
-    sys.stderr.flush()

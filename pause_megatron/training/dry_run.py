@@ -4,6 +4,7 @@ The machine needs neither the GPUs nor the data, for example a login node. Data 
 a run; missing folders are reported.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,9 +13,11 @@ from pause_megatron import log
 from pause_megatron.config.blend import BlendComponent
 from pause_megatron.config.deepspeed import Precision, read_deepspeed_file
 from pause_megatron.config.pretrain import PretrainConfig
-from pause_megatron.costs.checkpoint_text import Faults, checkpoint_lines
+from pause_megatron.costs.checkpoint_plan import Faults
+from pause_megatron.costs.checkpoint_text import checkpoint_lines
 from pause_megatron.costs.devices import H100_SXM, find_device
 from pause_megatron.costs.plan import PlannedRun, plan_scale
+from pause_megatron.costs.plan_json import plan_mapping
 from pause_megatron.costs.plan_text import GIB, Hardware, plan_lines
 from pause_megatron.data.data_folders import DataFolder, check_training_folders, check_validation_folders
 from pause_megatron.errors import UserError
@@ -55,19 +58,24 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
     )
     scales = {number: plan_scale(run, number) for number in config.num_gpus or (num_processes,)}
     hardware = find_hardware(deepspeed.precision, config.logging.peak_tflops)
-    print(f"{config.output}: dry run, nothing is started")
     faults = Faults(
         mtbf_hours=config.assumed_gpu_mtbf,
         save_seconds=config.assumed_save_seconds,
         restart_seconds=config.assumed_restart_seconds,
     )
-    lines = [*plan_lines(run, scales, hardware, mfu=config.assumed_mfu), ""]
-    lines += checkpoint_lines(run, scales, hardware, config.checkpoint, faults, mfu=config.assumed_mfu)
-    lines += ["", *_data_lines(data, run.samples)]
-    if tokenizer is None:
-        lines.append(f"            {config.tokenizer} is not on this machine; {config.vocab_size:,} tokens assumed,")
-        lines.append("            and no data compared with them")
-    print("\n".join(lines))
+    if config.json:
+        plan = plan_mapping(run, scales, hardware, config.checkpoint, faults, mfu=config.assumed_mfu)
+        absent = [str(part.folder) for part in (*data.absent, *data.absent_held_out)]
+        print(json.dumps({**plan, "tokenizer_found": tokenizer is not None, "absent_data": absent}, indent=2))
+    else:
+        print(f"{config.output}: dry run, nothing is started")
+        lines = [*plan_lines(run, scales, hardware, mfu=config.assumed_mfu), ""]
+        lines += checkpoint_lines(run, scales, hardware, config.checkpoint, faults, mfu=config.assumed_mfu)
+        lines += ["", *_data_lines(data, run.samples)]
+        if tokenizer is None:
+            assumed = f"{config.tokenizer} is not on this machine; {config.vocab_size:,} tokens assumed,"
+            lines += [f"            {assumed}", "            and no data compared with them"]
+        print("\n".join(lines))
     refused = [scale for scale in scales.values() if isinstance(scale, UserError)]
     if len(refused) == len(scales):
         raise refused[0]

@@ -37,7 +37,7 @@ def pretrain(config: PretrainConfig) -> None:
 def _run_on_this_machine(config: PretrainConfig) -> None:
     """Run the same command on ``config.processes`` ranks, and exit with their exit code if they fail."""
     flags = flags_of_mapping(to_plain(config), PretrainConfig, source="pretrain")
-    code = run_local_processes(["pretrain", *flags], config.processes, device_choice=config.device)
+    code = run_local_processes(["pretrain", *flags, *log.flags()], config.processes, device_choice=config.device)
     if code != EXIT_DONE:
         raise SystemExit(code)
 

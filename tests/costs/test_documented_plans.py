@@ -11,7 +11,8 @@ from pause_megatron.config.deepspeed import read_deepspeed_file
 from pause_megatron.config.model import MODEL_PRESETS, ModelConfig
 from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.config.training import CheckpointConfig, TrainingConfig
-from pause_megatron.costs.checkpoint_text import Faults, checkpoint_lines
+from pause_megatron.costs.checkpoint_plan import Faults
+from pause_megatron.costs.checkpoint_text import checkpoint_lines
 from pause_megatron.costs.devices import H100_SXM
 from pause_megatron.costs.plan import PlannedRun, plan_scale
 from pause_megatron.costs.plan_text import GIB, Hardware, plan_lines

@@ -1,4 +1,5 @@
 import json
+import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -317,3 +318,25 @@ def test_resumed_lora_run_ends_with_identical_weights(config, tmp_path, monkeypa
     finetune(config)
     whole, continued = weights(tmp_path / "whole"), weights(config.output)
     assert all(torch.equal(tensor, continued[name]) for name, tensor in whole.items())
+
+
+def test_metrics_go_to_tensorboard_next_to_the_output(config):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    finetune(replace(config, report_to=("tensorboard",)))
+    [file] = (config.output.parent / "tensorboard" / config.output.name).iterdir()
+    events = EventAccumulator(str(file)).Reload()
+    assert [event.step for event in events.Scalars("train/loss")] == [4, 6]
+    assert "tensorboard" not in {path.name for path in config.output.iterdir()}
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("tensorbord", "--report-to tensorbord: unknown; did you mean 'tensorboard'?"),
+        ("clearml", "--report-to clearml: needs the package clearml, which is not installed; run pip install clearml"),
+    ],
+)
+def test_programs_to_report_to_are_checked_before_the_model(config, name, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        finetune(replace(config, model=Path("nowhere"), report_to=(name,)))

@@ -26,7 +26,7 @@ from pause_megatron.config.experiments import GridConfig
 from pause_megatron.config.serialize import to_flat
 from pause_megatron.errors import EXIT_DONE, EXIT_REQUEUE, EXIT_USER, UserError
 from pause_megatron.experiments.grid import owned_folder, run_grid
-from pause_megatron.experiments.grid_local import least_used
+from pause_megatron.experiments.grid_local import _Running, _Scheduler, least_used
 from pause_megatron.experiments.job import job_states
 
 from .grids import jobs_of, write_grid
@@ -160,6 +160,36 @@ def test_failed_job_is_listed_with_its_reason_and_the_others_finish(failing: tup
     assert failed.endswith(f"(exit code 2; log {output / 'logs' / name}.log)")
     assert f"not run: evaluate-lookup-tiny-ft3-seed0: needs {name}" in said
     assert said.splitlines()[-1].startswith("error: 1 of 4 jobs failed, 1 not run, 2 are done")
+
+
+def test_jobs_are_counted(failing: tuple[Path, str]) -> None:
+    _, said = failing
+    counts = re.findall(r"^\[(\d)/4\] (\S+): (done in|failed after) \d+\.\d s", said, re.MULTILINE)
+    assert [int(number) for number, *_ in counts][-1] == 4
+    assert {outcome for _, _, outcome in counts} == {"done in", "failed after"}
+    assert len(counts) == 3
+
+
+def test_time_left_is_that_of_the_remaining_jobs_of_each_stage(grid_file: Path, tmp_path: Path) -> None:
+    jobs = jobs_of(grid_file, tmp_path / "out")
+    running, *waiting = [job for job in jobs if job.stage == "finetune"]
+    scheduler = _Scheduler(
+        waiting=[*waiting, *(job for job in jobs if job.stage == "evaluate")],
+        done=set(),
+        environment={},
+        inherited=(),
+        gpus=(),
+        total=len(jobs),
+        at_once=2,
+        seconds={"finetune": [90.0, 110.0]},
+    )
+    process = subprocess.Popen(["true"], text=True)
+    process.wait()
+    scheduler.running[process] = _Running(job=running, started=time.monotonic() - 40.0, gpus=[])
+    assert scheduler._seconds_left() is None, "no evaluation has ended yet"
+    scheduler.seconds["evaluate"] = [10.0]
+    expected = (60.0 + 100.0 * len(waiting) + 10.0 * (len(jobs) - 1 - len(waiting))) / 2
+    assert scheduler._seconds_left() == pytest.approx(expected, abs=1.0)
 
 
 @pytest.mark.slow
@@ -296,6 +326,21 @@ def test_list_prints_states_and_runs_nothing(
     listed = capsys.readouterr().out
     assert listed.endswith("4 jobs: 2 done, 1 unfinished, 1 to do\n")
     assert "unfinished  pause-megatron finetune --model" in listed
+
+
+def test_list_as_json(failing: tuple[Path, str], capsys: pytest.CaptureFixture[str]) -> None:
+    output, _ = failing
+    run_grid(GridConfig(grid=str(output.parent / "grid.yaml"), output=output, list=True, json=True))
+    jobs = json.loads(capsys.readouterr().out)
+    states = {job["name"]: job["state"] for job in jobs}
+    assert sorted(states.values()) == ["done", "done", "to do", "unfinished"]
+    assert states["finetune-lookup-tiny-ft3-seed0"] == "unfinished"
+    for job in jobs:
+        assert job["command"][:2] == ["pause-megatron", job["stage"]]
+        assert set(job["needs"]) <= states.keys()
+        assert all(Path(made).exists() for made in job["outputs"]) == (job["state"] == "done")
+    with pytest.raises(UserError, match="--json: requires --list"):
+        GridConfig(grid="smoke", output=output, json=True)
 
 
 @pytest.mark.slow

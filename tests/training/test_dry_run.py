@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> PretrainConfig:
         parallel=ParallelConfig(pipeline_model_parallel_size=2),
         training=TrainingConfig(train_iters=100, global_batch_size=8, micro_batch_size=2),
         num_gpus=(2, 3, 4),
+        dry_run=True,
     )
 
 
@@ -159,3 +161,23 @@ def test_only_rank_0_speaks(
 def test_a_given_peak_goes_before_the_datasheets() -> None:
     assert find_hardware("bf16", 700.0).peak_tflops == 700.0
     assert find_hardware("bf16", 0.0).peak_tflops != 700.0
+
+
+def test_plan_as_json_has_the_printed_numbers(config: PretrainConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    text = printed(config, capsys)
+    plan = json.loads(printed(replace(config, json=True), capsys))
+    assert f"{plan['parameters']:,} parameters; vocabulary {plan['vocab_size']:,}" in text
+    two, three, four = plan["scales"]
+    assert (two["num_gpus"], three["num_gpus"], four["data_parallel_size"]) == (2, 3, 2)
+    assert "3 processes cannot be divided" in three["error"]
+    total = next(line for line in text.splitlines() if line.strip().startswith("total"))
+    assert [f"{scale['memory']['total'] / 2**30:,.2f}" for scale in (two, four)] == total.split()[1:]
+    assert f"{four['pipeline_bubble']:.1%}" == "33.3%"
+    assert f"{four['tokens_per_second']:,.0f}" in text
+    assert plan["tokens"] == 800 * SEQ_LENGTH
+    assert (plan["tokenizer_found"], plan["absent_data"]) == (True, [])
+    absent = json.loads(printed(replace(config, json=True, data=("nowhere",), tokenizer=Path("none")), capsys))
+    assert (absent["tokenizer_found"], absent["absent_data"]) == (False, ["nowhere"])
+    assert absent["vocab_size"] == config.vocab_size
+    with pytest.raises(UserError, match="--json: requires --dry-run"):
+        replace(config, json=True, dry_run=False)
