@@ -4,7 +4,7 @@
 # several seeds, exports, finetunings, evaluations and the report. Run it on the submit host, not by sbatch. It passes the
 # settings of slurm/env.sh to "pause-megatron grid --grid STUDY --executor slurm", which makes the jobs (docs/experiments.md).
 #
-#   slurm/run_paper.sh --dry-run [SIZE]                  check and print every command and its state
+#   slurm/run_paper.sh --dry-run [SIZE]                  check and print every command, its state and the cost
 #   slurm/run_paper.sh [SIZE] [-- KEY=VALUE...]          queue the missing jobs; SIZE: 130m (the default), 1b or rivals
 #
 # KEY=VALUE replaces a value of the study, for example:
@@ -70,7 +70,7 @@ if [[ -e $WORK/tokenizer ]]; then values+=("pretrain.tokenizer=$WORK/tokenizer")
 if [[ -n $C4_VALIDATION ]]; then values+=("pretrain.validation_text=['$C4_VALIDATION']"); fi
 flags=(--grid "$study" --data "$TASKS" --output "$WORK/paper-$size" --set "${values[@]}" "${overrides[@]}")
 if [[ -n $dry_run ]]; then
-    "${PAUSE_MEGATRON[@]}" grid "${flags[@]}" --list
+    "${PAUSE_MEGATRON[@]}" grid "${flags[@]}" --list --dry-run
 else
     mkdir -p "$WORK"
     "${PAUSE_MEGATRON[@]}" grid "${flags[@]}" --executor slurm --slurm "${slurm[@]}"

@@ -60,6 +60,9 @@ class GridConfig:
     grid file."""
     list: bool = False
     """Print the jobs and their states, without running any."""
+    dry_run: bool = False
+    """Check the settings of every job, print the number of jobs of each stage and the plan of each pretraining (layout,
+    memory, time, disk), and exit. Needs neither text nor data of tasks."""
     json: bool = False
     """Print the jobs of --list as a JSON array, with their names, stages, states, commands, needs and outputs."""
     jobs: int = 1

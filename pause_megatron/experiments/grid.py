@@ -20,6 +20,7 @@ from pause_megatron.errors import UserError
 from pause_megatron.experiments.grid_file import check_folders, read_grid
 from pause_megatron.experiments.grid_jobs import grid_jobs
 from pause_megatron.experiments.grid_local import run_local, sweep_leftovers
+from pause_megatron.experiments.grid_plan import print_grid_plan
 from pause_megatron.experiments.grid_slurm import queue_slurm
 from pause_megatron.experiments.job import Job, State, job_states, shorten
 from pause_megatron.experiments.job_outputs import path_of
@@ -35,7 +36,7 @@ _CONTENTS = {
 
 
 def run_grid(config: GridConfig) -> None:
-    """Run, resume or list the grid that ``config`` names.
+    """Run, resume, list or plan the grid that ``config`` names.
 
     Raises :class:`UserError` for an invalid grid, for an output folder with other contents or with results of other
     settings, and if a job failed.
@@ -45,6 +46,9 @@ def run_grid(config: GridConfig) -> None:
     jobs = grid_jobs(grid, output, source)
     if config.list:
         _list(jobs, job_states(jobs), as_json=config.json)
+    if config.dry_run:
+        print_grid_plan(grid, jobs, job_states(jobs), config.output, source)
+    if config.list or config.dry_run:
         return
     check_folders(grid, source)
     check_models(grid, output, source)

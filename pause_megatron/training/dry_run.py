@@ -16,7 +16,7 @@ from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.costs.checkpoint_plan import Faults
 from pause_megatron.costs.checkpoint_text import checkpoint_lines
 from pause_megatron.costs.devices import H100_SXM, find_device
-from pause_megatron.costs.plan import PlannedRun, plan_scale
+from pause_megatron.costs.plan import PlannedRun, ScalePlan, plan_scale
 from pause_megatron.costs.plan_json import plan_mapping
 from pause_megatron.costs.plan_text import GIB, Hardware, plan_lines
 from pause_megatron.data.data_folders import DataFolder, check_training_folders, check_validation_folders
@@ -36,6 +36,34 @@ class FoundData:
     """Tokens of a sequence; from the flags if all folders are missing."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would be, on each number of GPUs."""
+
+    config: PretrainConfig
+    run: PlannedRun
+    scales: dict[int, ScalePlan | UserError]
+    """Number of GPUs to its plan, or to the reason why the run is impossible on them."""
+    hardware: Hardware
+    data: FoundData
+    tokenizer_found: bool
+
+    @property
+    def faults(self) -> Faults:
+        """Assumptions about failures."""
+        return Faults(
+            mtbf_hours=self.config.assumed_gpu_mtbf,
+            save_seconds=self.config.assumed_save_seconds,
+            restart_seconds=self.config.assumed_restart_seconds,
+        )
+
+    def refuse_if_impossible(self) -> None:
+        """Raise the first :class:`UserError` if the run is impossible on each number of GPUs."""
+        refused = [scale for scale in self.scales.values() if isinstance(scale, UserError)]
+        if len(refused) == len(self.scales):
+            raise refused[0]
+
+
 def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
     """Check the files of ``config`` and print its plan on standard output; rank 0 only.
 
@@ -44,6 +72,16 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
     """
     if log.global_rank() != 0:
         return
+    plan = make_plan(config, num_processes=num_processes)
+    if config.json:
+        print(json.dumps(as_mapping(plan), indent=2))
+    else:
+        print("\n".join([f"{config.output}: dry run, nothing is started", *as_lines(plan)]))
+    plan.refuse_if_impossible()
+
+
+def make_plan(config: PretrainConfig, *, num_processes: int) -> Plan:
+    """Check the files of ``config`` that are on this machine, and plan it. Raises :class:`UserError` like a run."""
     tokenizer = PauseTokenizer.load(config.tokenizer) if config.tokenizer.exists() else None
     deepspeed = read_deepspeed_file(config.deepspeed)
     data = find_data(config, tokenizer)
@@ -56,29 +94,41 @@ def print_plan(config: PretrainConfig, *, num_processes: int) -> None:
         seq_length=data.seq_length,
         samples=BatchSchedule(config.training).consumed_samples(config.training.train_iters),
     )
-    scales = {number: plan_scale(run, number) for number in config.num_gpus or (num_processes,)}
-    hardware = find_hardware(deepspeed.precision, config.logging.peak_tflops)
-    faults = Faults(
-        mtbf_hours=config.assumed_gpu_mtbf,
-        save_seconds=config.assumed_save_seconds,
-        restart_seconds=config.assumed_restart_seconds,
+    return Plan(
+        config=config,
+        run=run,
+        scales={number: plan_scale(run, number) for number in config.num_gpus or (num_processes,)},
+        hardware=find_hardware(deepspeed.precision, config.logging.peak_tflops),
+        data=data,
+        tokenizer_found=tokenizer is not None,
     )
-    if config.json:
-        plan = plan_mapping(run, scales, hardware, config.checkpoint, faults, mfu=config.assumed_mfu)
-        absent = [str(part.folder) for part in (*data.absent, *data.absent_held_out)]
-        print(json.dumps({**plan, "tokenizer_found": tokenizer is not None, "absent_data": absent}, indent=2))
-    else:
-        print(f"{config.output}: dry run, nothing is started")
-        lines = [*plan_lines(run, scales, hardware, mfu=config.assumed_mfu), ""]
-        lines += checkpoint_lines(run, scales, hardware, config.checkpoint, faults, mfu=config.assumed_mfu)
-        lines += ["", *_data_lines(data, run.samples)]
-        if tokenizer is None:
-            assumed = f"{config.tokenizer} is not on this machine; {config.vocab_size:,} tokens assumed,"
-            lines += [f"            {assumed}", "            and no data compared with them"]
-        print("\n".join(lines))
-    refused = [scale for scale in scales.values() if isinstance(scale, UserError)]
-    if len(refused) == len(scales):
-        raise refused[0]
+
+
+def as_mapping(plan: Plan) -> dict[str, Any]:
+    """Return ``plan`` for JSON; memory and disk are bytes."""
+    config = plan.config
+    numbers = plan_mapping(plan.run, plan.scales, plan.hardware, config.checkpoint, plan.faults, mfu=config.assumed_mfu)
+    absent = [str(part.folder) for part in (*plan.data.absent, *plan.data.absent_held_out)]
+    return {**numbers, "tokenizer_found": plan.tokenizer_found, "absent_data": absent}
+
+
+def as_lines(plan: Plan) -> list[str]:
+    """Return ``plan`` for a terminal."""
+    lines = [*cost_lines(plan), "", *_data_lines(plan.data, plan.run.samples)]
+    if not plan.tokenizer_found:
+        absent, assumed = plan.config.tokenizer, f"{plan.run.vocab_size:,} tokens assumed"
+        lines += [
+            f"            {absent} is not on this machine; {assumed},",
+            "            and no data compared with them",
+        ]
+    return lines
+
+
+def cost_lines(plan: Plan) -> list[str]:
+    """Return the part of ``plan`` that does not depend on files."""
+    mfu, run, scales, hardware = plan.config.assumed_mfu, plan.run, plan.scales, plan.hardware
+    checkpoints = checkpoint_lines(run, scales, hardware, plan.config.checkpoint, plan.faults, mfu=mfu)
+    return [*plan_lines(run, scales, hardware, mfu=mfu), "", *checkpoints]
 
 
 def find_data(config: PretrainConfig, tokenizer: PauseTokenizer | None) -> FoundData:

@@ -74,8 +74,8 @@ def test_whole_chain(cluster: Cluster, tmp_path: Path) -> None:
     write_task("parity", tmp_path / "tasks" / "parity", seed=0, train=100, test=20)
 
     planned = run_paper(cluster, checkout, "--dry-run")
-    assert planned[-1] == f"{len(JOBS)} jobs: 0 done, 0 unfinished, {len(JOBS)} to do"
-    assert all(line.startswith("to do       ") for line in planned[:-1])
+    assert planned[len(JOBS)] == f"{len(JOBS)} jobs: 0 done, 0 unfinished, {len(JOBS)} to do"
+    assert all(line.startswith("to do       ") for line in planned[: len(JOBS)])
     assert not cluster.ask("squeue", "--noheader")
 
     said = run_paper(cluster, checkout)
