@@ -54,7 +54,7 @@ def read_grid(config: GridConfig) -> Grid:
     grid = _convert_grid(values, source)
     for name in grid.models:
         require_name(name, f"{source}: models")
-    tasks = {name: _with_data(name, task, config.data, source) for name, task in grid.tasks.items()}
+    tasks = {name: _with_data(name, task, config, source) for name, task in grid.tasks.items()}
     return dataclasses.replace(grid, tasks=tasks)
 
 
@@ -140,12 +140,13 @@ def _settings_of(settings: Grid | GridTask, where: str) -> dict[str, Any]:
     }
 
 
-def _with_data(name: str, task: GridTask, data: Path | None, source: str) -> GridTask:
-    """Return ``task`` with the absolute path of its data: in ``data`` if given."""
-    if data is None:
+def _with_data(name: str, task: GridTask, config: GridConfig, source: str) -> GridTask:
+    """Return ``task`` with the absolute path of its data: in ``--data`` if given. A dry run needs no folder there."""
+    if config.data is None:
         return task
     candidates = (name, *OTHER_NAMES.get(name, ()))
-    for candidate in candidates:
-        if (data / candidate).is_dir():
-            return dataclasses.replace(task, data=(data / candidate).absolute())
-    raise UserError(f"--data {data}: has no folder '{' or '.join(candidates)}' for the task {name} of {source}; add it")
+    found = next((name for name in candidates if (config.data / name).is_dir()), name if config.dry_run else None)
+    if found is None:
+        names = " or ".join(candidates)
+        raise UserError(f"--data {config.data}: has no folder '{names}' for the task {name} of {source}; add it")
+    return dataclasses.replace(task, data=(config.data / found).absolute())

@@ -171,7 +171,7 @@ def test_jobs_are_counted(failing: tuple[Path, str]) -> None:
 
 
 def test_time_left_is_that_of_the_remaining_jobs_of_each_stage(grid_file: Path, tmp_path: Path) -> None:
-    jobs = jobs_of(grid_file, tmp_path / "out")
+    jobs = jobs_of(GridConfig(grid=str(grid_file), output=tmp_path / "out"))
     running, *waiting = [job for job in jobs if job.stage == "finetune"]
     scheduler = _Scheduler(
         waiting=[*waiting, *(job for job in jobs if job.stage == "evaluate")],

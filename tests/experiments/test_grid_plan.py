@@ -34,7 +34,7 @@ def test_every_stage_is_counted_and_missing_inputs_are_named(capsys: pytest.Capt
     assert (counts["pretrain"], counts["export"], counts["finetune"], counts["report"]) == ("6", "6", "810", "1")
     assert re.search(r"pretrain: text: .*/c4/\*.json.gz: no such file", text)
     assert re.search(r"tasks: gsm8k: data: .*tasks/gsm8k does not exist", text)
-    assert "136,179,712 parameters" in text
+    assert "136,174,080 parameters" in text
     assert "200 billion tokens" in text
 
 
@@ -60,7 +60,7 @@ def test_models_with_other_plans_are_planned_by_themselves(capsys: pytest.Captur
 
 
 def test_an_impossible_layout_is_an_error_after_the_plan(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(UserError, match="7 processes"):
+    with pytest.raises(UserError, match="data-parallel ranks"):
         planned(capsys, "pretrain.text=c4.json.gz", "pretrain.processes=7")
     assert "7  no: " in capsys.readouterr().out
 
