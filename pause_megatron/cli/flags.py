@@ -79,8 +79,8 @@ def parse(config_class: type, program: str, arguments: list[str]) -> Any:
     kinds = {name: field.type for name, field in flat_fields(config_class).items()}
     typed = without_converted(config_class, earlier, typed, partial(_value_of, converted_kinds(config_class) | kinds))
     values = vars(parser.parse_args(earlier + typed)).items()
-    values = [(name, value) for name, value in values if name in kinds]  # without the flags of the log
-    return build(config_class, {name: _joined(kinds[name], value) for name, value in values})
+    settings = {name: value for name, value in values if name in kinds}  # without the flags of the log
+    return build(config_class, {name: _joined(kinds[name], value) for name, value in settings.items()})
 
 
 def take_log_flags(arguments: list[str]) -> list[str]:
