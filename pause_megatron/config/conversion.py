@@ -69,8 +69,9 @@ class ConvertToHfConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class ConvertFromHfConfig:
-    """Import a Hugging Face Llama or GPT-2 model as a checkpoint for `pause-megatron pretrain --initial-checkpoint`,
-    with `<pause>` added to model and tokenizer, and compare the logits of both."""
+    """Import a Hugging Face model (GPT-2, Llama, Qwen2 or Qwen3) as a checkpoint for
+    `pause-megatron pretrain --initial-checkpoint`, with `<pause>` added to model and tokenizer, and compare the logits
+    of both."""
 
     model: Path
     """Hugging Face folder with safetensors weights and a fast tokenizer or a SentencePiece tokenizer.model."""

@@ -26,7 +26,8 @@ from pause_megatron.checkpoint.reader import CheckpointReader, tensor_key
 from pause_megatron.config.conversion import ConvertFromHfConfig
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
-from pause_megatron.conversion.hf_config import CONFIG_FILE, model_config_of, read_hf_config
+from pause_megatron.conversion.hf_config import CONFIG_FILE, read_hf_config
+from pause_megatron.conversion.hf_settings import model_config_of
 from pause_megatron.conversion.one_layer import Read, layer_prefix, megatron_model
 from pause_megatron.conversion.proof import prove_export
 from pause_megatron.conversion.safetensors_writer import divide, write_tensors

@@ -1,10 +1,18 @@
-"""Conversion of model configurations: ``ModelConfig`` to ``GPT2Config`` or ``LlamaConfig``, and back."""
+"""Writer and reader of ``config.json``; ``hf_settings.py`` converts what is read to ``ModelConfig``."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from transformers import AutoConfig, GenerationConfig, GPT2Config, LlamaConfig, PretrainedConfig
+from transformers import (
+    AutoConfig,
+    GenerationConfig,
+    GPT2Config,
+    LlamaConfig,
+    PretrainedConfig,
+    Qwen2Config,
+    Qwen3Config,
+)
 
 from pause_megatron.atomic import write_json
 from pause_megatron.config.model import ModelConfig
@@ -20,6 +28,13 @@ GELU_NAMES = {"exact": "gelu", "tanh": "gelu_new"}
 POSITIONS_KEY = "pause_positions"
 """Key of ``config.json`` with ``ModelConfig.pause_positions``; missing unless it is "shared". Only this project reads
 it."""
+ROPE_SCALING_NAMES = {
+    "rope_scaling_factor": "factor",
+    "rope_low_freq_factor": "low_freq_factor",
+    "rope_high_freq_factor": "high_freq_factor",
+    "rope_original_max_position_embeddings": "original_max_position_embeddings",
+}
+"""Setting of ``ModelConfig`` to its name in Hugging Face's ``rope_parameters`` of type llama3."""
 _ELSEWHERE = {
     "quantization_config": "the weights are quantized; give the model with unquantized weights",
     "compression_config": "the weights are quantized; give the model with unquantized weights",
@@ -59,10 +74,17 @@ def read_hf_config(folder: Path) -> PretrainedConfig:
     return config
 
 
+def hf_model_type(model: ModelConfig) -> str:
+    """Return the ``model_type`` of ``config.json``: gpt2, llama, qwen2 or qwen3."""
+    if model.architecture == "gpt2":
+        return "gpt2"
+    return "qwen2" if model.add_qkv_bias else "qwen3" if model.qk_layernorm else "llama"
+
+
 def hf_model_config(
     model: ModelConfig, *, vocab_size: int, eod_id: int, tokens: GenerationTokens | None = None
 ) -> PretrainedConfig:
-    """``GPT2Config`` or ``LlamaConfig`` of ``model``.
+    """``GPT2Config``, ``LlamaConfig``, ``Qwen2Config`` or ``Qwen3Config`` of ``model``.
 
     ``eod_id`` ends documents, and also starts an empty context. ``tokens`` are those of an imported model: its own
     token starts a context, and generation ends at all of its stop tokens too.
@@ -88,16 +110,27 @@ def hf_model_config(
             embd_pdrop=0.0,
             attn_pdrop=0.0,
         )
-    return LlamaConfig(
-        **common,
-        intermediate_size=model.ffn_size,
-        num_key_value_heads=model.query_groups,
-        head_dim=model.head_dim,
-        rms_norm_eps=model.layernorm_epsilon,
-        rope_parameters={"rope_type": "default", "rope_theta": float(model.rotary_base)},
-        attention_bias=False,
-        mlp_bias=False,
-    )
+    common |= {
+        "intermediate_size": model.ffn_size,
+        "num_key_value_heads": model.query_groups,
+        "rms_norm_eps": model.layernorm_epsilon,
+        "rope_parameters": _rope_parameters(model),
+    }
+    match hf_model_type(model):
+        case "qwen2":  # the width of a head is no setting of Qwen2Config, but its model reads it
+            width = {"head_dim": model.head_dim} if model.kv_channels else {}
+            return Qwen2Config(**common, **width, use_sliding_window=False)
+        case "qwen3":
+            return Qwen3Config(**common, head_dim=model.head_dim, attention_bias=False, use_sliding_window=False)
+        case _:
+            return LlamaConfig(**common, head_dim=model.head_dim, attention_bias=False, mlp_bias=False)
+
+
+def _rope_parameters(model: ModelConfig) -> dict[str, Any]:
+    parameters: dict[str, Any] = {"rope_type": "default", "rope_theta": float(model.rotary_base)}
+    if model.use_rope_scaling:
+        parameters |= {"rope_type": "llama3"} | {key: getattr(model, name) for name, key in ROPE_SCALING_NAMES.items()}
+    return parameters
 
 
 def hf_generation_config(
@@ -134,77 +167,6 @@ def add_transformers_4_names(folder: Path) -> None:
     write_json(path, values)
 
 
-def model_config_of(config: PretrainedConfig, path: Path) -> ModelConfig:
-    """``ModelConfig`` of the Hugging Face ``config`` in the folder ``path``.
-
-    Raises :class:`UserError` that lists the settings which this project's models do not support.
-    """
-    known = {"gpt2": _gpt2, "llama": _llama}
-    if config.model_type in known:
-        try:
-            return known[config.model_type](config, path)
-        except (ArithmeticError, LookupError, TypeError) as error:  # for example, no attention heads
-            raise UserError(f"{path / CONFIG_FILE}: {type(error).__name__} ({error}); fetch the file again") from error
-    problem = f"unsupported model_type {config.model_type!r}"
-    if config.model_type == "gpt_neox":
-        problem += " (blocks of GPT-NeoX and Pythia compute attention and MLP in parallel, from one input)"
-    raise UserError(f"--model {path}: {problem}; give a GPT-2 or Llama model")
-
-
-def _gpt2(config: Any, path: Path) -> ModelConfig:
-    gelus = {name: gelu for gelu, name in GELU_NAMES.items()} | {"gelu_pytorch_tanh": "tanh"}
-    _require(
-        path,
-        (config.activation_function in gelus, f"activation_function {config.activation_function!r}"),
-        (config.scale_attn_weights, "scale_attn_weights false"),
-        (not config.scale_attn_by_inverse_layer_idx, "scale_attn_by_inverse_layer_idx"),
-        (not config.add_cross_attention, "add_cross_attention"),
-    )
-    return ModelConfig(
-        **_common_settings(config),
-        architecture="gpt2",
-        ffn_hidden_size=config.n_inner or 4 * config.n_embd,
-        layernorm_epsilon=config.layer_norm_epsilon,
-        gelu=gelus[config.activation_function],  # type: ignore[arg-type]
-    )
-
-
-def _llama(config: Any, path: Path) -> ModelConfig:
-    rope, base = config.rope_parameters, read_json(path / CONFIG_FILE).get("rope_theta")
-    head_dim = config.hidden_size // config.num_attention_heads
-    _require(
-        path,
-        (config.hidden_act == "silu", f"hidden_act {config.hidden_act!r}"),
-        (not config.attention_bias, "attention_bias"),
-        (not config.mlp_bias, "mlp_bias"),
-        (config.head_dim in (None, head_dim), f"head_dim {config.head_dim}, not {head_dim}"),
-        (rope.get("rope_type", "default") == "default", f"rotary embeddings of type {rope.get('rope_type')!r}"),
-        (float(rope["rope_theta"]).is_integer(), f"rope_theta {rope['rope_theta']}"),
-        # Programs disagree about which of the two counts
-        (base in (None, rope["rope_theta"]), f"rope_theta {base}, but {rope['rope_theta']} in rope_parameters"),
-    )
-    return ModelConfig(
-        **_common_settings(config),
-        architecture="llama",
-        num_query_groups=config.num_key_value_heads,
-        ffn_hidden_size=config.intermediate_size,
-        layernorm_epsilon=config.rms_norm_eps,
-        rotary_base=int(rope["rope_theta"]),
-    )
-
-
-def _common_settings(config: Any) -> dict[str, Any]:
-    return {
-        "num_layers": config.num_hidden_layers,
-        "hidden_size": config.hidden_size,
-        "num_attention_heads": config.num_attention_heads,
-        "max_position_embeddings": config.max_position_embeddings,
-        "untie_embeddings_and_output_weights": not config.tie_word_embeddings,
-        "init_method_std": config.initializer_range,
-        "pause_positions": pause_positions_of(config),
-    }
-
-
 def pause_positions_of(config: Any) -> Literal["shift", "shared"]:
     """Return the kind of position indices in the Hugging Face ``config``; "shift" for models of other programs.
 
@@ -216,11 +178,3 @@ def pause_positions_of(config: Any) -> Literal["shift", "shared"]:
     if found == "shift":
         return "shift"
     raise ValueError(f"{POSITIONS_KEY} {found!r} is neither 'shift' nor 'shared'")
-
-
-def _require(path: Path, *conditions: tuple[bool, str]) -> None:
-    unsupported = [setting for is_supported, setting in conditions if not is_supported]
-    if unsupported:
-        raise UserError(
-            f"--model {path}: unsupported settings in config.json: {', '.join(unsupported)}; give another model"
-        )

@@ -1,6 +1,7 @@
 """Model card of an export: the model, its training data, and how to pause with it."""
 
 from pause_megatron.config.model import ModelConfig
+from pause_megatron.conversion.hf_config import hf_model_type
 from pause_megatron.records.conversion import ExportRecord, PretrainingRecord
 
 _STRATEGIES = {
@@ -23,7 +24,7 @@ tags: [pause-training]
 
 # {name}
 
-A language model of {parameters:,} parameters ({model.architecture}, {model.num_layers} layers of width
+A language model of {parameters:,} parameters ({kind}, {model.num_layers} layers of width
 {model.hidden_size}), pretrained by pause_megatron, which pause-trains models as *Think before you speak* does (Goyal et
 al., ICLR 2024, arXiv 2310.02226). It loads with stock transformers.
 
@@ -94,6 +95,7 @@ def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
     return _CARD.format(
         name=name,
         parameters=model.num_parameters(record.tokenizer.vocab_size),
+        kind=hf_model_type(model),
         model=model,
         pretraining=record.pretraining,
         pauses=_pauses(record.pretraining),

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -30,10 +30,14 @@ class ParameterMapping:
     megatron: str
     hf: tuple[str, ...]
     layout: TensorLayout
+    setting: str = ""
+    """Setting of :class:`ModelConfig` without which the parameter does not exist; empty: it always exists."""
 
 
 _P = ParameterMapping
 _LAYER, _H, _L = "decoder.layers.{layer}.", "transformer.h.{layer}.", "model.layers.{layer}."
+_Q, _K, _V = (f"{_L}self_attn.{letter}_proj." for letter in "qkv")
+_UNTIED = "untie_embeddings_and_output_weights"
 
 GPT2_PARAMETERS = (
     _P(WORD_EMBEDDINGS, ("transformer.wte.weight",), VocabularyRows()),
@@ -52,40 +56,42 @@ GPT2_PARAMETERS = (
     _P(_LAYER + "mlp.linear_fc2.bias", (_H + "mlp.c_proj.bias",), Same()),
     _P("decoder.final_layernorm.weight", ("transformer.ln_f.weight",), Same()),
     _P("decoder.final_layernorm.bias", ("transformer.ln_f.bias",), Same()),
-    _P(OUTPUT_LAYER, ("lm_head.weight",), VocabularyRows()),
+    _P(OUTPUT_LAYER, ("lm_head.weight",), VocabularyRows(), _UNTIED),
 )
 """GPT2LMHeadModel, which stores its attention and MLP matrices transposed (Conv1D)."""
 
 LLAMA_PARAMETERS = (
     _P(WORD_EMBEDDINGS, ("model.embed_tokens.weight",), VocabularyRows()),
     _P(_LAYER + "input_layernorm.weight", (_L + "input_layernorm.weight",), Same()),
-    _P(
-        _LAYER + "self_attention.linear_qkv.weight",
-        (_L + "self_attn.q_proj.weight", _L + "self_attn.k_proj.weight", _L + "self_attn.v_proj.weight"),
-        SplitQkv(),
-    ),
+    _P(_LAYER + "self_attention.linear_qkv.weight", (_Q + "weight", _K + "weight", _V + "weight"), SplitQkv()),
+    _P(_LAYER + "self_attention.linear_qkv.bias", (_Q + "bias", _K + "bias", _V + "bias"), SplitQkv(), "add_qkv_bias"),
+    _P(_LAYER + "self_attention.q_layernorm.weight", (_L + "self_attn.q_norm.weight",), Same(), "qk_layernorm"),
+    _P(_LAYER + "self_attention.k_layernorm.weight", (_L + "self_attn.k_norm.weight",), Same(), "qk_layernorm"),
     _P(_LAYER + "self_attention.linear_proj.weight", (_L + "self_attn.o_proj.weight",), Same()),
     _P(_LAYER + "pre_mlp_layernorm.weight", (_L + "post_attention_layernorm.weight",), Same()),
     _P(_LAYER + "mlp.linear_fc1.weight", (_L + "mlp.gate_proj.weight", _L + "mlp.up_proj.weight"), GateAndUp()),
     _P(_LAYER + "mlp.linear_fc2.weight", (_L + "mlp.down_proj.weight",), Same()),
     _P("decoder.final_layernorm.weight", ("model.norm.weight",), Same()),
-    _P(OUTPUT_LAYER, ("lm_head.weight",), VocabularyRows()),
+    _P(OUTPUT_LAYER, ("lm_head.weight",), VocabularyRows(), _UNTIED),
 )
-"""LlamaForCausalLM. Both libraries rotate the two halves of a head together, so rotary weights need no permutation."""
+"""LlamaForCausalLM, Qwen2ForCausalLM (with biases) and Qwen3ForCausalLM (with norms of queries and keys).
+
+Both libraries rotate the two halves of a head together, so rotary weights need no permutation.
+"""
 
 PARAMETERS = {"gpt2": GPT2_PARAMETERS, "llama": LLAMA_PARAMETERS}
 
 
 def mappings_of(model: ModelConfig) -> Iterator[ParameterMapping]:
-    """Yield the table for ``model``, layer by layer; without the output layer if it is tied to the embeddings."""
+    """Yield the table for ``model``, layer by layer, without parameters that it does not have (a tied output layer)."""
     table = PARAMETERS[model.architecture]
     for per_layer, mappings in itertools.groupby(table, lambda mapping: "{layer}" in mapping.megatron):
         group = list(mappings)
         for layer in range(model.num_layers if per_layer else 1):
             for mapping in group:
-                if mapping.megatron != OUTPUT_LAYER or model.untie_embeddings_and_output_weights:
+                if not mapping.setting or getattr(model, mapping.setting):
                     names = tuple(name.format(layer=layer) for name in mapping.hf)
-                    yield ParameterMapping(mapping.megatron.format(layer=layer), names, mapping.layout)
+                    yield replace(mapping, megatron=mapping.megatron.format(layer=layer), hf=names)
 
 
 def to_hf_state(

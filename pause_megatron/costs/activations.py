@@ -86,14 +86,32 @@ class Activations:
         if they are grouped, and queries and keys if they are rotated.
         """
         model, tp = self.model, self.layout.tp
-        key_value = model.query_groups * model.head_dim
-        width = (model.hidden_size + 2 * key_value) + model.hidden_size  # of the shared tensor, and of the output
-        width += model.hidden_size if self._is_llama or tp < model.query_groups < model.num_attention_heads else 0
-        width += key_value if self._is_llama else 0
+        queries, keys = model.query_size, model.key_size
+        width = (queries + 2 * keys) + queries  # of the shared tensor, and of the output
+        width += queries if self._is_llama or self._copies_queries else 0
+        width += keys if self._is_llama else 0
         sums = self.tokens * model.num_attention_heads // tp * _FP32
         # Sines and cosines, separately for queries and keys, shared by all sequences.
         angles = 4 * self.seq_length * model.head_dim * self.element if self._is_llama else 0
-        return self.tokens * width // tp * self.element + sums + angles
+        return self.tokens * width // tp * self.element + sums + angles + self.head_norms
+
+    @property
+    def _copies_queries(self) -> bool:
+        """Whether grouping copies the queries out of the tensor that they share with keys and values."""
+        return self.layout.tp < self.model.query_groups < self.model.num_attention_heads
+
+    @property
+    def head_norms(self) -> int:
+        """Norms of queries and keys: a copy of the queries if they are grouped, and the statistics of each head."""
+        model, tp = self.model, self.layout.tp
+        if not model.qk_layernorm:
+            return 0
+        heads = model.num_attention_heads + model.query_groups
+        statistics = self.tokens * heads // tp * _FP32
+        if self.on_cpu:  # the input and the normalised input, both in fp32
+            return statistics + 2 * self.tokens * heads // tp * model.head_dim * _FP32
+        copied = model.query_size if self._copies_queries else 0
+        return statistics + self.tokens * copied // tp * self.element
 
     @property
     def mlp(self) -> int:

@@ -62,12 +62,11 @@ class TrainingFlops:
 
 def forward_flops(model: ModelConfig, *, vocab_size: int, seq_length: int) -> ForwardFlops:
     """Return the operations of a forward pass over ``seq_length`` tokens; ``vocab_size`` is the tokenizer's."""
-    hidden, layers = model.hidden_size, model.num_layers
-    key_value = model.query_groups * model.head_dim
+    hidden, layers, queries = model.hidden_size, model.num_layers, model.query_size
     matrices = 3 if model.architecture == "llama" else 2
     return ForwardFlops(
-        projections=layers * 2 * seq_length * hidden * (2 * hidden + 2 * key_value),
-        attention=layers * 2 * 2 * seq_length * seq_length * hidden,  # scores, and values weighted by them
+        projections=layers * 2 * seq_length * hidden * (2 * queries + 2 * model.key_size),
+        attention=layers * 2 * 2 * seq_length * seq_length * queries,  # scores, and values weighted by them
         mlp=layers * 2 * seq_length * hidden * model.ffn_size * matrices,
         output=2 * seq_length * hidden * padded_vocab_size(vocab_size),
     )

@@ -56,11 +56,12 @@ def stage_parameters(model: ModelConfig, layout: Layout, *, vocab_size: int, sta
     positions = model.max_position_embeddings * hidden if model.architecture == "gpt2" else 0
     own_output = model.untie_embeddings_and_output_weights or not first
     mlp_in = hidden * ffn * (2 if model.architecture == "llama" else 1) // layout.tp
+    attention_in = hidden * (model.query_size + 2 * model.key_size) // layout.tp
     return StageParameters(
         embeddings=vocabulary + positions if first else 0,
         layers=model.num_layers // layout.pp * model.layer_parameters(layout.tp),
         output=model.norm_parameters + (vocabulary if own_output else 0) if last else 0,
-        largest=max(mlp_in, positions if first else 0, vocabulary if first or last else 0),
+        largest=max(mlp_in, attention_in, positions if first else 0, vocabulary if first or last else 0),
     )
 
 

@@ -44,6 +44,7 @@ def _run_lines(run: PlannedRun, hardware: Hardware) -> Iterator[str]:
     model, training, flops = run.model, run.training, run.flops_of_a_sequence
     parameters = model.num_parameters(run.vocab_size)
     tied = "untied" if model.untie_embeddings_and_output_weights else "tied"
+    width = f" of width {model.head_dim}" if model.kv_channels else ""
     groups = f" ({model.query_groups} key/value heads)" if model.num_query_groups else ""
     padded = padded_vocab_size(run.vocab_size)
     padding = f" (computed as {padded:,})" if padded != run.vocab_size else ""
@@ -53,7 +54,7 @@ def _run_lines(run: PlannedRun, hardware: Hardware) -> Iterator[str]:
     memory = f"{hardware.memory_bytes / GIB:,.0f} GiB" if hardware.memory_bytes else "memory unknown"
     yield (
         f"model       {model.architecture}, {model.num_layers} layers of width {model.hidden_size:,}, MLP"
-        f" {model.ffn_size:,}, {model.num_attention_heads} heads{groups}"
+        f" {model.ffn_size:,}, {model.num_attention_heads} heads{width}{groups}"
     )
     yield (f"            {parameters:,} parameters; vocabulary {run.vocab_size:,}{padding}, embeddings {tied}")
     yield f"optimizer   ZeRO-{run.deepspeed.zero_stage}, {run.deepspeed.precision} ({run.deepspeed.path.name})"

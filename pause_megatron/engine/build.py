@@ -18,7 +18,7 @@ from pause_megatron.engine.accelerator import let_deepspeed_use_own_device
 from pause_megatron.engine.flat_updater import FlatUpdater
 from pause_megatron.engine.parameter_groups import bucket_elements, parameter_groups
 from pause_megatron.engine.partitioned_updater import PartitionedUpdater
-from pause_megatron.engine.shared_gradients import sequence_parallel_parameters, summed_over_tensor_parallel
+from pause_megatron.engine.shared_gradients import partial_parameters, summed_over_tensor_parallel
 from pause_megatron.engine.updater import Updater
 from pause_megatron.engine.weight_gathering import share_weights
 from pause_megatron.model.gpt import LocalModel
@@ -37,7 +37,7 @@ def build_engine(
     is_flat = deepspeed_file.gradients_stay_whole
     if not is_flat:
         # ZeRO-2 and ZeRO-3 reduce each gradient as soon as autograd produces it, so complete it in a hook before that.
-        for parameter in sequence_parallel_parameters(model.parameters):
+        for parameter in partial_parameters(model.parameters):
             parameter.register_hook(summed_over_tensor_parallel)
     bucket = bucket_elements(deepspeed_file) if is_flat else None
     deepspeed_engine, *_ = deepspeed.initialize(

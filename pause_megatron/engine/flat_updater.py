@@ -38,7 +38,7 @@ class FlatUpdater(Updater):
         super().__init__(zero)
         assert zero.optimizer.defaults["fused"]
         self._gradients = FlatGradients(zero, dtype)
-        norms = shared_gradients.sequence_parallel_parameters(model.parameters)
+        norms = shared_gradients.partial_parameters(model.parameters)
         embeddings = shared_gradients.tied_embeddings(model.parameters)
         self._norms = self._gradients.span(norms) if norms else None
         self._embeddings = [parameter.main_grad for parameter in embeddings]

@@ -1,7 +1,8 @@
 """Gradients that several model-parallel ranks hold in full although each sees only part of them.
 
 DeepSpeed does not know them. Under sequence parallelism a tensor-parallel rank sees the gradient of its own slice of
-the sequence; with tied embeddings the first and the last pipeline stage see one use each.
+the sequence, and in the norms of queries and keys always that of its own heads. With tied embeddings the first and the
+last pipeline stage see one use each.
 """
 
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ from megatron.core import parallel_state
 from pause_megatron.model.parameters import NamedParameter
 
 
-def sequence_parallel_parameters(parameters: Sequence[NamedParameter]) -> list[Any]:
-    """Parameters whose gradient on each tensor-parallel rank covers only that rank's slice of the sequence.
+def partial_parameters(parameters: Sequence[NamedParameter]) -> list[Any]:
+    """Parameters whose gradient on a tensor-parallel rank covers only that rank's slice of the sequence, or its heads.
 
-    Under sequence parallelism these are the norms, and the biases added after a reduce-scatter.
+    Under sequence parallelism these are the norms, and the biases added after a reduce-scatter. The norms of queries
+    and keys always are among them.
     """
     if parallel_state.get_tensor_model_parallel_world_size() == 1:
         return []
@@ -38,12 +40,12 @@ def summed_over_tensor_parallel(gradient: torch.Tensor) -> torch.Tensor:
     return total
 
 
-def reduce_shared_gradients(sequence_parallel: torch.Tensor | None, embeddings: Sequence[torch.Tensor]) -> None:
+def reduce_shared_gradients(partial: torch.Tensor | None, embeddings: Sequence[torch.Tensor]) -> None:
     """Complete accumulated gradients in place: those of the tensor-parallel ranks, and those of the two stages.
 
-    ``sequence_parallel`` has the gradients of all :func:`sequence_parallel_parameters` in one flat tensor.
+    ``partial`` has the gradients of all :func:`partial_parameters` in one flat tensor.
     """
-    if sequence_parallel is not None:
-        dist.all_reduce(sequence_parallel, group=parallel_state.get_tensor_model_parallel_group())
+    if partial is not None:
+        dist.all_reduce(partial, group=parallel_state.get_tensor_model_parallel_group())
     for gradient in embeddings:
         dist.all_reduce(gradient, group=parallel_state.get_embedding_group())

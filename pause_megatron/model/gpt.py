@@ -19,10 +19,11 @@ from pause_megatron.model.attention import ScaledDotProductAttention
 from pause_megatron.model.compilation import compile_layers, layer_compilation
 from pause_megatron.model.cross_entropy import vocab_parallel_cross_entropy
 from pause_megatron.model.initialization import initialize_weights
-from pause_megatron.model.layer import Layer, RecomputedMLP, keep_on_the_models_device
+from pause_megatron.model.layer import Layer, RecomputedMLP
 from pause_megatron.model.linear import ColumnLinear, RowLinear
-from pause_megatron.model.norm import Norm
+from pause_megatron.model.norm import HeadNorm, Norm
 from pause_megatron.model.parameters import NamedParameter, named_parameters
+from pause_megatron.model.rotary import keep_on_the_models_device, rotary_frequencies
 
 logging.getLogger(GPTModel.__module__).setLevel(logging.ERROR)  # since 0.19 every model announces its successor
 
@@ -40,12 +41,14 @@ def transformer_config(model: ModelConfig, layout: Layout, dtype: torch.dtype = 
         ffn_hidden_size=model.ffn_size,
         num_attention_heads=model.num_attention_heads,
         num_query_groups=model.query_groups,
+        kv_channels=model.head_dim,
+        qk_layernorm=model.qk_layernorm,
         normalization="RMSNorm" if llama else "LayerNorm",
         layernorm_epsilon=model.layernorm_epsilon,
         gated_linear_unit=llama,
         activation_func=F.silu if llama else partial(F.gelu, approximate="tanh") if model.gelu == "tanh" else F.gelu,
         add_bias_linear=not llama,
-        add_qkv_bias=not llama,
+        add_qkv_bias=not llama or model.add_qkv_bias,
         init_method=_leave_undrawn,  # and so for the embeddings
         output_layer_init_method=_leave_undrawn,
         hidden_dropout=0.0,
@@ -83,13 +86,15 @@ def _leave_undrawn(weights: torch.Tensor) -> None:
 class PauseGPT(GPTModel):
     """Megatron-core's GPT with our output layer, rotary angles and cross-entropy."""
 
-    def __init__(self, *, post_process: bool, shares_positions: bool, **settings: Any) -> None:
+    def __init__(self, model: ModelConfig, *, post_process: bool, **settings: Any) -> None:
         super().__init__(post_process=post_process, **settings)
-        self._angles_of_positions = shares_positions and self.position_embedding_type == "rope"
+        self._angles_of_positions = model.shares_positions and self.position_embedding_type == "rope"
         if post_process:
             self.output_layer.__class__ = ColumnLinear  # layer specs do not cover it
         if self.position_embedding_type == "rope":
-            keep_on_the_models_device(self.rotary_pos_emb, shares_positions=shares_positions)
+            # Megatron-core's own scaling takes Llama 3.1's frequency factors and original context as constants
+            self.rotary_pos_emb.inv_freq = rotary_frequencies(self.rotary_pos_emb.inv_freq, model)
+            keep_on_the_models_device(self.rotary_pos_emb, shares_positions=model.shares_positions)
 
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
         """Run Megatron-core's forward pass with the rotary angles of ``position_ids``, int64 ``[B, S]``."""
@@ -144,9 +149,12 @@ def _build_chunk(
     attention, mlp = _parts(layer.submodules.self_attention), _parts(layer.submodules.mlp)
     attention.core_attention = ScaledDotProductAttention
     attention.linear_qkv, attention.linear_proj = ColumnLinear, RowLinear
+    if model.qk_layernorm:
+        attention.q_layernorm = attention.k_layernorm = HeadNorm
     mlp.linear_fc1, mlp.linear_fc2 = ColumnLinear, RowLinear
     block = TransformerBlockSubmodules(layer_specs=[layer] * get_num_layers_to_build(config, vp_stage), layer_norm=Norm)
     chunk = PauseGPT(
+        model,
         config=config,
         transformer_layer_spec=block,
         vocab_size=padded_vocab_size(vocab_size),
@@ -156,7 +164,6 @@ def _build_chunk(
         share_embeddings_and_output_weights=not model.untie_embeddings_and_output_weights,
         position_embedding_type="rope" if model.architecture == "llama" else "learned_absolute",
         rotary_base=model.rotary_base,
-        shares_positions=model.shares_positions,
         vp_stage=vp_stage,
     )
     if layout.recompute_granularity == "selective":

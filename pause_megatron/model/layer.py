@@ -1,9 +1,8 @@
-"""Megatron-core's transformer layer, MLP and rotary angles, changed so that they compile once and run on any device."""
+"""Megatron-core's transformer layer and MLP, changed so that they compile once and run on any device."""
 
 from typing import Any
 
 import torch
-from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
 from megatron.core.transformer.mlp import MLP
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch.utils.checkpoint import checkpoint
@@ -52,39 +51,3 @@ class RecomputedMLP(MLP):
             super().forward, hidden_states, use_reentrant=False, preserve_rng_state=False, **others
         )
         return output, bias
-
-
-class RotaryAngles(RotaryEmbedding):
-    """Rotary angles in fp32, on the device of the model; Megatron-core's own are on the GPU wherever there is one."""
-
-    inv_freq: torch.Tensor
-    marker: torch.Tensor
-
-    def get_emb(self, max_seq_len: int, offset: int = 0) -> torch.Tensor:
-        """Return the angle of every position and feature, fp32 ``[max_seq_len, 1, 1, head_dim]``."""
-        self.inv_freq = self.inv_freq.to(self.marker.device)
-        angles = self.get_freqs_non_repeated(max_seq_len, offset)  # [max_seq_len, head_dim / 2]
-        return torch.cat((angles, angles), dim=-1)[:, None, None, :]
-
-
-class AnglesOfPositions(RotaryAngles):
-    """Rotary angles of given position indices: Megatron-core's are those of 0, 1, 2, ... for every sequence.
-
-    Set :attr:`position_ids` before each forward pass.
-    """
-
-    position_ids: torch.Tensor
-    """Position index of each token, int64 ``[B, S]``, with all of the sequence also under sequence parallelism."""
-
-    def forward(self, max_seq_len: int, *_: Any, **__: Any) -> torch.Tensor:
-        """Return the angle of every token and feature, fp32 ``[S, B, 1, head_dim]``; ``max_seq_len`` is S."""
-        assert self.position_ids.shape[1] == max_seq_len
-        table = self.get_emb(max_seq_len)[:, 0, 0]  # [S, head_dim]; an index is below S, since pauses only share
-        return table[self.position_ids.t().to(table.device)][:, :, None]  # [S, B] -> [S, B, 1, head_dim]
-
-
-def keep_on_the_models_device(rotary: RotaryEmbedding, *, shares_positions: bool) -> None:
-    """Change ``rotary`` to :class:`RotaryAngles`, or with ``shares_positions`` to :class:`AnglesOfPositions`."""
-    # An empty buffer moves with the weights. The frequencies themselves are no buffer, which would become bf16 too.
-    rotary.register_buffer("marker", torch.empty(0, dtype=torch.bool), persistent=False)
-    rotary.__class__ = AnglesOfPositions if shares_positions else RotaryAngles

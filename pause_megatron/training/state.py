@@ -95,7 +95,12 @@ def model_differences(state: CheckpointState, model: ModelConfig, tokenizer: Pau
     """
     saved = ModelConfig(**state.config["model"])
     before, now = (
-        {**to_plain(each), "num_query_groups": each.query_groups, "ffn_hidden_size": each.ffn_size}
+        {
+            **to_plain(each),
+            "num_query_groups": each.query_groups,
+            "kv_channels": each.head_dim,
+            "ffn_hidden_size": each.ffn_size,
+        }
         for each in (saved, model)
     )
     differences = [(f"--{name.replace('_', '-')}", before[name], now[name]) for name in now]

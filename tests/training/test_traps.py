@@ -69,7 +69,7 @@ def leave_parameters_unmarked() -> None:
 def do_not_reduce_shared_gradients() -> None:
     """Each rank has only part of the gradient of tied embeddings, and of norms under sequence parallelism."""
     shared_gradients.reduce_shared_gradients = lambda *_: None
-    build.sequence_parallel_parameters = lambda parameters: []
+    build.partial_parameters = lambda parameters: []
 
 
 def count_tied_embeddings_twice() -> None:
