@@ -10,12 +10,20 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, LlamaConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, PreTrainedModel
 
 from tests.tokenizer.foreign import make_foreign
 
 PADDING_ROWS = 12
 """Embedding rows beyond the tokenizer's tokens; many published models have some."""
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "factor": 4.0,
+    "low_freq_factor": 0.1,
+    "high_freq_factor": 2.5,
+    "original_max_position_embeddings": 20,
+}
+"""Scaled for more positions than 20; of the four frequencies one stays, one is interpolated and two are divided."""
 
 
 @pytest.fixture(scope="package")
@@ -29,15 +37,28 @@ def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def foreign_model(name: str, vocab_size: int) -> PreTrainedModel:
     """A random model of a published kind."""
     torch.manual_seed(0)
-    tied = name in ("gpt2", "llama, tied")
+    tied = name == "gpt2" or name.endswith(", tied")
     common = {"vocab_size": vocab_size, "initializer_range": 0.1, "tie_word_embeddings": tied, "eos_token_id": 0}
     if name.startswith("gpt2"):
         config: Any = GPT2Config(n_positions=64, n_embd=32, n_layer=3, n_head=4, **common)  # its GELU is the tanh one
     else:
+        kind = name.removesuffix(", tied")
         sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 3, "num_attention_heads": 4}
         rope = {"rope_type": "default", "rope_theta": 500_000.0}
-        config = LlamaConfig(**sizes, num_key_value_heads=2, max_position_embeddings=64, rope_parameters=rope, **common)
-    return AutoModelForCausalLM.from_config(config)
+        rope |= LLAMA3_ROPE if kind == "llama3" else {}
+        sizes |= {"head_dim": 12} if kind == "qwen3" else {}
+        config = AutoConfig.for_model(
+            "llama" if kind == "llama3" else kind,
+            **(sizes | common),
+            num_key_value_heads=2,
+            max_position_embeddings=64,
+            rope_parameters=rope,
+        )
+    model = AutoModelForCausalLM.from_config(config)
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias") or "norm" in name:  # transformers starts them all at 0 and 1
+            parameter.data += 0.1 * torch.randn(parameter.shape)
+    return model
 
 
 @pytest.fixture(scope="package")

@@ -32,7 +32,7 @@ from pause_megatron.records.conversion import ImportRecord
 from pause_megatron.records.files import read_record
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.training.step import Stepper
-from tests.conversion.conftest import PADDING_ROWS
+from tests.conversion.conftest import LLAMA3_ROPE, PADDING_ROWS
 from tests.distributed import run_distributed
 from tests.training.runs import OPTIMIZER, TRAINING, Run, batch_of
 
@@ -178,10 +178,19 @@ def _with_padding(logits: torch.Tensor, reader: CheckpointReader) -> torch.Tenso
 @pytest.mark.parametrize(
     ("name", "change", "complaint"),
     [
-        ("llama", {"attention_bias": True}, "unsupported settings in config.json: attention_bias; give another model"),
+        ("llama", {"attention_bias": True}, "config.json: attention_bias True; give another model, or finetune"),
         ("llama", {"rope_parameters": {"rope_type": "linear", "rope_theta": 1e4, "factor": 2.0}}, "type 'linear'"),
         ("llama", {"model_type": "gpt_neox"}, "attention and MLP in parallel"),
-        ("llama", {"model_type": "opt"}, "unsupported model_type 'opt'; give a GPT-2 or Llama model"),
+        ("llama", {"model_type": "opt"}, "unsupported model_type 'opt'; give a GPT-2, Llama, Qwen2 or Qwen3"),
+        ("llama", {"rope_scaling": {"rope_type": "yarn", "factor": 2.0}}, "rotary embeddings of type 'yarn'"),
+        ("llama", {"rope_scaling": {"rope_type": "dynamic", "factor": 2.0}}, "type 'dynamic'"),
+        ("llama3", {"rope_scaling": {**LLAMA3_ROPE, "factor": 2.0}}, "rope_scaling that differs from rope_parameters"),
+        ("llama3", {"original_max_position_embeddings": 32}, "original_max_position_embeddings 32, but 20 in rope"),
+        ("llama3", {"rope_parameters": {**LLAMA3_ROPE, "rope_theta": 1e4, "factor": 0.5}}, "--rope-scaling-factor 0.5"),
+        ("qwen2", {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 0}, "use_sliding_window True"),
+        ("qwen2", {"layer_types": ["sliding_attention"] * 3}, "layer_types other than full_attention"),
+        ("qwen3", {"attention_bias": True}, "attention_bias True"),
+        ("llama", {"model_type": "gemma2"}, "finetune --add-pause"),
         ("llama", {"rope_theta": 10_000.0}, "rope_theta 10000.0, but 500000.0 in rope_parameters"),
         ("llama", {"num_hidden_layers": 10**6}, "1000000 layers, but only 30 tensors in the safetensors files"),
         ("llama", {"num_hidden_layers": 4}, "no tensor model.layers.3.self_attn.q_proj.weight in its safetensors"),

@@ -37,6 +37,7 @@ from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
 from pause_megatron.tokenizer.tokenizer_json import WORD_PATTERNS
 from pause_megatron.training.pretrain import pretrain
 from tests.chain import SEQ_LENGTH, preprocess_config, texts, write_text_and_tokenizer
+from tests.conversion.conftest import LLAMA3_ROPE
 from tests.distributed import run_distributed
 
 pytestmark = pytest.mark.slow
@@ -98,7 +99,7 @@ def llama3_tokenizer(folder: Path, lines: list[str]) -> int:
 
 
 def published_llama(folder: Path, lines: list[str]) -> None:
-    """Write a random Llama with rotary base 500,000 and two stop tokens."""
+    """Write a random Llama with rotary base 500,000, scaled rotary positions and two stop tokens."""
     folder.mkdir()
     vocab_size = llama3_tokenizer(folder, lines)
     begin, end, end_of_turn = range(vocab_size - 3, vocab_size)
@@ -112,7 +113,7 @@ def published_llama(folder: Path, lines: list[str]) -> None:
         num_key_value_heads=2,
         max_position_embeddings=SEQ_LENGTH,
         initializer_range=0.1,
-        rope_parameters={"rope_type": "default", "rope_theta": 500_000.0},
+        rope_parameters={**LLAMA3_ROPE, "rope_theta": 500_000.0},
         bos_token_id=begin,
         eos_token_id=end,
     )
@@ -157,15 +158,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     run_distributed(convert_from_hf, 1, ConvertFromHfConfig(model=folder / "published", output=start))
     model = ModelConfig(**CheckpointReader(start).state["config"]["model"])
     imported = trained(folder, start / "tokenizer", "imported", model=model, initial_checkpoint=start)
-    model = replace(model, architecture="gpt2", num_query_groups=0)
-    own = trained(folder, folder / "tokenizer", "own", model=model)
+    sizes = {"num_layers": 2, "hidden_size": 64, "num_attention_heads": 4, "max_position_embeddings": SEQ_LENGTH}
+    own = trained(folder, folder / "tokenizer", "own", model=ModelConfig(**sizes))
+    llama = ModelConfig(**sizes, architecture="llama", num_query_groups=2, kv_channels=24, rotary_base=500_000)
+    qwens = {"qwen2": replace(llama, add_qkv_bias=True), "qwen3": replace(llama, qk_layernorm=True)}
     found = {
         "published": folder / "published",
         "imported": export(imported, folder / "imported", dtype="bf16"),
         "imported, with baked pauses": export(imported, folder / "baked", bake_pauses=3),
         "own": export(own, folder / "own"),
         "own, with baked pauses": export(own, folder / "own-baked", bake_pauses=3),
+        "own llama": export(trained(folder, folder / "tokenizer", "llama", model=llama), folder / "llama"),
     }
+    for name, model in qwens.items():
+        found[f"own {name}"] = export(trained(folder, folder / "tokenizer", name, model=model), folder / name)
     write_task("parity", folder / "task", seed=0, train=50, validation=5, test=5)
     for name in ("imported", "own"):
         finetuned = FinetuneConfig(
@@ -190,6 +196,9 @@ NAMES = (
     "own",
     "own, with baked pauses",
     "own, finetuned",
+    "own llama",
+    "own qwen2",
+    "own qwen3",
 )
 
 

@@ -23,6 +23,10 @@ MODELS = {
     "gpt2, grouped queries": replace(GPT2, num_query_groups=2),
     "llama": LLAMA,
     "llama, tied, no groups": replace(LLAMA, untie_embeddings_and_output_weights=False, num_query_groups=0),
+    "llama, biases": replace(LLAMA, add_qkv_bias=True, use_rope_scaling=True),
+    "llama, norms of wide heads": replace(LLAMA, qk_layernorm=True, kv_channels=24),
+    "llama, norms, one group": replace(LLAMA, qk_layernorm=True, num_query_groups=2, kv_channels=4),
+    "llama, norms, no groups": replace(LLAMA, qk_layernorm=True, num_query_groups=0),
 }
 
 

@@ -28,6 +28,13 @@ DATASETS = {
 }
 """Name of a dataset, and how preprocessing writes it."""
 HELD_OUT = "held-out"
+BLOCKS: tuple[dict[str, Any], ...] = (
+    *({"architecture": "gpt2"},) * 3,
+    {"architecture": "llama"},
+    {"architecture": "llama", "add_qkv_bias": True},
+    {"architecture": "llama", "qk_layernorm": True, "kv_channels": 12},
+    {"architecture": "llama", "use_rope_scaling": True, "rope_original_max_position_embeddings": 16},
+)
 PRECISIONS = ("fp32", "bf16", "bf16, gradients in fp32", "fp16")
 
 
@@ -106,8 +113,9 @@ def draw_run(seed: int, number: int) -> Draw:
 
 def _draw_model(random: Random) -> dict[str, Any]:
     heads = random.choice((2, 4, 4, 8, 8))
+    block = random.choice(BLOCKS)
     return {
-        "architecture": random.choice(("gpt2", "llama")),
+        **block,
         "num_layers": random.choice((2, 3, 4, 4, 8, 8, 12)),
         "hidden_size": 8 * heads,
         "num_attention_heads": heads,

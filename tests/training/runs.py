@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,17 @@ LLAMA = ModelConfig(
     num_query_groups=4,
     max_position_embeddings=64,
 )
+LLAMA3 = replace(
+    LLAMA,
+    use_rope_scaling=True,
+    rope_scaling_factor=4.0,
+    rope_low_freq_factor=0.25,
+    rope_high_freq_factor=2.5,
+    rope_original_max_position_embeddings=20,
+)
+"""Scaled for more positions than 20; of the four frequencies one stays, one is interpolated and two are divided."""
+QWEN2 = replace(LLAMA, add_qkv_bias=True)
+QWEN3 = replace(LLAMA, qk_layernorm=True, kv_channels=12)
 TRAINING = TrainingConfig(train_iters=STEPS, global_batch_size=8, micro_batch_size=2)
 OPTIMIZER = OptimizerConfig(learning_rate=1e-3, warmup_fraction=0.2)
 

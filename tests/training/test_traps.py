@@ -21,7 +21,7 @@ from pause_megatron.model import gpt
 from tests.distributed import run_distributed
 from tests.quick import others_slow
 from tests.training.layout_table import MODELS, TOLERANCE
-from tests.training.runs import GPT2, Run, largest_differences, train_all
+from tests.training.runs import GPT2, QWEN3, Run, largest_differences, train_all
 
 TP2 = ParallelConfig(tensor_model_parallel_size=2)
 TP2_SP = replace(TP2, sequence_parallel=True)
@@ -67,7 +67,7 @@ def leave_parameters_unmarked() -> None:
 
 
 def do_not_reduce_shared_gradients() -> None:
-    """Each rank has only part of the gradient of tied embeddings, and of norms under sequence parallelism."""
+    """Each rank has only part of the gradient of tied embeddings, norms under sequence parallelism, and QK norms."""
     shared_gradients.reduce_shared_gradients = lambda *_: None
     build.partial_parameters = lambda parameters: []
 
@@ -117,6 +117,8 @@ TRAPS = [
     Trap(do_not_reduce_shared_gradients, Run(model=TIED, parallel=PP2)),
     Trap(do_not_reduce_shared_gradients, Run(parallel=TP2_SP)),
     Trap(do_not_reduce_shared_gradients, Run(parallel=TP2_SP, zero_stage=2)),
+    Trap(do_not_reduce_shared_gradients, Run(model=QWEN3, parallel=TP2)),
+    Trap(do_not_reduce_shared_gradients, Run(model=QWEN3, parallel=TP2, zero_stage=3)),
     Trap(count_tied_embeddings_twice, Run(model=TIED, parallel=PP2)),
     Trap(average_over_own_targets, Run()),
 ]
