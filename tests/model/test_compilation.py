@@ -29,6 +29,7 @@ from tests.training.runs import (
     GPT2,
     LLAMA,
     OPTIMIZER,
+    QWEN3,
     TRAINING,
     VOCAB_SIZE,
     Run,
@@ -64,8 +65,9 @@ def trained(run: Run) -> tuple[list[tuple[float, float]], int, int]:
         Run(model=GPT2, parallel=ParallelConfig(recompute_granularity="selective")),
         pytest.param(Run(model=LLAMA, parallel=TP2), marks=pytest.mark.slow),
         pytest.param(Run(parallel=TP2, zero_stage=2), marks=pytest.mark.slow),
+        pytest.param(Run(model=QWEN3, parallel=TP2), marks=pytest.mark.slow),
     ],
-    ids=["gpt2", "llama, full", "gpt2, selective", "llama, TP", "gpt2, TP and ZeRO-2"],
+    ids=["gpt2", "llama, full", "gpt2, selective", "llama, TP", "gpt2, TP and ZeRO-2", "qwen3, TP"],
 )
 def test_compiled_layers_have_the_losses_and_norms_of_uncompiled_ones(run: Run, compiler: None) -> None:
     def curves(choice: CompileLayers) -> list[Any]:
@@ -110,7 +112,11 @@ def stepper_of(run: Run) -> Stepper:
     return Stepper(model, engine, layout, device())
 
 
-@pytest.mark.parametrize("model", [pytest.param(GPT2, marks=pytest.mark.slow), LLAMA], ids=["gpt2", "llama"])
+@pytest.mark.parametrize(
+    "model",
+    [pytest.param(GPT2, marks=pytest.mark.slow), LLAMA, pytest.param(QWEN3, marks=pytest.mark.slow)],
+    ids=["gpt2", "llama", "qwen3"],
+)
 def test_all_layers_share_a_graph_for_training_and_one_without_gradients(model: ModelConfig) -> None:
     recomputation = [
         {},
