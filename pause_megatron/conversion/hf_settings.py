@@ -28,7 +28,7 @@ COMPUTES_NOTHING = frozenset(
     {
         *("architectures", "transformers_version", "_name_or_path", "name_or_path", "auto_map", "tokenizer_class"),
         *("dtype", "torch_dtype", "use_bfloat16", "torchscript", "gradient_checkpointing", "chunk_size_feed_forward"),
-        *("output_hidden_states", "output_attentions", "return_dict", "tie_last_hidden_states", "use_cache"),
+        *("output_hidden_states", "output_attentions", "tie_last_hidden_states", "use_cache"),
         *("id2label", "label2id", "num_labels", "problem_type", "finetuning_task", "task_specific_params", "prefix"),
         *("attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "experts_implementation"),
         *("bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "decoder_start_token_id"),
@@ -232,6 +232,7 @@ _COMMON = frozenset(
         *("max_position_embeddings", "tie_word_embeddings", "initializer_range", POSITIONS_KEY),
     }
 )
+_REQUIRED = {"is_causal": (True, None), "return_dict": (True, None)}
 _LLAMA = Kind(
     convert=_llama,
     converted=_COMMON
@@ -244,7 +245,7 @@ _LLAMA = Kind(
         "attention_bias": (False, None),
         "attention_dropout": (0, None),
         "mlp_bias": (False, None),
-        "is_causal": (True, None),
+        **_REQUIRED,
     },
 )
 KINDS = {
@@ -255,7 +256,7 @@ KINDS = {
             "activation_function": tuple(_GELUS),
             "scale_attn_weights": (True,),
             "scale_attn_by_inverse_layer_idx": (False, None),
-            "is_causal": (True, None),
+            **_REQUIRED,
         },
         dropouts=("resid_pdrop", "embd_pdrop", "attn_pdrop"),
     ),

@@ -43,7 +43,9 @@ def test_angles_are_those_of_transformers() -> None:
 @pytest.mark.parametrize("model", [LLAMA3, LLAMA_31, LLAMA_32], ids=["small", "Llama 3.1", "Llama 3.2"])
 def test_scaling_has_all_three_ranges(model: ModelConfig) -> None:
     """Frequencies that stay, that are divided, and that are interpolated: the comparison above sees each."""
-    [found] = run_distributed(angles, 1, [model, replace(LLAMA, rotary_base=500_000, kv_channels=model.kv_channels)])
+    [found] = run_distributed(
+        angles, 1, [model, replace(LLAMA, rotary_base=model.rotary_base, kv_channels=model.kv_channels)]
+    )
     (scaled, _), (plain, _) = found
     ratio = torch.from_numpy(plain) / torch.from_numpy(scaled)
     factor = model.rope_scaling_factor
