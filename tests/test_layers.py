@@ -87,6 +87,12 @@ def test_functions_and_files_are_short() -> None:
                 assert lines <= 60, f"{path}: {node.name} has {lines} lines"
 
 
+def test_gpt_model_is_used_in_one_file() -> None:
+    """Megatron-core has deprecated it; CONTRIBUTING.md describes the way to its successor."""
+    users = {path.relative_to(PACKAGE) for path in SOURCES if "GPTModel" in path.read_text(encoding="utf-8")}
+    assert users == {Path("model/gpt.py")}
+
+
 def test_megatron_and_hugging_face_halves_are_separate() -> None:
     for path in (PACKAGE / "downstream").rglob("*.py"):
         text = path.read_text(encoding="utf-8")

@@ -18,7 +18,7 @@ from functools import cache
 from typing import IO
 
 import torch
-from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.module import MegatronModule
 
 from pause_megatron.config.parallel import CompileLayers
 from pause_megatron.errors import UserError
@@ -60,7 +60,7 @@ def layer_compilation(choice: CompileLayers) -> LayerCompilation:
     return LayerCompilation(compiles=not problem, reason=problem or f"--compile-layers {choice}")
 
 
-def compile_layers(chunk: GPTModel) -> None:
+def compile_layers(chunk: MegatronModule) -> None:
     """Compile every layer of ``chunk`` when it is first used."""
     for layer in chunk.decoder.layers:
         layer.compute = torch.compile(layer.compute)

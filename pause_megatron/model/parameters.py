@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from megatron.core import parallel_state
-from megatron.core.models.gpt import GPTModel
+from megatron.core.transformer.module import MegatronModule
 
 WORD_EMBEDDINGS = "embedding.word_embeddings.weight"
 OUTPUT_LAYER = "output_layer.weight"
@@ -71,7 +71,7 @@ class NamedParameter:
         return self.shard.name
 
 
-def named_parameters(chunks: Sequence[GPTModel]) -> list[NamedParameter]:
+def named_parameters(chunks: Sequence[MegatronModule]) -> list[NamedParameter]:
     """Return all parameters of this rank's model chunks, in a fixed order."""
     found = []
     for chunk in chunks:
@@ -86,7 +86,7 @@ def named_parameters(chunks: Sequence[GPTModel]) -> list[NamedParameter]:
     return found
 
 
-def _global_name(chunk: GPTModel, local_name: str) -> str:
+def _global_name(chunk: MegatronModule, local_name: str) -> str:
     match = re.fullmatch(r"decoder\.layers\.(\d+)\.(.+)", local_name)
     if not match:
         return local_name
