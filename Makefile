@@ -15,7 +15,7 @@ DRAW ?=
 DRAWS ?=
 PYTEST_FLAGS ?= -n auto --dist loadfile --no-loadscope-reorder
 
-.PHONY: demo test test-slow test-gpu layouts fuzz-layouts fuzz-readers lint format install clean
+.PHONY: demo docs test test-slow test-gpu layouts fuzz-layouts fuzz-readers lint format install clean
 
 demo: $(INSTALLED)  ## the complete chain, from raw text to a report, in eight to twelve minutes
 	$(BIN)/pause-megatron demo $(DEMO_FLAGS)
@@ -39,6 +39,9 @@ fuzz-layouts: $(INSTALLED)  ## random layouts, and changes of layout at a resume
 
 fuzz-readers: $(INSTALLED)  ## files of every kind, damaged and read; DRAWS=2000 of each kind, SEED=7 repeats them
 	$(BIN)/python -m tests.readers.fuzz $(if $(DRAWS),--draws $(DRAWS)) $(if $(SEED),--seed $(SEED))
+
+docs: $(INSTALLED)  ## the documentation site, build/docs/index.html; any warning is an error
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going -q docs build/docs
 
 lint: $(INSTALLED)  ## style and types
 	$(BIN)/ruff check .

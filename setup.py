@@ -21,9 +21,10 @@ EXTRAS = {
     "fast": ["gigatoken"],  # encodes BPE vocabularies 5 to 60 times as fast
     "slurm": ["submitit>=1.5"],  # pause-megatron grid --executor slurm
     "tensorboard": ["tensorboard>=2.20"],
+    "docs": ["sphinx>=8.2", "myst-parser>=4", "furo"],  # make docs
     "test": ["pytest", "pytest-xdist", "hypothesis", "playwright", "ruff", "mypy", "types-PyYAML"],
 }
-EXTRAS["test"] += EXTRAS["tensorboard"]
+EXTRAS["test"] += EXTRAS["tensorboard"] + EXTRAS["docs"]
 EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"] + EXTRAS["fast"] + EXTRAS["slurm"] + EXTRAS["tensorboard"]
 
 

@@ -1,4 +1,4 @@
-"""Finds the commands in README.md, docs/*.md and ds_configs/README.md, and splits them into program and arguments."""
+"""Finds the commands in README.md, docs/ and ds_configs/README.md, and splits them into program and arguments."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ README = REPOSITORY / "README.md"
 PAGES = (
     README,
     *sorted((REPOSITORY / "docs").glob("*.md")),
+    *sorted((REPOSITORY / "docs" / "how_to").glob("*.md")),
     *sorted((REPOSITORY / "docs" / "examples").glob("*/README.md")),
     REPOSITORY / "ds_configs" / "README.md",
 )
