@@ -69,8 +69,8 @@ def _relink_page(app: Any, docname: str, content: list[str]) -> None:
     content[0] = relink(content[0], page, page)
 
 
-def _relink_included(app: Any, relative: Path, docname: str, content: list[str]) -> None:
-    page = Path(app.env.doc2path(docname))
+def _relink_included(app: Any, relative: Path, _: str, content: list[str]) -> None:
+    page = Path(app.env.doc2path(app.env.docname))
     content[0] = relink(content[0], (DOCS / relative).resolve(), page)
 
 
