@@ -7,6 +7,7 @@ since the process started, such as ``2026-01-31 12:00:05 gpu017 [   19.2s] messa
 import errno
 import io
 import json
+import logging
 import os
 import re
 import socket
@@ -86,6 +87,19 @@ def warn(message: str) -> None:
 def progress(line: str) -> None:
     """Log ``line`` as it is, for example that of a child process; the log file also has the time and the host."""
     _show(line, stamped=False, quiet=_settings.quiet)
+
+
+def quiet_libraries() -> None:
+    """Switch off the progress bars and advice of libraries, unless the environment sets them; for a command's process.
+
+    The libraries read the variables when they are first imported, so call this before.
+    """
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    for name in ("lm_eval", "accelerate"):  # the latter warns of weights that stay on disk, as a comparison asks for
+        logging.getLogger(name).setLevel(logging.ERROR)
+    # accelerate imports DeepSpeed if it is installed, which prints its choice of device to standard output.
+    logging.getLogger("DeepSpeed").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 
 def write_line(line: str) -> None:

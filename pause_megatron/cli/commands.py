@@ -4,6 +4,11 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
+from pause_megatron.log import quiet_libraries
+
+_HUGGING_FACE = ("pause_megatron.conversion.", "pause_megatron.downstream.")
+"""Packages whose functions import Hugging Face's libraries."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -26,7 +31,9 @@ class Command:
         return found
 
     def run(self, config: Any) -> None:
-        """Import the command's function and call it."""
+        """Import the command's function and call it; commands that use Hugging Face's libraries keep those quiet."""
+        if self.function.startswith(_HUGGING_FACE):
+            quiet_libraries()
         resolve_name(self.function)(config)
 
 

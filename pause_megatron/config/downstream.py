@@ -16,6 +16,8 @@ Precision = Literal["fp32", "bf16"]
 Fsdp = Literal["full_shard", "shard_grad_op"]
 """Whether FSDP frees the gathered weights after the forward pass, or keeps them until the backward pass."""
 Schedule = Literal["linear", "cosine", "constant"]
+PauseInitialization = Literal["normal", "mean"]
+"""Embedding of an added ``<pause>``: drawn from the normal distribution of the other embeddings, or their mean."""
 
 NUMBER_FIELD = "{num_pauses_inf}"
 """Part of ``--output`` of ``evaluate`` that becomes the number of pauses, e.g. ``parity-inf{num_pauses_inf}.json``."""
@@ -65,7 +67,7 @@ class FinetuneConfig:
     """
 
     model: Path
-    """Hugging Face folder to start from."""
+    """Hugging Face folder to start from, or the name of a model on the hub, such as HuggingFaceTB/SmolLM2-135M."""
     task: str
     """Name of a task, for example gsm8k."""
     output: Path
@@ -73,6 +75,9 @@ class FinetuneConfig:
     model_name: str | None = None
     """Name of the pretrained model in results and reports, which its pretraining runs with other seeds share (default:
     that of its pretraining, or else of its folder)."""
+    add_pause: PauseInitialization | None = None
+    """Add <pause> to the tokenizer and the embeddings of a model without it; its embedding is drawn from a normal
+    distribution with mean and standard deviation of the others, or is their mean (default: do not add it)."""
     data: Path | None = None
     """Folder with train.jsonl of the task (default: download the data from the hub)."""
     halve_evaluation: bool = False
@@ -197,7 +202,7 @@ class EvaluateConfig:
     """Evaluate a model on a task with lm-evaluation-harness, with pauses between prompt and answer."""
 
     model: Path
-    """Hugging Face folder, finetuned or not."""
+    """Hugging Face folder, or the name of a model on the hub; finetuned or not."""
     task: str
     """Name of a task, for example gsm8k."""
     output: Path
@@ -247,7 +252,7 @@ class GenerateConfig:
     """Continue prompts after their pauses, and print the text of one prompt, or JSON lines for several."""
 
     model: Path
-    """Hugging Face folder, finetuned or not."""
+    """Hugging Face folder, or the name of a model on the hub; finetuned or not."""
     prompt: tuple[str, ...]
     """Texts to continue, as one batch; a text may be empty."""
     pausing: InferencePausing = field(default_factory=InferencePausing)

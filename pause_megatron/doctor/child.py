@@ -16,7 +16,7 @@ from pause_megatron.atomic import write_json
 from pause_megatron.children import end_with_parent
 from pause_megatron.doctor.check import Check, Place, Skipped, find_check
 from pause_megatron.errors import UserError, one_line
-from pause_megatron.log import global_rank
+from pause_megatron.log import global_rank, quiet_libraries
 from pause_megatron.parallel.local_launcher import run_local_processes
 from pause_megatron.records.doctor import Outcome
 
@@ -54,6 +54,7 @@ def settings_of(place: Place, check: Check, table: str) -> str:
 def main(arguments: list[str]) -> int:
     """Run one check; returns 0 if its outcome was written."""
     end_with_parent()
+    quiet_libraries()
     if not sys.warnoptions:
         warnings.simplefilter("ignore")
     settings = json.loads(arguments[0])

@@ -6,7 +6,8 @@ one slice holds the logits that matter, in training, scoring and generation. For
     _ _ a b P P | c d
     a b c d P P | e _
 
-Prompt and pauses can attend to each other in both directions, as in the paper. Stock transformers accepts a 4-D mask.
+Prompt and pauses can attend to each other in both directions, as in the paper. Most models of stock transformers accept
+a 4-D mask for it (:func:`~pause_megatron.downstream.causal_models.bidirectional_problem`).
 """
 
 from __future__ import annotations
@@ -55,17 +56,22 @@ class BorderBatch:
     def model_inputs(self, *, bidirectional: bool, dtype: torch.dtype) -> dict[str, Any]:
         """Return the arguments of a causal model's ``forward``; ``dtype`` is the model's.
 
-        ``bidirectional`` makes prompt and pauses attend in both directions. The model returns logits only from the
-        last prefix position on: [batch, target + 1, vocabulary].
+        ``bidirectional`` makes prompt and pauses attend in both directions; otherwise the mask has only the padding, so
+        that a model applies its own causal mask, such as one with a sliding window. The model returns logits only from
+        the last prefix position on: [batch, target + 1, vocabulary].
         """
-        columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
-        prefix = self.real & (columns < self.border) & bidirectional
+        mask = self.attention_mask(bidirectional=True, dtype=dtype) if bidirectional else self.real.long()
         return {
             "input_ids": self.input_ids,
-            "attention_mask": prefix_lm_mask(self.real, prefix, dtype),
+            "attention_mask": mask,
             "position_ids": self.position_ids,
             "logits_to_keep": self.input_ids.shape[1] - self.border + 1,
         }
+
+    def attention_mask(self, *, bidirectional: bool, dtype: torch.dtype) -> torch.Tensor:
+        """Return the additive mask of :func:`prefix_lm_mask`, [batch, 1, query, key]."""
+        columns = torch.arange(self.input_ids.shape[1], device=self.input_ids.device)
+        return prefix_lm_mask(self.real, self.real & (columns < self.border) & bidirectional, dtype)
 
 
 def align(

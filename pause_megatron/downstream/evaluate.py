@@ -203,13 +203,14 @@ def _halve_evaluation(folder: ModelFolder, config: EvaluateConfig) -> bool:
 
 
 def _architecture(model: PreTrainedModel) -> Architecture:
-    heads, width = model.config.num_attention_heads, model.config.hidden_size
+    settings = model.config.get_text_config()
+    heads, width = getattr(settings, "num_attention_heads", 0), settings.hidden_size  # none in state-space models
     return Architecture(
         parameters=model.num_parameters(),
         non_embedding_parameters=_non_embedding_parameters(model),
-        num_layers=model.config.num_hidden_layers,
+        num_layers=settings.num_hidden_layers,
         num_attention_heads=heads,
-        head_dim=getattr(model.config, "head_dim", None) or width // heads,
+        head_dim=getattr(settings, "head_dim", None) or width // max(heads, 1),
         hidden_size=width,
     )
 

@@ -25,8 +25,9 @@ from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.serialize import to_flat
 from pause_megatron.config.training import FaultsConfig
 from pause_megatron.conversion.hf_config import add_transformers_4_names
+from pause_megatron.downstream.added_pause import load_base
 from pause_megatron.downstream.hints import Hints, HintTrainer
-from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder, not_finite
+from pause_megatron.downstream.model_folder import ModelFolder, not_finite
 from pause_megatron.downstream.pausing import Pausing, recorded_inputs
 from pause_megatron.downstream.pausing_decisions import decided_finetuning, finetuning_pausing
 from pause_megatron.downstream.processes import (
@@ -107,7 +108,7 @@ def _finetune(config: FinetuneConfig) -> None:
 def _finetune_together(
     config: FinetuneConfig, arguments: TrainingArguments, heartbeat: Heartbeat, started: float
 ) -> None:
-    base = load_model_folder(config.model, device="cpu" if config.fsdp else None)
+    base = load_base(config, device="cpu" if config.fsdp else None)
     config = replace(config, pausing=decided_finetuning(base, config.pausing))
     pausing = finetuning_pausing(base, config.pausing)
     _refuse_other_baking(base, pausing)
@@ -288,9 +289,9 @@ def write_finetuned_folder(
         base.model.save_pretrained(folder, state_dict=weights)
         add_transformers_4_names(folder)
         save_tokenizer(base.tokenizer, folder)
-        for name in SENTENCEPIECE_FILES:
-            if (base.path / name).is_file():
-                shutil.copyfile(base.path / name, folder / name)
+        for name in () if config.add_pause else SENTENCEPIECE_FILES:  # such a model lacks an added <pause>
+            if (base.files / name).is_file():
+                shutil.copyfile(base.files / name, folder / name)
         record = replace(record, files=checksums(folder))
         shutil.copy(work.metrics, folder / METRICS_FILE)
         write_record(folder / FinetuneRecord.FILE, record)

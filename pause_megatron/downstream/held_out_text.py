@@ -86,7 +86,7 @@ def stored_dataset(folder: ModelFolder, config: EvaluateConfig) -> DatasetManife
             f"--data {config.data}: contains its pauses; remove --num-pauses-inf and the other pausing flags"
         )
     ids = manifest.vocab_size, manifest.eod_id, *manifest.pause_ids
-    own = folder.model.config.vocab_size, folder.eod_id, *folder.pause_ids
+    own = folder.model.config.get_text_config().vocab_size, folder.eod_id, *folder.pause_ids
     if ids != own:
         raise UserError(
             f"--data {config.data}: has the vocabulary size, end-of-document and pauses {ids}, but {folder.path} has"

@@ -1,20 +1,22 @@
-"""Loader of Hugging Face folders: the model, its tokenizer, and the records of its pretraining and finetuning."""
+"""Loader of Hugging Face models: the model, its tokenizer, and the records of its pretraining and finetuning."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count, takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from pause_megatron import log
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import Precision
 from pause_megatron.conversion.hf_config import pause_positions_of, read_hf_config
 from pause_megatron.conversion.stored_weights import StoredWeights
+from pause_megatron.downstream.causal_models import bidirectional_problem, context_length_of, load_causal_model
+from pause_megatron.downstream.hub_models import find_model
 from pause_megatron.errors import UserError, quoted, system_error
 from pause_megatron.parallel.process_device import choose_device
 from pause_megatron.records.checksums import compare_checksums, refuse_unrecorded
@@ -34,6 +36,7 @@ class ModelFolder:
     """A loaded model with its special token ids and its history."""
 
     path: Path
+    """Folder of the model, or its name on the hub, as the user gave it."""
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     pause_id: int | None
@@ -50,6 +53,8 @@ class ModelFolder:
     """``None`` for a model that is not finetuned."""
     distinct_pauses: int = 1
     """Number of distinct pauses; their ids follow each other."""
+    files: Path = field(default_factory=Path)
+    """Folder with its files; that of the cache for a model of the hub."""
 
     @property
     def pause_ids(self) -> tuple[int, ...]:
@@ -67,6 +72,11 @@ class ModelFolder:
         """Whether a pause has the position index of the real token before it, and :attr:`context_length` counts only
         real tokens."""
         return pause_positions_of(self.model.config) == "shared"
+
+    @cached_property
+    def bidirectional_problem(self) -> str | None:
+        """Why the model cannot read a prefix with attention in both directions, found by a trial; None if it can."""
+        return bidirectional_problem(self.model)
 
     @cached_property
     def bos_ids(self) -> tuple[int, ...]:
@@ -92,32 +102,32 @@ class ModelFolder:
 
 
 def load_model_folder(
-    path: Path, precision: Precision = "fp32", *, device: torch.device | str | None = None
+    path: Path | str, precision: Precision = "fp32", *, device: torch.device | str | None = None
 ) -> ModelFolder:
     """Load the model and the tokenizer of ``path`` onto ``device``; by default onto this process's device.
 
-    If the process has not chosen one, that is the first GPU, or the CPU if there is none.
+    ``path`` is a folder, or the name of a model on the hub. If the process has not chosen a device, that is the first
+    GPU, or the CPU if there is none.
 
-    Raises :class:`UserError` if the folder is not a causal language model with an end-of-document token, if tensors are
-    missing, unknown, quantized or not finite, if its stop tokens are not token ids, if its ``finetune.json`` or
-    ``conversion_report.json`` is damaged, or if a file differs from its checksum there.
+    Raises :class:`UserError` if there is neither a folder nor a model on the hub, if it is not a causal language model
+    with an end-of-document token, if tensors are missing, unknown, quantized or not finite, if its stop tokens are not
+    token ids, if its ``finetune.json`` or ``conversion_report.json`` is damaged, or if a file differs from its checksum
+    there.
     """
+    path = Path(path)
+    files = find_model(path)
     for name in ("config.json", "tokenizer_config.json"):
-        if not (path / name).is_file():
-            raise UserError(f"{path}: no {name}; give a folder that 'pause-megatron convert-to-hf' wrote")
-    origin = _origin(path)
-    settings, stored = read_hf_config(path), StoredWeights(path)
+        if not (files / name).is_file():
+            raise UserError(f"{path}: no {name}; give a folder with a Hugging Face model and its tokenizer")
+    origin = _origin(files)
+    settings, stored = read_hf_config(files), StoredWeights(files)
     stored.require_layers(getattr(settings.get_text_config(), "num_hidden_layers", 0))
     try:
-        tokenizer = AutoTokenizer.from_pretrained(path, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(files, trust_remote_code=False)
         ids_before_text(tokenizer)  # settings of a wrong type fail only when the tokenizer is used
-        model, loading = AutoModelForCausalLM.from_pretrained(
-            path,
-            dtype=getattr(torch, TORCH_DTYPES[precision]),
-            trust_remote_code=False,
-            attn_implementation="sdpa",  # never one that the folder names, which may be code from a hub
-            output_loading_info=True,
-        )
+        model, loading = load_causal_model(files, settings, getattr(torch, TORCH_DTYPES[precision]))
+    except UserError:
+        raise
     except Exception as error:  # damaged files make many kinds
         if refused := system_error(error):
             raise refused from error
@@ -141,9 +151,10 @@ def load_model_folder(
         distinct_pauses=len(pause_ids) or 1,
         eod_id=tokenizer.eos_token_id,
         stop_ids=_stop_ids(path, model, tokenizer),
-        context_length=model.config.max_position_embeddings,
+        context_length=context_length_of(model, tokenizer),
         pretraining=origin.pretraining if origin else None,
         finetuning=origin if isinstance(origin, FinetuneRecord) else None,
+        files=files,
     )
     if folder.bos_ids:
         log.info(f"{path}: every prompt begins with {tokenizer.decode(folder.bos_ids)}, as its tokenizer puts it there")

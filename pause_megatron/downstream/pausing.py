@@ -171,4 +171,4 @@ def filler_ids(folder: ModelFolder, filler: str | None) -> tuple[int, ...] | Non
     """
     if filler is None:
         return None
-    return ids_of_filler(filler, partial(folder.encode, begins=False), folder.model.config.vocab_size)
+    return ids_of_filler(filler, partial(folder.encode, begins=False), folder.model.config.get_text_config().vocab_size)

@@ -2,11 +2,13 @@
 
 from dataclasses import replace
 
+from pause_megatron import log
 from pause_megatron.config.pausing import (
     MARKED_PLACEMENTS,
     FinetunePausing,
     InferencePausing,
     PausePlacement,
+    PrefixAttention,
     check_pause_inputs,
 )
 from pause_megatron.downstream.model_folder import ModelFolder
@@ -35,6 +37,7 @@ def decided_finetuning(base: ModelFolder, asked: FinetunePausing) -> FinetunePau
     filler, inputs = asked.filler, asked.pause_inputs
     if filler is inputs is None and every and own:
         filler, inputs = own.filler, "repeat" if own.repeats_tokens else None
+    attention = _finetuned_attention(base, asked.prefix_attention, every=every)
     return replace(
         asked,
         filler=filler,
@@ -43,8 +46,27 @@ def decided_finetuning(base: ModelFolder, asked: FinetunePausing) -> FinetunePau
         pause_placement=placement,
         pause_interval=interval if every else None,
         unlikely_tokens=(asked.unlikely_tokens or _DEFAULT_UNLIKELY_TOKENS) if unlikely else None,
-        prefix_attention="causal" if every else asked.prefix_attention or "bidirectional",
+        prefix_attention=attention,
     )
+
+
+def _finetuned_attention(base: ModelFolder, asked: PrefixAttention | None, *, every: bool) -> PrefixAttention:
+    """Return the attention of the prefix: in both directions by default, if the model can read it.
+
+    Raises :class:`UserError` if it cannot, but is asked to.
+    """
+    if every or asked == "causal":
+        return "causal"
+    problem = base.bidirectional_problem
+    if problem and asked:
+        raise _not_bidirectional(base, problem)
+    if problem:
+        log.warn(f"{base.path}: the prefix attends causally, because {problem}")
+    return "causal" if problem else "bidirectional"
+
+
+def _not_bidirectional(folder: ModelFolder, problem: str) -> UserError:
+    return UserError(f"--prefix-attention bidirectional: not with {folder.path}: {problem}; give causal")
 
 
 def finetuning_pausing(base: ModelFolder, decided: FinetunePausing) -> Pausing:
@@ -106,13 +128,16 @@ def resolve_pausing(folder: ModelFolder, asked: InferencePausing) -> Pausing:
             f"--prefix-attention bidirectional: {folder.path} pauses after every token of the answer too, which"
             " attends causally; remove the flag, or give another --pause-placement"
         )
+    attention = "causal" if every else asked.prefix_attention or own.prefix_attention
+    if attention == "bidirectional" != own.prefix_attention and (problem := folder.bidirectional_problem):
+        raise _not_bidirectional(folder, problem)
     return Pausing(
         num_pauses=num_pauses,
         placement=placement,
         marker=_marker(folder, asked.pause_marker, placement, own),
         interval=(asked.pause_interval or own.interval or 1) if every else None,
         repeats_tokens=repeats,
-        prefix_attention="causal" if every else asked.prefix_attention or own.prefix_attention,
+        prefix_attention=attention,
         filler=filler,
         filler_ids=filler_ids(folder, filler),
     )
@@ -153,7 +178,5 @@ def _marker(folder: ModelFolder, asked: str | None, placement: PausePlacement, o
 
 def _require_pause(folder: ModelFolder, num_pauses: int, flag: str) -> None:
     if num_pauses and folder.pause_id is None:
-        raise UserError(
-            f"{flag} {num_pauses}: {folder.path} has no {PAUSE_TOKEN} token; "
-            f"export a model whose tokenizer has one, or give {flag} 0"
-        )
+        adding = "give --add-pause normal" if flag == "--num-pauses-ft" else "finetune it with `finetune --add-pause`"
+        raise UserError(f"{flag} {num_pauses}: {folder.path} has no {PAUSE_TOKEN} token; {adding}, or give {flag} 0")

@@ -15,6 +15,7 @@ import torch
 from pause_megatron import log
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.pausing import InferencePausing
+from pause_megatron.downstream.added_pause import load_base
 from pause_megatron.downstream.batching import align
 from pause_megatron.downstream.generation import bad_logits
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
@@ -23,6 +24,7 @@ from pause_megatron.downstream.tasks import TextPair
 from pause_megatron.downstream.training_examples import encode_pair
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import PausedTokens
+from pause_megatron.tokenizer import PAUSE_TOKEN
 
 _POSITIONS_AT_ONCE = 16_384
 """Positions of a batch, all of whose logits are in memory: 2 GB in fp32 for a vocabulary of 32,000."""
@@ -39,7 +41,7 @@ def places_of(pairs: Sequence[TextPair], base: ModelFolder, config: FinetuneConf
     assert pausing.unlikely_tokens
     scorer = base
     if pausing.scoring_model or config.fsdp:  # FSDP has the base on the CPU
-        scorer = load_model_folder(pausing.scoring_model or config.model)
+        scorer = load_model_folder(pausing.scoring_model) if pausing.scoring_model else load_base(config)
         _require_same_tokens(scorer, base, pausing.scoring_model or config.model)
     log.info(f"finding the {pausing.unlikely_tokens} least likely tokens of {len(pairs)} answers with {scorer.path}")
     return unlikely_places(pairs, scorer, pausing.unlikely_tokens, config.batch_size)
@@ -92,7 +94,8 @@ def _log_probabilities(pairs: Sequence[TextPair], scorer: ModelFolder) -> list[n
 
 
 def _require_same_tokens(scorer: ModelFolder, base: ModelFolder, path: Path) -> None:
-    if scorer.tokenizer.get_vocab() != base.tokenizer.get_vocab() or scorer.bos_ids != base.bos_ids:
+    known, others = ({**each.tokenizer.get_vocab(), PAUSE_TOKEN: None} for each in (scorer, base))
+    if known != others or scorer.bos_ids != base.bos_ids:
         raise UserError(
             f"--scoring-model {path}: has another tokenizer than {base.path}; give a model with the same one"
         )

@@ -11,6 +11,7 @@ from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, tas
 from pause_megatron.config.experiments import Grid, GridConfig, GridTask
 from pause_megatron.config.report import ReportConfig
 from pause_megatron.config.serialize import read_settings
+from pause_megatron.downstream.hub_models import find_model, is_hub_name
 from pause_megatron.errors import UserError, one_line
 from pause_megatron.experiments.grid_settings import (
     converted_settings,
@@ -31,8 +32,8 @@ OTHER_NAMES = {"lambada": ("lambada_openai",), "web_questions": ("webqs",), "nat
 def read_grid(config: GridConfig) -> Grid:
     """Read the grid that ``config`` names; ``--set``, ``--models`` and ``--data`` replace what the file has.
 
-    All paths become absolute. Raises :class:`UserError` that names the file and the key if something is missing,
-    unknown or of the wrong type.
+    All paths become absolute; the name of a model on the hub stays. Raises :class:`UserError` that names the file and
+    the key if something is missing, unknown or of the wrong type.
     """
     preset = config.grid in _presets()
     source = f"--grid {config.grid}"
@@ -55,7 +56,8 @@ def read_grid(config: GridConfig) -> Grid:
     for name in grid.models:
         require_name(name, f"{source}: models")
     tasks = {name: _with_data(name, task, config, source) for name, task in grid.tasks.items()}
-    return dataclasses.replace(grid, tasks=tasks)
+    on_hub = {name: Path(text) for name, text in (values.get("models") or {}).items() if is_hub_name(Path(text))}
+    return dataclasses.replace(grid, tasks=tasks, models={**grid.models, **on_hub})
 
 
 def _presets() -> list[str]:
@@ -92,12 +94,14 @@ def set_value(values: dict[str, Any], assignment: str) -> None:
 
 
 def check_folders(grid: Grid, source: str) -> None:
-    """Raise :class:`UserError` if the folder of a model or a task does not exist."""
-    for name, folder in grid.models.items():
+    """Raise :class:`UserError` if a model or the folder of a task does not exist; models of the hub are downloaded."""
+    for name, model in grid.models.items():
+        try:
+            folder = find_model(model)
+        except UserError as error:
+            raise UserError(f"{source}: models: {name}: {error}") from error
         if not (folder / "config.json").is_file():
-            raise UserError(
-                f"{source}: models: {name}: {folder} no config.json; give an export of 'pause-megatron convert-to-hf'"
-            )
+            raise UserError(f"{source}: models: {name}: {model} has no config.json; give a Hugging Face model")
     for name, task in grid.tasks.items():
         if task.data is not None and not task.data.is_dir():
             raise UserError(f"{source}: tasks: {name}: data: {task.data} does not exist; correct the path")

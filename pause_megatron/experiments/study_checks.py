@@ -10,6 +10,7 @@ from pause_megatron.config.experiments import Grid
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.study import Equality, Pretraining
 from pause_megatron.corpus.hub_datasets import HUB_PREFIX
+from pause_megatron.downstream.hub_models import find_model
 from pause_megatron.errors import UserError
 from pause_megatron.experiments.job_outputs import manifest_of
 from pause_megatron.experiments.study_budget import TOLERANCE, seq_length_of, tokens_of
@@ -49,7 +50,8 @@ def check_models(grid: Grid, output: Path, source: str) -> None:
 
 def _given_models(grid: Grid) -> Iterator[_Compared]:
     """Yield the exported models of ``grid`` that were pretrained by this project."""
-    for name, folder in grid.models.items():
+    for name, model in grid.models.items():
+        folder = find_model(model)
         if (folder / ExportRecord.FILE).is_file():
             record = read_record(folder / ExportRecord.FILE, ExportRecord)
             pretraining = record.pretraining

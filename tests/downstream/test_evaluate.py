@@ -153,7 +153,7 @@ def test_result_that_another_process_is_writing_is_refused(config):
     [
         (["--num-pauses-inf", "64"], "no room for the prompt: 64 pauses"),
         (["--task", "sudoku"], "--task sudoku: unknown"),
-        (["--model", "absent"], "absent: no config.json"),
+        (["--model", "absent"], "absent: no such folder, and no model of this name in the cache of the hub"),
     ],
 )
 def test_user_errors_print_one_line_and_write_no_result(config, flags, message, capsys):

@@ -229,7 +229,7 @@ def test_existing_output_is_refused_and_left_alone(config):
 
 
 def test_folder_without_a_model_is_refused(config, tmp_path):
-    with pytest.raises(UserError, match=r"no config.json; give a folder that"):
+    with pytest.raises(UserError, match=r"no config.json; give a folder with a Hugging Face model"):
         finetune(replace(config, model=tmp_path))
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "tokenizer_config.json").write_text("{}")

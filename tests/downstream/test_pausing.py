@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import dataclass, replace
+from functools import wraps
 
 import pytest
 import torch
@@ -55,11 +56,15 @@ def passes(monkeypatch) -> list[ForwardPass]:
     found: list[ForwardPass] = []
     forward = GPT2LMHeadModel.forward
 
+    @wraps(forward)
     def recording(self, input_ids=None, **inputs):
         found.append(ForwardPass(input_ids[0].tolist(), inputs["attention_mask"]))
         return forward(self, input_ids=input_ids, **inputs)
 
     monkeypatch.setattr(GPT2LMHeadModel, "forward", recording)
+    monkeypatch.setattr(
+        "pause_megatron.downstream.model_folder.bidirectional_problem", lambda _: None
+    )  # its own passes
     return found
 
 

@@ -78,9 +78,8 @@ def measure_positions(
     lens = LogitLens(folder, pausing.num_pauses)
     with AttentionShares(model) as attention:
         for probe in probes(folder, pairs, pausing, batch_size):
-            inputs = probe.model_inputs(model.dtype)
-            attention.start(probe, inputs["attention_mask"])
-            lens.add(probe, model(**inputs, output_hidden_states=True).hidden_states)
+            attention.start(probe, probe.attention_mask(model.dtype))
+            lens.add(probe, model(**probe.model_inputs(model.dtype), output_hidden_states=True).hidden_states)
     return attention.records(), lens.records()
 
 

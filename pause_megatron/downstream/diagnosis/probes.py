@@ -49,6 +49,10 @@ class Probe:
         """Return the arguments of the model's ``forward``, as finetuning and evaluation pass them."""
         return self.batch.model_inputs(bidirectional=self.bidirectional, dtype=dtype)
 
+    def attention_mask(self, dtype: torch.dtype) -> torch.Tensor:
+        """Return the additive attention mask, [batch, 1, query, key]."""
+        return self.batch.attention_mask(bidirectional=self.bidirectional, dtype=dtype)
+
 
 def probes(folder: ModelFolder, pairs: Sequence[TextPair], pausing: Pausing, batch_size: int) -> Iterator[Probe]:
     """Yield ``pairs`` in batches; raises as :func:`~pause_megatron.downstream.training_examples.encode_example`."""
