@@ -101,6 +101,11 @@ SUBCOMMANDS: dict[str, Command] = {
         config="pause_megatron.config.downstream:GenerateConfig",
         function="pause_megatron.downstream.generation:generate_command",
     ),
+    "bake": Command(
+        summary="copy a model with a tokenizer that pauses, for servers and other programs",
+        config="pause_megatron.config.serving:BakeConfig",
+        function="pause_megatron.downstream.bake:bake",
+    ),
     "diagnose": Command(
         summary="measure attention, predictions and answers at the pauses of a model",
         config="pause_megatron.config.diagnosis:DiagnoseConfig",

@@ -1,9 +1,13 @@
 """Validation helpers shared by the configuration classes and the command line."""
 
+import re
 from collections.abc import Iterable
 from difflib import get_close_matches
 
 from pause_megatron.errors import UserError
+
+HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
+"""Name of a repository on the Hugging Face hub: ``NAME`` or ``OWNER/NAME``."""
 
 
 def require_at_least(least: int, **values: float) -> None:
@@ -25,6 +29,13 @@ def require_positive(**values: float) -> None:
     for name, value in values.items():
         if not value > 0:
             raise UserError(f"--{name.replace('_', '-')} {value}: must be positive")
+
+
+def require_hub_name(**values: str | None) -> None:
+    """Raise :class:`UserError` that names the flag of the first of ``values`` that is no name of a repository."""
+    for name, value in values.items():
+        if value is not None and not HUB_NAME.fullmatch(value):
+            raise UserError(f"--{name.replace('_', '-')} {value}: not a repository on the hub; write it as OWNER/NAME")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

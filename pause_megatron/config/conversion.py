@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from pause_megatron.config.checks import require_at_least, require_positive
+from pause_megatron.config.checks import require_at_least, require_hub_name, require_positive
 from pause_megatron.config.deepspeed import Precision
 
 ProofMethod = Literal["auto", "whole", "layers"]
@@ -60,9 +60,12 @@ class ConvertToHfConfig:
     """Maximum size of a safetensors file, in gigabytes (1e9 bytes)."""
     bake_pauses: int = 0
     """Pauses that the exported tokenizer appends to every prompt, for programs without support for pauses; 0: none."""
+    push_to_hub: str | None = None
+    """Repository on the Hugging Face hub for the folder, as OWNER/NAME; a new one is private (default: no upload)."""
     comparison: ComparisonConfig = field(default_factory=ComparisonConfig)
 
     def __post_init__(self) -> None:
+        require_hub_name(push_to_hub=self.push_to_hub)
         require_positive(max_shard_gb=self.max_shard_gb)
         require_at_least(0, bake_pauses=self.bake_pauses)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pause_megatron.config.checks import require_at_least, require_fraction, require_positive
+from pause_megatron.config.checks import require_at_least, require_fraction, require_hub_name, require_positive
 from pause_megatron.config.parallel import DeviceChoice
 from pause_megatron.config.pausing import FinetunePausing, InferencePausing
 from pause_megatron.errors import UserError
@@ -136,6 +136,8 @@ class FinetuneConfig:
     as in the paper."""
     held_out_examples: int = 256
     """Training examples that early stopping evaluates and does not train on."""
+    push_to_hub: str | None = None
+    """Repository on the Hugging Face hub for the folder, as OWNER/NAME; a new one is private (default: no upload)."""
 
     @property
     def work_folder(self) -> Path:
@@ -164,6 +166,7 @@ class FinetuneConfig:
 
     def __post_init__(self) -> None:
         require_task(self.task)
+        require_hub_name(push_to_hub=self.push_to_hub)
         if self.task == TEXT_TASK:
             raise UserError(f"--task {TEXT_TASK}: has no prompts to finetune on; evaluate it, or pretrain on the text")
         require_at_least(0, warmup_steps=self.warmup_steps, weight_decay=self.weight_decay, clip_grad=self.clip_grad)

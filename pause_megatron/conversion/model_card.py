@@ -1,6 +1,17 @@
 """Model card of an export: the model, its training data, and how to pause with it."""
 
+from collections.abc import Sequence
+
+from huggingface_hub import EvalResult
+
 from pause_megatron.config.model import ModelConfig
+from pause_megatron.conversion.card_parts import (
+    CardOrigin,
+    appending_program,
+    card_metadata,
+    own_program,
+    pipeline_program,
+)
 from pause_megatron.conversion.hf_config import hf_model_type
 from pause_megatron.records.conversion import ExportRecord, PretrainingRecord
 
@@ -16,12 +27,7 @@ _RATES = {
     "drawn+fixed": "in a part of the data each has a rate of its own, drawn from 0 to twice the mean",
 }
 
-_CARD = """---
-library_name: transformers
-pipeline_tag: text-generation
-tags: [pause-training]
----
-
+_CARD = """{metadata}
 # {name}
 
 A language model of {parameters:,} parameters ({kind}, {model.num_layers} layers of width
@@ -54,18 +60,18 @@ _BY_HAND = """{pauses} Append it to the prompt as many times
 as the model should pause, and ignore the output before the last pause. You must append the id: the characters `<pause>`
 in a text are text.
 
-```python
-ids = tokenizer("The capital of France is", return_tensors="pt").input_ids
-pauses = {ids}
-output = model.generate(torch.cat([ids, pauses], dim=1), max_new_tokens=20)
-```"""
+{program}"""
 _BAKED = """{pauses} The tokenizer
 appends {tokenizer.baked_pauses} of them to every prompt that it encodes with special tokens, and so does the chat
-template. Pipelines and servers therefore pause without changes."""
+template. Pipelines and servers therefore pause without changes:
+
+{program}"""
 
 _EVERY = """{pauses} In training,
 {pretraining.pauses_per_token} of them followed every {tokens}, and the last one predicted the next token.
-`pause-megatron generate`, `evaluate` and `finetune` read prompts and answers this way by themselves.
+`pause-megatron generate`, `evaluate` and `finetune` read prompts and answers this way by themselves:
+
+{program}
 
 **Stock programs cannot pause in the answer.** The `generate` of transformers, vLLM, text-generation-inference and
 llama.cpp read each generated token without its pauses and predict from a position whose output training ignored. The
@@ -75,6 +81,8 @@ text is then poor, and no warning appears. Pauses that you append to the prompt 
 _DISTINCT = """`<pause1>` to `<pause{count}>` are tokens {first} to {last} of {tokenizer.vocab_size}. They are
 the first to the last pause of a run; in a longer run `<pause{count}>` repeats. Stock programs do not number pauses, so
 insert the ids in this order. Below, `<pause>` is any of them."""
+_LENGTH = 10
+"""Pauses in the example; the paper uses 10 or 50."""
 _SHARED = """
 
 **Position indices.** A pause has the index of the real token before it: `a <pause> <pause> b` has the indices 0, 0, 0,
@@ -89,10 +97,12 @@ _NO_DATA = {False: "none by this project", True: "not known, because an import d
 """Training data of a checkpoint that names none, by whether this project pretrained its model."""
 
 
-def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
-    """Markdown for the folder ``name``, from its conversion report."""
+def model_card(name: str, record: ExportRecord, model: ModelConfig, results: Sequence[EvalResult] = ()) -> str:
+    """Markdown for the model ``name``, that of its folder or on the hub, from its conversion report."""
     imported = bool(record.pretraining.iterations)
+    shared = _SHARED.format(positions=model.max_position_embeddings)
     return _CARD.format(
+        metadata=card_metadata(name, CardOrigin(), results),
         name=name,
         parameters=model.num_parameters(record.tokenizer.vocab_size),
         kind=hf_model_type(model),
@@ -100,27 +110,27 @@ def model_card(name: str, record: ExportRecord, model: ModelConfig) -> str:
         pretraining=record.pretraining,
         pauses=_pauses(record.pretraining),
         data=", ".join(f"`{folder}`" for folder in record.source["config"]["data"]) or _NO_DATA[imported],
-        pausing=_pausing(record) + (_SHARED.format(positions=model.max_position_embeddings) * model.shares_positions),
+        pausing=_pausing(name, record) + shared * model.shares_positions,
         comparison=record.verdict,
         record=record,
     )
 
 
-def _pausing(record: ExportRecord) -> str:
+def _pausing(name: str, record: ExportRecord) -> str:
     pretraining = record.pretraining
-    text = _BAKED if record.tokenizer.baked_pauses else _BY_HAND
+    run = [min(index, (record.tokenizer.distinct_pauses or 1) - 1) for index in range(_LENGTH)]
+    text, program = _BY_HAND, appending_program(name, [record.tokenizer.pause_id + index for index in run])
+    if record.tokenizer.baked_pauses:
+        text, program = _BAKED, pipeline_program(name)
     if pretraining.pauses_per_token:
-        text = _EVERY
+        text, program = _EVERY, own_program(name)
     tokens = "token" if (pretraining.pause_interval or 1) == 1 else f"{pretraining.pause_interval} tokens"
     tokenizer = record.tokenizer
     pauses = f"`<pause>` is token {tokenizer.pause_id} of {tokenizer.vocab_size}."
-    ids = f"torch.full((1, 10), {tokenizer.pause_id})"
     if count := tokenizer.distinct_pauses:
         last = tokenizer.pause_id + count - 1
         pauses = _DISTINCT.format(count=count, first=tokenizer.pause_id, last=last, tokenizer=tokenizer)
-        run = range(tokenizer.pause_id, tokenizer.pause_id + 10)
-        ids = f"torch.tensor([{[min(pause_id, last) for pause_id in run]}])"
-    return text.format(tokenizer=tokenizer, pretraining=pretraining, tokens=tokens, pauses=pauses, ids=ids)
+    return text.format(tokenizer=tokenizer, pretraining=pretraining, tokens=tokens, pauses=pauses, program=program)
 
 
 def _pauses(pretraining: PretrainingRecord) -> str:

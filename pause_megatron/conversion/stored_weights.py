@@ -1,5 +1,6 @@
 """Reader of the weights in a Hugging Face folder, from the files that transformers reads."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,11 @@ class StoredWeights:
         for name in slices:
             if self._types[name] not in (*FLOATS, *_INTEGERS):
                 raise self._quantized(name)
+
+    @property
+    def parameters(self) -> int:
+        """Number of stored weights; tensors of integers are buffers and do not count."""
+        return sum(math.prod(shape) for name, shape in self._shapes.items() if self._types[name] in FLOATS)
 
     def require_layers(self, count: int) -> None:
         """Raise :class:`UserError` if there are fewer tensors than layers, before a model of absurd size is built."""

@@ -20,7 +20,9 @@ from pause_megatron.config.blend import parse_blend
 from pause_megatron.config.conversion import ConvertToHfConfig, baking_problem
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.model import ModelConfig
+from pause_megatron.conversion.card_parts import CARD_FILE
 from pause_megatron.conversion.hf_config import add_transformers_4_names, hf_generation_config, hf_model_config
+from pause_megatron.conversion.hub_upload import check_upload, upload
 from pause_megatron.conversion.model_card import model_card
 from pause_megatron.conversion.proof import prove_export
 from pause_megatron.conversion.safetensors_writer import divide, write_tensors
@@ -49,6 +51,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
     Raises :class:`UserError`, and leaves no folder, if the checkpoint is incomplete or damaged, the tokenizer is not
     the run's, its pauses cannot be baked, the output exists, or the logits differ.
     """
+    check_upload(config.push_to_hub, config.output)
     checkpoint = find_checkpoint(config.checkpoint)
     with new_folder(config.output) as folder:
         reader = CheckpointReader(checkpoint)
@@ -87,11 +90,12 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
             _record(config, checkpoint, state, tokenizer, texts_compared, comparison), files=checksums(folder)
         )
         write_record(folder / ExportRecord.FILE, record)
-        write_text(folder / "README.md", model_card(config.output.name, record, model))
+        write_text(folder / CARD_FILE, model_card(config.push_to_hub or config.output.name, record, model))
     log.info(
         f"wrote {config.output}: logits differ by at most {comparison.max_abs_logit_difference:.1e}"
         f" over {comparison.positions} positions, {comparison.pauses} of them pauses"
     )
+    upload(config.output, config.push_to_hub)
 
 
 def _tokenizer_of_run(checkpoint: Path, state: CheckpointState, path: Path | None) -> PauseTokenizer:

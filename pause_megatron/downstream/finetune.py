@@ -6,7 +6,6 @@ An interrupted run resumes from a hidden folder next to the output. Each process
 rank 0 writes.
 """
 
-import shutil
 import time
 import traceback
 from dataclasses import replace
@@ -19,16 +18,15 @@ from torch.utils.data import Dataset
 from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from pause_megatron import log
-from pause_megatron.atomic import new_folder
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import FinetuneConfig
-from pause_megatron.config.serialize import to_flat
 from pause_megatron.config.training import FaultsConfig
-from pause_megatron.conversion.hf_config import add_transformers_4_names
+from pause_megatron.conversion.hub_upload import check_upload, upload
 from pause_megatron.downstream.added_pause import load_base
+from pause_megatron.downstream.finetuned_folder import write_finetuned_folder
 from pause_megatron.downstream.hints import Hints, HintTrainer
-from pause_megatron.downstream.model_folder import ModelFolder, not_finite
-from pause_megatron.downstream.pausing import Pausing, recorded_inputs
+from pause_megatron.downstream.model_folder import ModelFolder
+from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.pausing_decisions import decided_finetuning, finetuning_pausing
 from pause_megatron.downstream.processes import (
     TIMEOUT,
@@ -54,14 +52,6 @@ from pause_megatron.parallel.heartbeat import Heartbeat, is_collective_failure
 from pause_megatron.parallel.launcher import detect_launch
 from pause_megatron.parallel.process_device import describe_device
 from pause_megatron.pauses.prompts import PausedExample
-from pause_megatron.records.checksums import checksums
-from pause_megatron.records.files import write_record
-from pause_megatron.records.finetuning import FinetuneRecord
-from pause_megatron.records.pretraining import METRICS_FILE
-from pause_megatron.records.variants import variant_name
-from pause_megatron.tokenizer.huggingface import save_tokenizer
-from pause_megatron.tokenizer.tokenizer_files import SENTENCEPIECE_FILES
-from pause_megatron.versions import versions
 
 LORA_ALPHA = 2
 """Factor of the low-rank additions, the same for every rank."""
@@ -79,6 +69,8 @@ def finetune(config: FinetuneConfig) -> None:
     pauses. If another process dies or hangs, this one exits (:class:`~pause_megatron.parallel.heartbeat.Heartbeat`); if
     a collective fails although all processes are alive, it raises :class:`LostProcessError`.
     """
+    uploads = config.push_to_hub if detect_launch().rank == 0 else None
+    check_upload(uploads, config.output)
     try:
         _finetune(config)
     except (RuntimeError, torch.distributed.DistError) as error:
@@ -93,6 +85,7 @@ def finetune(config: FinetuneConfig) -> None:
         leave_processes()
         raise
     leave_processes()
+    upload(config.output, uploads)
 
 
 def _finetune(config: FinetuneConfig) -> None:
@@ -137,7 +130,7 @@ def _finetune_together(
 
         def write() -> None:
             kept_step = trainer.state.best_global_step or trainer.state.global_step
-            write_finetuned_folder(base, config, work, time.monotonic() - started, kept_step, weights)
+            write_finetuned_folder(base, config, work, time.monotonic() - started, kept_step, weights, task)
             work.remove()
 
         run_on_rank_0(arguments, write)
@@ -233,65 +226,3 @@ def _with_lora(base: ModelFolder, rank: int, seed: int) -> ModelFolder:
         task_type="CAUSAL_LM",
     )
     return replace(base, model=get_peft_model(base.model, settings))
-
-
-def write_finetuned_folder(
-    base: ModelFolder,
-    config: FinetuneConfig,
-    work: WorkFolder,
-    seconds: float,
-    kept_step: int,
-    weights: dict[str, torch.Tensor] | None,
-) -> None:
-    """Write the trained ``base.model``, its tokenizer, metrics and ``finetune.json`` to ``config.output``.
-
-    ``weights`` replace those of a sharded model. A model of unknown origin counts as pretrained without pauses. Raises
-    :class:`UserError` if weights are not finite.
-    """
-    if config.lora_rank:
-        base = replace(base, model=base.model.merge_and_unload())
-    generation = base.model.generation_config
-    generation.eos_token_id = list(base.stop_ids) if len(base.stop_ids) > 1 else base.eod_id
-    generation.pad_token_id = base.eod_id
-    if base.pause_ids:
-        generation.suppress_tokens = list(base.pause_ids)  # so that stock generate() never emits a pause either
-    if bad := not_finite(weights or dict(base.model.named_parameters())):
-        raise UserError(f"--learning-rate: tensor {bad[0]} is not finite after step {kept_step}; lower it")
-    pausing = finetuning_pausing(base, config.pausing)
-    record = FinetuneRecord(
-        task=config.task,
-        num_pauses_ft=pausing.num_pauses,
-        min_num_pauses_ft=config.pausing.range[0],
-        pause_placement=pausing.placement,
-        pause_marker=pausing.marker,
-        pause_interval=pausing.interval,
-        unlikely_tokens=pausing.unlikely_tokens,
-        scoring_model=str(config.pausing.scoring_model) if config.pausing.scoring_model else None,
-        filler=pausing.filler,
-        pause_inputs=recorded_inputs(base, pausing),
-        prefix_attention=pausing.prefix_attention,
-        hint_weight=config.pausing.hint_weight or None,
-        halve_evaluation=config.halve_evaluation,
-        seed=config.seed,
-        steps=config.steps,
-        kept_step=kept_step,
-        final_loss=work.final_loss(),
-        model_name=config.model_name or base.model_name,
-        pretraining=base.pretraining,
-        variant=variant_name(base.pretraining.pauses if base.pretraining else "none", pausing.num_pauses),
-        device=describe_device().name,
-        precision=config.precision,
-        config=to_flat(config),
-        versions=versions(),
-        seconds=round(seconds, 1),
-    )
-    with new_folder(config.output) as folder:
-        base.model.save_pretrained(folder, state_dict=weights)
-        add_transformers_4_names(folder)
-        save_tokenizer(base.tokenizer, folder)
-        for name in () if config.add_pause else SENTENCEPIECE_FILES:  # such a model lacks an added <pause>
-            if (base.files / name).is_file():
-                shutil.copyfile(base.files / name, folder / name)
-        record = replace(record, files=checksums(folder))
-        shutil.copy(work.metrics, folder / METRICS_FILE)
-        write_record(folder / FinetuneRecord.FILE, record)

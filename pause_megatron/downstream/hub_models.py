@@ -1,13 +1,12 @@
 """Models by their folder or by their name on the Hugging Face hub, such as ``HuggingFaceTB/SmolLM2-135M``."""
 
-import re
 from functools import cache
 from pathlib import Path
 
 from pause_megatron import log
+from pause_megatron.config.checks import HUB_NAME
 from pause_megatron.errors import UserError, one_line, system_error
 
-_HUB_NAME = re.compile(r"(?:[A-Za-z0-9][\w.-]*/)?[A-Za-z0-9][\w.-]*")
 _FILES = ("*.json", "*.safetensors", "*.model", "*.txt", "*.jinja")
 _OTHER_COPIES = tuple(f"*/{pattern}" for pattern in _FILES[:-1])
 """Files in subfolders are the model in other formats; only chat templates are there."""
@@ -15,7 +14,7 @@ _OTHER_COPIES = tuple(f"*/{pattern}" for pattern in _FILES[:-1])
 
 def is_hub_name(model: Path) -> bool:
     """Whether ``model`` is not here, but can be the name of a model on the hub: ``NAME`` or ``OWNER/NAME``."""
-    return not model.exists() and _HUB_NAME.fullmatch(str(model)) is not None
+    return not model.exists() and HUB_NAME.fullmatch(str(model)) is not None
 
 
 def find_model(model: Path) -> Path:

@@ -119,7 +119,7 @@ def load_model_folder(
     for name in ("config.json", "tokenizer_config.json"):
         if not (files / name).is_file():
             raise UserError(f"{path}: no {name}; give a folder with a Hugging Face model and its tokenizer")
-    origin = _origin(files)
+    origin = origin_of(files)
     settings, stored = read_hf_config(files), StoredWeights(files)
     stored.require_layers(getattr(settings.get_text_config(), "num_hidden_layers", 0))
     try:
@@ -137,7 +137,7 @@ def load_model_folder(
     _refuse_bad_tensors(path, model, loading)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{path}: its tokenizer has no end-of-document token; set eos_token in tokenizer_config.json")
-    pause_ids = _pause_ids(path, tokenizer)
+    pause_ids = pause_ids_of(path, tokenizer)
     rows = model.get_input_embeddings().num_embeddings
     if pause_ids and pause_ids[-1] >= rows:
         raise UserError(
@@ -161,7 +161,7 @@ def load_model_folder(
     return folder
 
 
-def _pause_ids(path: Path, tokenizer: PreTrainedTokenizerBase) -> range:
+def pause_ids_of(path: Path, tokenizer: PreTrainedTokenizerBase) -> range:
     """Return the ids of ``<pause>`` or of distinct pauses; empty without any. With both, ``<pause>`` is unused.
 
     Raises :class:`UserError` if those of distinct pauses are not in a row.
@@ -196,7 +196,7 @@ def _stop_ids(path: Path, model: PreTrainedModel, tokenizer: PreTrainedTokenizer
     return tuple(dict.fromkeys([tokenizer.eos_token_id, *known]))
 
 
-def _origin(path: Path) -> FinetuneRecord | ExportRecord | None:
+def origin_of(path: Path) -> FinetuneRecord | ExportRecord | None:
     """Return the record of the model in ``path``, None for a model of elsewhere; compare the files it has checksums of.
 
     Raises :class:`UserError` for a damaged record or file.

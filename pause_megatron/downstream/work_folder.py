@@ -68,7 +68,7 @@ class WorkFolder:
     def open(self, config: FinetuneConfig, processes: int = 1) -> None:
         """Keep the folder of a run with the same settings, model, data and number of processes; otherwise empty it."""
         settings, file = to_flat(config), self.path / SETTINGS
-        for name in ("device", "dead_rank_timeout"):  # a run may resume with others
+        for name in ("device", "dead_rank_timeout", "push_to_hub"):  # a run may resume with others
             settings.pop(name)
         if processes > 1:
             settings["processes"] = processes

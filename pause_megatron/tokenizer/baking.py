@@ -23,7 +23,9 @@ _START_MARK = "\ue000start{}\ue000"
 """Text of a token before a chat: the beginning-of-text token is number 0."""
 
 
-def bake_pauses(tokenizer: PreTrainedTokenizerFast, num_pauses: int) -> PreTrainedTokenizerFast:
+def bake_pauses(
+    tokenizer: PreTrainedTokenizerFast, num_pauses: int, flag: str = "--bake-pauses"
+) -> PreTrainedTokenizerFast:
     """A copy of ``tokenizer`` that ends every prompt with ``num_pauses`` pauses; 0 makes an unchanged copy.
 
     - Encoding a text or a pair appends the pauses after all other special tokens, unless ``add_special_tokens=False``.
@@ -39,7 +41,7 @@ def bake_pauses(tokenizer: PreTrainedTokenizerFast, num_pauses: int) -> PreTrain
     Raises :class:`UserError` for a tokenizer without ``<pause>``, with baked pauses, with several chat templates, or
     with processing steps that would hide or remove the pauses.
     """
-    flag = f"--bake-pauses {num_pauses}"
+    flag = f"{flag} {num_pauses}"
     pause_id = tokenizer.get_vocab().get(PAUSE_TOKEN)
     if tokenizer.get_vocab().get(pause_names(2)[0]) is not None:
         raise UserError(f"{flag}: the tokenizer has distinct pauses, which cannot be baked; leave the flag out")
@@ -75,7 +77,7 @@ def bake_pauses(tokenizer: PreTrainedTokenizerFast, num_pauses: int) -> PreTrain
     if num_pauses:
         pauses = f"{{% if add_generation_prompt %}}{{{{ '{PAUSE_MARK}' * {num_pauses} }}}}{{% endif %}}"
         baked.chat_template = template + pauses
-        _check(baked, tokenizer, pause_id, num_pauses)
+        _check(baked, tokenizer, [pause_id] * num_pauses, flag)
     return baked
 
 
@@ -110,15 +112,18 @@ def _appending(processor: dict[str, Any] | None, pause_id: int, num_pauses: int)
     return steps[0] if len(steps) == 1 else sequence("processors", *steps)
 
 
-def _check(baked: PreTrainedTokenizerFast, plain: PreTrainedTokenizerFast, pause_id: int, num_pauses: int) -> None:
+def _check(baked: PreTrainedTokenizerFast, plain: PreTrainedTokenizerFast, pauses: list[int], flag: str) -> None:
     text = f"a literal {PAUSE_TOKEN}, and a word"
-    pauses, chat = [pause_id] * num_pauses, [{"role": "user", "content": text}]
+    chat = [{"role": "user", "content": text}]
     try:
         messages = baked.apply_chat_template(chat, add_generation_prompt=True)["input_ids"]
     except TemplateError as error:
-        raise UserError(f"--bake-pauses {num_pauses}: the chat template fails: {error}; leave it out") from error
-    if baked.encode(text) != plain.encode(text, split_special_tokens=True) + pauses or messages[-num_pauses:] != pauses:
+        raise UserError(f"{flag}: the chat template fails: {error}; leave it out") from error
+    if (
+        baked.encode(text) != plain.encode(text, split_special_tokens=True) + pauses
+        or messages[-len(pauses) :] != pauses
+    ):
         raise UserError(
-            f"--bake-pauses {num_pauses}: not supported by this tokenizer, which encodes {text!r} as "
+            f"{flag}: not supported by this tokenizer, which encodes {text!r} as "
             f"{baked.encode(text)} and as {messages} in a chat; leave it out"
         )

@@ -94,9 +94,8 @@ def test_it_is_evaluated_and_generated_from_with_and_without_pauses(tuned, parit
         assert record["variant"] == "stdpt_pauseft"
     capsys.readouterr()
     assert main(["generate", "--model", str(tuned), "--prompt", PROMPT, "--max-new-tokens", "4"]) == 0
-    assert (
-        capsys.readouterr().out.rstrip("\n") == generate_texts(load_model_folder(tuned), [PROMPT], max_new_tokens=4)[0]
-    )
+    [text] = generate_texts(load_model_folder(tuned), [PROMPT], max_new_tokens=4)
+    assert capsys.readouterr().out == f"{text}\n"
 
 
 def test_without_pauses_it_equals_stock(base):
@@ -226,7 +225,7 @@ def test_a_model_without_pause_points_to_the_flag_that_adds_it(models, parity_da
         UserError, match=f"--num-pauses-ft 10: {model} has no <pause> token; give --add-pause normal, or"
     ):
         finetune(config)
-    with pytest.raises(UserError, match="--num-pauses-inf 2: .* finetune it with `finetune --add-pause`, or give"):
+    with pytest.raises(UserError, match=r"--num-pauses-inf 2: .* finetune it with `finetune --add-pause`, or give"):
         resolve_pausing(load_model_folder(model), InferencePausing(num_pauses_inf=2))
 
 

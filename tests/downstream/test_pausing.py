@@ -62,9 +62,8 @@ def passes(monkeypatch) -> list[ForwardPass]:
         return forward(self, input_ids=input_ids, **inputs)
 
     monkeypatch.setattr(GPT2LMHeadModel, "forward", recording)
-    monkeypatch.setattr(
-        "pause_megatron.downstream.model_folder.bidirectional_problem", lambda _: None
-    )  # its own passes
+    # Its own passes would be among them.
+    monkeypatch.setattr("pause_megatron.downstream.model_folder.bidirectional_problem", lambda _: None)
     return found
 
 
