@@ -24,6 +24,7 @@ EXTRAS = {
     "docs": ["sphinx>=8.2", "myst-parser>=4", "furo"],  # make docs
     "test": ["pytest", "pytest-xdist", "hypothesis", "playwright", "ruff", "mypy", "types-PyYAML"],
 }
+EXTRAS["test"] += ["fastapi", "uvicorn", "openai"]  # transformers serve
 EXTRAS["test"] += EXTRAS["tensorboard"] + EXTRAS["docs"]
 EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"] + EXTRAS["fast"] + EXTRAS["slurm"] + EXTRAS["tensorboard"]
 

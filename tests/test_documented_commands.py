@@ -40,6 +40,7 @@ BLOCKS = [block for page in CHECKED for block in code_blocks(page)]
 SHOWN = [(block.page, line) for block in BLOCKS for line in block.commands]
 LINES = list(dict.fromkeys(line for _, line in SHOWN))
 OTHER_PROGRAMS = ("git clone", "cd", "pip install", "pip wheel", "'$EDITOR'", "export", "source", "scancel", "scontrol")
+OTHER_PROGRAMS += ("hf download", "hf auth login", "transformers serve", "curl")
 """Programs that are not ours and are shown without a check of their flags."""
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
 COMPLETE: dict[str, list[str]] = {}

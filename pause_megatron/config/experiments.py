@@ -50,8 +50,8 @@ class GridConfig:
     output: Path
     """Folder for models, results, logs and, with 'pretrain' in the file, data and report."""
     models: tuple[str, ...] = ()
-    """Models to finetune, each as NAME=FOLDER with an exported Hugging Face folder, e.g. pausept=hf/pausept-1b. By
-    default those of the grid file; 'pretrain' in it is then ignored."""
+    """Models to finetune, each as NAME=FOLDER with a Hugging Face folder or the name of a model on the hub, e.g.
+    pausept=hf/pausept-1b. By default those of the grid file; 'pretrain' in it is then ignored."""
     set: tuple[str, ...] = ()
     """Values that replace those of the grid file, each as KEY=VALUE in YAML, with dots between keys, e.g.
     'pretrain.text=c4/*.json.gz' pretrain.train.micro_batch_size=8."""

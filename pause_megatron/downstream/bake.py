@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from huggingface_hub import EvalResult
-from transformers import AutoTokenizer, GenerationConfig
+from transformers import AutoTokenizer, GenerationConfig, PretrainedConfig
 
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_text
@@ -55,7 +55,7 @@ def bake(config: BakeConfig) -> None:
     with new_folder(config.output) as folder:
         for path in sorted(path for pattern in _COPIED for path in files.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
-        _suppress(folder, pause_ids)
+        _suppress(folder, settings, pause_ids)
         save_tokenizer(baked, folder)
         name = config.push_to_hub or config.output.name
         if isinstance(record, ExportRecord):
@@ -67,7 +67,8 @@ def bake(config: BakeConfig) -> None:
         elif record:
             record = replace(record, files=checksums(folder))
             write_record(folder / record.FILE, record)
-            shutil.copyfile(files / METRICS_FILE, folder / METRICS_FILE)
+            if (files / METRICS_FILE).is_file():
+                shutil.copyfile(files / METRICS_FILE, folder / METRICS_FILE)
             model = FinetunedModel(
                 name=name,
                 architecture=settings.model_type,
@@ -82,7 +83,10 @@ def bake(config: BakeConfig) -> None:
 
 
 def _number(config: BakeConfig, record: FinetuneRecord | ExportRecord | None, *, shares_positions: bool) -> int:
-    """Return the number of pauses to append. Raises :class:`UserError` if other programs cannot pause as in training."""
+    """Return the number of pauses to append.
+
+    Raises :class:`UserError` if other programs cannot pause as in training, and without a number.
+    """
     number, flag = config.num_pauses or 0, f"--model {config.model}"
     if isinstance(record, FinetuneRecord):
         problem = baking_problem("none", replaces_pause=False, shares_positions=shares_positions)
@@ -108,9 +112,10 @@ def _number(config: BakeConfig, record: FinetuneRecord | ExportRecord | None, *,
     return number
 
 
-def _suppress(folder: Path, pause_ids: tuple[int, ...]) -> None:
+def _suppress(folder: Path, settings: PretrainedConfig, pause_ids: tuple[int, ...]) -> None:
     """Keep pauses out of what stock ``generate`` emits."""
-    generation = GenerationConfig.from_pretrained(folder)
+    has_file = (folder / "generation_config.json").is_file()
+    generation = GenerationConfig.from_pretrained(folder) if has_file else GenerationConfig.from_model_config(settings)
     generation.suppress_tokens = sorted({*(generation.suppress_tokens or ()), *pause_ids})
     generation.save_pretrained(folder)
 
