@@ -47,9 +47,9 @@ With pause_megatron, the model pauses as it was finetuned:
 """
 _NO_PAUSES = "Other programs read the same tokens as in its evaluation, because there are no pauses at inference."
 _CAUSAL = " They also let the prompt attend only backwards, and this model learned to read it in both directions."
-_NOT_PAUSING = """**Other programs do not pause with this model.** Stock transformers, vLLM, llama.cpp and the model `hf`
-of lm-evaluation-harness read the prompt without pauses. Their answers are not those of the setting above, and they do
-not warn of it.{causal}"""
+_NOT_PAUSING = """**Other programs do not pause with this model.** Stock transformers, vLLM, llama.cpp and the `hf` of
+lm-evaluation-harness read the prompt without pauses. Their answers are not those of the setting above, and they do not
+warn of it.{causal}"""
 _APPENDING = """In stock transformers you can append the pauses as ids; the characters `<pause>` in a text are text:
 
 {program}

@@ -12,6 +12,7 @@ from pause_megatron.downstream.model_folder import ModelFolder, load_model_folde
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer import PAUSE_TOKEN
 from pause_megatron.tokenizer.added_pause import with_pause
+from pause_megatron.tokenizer.token_marks import only_pause_id
 
 
 def load_base(config: FinetuneConfig, *, device: torch.device | str | None = None) -> ModelFolder:
@@ -39,8 +40,9 @@ def add_pause(folder: ModelFolder, initialization: PauseInitialization, *, seed:
         raise UserError(f"{flag}: {folder.path} already has {PAUSE_TOKEN} (token {folder.pause_id}); remove the flag")
     if is_deepspeed_zero3_enabled():
         raise UserError(f"{flag}: ZeRO-3 divides the weights before a row can be added; use ZeRO-2 or --fsdp")
-    tokenizer = with_pause(folder.tokenizer, flag)
-    pause_id = int(tokenizer.get_vocab()[PAUSE_TOKEN])
+    tokenizer = with_pause(folder.tokenizer, folder.model.config, flag)
+    pause_id = only_pause_id(tokenizer.get_vocab())
+    assert pause_id is not None
     model: Any = folder.model
     known = min(pause_id, model.get_input_embeddings().num_embeddings)
     if model.get_input_embeddings().num_embeddings <= pause_id:

@@ -25,6 +25,7 @@ from pause_megatron.records.files import read_record
 from pause_megatron.records.finetuning import FinetuneRecord
 from pause_megatron.tokenizer import PAUSE_TOKEN
 from pause_megatron.tokenizer.huggingface import ids_before_text
+from pause_megatron.tokenizer.token_marks import only_pause_id
 from pause_megatron.tokenizer.tokenizers_backend import cannot_encode
 
 _CHANGES_TOKENS = ("special_tokens_map.json", "added_tokens.json")
@@ -169,8 +170,8 @@ def pause_ids_of(path: Path, tokenizer: PreTrainedTokenizerBase) -> range:
     vocabulary = tokenizer.get_vocab()
     names = takewhile(vocabulary.__contains__, map("<pause{}>".format, count(1)))
     found = [vocabulary[name] for name in names]
-    if not found and PAUSE_TOKEN in vocabulary:
-        found = [vocabulary[PAUSE_TOKEN]]
+    if not found and (only := only_pause_id(vocabulary)) is not None:
+        found = [only]
     if found != list(range(found[0], found[0] + len(found)) if found else ()):
         raise UserError(f"{path}: the ids of its distinct pauses are {found}, not in a row; export the model again")
     return range(found[0], found[0] + len(found)) if found else range(0)

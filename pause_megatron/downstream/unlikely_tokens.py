@@ -25,6 +25,7 @@ from pause_megatron.downstream.training_examples import encode_pair
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import PausedTokens
 from pause_megatron.tokenizer import PAUSE_TOKEN
+from pause_megatron.tokenizer.token_marks import PAUSE_MARK
 
 _POSITIONS_AT_ONCE = 16_384
 """Positions of a batch, all of whose logits are in memory: 2 GB in fp32 for a vocabulary of 32,000."""
@@ -93,8 +94,13 @@ def _log_probabilities(pairs: Sequence[TextPair], scorer: ModelFolder) -> list[n
     return found
 
 
+def _pauses_of(folder: ModelFolder) -> set[tuple[str, int]]:
+    """Return names and ids of ``<pause>``, which ``--add-pause`` adds to one of two models."""
+    return {(name, folder.pause_id) for name in (PAUSE_TOKEN, PAUSE_MARK) if folder.pause_id is not None}
+
+
 def _require_same_tokens(scorer: ModelFolder, base: ModelFolder, path: Path) -> None:
-    known, others = ({**each.tokenizer.get_vocab(), PAUSE_TOKEN: None} for each in (scorer, base))
+    known, others = (each.tokenizer.get_vocab().items() - _pauses_of(each) for each in (scorer, base))
     if known != others or scorer.bos_ids != base.bos_ids:
         raise UserError(
             f"--scoring-model {path}: has another tokenizer than {base.path}; give a model with the same one"

@@ -17,7 +17,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer.huggingface import ids_before_text
 from pause_megatron.tokenizer.pause_tokenizer import PAUSE_TOKEN, pause_names
-from pause_megatron.tokenizer.token_marks import PAUSE_MARK, mark_tokens, sequence
+from pause_megatron.tokenizer.token_marks import PAUSE_MARK, mark_tokens, only_pause_id, sequence
 
 _START_MARK = "\ue000start{}\ue000"
 """Text of a token before a chat: the beginning-of-text token is number 0."""
@@ -42,7 +42,7 @@ def bake_pauses(
     with processing steps that would hide or remove the pauses.
     """
     flag = f"{flag} {num_pauses}"
-    pause_id = tokenizer.get_vocab().get(PAUSE_TOKEN)
+    pause_id = only_pause_id(tokenizer.get_vocab())
     if tokenizer.get_vocab().get(pause_names(2)[0]) is not None:
         raise UserError(f"{flag}: the tokenizer has distinct pauses, which cannot be baked; leave the flag out")
     if pause_id is None:
@@ -50,6 +50,8 @@ def bake_pauses(
     if pause_id in tokenizer.encode(""):
         raise UserError(f"{flag}: the tokenizer already has baked pauses; give the original tokenizer")
     template, marks = tokenizer.chat_template, {pause_id: PAUSE_MARK}
+    if PAUSE_MARK in tokenizer.get_vocab():
+        marks = {}  # the token's own name
     if isinstance(template, dict):
         raise UserError(f"{flag}: the tokenizer has several chat templates; remove all but one")
     start = ""

@@ -9,12 +9,18 @@ from typing import Any
 
 from tokenizers import normalizers
 
+from pause_megatron.tokenizer.pause_tokenizer import PAUSE_TOKEN
 from pause_megatron.tokenizer.tokenizer_json import add_special_token, all_ids
 
 PAUSE_MARK = "\ue000pause\ue000"
 """Text of one pause in a rendered chat; U+E000 is a private-use character."""
 DISTINCT_MARK = "\ue000{}\ue000"
 """Text of one of several distinct pauses, by its name."""
+
+
+def only_pause_id(vocabulary: Mapping[str, int]) -> int | None:
+    """Return the id of ``<pause>``; None without one. Some tokenizers have it under the name :data:`PAUSE_MARK`."""
+    return vocabulary.get(PAUSE_TOKEN, vocabulary.get(PAUSE_MARK))
 
 
 def mark_tokens(

@@ -27,7 +27,7 @@ PADDING = 24
 _CHAT = "{% for message in messages %}<|im_start|>{{ message['content'] }}<|im_end|>{% endfor %}"
 
 
-def make_model(shape: str, folder: Path, attention: str = "sdpa") -> Path:
+def make_model(shape: str, folder: Path) -> Path:
     """Write a model of ``shape`` with its tokenizer to ``folder``, as a hub has it."""
     tokenizer, settings = _tokenizer(shape)
     folder.mkdir(parents=True)
@@ -38,7 +38,7 @@ def make_model(shape: str, folder: Path, attention: str = "sdpa") -> Path:
     config = _config(shape, vocab_size if shape in ("llama3", "smollm2") else vocab_size + PADDING)
     config.eos_token_id = tokenizer.token_to_id(settings["eos_token"])
     config.bos_token_id = config.pad_token_id = None
-    model = AutoModelForCausalLM.from_config(config, attn_implementation=attention)
+    model = AutoModelForCausalLM.from_config(config)
     model.eval().save_pretrained(folder)
     return folder
 

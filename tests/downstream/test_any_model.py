@@ -22,10 +22,10 @@ from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.pausing_decisions import decided_finetuning, resolve_pausing
 from pause_megatron.errors import EXIT_USER, UserError
 from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
-from tests.downstream.foreign_models import CONTEXT_LENGTH, PADDING, SHAPES, make_model
+from tests.downstream.foreign_models import CONTEXT_LENGTH, SHAPES, make_model
 from tests.downstream.settings import changed
 from tests.downstream.test_generation import NEW_TOKENS, recomputed
-from tests.downstream.test_harness_model import generated, scored
+from tests.downstream.test_harness_model import CONTEXTS, LONG, PAIRS, generated, scored
 
 PROMPT = "0110100110010110:"
 NUM_PAUSES = 3
@@ -109,16 +109,20 @@ def test_without_pauses_it_equals_stock(base):
         add_bos_token=bool(folder.bos_ids),
     )
     ours = PauseLM(folder, Pausing(num_pauses=0), batch_size=3)
-    for (score, greedy), (expected, expected_greedy) in zip(scored(ours), scored(hf), strict=True):
-        assert score == pytest.approx(expected, abs=1e-3)
+    # Stock cuts the beginning-of-text token off a prompt that is too long; this project keeps it.
+    pairs = [pair for pair in PAIRS if not (folder.bos_ids and LONG in pair)]
+    contexts = [context for context in CONTEXTS if not (folder.bos_ids and context == LONG)]
+    for (score, greedy), (expected, expected_greedy) in zip(scored(ours, pairs), scored(hf, pairs), strict=True):
+        assert score == pytest.approx(expected, abs=1e-4)
         assert greedy == expected_greedy
-    assert generated(ours) == generated(hf)
+    assert generated(ours, contexts) == generated(hf, contexts)
 
 
 def test_added_pause_is_no_text_and_other_ids_stay(base, tuned):
     before, after = AutoTokenizer.from_pretrained(base), AutoTokenizer.from_pretrained(tuned)
-    pause_id = after.get_vocab()["<pause>"]
-    assert pause_id == len(before)
+    pause_id = len(before)
+    name = "\ue000pause\ue000" if base.name == "qwen2" else "<pause>"  # transformers builds Qwen2's anew
+    assert after.get_vocab()[name] == pause_id
     assert after.chat_template == before.chat_template
     for text in (*EDGE_CASE_TEXTS, "<|im_start|>a  <pause>b    <|im_end|><think>"):
         if text != "<pause>":  # a text that is exactly that is the pause, as in exports with a chat template
@@ -135,11 +139,12 @@ def test_rows_of_an_added_pause_are_initialized_from_the_others(base, initializa
     before = {name: tensor.clone() for name, tensor in folder.model.state_dict().items()}
     added = add_pause(folder, initialization, seed=1)
     pause, vocabulary = added.pause_id, len(folder.tokenizer)
-    padded = base.name not in ("llama3", "smollm2")
     tied = added.model.config.tie_word_embeddings
     inputs, outputs = added.model.get_input_embeddings().weight, added.model.get_output_embeddings().weight
     assert (inputs is outputs) == tied
-    assert len(inputs) == len(outputs) == vocabulary + (PADDING if padded else 1)
+    rows = len(before["lm_head.weight" if "lm_head.weight" in before else "embed_out.weight"])
+    assert (rows > vocabulary) == (base.name not in ("llama3", "smollm2")), "padded"
+    assert len(inputs) == len(outputs) == max(rows, vocabulary + 1)
     for name, tensor in added.model.state_dict().items():
         if len(tensor) == len(inputs) and tensor.dim() == 2:
             known = before[name][:vocabulary]
