@@ -13,8 +13,8 @@ import pause_megatron
 
 PACKAGE = Path(pause_megatron.__file__).parent
 LAYERS = [
-    ["__main__"],
-    ["cli"],
+    ["__main__", "__init__"],
+    ["cli", "library"],
     ["doctor"],
     ["experiments", "report"],
     ["training", "downstream"],
@@ -30,7 +30,7 @@ LAYERS = [
     ["config"],
     [
         *("errors", "log", "intervals", "atomic", "locks", "memory_limit", "versions", "children"),
-        *("launcher_variables", "light_imports", "optional_packages", "shipped_files", "__init__"),
+        *("launcher_variables", "light_imports", "optional_packages", "shipped_files"),
     ],
 ]
 """From the top down. Packages of one layer do not import each other, except in the last layer."""

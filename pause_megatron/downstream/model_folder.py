@@ -1,7 +1,7 @@
 """Loader of Hugging Face models: the model, its tokenizer, and the records of its pretraining and finetuning."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import count, takewhile
 from pathlib import Path
@@ -136,6 +136,26 @@ def load_model_folder(
         raise UserError(f"{path}: not a Hugging Face causal language model: {reason}") from error
     stored.refuse_quantized(name for name, _ in model.named_parameters())
     _refuse_bad_tensors(path, model, loading)
+    folder = replace(
+        model_in_memory(model.to(device or choose_device()).eval(), tokenizer, path),
+        pretraining=origin.pretraining if origin else None,
+        finetuning=origin if isinstance(origin, FinetuneRecord) else None,
+        files=files,
+    )
+    if folder.bos_ids:
+        log.info(f"{path}: every prompt begins with {tokenizer.decode(folder.bos_ids)}, as its tokenizer puts it there")
+    return folder
+
+
+def model_in_memory(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, path: Path | None = None
+) -> ModelFolder:
+    """Return a loaded model, as it is, with what its tokenizer and its settings say of it; its history is unknown.
+
+    ``path`` names it in messages; by default the name that transformers gave it. Raises :class:`UserError` for a
+    tokenizer without an end-of-document token, for a ``<pause>`` without an embedding, and for wrong stop tokens.
+    """
+    path = path or Path(model.name_or_path or "the model")
     if tokenizer.eos_token_id is None:
         raise UserError(f"{path}: its tokenizer has no end-of-document token; set eos_token in tokenizer_config.json")
     pause_ids = pause_ids_of(path, tokenizer)
@@ -144,22 +164,18 @@ def load_model_folder(
         raise UserError(
             f"{path}: {PAUSE_TOKEN} has id {pause_ids[-1]}, but the model has only {rows} embeddings; export it again"
         )
-    folder = ModelFolder(
+    return ModelFolder(
         path=path,
-        model=model.to(device or choose_device()).eval(),
+        model=model,
         tokenizer=tokenizer,
         pause_id=pause_ids[0] if pause_ids else None,
         distinct_pauses=len(pause_ids) or 1,
         eod_id=tokenizer.eos_token_id,
         stop_ids=_stop_ids(path, model, tokenizer),
         context_length=context_length_of(model, tokenizer),
-        pretraining=origin.pretraining if origin else None,
-        finetuning=origin if isinstance(origin, FinetuneRecord) else None,
-        files=files,
+        pretraining=None,
+        finetuning=None,
     )
-    if folder.bos_ids:
-        log.info(f"{path}: every prompt begins with {tokenizer.decode(folder.bos_ids)}, as its tokenizer puts it there")
-    return folder
 
 
 def pause_ids_of(path: Path, tokenizer: PreTrainedTokenizerBase) -> range:
