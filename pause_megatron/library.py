@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pause_megatron.config.downstream import PauseInitialization
-from pause_megatron.config.pausing import InferencePausing, PausePlacement, PrefixAttention
+from pause_megatron.config.pausing import InferencePausing, InferencePlacement, PrefixAttention
 from pause_megatron.downstream import added_pause
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.model_folder import ModelFolder, model_in_memory
@@ -117,7 +117,7 @@ def generate(
     prompts: Sequence[str],
     *,
     num_pauses: int = 10,
-    pause_placement: PausePlacement = "append",
+    pause_placement: InferencePlacement = "append",
     pause_marker: str | None = None,
     prefix_attention: PrefixAttention = "causal",
     max_new_tokens: int = 64,

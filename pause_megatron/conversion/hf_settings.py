@@ -197,7 +197,7 @@ def _gpt2(config: Any) -> ModelConfig:
 def _llama(config: Any) -> ModelConfig:
     rope, heads = config.rope_parameters, config.num_attention_heads
     head_dim = getattr(config, "head_dim", config.hidden_size // heads)  # Qwen2 has none
-    scaling = {"use_rope_scaling": True} if rope.get("rope_type") == "llama3" else {}
+    scaling: dict[str, Any] = {"use_rope_scaling": True} if rope.get("rope_type") == "llama3" else {}
     scaling |= {name: rope[key] for name, key in ROPE_SCALING_NAMES.items() if scaling}
     return ModelConfig(
         **_common_settings(config),

@@ -37,7 +37,7 @@ def _snapshot(name: str) -> Path:
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     try:
-        folder = Path(snapshot_download(name, allow_patterns=_FILES, ignore_patterns=_OTHER_COPIES))
+        folder = Path(snapshot_download(name, allow_patterns=list(_FILES), ignore_patterns=list(_OTHER_COPIES)))
     except GatedRepoError as error:
         raise UserError(
             f"{name}: the hub gives this model only to those who accept its terms; accept them on its page, and run"
