@@ -24,7 +24,6 @@ html_show_copyright = False
 html_show_sourcelink = False
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["examples/*/report.md"]
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
 nitpicky = False

@@ -103,9 +103,10 @@ class PauseDataCollator:
     def __call__(self, examples: Sequence[Mapping[str, str]]) -> dict[str, Any]:
         """Return the arguments of the model's ``forward`` for a batch.
 
-        ``input_ids`` and ``position_ids`` are [batch, sequence], the additive ``attention_mask`` is
-        [batch, 1, sequence, sequence], and ``labels`` are [batch, target + 1], because logits start at the last pause
-        (``logits_to_keep``). Raises :class:`UserError` for a completion that leaves no room for its prompt.
+        ``input_ids`` and ``position_ids`` are [batch, sequence]. ``attention_mask`` is 1 at real tokens, [batch,
+        sequence], or for a bidirectional prefix an additive mask, [batch, 1, sequence, sequence]. ``labels`` are
+        [batch, target + 1], because logits start at the last pause (``logits_to_keep``). Raises :class:`UserError` for
+        a completion that leaves no room for its prompt.
         """
         pairs = [TextPair(example["prompt"], example["completion"]) for example in examples]
         return self._collator([encode_example(pair, self._folder, self._pausing) for pair in pairs])

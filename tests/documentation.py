@@ -22,6 +22,7 @@ LAUNCHERS = ("srun", "mpirun", "torchrun", "deepspeed")
 ELISION = "..."
 """Left out of a command: the required flags, as in an earlier example."""
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_NAMED = re.compile(r"as\s+`([\w./-]+)`:\n\n```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _COMMAND = re.compile(
     r"(pause-megatron|python|pip|make|git|cd|source|sbatch|scancel|scontrol|\$EDITOR|slurm/\w+\.sh|\w+=\S+ "
     rf"|{'|'.join(LAUNCHERS)})\b"
@@ -63,6 +64,11 @@ def code_blocks(page: Path) -> list[CodeBlock]:
     """Return every fenced block of ``page``."""
     name = str(page.relative_to(REPOSITORY))
     return [CodeBlock(name, *found) for found in _FENCE.findall(page.read_text(encoding="utf-8"))]
+
+
+def shown_files(page: Path) -> dict[str, str]:
+    """Return name to content of the files that a page shows: blocks after text that ends with "as `NAME`:"."""
+    return {name: content for name, _, content in _NAMED.findall(page.read_text(encoding="utf-8"))}
 
 
 def section(page: Path, heading: str) -> str:

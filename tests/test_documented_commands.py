@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
@@ -29,6 +30,7 @@ from tests.documentation import (
     code_blocks,
     inline_commands,
     our_command,
+    shown_files,
 )
 from tests.downstream.real_samples import FOLDERS
 from tests.slurm.site import edit_env, link_checkout
@@ -39,7 +41,10 @@ CHECKED = [page for page in PAGES if page.name != "command_line.md"]
 BLOCKS = [block for page in CHECKED for block in code_blocks(page)]
 SHOWN = [(block.page, line) for block in BLOCKS for line in block.commands]
 LINES = list(dict.fromkeys(line for _, line in SHOWN))
-OTHER_PROGRAMS = ("git clone", "cd", "pip install", "pip wheel", "'$EDITOR'", "export", "source", "scancel", "scontrol")
+OTHER_PROGRAMS = (
+    *("git clone", "cd", "pip install", "pip wheel", "pip download", "python -m venv", "docker", "apptainer"),
+    *("'$EDITOR'", "export", "source", "scancel", "scontrol"),
+)
 OTHER_PROGRAMS += ("hf download", "hf auth login", "transformers serve", "curl")
 """Programs that are not ours and are shown without a check of their flags."""
 MAKEFILE = (REPOSITORY / "Makefile").read_text(encoding="utf-8")
@@ -48,6 +53,18 @@ COMPLETE: dict[str, list[str]] = {}
 for _line in LINES:
     if (_command := our_command(_line)) and ELISION not in _command.arguments:
         COMPLETE.setdefault(_command.name, _command.arguments)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def folder_with_the_files_of_pages(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """The current folder of the commands, with the files that pages show "as `NAME`:"."""
+    folder = tmp_path_factory.mktemp("pages")
+    for page in CHECKED:
+        for name, content in shown_files(page).items():
+            (folder / name).write_text(content, encoding="utf-8")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        yield
 
 
 def check_flags(command: Command) -> None:
@@ -88,7 +105,7 @@ def test_command_in_a_code_block_parses(line: str) -> None:
         check_flags(command)
     elif words[0] == "make":
         check_make(words[1:])
-    elif words[0] == "python":
+    elif words[0] == "python" and not line.startswith(OTHER_PROGRAMS):
         check_script(words[1:])
     else:
         assert line.startswith(OTHER_PROGRAMS), f"not recognised: {line}"

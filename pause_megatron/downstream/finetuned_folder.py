@@ -52,8 +52,25 @@ def write_finetuned_folder(
         generation.suppress_tokens = list(base.pause_ids)  # so that stock generate() never emits a pause either
     if bad := not_finite(weights or dict(base.model.named_parameters())):
         raise UserError(f"--learning-rate: tensor {bad[0]} is not finite after step {kept_step}; lower it")
+    record = _record(base, config, work.final_loss(), kept_step, seconds)
+    with new_folder(config.output) as folder:
+        base.model.save_pretrained(folder, state_dict=weights)
+        add_transformers_4_names(folder)
+        save_tokenizer(base.tokenizer, folder)
+        for name in () if config.add_pause else SENTENCEPIECE_FILES:  # such a model lacks an added <pause>
+            if (base.files / name).is_file():
+                shutil.copyfile(base.files / name, folder / name)
+        record = replace(record, files=checksums(folder))
+        write_text(folder / CARD_FILE, _card(base, config, record, weights, task))
+        shutil.copy(work.metrics, folder / METRICS_FILE)
+        write_record(folder / FinetuneRecord.FILE, record)
+
+
+def _record(
+    base: ModelFolder, config: FinetuneConfig, final_loss: float, kept_step: int, seconds: float
+) -> FinetuneRecord:
     pausing = finetuning_pausing(base, config.pausing)
-    record = FinetuneRecord(
+    return FinetuneRecord(
         task=config.task,
         num_pauses_ft=pausing.num_pauses,
         min_num_pauses_ft=config.pausing.range[0],
@@ -70,7 +87,7 @@ def write_finetuned_folder(
         seed=config.seed,
         steps=config.steps,
         kept_step=kept_step,
-        final_loss=work.final_loss(),
+        final_loss=final_loss,
         model_name=config.model_name or base.model_name,
         pretraining=base.pretraining,
         variant=variant_name(base.pretraining.pauses if base.pretraining else "none", pausing.num_pauses),
@@ -80,17 +97,6 @@ def write_finetuned_folder(
         versions=versions(),
         seconds=round(seconds, 1),
     )
-    with new_folder(config.output) as folder:
-        base.model.save_pretrained(folder, state_dict=weights)
-        add_transformers_4_names(folder)
-        save_tokenizer(base.tokenizer, folder)
-        for name in () if config.add_pause else SENTENCEPIECE_FILES:  # such a model lacks an added <pause>
-            if (base.files / name).is_file():
-                shutil.copyfile(base.files / name, folder / name)
-        record = replace(record, files=checksums(folder))
-        write_text(folder / CARD_FILE, _card(base, config, record, weights, task))
-        shutil.copy(work.metrics, folder / METRICS_FILE)
-        write_record(folder / FinetuneRecord.FILE, record)
 
 
 def _card(
