@@ -119,10 +119,21 @@ def test_configurations_and_records_import_nothing_heavy() -> None:
         assert not imported_modules(path) & set(HEAVY), path
 
 
-def test_help_imports_nothing_heavy() -> None:
+DRY_RUN = [*("pretrain", "--dry-run", "--data", "d", "--tokenizer", "t", "--output", "o", "--train-iters", "1")]
+DRY_RUN += ["--deepspeed", "zero1_bf16"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "heavy"),
+    [(["--help"], HEAVY), (["pretrain", "--help"], HEAVY), (DRY_RUN, ("megatron", "deepspeed", "transformers"))],
+    ids=lambda value: value[0] if isinstance(value, list) else "",
+)
+def test_what_must_start_at_once_imports_nothing_heavy(arguments: list[str], heavy: tuple[str, ...]) -> None:
     program = (
-        "import sys; from pause_megatron.cli.main import main; main(['--help']);"
-        f"heavy = [name for name in {HEAVY} if name in sys.modules]; sys.exit(repr(heavy) if heavy else 0)"
+        "import contextlib, sys; from pause_megatron.cli.main import main\n"
+        f"with contextlib.suppress(SystemExit): main({arguments})\n"
+        f"heavy = [name for name in {heavy} if name in sys.modules]; sys.exit(repr(heavy) if heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+    assert "pretrain" in done.stdout or "parameters" in done.stdout

@@ -1,8 +1,11 @@
 """``pause-megatron pretrain``: checks the configuration, starts the process groups, and trains."""
 
+from __future__ import annotations
+
 import os
 from contextlib import closing
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from pause_megatron import log
 from pause_megatron.config.pretrain import PretrainConfig
@@ -11,8 +14,9 @@ from pause_megatron.errors import EXIT_DONE
 from pause_megatron.parallel.launcher import Launch, detect_launch
 from pause_megatron.parallel.local_launcher import run_local_processes
 from pause_megatron.parallel.slurm_step import describe_job
-from pause_megatron.training.dry_run import print_plan
-from pause_megatron.training.inputs import PretrainInputs, check_inputs
+
+if TYPE_CHECKING:
+    from pause_megatron.training.inputs import PretrainInputs
 
 
 def pretrain(config: PretrainConfig) -> None:
@@ -25,8 +29,12 @@ def pretrain(config: PretrainConfig) -> None:
     starts_processes = config.processes > 1 and launch.world_size == 1
     world_size = config.processes if starts_processes else launch.world_size
     if config.dry_run:
+        from pause_megatron.training.dry_run import print_plan
+
         print_plan(config, num_processes=world_size)
         return
+    from pause_megatron.training.inputs import check_inputs  # imports Megatron-core, which a plan does not need
+
     inputs = check_inputs(config, world_size=world_size)
     if starts_processes:
         _run_on_this_machine(config)
