@@ -41,7 +41,8 @@ class ModelConfig:
     kv_channels: int = 0
     """Width of an attention head (0: hidden_size / num_attention_heads; llama only)."""
     add_qkv_bias: bool = False
-    """Add a bias to queries, keys and values, as Qwen2 does (llama only; gpt2 has biases everywhere)."""
+    """Add a bias to queries, keys and values, as Qwen2 does (llama only; gpt2 has biases everywhere). Exports need a
+    tokenizer of Qwen2, because transformers loads no other."""
     qk_layernorm: bool = False
     """Normalize every head of the queries and keys with RMSNorm before their rotation, as Qwen3 does (llama only)."""
     ffn_hidden_size: int = 0

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json, write_text
@@ -76,7 +76,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         data = [state.resolve(part.folder, checkpoint) for part in parse_blend("--data", state.config["data"])]
         texts_compared = write_tokenizer(folder, tokenizer, data, max_length=model.max_position_embeddings)
         if config.bake_pauses:
-            save_tokenizer(bake_pauses(AutoTokenizer.from_pretrained(folder), config.bake_pauses), folder)
+            _bake(config.bake_pauses, folder)
         comparison = prove_export(
             folder,
             lambda name: reader.read_parameter_and_release(name).to(dtype),
@@ -156,7 +156,34 @@ def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[Path
     save_tokenizer(to_huggingface(tokenizer, max_length=max_length), folder)
     write_sentencepiece_model(tokenizer, folder)
     texts = _texts(tokenizer, data[0]) if data else []
-    return prove_equal(tokenizer, AutoTokenizer.from_pretrained(folder), texts)
+    loaded = AutoTokenizer.from_pretrained(folder)
+    if _is_plain(loaded):
+        return prove_equal(tokenizer, loaded, texts)
+    # transformers 5 has a class for this model_type, which replaces normalizer, pre-tokenizer and decoder by its own
+    save_tokenizer(to_huggingface(tokenizer, max_length=max_length, marks_pauses=False), folder)
+    try:
+        return prove_equal(tokenizer, AutoTokenizer.from_pretrained(folder), texts)
+    except UserError as error:
+        raise UserError(
+            f"{tokenizer.path}: transformers loads the tokenizer of this kind of model as {type(loaded).__name__},"
+            " which encodes texts differently; a model of this kind needs its published tokenizer, with <pause> added"
+        ) from error
+
+
+def _is_plain(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether ``tokenizer`` does all that its ``tokenizer.json`` says."""
+    return type(tokenizer) is PreTrainedTokenizerFast
+
+
+def _bake(num_pauses: int, folder: Path) -> None:
+    """Add ``num_pauses`` to the tokenizer in ``folder``. Raises :class:`UserError` if transformers ignores them."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not _is_plain(tokenizer):
+        raise UserError(
+            f"--bake-pauses {num_pauses}: transformers loads the tokenizer of this kind of model as"
+            f" {type(tokenizer).__name__}, which would take pauses in a chat for text; remove the flag"
+        )
+    save_tokenizer(bake_pauses(tokenizer, num_pauses), folder)
 
 
 def _texts(tokenizer: PauseTokenizer, path: Path) -> list[str]:

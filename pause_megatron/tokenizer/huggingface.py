@@ -13,19 +13,22 @@ from pause_megatron.tokenizer.hub_settings import CONFIG_FILE
 from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS, PAUSE_TOKEN, PauseTokenizer, excerpt
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
 from pause_megatron.tokenizer.sentencepiece_conversion import convert_sentencepiece
-from pause_megatron.tokenizer.token_marks import DISTINCT_MARK, PAUSE_MARK, mark_tokens
+from pause_megatron.tokenizer.token_marks import DISTINCT_MARK, PAUSE_MARK, hide_tokens, mark_tokens
 from pause_megatron.tokenizer.tokenizer_json import unknown_in_template
 from pause_megatron.tokenizer.tokenizers_backend import TOKENIZER_FILE, open_tokenizer
 
 
-def to_huggingface(tokenizer: PauseTokenizer, *, max_length: int | None = None) -> PreTrainedTokenizerFast:
+def to_huggingface(
+    tokenizer: PauseTokenizer, *, max_length: int | None = None, marks_pauses: bool = True
+) -> PreTrainedTokenizerFast:
     """The Hugging Face tokenizer that encodes as ``tokenizer`` does. You should check it with :func:`prove_equal`.
 
     It puts :attr:`~PauseTokenizer.bos_ids` before a text and adds nothing else. The end-of-document token is its
     ``eos_token`` and ``pad_token``, and ``<pause>`` is an extra special token. Names of special tokens in a text are
     text (``split_special_tokens``). But a chat template, which stays, writes such names: with one, they are tokens as
-    in the original, except ``<pause>``, which is a marked token then (see :func:`mark_tokens`). ``max_length``, the
-    model's context in tokens, is the ``model_max_length`` of a tokenizer that has none.
+    in the original, except ``<pause>``, which is a marked token then (see :func:`mark_tokens`), or without
+    ``marks_pauses`` a hidden one (see :func:`hide_tokens`), which a template cannot write. ``max_length``, the model's
+    context in tokens, is the ``model_max_length`` of a tokenizer that has none.
 
     Raises :class:`UserError` for a SentencePiece model that Hugging Face's library does not support.
     """
@@ -40,7 +43,10 @@ def to_huggingface(tokenizer: PauseTokenizer, *, max_length: int | None = None) 
     if backend.hub.chat_template:
         special = [name for name in special if name not in tokenizer.pause_names]
         marks = [PAUSE_MARK] if not tokenizer.distinct_pauses else map(DISTINCT_MARK.format, tokenizer.pause_names)
-        content = mark_tokens(content, library.normalizer, dict(zip(tokenizer.pause_ids, marks, strict=True)))
+        if marks_pauses:
+            content = mark_tokens(content, library.normalizer, dict(zip(tokenizer.pause_ids, marks, strict=True)))
+        else:
+            content = hide_tokens(content, tokenizer.pause_names)
     named = {"eos_token": backend.eos_name, "unk_token": backend.unk_name, "bos_token": backend.bos_name}
     settings: dict[str, Any] = {key: name for key, name in named.items() if name is not None}
     if isinstance(backend, SentencePieceBackend) and not backend.settings.add_dummy_prefix:

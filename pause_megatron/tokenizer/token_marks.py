@@ -4,7 +4,7 @@ With them a chat template can write a pause, although ``<pause>`` in a text is t
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from tokenizers import normalizers
@@ -54,6 +54,18 @@ def mark_tokens(
         moving = {"type": "Replace", "pattern": {"Regex": rf"\A{space}{start}"}, "content": start + space}
         marked["normalizer"] = sequence("normalizers", marked["normalizer"], moving)
     return marked
+
+
+def hide_tokens(library: dict[str, Any], names: Collection[str]) -> dict[str, Any]:
+    """A copy of ``library``, a ``tokenizer.json``, in which no text contains the tokens ``names`` of a BPE model.
+
+    They stay in the vocabulary, where no merge leads to them, but are not added tokens, which match in texts. This
+    needs no step of a normalizer. The other added tokens enter the vocabulary too, so that its ids have no gaps.
+    """
+    if library["model"]["type"] != "BPE":
+        return library
+    kept = [token for token in library["added_tokens"] if token["content"] not in names]
+    return {**library, "added_tokens": kept, "model": {**library["model"], "vocab": all_ids(library)}}
 
 
 def sequence(members: str, *steps: dict[str, Any] | None) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ from tests.tokenizer.foreign import make_foreign
 
 PADDING_ROWS = 12
 """Embedding rows beyond the tokenizer's tokens; many published models have some."""
+CHAT_TEMPLATE = "{% for message in messages %}{{ message['content'] + '<|im_end|>' }}{% endfor %}"
 LLAMA3_ROPE = {
     "rope_type": "llama3",
     "factor": 4.0,
@@ -27,11 +29,14 @@ LLAMA3_ROPE = {
 
 
 @pytest.fixture(scope="package")
-def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A GPT-2 tokenizer without ``<pause>``."""
-    folder = tmp_path_factory.mktemp("foreign") / "gpt2"
-    make_foreign(folder, "gpt2", list(topics.values())[:20])
-    return folder
+def tokenizer_files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Tokenizers without ``<pause>``: that of GPT-2, and that of Qwen2 with a chat template."""
+    folder = tmp_path_factory.mktemp("foreign")
+    for kind in ("gpt2", "qwen2"):
+        make_foreign(folder / kind, kind, list(topics.values())[:20])
+    settings = folder / "qwen2" / "tokenizer_config.json"
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), "chat_template": CHAT_TEMPLATE}))
+    return {kind: folder / kind for kind in ("gpt2", "qwen2")}
 
 
 def foreign_model(name: str, vocab_size: int) -> PreTrainedModel:
@@ -62,14 +67,14 @@ def foreign_model(name: str, vocab_size: int) -> PreTrainedModel:
 
 
 @pytest.fixture(scope="package")
-def foreign(tmp_path_factory: pytest.TempPathFactory, tokenizer_files: Path) -> Callable[..., Path]:
+def foreign(tmp_path_factory: pytest.TempPathFactory, tokenizer_files: dict[str, Path]) -> Callable[..., Path]:
     """Function that returns the folder of a model, given its name and dtype."""
     made: dict[tuple[str, torch.dtype], Path] = {}
 
     def folder_of(name: str, dtype: torch.dtype = torch.float32) -> Path:
         if (name, dtype) not in made:
             folder = tmp_path_factory.mktemp("model") / name.replace(", ", "-")
-            shutil.copytree(tokenizer_files, folder)
+            shutil.copytree(tokenizer_files["qwen2" if name.startswith("qwen") else "gpt2"], folder)
             vocab_size = len(AutoTokenizer.from_pretrained(folder))
             foreign_model(name, vocab_size + PADDING_ROWS).to(dtype).save_pretrained(folder)
             made[name, dtype] = folder

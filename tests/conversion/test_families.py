@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from pause_megatron.config.parallel import ParallelConfig
 from pause_megatron.conversion.from_hf import convert_from_hf
 from pause_megatron.conversion.hf_config import CONFIG_FILE, hf_model_type
 from pause_megatron.conversion.to_hf import convert_to_hf, write_model
-from tests.conversion.conftest import LLAMA3_ROPE, PADDING_ROWS
+from tests.conversion.conftest import LLAMA3_ROPE, PADDING_ROWS, foreign_model
 from tests.conversion.test_every_layout import assert_imports_exactly
 from tests.conversion.test_to_hf import SmallVocabulary, prove
 from tests.distributed import run_distributed
@@ -68,14 +69,59 @@ def test_the_settings_of_the_model_return(converted: dict[str, tuple[Path, Path]
     before, after = (
         json.loads((folder / CONFIG_FILE).read_text(encoding="utf-8")) for folder in converted[f"{name} in fp32"]
     )
-    changed = {"vocab_size", "transformers_version", "torch_dtype", "pad_token_id", "bos_token_id"}
+    changed = {"vocab_size", "transformers_version", "torch_dtype", "pad_token_id", "bos_token_id", "eos_token_id"}
     older = {"rope_theta", "rope_scaling"}
     assert {key: value for key, value in after.items() if key not in changed | older} == {
         key: value for key, value in before.items() if key not in changed
     }
     assert after["model_type"] == ("llama" if name.startswith("llama") else name[:5])
+    stop_ids = after["eos_token_id"] if isinstance(after["eos_token_id"], list) else [after["eos_token_id"]]
+    assert before["eos_token_id"] in stop_ids
     assert after["rope_theta"] == 500_000
     assert after.get("rope_scaling") == (LLAMA3_ROPE if name.startswith("llama3") else None)
+
+
+@pytest.mark.parametrize("name", ["llama3", "qwen2", "qwen3"])
+def test_stock_tokenizer_knows_pause_and_keeps_it_out_of_texts(
+    converted: dict[str, tuple[Path, Path]], name: str
+) -> None:
+    before, after = (AutoTokenizer.from_pretrained(folder) for folder in converted[f"{name} in fp32"])
+    assert after.convert_tokens_to_ids("<pause>") == len(before)
+    text = "a literal <pause> in text, and more"
+    assert after.encode(text) == before.encode(text)
+    if before.chat_template:
+        chat = [{"role": "user", "content": text}]
+        [expected, found] = (each.apply_chat_template(chat)["input_ids"] for each in (before, after))
+        assert found == expected
+        assert found[-1] == before.convert_tokens_to_ids("<|im_end|>")
+
+
+def bake(checkpoint: Path, output: Path) -> None:
+    convert_to_hf(ConvertToHfConfig(checkpoint=checkpoint, output=output, bake_pauses=3))
+
+
+def test_pauses_that_transformers_would_drop_are_not_baked(
+    converted: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    checkpoints = {name: converted[f"{name} in fp32"][1].with_name("checkpoint") for name in ("qwen2", "qwen3")}
+    with pytest.raises(AssertionError, match=r"--bake-pauses 3: transformers loads .* as Qwen2Tokenizer"):
+        run_distributed(bake, 1, checkpoints["qwen2"], tmp_path / "qwen2")
+    run_distributed(bake, 1, checkpoints["qwen3"], tmp_path / "qwen3")
+    baked = AutoTokenizer.from_pretrained(tmp_path / "qwen3")
+    pause_id = baked.encode("a")[-1]
+    assert baked.encode("a")[-3:] == [pause_id] * 3
+    chat = baked.apply_chat_template([{"role": "user", "content": "a"}], add_generation_prompt=True)["input_ids"]
+    assert chat[-3:] == [pause_id] * 3
+
+
+def test_a_qwen2_with_another_tokenizer_is_refused(
+    foreign: Callable[..., Path], converted: dict[str, tuple[Path, Path]], tmp_path: Path
+) -> None:
+    source = shutil.copytree(foreign("llama3"), tmp_path / "model")
+    vocab_size = len(AutoTokenizer.from_pretrained(source)) + PADDING_ROWS
+    foreign_model("qwen2", vocab_size).save_pretrained(source)
+    with pytest.raises(AssertionError, match="as Qwen2Tokenizer, which encodes texts differently"):
+        run_distributed(convert_all, 1, tmp_path, {"other in fp32": source})
 
 
 def test_printed_flags_give_the_imported_model(converted: dict[str, tuple[Path, Path]]) -> None:
