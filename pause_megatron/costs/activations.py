@@ -102,16 +102,16 @@ class Activations:
 
     @property
     def head_norms(self) -> int:
-        """Norms of queries and keys: a copy of the queries if they are grouped, and the statistics of each head."""
-        model, tp = self.model, self.layout.tp
+        """Norms of queries and keys: the input, a view of the shared tensor unless it is copied, and statistics."""
+        model, rows = self.model, self.tokens // self.layout.tp
         if not model.qk_layernorm:
             return 0
-        heads = model.num_attention_heads + model.query_groups
-        statistics = self.tokens * heads // tp * _FP32
-        if self.on_cpu:  # the input and the normalised input, both in fp32
-            return statistics + 2 * self.tokens * heads // tp * model.head_dim * _FP32
-        copied = model.query_size if self._copies_queries else 0
-        return statistics + self.tokens * copied // tp * self.element
+        statistics = rows * (model.num_attention_heads + model.query_groups) * _FP32
+        copied = rows * model.query_size * self.element if self._copies_queries else 0
+        if not self.on_cpu:
+            return statistics + copied
+        normalised = rows * (model.query_size + model.key_size) * _FP32
+        return statistics + normalised + (copied if self.element == _FP32 else normalised)  # or the input in fp32
 
     @property
     def mlp(self) -> int:
