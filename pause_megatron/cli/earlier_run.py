@@ -6,6 +6,7 @@ from typing import Any, get_args
 
 from pause_megatron.config.blend import weight_of
 from pause_megatron.config.serialize import FlatField, flat_fields
+from pause_megatron.config.task_definitions import is_file
 from pause_megatron.errors import UserError
 from pause_megatron.records.evaluation import EvaluationRecord
 from pause_megatron.records.files import path_of_record
@@ -37,6 +38,8 @@ def settings_of_record(values: dict[str, Any], path: Path, config_class: type, p
         return name if shipped_deepspeed_file(Path(name)) and not found.exists() else str(found)
 
     fields = flat_fields(config_class)
+    if is_file(str(config.get("task"))):
+        fields["task"] = FlatField(Path, None)
     blends = getattr(config_class, "BLENDS", ())
     return {
         name: _resolved(value, fields.get(name), name in blends, resolve)

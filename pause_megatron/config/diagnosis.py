@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import ClassVar
 
 from pause_megatron.config.checks import require_at_least
-from pause_megatron.config.downstream import require_task
 from pause_megatron.config.parallel import DeviceChoice
 from pause_megatron.config.pausing import InferencePausing
+from pause_megatron.config.task_definitions import require_task
 from pause_megatron.errors import UserError
 
 
@@ -22,11 +22,15 @@ class DiagnoseConfig:
     model: Path
     """Hugging Face folder, finetuned or not."""
     task: str
-    """Name of a task, for example gsm8k; its evaluation split gives prompts and answers."""
+    """Name of a task, for example gsm8k, or its definition as FILE.yaml; its evaluation split gives prompts and
+    answers."""
     output: Path
     """Result file to create (JSON)."""
+    include_path: Path | None = None
+    """Folder with further task definitions, also in its subfolders (default: none)."""
     data: Path | None = None
-    """Folder with test.jsonl or validation.jsonl of the task (default: download the data from the hub)."""
+    """Folder with test.jsonl or validation.jsonl of the task (default: the source that its definition names, such as
+    the hub)."""
     pausing: InferencePausing = field(default_factory=InferencePausing)
     pretrain: Path | None = None
     """Run folder of the model's pretraining: follow the embedding of <pause> over its checkpoints (default: measure
@@ -41,7 +45,7 @@ class DiagnoseConfig:
     GROUPS: ClassVar[dict[str, str]] = {"model": "model and data", "limit": "measurement"}
 
     def __post_init__(self) -> None:
-        require_task(self.task)
+        require_task(self.task, self.include_path)
         require_at_least(1, limit=self.limit, batch_size=self.batch_size)
         if self.pausing.filler is not None:
             raise UserError(f"--filler {self.pausing.filler}: only <pause> is diagnosed; remove the flag")

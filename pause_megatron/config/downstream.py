@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from pause_megatron.config.checks import require_at_least, require_fraction, require_hub_name, require_positive
+from pause_megatron.config.paper_recipes import PAPER_PRESETS
 from pause_megatron.config.parallel import DeviceChoice
 from pause_megatron.config.pausing import FinetunePausing, InferencePausing
+from pause_megatron.config.prompting import Prompting
+from pause_megatron.config.task_definitions import require_task
 from pause_megatron.errors import UserError
 
 Precision = Literal["fp32", "bf16"]
@@ -23,39 +26,9 @@ NUMBER_FIELD = "{num_pauses_inf}"
 """Part of ``--output`` of ``evaluate`` that becomes the number of pauses, e.g. ``parity-inf{num_pauses_inf}.json``."""
 TEXT_TASK = "text"
 """Task that measures the loss on held-out text."""
-TASK_DEFINITIONS = Path(__file__).parents[1] / "downstream" / "tasks"
 
 _LOWEST_TEMPERATURE, _HIGHEST_TEMPERATURE = 1e-4, 1e4
 """Beyond these, logits that are divided by the temperature can overflow, or are all equal."""
-
-_PAPER_RECIPES: dict[str, tuple[tuple[float, int, int, int], tuple[float, int, int, int]]] = {
-    "squad": ((1e-4, 100, 10_000, 256), (1e-4, 400, 40_000, 16)),
-    "gsm8k": ((1e-4, 200, 20_000, 16), (1e-4, 75, 7_500, 16)),
-    "hellaswag": ((5e-6, 100, 1_000, 16), (1e-6, 100, 1_000, 16)),
-    "piqa": ((1e-6, 50, 600, 32), (1e-6, 50, 600, 32)),
-    "coqa": ((5e-5, 75, 3_500, 16), (1e-4, 75, 3_500, 16)),
-    "commonsense_qa": ((5e-5, 100, 4_000, 16), (5e-5, 100, 6_000, 16)),
-    "lambada": ((5e-5, 40, 2_800, 16), (5e-5, 40, 1_400, 16)),
-    "web_questions": ((5e-4, 200, 2_000, 16), (5e-4, 200, 2_000, 16)),
-    "natural_questions": ((1e-4, 100, 5_000, 256), (5e-4, 100, 5_000, 256)),
-}
-"""Tables 3 and 4 of Goyal et al. 2024: learning rate, warm-up steps, steps and batch, of the 1B and the 130M model."""
-_PAPER_PRESETS: dict[str, dict[str, Any]] = {
-    f"{task}-{size}": dict(zip(("learning_rate", "warmup_steps", "steps", "batch_size"), recipe, strict=True))
-    for task, recipes in _PAPER_RECIPES.items()
-    for size, recipe in zip(("1b", "130m"), recipes, strict=True)
-}
-
-
-def task_names() -> list[str]:
-    """Return the names that ``--task`` accepts. Files that start with an underscore are only included by others."""
-    return sorted(path.stem for path in TASK_DEFINITIONS.glob("[!_]*.yaml"))
-
-
-def require_task(name: str) -> None:
-    """Raise :class:`UserError` if there is no task ``name``."""
-    if name not in task_names():
-        raise UserError(f"--task {name}: unknown; tasks: {', '.join(task_names())}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +42,11 @@ class FinetuneConfig:
     model: Path
     """Hugging Face folder to start from, or the name of a model on the hub, such as HuggingFaceTB/SmolLM2-135M."""
     task: str
-    """Name of a task, for example gsm8k."""
+    """Name of a task, for example gsm8k; or its definition as FILE.yaml, in the format of lm-evaluation-harness."""
     output: Path
     """Folder to create."""
+    include_path: Path | None = None
+    """Folder with further task definitions, also in its subfolders (default: none)."""
     model_name: str | None = None
     """Name of the pretrained model in results and reports, which its pretraining runs with other seeds share (default:
     that of its pretraining, or else of its folder)."""
@@ -79,10 +54,14 @@ class FinetuneConfig:
     """Add <pause> to the tokenizer and the embeddings of a model without it; its embedding is drawn from a normal
     distribution with mean and standard deviation of the others, or is their mean (default: do not add it)."""
     data: Path | None = None
-    """Folder with train.jsonl of the task (default: download the data from the hub)."""
+    """Folder with train.jsonl of the task (default: the source that its definition names, such as the hub)."""
     halve_evaluation: bool = False
     """Finetune on every second document of the evaluation split and evaluate on the others, for data without a training
     split. Always on for LAMBADA, which has none."""
+    apply_chat_template: bool = False
+    """Word the prompts with the chat template of the model's tokenizer."""
+    system_instruction: str | None = None
+    """Text before every prompt, with a chat template the system's message (default: none)."""
     pausing: FinetunePausing = field(default_factory=FinetunePausing)
     learning_rate: float = 1e-4
     """Peak learning rate."""
@@ -151,7 +130,7 @@ class FinetuneConfig:
         "seed": "seed, logging and checkpoints",
     }
     PRESETS: ClassVar[dict[str, dict[str, Any]]] = {
-        **_PAPER_PRESETS,
+        **PAPER_PRESETS,
         # A model of about 100,000 parameters learns a generated task from scratch in about a minute on one core.
         "tiny": {
             "learning_rate": 2e-3,
@@ -165,7 +144,7 @@ class FinetuneConfig:
     }
 
     def __post_init__(self) -> None:
-        require_task(self.task)
+        require_task(self.task, self.include_path)
         require_hub_name(push_to_hub=self.push_to_hub)
         if self.task == TEXT_TASK:
             raise UserError(f"--task {TEXT_TASK}: has no prompts to finetune on; evaluate it, or pretrain on the text")
@@ -207,16 +186,20 @@ class EvaluateConfig:
     model: Path
     """Hugging Face folder, or the name of a model on the hub; finetuned or not."""
     task: str
-    """Name of a task, for example gsm8k."""
+    """Name of a task, for example gsm8k; or its definition as FILE.yaml, in the format of lm-evaluation-harness."""
     output: Path
     """Result file to create (JSON). With several numbers of pauses, its name must contain {num_pauses_inf}, for example
     results/gsm8k-inf{num_pauses_inf}.json."""
+    include_path: Path | None = None
+    """Folder with further task definitions, also in its subfolders (default: none)."""
     data: Path | None = None
-    """Folder with test.jsonl or validation.jsonl of the task (default: download the data from the hub). For the task
-    text also a dataset of pause-megatron preprocess, scored as validation in pretraining scores it."""
+    """Folder with test.jsonl or validation.jsonl of the task (default: the source that its definition names, such as
+    the hub). For the task text also a dataset of pause-megatron preprocess, scored as validation in pretraining scores
+    it."""
     halve_evaluation: bool | None = None
     """Evaluate only the documents that finetuning with --halve-evaluation leaves out (default: as in finetuning)."""
     pausing: InferencePausing = field(default_factory=InferencePausing)
+    prompting: Prompting = field(default_factory=Prompting)
     batch_size: int = 64
     """Prompts in a batch."""
     limit: int | None = None
@@ -229,7 +212,7 @@ class EvaluateConfig:
     GROUPS: ClassVar[dict[str, str]] = {"model": "model and data", "batch_size": "evaluation"}
 
     def __post_init__(self) -> None:
-        require_task(self.task)
+        require_task(self.task, self.include_path)
         require_at_least(1, batch_size=self.batch_size, limit=1 if self.limit is None else self.limit)
         numbers, has_field = self.pausing.numbers, NUMBER_FIELD in self.output.name
         if has_field and not numbers:

@@ -93,6 +93,8 @@ class GridConfig:
 class GridTask:
     """One task of a grid."""
 
+    task: str | None = None
+    """Name or definition file of the task; None: the key of the task, which is only its name in file names if not."""
     data: Path | None = None
     """Folder of the task's .jsonl files; None: the source in the task's definition, e.g. the Hugging Face hub."""
     halve_evaluation: bool = False
@@ -114,7 +116,9 @@ class Grid:
     equal: Equality | None = None
     """What models of one size must have seen equally much of. None: tokens, or also real tokens for given models."""
     tasks: dict[str, GridTask]
-    """Name of a task definition to its data and settings."""
+    """Name or file of a task's definition to its data and settings; once read, names in file names."""
+    include_path: Path | None = None
+    """Folder with further task definitions."""
     num_pauses_ft: tuple[int | str, ...]
     """Pauses in finetuning (tokens); 0: without pauses; a range such as 0..50 draws a number for each example."""
     num_pauses_inf: tuple[int | Literal["same"], ...] = (SAME,)

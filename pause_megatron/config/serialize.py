@@ -13,10 +13,11 @@ from pause_megatron.errors import UserError, one_line
 
 Config = typing.TypeVar("Config")
 
-_YAML_ERRORS = (
+YAML_ERRORS = (
     *(yaml.YAMLError, ValueError, ArithmeticError, LookupError),
     *(AttributeError, TypeError, RecursionError),  # of tags such as !!timestamp with a value of another kind
 )
+"""Errors of reading YAML."""
 
 
 def to_plain(config: Any) -> Any:
@@ -122,7 +123,7 @@ def read_settings(path: Path, source: str, *, instead: str = "") -> dict[str, An
         _require_plain(values, len(content))
     except OSError as error:
         raise UserError(f"{source}: {error.strerror or error}{instead}") from error
-    except _YAML_ERRORS as error:
+    except YAML_ERRORS as error:
         raise UserError(f"{source}: not YAML ({one_line(error)}); correct the file") from error
     if not isinstance(values, dict):
         raise UserError(f"{source}: holds a {type(values).__name__}; write lines such as 'key: value'")

@@ -1,5 +1,6 @@
 """Evaluation of a model on a task's test split, with M_inf pauses in every prompt; writes one result file per M_inf."""
 
+import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -18,6 +19,7 @@ from pause_megatron import log
 from pause_megatron.atomic import reserved
 from pause_megatron.config.downstream import TEXT_TASK, EvaluateConfig
 from pause_megatron.config.serialize import to_flat
+from pause_megatron.config.task_definitions import find_definition
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.held_out_text import (
     TextLosses,
@@ -29,13 +31,25 @@ from pause_megatron.downstream.held_out_text import (
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.pausing_decisions import resolve_pausing
+from pause_megatron.downstream.prompting import Wording, asked_fewshot, decided_wording
+from pause_megatron.downstream.task_results import definition_record, metric_values, results_of
 from pause_megatron.downstream.tasks import Task, load_task
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device, describe_device
-from pause_megatron.records.evaluation import Architecture, EvaluationRecord, Metric, Sample
+from pause_megatron.records.evaluation import (
+    Architecture,
+    EvaluationRecord,
+    Metric,
+    PromptingRecord,
+    Sample,
+    TaskDefinitionRecord,
+)
 from pause_megatron.records.files import read_record, write_record
 from pause_megatron.records.generated_task import GeneratedTaskRecord
 from pause_megatron.versions import versions
+
+_HARNESS_SEED = 1234
+"""The harness's default seed of PyTorch, NumPy and the choice of few-shot examples."""
 
 
 def evaluate(config: EvaluateConfig) -> None:
@@ -58,19 +72,23 @@ def evaluate(config: EvaluateConfig) -> None:
 
 def _evaluate_each(config: EvaluateConfig, evaluations: Sequence[EvaluateConfig]) -> None:
     started = time.monotonic()
+    definition = find_definition(config.task, config.include_path)  # before the model, which takes longer to load
     choose_device(config.device)
     log.info(f"evaluating {config.model} on {config.task}, on {describe_device().name}")
     folder = load_model_folder(config.model, config.precision)
-    halved = False
-    if config.task == TEXT_TASK and is_dataset(config.data):
+    halved, name = False, definition.name
+    if name == TEXT_TASK and is_dataset(config.data):
         measure: Callable[[EvaluateConfig], _Results] = partial(_measure_dataset, folder)
     else:
-        task = load_task(config.task, config.data, halve=_halve_evaluation(folder, config))
+        halve = _halve_evaluation(folder, config, name)
+        number = asked_fewshot(folder, name, config.prompting)
+        task = load_task(config.task, config.data, include_path=config.include_path, halve=halve, num_fewshot=number)
+        wording = decided_wording(folder, task, config.prompting)
         task.require_room(folder.context_length)
-        halved, measure = task.halved, partial(_measure_texts if config.task == TEXT_TASK else _measure, folder, task)
+        halved, measure = task.halved, partial(_measure_texts if task.scores_texts else _measure, folder, task, wording)
     loading = time.monotonic() - started
     for one in evaluations:
-        record = _evaluate(folder, measure, one, loading, halved=halved)
+        record = _evaluate(folder, measure, one, loading, task=name, halved=halved)
         write_record(one.output, record)
         log.info(
             f"wrote {one.output}: {record.primary_metric} {record.primary.value:.4f} on {record.num_samples} samples"
@@ -87,38 +105,46 @@ class _Results:
     num_samples: int
     prompt_tokens: float
     samples: tuple[Sample, ...] = ()
+    chance: float | None = None
+    definition: TaskDefinitionRecord | None = None
+    prompting: PromptingRecord | None = None
 
 
-def _measure(folder: ModelFolder, task: Task, config: EvaluateConfig) -> _Results:
+def _measure(folder: ModelFolder, task: Task, wording: Wording, config: EvaluateConfig) -> _Results:
     """Evaluate on prompts and answers."""
     pausing = resolve_pausing(folder, config.pausing)
     harness_model = PauseLM(folder, pausing, config.batch_size)
-    results = evaluator.evaluate(harness_model, {task.name: task.harness}, limit=config.limit)
-    samples = tuple(
-        Sample(
-            prompt=sample["arguments"][0][0],
-            pauses=pausing.num_pauses,
-            output=_output(task, sample),
-            target=task.target(sample["doc"]),
-            correct=float(sample[task.primary_metric]),
-        )
-        for sample in results["samples"][task.name]
-    )
+    found = results_of(task, _run_harness(harness_model, task, wording, config), pausing.num_pauses)
     return _Results(
         pausing=pausing,
-        primary_metric=task.primary_metric,
-        metrics=metric_values(results["results"][task.name]),
-        num_samples=len(samples),
-        prompt_tokens=fmean(len(folder.encode(sample.prompt)) for sample in samples),
-        samples=samples,
+        primary_metric=found.primary_metric,
+        metrics=found.metrics,
+        num_samples=len(found.samples),
+        prompt_tokens=fmean(len(folder.encode(sample.prompt)) for sample in found.samples),
+        samples=found.samples,
+        chance=found.chance,
+        definition=definition_record(task, found.higher_is_better),
+        prompting=wording.record(),
     )
 
 
-def _measure_texts(folder: ModelFolder, task: Task, config: EvaluateConfig) -> _Results:
+def _run_harness(model: PauseLM, task: Task, wording: Wording, config: EvaluateConfig) -> dict[str, Any]:
+    """Return the harness's results, with the seeds of its own command; the examples are the same in each call."""
+    random.seed(0)
+    np.random.seed(_HARNESS_SEED)
+    torch.manual_seed(_HARNESS_SEED)
+    task.harness.set_fewshot_seed(_HARNESS_SEED)
+    found: dict[str, Any] = evaluator.evaluate(
+        model, {task.name: task.harness}, limit=config.limit, **wording.arguments()
+    )
+    return found
+
+
+def _measure_texts(folder: ModelFolder, task: Task, wording: Wording, config: EvaluateConfig) -> _Results:
     """Score complete texts; the primary metric is the loss of a token, in nats."""
     pausing = resolve_pausing(folder, config.pausing)
     harness_model = PauseLM(folder, pausing, config.batch_size)
-    results = evaluator.evaluate(harness_model, {task.name: task.harness}, limit=config.limit)
+    results = _run_harness(harness_model, task, wording, config)
     losses = TextLosses(sums=-np.array(harness_model.text_scores), counts=np.array(harness_model.text_tokens))
     return _Results(
         pausing=pausing,
@@ -126,6 +152,7 @@ def _measure_texts(folder: ModelFolder, task: Task, config: EvaluateConfig) -> _
         metrics={**losses.metrics(), **metric_values(results["results"][task.name])},
         num_samples=len(losses.counts),
         prompt_tokens=float(losses.counts.mean()),
+        definition=definition_record(task, higher_is_better=False),
     )
 
 
@@ -148,6 +175,7 @@ def _evaluate(
     config: EvaluateConfig,
     loading_seconds: float,
     *,
+    task: str,
     halved: bool,
 ) -> EvaluationRecord:
     started = time.monotonic()
@@ -155,7 +183,9 @@ def _evaluate(
     pausing = found.pausing
     assert pausing.placement != "before-unlikely"  # only in finetuning
     return EvaluationRecord(
-        task=config.task,
+        task=task,
+        definition=found.definition,
+        prompting=found.prompting,
         variant=finetuning.variant if finetuning else None,
         num_pauses_ft=finetuning.num_pauses_ft if finetuning else None,
         num_pauses_inf=pausing.num_pauses,
@@ -170,6 +200,7 @@ def _evaluate(
         primary_metric=found.primary_metric,
         metrics=found.metrics,
         num_samples=found.num_samples,
+        chance=found.chance,
         prompt_tokens=found.prompt_tokens,
         bos_ids=folder.bos_ids or None,
         samples=found.samples,
@@ -191,10 +222,10 @@ def _generated_task(data: Path | None) -> GeneratedTaskRecord | None:
     return read_record(file, GeneratedTaskRecord) if file and file.exists() else None
 
 
-def _halve_evaluation(folder: ModelFolder, config: EvaluateConfig) -> bool:
+def _halve_evaluation(folder: ModelFolder, config: EvaluateConfig, task: str) -> bool:
     """Return the flag, or by default the setting of finetuning on this task; refuse to evaluate on training data."""
     finetuning = folder.finetuning
-    halved = finetuning is not None and finetuning.halve_evaluation and finetuning.task == config.task
+    halved = finetuning is not None and finetuning.halve_evaluation and finetuning.task == task
     if halved and config.halve_evaluation is False:
         raise UserError(
             f"--no-halve-evaluation: {folder.path} was finetuned on half of the evaluation split; remove the flag"
@@ -222,26 +253,3 @@ def _non_embedding_parameters(model: PreTrainedModel) -> int:
     if model.get_output_embeddings() is not None:
         left_out |= set(model.get_output_embeddings().parameters())
     return sum(parameter.numel() for parameter in model.parameters() if parameter not in left_out)
-
-
-def metric_values(results: dict[str, Any]) -> dict[str, Metric]:
-    """Convert the harness's results, such as ``{"f1,stripped": 0.5, "f1_stderr,stripped": "N/A"}``."""
-    values = {key.partition(",")[0]: value for key, value in results.items() if "," in key}
-    errors = {name: value for name, value in values.items() if isinstance(value, int | float)}  # without "N/A"
-    return {
-        name: Metric(value=float(value), stderr=errors.get(f"{name}_stderr"))
-        for name, value in values.items()
-        if not name.endswith("_stderr")
-    }
-
-
-def _output(task: Task, sample: dict[str, Any]) -> str:
-    """Return the generated text, or the choice that the model scores highest."""
-    answers = sample["filtered_resps"]
-    if task.harness.OUTPUT_TYPE == "generate_until":
-        return str(answers[0])
-    if task.harness.OUTPUT_TYPE == "multiple_choice":
-        scores = [float(score) for score, _ in answers]
-        return str(task.harness.doc_to_choice(sample["doc"])[scores.index(max(scores))])
-    _, is_greedy = answers[0]
-    return task.target(sample["doc"]) if is_greedy else ""  # scoring a target does not show what else comes out

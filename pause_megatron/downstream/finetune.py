@@ -20,6 +20,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, Traine
 from pause_megatron import log
 from pause_megatron.config.deepspeed import TORCH_DTYPES
 from pause_megatron.config.downstream import FinetuneConfig
+from pause_megatron.config.task_definitions import find_definition
 from pause_megatron.config.training import FaultsConfig
 from pause_megatron.conversion.hub_upload import check_upload, upload
 from pause_megatron.downstream.added_pause import load_base
@@ -35,6 +36,7 @@ from pause_megatron.downstream.processes import (
     raise_on_all_ranks,
     run_on_rank_0,
 )
+from pause_megatron.downstream.prompting import finetuned_task
 from pause_megatron.downstream.tasks import load_task
 from pause_megatron.downstream.trainer_arguments import reporting_callbacks, training_arguments
 from pause_megatron.downstream.trainer_states import (
@@ -101,6 +103,7 @@ def _finetune(config: FinetuneConfig) -> None:
 def _finetune_together(
     config: FinetuneConfig, arguments: TrainingArguments, heartbeat: Heartbeat, started: float
 ) -> None:
+    find_definition(config.task, config.include_path)  # before the model, which takes longer to load
     base = load_base(config, device="cpu" if config.fsdp else None)
     config = replace(config, pausing=decided_finetuning(base, config.pausing))
     pausing = finetuning_pausing(base, config.pausing)
@@ -108,7 +111,8 @@ def _finetune_together(
     hints = Hints(base, pausing.num_pauses) if config.pausing.hint_weight else None
     check = hints.check if hints else None
     with arguments.main_process_first(local=False):  # only rank 0 downloads the data from the hub
-        task = load_task(config.task, config.data, halve=config.halve_evaluation, check_hints=check)
+        settings: dict[str, Any] = {"include_path": config.include_path, "halve": config.halve_evaluation}
+        task = finetuned_task(base, load_task(config.task, config.data, check_hints=check, **settings), config)
         pairs = task.training_pairs()
     examples = PausedExamples(pairs, base, pausing, fewest=config.pausing.range[0], seed=config.seed, hints=hints)
     examples[0]  # fails before anything is written if the pauses leave no room

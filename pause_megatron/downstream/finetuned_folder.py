@@ -52,7 +52,7 @@ def write_finetuned_folder(
         generation.suppress_tokens = list(base.pause_ids)  # so that stock generate() never emits a pause either
     if bad := not_finite(weights or dict(base.model.named_parameters())):
         raise UserError(f"--learning-rate: tensor {bad[0]} is not finite after step {kept_step}; lower it")
-    record = _record(base, config, work.final_loss(), kept_step, seconds)
+    record = replace(_record(base, config, work.final_loss(), kept_step, seconds), task=task.name)
     with new_folder(config.output) as folder:
         base.model.save_pretrained(folder, state_dict=weights)
         add_transformers_4_names(folder)

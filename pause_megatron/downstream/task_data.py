@@ -1,6 +1,6 @@
 """Data of a task: a local folder of ``SPLIT.jsonl`` files in the hub's schema, with every record checked.
 
-A definition states the fields of a record (:data:`Fields`) and rules that relate them (:data:`Rules`).
+A definition may state the fields of a record (:data:`Fields`) and rules that relate them (:data:`Rules`).
 
 If a task has no training split, its evaluation split is halved: the even documents (0, 2, ...) are for finetuning, and
 only the odd ones are evaluated.
@@ -15,8 +15,9 @@ from typing import Any
 
 import datasets
 import jinja2
+import pyarrow
 
-from pause_megatron.errors import UserError
+from pause_megatron.errors import UserError, one_line
 
 Fields = Mapping[str, Any]
 """Field name to a kind, or the fields of a nested object. Kinds: ``text``, ``number``, ``texts`` (a list of texts),
@@ -30,6 +31,8 @@ HINTS = "hints"
 HintCheck = Callable[[Any], object]
 """Raises ``ValueError`` with the problem of a record's hints; gets None if the record has none."""
 TRAIN = "train"
+HALF = "half of the evaluation split"
+"""Name of the training split of a task whose evaluation split is halved."""
 
 
 class Splits(dict[str, datasets.Dataset]):
@@ -45,13 +48,14 @@ class Splits(dict[str, datasets.Dataset]):
 
 def json_lines_splits(
     folder: Path,
-    fields: Fields,
+    fields: Fields | None,
     optional_fields: Fields,
     rules: Rules,
     hint_checks: Mapping[str, HintCheck] = MappingProxyType({}),
 ) -> Splits:
     """Return the ``SPLIT.jsonl`` files of ``folder``; each is checked when it is loaded. Blank lines hold no record.
 
+    Records keep ``fields`` and ``optional_fields``, or all that they have if ``fields`` is None.
     Records of a split in ``hint_checks`` also have their hints, which must pass its check; others have none.
 
     Loading raises :class:`UserError` if the file is missing or has no record, and one that names the line if a line is
@@ -70,7 +74,11 @@ def json_lines_splits(
                     raise UserError(f"{path}:{number}: {error}; correct the line or remove it") from error
         if not records:
             raise UserError(f"{path}: no records; write one JSON object per line")
-        return datasets.Dataset.from_list(records)
+        names = dict.fromkeys(name for record in records for name in record)
+        try:
+            return datasets.Dataset.from_dict({name: [record.get(name) for record in records] for name in names})
+        except pyarrow.ArrowException as error:
+            raise UserError(f"{path}: a field has values of several kinds ({one_line(error)}); correct it") from error
 
     return Splits(load)
 
@@ -87,19 +95,19 @@ def _lines(path: Path, split: str) -> list[bytes]:
 
 
 def halved_splits(splits: Mapping[str, datasets.Dataset], evaluated: str) -> Splits:
-    """Return ``splits`` with the even documents of ``evaluated`` as the training split, and only the odd ones left."""
+    """Return ``splits`` with the even documents of ``evaluated`` as split :data:`HALF`, and only the odd ones left."""
 
     def load(split: str) -> datasets.Dataset:
-        if split not in (TRAIN, evaluated):
+        if split not in (HALF, evaluated):
             return splits[split]
         complete = splits[evaluated]
-        return complete.select(range(split != TRAIN, len(complete), 2))
+        return complete.select(range(split != HALF, len(complete), 2))
 
     return Splits(load)
 
 
 def _record(
-    line: bytes, fields: Fields, optional_fields: Fields, rules: Mapping[Any, str], check_hints: HintCheck | None
+    line: bytes, fields: Fields | None, optional_fields: Fields, rules: Mapping[Any, str], check_hints: HintCheck | None
 ) -> dict[str, Any]:
     """Return the fields of one line. Raises ``ValueError`` with the problem."""
     try:
@@ -110,7 +118,9 @@ def _record(
         raise ValueError("not JSON: nested too deeply") from error
     except ValueError as error:
         raise ValueError(f"not JSON: {error}") from error
-    chosen = _choose(record, fields)
+    if fields is None and not isinstance(record, dict):
+        raise ValueError("expected an object")
+    chosen = dict(record) if fields is None else _choose(record, fields)
     for field, kind in optional_fields.items():
         chosen[field] = _choose(record, {field: kind})[field] if record.get(field) else None
     if check_hints:

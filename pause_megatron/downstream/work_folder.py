@@ -21,6 +21,7 @@ from pause_megatron import log
 from pause_megatron.atomic import sweep, write_json, write_text
 from pause_megatron.config.downstream import FinetuneConfig
 from pause_megatron.config.serialize import to_flat
+from pause_megatron.config.task_definitions import find_definition
 from pause_megatron.downstream.hub_models import find_model
 from pause_megatron.downstream.processes import run_on_rank_0
 from pause_megatron.downstream.trainer_states import SETTINGS, newest_intact_state, read_trainer_state, step_of
@@ -117,10 +118,12 @@ class WorkFolder:
 
 def _inputs(config: FinetuneConfig) -> list[Path]:
     """Return the files that the weights depend on: those of the model, of a scoring model, and of a local task."""
+    definition = find_definition(config.task, config.include_path)
+    own = definition.files if definition.source in ("file", "include-path") else ()
     models = [config.model, *([config.pausing.scoring_model] if config.pausing.scoring_model else [])]
     suffixes = (".safetensors", ".json", ".model")
     found = [path for model in models for path in find_model(model).iterdir() if path.suffix in suffixes]
-    return sorted([*found, *(config.data.glob("*.jsonl") if config.data else ())])
+    return sorted([*found, *own, *(config.data.glob("*.jsonl") if config.data else ())])
 
 
 def refuse_existing_output(config: FinetuneConfig) -> None:

@@ -7,10 +7,11 @@ from typing import Any
 import msgspec
 import yaml
 
-from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig, task_names
+from pause_megatron.config.downstream import EvaluateConfig, FinetuneConfig
 from pause_megatron.config.experiments import Grid, GridConfig, GridTask
 from pause_megatron.config.report import ReportConfig
 from pause_megatron.config.serialize import read_settings
+from pause_megatron.config.task_definitions import find_definition, is_file
 from pause_megatron.downstream.hub_models import find_model, is_hub_name
 from pause_megatron.errors import UserError, one_line
 from pause_megatron.experiments.grid_settings import (
@@ -112,7 +113,6 @@ def _convert_grid(values: dict[str, Any], source: str) -> Grid:
     tasks = values.get("tasks")
     if not isinstance(tasks, dict) or not tasks:
         raise UserError(f"{source}: 'tasks' is empty; give each task and its data folder, such as 'gsm8k: tasks/gsm8k'")
-    require_known(tasks, task_names(), f"{source}: tasks", what="task")
     if not values.get("num_pauses_ft"):
         raise UserError(f"{source}: 'num_pauses_ft' is missing; give a list of numbers, such as [0, 10]")
     written = {name: task if isinstance(task, dict) else {"data": task} for name, task in tasks.items()}
@@ -130,11 +130,29 @@ def _convert_grid(values: dict[str, Any], source: str) -> Grid:
             raise UserError(f"{source}: '{key}' is empty; give at least one value, or remove the key")
     tasks = {
         name: dataclasses.replace(task, **_settings_of(task, f"{source}: tasks: {name}"))
-        for name, task in grid.tasks.items()
+        for name, task in _named_tasks(grid, source).items()
     }
     report = None if grid.report is None else converted_settings(grid.report, ReportConfig, f"{source}: report")
     pretraining = None if pretrain is None else read_pretraining(pretrain, f"{source}: pretrain")
     return dataclasses.replace(grid, tasks=tasks, report=report, pretrain=pretraining, **_settings_of(grid, source))
+
+
+def _named_tasks(grid: Grid, source: str) -> dict[str, GridTask]:
+    """Return the tasks by names for files. Raises :class:`UserError` for unknown tasks, and two of one name."""
+    found: dict[str, GridTask] = {}
+    for key, task in grid.tasks.items():
+        asked = str(task.task or key)
+        try:
+            definition = find_definition(asked, grid.include_path)
+        except UserError as error:
+            raise UserError(f"{source}: tasks: {str(error).removeprefix('--task ')}") from error
+        name = key if task.task else definition.file_name
+        require_name(name, f"{source}: tasks")
+        if name in found:
+            raise UserError(f"{source}: tasks: two definitions have the name {name}; give one of them another")
+        path = str(Path(asked).expanduser().absolute()) if is_file(asked) else asked
+        found[name] = dataclasses.replace(task, task=None if path == name else path)
+    return found
 
 
 def _settings_of(settings: Grid | GridTask, where: str) -> dict[str, Any]:

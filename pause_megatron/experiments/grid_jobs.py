@@ -72,7 +72,7 @@ def grid_jobs(grid: Grid, output: Path, source: str) -> list[Job]:
                     seed=seed,
                 )
                 finetune = _finetune_job(grid, output, cell)
-                jobs += [finetune, *_evaluate_jobs(grid, output, finetune)]
+                jobs += [finetune, *_evaluate_jobs(grid, output, finetune, task)]
         except UserError as error:
             raise UserError(f"{source}: tasks: {task}: {error}") from error
     if grid.pretrain or grid.report is not None:
@@ -98,7 +98,7 @@ def _pausings(grid: Grid, num_pauses_ft: int | str) -> list[tuple[PausePlacement
 
 def _finetune_job(grid: Grid, output: Path, cell: Cell) -> Job:
     task, model, placement = cell.task, cell.model, cell.placement
-    settings: dict[str, Any] = {"model": model.folder, "task": task, "data": grid.tasks[task].data}
+    settings: dict[str, Any] = {"model": model.folder, **_task_settings(grid, task)}
     settings |= {"output": output / "finetune" / task / cell.name, "model_name": model.name}
     settings |= {"halve_evaluation": grid.tasks[task].halve_evaluation}
     settings |= {"num_pauses_ft": cell.num_pauses_ft, "seed": cell.seed}
@@ -122,33 +122,34 @@ def _finetune_job(grid: Grid, output: Path, cell: Cell) -> Job:
     )
 
 
-def _evaluate_jobs(grid: Grid, output: Path, finetune: Job) -> list[Job]:
+def _task_settings(grid: Grid, task: str) -> dict[str, Any]:
+    chosen = grid.tasks[task]
+    return {"task": chosen.task or task, "include_path": grid.include_path, "data": chosen.data}
+
+
+def _evaluate_jobs(grid: Grid, output: Path, finetune: Job, task: str) -> list[Job]:
     """Return the evaluations of a finetuned model; those with fillers only if it was finetuned without pauses."""
     [config] = finetune.outputs
     assert isinstance(config, FinetuneConfig)
     _, most = pause_range(finetune.settings["num_pauses_ft"])
     same = 0 if config.pausing.pause_placement == "before-unlikely" else most  # which has no pauses at inference
     numbers = list(dict.fromkeys(same if number == SAME else number for number in grid.num_pauses_inf))
-    jobs = [_evaluate_job(grid, output, finetune, config, numbers)]
+    jobs = [_evaluate_job(grid, output, finetune, task, numbers)]
     filled = [number for number in numbers if number]
     if not most and filled:
-        jobs += [_evaluate_job(grid, output, finetune, config, filled, each) for each in dict.fromkeys(grid.fillers)]
+        jobs += [_evaluate_job(grid, output, finetune, task, filled, each) for each in dict.fromkeys(grid.fillers)]
     return jobs
 
 
 def _evaluate_job(
-    grid: Grid,
-    output: Path,
-    finetune: Job,
-    finetuning: FinetuneConfig,
-    numbers: Sequence[int],
-    filler: str | None = None,
+    grid: Grid, output: Path, finetune: Job, task: str, numbers: Sequence[int], filler: str | None = None
 ) -> Job:
-    task = finetuning.task
+    [finetuning] = finetune.outputs
+    assert isinstance(finetuning, FinetuneConfig)
     ending = "" if filler is None else f"-filler{_file_part(filler)}"
     model, _, seed = finetuning.output.name.rpartition("-")
     file = output / "evaluate" / task / f"{model}-inf{NUMBER_FIELD}{ending}-{seed}.json"
-    settings: dict[str, Any] = {"model": finetuning.output, "task": task, "data": finetuning.data, "output": file}
+    settings: dict[str, Any] = {"model": finetuning.output, **_task_settings(grid, task), "output": file}
     settings |= {"num_pauses_inf": tuple(numbers), "filler": filler}
     settings = {**without_defaults(settings), **grid.evaluate, **grid.tasks[task].evaluate}
     name = f"evaluate-{task}-{model}{ending}-{seed}"

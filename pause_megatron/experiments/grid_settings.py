@@ -25,12 +25,12 @@ INSERTION_KEYS = ("pauses", "pause_rate", "rates", "pauses_per_token", "pause_in
 """Settings of preprocessing that each model of a study has for itself."""
 _SET_BY_GRID: dict[type, tuple[str, ...]] = {
     FinetuneConfig: (
-        *("model", "task", "output", "model_name", "data", "halve_evaluation"),
+        *("model", "task", "include_path", "output", "model_name", "data", "halve_evaluation"),
         *("num_pauses_ft", "pause_placement", "hint_weight", "seed"),
     ),
     EvaluateConfig: (
-        *("model", "task", "output", "data", "halve_evaluation", "num_pauses_inf", "pause_placement", "pause_marker"),
-        "filler",
+        *("model", "task", "include_path", "output", "data", "halve_evaluation"),
+        *("num_pauses_inf", "pause_placement", "pause_marker", "filler"),
     ),
     TokenizerConfig: ("input", "output"),
     PreprocessConfig: ("input", "tokenizer", "output", "also", "shard_range", *INSERTION_KEYS),

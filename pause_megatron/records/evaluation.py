@@ -1,11 +1,15 @@
 """Record of one evaluation: the result file of ``pause-megatron evaluate``."""
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from pause_megatron.records.conversion import PretrainingRecord
 from pause_megatron.records.finetuning import FinetuneSummary
 from pause_megatron.records.generated_task import GeneratedTaskRecord
+
+_LONGEST_SETTING = 40
+"""Characters of a setting in a label."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,8 +31,54 @@ class Sample:
     output: str
     """Answer of the model: the generated text, or the choice it scored highest."""
     target: str
-    correct: float
-    """Score of the primary metric, 0 to 1."""
+    correct: float | None
+    """Score of the primary metric, 0 to 1; None if it gives a sample no such score."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskDefinitionRecord:
+    """Definition of a task that does not come with this project."""
+
+    source: Literal["file", "include-path", "harness"]
+    """A file of ``--task``, a folder of ``--include-path``, or lm-evaluation-harness."""
+    sha256: str
+    """Hash of its keys, and of the Python files next to it that it names."""
+    output_type: str
+    """Kind of request, such as ``multiple_choice``."""
+    higher_is_better: bool | None
+    """Direction of the primary metric; None if the definition does not give it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PromptingRecord:
+    """Wording of prompts, and generation settings, that are not those of a definition without examples."""
+
+    num_fewshot: int
+    """Solved examples before each prompt."""
+    chat_template: bool
+    """Whether the chat template of the model's tokenizer worded the prompts."""
+    fewshot_as_multiturn: bool
+    """Whether the examples were earlier turns of the chat."""
+    system_instruction: str | None
+    gen_kwargs: dict[str, Any]
+    """Generation settings that override those of the definition."""
+
+    @property
+    def label(self) -> str:
+        """The settings in words, for example "5-shot, chat template"."""
+        shots = f"{self.num_fewshot}-shot" + (" in turns" if self.fewshot_as_multiturn else "")
+        parts = [shots] if self.num_fewshot else []
+        parts += ["chat template"] if self.chat_template else []
+        parts += [f"system instruction {_shortened(self.system_instruction)}"] if self.system_instruction else []
+        parts += [f"{name}={_shortened(str(value))}" for name, value in sorted(self.gen_kwargs.items())]
+        return ", ".join(parts)
+
+
+def _shortened(text: str) -> str:
+    """Return ``text``; a long one is cut, and its hash tells it from others."""
+    if len(text) <= _LONGEST_SETTING:
+        return text
+    return f"{text[:_LONGEST_SETTING]}… ({hashlib.sha256(text.encode()).hexdigest()[:6]})"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +103,11 @@ class EvaluationRecord:
 
     format: str = FORMAT
     task: str
+    """Name in its definition."""
+    definition: TaskDefinitionRecord | None = None
+    """None for a task of this project."""
+    prompting: PromptingRecord | None = None
+    """None for prompts without examples and chat template, generation as in the definition; and in older files."""
     variant: str | None
     """Variant, see :mod:`~pause_megatron.records.variants`; None for a model that is not finetuned."""
     num_pauses_ft: int | None
@@ -80,7 +135,7 @@ class EvaluationRecord:
     num_samples: int
     """Test items."""
     chance: float | None = None
-    """Score of guessing, for a task that the report does not know."""
+    """Score of guessing: one divided by the number of choices, as a mean over the items; None if it is unknown."""
     prompt_tokens: float
     """Mean length of the prompts without pauses, in tokens."""
     bos_ids: tuple[int, ...] | None = None
@@ -105,6 +160,11 @@ class EvaluationRecord:
     """Package to installed version."""
     seconds: float
     """Wall time."""
+
+    @property
+    def task_label(self) -> str:
+        """The task with its wording of prompts, for example "gsm8k (5-shot)": results of one label can be compared."""
+        return f"{self.task} ({self.prompting.label})" if self.prompting else self.task
 
     @property
     def pretrained_model(self) -> str:

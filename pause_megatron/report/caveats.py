@@ -140,14 +140,18 @@ def _one_task(task: TaskResult) -> Iterator[str]:
     if len(sizes) > 1:
         numbers = listed([f"{size:,}" for size in sorted(sizes)])
         yield f"On {task.name}, results have different numbers of test items ({numbers})."
-    if unlike := [one.source for one in results if one.lists_all_items and not one.is_mean_of_items]:
+    scored = [one for one in results if all(sample.correct is not None for sample in one.record.samples)]
+    if unlike := [one.source for one in scored if one.lists_all_items and not one.is_mean_of_items]:
         yield (
             f"On {task.name}, the {task.metric} of {counted(len(unlike), 'result')} is not the mean of its samples, so"
             f" its differences are not paired by test item. A file may have been changed, such as {unlike[0]}."
         )
     scores = [guessing(measurement, task) for measurement in task.matched]
     if scores and all(one.position != "above" for one in scores):
-        yield f"On {task.name}, no model is shown to score above guessing, so there is no skill to compare."
+        bar = (
+            "guessing" if task.chance_level else "the best constant answer" if any(one.level for one in scores) else "0"
+        )
+        yield f"On {task.name}, no model is shown to score above {bar}, so there is no skill to compare."
     if scores and task.chance_level and any(one.position == "below" for one in scores):
         yield f"On {task.name}, some scores are below guessing: those models have not learned the form of the answer."
 

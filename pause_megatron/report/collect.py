@@ -37,7 +37,10 @@ class EvaluationResult:
     @property
     def is_mean_of_items(self) -> bool:
         """Whether the primary metric is the mean score of the samples."""
-        mean = statistics.fmean(sample.correct for sample in self.record.samples)
+        scores = [sample.correct for sample in self.record.samples if sample.correct is not None]
+        if len(scores) < len(self.record.samples):
+            return False
+        mean = statistics.fmean(scores)
         return math.isclose(mean, self.record.primary.value, abs_tol=1e-6)
 
 
@@ -115,7 +118,8 @@ def read_evaluation(path: Path) -> EvaluationResult:
             f"{path}: primary metric {quoted(record.primary_metric)} is not in 'metrics'; run 'pause-megatron evaluate'"
             " again"
         )
-    impossible = [f"a score of {sample.correct}" for sample in record.samples if not 0 <= sample.correct <= 1]
+    scores = [sample.correct for sample in record.samples if sample.correct is not None]
+    impossible = [f"a score of {score}" for score in scores if not 0 <= score <= 1]
     impossible += [f"a standard error of {one.stderr}" for one in record.metrics.values() if (one.stderr or 0) < 0]
     if impossible:
         raise UserError(f"{path}: contains {impossible[0]}, which cannot be; run 'pause-megatron evaluate' again")

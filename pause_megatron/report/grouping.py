@@ -12,14 +12,14 @@ from pause_megatron.report.measurements import Measurement, TaskResult
 from pause_megatron.report.pretrained_models import difference_besides_seed, seeds_of
 
 CHANCE_LEVELS = {"parity": 0.5, "lookup": 0.1, "3sum": 0.5, "piqa": 0.5, "hellaswag": 0.25}
-"""Score of guessing in tasks with a fixed number of choices; a result file may state another."""
+"""Score of guessing in tasks of this project with a fixed number of choices; a result file may state another."""
 
 
 def group_results(results: Iterable[EvaluationResult]) -> tuple[TaskResult, ...]:
     """Group results into tasks, in alphabetical order, and measurements.
 
     Raises :class:`UserError` for results that cannot be in one report: the same seeds twice, models of one name that
-    were pretrained differently, or one task under two metrics.
+    were pretrained differently, one task under two metrics, or two definitions of one task.
     """
     by_setting: dict[Setting, list[EvaluationResult]] = {}
     pairs = [(Setting.of(result), result) for result in results]
@@ -37,6 +37,12 @@ def _parameters(result: EvaluationResult) -> dict[str, Any] | None:
     """Parameters of generated data, without the hints, which only finetuning reads; None for other data."""
     generated = result.record.generated_task
     return {**generated.parameters, "hints": None} if generated else None
+
+
+def _definition(result: EvaluationResult) -> str | None:
+    """Hash of a definition that does not come with this project."""
+    definition = result.record.definition
+    return definition.sha256 if definition else None
 
 
 def _measurement(setting: Setting, group: list[EvaluationResult]) -> Measurement:
@@ -64,6 +70,12 @@ def _task_result(task: str, measurements: list[Measurement]) -> TaskResult:
                 f"{first.source} and {result.source}: {task} is measured by {first.record.primary_metric} in one and by"
                 f" {result.record.primary_metric} in the other; evaluate both by the same metric"
             )
+    for result in results:
+        if _definition(result) != _definition(first):
+            raise UserError(
+                f"{first.source} and {result.source}: their definitions of {task} differ; give one of them another"
+                " name, or write two reports"
+            )
     generated = [(result, parameters) for result in results if (parameters := _parameters(result)) is not None]
     for result, parameters in generated:
         if parameters != generated[0][1]:
@@ -71,10 +83,15 @@ def _task_result(task: str, measurements: list[Measurement]) -> TaskResult:
                 f"{generated[0][0].source} and {result.source}: their data of {task} were generated with other"
                 " parameters; write two reports"
             )
-    stated = next((result.record.chance for result in results if result.record.chance is not None), None)
+    definition = first.record.definition
+    known = CHANCE_LEVELS.get(first.record.task) if definition is None else None
+    stated = next((result.record.chance for result in results if result.record.chance is not None), known)
     return TaskResult(
         name=task,
         metric=first.record.primary_metric,
         measurements=tuple(sorted(measurements, key=lambda measurement: measurement.setting.order)),
-        chance_level=CHANCE_LEVELS.get(task) if stated is None else stated,
+        chance_level=stated,
+        stated_direction=definition.higher_is_better if definition else None,
+        hides_answers=first.record.task.startswith("lambada")
+        or (definition is not None and definition.output_type == "loglikelihood"),
     )

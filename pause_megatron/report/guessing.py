@@ -9,8 +9,6 @@ from typing import Literal
 from pause_megatron.records.evaluation import Sample
 from pause_megatron.report.measurements import Measurement, TaskResult
 
-HIDDEN_ANSWERS = "lambada"  # scored by the probability of the target, so that a wrong answer has no text
-
 
 @dataclass(frozen=True, kw_only=True)
 class Guessing:
@@ -36,7 +34,7 @@ def guessing(measurement: Measurement, task: TaskResult) -> Guessing:
         position = "above"
     elif task.chance_level and interval is not None and interval[1] < task.chance_level:
         position = "below"
-    runs = [] if task.name.startswith(HIDDEN_ANSWERS) else [result.record.samples for result in measurement.results]
+    runs = [] if task.hides_answers else [result.record.samples for result in measurement.results]
     return Guessing(
         level=level,
         position=position,

@@ -17,6 +17,7 @@ class Setting:
     """Everything but the seeds of pretraining and finetuning that identifies a measurement."""
 
     task: str
+    """Task with its wording of prompts, such as "gsm8k (5-shot)"."""
     model: str
     """A variant, or for a model that was not finetuned "stdpt", "pausept" or "other"."""
     pretrained: str = ""
@@ -58,7 +59,7 @@ class Setting:
         placement_ft = "every" if num_pauses_pt else placement_ft
         filler_ft, repeats_ft = _trained_inputs(record, placement_ft)
         return Setting(
-            task=record.task,
+            task=record.task_label,
             model=model,
             num_pauses_ft=record.num_pauses_ft,
             num_pauses_inf=record.num_pauses_inf,

@@ -124,6 +124,7 @@ class Measurement:
         scores: dict[Item, list[float]] = {}
         for result in self.results:
             for index, sample in enumerate(result.record.samples):
+                assert sample.correct is not None  # else the result would not be the mean of its items
                 scores.setdefault((index, sample.prompt), []).append(sample.correct)
         return scores if all(len(found) == self.seeds for found in scores.values()) else None
 
@@ -171,6 +172,10 @@ class TaskResult:
     measurements: tuple[Measurement, ...]
     chance_level: float | None
     """Score of guessing; None if it is unknown."""
+    stated_direction: bool | None = None
+    """Whether a larger value is better, as the definition of the task says; None if it does not come from elsewhere."""
+    hides_answers: bool = False
+    """Whether only the probability of the target is known, so that a wrong answer has no text."""
 
     @cached_property
     def is_percentage(self) -> bool:
@@ -190,7 +195,8 @@ class TaskResult:
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger value is better."""
-        return not any(word in self.metric for word in LOWER_IS_BETTER)
+        by_name = not any(word in self.metric for word in LOWER_IS_BETTER)
+        return by_name if self.stated_direction is None else self.stated_direction
 
     @cached_property
     def matched(self) -> tuple[Measurement, ...]:

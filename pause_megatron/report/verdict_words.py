@@ -190,7 +190,8 @@ def _reason(reason: Reason, task: TaskResult, tasks: Sequence[TaskResult]) -> st
         Obstacle.OTHER_ITEMS: "the variants were not evaluated on the same test items",
         Obstacle.NO_VARIANCE: "all test items have the same score with every variant and seed",
         Obstacle.TOO_WIDE: _too_wide(reason, task),
-        Obstacle.UNCLEAR_LOSS: "the loss may be more or less than half of the score above chance level",
+        Obstacle.UNCLEAR_LOSS: "the loss may be more or less than half of the score"
+        + (" above chance level" if task.chance_level else ""),
     }[reason.obstacle]
 
 

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from pause_megatron.config.downstream import task_names
+from pause_megatron.config.task_definitions import task_names
 from pause_megatron.downstream.tasks import TextPair, load_task
 from pause_megatron.errors import UserError
 

@@ -10,6 +10,7 @@ from pause_megatron import log
 from pause_megatron.atomic import reserved
 from pause_megatron.config.diagnosis import DiagnoseConfig
 from pause_megatron.config.serialize import to_flat
+from pause_megatron.config.task_definitions import find_definition
 from pause_megatron.downstream.diagnosis.answers import best_constant, measure_answers
 from pause_megatron.downstream.diagnosis.attention import AttentionShares
 from pause_megatron.downstream.diagnosis.logit_lens import LogitLens
@@ -37,19 +38,19 @@ def diagnose(config: DiagnoseConfig) -> None:
         if config.output.exists():
             raise UserError(f"--output {config.output}: exists already; choose another file, or remove it")
         started = time.monotonic()
+        name = find_definition(config.task, config.include_path).name
         choose_device(config.device)
         folder = load_model_folder(config.model)
         pausing, numbers = _pauses(folder, config)
-        halved = bool(
-            folder.finetuning and folder.finetuning.halve_evaluation and folder.finetuning.task == config.task
-        )
-        pairs = _pairs(load_task(config.task, config.data, halve=halved), config.limit)
+        halved = bool(folder.finetuning and folder.finetuning.halve_evaluation and folder.finetuning.task == name)
+        task = load_task(config.task, config.data, include_path=config.include_path, halve=halved)
+        pairs = _pairs(task, config.limit)
         embedding = measure_embedding(folder, config.pretrain)
         answers = measure_answers(folder, pairs, pausing, numbers, config.batch_size)
         attention, lens = measure_positions(folder, pairs, pausing, config.batch_size)
         record = DiagnosisRecord(
             model=str(config.model),
-            task=config.task,
+            task=name,
             num_pauses=pausing.num_pauses,
             num_pauses_ft=folder.finetuning.num_pauses_ft if folder.finetuning else None,
             prefix_attention=pausing.prefix_attention,
@@ -114,5 +115,7 @@ def _pauses(folder: ModelFolder, config: DiagnoseConfig) -> tuple[Pausing, tuple
 
 
 def _pairs(task: Task, limit: int) -> list[TextPair]:
+    if task.scores_texts:
+        raise UserError(f"--task {task.name}: scores complete texts and has no prompts to diagnose; give another task")
     documents = task.harness.eval_docs
     return [task.pair(documents[index]) for index in range(min(limit, len(documents)))]

@@ -23,7 +23,7 @@ class Answer:
     """Placement of the pauses, in words."""
     output: str
     verdict: str
-    """ "correct", "wrong", or a score between the two."""
+    """ "correct", "wrong", or a score between the two; "no score" if the metric has none for an item."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,6 +77,8 @@ def _questions(task: TaskResult, tasks: Sequence[TaskResult]) -> list[Question]:
 
 
 def _verdict(sample: Sample) -> str:
+    if sample.correct is None:
+        return "no score"
     if sample.correct in (0, 1):
         return "correct" if sample.correct else "wrong"
     return f"score {sample.correct:.2f}"
