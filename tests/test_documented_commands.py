@@ -70,6 +70,11 @@ def folder_with_the_files_of_pages(tmp_path_factory: pytest.TempPathFactory) -> 
 
 def check_flags(command: Command) -> None:
     """Parse with the real parser, which raises or exits when it refuses the arguments."""
+    if command.name == "lm-eval":
+        from lm_eval._cli.harness import HarnessCLI
+
+        assert HarnessCLI()._parser.parse_args(["run", *command.arguments])
+        return
     assert command.name in COMMANDS, f"unknown command {command.name}"
     arguments = list(command.arguments)
     if ELISION in arguments:
@@ -147,6 +152,8 @@ def test_command_in_running_text_names_what_exists(span: str) -> None:
         check_script(words[1:])
     elif command.name.startswith("slurm/"):
         assert (REPOSITORY / command.name).is_file()
+    elif command.name == "lm-eval":
+        check_flags(command)
     else:
         assert command.name in COMMANDS, span
         known = all_flags(COMMANDS[command.name].config_class())

@@ -43,7 +43,7 @@ def completion_script(shell: str) -> str:
     ]
     script = _SCRIPT.format(
         shell=shell,
-        commands=" ".join([*SUBCOMMANDS, "check", "completion", "help"]),
+        commands=" ".join([*SUBCOMMANDS, "lm-eval", "check", "completion", "help"]),
         names=" ".join(COMMANDS),
         flags="\n".join(f'      {name}) words="{" ".join(allowed)}" ;;' for name, allowed in options.items()),
         choices="\n".join(choices),

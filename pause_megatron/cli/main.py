@@ -5,6 +5,7 @@ import shutil
 import sys
 import time
 import warnings
+from collections.abc import Callable
 from contextlib import nullcontext, suppress
 from pathlib import Path
 
@@ -35,6 +36,9 @@ _GENERAL = {
     "check": "check the flags of a command or script without running it",
     "completion": "print the completion script for bash or zsh",
 }
+_HARNESS = "lm-eval"
+_PASSED_ON = {_HARNESS: "run lm-evaluation-harness's own command, for '--model pause_megatron' too"}
+"""Commands of other programs, which parse their flags themselves."""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -44,6 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
     name, rest = (arguments[0], arguments[1:]) if arguments else ("help", [])
     if name in SUBCOMMANDS:
         return run_command(SUBCOMMANDS[name], f"pause-megatron {name}", rest)
+    if name == _HARNESS:
+        return _reporting_errors(lambda: _run_harness(rest))
     try:
         if name == "--version":
             print(f"pause-megatron {pause_megatron.__version__}")
@@ -58,7 +64,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif name == "completion":
             print(_completion(*rest), end="")
         else:
-            raise UserError(f"unknown command '{name}'; {suggestion(name, [*SUBCOMMANDS, *_GENERAL])}")
+            raise UserError(f"unknown command '{name}'; {suggestion(name, [*SUBCOMMANDS, *_PASSED_ON, *_GENERAL])}")
     except UserError as error:
         log.write_line(f"error: {_shortened(error)}")
         return EXIT_USER
@@ -107,13 +113,27 @@ def _run(command: Command, program: str, arguments: list[str]) -> int:
     if not sys.warnoptions:
         warnings.simplefilter("ignore")  # libraries warn at every import; `python -W default` shows the warnings
         logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # warns of CUDA's compiler without a GPU
-    rank = log.global_rank() if command.distributed else 0
-    try:
+
+    def run() -> None:
         with stop_signals_held_back() if command.saves_when_asked else nullcontext():
             arguments = take_log_flags(arguments)
             with packages_needed_by(program):
                 command.run(parse(command.config_class(), program, arguments))
             sys.stdout.flush()
+
+    return _reporting_errors(run, log.global_rank() if command.distributed else 0)
+
+
+def _run_harness(arguments: list[str]) -> None:
+    with packages_needed_by(f"pause-megatron {_HARNESS}"):
+        from pause_megatron.downstream.harness_command import run_harness
+    run_harness(arguments)
+
+
+def _reporting_errors(run: Callable[[], None], rank: int = 0) -> int:
+    """Call ``run`` and return the exit code; an error that the user can fix becomes one line."""
+    try:
+        run()
     except UserError as error:
         if rank:
             # Most errors occur on all ranks. Wait, so that the launcher ends this rank after rank 0 printed the error.
@@ -154,7 +174,8 @@ def _shortened(error: BaseException) -> str:
 
 def overview() -> str:
     """The text of ``pause-megatron --help``."""
-    lists = {"commands:": {name: command.summary for name, command in SUBCOMMANDS.items()}, "help:": _GENERAL}
+    commands = {name: command.summary for name, command in SUBCOMMANDS.items()} | _PASSED_ON
+    lists = {"commands:": commands, "help:": _GENERAL}
     width = shutil.get_terminal_size().columns
     lines = [
         "usage: pause-megatron COMMAND [FLAGS]",

@@ -94,7 +94,7 @@ def decided_wording(folder: ModelFolder, task: Task, asked: Prompting) -> Wordin
         num_fewshot=number,
         chat_template=chat,
         fewshot_as_multiturn=bool(turns and number),
-        system_instruction=system,
+        system_instruction=system or None,
         gen_kwargs=_gen_kwargs(task, asked),
     )
 

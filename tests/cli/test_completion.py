@@ -53,7 +53,7 @@ def complete_in_bash(script: Path, *words: str) -> list[str]:
     ("words", "expected"),
     [
         (["pause-megatron", "pret"], ["pretrain"]),
-        (["pause-megatron", ""], [*SUBCOMMANDS, "check", "completion", "help"]),
+        (["pause-megatron", ""], [*SUBCOMMANDS, "lm-eval", "check", "completion", "help"]),
         (["/usr/bin/pause-megatron", "gri"], ["grid"]),
         (["pause-megatron", "pretrain", "--num-l"], ["--num-layers"]),
         (["pause-megatron", "pretrain", "--output", "O", "--no-async"], ["--no-async-save"]),

@@ -52,7 +52,7 @@ def test_help_of_a_command_or_tool_is_printed_by_name(name: str, capsys: pytest.
         (["help", "finetun"], "unknown command 'finetun'; did you mean 'finetune'?"),
         (["check", "preprocess_c5.py"], "unknown command 'preprocess_c5.py'; did you mean 'preprocess_c4.py'?"),
         (["check"], f"unknown command ''; choose from {', '.join(COMMANDS)}"),
-        (["x"], f"unknown command 'x'; choose from {', '.join(SUBCOMMANDS)}, help, check, completion"),
+        (["x"], f"unknown command 'x'; choose from {', '.join(SUBCOMMANDS)}, lm-eval, help, check, completion"),
     ],
 )
 def test_unknown_command_is_refused_with_a_correction(
