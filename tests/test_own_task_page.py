@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from pause_megatron.cli.main import main
+from pause_megatron.config.experiments import GridConfig
 from pause_megatron.errors import EXIT_DONE
+from pause_megatron.experiments.grid_file import read_grid
 from tests.documentation import REPOSITORY, code_blocks, our_command
 from tests.downstream.own_tasks import HARNESS_RECORDS, write_chat_model, write_records
 
@@ -59,6 +61,18 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
     result = json.loads(Path("results/pause-inf10.json").read_text(encoding="utf-8"))
     assert result["chance"] == pytest.approx(1 / 3)
     assert result["samples"][0]["prompt"] == "Country: Peru\nCapital:"
+
+
+def test_the_grid_finds_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, content in SAVED:
+        if name.endswith(".yaml"):
+            Path(name).write_text(content, encoding="utf-8")
+    Path("definitions").mkdir()
+    [text] = [block.text for block in code_blocks(PAGE) if "num_pauses_ft:" in block.text]
+    Path("grid.yaml").write_text(text, encoding="utf-8")
+    grid = read_grid(GridConfig(grid="grid.yaml", output=tmp_path / "out"))
+    assert list(grid.tasks) == ["capitals", "arc_easy"]
 
 
 def _parent(path: Path) -> Path:
