@@ -31,9 +31,9 @@ from pause_megatron.downstream.held_out_text import (
 from pause_megatron.downstream.model_folder import ModelFolder, load_model_folder
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.pausing_decisions import resolve_pausing
-from pause_megatron.downstream.prompting import Wording, asked_fewshot, decided_wording
+from pause_megatron.downstream.prompting import Wording, asked_fewshot, decided_wording, refuse_prompting
 from pause_megatron.downstream.task_results import definition_record, metric_values, results_of
-from pause_megatron.downstream.tasks import Task, load_task
+from pause_megatron.downstream.tasks import Task, harness_errors, load_task
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device, describe_device
 from pause_megatron.records.evaluation import (
@@ -78,6 +78,7 @@ def _evaluate_each(config: EvaluateConfig, evaluations: Sequence[EvaluateConfig]
     folder = load_model_folder(config.model, config.precision)
     halved, name = False, definition.name
     if name == TEXT_TASK and is_dataset(config.data):
+        refuse_prompting(name, config.prompting)
         measure: Callable[[EvaluateConfig], _Results] = partial(_measure_dataset, folder)
     else:
         halve = _halve_evaluation(folder, config, name)
@@ -134,9 +135,10 @@ def _run_harness(model: PauseLM, task: Task, wording: Wording, config: EvaluateC
     np.random.seed(_HARNESS_SEED)
     torch.manual_seed(_HARNESS_SEED)
     task.harness.set_fewshot_seed(_HARNESS_SEED)
-    found: dict[str, Any] = evaluator.evaluate(
-        model, {task.name: task.harness}, limit=config.limit, **wording.arguments()
-    )
+    with harness_errors(f"--task {task.name}", only_of_tasks=True):
+        found: dict[str, Any] = evaluator.evaluate(
+            model, {task.name: task.harness}, limit=config.limit, **wording.arguments()
+        )
     return found
 
 

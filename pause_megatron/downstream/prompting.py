@@ -54,9 +54,10 @@ def finetuned_task(folder: ModelFolder, task: Task, config: FinetuneConfig) -> T
 
     Raises :class:`UserError` if the model in ``folder`` has no usable chat template and one is wanted.
     """
-    chat, system = config.apply_chat_template, config.system_instruction
-    require_wording(folder, task, chat_template=chat, system_instruction=system)
-    return replace(task, system_instruction=system, chat=chat_template_of(folder) if chat else None)
+    if config.apply_chat_template:
+        require_chat_template(folder)
+    chat = chat_template_of(folder) if config.apply_chat_template else None
+    return replace(task, system_instruction=config.system_instruction, chat=chat)
 
 
 def chat_template_of(folder: ModelFolder) -> Callable[..., str]:
@@ -80,12 +81,16 @@ def decided_wording(folder: ModelFolder, task: Task, asked: Prompting) -> Wordin
     Raises :class:`UserError` for a model without a chat template, or with one that pauses by itself, for generation
     settings of a task that is not decoded, and for flags without effect.
     """
+    if task.scores_texts:
+        refuse_prompting(task.name, asked)
+        return Wording()
     config = folder.finetuning.config if folder.finetuning and folder.finetuning.task == task.name else {}
     chat = asked.apply_chat_template
     chat = bool(config.get("apply_chat_template", False) if chat is None else chat)
     system = config.get("system_instruction") if asked.system_instruction is None else asked.system_instruction
     number = task.harness.config.num_fewshot or 0
-    require_wording(folder, task, chat_template=chat, system_instruction=system)
+    if chat:
+        require_chat_template(folder)
     if asked.fewshot_as_multiturn and not (chat and number):
         need = "--num-fewshot" if chat else "--apply-chat-template"
         raise UserError(f"--fewshot-as-multiturn: has no effect without {need}; give it too")
@@ -99,16 +104,21 @@ def decided_wording(folder: ModelFolder, task: Task, asked: Prompting) -> Wordin
     )
 
 
-def require_wording(folder: ModelFolder, task: Task, *, chat_template: bool, system_instruction: str | None) -> None:
-    """Raise :class:`UserError` if ``folder`` has no usable chat template that is wanted, or ``task`` no prompts."""
-    if task.scores_texts and (chat_template or system_instruction):
-        flag = "--apply-chat-template" if chat_template else "--system-instruction"
-        raise UserError(f"{flag}: {task.name} scores complete texts, which have no prompts; remove the flag")
-    if chat_template and not folder.tokenizer.chat_template:
+def refuse_prompting(task: str, asked: Prompting) -> None:
+    """Raise :class:`UserError` for settings of prompts; ``task`` scores complete texts, which have none."""
+    given = [name for name, value in vars(asked).items() if value != getattr(Prompting(), name)]
+    if given:
+        flag = f"--{given[0].replace('_', '-')}"
+        raise UserError(f"{flag}: {task} scores complete texts, which have no prompts; remove the flag")
+
+
+def require_chat_template(folder: ModelFolder) -> None:
+    """Raise :class:`UserError` if ``folder`` has no chat template, or one that pauses by itself."""
+    if not folder.tokenizer.chat_template:
         raise UserError(
             f"--apply-chat-template: {folder.path} has no chat template in its tokenizer_config.json; remove the flag"
         )
-    if chat_template and folder.baked_pauses:
+    if folder.baked_pauses:
         raise UserError(
             f"--apply-chat-template: the chat template of {folder.path} appends {folder.baked_pauses} pauses by itself;"
             " remove the flag"

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 import datasets
+from lm_eval.api import task as task_module
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.utils import normalize_gen_kwargs
 from lm_eval.tasks._yaml_loader import load_yaml
@@ -102,17 +104,18 @@ class Task:
     def pair(self, document: dict[str, Any]) -> TextPair:
         """Return ``document`` as text for finetuning: the prompt and the answer of the harness's request."""
         harness = self.harness
-        context = harness.fewshot_context(
-            doc=document,
-            num_fewshot=0,
-            system_instruction=self.system_instruction,
-            apply_chat_template=self.chat is not None,
-            chat_template=self.chat,
-            gen_prefix=harness.doc_to_prefix(document),
-        )
-        target = self.target(document)
-        if isinstance(context, list):  # one prompt for each choice, and a common end
-            context, target = context[harness.doc_to_text(document)], str(harness.doc_to_target(document))
+        with harness_errors(f"--task {self.name}"):
+            context = harness.fewshot_context(
+                doc=document,
+                num_fewshot=0,
+                system_instruction=self.system_instruction,
+                apply_chat_template=self.chat is not None,
+                chat_template=self.chat,
+                gen_prefix=harness.doc_to_prefix(document),
+            )
+            target = self.target(document)
+            if isinstance(context, list):  # one prompt for each choice, and a common end
+                context, target = context[harness.doc_to_text(document)], str(harness.doc_to_target(document))
         target = self._delimiter() + target
         if harness.OUTPUT_TYPE in _SCORED:  # the harness moves white space at the end of the prompt into the answer
             length = len(context.rstrip())
@@ -172,7 +175,7 @@ def load_task(
     """
     found = find_definition(task, include_path)
     flag = f"--task {task}"
-    with _harness_errors(flag):
+    with harness_errors(flag):
         keys = load_yaml(found.path)
     _refuse_unsupported(keys, flag)
     for structural in ("tag", "group", "task_list"):
@@ -188,14 +191,14 @@ def load_task(
     if halved:
         keys["training_split"] = HALF
     hinted = evaluated if halved else keys.get("training_split") or TRAIN
-    with _harness_errors(flag):
+    with harness_errors(flag):
         splits = splits_of(found, keys, data_folder, {hinted: check_hints} if check_hints else {})
     if halved:
         splits = halved_splits(splits, evaluated)
     number = _set_fewshot(keys, found, num_fewshot)
     keys.pop("dataset_kwargs", None)
     keys["custom_dataset"] = lambda **_: splits
-    with _harness_errors(flag):
+    with harness_errors(flag):
         harness = ConfigurableTask(config=keys)
         harness.set_fewshot_seed(_FEWSHOT_SEED)
     _require_examples(harness, number)
@@ -203,13 +206,19 @@ def load_task(
 
 
 @contextmanager
-def _harness_errors(flag: str) -> Iterator[None]:
-    """Turn what the harness, or a function of the definition, raises into a :class:`UserError`."""
+def harness_errors(flag: str, *, only_of_tasks: bool = False) -> Iterator[None]:
+    """Turn what the harness, or a function of the definition, raises into a :class:`UserError`.
+
+    With ``only_of_tasks``, errors that no method of a task has raised stay as they are, such as those of a model.
+    """
     try:
         yield
     except UserError:
         raise
     except Exception as error:
+        called = {frame.f_code.co_filename for frame, _ in walk_tb(error.__traceback__)}
+        if only_of_tasks and task_module.__file__ not in called:
+            raise
         if refused := system_error(error):
             raise refused from error
         raise UserError(

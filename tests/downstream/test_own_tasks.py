@@ -364,3 +364,29 @@ def test_files_that_a_definition_names_and_that_are_missing_are_one_line(place):
     with pytest.raises(UserError, match=r"--task capital_choices: dataset_path: json of .* gives no data \(") as error:
         load_task("capital_choices", None, include_path=place)
     assert "relative paths start from the current folder, or give --data FOLDER" in str(error.value)
+
+
+def test_a_record_that_the_prompt_cannot_use_is_one_line(place, chat_model, tmp_path, capsys):
+    """It is not the first record, so only the evaluation and the training example meet it."""
+    records = [*QUIZ[:2], {**QUIZ[2], "answer": 9}]
+    write_records(place / "quiz", ("train", "test"), records)
+    (place / "wording.py").write_text(
+        "def choice(document):\n    return ' ' + document['cities'][document['answer']]\n", encoding="utf-8"
+    )
+    text = DEFINITIONS["capital_likely"].replace('" {{cities[answer]}}"', "!function wording.choice")
+    (place / "capital_likely.yaml").write_text(text)
+    common = ["--task", "capital_likely", "--include-path", str(place), "--model", str(chat_model)]
+    assert main(["evaluate", *common, "--output", str(tmp_path / "result.json")]) == EXIT_USER
+    steps = ["--steps", "3", "--batch-size", "3", "--warmup-steps", "0", "--num-pauses-ft", "1"]
+    assert main(["finetune", *common, *steps, "--output", str(tmp_path / "ft")]) == EXIT_USER
+    lines = [line for line in capsys.readouterr().err.splitlines() if "error: " in line]
+    assert len(lines) == 2
+    for line in lines:
+        assert "--task capital_likely: the harness cannot use its definition with these data (IndexError:" in line
+
+
+def test_prompts_are_not_worded_for_complete_texts(model_path, tmp_path):
+    (tmp_path / "test.jsonl").write_text('{"text": "a class definition"}\n')
+    common = {"model": model_path("llama"), "task": "text", "data": tmp_path, "output": tmp_path / "result.json"}
+    with pytest.raises(UserError, match="--num-fewshot: text scores complete texts, which have no prompts"):
+        evaluate(EvaluateConfig(**common, prompting=Prompting(num_fewshot=1)))
