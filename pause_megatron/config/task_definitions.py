@@ -36,6 +36,9 @@ _NAMED = re.compile(rb"""^["']?(task|group)["']?[ \t]*:[ \t]*["']?([^\s"'#\[{|>&
 _TAGS = re.compile(rb"""^["']?tag["']?[ \t]*:((?:[ \t]*[^\n]*)(?:\n[ \t]*-[^\n]*)*)""", re.MULTILINE)
 
 
+_INCLUDES = re.compile(rb"""^["']?include["']?[ \t]*:[ \t]*["']?([\w./-]+)""", re.MULTILINE)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Definition:
     """The definition of one task."""
@@ -128,7 +131,7 @@ def _unknown(task: str, folders: list[Path]) -> UserError:
     name = task.removeprefix(HARNESS_PREFIX)
     if tagged := [member for folder in folders for member in _tagged(folder, name)]:
         return UserError(f"--task {task}: is a tag; give one of its tasks: {_listed(tagged)}")
-    known = [name for folder in folders for name in _index(folder)]
+    known = [name for folder in folders for name in _index_of(folder)]
     close = get_close_matches(name, [*known, *task_names()], n=1, cutoff=0.8)
     hint = f"did you mean '{close[0]}'? " if close else ""
     others = "a task of lm-evaluation-harness, or a definition as NAME.yaml"
@@ -142,6 +145,10 @@ def _harness_folder() -> Path | None:
     package = find_spec("lm_eval")
     locations = package.submodule_search_locations if package else None
     return Path(next(iter(locations))) / "tasks" if locations else None
+
+
+def _index_of(folder: Path) -> dict[str, Path]:
+    return _harness_index() if folder == _harness_folder() else _index(folder)
 
 
 @cache
@@ -185,14 +192,17 @@ def _named_by_an_include(folder: Path, name: str) -> Path | None:
 
 
 def _tagged(folder: Path, tag: str) -> list[str]:
-    """Return the tasks in ``folder`` and below with ``tag``."""
+    """Return the tasks in ``folder`` and below with ``tag``, in their own file or in the one that it includes."""
     word = re.compile(rb"(?<![\w-])" + re.escape(tag.encode()) + rb"(?![\w-])")
-    by_path = {path: name for name, path in _index(folder).items()}
-    return [
-        name
-        for path, name in by_path.items()
-        if any(word.search(listed) for listed in _TAGS.findall(path.read_bytes()))
-    ]
+
+    @cache
+    def has_tag(path: Path) -> bool:
+        content = path.read_bytes() if path.is_file() else b""
+        if listed := _TAGS.findall(content):
+            return any(map(word.search, listed))
+        return any(has_tag(path.parent / name.decode(errors="replace")) for name in _INCLUDES.findall(content))
+
+    return [name for name, path in _index_of(folder).items() if has_tag(path)]
 
 
 def _member(member: Any) -> str:

@@ -56,10 +56,10 @@ class NamedPauseLM(PauseLM):
             raise UserError(f"--model_args precision={precision}: unknown; give {' or '.join(get_args(Precision))}")
         if not str(batch_size).isdecimal() or not int(batch_size):
             raise UserError(f"--batch_size {batch_size}: must be a number; give 8, for example")
-        kind = "auto" if device is None else str(device).partition(":")[0]
-        if kind not in ("auto", "cpu", "cuda"):
+        kind = str(device or "cuda").partition(":")[0]
+        if kind not in ("cpu", "cuda"):
             raise UserError(f"--device {device}: unknown; give cpu or cuda")
-        choose_device(kind)  # type: ignore[arg-type]
+        choose_device("cpu" if kind == "cpu" else "auto")  # the harness's default is cuda, also without a GPU
         folder = load_model_folder(Path(pretrained), precision)  # type: ignore[arg-type]
         asked: dict[str, Any] = {
             "num_pauses_inf": num_pauses,

@@ -158,6 +158,7 @@ def write_definitions(folder: Path) -> Path:
 
 def write_chat_model(folder: Path) -> Path:
     """Write a random model whose tokenizer puts a beginning-of-text token before texts, and has a chat template."""
+    folder.mkdir(parents=True, exist_ok=True)
     add_pause(make_foreign(folder / "foreign", "llama2", list(topics.values())[:30]), folder / "tokenizer")
     tokenizer = PauseTokenizer.load(folder / "tokenizer")
     model = random_model("llama", tokenizer.vocab_size, context_length=CONTEXT_LENGTH)

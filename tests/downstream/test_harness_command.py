@@ -1,7 +1,7 @@
 """The harness's own command and registry with this project's model class: ``pause-megatron lm-eval``."""
 
 import json
-import logging
+import subprocess
 import sys
 
 import pytest
@@ -10,8 +10,7 @@ from lm_eval.api.registry import get_model
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-from pause_megatron.cli.main import main
-from pause_megatron.downstream.harness_command import MODEL_NAME, run_harness
+from pause_megatron.downstream.harness_command import MODEL_NAME
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.errors import EXIT_DONE, EXIT_USER, UserError
@@ -28,16 +27,6 @@ def chat_model(tmp_path_factory):
 @pytest.fixture(scope="module")
 def place(tmp_path_factory):
     return write_definitions(tmp_path_factory.mktemp("definitions"))
-
-
-@pytest.fixture(autouse=True)
-def the_harness_leaves_nothing_behind(monkeypatch):
-    """The command is the last thing of its process, so it changes what is global."""
-    monkeypatch.setattr(sys, "argv", sys.argv)
-    logger = logging.getLogger("lm_eval")
-    level = logger.level
-    yield
-    logger.setLevel(level)
 
 
 def samples_of(model, place):
@@ -76,25 +65,32 @@ def test_wrong_settings_are_refused(settings, message, chat_model):
     assert message in str(refused.value)
 
 
-def test_help_is_the_harness_s_own(capsys):
-    with pytest.raises(SystemExit) as ended:
-        main(["lm-eval", "run", "--help"])
-    assert ended.value.code == EXIT_DONE
-    assert "--model_args" in capsys.readouterr().out
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    program = [sys.executable, "-m", "pause_megatron", "lm-eval", *arguments]
+    return subprocess.run(program, capture_output=True, text=True, check=False, timeout=300)
 
 
 @pytest.mark.slow  # the harness reads all of its definitions
-def test_the_command_writes_the_harness_s_results(chat_model, place, tmp_path, capsys):
+def test_the_command_writes_the_harness_s_results(chat_model, place, tmp_path):
     arguments = ["--model", MODEL_NAME, "--include_path", str(place), "--tasks", "capital_choices", "--log_samples"]
     arguments += ["--output_path", str(tmp_path)]
-    settings = f"pretrained={chat_model},num_pauses=3"
-    run_harness([*arguments, "--model_args", settings])
+    done = run(*arguments, "--model_args", f"pretrained={chat_model},num_pauses=3")
+    assert done.returncode == EXIT_DONE, done.stderr
+    assert f"{MODEL_NAME} (" in done.stdout
     [file] = tmp_path.rglob("samples_*.jsonl")
     found = [json.loads(line) for line in file.read_text().splitlines()]
     expected = samples_of(made(chat_model, num_pauses=3), place)["capital_choices"]
     for one, other in zip(found, expected, strict=True):
         scores = [float(score) for score, _ in one["filtered_resps"]]
         assert scores == pytest.approx([score for score, _ in other["filtered_resps"]], abs=1e-4)
-    assert MODEL_NAME in capsys.readouterr().out
-    assert main(["lm-eval", *arguments, "--model_args", "pretrained=absent"]) == EXIT_USER
-    assert "error: absent: no config.json; give a folder" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_errors_of_the_model_are_one_line_and_help_is_the_harness_s_own():
+    done = run("--model", MODEL_NAME, "--tasks", "arc_easy", "--model_args", "pretrained=absent")
+    assert done.returncode == EXIT_USER
+    assert "error: absent: no config.json; give a folder" in done.stderr
+    assert "Traceback" not in done.stderr
+    done = run("run", "--help")
+    assert done.returncode == EXIT_DONE
+    assert "--model_args" in done.stdout

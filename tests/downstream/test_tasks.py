@@ -29,7 +29,7 @@ def test_training_pairs_are_worded_as_the_harness_words_its_prompts(name, tmp_pa
     task.harness.build_all_requests()
     assert pair.context == task.harness.instances[0].args[0] == "01:"
     assert pair == TextPair("01:", "1")
-    assert task.primary_metric == "exact_match"
+    assert task.metrics == ["exact_match"]
 
 
 def test_evaluation_does_not_need_the_training_split(tmp_path):
