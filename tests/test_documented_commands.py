@@ -215,9 +215,9 @@ def test_python_example_imports_what_exists(block: CodeBlock) -> None:
 
 
 def test_grid_example_is_a_grid(tmp_path: Path) -> None:
-    """That of own_task.md names files of the page: tests/test_own_task_page.py."""
+    """That of how_to/own_task.md names files of the page: tests/test_own_task_page.py."""
     grids = [block for block in BLOCKS if block.language == "yaml" and "num_pauses_ft:" in block.text]
-    examples = [block for block in grids if block.page != "docs/own_task.md"]
+    examples = [block for block in grids if block.page != "docs/how_to/own_task.md"]
     assert examples
     for number, block in enumerate(examples):
         file = tmp_path / f"{number}.yaml"

@@ -16,7 +16,7 @@ from pause_megatron.experiments.grid_file import read_grid
 from tests.documentation import REPOSITORY, code_blocks, our_command
 from tests.downstream.own_tasks import HARNESS_RECORDS, write_chat_model, write_records
 
-PAGE = REPOSITORY / "docs" / "own_task.md"
+PAGE = REPOSITORY / "docs" / "how_to" / "own_task.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 SAVED = re.findall(r"Save as\s+`([\w./]+)`:\n\n```\w+\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
 """File and content."""

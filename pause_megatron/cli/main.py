@@ -116,9 +116,9 @@ def _run(command: Command, program: str, arguments: list[str]) -> int:
 
     def run() -> None:
         with stop_signals_held_back() if command.saves_when_asked else nullcontext():
-            arguments = take_log_flags(arguments)
+            own = take_log_flags(arguments)
             with packages_needed_by(program):
-                command.run(parse(command.config_class(), program, arguments))
+                command.run(parse(command.config_class(), program, own))
             sys.stdout.flush()
 
     return _reporting_errors(run, log.global_rank() if command.distributed else 0)
