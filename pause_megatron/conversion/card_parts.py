@@ -78,7 +78,7 @@ def pipeline_program(name: str) -> str:
 from transformers import pipeline
 
 pipe = pipeline("text-generation", model="{name}")
-print(pipe("{_PROMPT}", max_new_tokens=20, return_full_text=False)[0]["generated_text"])
+print(pipe("{_PROMPT}", max_new_tokens=20, do_sample=False, return_full_text=False)[0]["generated_text"])
 ''')
 
 
