@@ -57,7 +57,7 @@ def test_finetuned_folder_is_complete_and_loads_with_stock_classes(config):
     steps = [line["step"] for line in read_json_lines(config.output / "metrics.jsonl")]
     assert steps == [4, 6]
     unchecked = {path.name for path in config.output.iterdir()} - record["files"].keys()
-    assert unchecked == {"finetune.json", "metrics.jsonl"}
+    assert unchecked == {"finetune.json", "metrics.jsonl", "README.md"}
     model = AutoModelForCausalLM.from_pretrained(config.output)
     tokenizer = AutoTokenizer.from_pretrained(config.output)
     assert model.generation_config.suppress_tokens == [tokenizer.convert_tokens_to_ids("<pause>")]

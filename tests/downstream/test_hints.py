@@ -26,6 +26,7 @@ from pause_megatron.errors import UserError
 from pause_megatron.log import read_json_lines
 from pause_megatron.pauses.prompts import IGNORE_INDEX
 from tests.distributed import run_distributed
+from tests.downstream.attention import attends
 from tests.downstream.settings import changed
 from tests.downstream.test_every_token import pretrained
 from tests.quick import others_slow
@@ -123,9 +124,9 @@ def test_forward_gets_pauses_as_input_and_their_hints_as_labels(config, monkeypa
         assert inputs["position_ids"][row, real].tolist() == list(range(length))
         assert inputs["labels"][row].tolist() == labels
         assert hint_labels[row].tolist() == own_hints
-        attends = inputs["attention_mask"][row, 0] == 0  # [query, key]
-        assert torch.equal(attends[real, real], torch.ones(length, length).tril().bool())
-        assert attends[real].sum() == attends[real, real].sum(), "nothing attends to padding"
+        attended = attends(inputs["attention_mask"], row)
+        assert torch.equal(attended[real, real], torch.ones(length, length).tril().bool())
+        assert attended[real].sum() == attended[real, real].sum(), "nothing attends to padding"
 
 
 @pytest.mark.parametrize("parts", [1, 2, 4])

@@ -42,11 +42,12 @@ class ForwardPass:
     """Inputs of one forward pass of a single row."""
 
     ids: list[int]
-    mask: torch.Tensor
+    mask: torch.Tensor | None
 
     def prefix(self, length: int) -> tuple[list[int], bool]:
         """The first ``length`` ids, and whether the first of them attends to the last."""
-        both_ways = self.mask.dim() == 4 and bool(self.mask[0, 0, 0, length - 1] == 0)
+        is_full = self.mask is not None and self.mask.dim() == 4
+        both_ways = is_full and bool(self.mask[0, 0, 0, length - 1] == 0)
         return self.ids[:length], both_ways
 
 
@@ -58,7 +59,7 @@ def passes(monkeypatch) -> list[ForwardPass]:
 
     @wraps(forward)
     def recording(self, input_ids=None, **inputs):
-        found.append(ForwardPass(input_ids[0].tolist(), inputs["attention_mask"]))
+        found.append(ForwardPass(input_ids[0].tolist(), inputs.get("attention_mask")))
         return forward(self, input_ids=input_ids, **inputs)
 
     monkeypatch.setattr(GPT2LMHeadModel, "forward", recording)

@@ -22,6 +22,7 @@ from pause_megatron.pauses.prompts import IGNORE_INDEX
 from pause_megatron.records.evaluation import EvaluationRecord
 from pause_megatron.records.files import read_record
 from pause_megatron.records.finetuning import FinetuneRecord
+from tests.downstream.attention import attends
 from tests.downstream.random_models import CONTEXT_LENGTH, random_model
 from tests.records.examples import example
 
@@ -87,7 +88,7 @@ def test_pauses_come_before_these_tokens_and_have_no_labels(folder, filler, atte
     assert batch["position_ids"].tolist() == [list(range(len(ids)))]
     for query in range(len(ids)):
         seen = max(query + 1, len(context) if query < len(context) and pausing.bidirectional else 0)
-        assert (batch["attention_mask"][0, 0, query] == 0).tolist() == [key < seen for key in range(len(ids))]
+        assert attends(batch["attention_mask"], 0)[query].tolist() == [key < seen for key in range(len(ids))]
 
 
 def test_the_loss_is_that_of_real_tokens_read_after_their_pauses(folder):
