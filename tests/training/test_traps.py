@@ -132,8 +132,9 @@ def step_into(set_up: Callable[[], None], run: Run) -> list[tuple[float, float]]
 
 @pytest.fixture(scope="module")
 def reference() -> dict[str, list[tuple[float, float]]]:
-    gpt2, tied = run_distributed(train_all, 1, [Run(model=GPT2, last_step=4), Run(model=TIED, last_step=4)])[0]
-    return {str(GPT2): gpt2, str(TIED): tied}
+    models = [GPT2, TIED, QWEN3]
+    curves = run_distributed(train_all, 1, [Run(model=model, last_step=4) for model in models])[0]
+    return {str(model): curve for model, curve in zip(models, curves, strict=True)}
 
 
 @pytest.mark.parametrize("trap", others_slow(TRAPS, TRAPS[::3]), ids=lambda trap: f"{trap.set_up.__name__} {trap.run}")
