@@ -30,7 +30,7 @@ LAYERS = [
     ["config"],
     [
         *("errors", "log", "intervals", "atomic", "locks", "memory_limit", "versions", "children"),
-        *("launcher_variables", "light_imports", "optional_packages", "shipped_files"),
+        *("launcher_variables", "light_imports", "optional_packages", "remote_files", "shipped_files"),
     ],
 ]
 """From the top down. Packages of one layer do not import each other, except in the last layer."""

@@ -14,8 +14,8 @@ class TokenizerConfig:
     (--input), or add <pause> to an existing tokenizer (--from-tokenizer)."""
 
     input: tuple[str, ...] = ()
-    """Training text: paths or quoted globs of .json.gz, .jsonl, .jsonl.zst or .parquet files, folders of
-    datasets.save_to_disk, or hf:NAME[:CONFIG[:SPLIT]]."""
+    """Training text: paths or quoted globs of .json.gz, .jsonl, .jsonl.zst or .parquet files, also at addresses such as
+    s3://, folders of datasets.save_to_disk, or hf:NAME[:CONFIG[:SPLIT]]."""
     from_tokenizer: Path | None = None
     """Existing tokenizer, which keeps all its ids: a SentencePiece .model file, a Hugging Face tokenizer.json next to
     its tokenizer_config.json, or a folder with either."""

@@ -14,7 +14,6 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -39,7 +38,7 @@ class JsonLinesSource(Source):
     def read(self, options: ReadOptions) -> Iterator[Block]:
         """Yield the documents in order; see :class:`Source`."""
         parsed_bytes = min(options.block_bytes, PARSED_BYTES)
-        unpacked = Unpacked(Path(self.location), parsed_bytes)
+        unpacked = Unpacked(self.location, parsed_bytes)
         expected = f'one JSON object per line with a string "{options.text_key}"'
         builder = BlockBuilder(self.location, "line", expected, options)
         parser = _LineParser(options, builder)

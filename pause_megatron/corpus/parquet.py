@@ -7,9 +7,11 @@ its bytes, and so does each of 128 long documents in a row. pyarrow is imported 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from pause_megatron.corpus.columns import ColumnSource
+from pause_megatron.remote_files import is_address, open_input
 
 if TYPE_CHECKING:
     import pyarrow
@@ -26,9 +28,10 @@ class ParquetSource(ColumnSource):
     def _columns(self, text_key: str) -> Iterator[pyarrow.Array]:
         import pyarrow.parquet
 
-        with pyarrow.parquet.ParquetFile(
-            self.location, pre_buffer=False, buffer_size=_PAGE_BUFFER_BYTES, page_checksum_verification=True
-        ) as file:
+        with ExitStack() as files:
+            opened = files.enter_context(open_input(self.location)) if is_address(self.location) else self.location
+            options = {"buffer_size": _PAGE_BUFFER_BYTES, "page_checksum_verification": True, "pre_buffer": False}
+            file = files.enter_context(pyarrow.parquet.ParquetFile(opened, **options))
             self._require_column(text_key, file.schema_arrow.names)
             for batch in file.iter_batches(batch_size=BATCH_ROWS, columns=[text_key], use_threads=False):
                 yield batch.column(text_key)

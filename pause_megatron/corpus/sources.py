@@ -1,4 +1,4 @@
-"""Search for the sources of ``--input``: files, globs, folders and Hugging Face datasets.
+"""Search for the sources of ``--input``: files, globs, addresses, folders and Hugging Face datasets.
 
 Preprocessing makes one shard from each source. For example, ``'c4/*.json.gz'`` gives one source per matching file.
 """
@@ -6,7 +6,7 @@ Preprocessing makes one shard from each source. For example, ``'c4/*.json.gz'`` 
 import glob
 import os
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from pause_megatron.corpus.blocks import Source
 from pause_megatron.corpus.hub_datasets import HUB_PREFIX, HubSource, hub_sources
@@ -14,6 +14,7 @@ from pause_megatron.corpus.json_lines import JSON_SUFFIXES, JsonLinesSource
 from pause_megatron.corpus.parquet import PARQUET_SUFFIX, ParquetSource
 from pause_megatron.corpus.saved_datasets import ArrowSource, is_saved_dataset, saved_dataset_sources
 from pause_megatron.errors import UserError
+from pause_megatron.remote_files import find_files, is_address
 
 FILE_SUFFIXES = (*JSON_SUFFIXES, PARQUET_SUFFIX)
 RESERVED_NAMES = frozenset({"dataset"})
@@ -28,31 +29,57 @@ SOURCE_KINDS: Mapping[str, type[Source]] = {
 def find_sources(inputs: Iterable[str]) -> tuple[Source, ...]:
     """Sources of ``inputs``, sorted by location, without duplicates.
 
-    An input is a path, a glob (``*``, ``?``, ``[]``, ``**``), a folder written by ``datasets.save_to_disk``, or
-    ``hf:NAME[:CONFIG[:SPLIT]]``.
+    An input is a path, a glob (``*``, ``?``, ``[]``, ``**``), a folder written by ``datasets.save_to_disk``, an address
+    or glob for fsspec such as ``s3://bucket/*.json.gz``, or ``hf:NAME[:CONFIG[:SPLIT]]``.
 
     Raises :class:`UserError` if nothing is found for an input, a file has an unknown suffix, or two sources have the
-    same name.
+    same name; and for an address that cannot be listed.
     """
     found: dict[str, Source] = {}
     for wanted in inputs:
-        for source in hub_sources(wanted) if wanted.startswith(HUB_PREFIX) else _path_sources(wanted):
-            # Not resolved further: two links to the same file are two inputs.
-            found.setdefault(os.path.abspath(source.location), source)  # noqa: PTH100
+        for source in _sources_of(wanted):
+            location = source.location
+            if not is_address(location):
+                location = os.path.abspath(location)  # noqa: PTH100 - two links to the same file are two inputs
+            found.setdefault(location, source)
     sources = sorted(found.values(), key=lambda source: source.location)
     _check_names(sources)
     return tuple(sources)
 
 
-def shard_name(path: Path) -> str:
-    """Name of the shard made from the file ``path``: its name without the suffix.
+def shard_name(location: Path | str) -> str:
+    """Name of the shard made from the file at ``location``, a path or an address: its name without the suffix.
 
     Raises :class:`UserError` for an unknown suffix.
     """
+    name = PurePath(location).name
     for suffix in FILE_SUFFIXES:
-        if path.name.endswith(suffix):
-            return path.name.removesuffix(suffix)
-    raise UserError(f"{path}: unknown suffix; give files that end in {', '.join(FILE_SUFFIXES)}")
+        if name.endswith(suffix):
+            return name.removesuffix(suffix)
+    raise UserError(f"{location}: unknown suffix; give files that end in {', '.join(FILE_SUFFIXES)}")
+
+
+def _sources_of(wanted: str) -> Iterable[Source]:
+    if is_address(wanted):
+        return _remote_sources(wanted)
+    return hub_sources(wanted) if wanted.startswith(HUB_PREFIX) else _path_sources(wanted)
+
+
+def _remote_sources(pattern: str) -> list[Source]:
+    """Sources of an address, or of all addresses that match a glob."""
+    sources = [_file_source(address, size) for address, size in find_files(pattern)]
+    if not sources:
+        raise _not_found(pattern)
+    return sources
+
+
+def _file_source(location: str, size_bytes: int) -> Source:
+    kind = ParquetSource if location.endswith(PARQUET_SUFFIX) else JsonLinesSource
+    return kind(name=shard_name(location), location=location, size_bytes=size_bytes)
+
+
+def _not_found(pattern: str) -> UserError:
+    return UserError(f"--input {pattern}: no such file; give paths or quoted globs of text files")
 
 
 def _path_sources(pattern: str) -> list[Source]:
@@ -67,12 +94,11 @@ def _path_sources(pattern: str) -> list[Source]:
     sources: list[Source] = []
     for path in map(Path, names):
         if path.is_file():
-            kind = ParquetSource if path.suffix == PARQUET_SUFFIX else JsonLinesSource
-            sources.append(kind(name=shard_name(path), location=str(path), size_bytes=path.stat().st_size))
+            sources.append(_file_source(str(path), path.stat().st_size))
         elif is_saved_dataset(path):
             sources += saved_dataset_sources(path)
     if not sources:
-        raise UserError(f"--input {pattern}: no such file; give paths or quoted globs of text files")
+        raise _not_found(pattern)
     return sources
 
 

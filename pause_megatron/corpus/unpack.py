@@ -6,12 +6,13 @@ can then yield everything before damage, and bound the memory of a small file wi
 
 import zlib as standard_zlib
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import PurePath
 from typing import IO
 
 import zstandard
 
 from pause_megatron.errors import UserError
+from pause_megatron.remote_files import open_input
 
 try:  # 3 to 4 times as fast as zlib
     from isal import isal_zlib as zlib
@@ -32,28 +33,28 @@ class _DamagedError(Exception):
 
 
 class Unpacked:
-    """Iterates over the content of ``path`` in pieces of at most ``piece_bytes`` bytes, decompressed by its suffix.
+    """Iterates over the content of a file in pieces of at most ``piece_bytes`` bytes, decompressed by its suffix.
 
-    Iteration ends at the end of the file, or at damage (truncated data, a wrong checksum, or another format), which
-    :attr:`damage` then describes; otherwise it is None.
+    ``location`` is a path or an address. Iteration ends at the end of the file, or at damage (truncated data, a wrong
+    checksum, or another format), which :attr:`damage` then describes; otherwise it is None.
 
-    Raises :class:`UserError` if the system cannot open or read the file.
+    Raises :class:`UserError` if the system or the driver cannot open or read the file.
     """
 
-    def __init__(self, path: Path, piece_bytes: int) -> None:
-        self._path = path
+    def __init__(self, location: str, piece_bytes: int) -> None:
+        self._location = location
         self._piece_bytes = piece_bytes
         self.damage: str | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        unpack = {".gz": _gunzip, ".zst": _unpack_zstd}.get(self._path.suffix, _plain)
+        unpack = {".gz": _gunzip, ".zst": _unpack_zstd}.get(PurePath(self._location).suffix, _plain)
         try:
-            with open(self._path, "rb") as file:
+            with open_input(self._location) as file:
                 yield from unpack(file, self._piece_bytes)
         except _DamagedError as error:
             self.damage = str(error)
         except OSError as error:
-            raise UserError(f"{self._path}: cannot be read: {error.strerror or error}") from error
+            raise UserError(f"{self._location}: cannot be read: {error.strerror or error}") from error
 
 
 def _plain(file: IO[bytes], piece_bytes: int) -> Iterator[bytes]:
