@@ -105,6 +105,26 @@ def _made_and_locked(folder: Path) -> Iterator[int]:
         os.close(descriptor)
 
 
+@contextmanager
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """Yield a new temporary folder next to ``path``, a name that it stands for, and remove it after the block.
+
+    The folder is locked, so that :func:`sweep` can tell it from those of killed processes. Those for the same name are
+    removed first. Raises :class:`UserError` when the system refuses to make it.
+    """
+    temporary = temporary_name(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, path.name)
+        with _made_and_locked(temporary):
+            yield temporary
+    except OSError as error:
+        _raise_if_refused(path, error)
+        raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def _lock(descriptor: int) -> None:
     """Lock a new temporary file or folder. If a sweep found it first, wait until the sweep has removed it."""
     with suppress(OSError):  # some network file systems have no locks; sweep removes nothing there

@@ -8,6 +8,7 @@ import msgspec
 
 from pause_megatron.config.checks import require_at_least
 from pause_megatron.errors import UserError
+from pause_megatron.remote_files import address_of
 
 USED_BY_STRATEGY: dict[str, tuple[str, ...]] = {
     "sequence": ("pause_rate", "rates", "gaps", "trimmed"),
@@ -80,12 +81,12 @@ class PreprocessConfig:
     """Convert text to Megatron indexed datasets that contain pauses. Rerun the same command to resume."""
 
     input: tuple[str, ...]
-    """Text: paths or quoted globs of .json.gz, .jsonl, .jsonl.zst or .parquet files, folders of datasets.save_to_disk,
-    or hf:NAME[:CONFIG[:SPLIT]]. Each file becomes one shard."""
+    """Text: paths or quoted globs of .json.gz, .jsonl, .jsonl.zst or .parquet files, also at addresses such as s3://,
+    folders of datasets.save_to_disk, or hf:NAME[:CONFIG[:SPLIT]]. Each file becomes one shard."""
     tokenizer: Path
     """Tokenizer folder, SentencePiece .model file or Hugging Face tokenizer.json, with a <pause> token."""
     output: Path
-    """Folder of the dataset."""
+    """Folder of the dataset; an address such as s3://bucket/data gets each shard when it is complete."""
     insertion: InsertionConfig = field(default_factory=InsertionConfig)
     also: tuple[str, ...] = ()
     """Further datasets from the same pass, each as STRATEGY[,FLAG=VALUE...]:FOLDER, with the flags above unless given,
@@ -122,7 +123,7 @@ class PreprocessConfig:
             raise UserError("--text-key: is empty; give the name of a field")
         require_at_least(0, workers=self.workers)
         require_at_least(1, max_document_megabytes=self.max_document_megabytes)
-        folders = [folder.resolve() for folder, _ in self.outputs()]
+        folders = [address_of(folder) or str(folder.resolve()) for folder, _ in self.outputs()]
         if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
             raise UserError(f"--also: {twice} is given for two datasets; give each its own folder")
         self.shard_indices(0)

@@ -3,40 +3,27 @@
 A shard is complete if its manifest exists. A file of such a shard can still be damaged, for example by a crash of a
 machine whose disk had not written what it reported as written: the file then has its size and ends with zeros. A run
 therefore compares the complete shards of its range with their hashes before it relies on them, which takes about one
-hundredth of the time to write them.
+hundredth of the time to write them. Of a remote folder it compares only the sizes.
 """
 
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, islice
-from pathlib import Path
 
 from pause_megatron import log
-from pause_megatron.atomic import sweep
-from pause_megatron.children import available_cores
 from pause_megatron.config.preprocess import InsertionConfig, PreprocessConfig
 from pause_megatron.corpus.blocks import ReadOptions, Source
 from pause_megatron.corpus.sources import find_sources
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.dataset_manifest import (
-    DATASET_FILE,
-    ShardManifest,
-    ShardRecord,
-    StoredFile,
-    check_stored_file,
-    read_dataset_manifest,
-)
+from pause_megatron.preprocess.dataset_manifest import ShardManifest, ShardRecord
 from pause_megatron.preprocess.dataset_settings import DatasetSettings, differing_setting
-from pause_megatron.preprocess.progress_log import PROGRESS_FOLDER
+from pause_megatron.preprocess.output_folders import OutputFolder, output_folder
 from pause_megatron.preprocess.shard import ShardJob, ShardOutput
-from pause_megatron.preprocess.token_blocks import sha256_of
-from pause_megatron.records.files import read_record
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.encoders import choose_encoder
 
-_DOCUMENTS_COMPARED = 1000  # first documents of a run, on which a fast encoder must equal the reference
-_LARGE_BYTES = 10_000_000_000  # announce hashing of more than this, because it takes seconds
+COMPARED_DOCUMENTS = 1000
+"""First documents of a run, on which a fast encoder must equal the reference."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,28 +44,28 @@ def plan_run(config: PreprocessConfig) -> Plan:
     Raises :class:`UserError` as :func:`~pause_megatron.preprocess.run.preprocess`, before anything is written.
     """
     sources = find_sources(config.input)
-    folders = [folder for folder, _ in config.outputs()]
-    inputs = {Path(source.location).parent.resolve() for source in sources}
-    if shared := next((folder for folder in folders if folder.resolve() in inputs), None):
-        raise UserError(f"--output {shared}: contains the input files; give the dataset its own folder")
+    folders = [output_folder(path) for path, _ in config.outputs()]
+    locations = [source.location for source in sources]
+    if shared := next((folder for folder in folders if folder.contains_any(locations)), None):
+        raise UserError(f"--output {shared.place}: contains the input files; give the dataset its own folder")
     tokenizer = PauseTokenizer.load(config.tokenizer)
     if tokenizer.caveat:
         log.warn(tokenizer.caveat)
     options = ReadOptions(
         text_key=config.text_key, on_error=config.on_error, max_document_bytes=config.max_document_megabytes * 1_000_000
     )
-    records = [_read_records(folder) for folder in folders]
+    records = [folder.read_records() for folder in folders]
     indices = config.shard_indices(len(sources))
     anything_to_do = any(sources[i].name not in found for i in indices for found in records)
     texts = chain.from_iterable(block.texts for block in sources[0].read(options))
     encoder = _choose_encoder(config, tokenizer, texts, records, anything_to_do)
     outputs = tuple(
-        ShardOutput(folder=folder, settings=dataset_settings(insertion, config.text_key, tokenizer, encoder))
-        for folder, insertion in config.outputs()
+        ShardOutput(folder=path, settings=dataset_settings(insertion, config.text_key, tokenizer, encoder))
+        for path, insertion in config.outputs()
     )
-    for output, found in zip(outputs, records, strict=True):
-        check_records(output, found, sources)
-        _check_hashes(output.folder, [found[name].shard for index in indices if (name := sources[index].name) in found])
+    for folder, output, found in zip(folders, outputs, records, strict=True):
+        check_records(folder, output.settings, found, sources)
+        folder.check_content([found[name].shard for index in indices if (name := sources[index].name) in found])
     jobs = []
     for index in indices:
         name = sources[index].name
@@ -89,11 +76,11 @@ def plan_run(config: PreprocessConfig) -> Plan:
                 options=options,
                 tokenizer=tokenizer.path,
                 outputs=missing,
-                progress=folders[0] / PROGRESS_FOLDER,
+                progress=folders[0].progress,
             )
             jobs.append(job)
     for folder in folders:
-        _sweep(folder, {job.source.name for job in jobs})
+        folder.sweep({job.source.name for job in jobs})
     return Plan(sources=sources, outputs=outputs, jobs=tuple(jobs))
 
 
@@ -126,22 +113,26 @@ def dataset_settings(
 
 def finished_shards(output: ShardOutput, sources: Sequence[Source]) -> dict[str, ShardManifest]:
     """Return the complete shards of ``output`` by name; raises :class:`UserError` as :func:`check_records`."""
-    records = _read_records(output.folder)
-    check_records(output, records, sources)
+    folder = output_folder(output.folder)
+    records = folder.read_records()
+    check_records(folder, output.settings, records, sources)
     return {name: record.shard for name, record in records.items()}
 
 
-def check_records(output: ShardOutput, records: dict[str, ShardRecord], sources: Sequence[Source]) -> None:
-    """Raise :class:`UserError` unless all ``records`` were made from ``sources`` with the settings of ``output``."""
+def check_records(
+    folder: OutputFolder, settings: DatasetSettings, records: dict[str, ShardRecord], sources: Sequence[Source]
+) -> None:
+    """Raise :class:`UserError` unless all ``records`` of ``folder`` were made from ``sources`` with ``settings``, and
+    their files are complete."""
     position = {source.name: index for index, source in enumerate(sources)}
     for name, record in records.items():
-        path, shard = output.folder / f"{name}.json", record.shard
+        path, shard = f"{folder.place}/{name}.json", record.shard
         if name not in position:
             raise UserError(f"{path}: was made from {shard.input}, which is not in --input; give another --output")
-        if setting := differing_setting(record.settings, output.settings):
+        if setting := differing_setting(record.settings, settings):
             raise UserError(
                 f"{path}: was written with {setting}={getattr(record.settings, setting)}, but this run uses "
-                f"{setting}={getattr(output.settings, setting)}; use the old value or another --output"
+                f"{setting}={getattr(settings, setting)}; use the old value or another --output"
             )
         source = sources[position[name]]
         if (shard.index, shard.input_bytes) != (position[name], source.size_bytes):
@@ -149,36 +140,7 @@ def check_records(output: ShardOutput, records: dict[str, ShardRecord], sources:
                 f"{path}: {source.location} or its place in --input has changed since the shard was written; "
                 "give another --output"
             )
-        check_stored_file(output.folder, StoredFile.of(shard, (shard,)))
-
-
-def _check_hashes(folder: Path, shards: Sequence[ShardManifest]) -> None:
-    """Raise :class:`UserError` if a file of one of the complete ``shards`` in ``folder`` is not as it was written."""
-    files = [(folder / f"{shard.name}.bin", shard.bin_bytes, shard.bin_sha256) for shard in shards]
-    files += [(folder / f"{shard.name}.idx", shard.idx_bytes, shard.idx_sha256) for shard in shards]
-    size = sum(size for _, size, _ in files)
-    if size > _LARGE_BYTES:
-        log.info(f"{folder}: comparing {len(shards)} complete shards with their hashes, {size / 1e9:.0f} GB")
-    with ThreadPoolExecutor(available_cores()) as threads:  # hashing releases the interpreter lock
-        hashes = threads.map(lambda file: sha256_of(file[0], 0, file[1]), files)
-        for (path, _, written), found in zip(files, hashes, strict=True):
-            if found != written:
-                threads.shutdown(cancel_futures=True)
-                raise UserError(
-                    f"{path}: its SHA-256 is not that in {path.stem}.json; remove {path.stem}.* and preprocess again"
-                )
-
-
-def _read_records(folder: Path) -> dict[str, ShardRecord]:
-    if (folder / DATASET_FILE).is_file() and read_dataset_manifest(folder).merged:
-        raise UserError(f"{folder}: is a merged dataset, to which nothing can be added; give another --output")
-    records = {}
-    for path in sorted(folder.glob("*.json")):
-        if path.name != DATASET_FILE:
-            record = records[path.stem] = read_record(path, ShardRecord)
-            if record.shard.name != path.stem:
-                raise UserError(f"{path}: describes the shard {record.shard.name!r}; remove it and preprocess again")
-    return records
+    folder.check_files([record.shard for record in records.values()])
 
 
 def _choose_encoder(
@@ -192,14 +154,4 @@ def _choose_encoder(
     recorded = {record.settings.encoder for found in records for record in found.values()}
     if config.encoder == "auto" and (recorded == {tokenizer.encoder_name} or (recorded and not anything_to_do)):
         return recorded.pop()
-    return choose_encoder(tokenizer, config.encoder, islice(texts, _DOCUMENTS_COMPARED))
-
-
-def _sweep(folder: Path, names: set[str]) -> None:
-    """Remove temporary files of killed runs; raise :class:`UserError` if another run is writing one of ``names``."""
-    for path in sweep(folder):
-        name = path.name.removeprefix(".").rsplit(".", 3)[0]  # .NAME.bin.1234abcd.tmp
-        if name in names:
-            raise UserError(
-                f"{folder}: another run is writing shard {name}; wait for it, or give each run its own --shard-range"
-            )
+    return choose_encoder(tokenizer, config.encoder, islice(texts, COMPARED_DOCUMENTS))

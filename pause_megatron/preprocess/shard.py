@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from pause_megatron.atomic import write_file
 from pause_megatron.corpus.blocks import Block, ReadOptions, Source
 from pause_megatron.errors import UserError
-from pause_megatron.preprocess.dataset_manifest import LISTED_SKIPS, ShardInput, SkippedRecord
+from pause_megatron.preprocess.dataset_manifest import LISTED_SKIPS, ShardInput, ShardManifest, SkippedRecord
 from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import token_dtype
+from pause_megatron.preprocess.output_folders import output_folder
 from pause_megatron.preprocess.progress_log import ShardProgress
 from pause_megatron.preprocess.shard_writer import ShardWriter
 from pause_megatron.tokenizer import PauseTokenizer
@@ -35,6 +36,7 @@ class ShardOutput:
     """One dataset to write."""
 
     folder: Path
+    """Its folder, for :func:`~pause_megatron.preprocess.output_folders.output_folder`."""
     settings: DatasetSettings
 
 
@@ -51,22 +53,25 @@ class ShardJob:
     """Folder of the progress log."""
 
 
-def process_shard(job: ShardJob) -> None:
-    """Write ``NAME.bin``, ``NAME.idx`` and, last, ``NAME.json`` of every output."""
+def process_shard(job: ShardJob) -> tuple[ShardManifest, ...]:
+    """Write ``NAME.bin``, ``NAME.idx`` and, last, ``NAME.json`` of every output; returns their manifests, in order."""
     _keep_freed_memory()
     with ShardProgress(job.progress, job.source.name, job.source.size_bytes) as progress:
         stream, writers = _TokenStream(job), []
-        with ExitStack() as files:
-            for output in job.outputs:
-                file = files.enter_context(write_file(output.folder / f"{job.source.name}.bin"))
-                writers.append(ShardWriter(file, output.settings, job.index))
-            for block in job.source.read(job.options):
-                tokens = stream.of_block(block)
-                for writer in writers:
-                    writer.add(tokens)
-                progress.add(documents=len(block.texts), tokens=len(tokens), read_bytes=block.read_bytes)
-        for output, writer in zip(job.outputs, writers, strict=True):
-            writer.finish(output.folder, stream.summary())
+        with ExitStack() as shards:
+            shard = [output_folder(output.folder).new_shard(job.source.name) for output in job.outputs]
+            folders = list(map(shards.enter_context, shard))
+            with ExitStack() as files:
+                for folder, output in zip(folders, job.outputs, strict=True):
+                    file = files.enter_context(write_file(folder / f"{job.source.name}.bin"))
+                    writers.append(ShardWriter(file, output.settings, job.index))
+                for block in job.source.read(job.options):
+                    tokens = stream.of_block(block)
+                    for writer in writers:
+                        writer.add(tokens)
+                    progress.add(documents=len(block.texts), tokens=len(tokens), read_bytes=block.read_bytes)
+            pairs = zip(folders, writers, strict=True)
+            return tuple(writer.finish(folder, stream.summary()) for folder, writer in pairs)
 
 
 class _TokenStream:

@@ -60,7 +60,7 @@ def read_record(path: Path, kind: type[File]) -> File:
     return record_of(read_json(path), path, kind)
 
 
-def record_of(values: Any, path: Path, kind: type[File]) -> File:
+def record_of(values: Any, path: Path | str, kind: type[File]) -> File:
     """Return the record of class ``kind`` with ``values``, the JSON content of ``path``.
 
     Raises as :func:`read_record` does.
@@ -77,10 +77,16 @@ def record_of(values: Any, path: Path, kind: type[File]) -> File:
 def read_json(path: Path) -> Any:
     """Read any JSON file. Raises :class:`UserError` that names the file when it is missing or is not JSON."""
     try:
-        values = msgspec.json.decode(path.read_bytes())
-        _require_plain(values)
+        return parse_json(path.read_bytes(), path)
     except OSError as error:
         raise UserError(f"{path}: {error.strerror or error}") from error
+
+
+def parse_json(content: bytes, path: Path | str) -> Any:
+    """Return the values of ``content``, the JSON file at ``path``. Raises :class:`UserError` when it is not JSON."""
+    try:
+        values = msgspec.json.decode(content)
+        _require_plain(values)
     except (ValueError, RecursionError, msgspec.DecodeError) as error:
         raise UserError(f"{path}: not complete JSON ({one_line(error)}); write it again") from error
     return values

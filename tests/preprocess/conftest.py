@@ -1,4 +1,5 @@
 import gzip
+import hashlib
 from itertools import pairwise
 from pathlib import Path
 
@@ -87,3 +88,9 @@ def rows_of(folder, shard, seq_length):
 def contents(folder):
     """The dataset's files and what is in them; the progress logs are no part of it."""
     return {path.name: path.read_bytes() for path in folder.glob("*") if path.is_file()}
+
+
+def token_hashes(folder):
+    """SHA-256 of the .bin and .idx files, by name."""
+    files = [path for path in folder.iterdir() if path.suffix in (".bin", ".idx")]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
