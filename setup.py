@@ -21,11 +21,13 @@ EXTRAS = {
     "fast": ["gigatoken"],  # encodes BPE vocabularies 5 to 60 times as fast
     "slurm": ["submitit>=1.5"],  # pause-megatron grid --executor slurm
     "tensorboard": ["tensorboard>=2.20"],
+    "datatrove": ["datatrove>=0.10", "orjson"],  # a step for its pipelines; orjson reads their JSON lines
     "docs": ["sphinx>=8.2", "myst-parser>=4", "furo"],  # make docs
     "test": ["pytest", "pytest-xdist", "hypothesis", "playwright", "ruff", "mypy", "types-PyYAML"],
 }
 EXTRAS["test"] += ["fastapi", "uvicorn", "openai"]  # transformers serve
-EXTRAS["test"] += EXTRAS["tensorboard"] + EXTRAS["docs"]
+EXTRAS["test"] += ["distributed"]  # Dask runs preprocessing
+EXTRAS["test"] += EXTRAS["tensorboard"] + EXTRAS["datatrove"] + EXTRAS["docs"]
 EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"] + EXTRAS["fast"] + EXTRAS["slurm"] + EXTRAS["tensorboard"]
 
 
@@ -88,6 +90,7 @@ setup(
         "mpi4py>=4.1",
         "safetensors",
         "numpy",
+        "fsspec",
         "msgspec",
         "psutil",
         "isal",

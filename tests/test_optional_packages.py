@@ -12,7 +12,10 @@ from pause_megatron.cli.commands import SUBCOMMANDS
 from pause_megatron.errors import EXIT_USER, UserError
 from pause_megatron.optional_packages import install_command, packages_needed_by
 
-BLOCKED = ("transformers", "lm_eval", "peft", "rouge_score", "matplotlib", "jinja2", "scipy", "gigatoken", "submitit")
+BLOCKED = (
+    *("transformers", "lm_eval", "peft", "rouge_score", "matplotlib", "jinja2", "scipy", "gigatoken", "submitit"),
+    "datatrove",
+)
 """Packages of the extras that users need; without them this is the base installation."""
 WITHOUT = f"""
 import sys
