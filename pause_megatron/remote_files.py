@@ -53,7 +53,13 @@ def find_files(pattern: str) -> list[tuple[str, int]]:
         if _MAGIC.search(path):
             found = files.glob(path, detail=True)
         else:
-            found = {path: files.info(path)} if files.exists(path) else {}
+            try:
+                found = {path: files.info(path)}
+            except FileNotFoundError as error:
+                cause = error.__cause__
+                if isinstance(cause, Exception) and not isinstance(cause, FileNotFoundError):
+                    raise cause from error  # the driver for https reports so every failure of the network
+                found = {}
     folders = [name for name, entry in found.items() if entry["type"] == "directory"]
     if folders and not _MAGIC.search(path):
         raise UserError(f"--input {pattern}: is a folder; give the files in it, e.g. '{pattern.rstrip('/')}/*.json.gz'")
@@ -82,6 +88,7 @@ class _RemoteFile(io.RawIOBase):
     def __init__(self, address: str) -> None:
         super().__init__()
         self._address = address
+        self._file: Any = None
         with self._errors():
             files, path = _open_filesystem(address)
             self._file = files.open(path, "rb")
@@ -109,7 +116,7 @@ class _RemoteFile(io.RawIOBase):
         return int(self._file.tell())
 
     def close(self) -> None:
-        if not self.closed:
+        if self._file is not None and not self.closed:
             with self._errors():
                 self._file.close()
         super().close()

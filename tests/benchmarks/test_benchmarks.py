@@ -103,6 +103,16 @@ def test_preprocessing_is_compared_with_the_bare_tokenizer(
     assert not (tmp_path / "results" / "classic-tiny.json").exists()
 
 
+def test_datatrove_is_compared_with_workers(shards: Path, tmp_path: Path) -> None:
+    pytest.importorskip("datatrove", reason="datatrove is not installed; its benchmark was not run")
+    flags = ["--kinds", "unigram", "--vocabulary-size", 1000, "--repeats", 1, "--workers", 2]
+    done = run("engines", "--input", shards / "*.json.gz", "--work", tmp_path, *flags)
+    assert done.returncode == 0, done.stderr
+    found = measured(tmp_path, "engines")["unigram"]
+    assert set(found) == {"workers", "datatrove", "reader"}
+    assert all(cost["cpu_seconds"] > 0 for pairs in found.values() for pair in pairs for cost in pair)
+
+
 def test_differing_documents_are_counted(shards: Path, tmp_path: Path) -> None:
     """Compares a dataset with its own text, stored as one sequence per document as Megatron-LM's tools do."""
     program = """
