@@ -61,7 +61,12 @@ def test_base_installation_prints_one_line(command: str, tmp_path: pytest.TempPa
 
 
 def test_every_package_of_an_extra_is_known() -> None:
-    for package, extra in [("transformers", "downstream"), ("lm_eval", "downstream"), ("scipy", "report")]:
+    for package, extra in [
+        ("transformers", "downstream"),
+        ("lm_eval", "downstream"),
+        ("scipy", "report"),
+        ("datatrove", "datatrove"),
+    ]:
         assert install_command(package) == f"pip install 'pause_megatron[{extra}]'"
     assert install_command("msgspec") == "pip install pause_megatron"
     assert install_command("no_such_package") is None
