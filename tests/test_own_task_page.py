@@ -13,13 +13,12 @@ from pause_megatron.cli.main import main
 from pause_megatron.config.experiments import GridConfig
 from pause_megatron.errors import EXIT_DONE
 from pause_megatron.experiments.grid_file import read_grid
-from tests.documentation import REPOSITORY, code_blocks, our_command
+from tests.documentation import REPOSITORY, code_blocks, our_command, shown_files
 from tests.downstream.own_tasks import HARNESS_RECORDS, write_chat_model, write_records
 
 PAGE = REPOSITORY / "docs" / "how_to" / "own_task.md"
 TEXT = PAGE.read_text(encoding="utf-8")
-SAVED = re.findall(r"Save as\s+`([\w./]+)`:\n\n```\w+\n(.*?)^```$", TEXT, re.DOTALL | re.MULTILINE)
-"""File and content."""
+SAVED = shown_files(PAGE)
 COMMANDS = [command for block in code_blocks(PAGE) for line in block.commands if (command := our_command(line))]
 SMALL = {
     "finetune": ["--steps", "2", "--batch-size", "2", "--warmup-steps", "1"],
@@ -30,7 +29,7 @@ SMALL = {
 
 
 def test_the_page_shows_files_and_commands() -> None:
-    assert [name for name, _ in SAVED] == ["capitals/train.jsonl", "capitals/test.jsonl", "capitals.yaml"]
+    assert list(SAVED) == ["capitals/train.jsonl", "capitals/test.jsonl", "capitals.yaml"]
     assert {command.name for command in COMMANDS} == {"finetune", "evaluate", "report", "lm-eval"}
 
 
@@ -46,7 +45,7 @@ def test_names_of_the_table_are_those_of_the_harness() -> None:
 
 def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, content in SAVED:
+    for name, content in SAVED.items():
         Path(name).parent.mkdir(exist_ok=True)
         Path(name).write_text(content, encoding="utf-8")
     write_chat_model(tmp_path / "chat").rename(_parent(tmp_path / "hf" / "small"))
@@ -65,7 +64,7 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
 
 def test_the_grid_finds_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    for name, content in SAVED:
+    for name, content in SAVED.items():
         if name.endswith(".yaml"):
             Path(name).write_text(content, encoding="utf-8")
     Path("definitions").mkdir()
