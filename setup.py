@@ -25,7 +25,7 @@ EXTRAS = {
     "docs": ["sphinx>=8.2", "myst-parser>=4", "furo"],  # make docs
     "test": ["pytest", "pytest-xdist", "hypothesis", "playwright", "ruff", "mypy", "types-PyYAML"],
 }
-EXTRAS["test"] += ["fastapi", "uvicorn", "openai"]  # transformers serve
+EXTRAS["test"] += ["fastapi", "uvicorn", "openai", "tenacity"]  # transformers serve, and the harness as its client
 EXTRAS["test"] += ["distributed"]  # Dask runs preprocessing
 EXTRAS["test"] += EXTRAS["tensorboard"] + EXTRAS["datatrove"] + EXTRAS["docs"]
 EXTRAS["all"] = EXTRAS["downstream"] + EXTRAS["report"] + EXTRAS["fast"] + EXTRAS["slurm"] + EXTRAS["tensorboard"]
