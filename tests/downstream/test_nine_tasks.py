@@ -74,8 +74,11 @@ def test_finetuning_reads_the_prompts_that_are_evaluated(few, name):
     assert [first_requests[index] for index in range(len(documents))] == list(map(task.harness.doc_to_text, documents))
     for pair, document in zip(task.training_pairs(), task.harness.training_docs(), strict=True):
         assert pair.context == task.harness.doc_to_text(document)
-        assert pair.target == " " + task.target(document)
+        assert pair.target == " " * (task.harness.OUTPUT_TYPE != "loglikelihood") + task.target(document)
         assert pair.target.strip()
+        if task.harness.OUTPUT_TYPE != "generate_until":  # decoded answers are not in a request
+            requests = [instance.args for instance in task.harness.instances if instance.doc == document]
+            assert not requests or (pair.context, pair.target) in requests
 
 
 @pytest.mark.parametrize(
