@@ -50,10 +50,9 @@ def preprocess(config: PreprocessConfig) -> None:
 def run_part(plan: Plan, part: int) -> tuple[ShardManifest, ...]:
     """Write one missing shard of ``plan``: the unit of work of every engine.
 
-    Args:
-        plan: what :func:`plan_run` returned. It can be pickled, and a part needs nothing else, so that an engine may
-            send it to another process or machine. Relative paths in it are relative to the directory of that process.
-        part: index into ``plan.jobs``, from 0 to ``len(plan.jobs) - 1``.
+    ``plan`` is what :func:`plan_run` returned. It can be pickled, and a part needs nothing else, so that an engine may
+    send it to another process or machine. Relative paths in it are relative to the directory of that process. ``part``
+    is an index into ``plan.jobs``, from 0 to ``len(plan.jobs) - 1``.
 
     Returns the manifests of the shard, one for each dataset that lacked it, in the order of ``plan.outputs``. They are
     small; the tokens are in the files. A part that is killed leaves only temporary files, and can be run again. Do not
