@@ -2,7 +2,6 @@
 
 import json
 from dataclasses import dataclass, replace
-from functools import wraps
 
 import pytest
 import torch
@@ -57,7 +56,6 @@ def passes(monkeypatch) -> list[ForwardPass]:
     found: list[ForwardPass] = []
     forward = GPT2LMHeadModel.forward
 
-    @wraps(forward)
     def recording(self, input_ids=None, **inputs):
         found.append(ForwardPass(input_ids[0].tolist(), inputs.get("attention_mask")))
         return forward(self, input_ids=input_ids, **inputs)
