@@ -46,7 +46,7 @@ def load_causal_model(
         folder, dtype=dtype, trust_remote_code=False, attn_implementation=attention, output_loading_info=True
     )
     arguments = inspect.signature(model.forward).parameters
-    wrapped = "input_ids" not in arguments  # by something that passes all arguments on
+    wrapped = "attention_mask" not in arguments  # by something that passes all arguments on
     if not wrapped and "logits_to_keep" not in arguments:
         raise UserError(
             f"{folder}: {type(model).__name__} cannot leave out logits (no logits_to_keep); give another model"
