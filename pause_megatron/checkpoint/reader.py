@@ -2,7 +2,11 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import torch
@@ -44,6 +48,12 @@ class CheckpointReader:
             self._by_file[fragment.file].append(fragment)
         self._open_files: dict[str, Any] = {}
 
+    def verify_sizes(self) -> None:
+        """Compare files with their recorded sizes, and their tensors with the fragments; raises as :meth:`verify`."""
+        for name, recorded in self.files.items():
+            verify_file(self.folder / name, recorded, only_size=True)
+            self._verify_fragments(name)
+
     def verify(self, *, part: int = 0, parts: int = 1) -> None:
         """Compare files with their recorded sizes, checksums and fragments.
 
@@ -53,9 +63,17 @@ class CheckpointReader:
         """
         for name in sorted(self.files)[part::parts]:
             verify_file(self.folder / name, self.files[name])
-            for fragment in self._by_file[name]:
-                for key in self._state_keys:
-                    self._stored(fragment, key)
+            self._verify_fragments(name)
+
+    def verify_checksums(self, stop: Event) -> None:
+        """Compare files with their recorded sizes and checksums, until ``stop`` is set; raises as :meth:`verify`."""
+        for name, recorded in self.files.items():
+            verify_file(self.folder / name, recorded, stop=stop)
+
+    def _verify_fragments(self, file: str) -> None:
+        for fragment in self._by_file[file]:
+            for key in self._state_keys:
+                self._stored(fragment, key)
 
     def read_parameter(self, name: str, key: StateKey = WEIGHTS) -> torch.Tensor:
         """Read the state ``key`` of the complete parameter ``name``, fp32, with padding rows of the vocabulary."""
@@ -116,3 +134,26 @@ class CheckpointReader:
                 f"{path}: damaged ({key} of {fragment.name} has shape {stored.get_shape()}, not [{fragment.length}])"
             )
         return stored
+
+
+@contextmanager
+def verified_meanwhile(folder: Path) -> Iterator[CheckpointReader]:
+    """Yield a reader of the checkpoint in ``folder``, and compare the checksums of its files in a thread meanwhile.
+
+    Raises as :meth:`CheckpointReader.verify` does: for the sizes of files before the block, for checksums at its end,
+    and then in place of an error of the block, which may follow from the damage.
+    """
+    reader = CheckpointReader(folder)
+    reader.verify_sizes()
+    stop = Event()
+    with ThreadPoolExecutor(1, "verify") as thread:
+        verified = thread.submit(reader.verify_checksums, stop)
+        try:
+            yield reader
+        except Exception:
+            verified.result()
+            raise
+        except BaseException:  # a signal: do not wait for the thread
+            stop.set()
+            raise
+        verified.result()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from concurrent.futures import CancelledError
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import msgspec
@@ -20,7 +22,7 @@ from pause_megatron.checkpoint.checkpoint_manifest import (
     file_checksum,
     read_manifest,
 )
-from pause_megatron.checkpoint.reader import CheckpointReader
+from pause_megatron.checkpoint.reader import CheckpointReader, verified_meanwhile
 from pause_megatron.errors import UserError
 from tests.checkpoint.handmade import (
     MATRIX,
@@ -235,3 +237,31 @@ def test_pickles_are_not_opened(checkpoint: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "unpickled").exists()
     pickle.loads(path.read_bytes())
     assert (tmp_path / "unpickled").exists()
+
+
+def test_checksums_are_compared_during_a_block(checkpoint: Path) -> None:
+    with verified_meanwhile(checkpoint) as reader:
+        assert torch.equal(reader.read_parameter(MATRIX.name), values(MATRIX, "master"))
+    path = next(checkpoint.glob("*.safetensors"))
+    path.write_bytes(path.read_bytes()[:-1] + b"?")  # in a tensor
+    with pytest.raises(DamagedCheckpointError, match=r"safetensors: damaged \(found"), verified_meanwhile(checkpoint):
+        pass
+    with pytest.raises(DamagedCheckpointError, match=r"safetensors: damaged \(found"), verified_meanwhile(checkpoint):
+        raise UserError("follows from the damage")
+    with pytest.raises(KeyboardInterrupt), verified_meanwhile(checkpoint):
+        raise KeyboardInterrupt
+
+
+def test_sizes_are_compared_before_a_block(checkpoint: Path) -> None:
+    cut_short(next(checkpoint.glob("*.safetensors")))
+    with pytest.raises(DamagedCheckpointError, match="damaged"), verified_meanwhile(checkpoint):
+        pytest.fail("the block must not run")
+
+
+def test_a_checksum_stops_on_request(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(10))
+    stop = Event()
+    assert file_checksum(tmp_path / "file", stop).bytes == 10
+    stop.set()
+    with pytest.raises(CancelledError):
+        file_checksum(tmp_path / "file", stop)
