@@ -23,7 +23,7 @@ from pause_megatron.model.layer import Layer, RecomputedMLP
 from pause_megatron.model.linear import ColumnLinear, RowLinear
 from pause_megatron.model.norm import HeadNorm, Norm
 from pause_megatron.model.parameters import NamedParameter, named_parameters
-from pause_megatron.model.rotary import keep_on_the_models_device, rotary_frequencies
+from pause_megatron.model.rotary import AnglesOfPositions, keep_on_the_models_device, rotary_frequencies
 
 logging.getLogger(GPTModel.__module__).setLevel(logging.ERROR)  # since 0.19 every model announces its successor
 
@@ -96,6 +96,13 @@ class PauseGPT(GPTModel):
             self.rotary_pos_emb.inv_freq = rotary_frequencies(self.rotary_pos_emb.inv_freq, model)
             keep_on_the_models_device(self.rotary_pos_emb, shares_positions=model.shares_positions)
 
+    def use_any_positions(self) -> None:
+        """Compute rotary angles of the position indices of each input, which may be any in the model's context."""
+        if self.position_embedding_type == "rope":
+            self._angles_of_positions = True
+            self.rotary_pos_emb.__class__ = AnglesOfPositions
+            self.rotary_pos_emb.num_positions = self.max_sequence_length
+
     def forward(self, input_ids: torch.Tensor, position_ids: torch.Tensor, *others: Any, **named: Any) -> torch.Tensor:
         """Run Megatron-core's forward pass with the rotary angles of ``position_ids``, int64 ``[B, S]``."""
         if self._angles_of_positions:
@@ -124,17 +131,19 @@ class LocalModel:
 
 
 def build_local_model(
-    model: ModelConfig, layout: Layout, *, vocab_size: int, seed: int, dtype: torch.dtype = torch.float32
+    model: ModelConfig, layout: Layout, *, vocab_size: int, seed: int | None, dtype: torch.dtype = torch.float32
 ) -> LocalModel:
     """Build and initialize this rank's part of the model. Megatron-core's process groups must exist.
 
-    The initial weights depend on ``seed`` only, not on ``layout``. ``vocab_size`` is the size of the tokenizer with
+    The initial weights depend on ``seed`` only, not on ``layout``; without a seed the memory keeps what it holds, for
+    callers that set every parameter. ``vocab_size`` is the size of the tokenizer with
     ``<pause>``; rows are padded to a fixed multiple. ``dtype`` is explained at :func:`transformer_config`.
     """
     config = transformer_config(model, layout, dtype)
     chunks = [_build_chunk(model, config, vocab_size, stage, layout) for stage in range(layout.vp)]
     parameters = named_parameters(chunks)
-    initialize_weights(parameters, std=model.init_method_std, num_layers=model.num_layers, seed=seed)
+    if seed is not None:
+        initialize_weights(parameters, std=model.init_method_std, num_layers=model.num_layers, seed=seed)
     return LocalModel(chunks=chunks, parameters=parameters)
 
 

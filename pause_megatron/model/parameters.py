@@ -16,6 +16,7 @@ from megatron.core import parallel_state
 from megatron.core.transformer.module import MegatronModule
 
 WORD_EMBEDDINGS = "embedding.word_embeddings.weight"
+POSITION_EMBEDDINGS = "embedding.position_embeddings.weight"
 OUTPUT_LAYER = "output_layer.weight"
 
 

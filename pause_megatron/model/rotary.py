@@ -48,11 +48,13 @@ class AnglesOfPositions(RotaryAngles):
 
     position_ids: torch.Tensor
     """Position index of each token, int64 ``[B, S]``, with all of the sequence also under sequence parallelism."""
+    num_positions = 0
+    """Every index is below this number, or below S: pauses that share positions only make indices smaller."""
 
     def forward(self, max_seq_len: int, *_: Any, **__: Any) -> torch.Tensor:
         """Return the angle of every token and feature, fp32 ``[S, B, 1, head_dim]``; ``max_seq_len`` is S."""
         assert self.position_ids.shape[1] == max_seq_len
-        table = self.get_emb(max_seq_len)[:, 0, 0]  # [S, head_dim]; an index is below S, since pauses only share
+        table = self.get_emb(max(max_seq_len, self.num_positions))[:, 0, 0]  # [positions, head_dim]
         return table[self.position_ids.t().to(table.device)][:, :, None]  # [S, B] -> [S, B, 1, head_dim]
 
 
