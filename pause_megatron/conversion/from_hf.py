@@ -1,6 +1,6 @@
 """Import of a Hugging Face model as a checkpoint with ``<pause>`` to pretrain from: ``pause-megatron convert-from-hf``.
 
-The checkpoint contains weights only, and its tokenizer. The weights pass through memory one tensor at a time.
+The checkpoint contains weights only, and its tokenizer. At most two tensors are in memory.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from pause_megatron.checkpoint.checkpoint_manifest import (
     Fragment,
     Manifest,
     ParameterRecord,
-    file_checksum,
+    RunningChecksum,
 )
 from pause_megatron.checkpoint.reader import CheckpointReader, tensor_key
 from pause_megatron.config.conversion import ConvertFromHfConfig
@@ -202,7 +202,8 @@ def _write_checkpoint(
     lengths = {tensor_key(WEIGHTS, name): (math.prod(records[name].shape),) for name in names}
     files = divide(lengths, bytes_per_element=torch.float32.itemsize, max_bytes=MAX_FILE_BYTES, stem="weights")
     state = from_hf_state(read, model, tokenizer.vocab_size)
-    write_tensors(folder, files, ((tensor_key(WEIGHTS, name), each.reshape(-1)) for name, each in state), torch.float32)
+    flat = ((tensor_key(WEIGHTS, name), each.reshape(-1)) for name, each in state)
+    digests = write_tensors(folder, files, flat, torch.float32, RunningChecksum)
     prefix = tensor_key(WEIGHTS, "")
     fragments = [
         Fragment(file=file, name=key.removeprefix(prefix), tp_rank=0, tp_size=1, start=0, length=length)
@@ -232,7 +233,7 @@ def _write_checkpoint(
     manifest = Manifest(
         state=run.to_plain(),
         optimizer={},
-        files={file: file_checksum(folder / file) for file in files},
+        files={file: digest.result for file, digest in digests.items()},
         parameters=records,
         fragments=fragments,
     )

@@ -20,6 +20,7 @@ from megatron.core import parallel_state
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.config.parallel import Layout
 from pause_megatron.model.gpt import LocalModel, build_local_model
+from pause_megatron.model.parameters import NamedParameter
 from pause_megatron.parallel.groups import destroy_process_groups
 
 ONE_PROCESS = Layout(tp=1, pp=1, vp=1, dp=1, sequence_parallel=False, compile_layers="never")
@@ -32,53 +33,59 @@ Read = Callable[[str], torch.Tensor]
 def megatron_model(model: ModelConfig, vocab_size: int) -> Iterator[LocalModel]:
     """Build ``model`` in Megatron-core on the CPU, not compiled, with the process groups of a single process.
 
+    Its weights are undefined until :func:`set_weights`. It takes the position indices of its input, as transformers
+    does, also if pauses do not share positions.
+
     The groups exist inside the block only. They communicate nothing, also in a process that sees a GPU. gloo would
     start 63 threads with 500 MB of address space for them, and abort or hang under a limit of memory (``ulimit -v``).
     """
     dist.init_process_group("fake", rank=0, world_size=1, store=dist.HashStore())
     try:
         parallel_state.initialize_model_parallel(create_gloo_process_groups=False)
-        yield build_local_model(model, ONE_PROCESS, vocab_size=vocab_size, seed=0)
+        local = build_local_model(model, ONE_PROCESS, vocab_size=vocab_size, seed=None)
+        chunk: Any = local.chunks[0]
+        chunk.use_any_positions()
+        yield local
     finally:
         destroy_process_groups()
 
 
+def set_weights(item: NamedParameter, tensor: torch.Tensor) -> None:
+    """Make ``tensor`` the weights of a parameter, without a copy if it is in fp32, for example in a mapped file."""
+    assert tensor.shape == item.parameter.shape, (item.name, tensor.shape, item.parameter.shape)
+    item.parameter.data = tensor.to(item.parameter.dtype)
+
+
 @torch.no_grad()
 def megatron_logits_by_layer(
-    read: Read, model: ModelConfig, vocab_size: int, tokens: torch.Tensor, positions: torch.Tensor | None = None
+    read: Read, model: ModelConfig, vocab_size: int, tokens: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor:
-    """Logits of the Megatron-core model with the weights from ``read``: ``[B, S, V]``, fp32. ``tokens``: ``[B, S]``.
+    """Logits of the Megatron-core model with the weights from ``read``: ``[B, S, V]``, fp32.
 
-    ``positions`` are the position indices of ``tokens``, ``[B, S]``; None: 0, 1, 2, ...
+    ``tokens`` and their position indices ``positions``: ``[B, S]``.
     """
-    positions = torch.arange(tokens.shape[1]).expand_as(tokens) if positions is None else positions
     with megatron_model(replace(model, num_layers=1), vocab_size) as local:
         chunk: Any = local.chunks[0].eval()
         for item in local.parameters:
             if not item.name.startswith(layer_prefix(0)):
-                item.parameter.copy_(read(item.name))
-        # B tensors [S, 1, H]
-        states = [chunk.embedding(ids[None], of_one[None]) for ids, of_one in zip(tokens, positions, strict=True)]
-        angles = [_angles(chunk, of_one) if model.architecture == "llama" else None for of_one in positions]
+                set_weights(item, read(item.name))
+        states = chunk.embedding(tokens, positions)  # [S, B, H]: Megatron-core puts the sequence first
+        angles = _angles(chunk, positions) if model.architecture == "llama" else None
         [layer] = chunk.decoder.layers
         for index in range(model.num_layers):
             for item in local.parameters:
                 if item.name.startswith(layer_prefix(0)):
-                    item.parameter.copy_(read(item.name.replace(layer_prefix(0), layer_prefix(index))))
-            states = [
-                layer(state, attention_mask=None, rotary_pos_emb=of_one)[0]
-                for state, of_one in zip(states, angles, strict=True)
-            ]
+                    set_weights(item, read(item.name.replace(layer_prefix(0), layer_prefix(index))))
+            states = layer(states, attention_mask=None, rotary_pos_emb=angles)[0]
         tied = None if model.untie_embeddings_and_output_weights else chunk.shared_embedding_or_output_weight()
-        # B tensors [S, 1, P]: Megatron-core puts the sequence first
-        logits = [chunk.output_layer(chunk.decoder.final_layernorm(state), weight=tied)[0] for state in states]
-    return torch.cat(logits, 1).transpose(0, 1)[..., :vocab_size].float()
+        logits = chunk.output_layer(chunk.decoder.final_layernorm(states), weight=tied)[0]  # [S, B, P]
+    return logits.transpose(0, 1)[..., :vocab_size].float()  # type: ignore[no-any-return]
 
 
 def _angles(chunk: Any, positions: torch.Tensor) -> torch.Tensor:
-    """Rotary angles of one sequence with the position indices ``positions``, ``[S]``."""
-    chunk.rotary_pos_emb.position_ids = positions[None]  # read only if pauses share positions
-    angles: torch.Tensor = chunk.rotary_pos_emb(len(positions))
+    """Rotary angles of the position indices ``positions``, ``[B, S]``: ``[S, B, 1, head_dim]``."""
+    chunk.rotary_pos_emb.position_ids = positions
+    angles: torch.Tensor = chunk.rotary_pos_emb(positions.shape[1])
     return angles
 
 

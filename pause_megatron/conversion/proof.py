@@ -9,7 +9,7 @@ the comparison would otherwise not see.
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -17,65 +17,65 @@ from transformers import AutoModelForCausalLM
 
 from pause_megatron.config.conversion import ComparisonConfig
 from pause_megatron.config.model import ModelConfig
-from pause_megatron.conversion.one_layer import Read, megatron_logits_by_layer, megatron_model
+from pause_megatron.conversion.one_layer import Read, megatron_logits_by_layer, megatron_model, set_weights
 from pause_megatron.errors import UserError, one_line, system_error
+from pause_megatron.model.parameters import POSITION_EMBEDDINGS, WORD_EMBEDDINGS
 from pause_megatron.pauses.positions import shared_positions
 from pause_megatron.records.conversion import LogitComparison
 
-PROOF_PAUSE_RATE = 0.1
-"""Share of pauses in the sequences that contain pauses; the paper's pretraining rate."""
-PROOF_LENGTH = 512
-"""Longest compared sequence, in tokens."""
-LARGEST_WHOLE_PARAMETERS = 500_000_000
-"""Larger models are compared layer by layer: complete, the model and its export take 8 bytes per parameter."""
+PROOF_PAUSE_RATE = 0.25
+"""Share of pauses in the sequences that contain pauses."""
+LARGEST_WHOLE_PARAMETERS = 20_000_000
+"""Larger models are compared layer by layer, which takes less time and memory."""
+_EMBEDDING_ROWS = 1 << 16
+"""Rows of embeddings that are compared at a time."""
 
 Method = Literal["whole", "layers"]
 
 
-def proof_sequences(count: int, model: ModelConfig, *, num_tokens: int, pause_ids: Sequence[int]) -> torch.Tensor:
-    """Random ids below ``num_tokens``, shape ``[count, length]`` with at least two sequences; the same at every call.
+def proof_sequences(
+    count: int, length: int, model: ModelConfig, *, num_tokens: int, pause_ids: Sequence[int]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Random ids below ``num_tokens`` and their position indices, int64 ``[count, length]``; the same at every call.
 
-    Sequences 1, 3, ... have pauses at a tenth of their positions (at least one, and one of each of distinct pauses), if
-    ``pause_ids`` are below ``num_tokens``. The other sequences have no pause.
+    There are at least two sequences, and none is longer than the model's context. Sequences 1, 3, ... have pauses at a
+    quarter of their positions (at least one, and one of each of distinct pauses), if ``pause_ids`` are below
+    ``num_tokens``. The other sequences have no pause. The indices are 0, 1, 2, ... in sequences 0, 2, ...; in the
+    others they are spread over the model's context, with its first and its last position.
     """
-    length = min(model.max_position_embeddings, PROOF_LENGTH)
+    length = min(model.max_position_embeddings, length)
     generator = torch.Generator().manual_seed(0)
     others = torch.tensor([token for token in range(num_tokens) if token not in pause_ids])
     tokens = others[torch.randint(len(others), (max(count, 2), length), generator=generator)]
-    if pause_ids[-1] >= num_tokens:
-        return tokens
-    for sequence in tokens[1::2]:
-        number = max(int(PROOF_PAUSE_RATE * length), len(pause_ids))
-        positions = torch.randperm(length, generator=generator)[:number]
-        sequence[positions] = torch.tensor(pause_ids).repeat(number)[: len(positions)]
-    return tokens
+    if pause_ids[-1] < num_tokens:
+        for sequence in tokens[1::2]:
+            number = max(int(PROOF_PAUSE_RATE * length), len(pause_ids))
+            places = torch.randperm(length, generator=generator)[:number]
+            sequence[places] = torch.tensor(pause_ids).repeat(number)[: len(places)]
+    is_pause = torch.isin(tokens, torch.tensor(pause_ids))
+    positions = shared_positions(~is_pause) if model.shares_positions else torch.arange(length).repeat(len(tokens), 1)
+    spread = torch.linspace(0, model.max_position_embeddings - 1, length).long()
+    positions[1::2] = spread[positions[1::2]]
+    return tokens, positions
 
 
 @torch.no_grad()
 def megatron_logits(
-    read: Read, model: ModelConfig, vocab_size: int, tokens: torch.Tensor, positions: torch.Tensor | None = None
+    read: Read, model: ModelConfig, vocab_size: int, tokens: torch.Tensor, positions: torch.Tensor
 ) -> torch.Tensor:
     """Logits of the Megatron-core model with the weights from ``read``, fp32: ``[count, length, vocab_size]``.
 
-    ``positions`` are the position indices of ``tokens``, ``[count, length]``; None: 0, 1, 2, ...
+    ``tokens`` and their position indices ``positions``: ``[count, length]``.
     """
-    positions = torch.arange(tokens.shape[1]).expand_as(tokens) if positions is None else positions
     with megatron_model(model, vocab_size) as local:
         for item in local.parameters:
-            item.parameter.copy_(read(item.name))
-        chunk = local.chunks[0].eval()
-        # [1, length, padded vocab_size] each
-        logits = [chunk(ids[None], of_one[None], None) for ids, of_one in zip(tokens, positions, strict=True)]
-    return torch.cat(logits)[..., :vocab_size].float()
+            set_weights(item, read(item.name))
+        logits: torch.Tensor = local.chunks[0].eval()(tokens, positions, None)  # [count, length, padded vocab_size]
+    return logits[..., :vocab_size].float()
 
 
-@torch.no_grad()
-def hf_logits(
-    folder: Path, tokens: torch.Tensor, method: Method = "whole", positions: torch.Tensor | None = None
-) -> torch.Tensor:
-    """Logits of the folder's model as stock transformers loads it, fp32: ``[count, length, vocab_size]``.
-
-    ``positions`` are passed as ``position_ids``, ``[count, length]``; None: those of stock transformers.
+def load_hf_model(folder: Path, method: Method = "whole") -> Any:
+    """Load the folder's model with stock transformers, in fp32.
 
     With "layers" the weights stay on disk, and transformers reads those of a layer when it computes the layer.
 
@@ -100,13 +100,39 @@ def hf_logits(
                 f"{folder}: transformers reports {key.replace('_', ' ')}, the first of {len(names)} is {names[0]};"
                 " fetch the model again"
             )
-    size = len(tokens) if method == "layers" else 1  # each batch reads all weights on disk
-    inputs: list[dict[str, torch.Tensor]] = [{"input_ids": batch} for batch in tokens.split(size)]
-    if positions is not None:
-        for one, of_batch in zip(inputs, positions.split(size), strict=True):
-            # Without a mask transformers takes repeated positions for several sequences in a row.
-            one |= {"position_ids": of_batch, "attention_mask": torch.ones_like(of_batch)}
-    return torch.cat([model.eval()(**one).logits for one in inputs]).float()
+    return model.eval()
+
+
+@torch.no_grad()
+def hf_logits(hf_model: Any, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+    """Logits of a model of transformers, fp32: ``[count, length, vocab_size]``.
+
+    ``tokens`` and their position indices ``positions``: ``[count, length]``. All sequences are one batch, because every
+    batch reads all weights.
+    """
+    # Without a mask transformers takes repeated positions for several sequences in a row.
+    mask = torch.ones_like(tokens)
+    logits: torch.Tensor = hf_model(input_ids=tokens, position_ids=positions, attention_mask=mask).logits
+    return logits.float()
+
+
+@torch.no_grad()
+def refuse_other_embeddings(
+    hf_model: Any, read: Read, model: ModelConfig, *, num_tokens: int, tolerance: float
+) -> None:
+    """Compare every row of the embeddings, because the sequences hold only some tokens and positions.
+
+    Raises :class:`UserError` if an embedding of one of the first ``num_tokens`` tokens, or of a position, differs by
+    more than ``tolerance``.
+    """
+    names = (WORD_EMBEDDINGS,) if model.architecture == "llama" else (WORD_EMBEDDINGS, POSITION_EMBEDDINGS)
+    found = (module for module in hf_model.modules() if isinstance(module, torch.nn.Embedding))
+    for name, embedding in zip(names, found, strict=True):
+        expected = read(name)[: num_tokens if name == WORD_EMBEDDINGS else None]
+        for ids in torch.arange(len(expected)).split(_EMBEDDING_ROWS):
+            difference = float((expected[ids[0] : ids[-1] + 1].float() - embedding(ids)).abs().max())
+            if not difference <= tolerance:  # NaN <= tolerance is False
+                raise _difference(f"rows of {name}", difference, tolerance)
 
 
 def compare_logits(
@@ -146,25 +172,32 @@ def prove_export(
     The Megatron-core model has ``vocab_size`` rows without padding. Only the logits of the first ``num_tokens`` ids are
     compared, which both models know.
 
-    Raises :class:`UserError` if a logit differs by more than the tolerance.
+    Raises :class:`UserError` if a logit or an embedding differs by more than the tolerance.
     """
     method = config.proof
     if method == "auto":
         method = "whole" if model.num_parameters(vocab_size) <= LARGEST_WHOLE_PARAMETERS else "layers"
     in_megatron = megatron_logits if method == "whole" else megatron_logits_by_layer
-    tokens = proof_sequences(config.proof_sequences, model, num_tokens=num_tokens, pause_ids=pause_ids)
-    pauses = torch.isin(tokens, torch.tensor(pause_ids))
-    positions = shared_positions(~pauses) if model.shares_positions else None
+    tokens, positions = proof_sequences(
+        config.proof_sequences, config.proof_length, model, num_tokens=num_tokens, pause_ids=pause_ids
+    )
+    expected = in_megatron(read, model, vocab_size, tokens, positions)[..., :num_tokens]
+    hf_model = load_hf_model(folder, method)
     comparison = compare_logits(
-        in_megatron(read, model, vocab_size, tokens, positions)[..., :num_tokens],
-        hf_logits(folder, tokens, method, positions)[..., :num_tokens],
+        expected,
+        hf_logits(hf_model, tokens, positions)[..., :num_tokens],
         tolerance=config.tolerance,
-        pauses=int(pauses.sum()),
+        pauses=int(torch.isin(tokens, torch.tensor(pause_ids)).sum()),
         method=method,
     )
     if not comparison.passed:
-        raise UserError(
-            f"--tolerance {config.tolerance:.0e}: logits of the two models differ by up to"
-            f" {comparison.max_abs_logit_difference:.2e}, nothing was written; raise it only if you know the reason"
-        )
+        raise _difference("logits", comparison.max_abs_logit_difference, config.tolerance)
+    refuse_other_embeddings(hf_model, read, model, num_tokens=num_tokens, tolerance=config.tolerance)
     return comparison
+
+
+def _difference(what: str, difference: float, tolerance: float) -> UserError:
+    return UserError(
+        f"--tolerance {tolerance:.0e}: {what} of the two models differ by up to {difference:.2e}, nothing was written;"
+        " raise it only if you know the reason"
+    )

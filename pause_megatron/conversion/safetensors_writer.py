@@ -1,4 +1,4 @@
-"""Writes safetensors files with one tensor in memory at a time.
+"""Writes safetensors files with at most two tensors in memory, and computes their checksums meanwhile.
 
 The safetensors library wants all tensors of a file at once, and copies them. A file consists of eight bytes with the
 length of a JSON header, the header with the dtype, shape and byte range of every tensor, and the tensors one after the
@@ -7,9 +7,12 @@ other (https://github.com/huggingface/safetensors#format).
 
 import json
 import math
+import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, Any, Protocol, TypeVar
 
 import torch
 
@@ -17,9 +20,20 @@ from pause_megatron.atomic import write_file
 
 _TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _ALIGNMENT = 8
+_FLUSH_BYTES = 1 << 26
+"""Written bytes after which a thread flushes them to disk, so that little is left to flush at the end."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name to shape, in the order of writing."""
+
+
+class Digest(Protocol):
+    """Checksum of the bytes it has been given, such as ``hashlib.sha256()``."""
+
+    def update(self, content: Any, /) -> None: ...  # noqa: D102
+
+
+AnyDigest = TypeVar("AnyDigest", bound=Digest)
 
 
 def divide(shapes: Shapes, *, bytes_per_element: int, max_bytes: int, stem: str) -> dict[str, Shapes]:
@@ -44,19 +58,56 @@ def divide(shapes: Shapes, *, bytes_per_element: int, max_bytes: int, stem: str)
 
 
 def write_tensors(
-    folder: Path, files: Mapping[str, Shapes], tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype
-) -> None:
-    """Write ``tensors``, which must come in the order of ``files``, to ``folder``, converted to ``dtype``."""
-    for file_name, shapes in files.items():
-        header = _header(shapes, dtype)
-        with write_file(folder / file_name) as output:
-            output.write(struct.pack("<Q", len(header)) + header)
-            for expected, shape in shapes.items():
-                name, tensor = next(tensors)
-                assert (name, tuple(tensor.shape)) == (expected, shape), (name, tensor.shape, expected, shape)
-                rounded = tensor.to(dtype).contiguous()
-                output.write(rounded.view(torch.uint8).numpy().reshape(-1).data)  # numpy has no bf16: write the bytes
+    folder: Path,
+    files: Mapping[str, Shapes],
+    tensors: Iterator[tuple[str, torch.Tensor]],
+    dtype: torch.dtype,
+    new_digest: Callable[[], AnyDigest],
+) -> dict[str, AnyDigest]:
+    """Write ``tensors``, which must come in the order of ``files``, to ``folder``, converted to ``dtype``.
+
+    Returns the digest of each file, computed from the bytes in memory.
+    """
+    digests = {file_name: new_digest() for file_name in files}
+    with ThreadPoolExecutor(2, "write") as threads:
+        for file_name, shapes in files.items():
+            with write_file(folder / file_name) as output:
+                _write(output, _contents(shapes, tensors, dtype), digests[file_name], threads)
     assert next(tensors, None) is None
+    return digests
+
+
+def _write(output: IO[bytes], contents: Iterator[Any], digest: Digest, threads: Executor) -> None:
+    """Write ``contents`` to ``output``. Threads compute the digest and flush to disk meanwhile."""
+    digested: Future[None] | None = None
+    flushed: Future[None] | None = None
+    unflushed = 0
+    try:
+        for content in contents:
+            output.write(content)
+            if digested is not None:
+                digested.result()  # at most two tensors are in memory: the one written and the one digested
+            digested = threads.submit(digest.update, content)
+            unflushed += len(content)
+            if unflushed >= _FLUSH_BYTES and (flushed is None or flushed.done()):
+                if flushed is not None:
+                    flushed.result()
+                flushed, unflushed = threads.submit(os.fsync, output.fileno()), 0
+    finally:
+        for pending in (digested, flushed):
+            if pending is not None:
+                pending.result()
+
+
+def _contents(shapes: Shapes, tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype) -> Iterator[Any]:
+    """Yield the parts of one file as buffers: its header, and each tensor."""
+    header = _header(shapes, dtype)
+    yield struct.pack("<Q", len(header)) + header
+    for expected, shape in shapes.items():
+        name, tensor = next(tensors)
+        assert (name, tuple(tensor.shape)) == (expected, shape), (name, tensor.shape, expected, shape)
+        rounded = tensor.to(dtype).contiguous()
+        yield rounded.view(torch.uint8).numpy().reshape(-1).data  # numpy has no bf16: write the bytes
 
 
 def _header(shapes: Shapes, dtype: torch.dtype) -> bytes:

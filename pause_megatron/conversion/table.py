@@ -16,7 +16,7 @@ from pause_megatron.conversion.layouts import (
     Transposed,
     VocabularyRows,
 )
-from pause_megatron.model.parameters import OUTPUT_LAYER, WORD_EMBEDDINGS
+from pause_megatron.model.parameters import OUTPUT_LAYER, POSITION_EMBEDDINGS, WORD_EMBEDDINGS
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ _UNTIED = "untie_embeddings_and_output_weights"
 
 GPT2_PARAMETERS = (
     _P(WORD_EMBEDDINGS, ("transformer.wte.weight",), VocabularyRows()),
-    _P("embedding.position_embeddings.weight", ("transformer.wpe.weight",), Same()),
+    _P(POSITION_EMBEDDINGS, ("transformer.wpe.weight",), Same()),
     _P(_LAYER + "input_layernorm.weight", (_H + "ln_1.weight",), Same()),
     _P(_LAYER + "input_layernorm.bias", (_H + "ln_1.bias",), Same()),
     _P(_LAYER + "self_attention.linear_qkv.weight", (_H + "attn.c_attn.weight",), FusedQkv()),

@@ -1,9 +1,10 @@
 """Export of a checkpoint to a Hugging Face folder that stock transformers loads: ``pause-megatron convert-to-hf``.
 
 The folder is written under a temporary name, checked against the checkpoint, and only then renamed, so a folder that
-exists has been checked. The weights pass through memory one tensor at a time.
+exists has been checked. At most two tensors are in memory.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from pause_megatron import log
 from pause_megatron.atomic import new_folder, write_json, write_text
 from pause_megatron.checkpoint.checkpoint_folders import find_checkpoint
 from pause_megatron.checkpoint.checkpoint_manifest import TOKENIZER_FOLDER
-from pause_megatron.checkpoint.reader import CheckpointReader
+from pause_megatron.checkpoint.reader import CheckpointReader, verified_meanwhile
 from pause_megatron.config.blend import parse_blend
 from pause_megatron.config.conversion import ConvertToHfConfig, baking_problem
 from pause_megatron.config.deepspeed import TORCH_DTYPES
@@ -53,9 +54,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
     """
     check_upload(config.push_to_hub, config.output)
     checkpoint = find_checkpoint(config.checkpoint)
-    with new_folder(config.output) as folder:
-        reader = CheckpointReader(checkpoint)
-        reader.verify()
+    with new_folder(config.output) as folder, verified_meanwhile(checkpoint) as reader:
         state = CheckpointState.read(reader.state, checkpoint)
         model = ModelConfig(**state.config["model"])
         tokenizer = _tokenizer_of_run(checkpoint, state, config.tokenizer)
@@ -63,7 +62,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
             _refuse_baking(config.bake_pauses, _pretraining_of(state, tokenizer), model)
         dtype = getattr(torch, TORCH_DTYPES[config.dtype])
         log.info(f"converting {checkpoint} ({state.layout}, iteration {state.iteration})")
-        write_model(
+        digests = write_model(
             folder,
             reader,
             model,
@@ -87,7 +86,8 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
             config=config.comparison,
         )
         record = replace(
-            _record(config, checkpoint, state, tokenizer, texts_compared, comparison), files=checksums(folder)
+            _record(config, checkpoint, state, tokenizer, texts_compared, comparison),
+            files=checksums(folder, known=digests),
         )
         write_record(folder / ExportRecord.FILE, record)
         write_text(folder / CARD_FILE, model_card(config.push_to_hub or config.output.name, record, model))
@@ -119,10 +119,11 @@ def write_model(
     dtype: torch.dtype = torch.float32,
     max_shard_bytes: int = 2_000_000_000,
     tokens: GenerationTokens | None = None,
-) -> None:
+) -> dict[str, str]:
     """Write weights in files of at most ``max_shard_bytes`` bytes, ``config.json`` and ``generation_config.json``.
 
-    ``tokens`` are those of the imported model that training started from.
+    ``tokens`` are those of the imported model that training started from. Returns the SHA-256, in hexadecimal, of each
+    file of weights by its name.
     """
     hf_config = hf_model_config(model, vocab_size=tokenizer.vocab_size, eod_id=tokenizer.eod_id, tokens=tokens)
     hf_config.dtype = dtype
@@ -139,11 +140,13 @@ def write_model(
     generation = hf_generation_config(pause_ids=tokenizer.pause_ids, eod_id=tokenizer.eod_id, tokens=tokens)
     generation.save_pretrained(folder)
     files = divide(shapes, bytes_per_element=dtype.itemsize, max_bytes=max_shard_bytes, stem="model")
-    write_tensors(folder, files, to_hf_state(reader.read_parameter_and_release, model, tokenizer.vocab_size), dtype)
+    tensors = to_hf_state(reader.read_parameter_and_release, model, tokenizer.vocab_size)
+    digests = write_tensors(folder, files, tensors, dtype, hashlib.sha256)
     if len(files) > 1:
         total = sum(hf_model.get_parameter(name).numel() for name in shapes) * dtype.itemsize
         weight_map = {name: file for file, of_file in files.items() for name in of_file}
         write_json(folder / INDEX_FILE, {"metadata": {"total_size": total}, "weight_map": weight_map})
+    return {name: digest.hexdigest() for name, digest in digests.items()}
 
 
 def write_tokenizer(folder: Path, tokenizer: PauseTokenizer, data: Sequence[Path], *, max_length: int) -> int:

@@ -9,9 +9,13 @@ from pause_megatron.errors import UserError
 from pause_megatron.records.files import path_beside
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256, in hexadecimal, of every file in ``folder`` by its name; not of those in subfolders."""
-    return {path.name: _sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
+def checksums(folder: Path, known: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the SHA-256, in hexadecimal, of every file in ``folder`` by its name; not of those in subfolders.
+
+    Files whose checksum is ``known`` are not read.
+    """
+    known = known or {}
+    return {path.name: known.get(path.name) or _sha256(path) for path in sorted(folder.iterdir()) if path.is_file()}
 
 
 def compare_checksums(folder: Path, recorded: Mapping[str, str], record: str) -> None:

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from pause_megatron.config.model import ModelConfig
 from pause_megatron.conversion.one_layer import megatron_logits_by_layer, megatron_model
 from pause_megatron.conversion.proof import megatron_logits, proof_sequences
+from pause_megatron.model.initialization import initialize_weights
 from tests.distributed import run_distributed
 from tests.training.runs import GPT2, LLAMA, PAUSE_ID, VOCAB_SIZE
 
@@ -23,10 +24,11 @@ def proven_beside_a_gpu(model: ModelConfig) -> tuple[str, float]:
     torch.compile = None  # type: ignore[assignment]
     with megatron_model(model, VOCAB_SIZE) as local:
         backend = dist.get_backend()
+        initialize_weights(local.parameters, std=0.1, num_layers=model.num_layers, seed=0)
         weights = {item.name: item.parameter.detach().clone() for item in local.parameters}
-    tokens = proof_sequences(2, model, num_tokens=VOCAB_SIZE, pause_ids=[PAUSE_ID])
+    tokens, positions = proof_sequences(2, 16, model, num_tokens=VOCAB_SIZE, pause_ids=[PAUSE_ID])
     proofs = (megatron_logits, megatron_logits_by_layer)
-    whole, by_layer = (proof(weights.__getitem__, model, VOCAB_SIZE, tokens) for proof in proofs)
+    whole, by_layer = (proof(weights.__getitem__, model, VOCAB_SIZE, tokens, positions) for proof in proofs)
     return backend, float((whole - by_layer).abs().max())
 
 

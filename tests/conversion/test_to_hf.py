@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,10 @@ MODELS = {
     "gpt2 shared": replace(GPT2, pause_positions="shared"),
     "llama shared": replace(LLAMA, pause_positions="shared"),
 }
+
+
+UNUSED_ROW = 41
+"""Token and position that the sequences of the check do not have."""
 
 
 class SmallVocabulary:
@@ -106,6 +111,44 @@ def test_swapped_halves_are_refused(checkpoints: dict[str, Path], name: str, ten
         run_distributed(export_and_prove, 1, checkpoints[name], MODELS[name], tmp_path, tensor)
 
 
+def refused_rows(checkpoint: Path, model: ModelConfig, folder: Path, method: Method) -> list[str]:
+    """Errors of exports that have one wrong element in an embedding."""
+    errors = []
+    reader = CheckpointReader(checkpoint)
+    for number, name in enumerate(name for name in reader.parameters if name.startswith("embedding.")):
+        damaged = CheckpointReader(checkpoint)
+        damaged.read_parameter = lambda other, key="master", name=name: (  # type: ignore[method-assign]
+            with_wrong_row(reader.read_parameter(other, key)) if other == name else reader.read_parameter(other, key)
+        )
+        (folder / str(number)).mkdir()
+        write_model(folder / str(number), damaged, model, SmallVocabulary())
+        try:
+            prove(folder / str(number), reader, model, method)
+        except UserError as error:
+            errors.append(str(error))
+    return errors
+
+
+def with_wrong_row(tensor: torch.Tensor) -> torch.Tensor:
+    """Change the row of a token or position that no sequence of the check has."""
+    changed = tensor.clone()
+    changed[UNUSED_ROW, 0] += 1e-3
+    return changed
+
+
+@pytest.mark.parametrize("method", ["whole", "layers"])
+@pytest.mark.parametrize(("name", "embeddings"), [("gpt2", 2), ("llama", 1)])
+def test_every_row_of_the_embeddings_is_compared(
+    checkpoints: dict[str, Path], name: str, embeddings: int, method: Method, tmp_path: Path
+) -> None:
+    tokens, positions = proof_sequences(2, 16, MODELS[name], num_tokens=VOCAB_SIZE, pause_ids=[PAUSE_ID])
+    assert not (tokens == UNUSED_ROW).any()
+    assert not (positions == UNUSED_ROW).any()
+    [errors] = run_distributed(refused_rows, 1, checkpoints[name], MODELS[name], tmp_path, method)
+    assert len(errors) == embeddings
+    assert all(re.search(r"rows of embedding\.\w+\.weight .* differ by up to 1\.00e-03", error) for error in errors)
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_table_round_trip_gives_the_same_tensors(checkpoints: dict[str, Path], name: str) -> None:
     reader, model = CheckpointReader(checkpoints[name]), MODELS[name]
@@ -160,9 +203,20 @@ def test_an_export_that_transformers_reads_differently_is_refused(
 
 
 def test_proof_sequences_come_with_and_without_pauses() -> None:
-    tokens = proof_sequences(4, GPT2, num_tokens=VOCAB_SIZE, pause_ids=[PAUSE_ID])
+    tokens, positions = proof_sequences(4, 8, GPT2, num_tokens=VOCAB_SIZE, pause_ids=[PAUSE_ID])
     assert [bool((sequence == PAUSE_ID).any()) for sequence in tokens] == [False, True, False, True]
     assert int(tokens.max()) < VOCAB_SIZE
+    assert positions[0].tolist() == positions[2].tolist() == list(range(8))
+    assert positions[1][[0, -1]].tolist() == positions[3][[0, -1]].tolist() == [0, GPT2.max_position_embeddings - 1]
+
+
+def test_pauses_of_proof_sequences_share_positions() -> None:
+    shared = replace(GPT2, pause_positions="shared")
+    tokens, positions = proof_sequences(2, 12, shared, num_tokens=VOCAB_SIZE, pause_ids=[PAUSE_ID])
+    assert positions[0].tolist() == list(range(12))
+    for index in range(1, 12):
+        is_shared = bool(tokens[1, index] == PAUSE_ID) or bool((tokens[1, :index] == PAUSE_ID).all())
+        assert bool(positions[1, index] == positions[1, index - 1]) == is_shared
 
 
 def test_difference_above_the_tolerance_is_refused(checkpoints: dict[str, Path], tmp_path: Path) -> None:
