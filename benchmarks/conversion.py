@@ -4,10 +4,12 @@
     python benchmarks/conversion.py --work work
 
 The models are two Llamas of width 1024, one with few layers and one with many. The rates are the further bytes by the
-further wall time, so that start-up does not count. ``write`` is the export without its checks: it reads the checkpoint,
-rearranges the weights and writes safetensors. ``convert_to_hf`` also verifies the checksums of the checkpoint and the
-logits of the export, layer by layer on two sequences of 128 tokens; ``convert_from_hf`` does the same in the other
-direction. All of them flush the written files to disk, and so does the copy.
+further wall time, so that start-up does not count; the total time of each command is another column. ``copy`` is
+``cp``. ``write`` is the export without its checks: it reads the checkpoint, rearranges the weights and writes
+safetensors with their SHA-256. ``convert_to_hf`` is the command with its defaults: it also verifies the checksums of
+the checkpoint and the logits of the export. ``convert_from_hf`` is the other direction. All of them flush the written
+files to disk. Before each measurement, the files it reads are read into the page cache, and what earlier ones wrote is
+flushed.
 """
 
 from __future__ import annotations
@@ -23,21 +25,38 @@ from measure import CommandError, Cost, Spread
 
 TOOLS = Path(__file__).parents[1] / "tools"
 LAYERS = (4, 24)
-_PROOF = ("--proof", "layers", "--proof-sequences", 2)
+_COPY = 'mkdir "$2" && cp --reflink=never "$1"/*.safetensors "$2" && sync "$2"/*'
+_READ_BYTES = 1 << 22
 
 
-def _child(*words: object) -> Callable[[Path, Path], Cost]:
-    return lambda output, log: measure.run_measured([sys.executable, *words, output], log)
+def _child(source: Path, *words: object) -> Callable[[Path, Path], Cost]:
+    """Function that runs a command which reads ``source`` and writes its last word, the output folder."""
+
+    def run(output: Path, log: Path) -> Cost:
+        _settle(source)
+        return measure.run_measured([*words, output], log)
+
+    return run
+
+
+def _settle(source: Path) -> None:
+    """Read the files of ``source`` into the page cache, and flush all files to disk."""
+    for path in source.glob("*.safetensors"):
+        with open(path, "rb", buffering=0) as file:
+            while file.read(_READ_BYTES):
+                pass
+    os.sync()
 
 
 def _candidates(model: Path) -> dict[str, Callable[[Path, Path], Cost]]:
     """Name to a function that converts ``model`` to an output folder, with a log file."""
-    export = (TOOLS / "convert_to_hf.py", "--checkpoint", model / "checkpoint", *_PROOF, "--output")
+    hf, checkpoint = model / "hf", model / "checkpoint"
+    export, start = TOOLS / "convert_to_hf.py", TOOLS / "convert_from_hf.py"
     return {
-        "copy": _child(__file__, "copy", model / "hf"),
-        "write": _child(__file__, "write", model / "checkpoint"),
-        "convert_to_hf": _child(*export),
-        "convert_from_hf": _child(TOOLS / "convert_from_hf.py", "--model", model / "hf", *_PROOF, "--output"),
+        "copy": _child(hf, "sh", "-c", _COPY, "copy", hf),
+        "write": _child(checkpoint, sys.executable, __file__, "write", checkpoint),
+        "convert_to_hf": _child(checkpoint, sys.executable, export, "--checkpoint", checkpoint, "--output"),
+        "convert_from_hf": _child(hf, sys.executable, start, "--model", hf, "--output"),
     }
 
 
@@ -54,8 +73,9 @@ def main() -> None:
     load, log = measure.load_now(), arguments.work / "log"
     try:
         for layers in arguments.layers:
-            _child(__file__, "make", folder / "tokenizer", layers)(folder / str(layers) / "hf", log)
-            _candidates(folder / str(layers))["convert_from_hf"](folder / str(layers) / "checkpoint", log)
+            model = folder / str(layers)
+            _child(model, sys.executable, __file__, "make", folder / "tokenizer", layers)(model / "hf", log)
+            _candidates(model)["convert_from_hf"](model / "checkpoint", log)
         runs = [_measure(folder, arguments.layers, repeat, log) for repeat in range(arguments.repeats)]
         sizes = [
             sum(path.stat().st_size for path in (folder / str(layers) / "hf").glob("*.safetensors"))
@@ -70,9 +90,9 @@ def main() -> None:
         "conversion",
         title="Conversion",
         text=f"Weights of {sizes[0] / 1e6:.0f} and {sizes[1] / 1e6:.0f} MB in fp32, {arguments.repeats} repeats, in "
-        "turn. Rates of the further bytes: median (lowest-highest). Peak memory of the process in MB for the small and "
-        "the large model, including mapped files.",
-        header=["", "MB/s", "relative to copy", "small, MB", "large, MB"],
+        "turn. Rates of the further bytes: median (lowest-highest). Seconds of the command, with start-up, and "
+        "peak memory of the process in MB, including mapped files, for the small and the large model.",
+        header=["", "MB/s", "relative to copy", "small, s", "large, s", "small, MB", "large, MB"],
         rows=[_row(who, runs, sizes[1] - sizes[0]) for who in runs[0]],
         load=load,
         measurements=[{who: list(map(vars, costs)) for who, costs in run.items()} for run in runs],
@@ -93,20 +113,19 @@ def _measure(folder: Path, layers: tuple[int, int], repeat: int, log: Path) -> d
 def _row(who: str, runs: list[dict[str, list[Cost]]], further_bytes: int) -> list[str]:
     rates, copied = ([_rate(run[name], further_bytes) for run in runs] for name in (who, "copy"))
     peaks = [max(run[who][index].peak_bytes for run in runs) for index in (0, 1)]
-    return [who, Spread.of(rates).show(1e6, 0), Spread.ratio(rates, copied).show(), *(f"{p / 1e6:.0f}" for p in peaks)]
+    seconds = [Spread.of(run[who][index].wall_seconds for run in runs).show(digits=1) for index in (0, 1)]
+    return [
+        who,
+        Spread.of(rates).show(1e6, 0),
+        Spread.ratio(rates, copied).show(),
+        *seconds,
+        *(f"{peak / 1e6:.0f}" for peak in peaks),
+    ]
 
 
 def _rate(costs: list[Cost], further_bytes: int) -> float:
     small, large = costs
     return further_bytes / max(large.wall_seconds - small.wall_seconds, 1e-9)
-
-
-def copy(source: Path, output: Path) -> None:
-    """Copy the weights and flush them to disk."""
-    output.mkdir()
-    for path in source.glob("*.safetensors"):
-        descriptor = os.open(shutil.copy(path, output), os.O_RDONLY)
-        os.fsync(descriptor)
 
 
 def make(tokenizer_folder: Path, num_layers: int, output: Path) -> None:
@@ -120,7 +139,7 @@ def make(tokenizer_folder: Path, num_layers: int, output: Path) -> None:
     from pause_megatron.tokenizer.huggingface import to_huggingface
 
     tokenizer = small_tokenizer(tokenizer_folder)
-    sizes = {"hidden_size": 1024, "num_attention_heads": 16, "max_position_embeddings": 128}
+    sizes = {"hidden_size": 1024, "num_attention_heads": 16, "max_position_embeddings": 2048}
     model = ModelConfig(architecture="llama", num_layers=num_layers, **sizes)
     config = hf_model_config(model, vocab_size=tokenizer.vocab_size, eod_id=tokenizer.eod_id)
     AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(output)
@@ -142,8 +161,6 @@ def write(checkpoint: Path, output: Path) -> None:
 
 if __name__ == "__main__":
     match sys.argv[1:]:
-        case ["copy", source, output]:
-            copy(Path(source), Path(output))
         case ["make", tokenizer, num_layers, output]:
             make(Path(tokenizer), int(num_layers), Path(output))
         case ["write", checkpoint, output]:
