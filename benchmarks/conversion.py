@@ -112,12 +112,13 @@ def _measure(folder: Path, layers: tuple[int, int], repeat: int, log: Path) -> d
 
 def _row(who: str, runs: list[dict[str, list[Cost]]], further_bytes: int) -> list[str]:
     rates, copied = ([_rate(run[name], further_bytes) for run in runs] for name in (who, "copy"))
+    is_noise = any(rate <= 0 for rate in (*rates, *copied))  # another program slowed the small model down
     peaks = [max(run[who][index].peak_bytes for run in runs) for index in (0, 1)]
     seconds = [Spread.of(run[who][index].wall_seconds for run in runs).show(digits=1) for index in (0, 1)]
     return [
         who,
-        Spread.of(rates).show(1e6, 0),
-        Spread.ratio(rates, copied).show(),
+        "noise" if is_noise else Spread.of(rates).show(1e6, 0),
+        "noise" if is_noise else Spread.ratio(rates, copied).show(),
         *seconds,
         *(f"{peak / 1e6:.0f}" for peak in peaks),
     ]
@@ -125,7 +126,7 @@ def _row(who: str, runs: list[dict[str, list[Cost]]], further_bytes: int) -> lis
 
 def _rate(costs: list[Cost], further_bytes: int) -> float:
     small, large = costs
-    return further_bytes / max(large.wall_seconds - small.wall_seconds, 1e-9)
+    return further_bytes / (large.wall_seconds - small.wall_seconds)
 
 
 def make(tokenizer_folder: Path, num_layers: int, output: Path) -> None:
