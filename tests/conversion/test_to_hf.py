@@ -37,6 +37,8 @@ MODELS = {
 }
 
 
+SHORT = {"proof_sequences": 2, "proof_length": 16}
+"""A check whose sequences leave some tokens and positions out."""
 UNUSED_ROW = 41
 """Token and position that the sequences of the check do not have."""
 
@@ -83,7 +85,7 @@ def prove(
         vocab_size=VOCAB_SIZE,
         num_tokens=VOCAB_SIZE,
         pause_ids=[PAUSE_ID],
-        config=ComparisonConfig(tolerance=tolerance, proof=method),
+        config=ComparisonConfig(tolerance=tolerance, proof=method, **SHORT),
     )
 
 
@@ -141,7 +143,8 @@ def with_wrong_row(tensor: torch.Tensor) -> torch.Tensor:
 def test_every_row_of_the_embeddings_is_compared(
     checkpoints: dict[str, Path], name: str, embeddings: int, method: Method, tmp_path: Path
 ) -> None:
-    tokens, positions = proof_sequences(2, 16, MODELS[name], num_tokens=VOCAB_SIZE, pause_ids=[PAUSE_ID])
+    lengths = (SHORT["proof_sequences"], SHORT["proof_length"])
+    tokens, positions = proof_sequences(*lengths, MODELS[name], num_tokens=VOCAB_SIZE, pause_ids=[PAUSE_ID])
     assert not (tokens == UNUSED_ROW).any()
     assert not (positions == UNUSED_ROW).any()
     [errors] = run_distributed(refused_rows, 1, checkpoints[name], MODELS[name], tmp_path, method)
