@@ -96,8 +96,10 @@ class SharedReader:
                 index = torch.tensor(chosen, device=first.device)
                 totals[index] += more
                 greedy[index] &= are_greedy
-            scores = zip(totals.tolist(), greedy.tolist(), strict=True)
-            found.update(zip((branch.key for branch in branches), scores, strict=True))
+            found.update(
+                (branch.key, score)
+                for branch, *score in zip(branches, totals.tolist(), greedy.tolist(), strict=True)  # type: ignore[misc]
+            )
         return found
 
     @torch.no_grad()
