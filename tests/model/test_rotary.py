@@ -25,6 +25,7 @@ def angles(models: list[ModelConfig]) -> list[tuple[torch.Tensor, torch.Tensor]]
     for model in models:
         with megatron_model(replace(model, num_layers=1), VOCAB_SIZE) as local:
             rotary = local.chunks[0].rotary_pos_emb
+            rotary.position_ids = torch.arange(20_000)[None]
             found.append((rotary.inv_freq.numpy().copy(), rotary(20_000)[:, 0, 0].numpy().copy()))
     return found
 
