@@ -16,7 +16,7 @@ import pytest
 from tests.documentation import REPOSITORY, CodeBlock
 
 DOCS = REPOSITORY / "docs"
-PAGES = ("how_to/own_text.md", "how_to/own_tokenizer.md")
+PAGES = ("how_to/own_text.md", "how_to/own_tokenizer.md", "how_to/own_model.md")
 """Pages that start from nothing."""
 LATER_PARTS = "## Part 2"
 """Heading of the tutorial from which on commands need a cluster."""
