@@ -3,22 +3,25 @@
 
     python benchmarks/preprocess.py --input 'c4-train.0000*.json.gz' --megatron-lm Megatron-LM --work work
 
-Three comparisons on the same text with the same tokenizers, in tokens of the text per processor second of all processes
+Four comparisons on the same text with the same tokenizers, in tokens of the text per processor second of all processes
 (end-of-document tokens count, pauses do not):
 
 - classic: our tool, from gzipped shards, with pauses and hashes, against tools/preprocess_data.py, from one plain file
   (it does not read .gz without splitting the input first) and without pauses; --workers processes each.
 - fast: our tool against tools/preprocess_data_fast.py, with one process and one gzipped file each, with peak memory.
-- bare: the same runs of our tool against its encoder on the same texts in memory.
+- bare: the same runs of our tool against the tokenizer library on the same texts in memory. For unigram and t5 this is
+  SentencePiece, which the word table replaces for most of the text.
+- reference: our tool with the encoder that it chooses against our tool with --encoder reference.
 
 The rates are marginal: the difference between the complete text and the first part of every shard (--small-share). Thus
 start-up, which takes Megatron-LM's tools five processor seconds and does not matter on a large corpus, is in no rate; a
 column shows it. Before the measurements, the tokens of both tools are compared.
 
 --copies repeats a small text, for example to reach the size of one of C4's shards (825 MB of JSON) for the comparison
-of memory. Rates on repeated text are fair only for encoders that do not cache words, such as those of unigram and t5.
+of memory. Rates on repeated text are not fair for our encoders, which look up words: all are known from the second
+copy on. Use a long text without repeats for them.
 
-Without --megatron-lm, only the comparison with the bare tokenizer runs. Megatron-LM needs torch, transformers,
+Without --megatron-lm, only the last two comparisons run. Megatron-LM needs torch, transformers,
 sentencepiece, triton and, for the fast tool, gigatoken and awkward; give an interpreter with them as --megatron-python.
 
 Long because the commands, the check that they do the same work, and the tables of this one claim belong together.
@@ -50,8 +53,8 @@ from prepare import Text, find_shards, get_text
 from vocabularies import KINDS, Vocabulary, get_vocabulary
 
 CLASSIC, FAST = "tools/preprocess_data.py", "tools/preprocess_data_fast.py"
-COMPARISONS = ("classic", "fast", "bare")
-_OTHERS = {"classic": CLASSIC, "fast": FAST, "bare": "the bare tokenizer"}
+COMPARISONS = ("classic", "fast", "bare", "reference")
+_OTHERS = {"classic": CLASSIC, "fast": FAST, "bare": "the bare tokenizer", "reference": "--encoder reference"}
 C4_TOKENS = 156e9
 _OUR_TOOL = Path(__file__).parents[1] / "tools" / "preprocess_c4.py"
 _ONE_THREAD = {"RAYON_NUM_THREADS": "1", "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
@@ -76,10 +79,10 @@ class Tools:
     megatron_lm: Path | None
     megatron_python: str
 
-    def ours(self, vocabulary: Vocabulary, inputs: tuple[Path, ...], workers: int, pauses: str = "sequence") -> Cost:
-        """This project's tool on gzipped ``inputs``."""
+    def ours(self, vocabulary: Vocabulary, inputs: tuple[Path, ...], workers: int, *more: str) -> Cost:
+        """This project's tool on gzipped ``inputs``, with the flags ``more``."""
         shutil.rmtree(self.work / "ours", ignore_errors=True)
-        flags = ["--tokenizer", vocabulary.ours, "--output", self.work / "ours", "--pauses", pauses]
+        flags = ["--tokenizer", vocabulary.ours, "--output", self.work / "ours", *more]
         return self._run([sys.executable, _OUR_TOOL, "--input", *inputs, *flags, "--workers", workers])
 
     def classic(self, vocabulary: Vocabulary, lines: Path, workers: int) -> Cost:
@@ -245,7 +248,7 @@ class Benchmark:
         self.vocabulary = get_vocabulary(kind, arguments.vocabularies, shards, arguments.vocabulary_size)
         self._tokens = []
         for text in texts:
-            tools.ours(self.vocabulary, text.shards, arguments.workers, pauses="none")
+            tools.ours(self.vocabulary, text.shards, arguments.workers, "--pauses", "none")
             self.documents, tokens = count_tokens(tools.work / "ours")
             self._tokens.append(tokens)
         self.encoder = json.loads((tools.work / "ours" / "dataset.json").read_text(encoding="utf-8"))["encoder"]
@@ -256,14 +259,17 @@ class Benchmark:
         ours = lambda text: run.ours(vocabulary, (text.one,), 1)  # noqa: E731
         if name == "classic":
             ours = lambda text: run.ours(vocabulary, text.shards, workers)  # noqa: E731
+        library = "sentencepiece" if self.encoder == "word-table" else self.encoder
         other = {
             "classic": lambda text: run.classic(vocabulary, text.lines, workers),
             "fast": lambda text: run.fast(vocabulary, text.one),
-            "bare": lambda text: run.bare(vocabulary, self.encoder, text.one),
+            "bare": lambda text: run.bare(vocabulary, library, text.one),
+            "reference": lambda text: run.ours(vocabulary, (text.one,), 1, "--encoder", "reference"),
         }[name]
         differing = 0
-        if name != "bare":
-            run.ours(vocabulary, self._texts[1].shards if name == "classic" else (self._texts[1].one,), 1, "none")
+        if name in ("classic", "fast"):
+            inputs = self._texts[1].shards if name == "classic" else (self._texts[1].one,)
+            run.ours(vocabulary, inputs, 1, "--pauses", "none")
             other(self._texts[1])
             differing = differing_documents(run.work / "ours", str(run.work / "theirs" / "dataset_text_document"))
             message = f"{vocabulary.kind}: {differing} of {self.documents} documents have other tokens in {name}"
@@ -286,15 +292,15 @@ class Benchmark:
         ratio = Spread.ratio(ours.rates, other.rates).show(bold=True)
         hours = " / ".join(f"{C4_TOKENS / rate.median / 3600:.1f}" for rate in rates)
         row = [f"{self.vocabulary.kind} ({self.encoder})", *(rate.show(1e6) for rate in rates), ratio]
-        if name == "bare":
+        if name in ("bare", "reference"):
             return row
         memory = [ours.peaks, other.peaks] if name == "fast" else []
         return [*row, f"{ours.start_up} / {other.start_up}", hours, *memory, f"{differing} of {self.documents}"]
 
 
 def _header(name: str) -> list[str]:
-    if name == "bare":
-        return ["tokenizer (encoder)", "ours", "bare", "ours / bare"]
+    if name in ("bare", "reference"):
+        return ["tokenizer (encoder)", "ours", name, f"ours / {name}"]
     memory = ["our MB", "their MB"] if name == "fast" else []
     columns = ["tokenizer (our encoder)", "ours", "theirs", "ratio", "start-up, CPU s", "core-hours for C4"]
     return [*columns, *memory, "documents that differ"]
@@ -308,7 +314,11 @@ def main() -> None:
     measure.require(arguments.workers <= len(shards), workers)
     texts = tuple(get_text(shards, share, arguments.copies, arguments.work) for share in (arguments.small_share, 1))
     tools = Tools(arguments.work, arguments.megatron_lm, arguments.megatron_python)
-    names = arguments.compare if arguments.megatron_lm else ["bare"]
+    names = (
+        arguments.compare
+        if arguments.megatron_lm
+        else [name for name in arguments.compare if name in ("bare", "reference")]
+    )
     load, rows, found = measure.load_now(), {name: [] for name in names}, {name: {} for name in names}
     try:
         for kind in arguments.kinds:

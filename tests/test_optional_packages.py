@@ -14,7 +14,7 @@ from pause_megatron.optional_packages import install_command, packages_needed_by
 
 BLOCKED = (
     *("transformers", "lm_eval", "peft", "rouge_score", "matplotlib", "jinja2", "scipy", "gigatoken", "submitit"),
-    "datatrove",
+    *("numba", "datatrove"),
 )
 """Packages of the extras that users need; without them this is the base installation."""
 WITHOUT = f"""

@@ -97,9 +97,10 @@ class PreprocessConfig:
     """Action on an unreadable record: stop with an error, or leave it out and count it in the manifest (skip)."""
     max_document_megabytes: int = 256
     """Longest record in megabytes; a longer one is an error. It bounds the memory of a worker."""
-    encoder: Literal["auto", "reference", "gigatoken"] = "auto"
-    """Encoder: the tokenizer's own library (reference), or gigatoken (BPE only), after a comparison of both on the
-    first documents; auto uses gigatoken if it is installed and equal."""
+    encoder: Literal["auto", "reference", "gigatoken", "word-table"] = "auto"
+    """Encoder: the tokenizer's own library (reference), gigatoken (BPE only), or a table of the words seen before
+    (word-table, SentencePiece unigram only). A run compares them on the first documents; auto uses a fast one if it is
+    equal and installed."""
     shard_range: str = ""
     """Shards to process, as START:END without END, or as PART/PARTS with PART from 0, for Slurm arrays (empty: all).
     The run that finds all shards complete finishes the dataset."""

@@ -29,7 +29,7 @@ class DatasetSettings:
     tokenizer_sha256: str
     """SHA-256 of the tokenizer's file."""
     encoder: str
-    """Library that encoded the text: ``sentencepiece``, ``tokenizers`` or ``gigatoken``."""
+    """What encoded the text: ``sentencepiece``, ``tokenizers``, ``gigatoken`` or ``word-table``."""
     vocab_size: int
     """Tokens of the tokenizer, including special tokens; all ids are below it."""
     pause_id: int

@@ -59,7 +59,7 @@ class PauseDatasetWriter(PipelineStep):  # type: ignore[misc, unused-ignore]
         tokenizer: Path | str,
         insertion: InsertionConfig | None = None,
         also: Sequence[str] = (),
-        encoder: Literal["auto", "reference", "gigatoken"] = "auto",
+        encoder: Literal["auto", "reference", "gigatoken", "word-table"] = "auto",
         max_document_megabytes: int = 256,
     ) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class PauseDatasetWriter(PipelineStep):  # type: ignore[misc, unused-ignore]
         records = [_known_record(folder, sources, rank) for folder in folders]
         documents = iter(data or ())
         tokenizer = PauseTokenizer.load(self._config.tokenizer)
-        encoder, documents = self._choose_encoder(tokenizer, records, documents)
+        encoder, documents = self._choose_encoder(tokenizer, records, sources[rank], documents)
         outputs = tuple(
             ShardOutput(folder=path, settings=dataset_settings(insertion, self._config.text_key, tokenizer, encoder))
             for path, insertion in self._config.outputs()
@@ -106,9 +106,13 @@ class PauseDatasetWriter(PipelineStep):  # type: ignore[misc, unused-ignore]
             finish_run(plan)
 
     def _choose_encoder(
-        self, tokenizer: PauseTokenizer, records: Sequence[ShardRecord | None], documents: Iterator[Any]
+        self,
+        tokenizer: PauseTokenizer,
+        records: Sequence[ShardRecord | None],
+        source: _TaskDocuments,
+        documents: Iterator[Any],
     ) -> tuple[str, Iterator[Any]]:
-        """Return the encoder, and ``documents`` again, of which it may have compared the first ones.
+        """Return the encoder, and ``documents`` of ``source`` again, of which it may have compared the first ones.
 
         ``auto`` takes the reference if the other tasks did: the first documents of one of them were encoded otherwise.
         """
@@ -116,6 +120,8 @@ class PauseDatasetWriter(PipelineStep):  # type: ignore[misc, unused-ignore]
         if self._config.encoder == "auto" and recorded == {tokenizer.encoder_name}:
             return tokenizer.encoder_name, documents
         first = list(islice(documents, COMPARED_DOCUMENTS))
+        for document in first:
+            source.text_bytes(document, self._config.max_document_megabytes * 1_000_000)
         texts = (document.text for document in first)
         return choose_encoder(tokenizer, self._config.encoder, texts), chain(first, documents)
 
@@ -140,12 +146,12 @@ class _TaskDocuments(Source):
         return cls(name=name, location=location, documents=documents, timer=timer)
 
     def read(self, options: ReadOptions) -> Iterator[Block]:
-        """Yield the documents in order. Raises :class:`UserError` for one that is not text, or is too long."""
+        """Yield the documents in order. Raises :class:`UserError` as :meth:`text_bytes` does."""
         texts: list[str] = []
         size = 0
         for document in self.documents:
             texts.append(document.text)
-            size += self._text_bytes(document, options.max_document_bytes)
+            size += self.text_bytes(document, options.max_document_bytes)
             if size >= options.block_bytes:
                 with self.timer:
                     yield Block(texts, size)
@@ -154,7 +160,8 @@ class _TaskDocuments(Source):
             with self.timer:
                 yield Block(texts, size)
 
-    def _text_bytes(self, document: Any, most: int) -> int:
+    def text_bytes(self, document: Any, most: int) -> int:
+        """Size of a document in UTF-8. Raises :class:`UserError` if it is not text, or has more than ``most`` bytes."""
         place = f"{self.location}, document {quoted(document.id)}"
         try:
             size = len(document.text.encode())

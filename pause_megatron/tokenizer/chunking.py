@@ -97,6 +97,23 @@ def encode_in_chunks(
     return np.concatenate(ids), np.concatenate(lengths)
 
 
+def replace_ids(
+    ids: NDArray[np.int32],
+    lengths: NDArray[np.int64],
+    indices: list[int],
+    replacements: tuple[NDArray[np.int32], NDArray[np.int64]],
+) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
+    """Replace the ids of the texts with the given indices.
+
+    ``ids`` and ``replacements`` are results of an ``encode_batch``, for all texts and for those with ``indices``.
+    """
+    parts = np.split(ids, np.cumsum(lengths)[:-1])  # one array per text
+    new_parts = np.split(replacements[0], np.cumsum(replacements[1])[:-1])
+    for index, part in zip(indices, new_parts, strict=True):
+        parts[index] = part
+    return np.concatenate(parts), np.array([len(part) for part in parts], dtype=np.int64)
+
+
 def _encode_long(text: str, cuts: Cuts, encode_batch: EncodeBatch) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     chunks = cuts.chunks(text)
     batches = iter(lambda: list(islice(chunks, _CHUNKS_PER_BATCH)), [])

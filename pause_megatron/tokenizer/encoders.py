@@ -1,6 +1,6 @@
-"""Encoders of preprocessing: the reference, and a fast one that must give the same ids."""
+"""Encoders of preprocessing: the reference, and fast ones that must give the same ids."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Literal, Protocol
 
 import numpy as np
@@ -10,6 +10,8 @@ from pause_megatron import log
 from pause_megatron.errors import UserError
 from pause_megatron.tokenizer.gigatoken_encoder import GigatokenEncoder
 from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS, PauseTokenizer, excerpt
+from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
+from pause_megatron.tokenizer.word_encoder import UnsupportedModelError, WordEncoder
 
 _COMPARED_AT_ONCE = 256
 
@@ -18,45 +20,64 @@ class Encoder(Protocol):
     """Encodes batches of texts on one thread; the reference is a :class:`PauseTokenizer` itself."""
 
     encoder_name: str
-    """``sentencepiece``, ``tokenizers`` or ``gigatoken``."""
+    """``sentencepiece``, ``tokenizers``, ``gigatoken`` or ``word-table``."""
 
     def encode_batch(self, texts: list[str]) -> tuple[NDArray[np.integer], NDArray[np.int64]]:
         """Ids of all texts in a row, shape ``[tokens]``, and the number of ids per text, shape ``[texts]``."""
         ...
 
 
+FAST_ENCODERS: dict[str, Callable[[PauseTokenizer], Encoder]] = {
+    GigatokenEncoder.encoder_name: GigatokenEncoder,
+    WordEncoder.encoder_name: WordEncoder,
+}
+
+
 def open_encoder(tokenizer: PauseTokenizer, name: str) -> Encoder:
     """Open the encoder ``name``. Raises :class:`UserError` if it is not installed or does not support ``tokenizer``."""
     if name == tokenizer.encoder_name:
         return tokenizer
-    if name == GigatokenEncoder.encoder_name:
-        return GigatokenEncoder(tokenizer)
-    known = f"{tokenizer.encoder_name} or {GigatokenEncoder.encoder_name}"
+    if name in FAST_ENCODERS:
+        return FAST_ENCODERS[name](tokenizer)
+    known = f"{tokenizer.encoder_name} or {_fast_encoder(tokenizer)}"
     raise UserError(f"encoder {name}: does not support {tokenizer.path}; use {known}")
 
 
 def choose_encoder(
-    tokenizer: PauseTokenizer, wanted: Literal["auto", "reference", "gigatoken"], texts: Iterable[str]
+    tokenizer: PauseTokenizer, wanted: Literal["auto", "reference", "gigatoken", "word-table"], texts: Iterable[str]
 ) -> str:
     """Choose the encoder, and return its name for :func:`open_encoder`.
 
-    The fast encoder is chosen only if it gives the reference's ids for all ``texts`` (the first documents of the run)
-    and for edge cases. Otherwise, or if it is not installed, ``auto`` warns and falls back to the reference, and
-    ``gigatoken`` raises :class:`UserError`. ``auto`` does not warn about a tokenizer without byte-pair encoding, which
-    only the reference supports.
+    A fast encoder is chosen only if it gives the reference's ids for all ``texts`` (the first documents of the run)
+    and for edge cases. ``auto`` takes gigatoken for byte-pair encoding and the word table for a SentencePiece unigram
+    model; if that differs, or gigatoken is not installed, it warns and takes the reference. Without a warning it takes
+    the reference for a tokenizer that no fast encoder supports. A fast encoder that was asked for by name and cannot be
+    used raises :class:`UserError`.
     """
-    if wanted == "reference" or (wanted == "auto" and not tokenizer.backend.is_bpe):
+    name = _fast_encoder(tokenizer) if wanted == "auto" else wanted
+    if name not in FAST_ENCODERS:
         return tokenizer.encoder_name
     texts = list(texts)  # outside the try block: an error of reading texts is not an encoder error
     try:
-        fast = GigatokenEncoder(tokenizer)
+        fast = FAST_ENCODERS[name](tokenizer)
         _compare(fast, tokenizer, texts)
+    except UnsupportedModelError:
+        if wanted == name:
+            raise
+        return tokenizer.encoder_name
     except UserError as error:
-        if wanted == "gigatoken":
+        if wanted == name:
             raise
         log.warn(f"{error}; using {tokenizer.encoder_name}")
         return tokenizer.encoder_name
     return fast.encoder_name
+
+
+def _fast_encoder(tokenizer: PauseTokenizer) -> str | None:
+    """Name of the fast encoder for this kind of tokenizer."""
+    if tokenizer.backend.is_bpe:
+        return GigatokenEncoder.encoder_name
+    return WordEncoder.encoder_name if isinstance(tokenizer.backend, SentencePieceBackend) else None
 
 
 def _compare(fast: Encoder, reference: Encoder, texts: list[str]) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 
 from pause_megatron.errors import UserError
 from pause_megatron.optional_packages import packages_needed_by
-from pause_megatron.tokenizer.chunking import encode_in_chunks
+from pause_megatron.tokenizer.chunking import encode_in_chunks, replace_ids
 from pause_megatron.tokenizer.pause_tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend
 from pause_megatron.tokenizer.sentencepiece_conversion import convert_sentencepiece
@@ -96,16 +96,10 @@ class GigatokenEncoder:
             return ids, lengths
         documents = np.unique(np.searchsorted(offsets, suspects, side="right") - 1).tolist()
         newer = [document for document in documents if NEWER_CHARACTERS.search(texts[document])]
-        return self._with_reference_ids(texts, newer, ids, offsets)
-
-    def _with_reference_ids(
-        self, texts: list[str], documents: list[int], ids: NDArray[np.int32], offsets: NDArray[np.int64]
-    ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-        """Replace the ids of ``documents`` (indices of ``texts``) by the reference's."""
-        parts = np.split(ids, offsets[1:-1])  # one array per text
-        for document in documents:
-            parts[document] = np.array(self._reference.backend.encode(texts[document]), dtype=np.int32)
-        return np.concatenate(parts), np.array([len(part) for part in parts], dtype=np.int64)
+        if not newer:
+            return ids, lengths
+        reference_ids = self._reference.backend.encode_batch([texts[document] for document in newer])
+        return replace_ids(ids, lengths, newer, reference_ids)
 
 
 def _without_special_tokens(tokenizer: PauseTokenizer) -> dict[str, Any]:

@@ -25,11 +25,11 @@ _LOCAL_NORMALIZERS = ("nmt_nfkc", "nfkc", "nmt_nfkc_cf", "nfkc_cf")
 class SentencePieceBackend:
     """A SentencePiece model.
 
-    Attributes: ``processor`` (the SentencePiece object), ``settings``, ``pieces`` and ``types`` (in the order of ids),
-    ``scores_are_rounded`` (so other libraries give the same ids), ``is_bpe``, ``vocab_size``, ``hub`` (settings in the
-    files next to it), ``eod_id``, ``eos_name``, ``bos_ids`` (what stands before a text: nothing, unless
-    ``tokenizer_config.json`` sets ``add_bos_token``), ``bos_name``, ``unk_id`` and ``unk_name`` (``None`` if absent),
-    ``cuts``.
+    Attributes: ``processor`` (the SentencePiece object), ``settings``, ``pieces``, ``scores`` and ``types`` (in the
+    order of ids), ``scores_are_rounded`` (so other libraries give the same ids), ``is_bpe``, ``vocab_size``, ``hub``
+    (settings in the files next to it), ``eod_id``, ``eos_name``, ``bos_ids`` (what stands before a text: nothing,
+    unless ``tokenizer_config.json`` sets ``add_bos_token``), ``bos_name``, ``unk_id`` and ``unk_name`` (``None`` if
+    absent), ``cuts``.
     """
 
     encoder_name = "sentencepiece"
@@ -45,6 +45,7 @@ class SentencePieceBackend:
             self.processor = SentencePieceProcessor.from_proto(model)
             self.vocab_size: int = self.processor.vocab_size()
             self.pieces: list[str] = self.processor.id_to_piece(list(range(self.vocab_size)))
+            self.scores: list[float] = self.processor.get_score(list(range(self.vocab_size)))
         except (RuntimeError, LookupError, ValueError, struct.error) as error:
             raise UserError(f"{path}: not a SentencePiece model; give a tokenizer folder or a .model file") from error
         self.is_bpe = self.settings.model_type == "bpe"
@@ -104,14 +105,26 @@ class SentencePieceBackend:
         """Text of ``ids``; control symbols give no text."""
         return str(self.processor.decode(ids))
 
+    @property
+    def keeps_words_apart(self) -> bool:
+        """Whether a token must begin where a space follows another character."""
+        whole_words = all(space not in piece.lstrip(space) for piece in self.pieces for space in (SPACE, " "))
+        # Without a piece for it, a space and an unknown character next to it become one <unk>
+        return self.settings.marks_spaces_in_front and whole_words and self._is_ordinary(SPACE)
+
+    @property
+    def keeps_newlines_apart(self) -> bool:
+        """Whether every newline is a token, if normalisation keeps it."""
+        return [piece for piece in self.pieces if "\n" in piece] == ["\n"] and self._is_ordinary("\n")
+
+    def _is_ordinary(self, piece: str) -> bool:
+        return piece in self.pieces and self.types[self.pieces.index(piece)] is PieceType.NORMAL
+
     def _places_to_cut(self) -> str | None:
-        settings, pieces = self.settings, self.pieces
-        whole_words = all(space not in piece.lstrip(space) for piece in pieces for space in (SPACE, " "))
-        has_space = SPACE in pieces  # otherwise a space and an unknown character next to it become one <unk>
-        if not (settings.marks_spaces_in_front and whole_words and has_space):
+        settings = self.settings
+        if not self.keeps_words_apart:
             return None
         if settings.precompiled_charsmap:
             return ASCII_NEIGHBOURS if settings.normalizer in _LOCAL_NORMALIZERS else None
-        newline_is_separate = [piece for piece in pieces if "\n" in piece] == ["\n"]
         unchanged = not (settings.add_dummy_prefix or settings.remove_extra_whitespaces)
-        return f"{WORD_NEIGHBOURS}|\n" if newline_is_separate and unchanged else WORD_NEIGHBOURS
+        return f"{WORD_NEIGHBOURS}|\n" if self.keeps_newlines_apart and unchanged else WORD_NEIGHBOURS

@@ -85,7 +85,7 @@ def test_generation_beyond_the_context_is_refused_in_one_line(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    ("kind", "encoder"), [("unigram", "sentencepiece"), pytest.param("bytes", "", marks=pytest.mark.slow)]
+    ("kind", "encoder"), [("unigram", "word-table"), pytest.param("bytes", "", marks=pytest.mark.slow)]
 )
 def test_preprocessing_is_compared_with_the_bare_tokenizer(
     kind: str, encoder: str, shards: Path, tmp_path: Path
@@ -127,7 +127,7 @@ from pause_megatron.preprocess.dataset_manifest import load_dataset_manifest
 work, shards = Path(sys.argv[2]), tuple(sorted(Path(sys.argv[3]).glob("*.json.gz")))
 vocabulary = get_vocabulary("unigram", work / "vocabularies", list(shards), 1000)
 tools = Tools(work, None, sys.executable)
-tools.ours(vocabulary, shards, 1, pauses="none")
+tools.ours(vocabulary, shards, 1, "--pauses", "none")
 manifest = load_dataset_manifest(work / "ours")
 documents, tokens = count_tokens(work / "ours")
 streams = []

@@ -31,7 +31,7 @@ def test_every_shard_is_logged_from_start_to_end(tmp_path, config_for, corpus):
 def test_a_failed_shard_is_logged_with_its_error(tmp_path, config_for):
     (tmp_path / "bad.jsonl").write_text("{}\n")
     with pytest.raises(UserError):
-        preprocess(config_for(tmp_path / "data", input=(str(tmp_path / "bad.jsonl"),)))
+        preprocess(config_for(tmp_path / "data", input=(str(tmp_path / "bad.jsonl"),), encoder="reference"))
     last = entries_of(tmp_path / "data" / PROGRESS_FOLDER)[-1]
     assert (last["state"], last["shard"]) == ("failed", "bad")
     assert "bad.jsonl, line 1" in last["error"]

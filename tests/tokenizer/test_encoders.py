@@ -12,6 +12,7 @@ from pause_megatron.tokenizer.encoders import choose_encoder, open_encoder
 from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
 from tests.tokenizer.foreign import BPE_KINDS, sentencepiece_model, write
 
+pytest.importorskip("numba", reason="numba is not installed; the word table was not checked")
 pytest.importorskip("gigatoken", reason="gigatoken is not installed; the fast encoder was not checked")
 
 NEWER = "a\u05ae\u1ac0 is put in another order by a newer Unicode"
@@ -78,14 +79,21 @@ def test_tokenizer_is_opened_again_after_some_tokens(tokenizers, pydoc_texts, mo
     assert 1 < len({id(each) for each in opened}) < 10
 
 
-def test_reference_is_chosen_on_request_and_without_byte_pair_encoding(tokenizers, capsys):
+def test_reference_is_chosen_on_request_and_where_no_fast_encoder_exists(tokenizers, capsys):
     for tokenizer in tokenizers.values():
         assert choose_encoder(tokenizer, "reference", ["text"]) == tokenizer.encoder_name
+    assert choose_encoder(tokenizers["t5"], "auto", ["text"]) == "tokenizers"
     for kind in ("trained", "t5", "sentencepiece-t5"):
-        assert choose_encoder(tokenizers[kind], "auto", ["text"]) == tokenizers[kind].encoder_name
         with pytest.raises(UserError, match="supports only byte-pair encoding"):
             choose_encoder(tokenizers[kind], "gigatoken", ["text"])
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("wanted", ["auto", "word-table"])
+def test_word_table_is_chosen_for_unigram_models(tokenizers, pydoc_texts, wanted):
+    for kind in ("trained", "sentencepiece-t5"):
+        assert choose_encoder(tokenizers[kind], wanted, pydoc_texts[:20]) == "word-table"
+        assert open_encoder(tokenizers[kind], "word-table").encoder_name == "word-table"
 
 
 @pytest.mark.parametrize("wanted", ["auto", "gigatoken"])
@@ -107,16 +115,24 @@ def test_error_shows_the_first_different_document(tokenizers, pydoc_texts, monke
     assert err.endswith("; using tokenizers\n")
 
 
-def test_missing_gigatoken_is_a_warning_or_a_user_error(tokenizers, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "gigatoken", None)
-    assert choose_encoder(tokenizers["gpt2"], "auto", ["text"]) == "tokenizers"
+@pytest.mark.parametrize(
+    ("encoder", "package", "kind", "reference"),
+    [("gigatoken", "gigatoken", "gpt2", "tokenizers"), ("word-table", "numba", "trained", "sentencepiece")],
+)
+def test_missing_package_is_a_warning_or_a_user_error(
+    tokenizers, monkeypatch, capsys, encoder, package, kind, reference
+):
+    monkeypatch.setitem(sys.modules, package, None)
+    monkeypatch.delitem(sys.modules, "pause_megatron.tokenizer.word_loops", raising=False)
+    monkeypatch.delattr("pause_megatron.tokenizer.word_loops", raising=False)
+    assert choose_encoder(tokenizers[kind], "auto", ["text"]) == reference
     assert "pip install 'pause_megatron[fast]'" in capsys.readouterr().err
-    with pytest.raises(UserError, match="--encoder gigatoken: needs the package gigatoken"):
-        open_encoder(tokenizers["gpt2"], "gigatoken")
+    with pytest.raises(UserError, match=f"--encoder {encoder}: needs the package {package}"):
+        open_encoder(tokenizers[kind], encoder)
 
 
 def test_unknown_encoder_is_a_user_error(tokenizers):
-    with pytest.raises(UserError, match=r"encoder tokenizers: does not support .*; use sentencepiece or gigatoken"):
+    with pytest.raises(UserError, match=r"encoder tokenizers: does not support .*; use sentencepiece or word-table"):
         open_encoder(tokenizers["trained"], "tokenizers")
 
 
