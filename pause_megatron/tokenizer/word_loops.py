@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 Loop = TypeVar("Loop", bound=Callable[..., Any])
 
 _BYTE, _KEY_BITS, _HALF, _USED = np.uint64(8), np.uint64(64), np.uint64(32), np.uint64(1)
+_INDEX, _AGAIN = np.uint64((1 << 32) - 1), np.uint64(1 << 32)  # a word's index, and whether it was found again
 _MARK = (0xE2, 0x96, 0x81)  # U+2581
 
 
@@ -67,55 +68,51 @@ def _is_word(words: NDArray[np.uint8], first: int, last: int, text: NDArray[np.u
 def look_up(
     text: NDArray[np.uint8],
     bounds: NDArray[np.int64],
-    first: int,
     places: Places,
-    limits: tuple[int, int],
+    longest: int,
     table: tuple[NDArray[np.uint64], NDArray[np.uint8], NDArray[np.int64], np.uint64],
     count: int,
     found: NDArray[np.int32],
-    total: int,
     words_per_text: NDArray[np.int64],
-) -> tuple[int, int, int]:
-    """Cut the texts from ``first`` on into words, and write the index of each word to ``found`` from ``total`` on.
+) -> tuple[int, int]:
+    """Cut texts into words, write the index of each word to ``found``, and return their number.
 
-    ``limits`` are the bytes of the longest text and of the longest word. ``table`` has the arrays of a
-    :class:`~pause_megatron.tokenizer.word_table.WordTable` of ``count`` words, to which new ones are added. Returns the
-    number of texts that are done (not all, if the table may have too little room for the next one), and the new
-    ``total`` and ``count``.
+    ``longest`` is the most bytes of a word. ``table`` has the arrays of a
+    :class:`~pause_megatron.tokenizer.word_table.WordTable` of ``count`` words, to which new ones are added; also
+    returns the new ``count``. A text with a word that the table cannot have, or has no room for, gets -1 words.
     """
     slots, words, ends, factor = table
-    longest_text, longest_word = limits
     shift = _shift(len(slots))
-    for index in range(first, len(bounds) - 1):
+    total = 0
+    for index in range(len(bounds) - 1):
         begin, end, before = bounds[index], bounds[index + 1], total
-        if end - begin > longest_text:
-            words_per_text[index] = -1
-            continue
-        if 2 * (count + end - begin) > len(slots):
-            return index, total, count
         while begin < end:
             stop, code, usable = _read_word(text, begin, end, places, factor)
-            if not usable or stop - begin > longest_word:
+            if not usable or stop - begin > longest:
                 break
             slot = np.int64(code >> shift)
             while slots[slot, 0] != 0:
-                entry = np.int64(slots[slot, 1])
+                entry = np.int64(slots[slot, 1] & _INDEX)
                 is_long = ends[entry + 1] - ends[entry] == stop - begin
                 if slots[slot, 0] == code and is_long and _is_word(words, ends[entry], ends[entry + 1], text, begin):
                     break
                 slot = (slot + 1) & (len(slots) - 1)
-            if slots[slot, 0] == 0:
+            if slots[slot, 0] != 0:
+                slots[slot, 1] |= _AGAIN
+            elif count + 1 < len(ends) and ends[count] + stop - begin <= len(words):
                 slots[slot, 0], slots[slot, 1] = code, count
                 ends[count + 1] = ends[count] + stop - begin
                 words[ends[count] : ends[count + 1]] = text[begin:stop]
                 count += 1
-            found[total] = slots[slot, 1]
+            else:
+                break
+            found[total] = slots[slot, 1] & _INDEX
             total += 1
             begin = stop
         words_per_text[index] = total - before
-        if begin < end:  # the text has a word that the table cannot have
+        if begin < end:
             words_per_text[index], total = -1, before
-    return len(bounds) - 1, total, count
+    return total, count
 
 
 @_compiled
@@ -161,12 +158,43 @@ def gather(
 
 
 @_compiled
-def copy_slots(old: NDArray[np.uint64], slots: NDArray[np.uint64]) -> None:
-    """Copy the used slots of ``old`` to ``slots``, a larger table."""
+def _move(array: NDArray[Any], first: int, last: int, place: int) -> int:
+    """Copy ``array[first:last]`` to ``place``, which is not after ``first``; returns the place after the copy."""
+    for offset in range(last - first):
+        array[place + offset] = array[first + offset]
+    return place + last - first
+
+
+@_compiled
+def forget_rare_words(
+    slots: NDArray[np.uint64],
+    words: NDArray[np.uint8],
+    word_ends: NDArray[np.int64],
+    ids: NDArray[np.int32],
+    id_ends: NDArray[np.int64],
+    costs: NDArray[np.float64],
+    count: int,
+) -> int:
+    """Keep the words that were found again since the last call, but at most half of the ``count``; returns how many."""
+    codes = np.zeros(count, dtype=np.uint64)  # hash of each word that was found again
+    for index in range(len(slots)):
+        if slots[index, 1] & _AGAIN:
+            codes[slots[index, 1] & _INDEX] = slots[index, 0]
+    slots[:] = 0
     shift = _shift(len(slots))
-    for index in range(len(old)):
-        if old[index, 0] != 0:
-            slot = np.int64(old[index, 0] >> shift)
-            while slots[slot, 0] != 0:
-                slot = (slot + 1) & (len(slots) - 1)
-            slots[slot] = old[index]
+    kept = 0
+    for entry in range(count):
+        if codes[entry] == 0 or kept >= count // 2:
+            continue
+        slot = np.int64(codes[entry] >> shift)
+        while slots[slot, 0] != 0:
+            slot = (slot + 1) & (len(slots) - 1)
+        slots[slot, 0], slots[slot, 1] = codes[entry], kept
+        costs[kept] = costs[entry]
+        # The place is never after what is copied. The end of the entry is read before it can be overwritten.
+        first, last = word_ends[entry], word_ends[entry + 1]
+        first_id, last_id = id_ends[entry], id_ends[entry + 1]
+        word_ends[kept + 1] = _move(words, first, last, word_ends[kept])
+        id_ends[kept + 1] = _move(ids, first_id, last_id, id_ends[kept])
+        kept += 1
+    return kept

@@ -1,3 +1,5 @@
+from itertools import count, islice
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -158,36 +160,49 @@ def test_text_with_inexact_sums_goes_to_sentencepiece(encoders):
         assert is_left_out == [text]
 
 
-def test_table_starts_again_and_stays_small(models, monkeypatch):
-    monkeypatch.setattr(word_table, "MAX_WORDS", 70_000)
+@pytest.fixture
+def small_table(monkeypatch):
+    monkeypatch.setattr(word_table, "MAX_WORDS", 1 << 13)
+    monkeypatch.setattr(word_table, "MAX_WORD_BYTES", 10 << 13)
+    monkeypatch.setattr(word_table, "MAX_IDS", 10 << 13)
+    monkeypatch.setattr(word_table, "_WORDS_AT_ONCE", 1000)
+
+
+def new_words(numbers, number):
+    """Words of eight letters, one for each of the next ``numbers``."""
+    letters = str.maketrans("0123456789", "abcdefghij")
+    return [f"{each:08d}".translate(letters) for each in islice(numbers, number)]
+
+
+def test_a_full_table_keeps_the_words_that_occur_again(models, small_table):
     fast = WordEncoder(models["unchanged"])
-    generator = np.random.default_rng(1)
-    counts, sizes = [], []
-    for _ in range(30):
-        letters = generator.choice(list("abcdefghij"), size=(9000, 8))
-        words = ["".join(row) if row[0] < "h" else "".join(row) * 3 for row in letters]
-        assert_equal([(fast, models["unchanged"])], [" ".join(words)])
+    numbers = count()
+    frequent = new_words(numbers, 500)
+    counts, encoded = [], []
+    for _ in range(40):
+        before = fast._table.encoded_words
+        assert_equal([(fast, models["unchanged"])], [" ".join(["", *frequent, *new_words(numbers, 900)])])
         counts.append(len(fast._table))
-        sizes.append(fast._table.nbytes)
-    assert max(counts) <= 70_000 + 9000
-    assert min(counts[8:]) < 10_000  # it was emptied
-    assert max(sizes) <= 20_000_000
+        encoded.append(fast._table.encoded_words - before)
+    assert min(counts[8:]) == 1400  # the frequent ones and the last ones
+    assert encoded == [1400] + [900] * 39
+    assert len(fast._table._ids) == 10 << 13
 
 
-def test_a_text_with_more_words_than_the_table_has_room_for_grows_it(models):
+def test_texts_that_a_full_table_has_no_room_for_go_to_sentencepiece(models, small_table):
     fast = WordEncoder(models["unchanged"])
-    letters = np.random.default_rng(1).choice(list("abcdefghij"), size=(100_000, 7))
-    words = ["".join(row) for row in letters]
-    texts = ["short", " ".join(words), "", " ".join(words[:500])]
-    assert_equal([(fast, models["unchanged"])], texts)
-    assert len(fast._table) == len({*words[1:]}) + 2  # first words have no space in front
+    words = new_words(count(), 20_000)
+    texts = ["short", *(" ".join(["", *words[at : at + 500]]) for at in range(0, 20_000, 500)), "", "short"]
+    for _ in range(3):
+        assert_equal([(fast, models["unchanged"])], texts)
+        assert 7 << 10 < len(fast._table) <= 1 << 13
 
 
-def test_a_text_that_is_too_long_for_the_table_goes_to_sentencepiece(models, pydoc_texts, monkeypatch):
-    monkeypatch.setattr(word_table, "LONGEST_TEXT", 5000)
+def test_ids_of_words_may_take_more_than_their_mean(models, monkeypatch):
+    monkeypatch.setattr(word_table, "MAX_IDS", 100)
     fast = WordEncoder(models["unchanged"])
-    assert_equal([(fast, models["unchanged"])], ["some words", "the quick brown fox " * 500, "more words"])
-    assert len(fast._table) == 3
+    for _ in range(2):
+        assert_equal([(fast, models["unchanged"])], ["one two three four five six seven " * 3 + "x" * 90, "ж" * 80])
 
 
 def test_text_of_new_words_goes_to_sentencepiece_for_some_time(models, pydoc_texts, monkeypatch):
