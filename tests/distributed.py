@@ -23,6 +23,9 @@ TIMEOUT_SECONDS = 240
 _GRACE_SECONDS = 2.0
 """After one process fails, the others have this long to answer; most of them fail too, or hang without it."""
 
+TORCHRUN_FLAGS = ("--rdzv-backend=c10d", "--rdzv-endpoint=127.0.0.1:0", "--local-addr=127.0.0.1")
+"""Flags of ``torchrun`` on one machine whose own name, and ``localhost``, need not resolve."""
+
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(["pause_megatron.training.run", "pause_megatron.downstream.finetune"])
 

@@ -123,7 +123,9 @@ def distributions(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy2(REPOSITORY / name, folder / "tree" / name)
     build(folder / "tree", "build_sdist", folder)
     with tarfile.open(next(folder.glob("*.tar.gz"))) as archive:
-        archive.extractall(folder, filter="data")
+        archive.extractall(
+            folder, **({"filter": "data"} if hasattr(tarfile, "data_filter") else {})
+        )  # from Python 3.11.4 on
     build(next(folder.glob("pause_megatron-*/")), "build_wheel", folder)
     with zipfile.ZipFile(next(folder.glob("*.whl"))) as wheel:
         wheel.extractall(folder / "wheel")

@@ -73,7 +73,7 @@ LAUNCHERS: dict[str, dict[str, str]] = {
     },
     "slurm": {
         **{"SLURM_JOB_ID": "12", "SLURM_STEP_ID": "0", "SLURM_PROCID": "3", "SLURM_NODEID": "1", "SLURM_LOCALID": "0"},
-        **{"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_STEP_NODELIST": "localhost,other"},
+        **{"SLURM_STEP_NUM_TASKS": "4", "SLURM_STEP_TASKS_PER_NODE": "3,1", "SLURM_STEP_NODELIST": "127.0.0.1,other"},
         **{"MASTER_PORT": "1234", "SLURM_HET_SIZE": "1"},
     },
     "openmpi": {

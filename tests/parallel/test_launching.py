@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.distributed import TORCHRUN_FLAGS
 from tests.mpirun import ORIGINS, mpi_environment, mpirun_command, run_mpi
 
 REPOSITORY = Path(__file__).parents[2]
@@ -58,8 +59,7 @@ def run(*command: object) -> str:
 
 
 def test_torchrun_processes_meet(program: Path) -> None:
-    flags = ("--standalone", "--local-addr=localhost", "--nproc-per-node=2")  # the name of the machine need not resolve
-    assert_two_meet(launches(run(BIN / "torchrun", *flags, program)), "torchrun")
+    assert_two_meet(launches(run(BIN / "torchrun", *TORCHRUN_FLAGS, "--nproc-per-node=2", program)), "torchrun")
 
 
 def test_deepspeed_processes_meet(program: Path) -> None:

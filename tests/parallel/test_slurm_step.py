@@ -16,7 +16,7 @@ STEP = {
     "SLURM_LOCALID": "0",
     "SLURM_STEP_NUM_TASKS": "4",
     "SLURM_STEP_TASKS_PER_NODE": "3,1",
-    "SLURM_STEP_NODELIST": "localhost,elsewhere",
+    "SLURM_STEP_NODELIST": "127.0.0.1,elsewhere",
 }
 
 
@@ -24,7 +24,7 @@ def test_local_world_size_counts_tasks_of_this_node() -> None:
     launch = detect_launch(STEP)
     assert (launch.launcher, launch.rank, launch.world_size) == ("slurm", 3, 4)
     assert (launch.local_rank, launch.local_world_size, launch.single_node) == (0, 1, False)
-    assert launch.master_addr == "localhost"
+    assert launch.master_addr == "127.0.0.1"
 
 
 def test_ports_of_jobs_and_steps_differ() -> None:

@@ -123,11 +123,13 @@ def test_rate_that_does_not_fit_the_lengths_of_documents(damaged, found, rate):
     copy = damaged("document")
     copy.change_settings(pause_rate=rate)
     lines = found(copy)
-    assert all(".idx: sequence " in line for line in lines)
-    assert (
-        len([line for line in lines if f"a document of at least one token with pauses at a rate of {rate}" in line])
-        == 3
-    )
+    assert len(lines) == len(copy.manifest.shards)
+    wrong_lengths = [
+        line for line in lines if f"a document of at least one token with pauses at a rate of {rate}" in line
+    ]
+    assert wrong_lengths
+    # By chance, each length in a shard can be one that the other rate gives, too. Then the places differ.
+    assert all("a pause, expected a real token" in line for line in lines if line not in wrong_lengths)
 
 
 def test_pauses_moved_together_though_gaps_are_distinct(damaged, found):
