@@ -173,15 +173,20 @@ class SequencePauses:
         keys = sequence_keys(self.seed, self.shard, np.arange(first_sequence, first_sequence + len(lengths)))
         if self.rates == "drawn":
             return self._drawn_places(keys)
-        return self._lengthened(keys)[:, : self.seq_length].reshape(-1)
+        return self._lengthened(keys, self.seq_length).reshape(-1)
 
-    def _lengthened(self, keys: Words) -> NDArray[np.bool_]:
-        """True at the real tokens of the sequences before trimming; shape ``[keys, seq_length + num_pauses]``."""
+    def _lengthened(self, keys: Words, kept: int | None = None) -> NDArray[np.bool_]:
+        """True at the real tokens among the first ``kept`` tokens (None: all) of the sequences before trimming.
+
+        Shape ``[keys, kept]``, or ``[keys, seq_length + num_pauses]``.
+        """
         length = self.seq_length + self.num_pauses
         if self.gaps == "repeat":
-            return ~sample_rows(keys, length, self.num_pauses)
+            is_pause = sample_rows(keys, length, self.num_pauses)
+            return np.logical_not(is_pause[:, :kept])  # trimmed before it is copied
         followed = sample_rows(keys, self.seq_length, self.num_pauses)  # [keys, seq_length]
-        return _pauses_after(followed.reshape(-1)).reshape(len(keys), length)  # each row has num_pauses more
+        # Each row has num_pauses more
+        return _pauses_after(followed.reshape(-1)).reshape(len(keys), length)[:, :kept]
 
     def _drawn_places(self, keys: Words) -> NDArray[np.bool_]:
         """The places of :meth:`real_places` if each sequence has its own number of pauses."""

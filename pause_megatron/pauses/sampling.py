@@ -68,10 +68,10 @@ def _fill_up(
             return
         missing = counts - taken
         positions = _draws(keys, starts, slots, drawn, missing)
-        positions = np.unique(positions[~mask[positions]])  # hits of free slots, each counted once
+        positions = np.sort(positions[~mask[positions]])  # hits of free slots
+        positions = positions[np.diff(positions, prepend=-1) > 0]  # each counted once
         mask[positions] = True
-        # searchsorted gives the row of each position, since starts are in order
-        taken = taken + np.bincount(np.searchsorted(starts, positions, side="right") - 1, minlength=len(keys))
+        taken = taken + np.diff(np.searchsorted(positions, starts), append=len(positions))  # starts are in order
         drawn = drawn + missing
 
 

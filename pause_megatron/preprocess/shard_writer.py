@@ -106,9 +106,10 @@ def count_runs(is_pause: NDArray[np.bool_], sequence_lengths: NDArray[np.integer
     at_least = [int(np.count_nonzero(is_pause))]  # [n]: positions where n + 1 consecutive pauses start
     together = is_pause[1:] & is_pause[:-1]
     together[np.cumsum(sequence_lengths, dtype=np.int64)[:-1] - 1] = False  # the next token is in the next sequence
-    while longer := int(np.count_nonzero(together)):
-        at_least.append(longer)
-        together = together[1:] & together[:-1]
+    starts = np.flatnonzero(together)  # where 2 consecutive pauses start; few, unlike the tokens
+    while len(starts):
+        at_least.append(len(starts))
+        starts = starts[:-1][np.diff(starts) == 1]
     # A run of n pauses has n - k + 1 starts of k pauses, so the second difference counts the runs of each length.
     runs_of_at_least = -np.diff(at_least, append=0)
     runs = -np.diff(runs_of_at_least, append=0)

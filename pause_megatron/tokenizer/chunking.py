@@ -103,15 +103,21 @@ def replace_ids(
     indices: list[int],
     replacements: tuple[NDArray[np.int32], NDArray[np.int64]],
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
-    """Replace the ids of the texts with the given indices.
+    """Replace the ids of the texts with the given ``indices``, in order.
 
-    ``ids`` and ``replacements`` are results of an ``encode_batch``, for all texts and for those with ``indices``.
+    ``ids`` and ``replacements`` are results of an ``encode_batch``, for all texts and for those with ``indices``. The
+    time in Python is that of the replaced texts, since texts between them stay together.
     """
-    parts = np.split(ids, np.cumsum(lengths)[:-1])  # one array per text
-    new_parts = np.split(replacements[0], np.cumsum(replacements[1])[:-1])
-    for index, part in zip(indices, new_parts, strict=True):
-        parts[index] = part
-    return np.concatenate(parts), np.array([len(part) for part in parts], dtype=np.int64)
+    new_ids, new_lengths = replacements
+    ends, new_ends = np.cumsum(lengths).tolist(), np.cumsum(new_lengths).tolist()
+    parts, place, new_place = [], 0, 0
+    for index, new_end in zip(indices, new_ends, strict=True):
+        start = ends[index - 1] if index else 0
+        parts += [ids[place:start], new_ids[new_place:new_end]]
+        place, new_place = ends[index], new_end
+    lengths = lengths.copy()
+    lengths[indices] = new_lengths
+    return np.concatenate([*parts, ids[place:]]), lengths
 
 
 def _encode_long(text: str, cuts: Cuts, encode_batch: EncodeBatch) -> tuple[NDArray[np.int32], NDArray[np.int64]]:

@@ -90,16 +90,25 @@ class GigatokenEncoder:
         offsets, ids = np.asarray(encoded.offsets.data), np.asarray(encoded.content.data).view(np.int32)
         self._tokens += len(ids)
         lengths = np.diff(offsets)
-        # Positions in ids, [suspects], of tokens that may contain a newer character
-        suspects = () if self._is_suspect is None else np.flatnonzero(self._is_suspect[ids])
-        if not len(suspects):
-            return ids, lengths
-        documents = np.unique(np.searchsorted(offsets, suspects, side="right") - 1).tolist()
-        newer = [document for document in documents if NEWER_CHARACTERS.search(texts[document])]
+        newer = [index for index in self._suspects(texts, ids, offsets) if NEWER_CHARACTERS.search(texts[index])]
         if not newer:
             return ids, lengths
-        reference_ids = self._reference.backend.encode_batch([texts[document] for document in newer])
+        reference_ids = self._reference.backend.encode_batch([texts[index] for index in newer])
         return replace_ids(ids, lengths, newer, reference_ids)
+
+    def _suspects(self, texts: list[str], ids: NDArray[np.int32], offsets: NDArray[np.int64]) -> list[int]:
+        """Indices of texts with a token that may contain a newer character; texts in ASCII have none."""
+        if self._is_suspect is None:
+            return []
+        other = [index for index, text in enumerate(texts) if not text.isascii()]
+        if not other:
+            return []
+        starts, ends = offsets[other], offsets[1:][other]
+        pairs = zip(starts.tolist(), ends.tolist(), strict=True)
+        other_ids = np.concatenate([ids[start:end] for start, end in pairs])
+        places = np.flatnonzero(self._is_suspect.take(other_ids, mode="clip"))  # twice as fast as an index
+        found = np.unique(np.searchsorted(np.cumsum(ends - starts), places, side="right"))
+        return [other[place] for place in found.tolist()]
 
 
 def _without_special_tokens(tokenizer: PauseTokenizer) -> dict[str, Any]:
