@@ -7,7 +7,7 @@ Memory is a few blocks, or a small multiple of the longest document.
 
 import ctypes
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from pause_megatron.preprocess.output_folders import output_folder
 from pause_megatron.preprocess.progress_log import ShardProgress
 from pause_megatron.preprocess.shard_writer import ShardWriter
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.tokenizer.encoders import Encoder, open_encoder
+from pause_megatron.tokenizer.encoders import Encoder, least_block_bytes, open_encoder
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _KEPT_BYTES = 256 << 20
@@ -65,7 +65,7 @@ def process_shard(job: ShardJob) -> tuple[ShardManifest, ...]:
                 for folder, output in zip(folders, job.outputs, strict=True):
                     file = files.enter_context(write_file(folder / f"{job.source.name}.bin"))
                     writers.append(ShardWriter(file, output.settings, job.index))
-                for block in job.source.read(job.options):
+                for block in job.source.read(stream.options):
                     tokens = stream.of_block(block)
                     for writer in writers:
                         writer.add(tokens)
@@ -82,6 +82,7 @@ class _TokenStream:
         self._job = job
         self._encoder = _open_encoder(job.tokenizer, settings.tokenizer_sha256, settings.encoder)
         self._dtype = token_dtype(settings.vocab_size)
+        self.options = replace(job.options, block_bytes=max(job.options.block_bytes, least_block_bytes(self._encoder)))
         self._start = settings.bos_ids or ()
         self._around = np.array([*self._start, settings.eod_id], dtype=self._dtype)
         self._documents = self._empty_documents = self._skipped_records = 0

@@ -43,6 +43,11 @@ def open_encoder(tokenizer: PauseTokenizer, name: str) -> Encoder:
     raise UserError(f"encoder {name}: does not support {tokenizer.path}; use {known}")
 
 
+def least_block_bytes(encoder: Encoder) -> int:
+    """Bytes of text that one batch of ``encoder`` should have at least, for full speed; 0 if any number is as good."""
+    return encoder.block_bytes if isinstance(encoder, GigatokenEncoder) else 0
+
+
 def choose_encoder(
     tokenizer: PauseTokenizer, wanted: Literal["auto", "reference", "gigatoken", "word-table"], texts: Iterable[str]
 ) -> str:

@@ -1,7 +1,11 @@
 import subprocess
 import sys
+from itertools import chain
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pause_megatron.tokenizer import PauseTokenizer, chunking
 from pause_megatron.tokenizer.model_file import round_scores
@@ -66,3 +70,21 @@ def test_short_and_long_texts_keep_their_order(tokenizers, monkeypatch):
             ids, lengths = tokenizer.encode_batch(texts)
         assert lengths.tolist() == [len(text_ids) for text_ids in expected]
         assert ids.tolist() == [token for text_ids in expected for token in text_ids]
+
+
+@given(
+    texts=st.lists(st.lists(st.integers(0, 9), max_size=4), min_size=1, max_size=8),
+    new=st.dictionaries(st.integers(0, 7), st.lists(st.integers(10, 19), max_size=4)),
+)
+def test_ids_of_single_texts_are_replaced(texts, new):
+    new = {index: ids for index, ids in sorted(new.items()) if index < len(texts)}
+    arrays = [encoded(texts), encoded(list(new.values()))]
+    ids, lengths = chunking.replace_ids(*arrays[0], list(new), arrays[1])
+    expected = [new.get(index, ids) for index, ids in enumerate(texts)]
+    assert ids.tolist() == list(chain.from_iterable(expected))
+    assert lengths.tolist() == list(map(len, expected))
+
+
+def encoded(texts):
+    flat = np.array(list(chain.from_iterable(texts)), dtype=np.int32)
+    return flat, np.array(list(map(len, texts)), dtype=np.int64)

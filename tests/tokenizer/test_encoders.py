@@ -1,5 +1,7 @@
 import re
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -7,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer import PauseTokenizer, gigatoken_encoder
-from pause_megatron.tokenizer.encoders import choose_encoder, open_encoder
+from pause_megatron.tokenizer import PauseTokenizer, cache_memory, gigatoken_encoder
+from pause_megatron.tokenizer.encoders import choose_encoder, least_block_bytes, open_encoder
 from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
 from tests.tokenizer.foreign import BPE_KINDS, sentencepiece_model, write
 
@@ -68,15 +70,67 @@ def test_texts_with_newer_characters_are_encoded_by_the_reference(tokenizers, mo
     assert fast.encode_batch(texts)[0].tolist() != ids.tolist()
 
 
-def test_tokenizer_is_opened_again_after_some_tokens(tokenizers, pydoc_texts, monkeypatch):
-    monkeypatch.setattr(gigatoken_encoder, "TOKENS_PER_TOKENIZER", 1000)
-    tokenizer = tokenizers["gpt2"]
+def ids_and_openings(tokenizer, texts):
+    """Encode each text alone; returns how many tokenizers did it."""
     fast = open_encoder(tokenizer, "gigatoken")
     opened = []
-    for text in pydoc_texts[:10]:
+    for text in texts:
         assert fast.encode_batch([text])[0].tolist() == tokenizer.encode(text)
         opened.append(fast._tokenizer)
-    assert 1 < len({id(each) for each in opened}) < 10
+    return len({id(each) for each in opened})
+
+
+def test_tokenizer_is_opened_again_when_the_process_has_grown(tokenizers, pydoc_texts, monkeypatch):
+    assert ids_and_openings(tokenizers["gpt2"], pydoc_texts[:5]) == 1
+    monkeypatch.setattr(gigatoken_encoder, "MAX_CACHE_BYTES", -(1 << 40))
+    assert ids_and_openings(tokenizers["gpt2"], pydoc_texts[:5]) == 5
+
+
+def test_tokenizer_is_opened_again_after_some_tokens_without_proc(tokenizers, pydoc_texts, monkeypatch):
+    monkeypatch.setattr(cache_memory, "_PAGES", Path("/nowhere/statm"))
+    monkeypatch.setattr(gigatoken_encoder, "MAX_CACHED_TOKENS", 1000)
+    assert 1 < ids_and_openings(tokenizers["gpt2"], pydoc_texts[:10]) < 10
+
+
+ENDLESS = """
+import sys
+import numpy as np
+from pause_megatron.tokenizer import PauseTokenizer, cache_memory, gigatoken_encoder
+from pause_megatron.tokenizer.cache_memory import resident_bytes
+from pause_megatron.tokenizer.encoders import open_encoder
+gigatoken_encoder.MAX_CACHE_BYTES = int(sys.argv[2]) << 20
+fast = open_encoder(PauseTokenizer.load(sys.argv[1]), "gigatoken")
+random, letters, grown = np.random.default_rng(1), np.arange(97, 123, dtype=np.uint8), []
+for _ in range(25):
+    words = letters[random.integers(0, 26, (40_000, 9))]
+    words[:, 0] = 32
+    ids = fast.encode_batch([words.tobytes().decode()])[0]
+    grown.append(resident_bytes())
+print((max(grown) - grown[0]) / 2**20)
+"""
+
+
+def test_memory_is_bounded_on_endless_text_of_new_words(tokenizers):
+    def grown(limit):  # MiB, with a cache of at most ``limit`` MiB, from the first of 25 batches on
+        child = [sys.executable, "-c", ENDLESS, str(tokenizers["gpt2"].path), str(limit)]
+        return float(subprocess.run(child, capture_output=True, text=True, check=True).stdout)
+
+    assert grown(20) < 40
+    assert grown(1 << 20) > 80  # a million words without the limit
+
+
+@given(text=st.text() | st.lists(st.sampled_from(FRAGMENTS)).map("".join))
+def test_newer_characters_are_found_without_the_older_ones(text):
+    kept = gigatoken_encoder._without_older(text)
+    newer = gigatoken_encoder.NEWER_CHARACTERS
+    assert newer.findall(kept) == newer.findall(text)
+
+
+def test_only_sentencepiece_models_ask_for_large_blocks(tokenizers):
+    asked = {kind: least_block_bytes(open_encoder(tokenizers[kind], "gigatoken")) for kind in BPE_KINDS}
+    assert asked["gpt2"] == 0
+    assert asked["sentencepiece-llama"] == gigatoken_encoder.SENTENCEPIECE_BLOCK_BYTES
+    assert least_block_bytes(tokenizers["trained"]) == 0
 
 
 def test_reference_is_chosen_on_request_and_where_no_fast_encoder_exists(tokenizers, capsys):
