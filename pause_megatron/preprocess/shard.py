@@ -2,7 +2,7 @@
 
 The input is read in blocks and encoded once. The stream of documents, each followed by the end-of-document token (and
 after the beginning-of-text token, if the tokenizer puts one before a text), goes to one writer for each dataset.
-Memory is a few blocks, or a small multiple of the longest document.
+Memory is a few blocks, of at least the size that the encoder needs, or a small multiple of the longest document.
 """
 
 import ctypes
