@@ -1,12 +1,13 @@
 #!/usr/bin/env python
-"""Time of a training step, compared with the same model in transformers with a plain PyTorch loop.
+"""Time of a training step, compared with transformers with a plain PyTorch loop, and with its own matrix products.
 
     python benchmarks/train_step.py --work work
 
 On the CPU in fp32: several sizes, all sides in one process, step by step in turn. On a GPU in bf16: the presets 130m
 and 1b on sequences of 2048 tokens, 32 per step, with growing micro-batches until memory or --seconds are exhausted;
 each side runs in its own process. Each side also runs compiled: ours layer by layer, the other as a complete model. On
-the CPU all sides start from the same weights, and their losses must agree. Both clip to the same norm and use PyTorch's
+the CPU all sides start from the same weights, and their losses must agree; another side computes only the matrix
+products of a step (``matrix_products.py``). Both clip to the same norm and use PyTorch's
 fused AdamW. Under bf16, transformers computes in autocast on fp32 weights, and ours as in ds_configs/zero1_bf16.json.
 MFU relates the model's operations (docs/costs.md) to the peak of the datasheet and to the rate of large matrix
 products. Long because it contains both training loops, so that you can compare them.
@@ -26,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from matrix_products import matrix_products
 from measure import Spread, available_cores, in_turn, load_now, new_parser, require, require_at_least, save_table
 
 from pause_megatron.config.deepspeed import TORCH_DTYPES, deepspeed_file
@@ -37,6 +39,7 @@ from pause_megatron.costs.flops import training_flops
 
 OURS, PEER, OURS_COMPILED, PEER_COMPILED = "ours", "transformers", "ours, compiled", "transformers, compiled"
 SIDES = (OURS, PEER, OURS_COMPILED, PEER_COMPILED)
+PRODUCTS = "matrix products"
 MICRO_BATCH_SIZES = (1, 2, 4, 8, 16, 32)
 GPU_PRESETS = ("130m", "1b")
 GPU_REPEATS = 5
@@ -50,8 +53,8 @@ _EOD_ID = 1
 _NO_PAUSE = -1
 _SEED = 1234
 
-Step = Callable[[], float]
-"""Trains on the batch once and returns its loss before the update."""
+Step = Callable[[], float | None]
+"""Trains on the batch once and returns its loss before the update; None from the bare matrix products."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +110,7 @@ def main() -> None:
         ends = time.monotonic() + arguments.seconds
         gpu_table(arguments.work, sides, arguments.presets, sorted(arguments.micro_batch_sizes), ends)
     else:
-        cpu_table(arguments.work, cases, sides, arguments.repeats)
+        cpu_table(arguments.work, cases, (*sides, PRODUCTS), arguments.repeats)
 
 
 def cpu_table(work: Path, cases: list[Case], sides: tuple[str, ...], repeats: int) -> None:
@@ -118,10 +121,12 @@ def cpu_table(work: Path, cases: list[Case], sides: tuple[str, ...], repeats: in
         millions = case.model.num_parameters(case.vocab_size) / 1e6
         model = f"{case.name} ({millions:{'.0f' if millions > 100 else '.2g'}}M)"
         for side in sides:
-            ratios = ["", ""]
+            ratios = [""] * 4
             if other := {OURS: PEER, OURS_COMPILED: PEER_COMPILED}.get(side):
                 ratios = [
-                    Spread.ratio(taken[side][clock], taken[other][clock]).show(bold=True) for clock in ("wall", "cpu")
+                    Spread.ratio(taken[above][clock], taken[below][clock]).show(bold=True)
+                    for above, below in ((side, other), (PRODUCTS, side))
+                    for clock in ("wall", "cpu")
                 ]
             tokens = str(case.batch_size * case.seq_length)
             rows.append([model, tokens, side, Spread.of(taken[side]["wall"]).show(1e-3, 1), *ratios])
@@ -131,8 +136,13 @@ def cpu_table(work: Path, cases: list[Case], sides: tuple[str, ...], repeats: in
         title="A training step on the CPU",
         text=f"fp32, one process with {available_cores()} threads, a batch in one microbatch; {repeats} steps of each "
         "side, in turn. Milliseconds of wall time: median (lowest-highest). Our time divided by that of transformers "
-        "with a plain loop, step by step: wall time and processor time.",
-        header=["model", "tokens", "side", "ms", "ours / theirs", "processor time"],
+        "with a plain loop, and the time of the bare matrix products divided by ours, step by step: wall time and "
+        "processor time.",
+        header=[
+            *("model", "tokens", "side", "ms"),
+            *("ours / theirs", "processor time"),
+            *(PRODUCTS + " / ours", "processor time"),
+        ],
         rows=rows,
         load=load,
         measurements=found,
@@ -216,10 +226,14 @@ def steps(case: Case, sides: list[str], repeats: int) -> dict[str, Any]:
     for side in sides:
         if side in (OURS, OURS_COMPILED):
             built[side], initial = our_step(case, "always" if side == OURS_COMPILED else "never")
+        elif side == PRODUCTS:
+            sizes = {"seq_length": case.seq_length, "batch_size": case.batch_size}
+            built[side] = matrix_products(case.model, vocab_size=case.vocab_size, **sizes)
         else:
             built[side] = peer_step(case, initial, compiled=side == PEER_COMPILED)
     losses = {side: [step() for _ in range(_WARM_UP)] for side, step in built.items()}
-    for pair in zip(*losses.values(), strict=True):
+    trained = [losses[side] for side in built if side != PRODUCTS]
+    for pair in zip(*trained, strict=True):
         close = math.isclose(min(pair), max(pair), rel_tol=_LOSS_TOLERANCE[case.precision])
         require(close, f"{case.name}: the sides train different models: {losses}")
     if torch.cuda.is_available():

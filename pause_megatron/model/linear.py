@@ -68,7 +68,7 @@ class _Linear(torch.autograd.Function):
         # Read main_grad now: under recomputation the saved weight is another tensor without attributes.
         ctx.main_grad = getattr(weight, "main_grad", None)
         ctx.bias_main_grad = getattr(bias, "main_grad", None)
-        return _product(rows, weight, bias)
+        return product(rows, weight, bias)
 
     @staticmethod
     @once_differentiable
@@ -78,7 +78,7 @@ class _Linear(torch.autograd.Function):
         rows, weight = ctx.saved_tensors
         needs_rows, needs_weight, needs_bias = ctx.needs_input_grad
         # gradient [N, O], weight [O, I], rows [N, I]
-        rows_gradient = _product(gradient, weight.t()) if needs_rows else None  # [N, O] @ [O, I] -> [N, I]
+        rows_gradient = product(gradient, weight.t()) if needs_rows else None  # [N, O] @ [O, I] -> [N, I]
         weight_gradient = _weight_gradient(gradient, rows, ctx.main_grad) if needs_weight else None
         bias_gradient = _bias_gradient(gradient, ctx.bias_main_grad) if needs_bias else None
         return rows_gradient, weight_gradient, bias_gradient
@@ -87,14 +87,14 @@ class _Linear(torch.autograd.Function):
 _ONEDNN = platform.machine() in ("x86_64", "AMD64") and torch.backends.mkldnn.is_available()
 
 
-def _product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+def product(rows: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     """Return ``rows @ weight.t() + bias``.
 
     On CPUs PyTorch uses oneDNN for bf16 but MKL for fp32, which is a tenth slower on AMD processors.
     """
     if _ONEDNN and rows.device.type == "cpu" and rows.dtype == torch.float32 and not torch.compiler.is_compiling():
-        product: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
-        return product
+        output: torch.Tensor = torch.ops.mkldnn._linear_pointwise(rows, weight, bias, "none", [], "")
+        return output
     return F.linear(rows, weight, bias)
 
 
@@ -119,11 +119,11 @@ def _bias_gradient(gradient: torch.Tensor, main_grad: torch.Tensor | None) -> to
 
 def _accumulate(rows: torch.Tensor, gradient: torch.Tensor, main_grad: torch.Tensor) -> None:
     """Add ``gradient.t() @ rows`` to ``main_grad``; the signature is Apex's."""
-    add = _add_product_compiled if torch.compiler.is_compiling() else _add_product
+    add = _add_product_compiled if torch.compiler.is_compiling() else add_product
     add(main_grad, gradient, rows)
 
 
-def _add_product(total: torch.Tensor, gradient: torch.Tensor, rows: torch.Tensor) -> None:
+def add_product(total: torch.Tensor, gradient: torch.Tensor, rows: torch.Tensor) -> None:
     """Add ``gradient.t() @ rows`` to ``total`` in the precision of ``total``, without rounding the product before."""
     if total.dtype == rows.dtype:
         total.addmm_(gradient.t(), rows)
@@ -141,14 +141,14 @@ def _ones(rows: int, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
 def _add_rows(total: torch.Tensor, gradient: torch.Tensor) -> None:
     """Add all rows of ``gradient`` to ``total``; on GPUs as a product with ones, which is a single kernel."""
     if total.is_cuda:
-        _add_product(total[:, None], gradient, _ones(len(gradient), gradient.dtype, gradient.device))
+        add_product(total[:, None], gradient, _ones(len(gradient), gradient.dtype, gradient.device))
     else:
         total.add_(gradient.sum(0, dtype=total.dtype))
 
 
 _add_product_compiled = torch.library.custom_op(
     "pause_megatron::add_product",
-    _add_product,
+    add_product,
     mutates_args={"total"},
     schema="(Tensor(a!) total, Tensor gradient, Tensor rows) -> ()",
 )

@@ -13,12 +13,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
+from pause_megatron.config.model import ModelConfig, padded_vocab_size
+from pause_megatron.costs.flops import training_flops
 from pause_megatron.experiments.demo_corpus import write_pydoc_corpus
 from tests.quick import others_slow
 
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in ("measure", "vocabularies"))
+SHARED = ("matrix_products", "measure", "vocabularies")
+SCRIPTS = sorted(path.stem for path in BENCHMARKS.glob("*.py") if path.stem not in SHARED)
 
 
 def run(script: str, *arguments: object) -> subprocess.CompletedProcess[str]:
@@ -247,6 +251,32 @@ def test_all_sides_train_the_same_model(tmp_path: Path) -> None:
         ours, theirs = sides["ours"]["losses"], sides["transformers"]["losses"]
         assert ours == pytest.approx(theirs, rel=1e-4)
         assert ours[-1] < ours[0]
+        assert sides["matrix products"]["cpu"][0] > 0  # how they compare is up to the machine
+
+
+def count_product(rows: list[int], weight: list[int], *_: Any, **__: Any) -> int:
+    """Operations of oneDNN's linear layer, which PyTorch does not count itself."""
+    return 2 * rows[0] * rows[1] * weight[0]
+
+
+def count_added_product(total: list[int], left: list[int], *_: Any, **__: Any) -> int:
+    return 2 * total[0] * total[1] * left[1]
+
+
+@pytest.mark.parametrize(
+    "settings", [{}, {"architecture": "llama", "num_query_groups": 2}], ids=["gpt2", "llama with grouped queries"]
+)
+def test_bare_matrix_products_are_those_of_a_step(settings: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    from matrix_products import matrix_products
+
+    model = ModelConfig(num_layers=2, hidden_size=32, num_attention_heads=4, max_position_embeddings=16, **settings)
+    sizes = {"vocab_size": padded_vocab_size(100), "seq_length": 16}
+    step = matrix_products(model, batch_size=3, **sizes)
+    uncounted = {torch.ops.mkldnn._linear_pointwise: count_product, torch.ops.aten.addmm_: count_added_product}
+    with FlopCounterMode(display=False, custom_mapping=uncounted) as counter:
+        step()
+    assert counter.get_total_flops() == 3 * training_flops(model, **sizes).model
 
 
 @pytest.mark.slow
