@@ -18,6 +18,7 @@ from pause_megatron.config.parallel import Layout
 from pause_megatron.data.batches import Batch, Microbatch
 from pause_megatron.engine import Engine
 from pause_megatron.engine.updater import Update
+from pause_megatron.freed_memory import keep_freed_memory
 from pause_megatron.model.gpt import LocalModel
 from pause_megatron.training.loss import count_losses, masked_loss
 from pause_megatron.training.step_report import Flags, StepReport, share_report
@@ -37,6 +38,8 @@ class Stepper:
         """Global norm of the accumulated gradient of the mean loss, before clipping; may not be finite."""
         self._targets_per_token = 1.0
         self._forward_backward = get_forward_backward_func()
+        if device.type == "cpu":
+            keep_freed_memory()  # each step allocates what the one before has freed
 
     def accumulate(self, batch: Batch, flags: Flags = _NO_FLAGS) -> StepReport:
         """Run forward and backward on this rank's part ``batch`` of a global batch; no weight changes.
