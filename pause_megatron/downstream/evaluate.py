@@ -3,7 +3,7 @@
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,6 +32,7 @@ from pause_megatron.downstream.model_folder import ModelFolder, load_model_folde
 from pause_megatron.downstream.pausing import Pausing
 from pause_megatron.downstream.pausing_decisions import resolve_pausing
 from pause_megatron.downstream.prompting import Wording, asked_fewshot, decided_wording, refuse_prompting
+from pause_megatron.downstream.shared_requests import AnswersAhead
 from pause_megatron.downstream.task_results import definition_record, metric_values, results_of
 from pause_megatron.downstream.tasks import Task, harness_errors, load_task
 from pause_megatron.errors import UserError
@@ -56,6 +57,7 @@ def evaluate(config: EvaluateConfig) -> None:
     """Evaluate ``config.model`` on ``config.task`` and write one result file for each number of pauses.
 
     Each file is written as soon as its evaluation is complete, and equals that of an evaluation with only this number.
+    The first evaluation reads each prompt for all numbers, if they can share it.
 
     Raises :class:`UserError` for an output that exists or that another process is writing, before it loads anything;
     for pauses that the model does not have or that leave no room; for logits that are not finite; and for the errors of
@@ -86,7 +88,10 @@ def _evaluate_each(config: EvaluateConfig, evaluations: Sequence[EvaluateConfig]
         task = load_task(config.task, config.data, include_path=config.include_path, halve=halve, num_fewshot=number)
         wording = decided_wording(folder, task, config.prompting)
         task.require_room(folder.context_length)
-        halved, measure = task.halved, partial(_measure_texts if task.scores_texts else _measure, folder, task, wording)
+        halved, measure = task.halved, partial(_measure_texts, folder, task, wording)
+        if not task.scores_texts:
+            ahead = AnswersAhead(folder, _possible_pausings(folder, evaluations))
+            measure = partial(_measure, folder, task, wording, ahead)
     loading = time.monotonic() - started
     for one in evaluations:
         record = _evaluate(folder, measure, one, loading, task=name, halved=halved)
@@ -111,10 +116,21 @@ class _Results:
     prompting: PromptingRecord | None = None
 
 
-def _measure(folder: ModelFolder, task: Task, wording: Wording, config: EvaluateConfig) -> _Results:
-    """Evaluate on prompts and answers."""
+def _possible_pausings(folder: ModelFolder, evaluations: Sequence[EvaluateConfig]) -> list[Pausing]:
+    """Return the pauses of each evaluation, without those that the model refuses when their turn comes."""
+    possible = []
+    for one in evaluations:
+        with suppress(UserError):
+            possible.append(resolve_pausing(folder, one.pausing))
+    return possible
+
+
+def _measure(
+    folder: ModelFolder, task: Task, wording: Wording, ahead: AnswersAhead, config: EvaluateConfig
+) -> _Results:
+    """Evaluate on prompts and answers; the first evaluation finds the answers of all that it can share work with."""
     pausing = resolve_pausing(folder, config.pausing)
-    harness_model = PauseLM(folder, pausing, config.batch_size)
+    harness_model = PauseLM(folder, pausing, config.batch_size, ahead)
     found = results_of(task, _run_harness(harness_model, task, wording, config), pausing.num_pauses)
     return _Results(
         pausing=pausing,

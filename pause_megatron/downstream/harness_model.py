@@ -7,20 +7,24 @@ mask. Without pauses and with causal attention, the results equal those of ``hf`
 import math
 from collections.abc import Sequence
 from copy import copy
-from functools import partialmethod
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Literal
 
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from pause_megatron.downstream.batching import BorderBatch, TokenRow, align
 from pause_megatron.downstream.generation import bad_logits, generation_arguments
+from pause_megatron.downstream.greedy_decoding import StopTexts, is_greedy
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.paused_decoding import reads_pauses
 from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.shared_prefixes import Branch, shared_prefixes
+from pause_megatron.downstream.shared_requests import AnswersAhead, Key, Score, SharedReader, raise_errors
 from pause_megatron.errors import UserError
 from pause_megatron.pauses.prompts import PausedTokens
 
@@ -31,10 +35,39 @@ TokenizedRequest = tuple[tuple[str, str], list[int], list[int]]
 """Texts of context and continuation, and the ids of each."""
 
 
+@dataclass(frozen=True)
+class _Row:
+    """One continuation to score."""
+
+    key: Key
+    prefix: PausedTokens
+    target: PausedTokens
+    """The continuation with its pauses."""
+    continuation: list[int]
+
+    def __len__(self) -> int:
+        return len(self.prefix) + len(self.target)
+
+    def branch(self, run: int) -> Branch:
+        """Return the continuation as a branch of its prefix, which ends with a run of ``run`` pauses."""
+        return Branch(self.key, run, self.continuation)
+
+
+def _row(folder: ModelFolder, pausing: Pausing, request: TokenizedRequest, key: Key) -> _Row:
+    (text, _), context, continuation = request
+    # The last token of a continuation is predicted but not read, so it needs no position. The harness moves spaces
+    # at the end of a context into its continuation.
+    prefix = pausing.prefix(folder, text.rstrip(), context, folder.context_length - len(continuation) + 1)
+    return _Row(key, prefix, pausing.target(folder, prefix, continuation), continuation)
+
+
 class PauseLM(HFLM):
     """``hf`` with pauses in every context."""
 
-    def __init__(self, folder: ModelFolder, pausing: Pausing, batch_size: int) -> None:
+    def __init__(
+        self, folder: ModelFolder, pausing: Pausing, batch_size: int, ahead: AnswersAhead | None = None
+    ) -> None:
+        """Evaluate with ``pausing``. Answers for later pausings of ``ahead`` are found together with the first ones."""
         super().__init__(
             folder.model,
             backend="causal",
@@ -44,6 +77,7 @@ class PauseLM(HFLM):
         )
         self._folder = folder
         self._pausing = pausing
+        self._ahead = AnswersAhead(folder, [pausing]) if ahead is None else ahead
         self._prompts: BorderBatch | None = None
         """The newest batch of prompts, which the harness passes on as ids and mask."""
         self.text_tokens: list[int] = []
@@ -55,46 +89,73 @@ class PauseLM(HFLM):
         """Return the ids of ``string`` as in finetuning; it continues a text if ``add_special_tokens`` is False."""
         return self._folder.encode(string, begins=add_special_tokens is not False)
 
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = True) -> list[Score]:
+        """Return the score of each continuation, in order.
+
+        Raises :class:`UserError` for pauses that leave no room and for logits that are not finite.
+        """
+        found = self._ahead.take(self._pausing, "loglikelihood", [request.args for request in requests])
+        # The evaluator does not pass disable_tqdm, and the harness shows progress bars by default.
+        return super().loglikelihood(requests, disable_tqdm=True) if found is None else found
+
     @torch.no_grad()
     def _loglikelihood_tokens(
         self, requests: list[TokenizedRequest], disable_tqdm: bool = False, override_bs: int | None = None
-    ) -> list[tuple[float, bool]]:
+    ) -> list[Score]:
         """Return each continuation's log-probability, and whether greedy decoding gives it; in order.
+
+        With ``override_bs``, each request is read by itself, without those for other numbers of pauses.
 
         Raises :class:`UserError` for a log-probability that is not finite.
         """
-        longest_first = sorted(range(len(requests)), key=lambda i: -len(requests[i][1]) - len(requests[i][2]))
-        scores: dict[int, tuple[float, bool]] = {}
+        pausings = self._ahead.with_later(self._pausing) if override_bs is None else [self._pausing]
+        answers: dict[Key, Score | UserError] = {}
+        rows = []
+        for number, pausing in enumerate(pausings):
+            for index, request in enumerate(requests):
+                try:
+                    rows.append(_row(self._folder, pausing, request, (number, index)))
+                except UserError as error:
+                    if not number:
+                        raise
+                    answers[number, index] = error
+        alone = rows
+        if self._ahead.shares and override_bs is None and self._pausing.interleaving(self._folder) is None:
+            prefixes = shared_prefixes([(row.prefix, row.branch(self._run_of(pausings[row.key[0]]))) for row in rows])
+            shared = [prefix for prefix in prefixes if len(prefix.branches) > 1]
+            reader = SharedReader(self._folder, self.batch_size, bidirectional=self._pausing.bidirectional)
+            answers |= reader.scores(shared)
+            alone = [row for row in rows if row.key not in answers]
+        alone.sort(key=lambda row: -len(row))
         batch_size = override_bs or self.batch_size
-        for start in range(0, len(requests), batch_size):
-            chosen = longest_first[start : start + batch_size]
-            scores.update(zip(chosen, self._score([requests[i] for i in chosen]), strict=True))
-        return [scores[i] for i in range(len(requests))]
+        for start in range(0, len(alone), batch_size):
+            answers |= self._scores(alone[start : start + batch_size])
+        for key, answer in answers.items():
+            if not isinstance(answer, UserError) and not math.isfinite(answer[0]):
+                answers[key] = bad_logits(self._folder, requests[key[1]][0][0])
+        for number, pausing in enumerate(pausings[1:], start=1):
+            of_pausing = [answers[number, index] for index in range(len(requests))]
+            self._ahead.keep(pausing, "loglikelihood", [texts for texts, _, _ in requests], of_pausing)
+        return raise_errors([answers[0, index] for index in range(len(requests))])
 
-    def _score(self, requests: list[TokenizedRequest]) -> list[tuple[float, bool]]:
-        # The last token of a continuation is predicted but not read, so it needs no position. The harness moves spaces
-        # at the end of a context into its continuation.
-        prefixes = [
-            self._pausing.prefix(self._folder, text.rstrip(), context, self.max_length - len(continuation) + 1)
-            for (text, _), context, continuation in requests
-        ]
-        targets = [
-            self._pausing.target(self._folder, prefix, continuation)
-            for prefix, (_, _, continuation) in zip(prefixes, requests, strict=True)
-        ]
-        read = [PausedTokens(target.ids[:-1], target.is_pause[:-1]) for target in targets]
-        batch = self._align(prefixes, read).to(self.device)
+    def _run_of(self, pausing: Pausing) -> int:
+        """Return the number of pauses at the end of a prefix whose parts can be shared."""
+        return pausing.num_pauses if pausing.placement == "append" and not pausing.bidirectional else 0
+
+    def _scores(self, rows: Sequence[_Row]) -> dict[Key, Score]:
+        """Score rows that share nothing, as one batch."""
+        read = [PausedTokens(row.target.ids[:-1], row.target.is_pause[:-1]) for row in rows]
+        batch = self._align([row.prefix for row in rows], read).to(self.device)
         inputs = batch.model_inputs(bidirectional=self._pausing.bidirectional, dtype=self.model.dtype)
         log_probabilities = self.model(**inputs).logits.float().log_softmax(dim=-1)  # [batch, target + 1, vocabulary]
-        scores = []
-        for row, target, ((text, _), _, ids) in zip(log_probabilities, targets, requests, strict=True):
-            continuation = torch.tensor(ids, device=self.device)
+        scores = {}
+        for of_row, row in zip(log_probabilities, rows, strict=True):
+            continuation = torch.tensor(row.continuation, device=self.device)
             # A row starts at the last prefix position and may be longer than its target. Pauses are not predicted.
-            window = row[: len(target)][torch.from_numpy(~target.is_pause).to(self.device)]  # [tokens, vocabulary]
+            is_predicted = torch.from_numpy(~row.target.is_pause).to(self.device)
+            window = of_row[: len(row.target)][is_predicted]  # [tokens, vocabulary]
             total = float(window.gather(1, continuation[:, None]).sum())
-            if not math.isfinite(total):
-                raise bad_logits(self._folder, text)
-            scores.append((total, bool((window.argmax(dim=1) == continuation).all())))
+            scores[row.key] = (total, bool((window.argmax(dim=1) == continuation).all()))
         return scores
 
     def _align(self, prefixes: Sequence[TokenRow], targets: Sequence[TokenRow]) -> BorderBatch:
@@ -130,9 +191,65 @@ class PauseLM(HFLM):
             output: torch.Tensor = super()._model_generate(context, max_length, stop, **arguments)
         return output
 
-    # The evaluator does not pass disable_tqdm, and the harness shows progress bars by default.
-    generate_until = partialmethod(HFLM.generate_until, disable_tqdm=True)
-    loglikelihood = partialmethod(HFLM.loglikelihood, disable_tqdm=True)
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = True) -> list[str]:
+        """Return the text after each context, up to its stop texts; in order.
+
+        Raises the errors of :meth:`loglikelihood`.
+        """
+        arguments = [request.args for request in requests]
+        found = self._ahead.take(self._pausing, "generate_until", arguments)
+        if found is None and self._ahead.shares and self._pausing.interleaving(self._folder) is None:
+            found = self._decode(arguments)
+        return super().generate_until(requests, disable_tqdm=True) if found is None else found
+
+    def _decode(self, arguments: list[tuple[str, dict[str, Any]]]) -> list[str] | None:
+        """Answer the requests of :meth:`generate_until`, also for later pausings; None if one is not greedy."""
+        groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
+        for index, (_, settings) in enumerate(arguments):
+            rest = normalize_gen_kwargs(settings, self.max_gen_toks)
+            eos = self.tok_decode([self.eot_token_id], skip_special_tokens=False)
+            until, most = handle_stop_sequences(rest.pop("until", None), eos=eos), rest.pop("max_gen_toks")
+            if not is_greedy(self.model, rest):
+                return None
+            groups.setdefault((most, tuple(until)), []).append(index)
+        pausings = self._ahead.with_later(self._pausing)
+        answers: dict[Key, str | UserError] = {}
+        for (most, until), indices in groups.items():
+            contexts = {index: arguments[index][0] for index in indices}
+            answers |= self._decode_group(contexts, pausings, most, list(until))
+        for number, pausing in enumerate(pausings[1:], start=1):
+            of_pausing = [answers[number, index] for index in range(len(arguments))]
+            self._ahead.keep(pausing, "generate_until", arguments, of_pausing)
+        texts = raise_errors([answers[0, index] for index in range(len(arguments))])
+        for request, text in zip(arguments, texts, strict=True):
+            self.cache_hook.add_partial("generate_until", request, text)
+        return texts
+
+    def _decode_group(
+        self, contexts: dict[int, str], pausings: Sequence[Pausing], most: int, until: list[str]
+    ) -> dict[Key, str | UserError]:
+        """Decode ``contexts``, by the number of their request, up to ``most`` tokens or one of ``until``."""
+        answers: dict[Key, str | UserError] = {}
+        branches = []
+        for index, context in contexts.items():
+            ids = self.tok_encode(context)
+            for number, pausing in enumerate(pausings):
+                try:
+                    prefix = pausing.prefix(self._folder, context, ids, self.max_length - most)
+                except UserError as error:
+                    if not number:
+                        raise
+                    answers[number, index] = error
+                else:
+                    branches.append((prefix, Branch((number, index), self._run_of(pausing))))
+        reader = SharedReader(self._folder, self.batch_size, bidirectional=self._pausing.bidirectional)
+        decoded = reader.decoded(shared_prefixes(branches), most, StopTexts(self.tok_decode, until))
+        for key, tokens in decoded.items():
+            if tokens is None:
+                answers[key] = bad_logits(self._folder, contexts[key[1]])
+            else:
+                answers[key] = postprocess_generated_text(self.tok_decode(tokens), until, None)
+        return answers
 
     @torch.no_grad()
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:

@@ -1,0 +1,231 @@
+"""Prefixes that are read once for several numbers of pauses and several answers.
+
+With causal attention, the states of ``a b P P P P`` contain those of ``a b P P``. One forward pass reads each context
+with its longest run of pauses into a cache. An answer after fewer pauses attends to its own part of the cache, and its
+positions continue from there. For example, with ``.`` where the cache is masked::
+
+    a b P P P P | c d
+    a b P P . . | c d
+    a b P P . . | e f g
+
+Attention in both directions changes the states of the context with the number of pauses. Then a prefix is read once for
+each number, and only its answers share it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from transformers import DynamicCache, PreTrainedModel
+from transformers.cache_utils import CacheLayerMixin, DynamicLayer
+
+from pause_megatron.downstream.batching import align
+from pause_megatron.errors import one_line
+from pause_megatron.pauses.prompts import PausedTokens, without_pauses
+
+
+@dataclass(frozen=True)
+class Branch:
+    """One answer to score or decode after a part of a shared prefix."""
+
+    key: tuple[int, int]
+    """Number of the pausing, and of its request."""
+    kept: int
+    """Pauses of the shared run that the answer attends to."""
+    target: Sequence[int] = ()
+    """Tokens to score; empty if they are decoded."""
+
+
+@dataclass(frozen=True)
+class SharedPrefix:
+    """A context, its longest run of pauses, and the answers after parts of the run."""
+
+    context: PausedTokens
+    run: PausedTokens
+    branches: list[Branch] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.context) + len(self.run)
+
+
+def shared_prefixes(branches: Sequence[tuple[PausedTokens, Branch]]) -> list[SharedPrefix]:
+    """Group branches by the prefix that they can share, longest prefix first.
+
+    Each branch comes with its complete prefix, shape [tokens], whose last ``kept`` tokens are its run of pauses.
+    """
+    by_context: dict[tuple[bytes, bytes], list[SharedPrefix]] = {}
+    for prefix, branch in sorted(branches, key=lambda pair: -pair[1].kept):  # the longest run of a context comes first
+        border = len(prefix) - branch.kept
+        context, run = (
+            PausedTokens(prefix.ids[part], prefix.is_pause[part]) for part in (slice(border), slice(border, None))
+        )
+        groups = by_context.setdefault((context.ids.tobytes(), context.is_pause.tobytes()), [])
+        matching = (each for each in groups if (each.run.ids[: branch.kept] == run.ids).all())
+        if (shared := next(matching, None)) is None:
+            groups.append(shared := SharedPrefix(context, run))
+        shared.branches.append(branch)
+    return sorted((shared for groups in by_context.values() for shared in groups), key=lambda shared: -len(shared))
+
+
+class PrefixCache:
+    """States of a batch of prefixes, and the logits after each number of pauses that a branch keeps."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        prefixes: Sequence[SharedPrefix],
+        pad_id: int,
+        *,
+        bidirectional: bool = False,
+        shares_positions: bool = False,
+    ) -> None:
+        """Read ``prefixes``; with ``bidirectional``, contexts attend in both directions and must have empty runs."""
+        assert not (bidirectional and any(len(prefix.run) for prefix in prefixes))
+        contexts, runs = [prefix.context for prefix in prefixes], [prefix.run for prefix in prefixes]
+        self.model = model
+        self.batch = align(contexts, runs, pad_id, shares_positions=shares_positions).to(model.device)
+        self.cache = DynamicCache(config=model.config)
+        kept = sorted({branch.kept for prefix in prefixes for branch in prefix.branches})
+        self._place = {number: place for place, number in enumerate(kept)}
+        inputs = self.batch.model_inputs(bidirectional=bidirectional, dtype=model.dtype)
+        inputs["logits_to_keep"] = torch.tensor(kept, device=model.device) + self.batch.border - 1
+        # Logits at the last position of each part of a run, [prefixes, numbers of pauses, vocabulary].
+        self.logits = model(**inputs, past_key_values=self.cache, use_cache=True).logits.float()
+
+    def places(self, branches: Sequence[Branch]) -> torch.Tensor:
+        """Return the index in the second dimension of ``logits`` of each branch."""
+        return torch.tensor([self._place[branch.kept] for branch in branches], device=self.model.device)
+
+
+class Continuations:
+    """Branches that are read as a batch; each has its own copy of a prefix's states, and room for its tokens."""
+
+    def __init__(self, prefixes: PrefixCache, rows: Sequence[int], branches: Sequence[Branch], room: int) -> None:
+        """Continue prefix ``rows[i]`` as ``branches[i]``, by at most ``room`` tokens each."""
+        batch, device = prefixes.batch, prefixes.model.device
+        index, kept = torch.tensor(rows, device=device), torch.tensor([each.kept for each in branches], device=device)
+        self._length = batch.border + int(kept.max())  # columns after it are pauses that no branch keeps
+        columns = torch.arange(self._length, device=device)
+        real = batch.real[index, : self._length] & (columns < batch.border + kept[:, None])
+        counted = real & ~batch.is_pause[index, : self._length] if batch.shares_positions else real
+        self._model = prefixes.model
+        self._positions = counted.sum(dim=1)  # index of each row's next token
+        self._real = torch.nn.functional.pad(real, (0, room))
+        self._cache = DynamicCache()
+        self._cache.layers = [_RoomyLayer(layer, index, self._length, room) for layer in prefixes.cache.layers]
+
+    def __len__(self) -> int:
+        return len(self._positions)
+
+    def read(self, ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        """Read ``ids``, [rows, tokens], of which those not ``real`` are padding at the end of a row.
+
+        Returns the logits after each token, [rows, tokens, vocabulary].
+        """
+        width = ids.shape[1]
+        self._real[:, self._length : self._length + width] = real
+        self._length += width
+        logits: torch.Tensor = self._model(
+            input_ids=ids,
+            attention_mask=self._real[:, : self._length].long(),
+            position_ids=self._positions[:, None] + torch.arange(width, device=ids.device),
+            past_key_values=self._cache,
+            use_cache=True,
+            logits_to_keep=width,
+        ).logits.float()
+        self._positions = self._positions + width
+        return logits
+
+    def select(self, rows: Sequence[int]) -> None:
+        """Keep only ``rows``, in this order."""
+        index = torch.tensor(rows, device=self._real.device)
+        self._real, self._positions = self._real[index], self._positions[index]
+        self._cache.batch_select_indices(index)
+
+
+class _RoomyLayer(DynamicLayer):
+    """Keys and values of one layer with room for the tokens to come, so that a step does not copy all of them."""
+
+    def __init__(self, layer: CacheLayerMixin, rows: torch.Tensor, length: int, room: int) -> None:
+        super().__init__()
+        assert layer.keys is not None
+        assert layer.values is not None
+        self.dtype, self.device = layer.keys.dtype, layer.keys.device
+        self._all: list[torch.Tensor] = []
+        for states in (layer.keys, layer.values):  # [batch, heads, positions, head_dim]
+            _, heads, _, width = states.shape
+            complete = states.new_empty(len(rows), heads, length + room, width)
+            complete[:, :, :length] = states[rows, :, :length]
+            self._all.append(complete)
+        self._show(length)
+        self.is_initialized = True
+
+    def _show(self, length: int) -> None:
+        self.keys, self.values = (states[:, :, :length] for states in self._all)
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: object, **kwargs: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add the states of new tokens, [batch, heads, tokens, head_dim]; returns all states."""
+        start = self.get_seq_length()
+        end = start + key_states.shape[-2]
+        for states, new in zip(self._all, (key_states, value_states), strict=True):
+            states[:, :, start:end] = new
+        self._show(end)
+        assert self.keys is not None
+        assert self.values is not None
+        return self.keys, self.values
+
+    def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep only the rows ``indices``."""
+        length = self.get_seq_length()
+        self._all = [states[indices] for states in self._all]
+        self._show(length)
+
+
+@torch.no_grad()
+def sharing_problem(model: PreTrainedModel) -> str | None:
+    """Return why answers of ``model`` cannot share the states of a prefix; None if they can.
+
+    The layers must keep the states of all positions, and the logits of a continuation after a part of a prefix must be
+    those of reading everything at once. Nothing depends on a list of architectures.
+    """
+    try:
+        return _problem_of_layers(model) or _problem_of_logits(model)
+    except Exception as error:  # an architecture can fail anywhere on a cache or mask that it does not know
+        return f"it cannot continue from a part of a cache ({type(error).__name__}: {one_line(error)[:120]})"
+
+
+def _problem_of_layers(model: PreTrainedModel) -> str | None:
+    layers = DynamicCache(config=model.config).layers
+    if not layers or any(type(layer) is not DynamicLayer for layer in layers):
+        return "not every layer keeps the keys and values of all positions"
+    return None
+
+
+def _problem_of_logits(model: PreTrainedModel) -> str | None:
+    """Compare the continuation of two prefixes with ordinary forward passes; the first one leaves a part out."""
+    rows = model.get_input_embeddings().num_embeddings
+    first, *tokens = (rows * part // 9 for part in range(1, 9))
+    contexts, kept, targets = ([first, *tokens[:2]], tokens[:2]), (0, 2), (tokens[4:6], tokens[5:7])  # lengths differ
+    run = without_pauses(tokens[3:5])
+    branches = [Branch((0, row), kept[row], targets[row]) for row in range(2)]
+    prefixes = [SharedPrefix(without_pauses(contexts[row]), run, [branches[row]]) for row in range(2)]
+    read = PrefixCache(model, prefixes, pad_id=0)
+    if any(type(layer) is not DynamicLayer or not layer.get_seq_length() for layer in read.cache.layers):
+        return "not every layer keeps the keys and values of all positions"
+    continued = Continuations(read, [0, 1], branches, room=2)
+    ids = torch.tensor(targets, device=model.device)
+    found = continued.read(ids, torch.ones_like(ids, dtype=torch.bool))  # [2 rows, 2 tokens, vocabulary]
+    for row in range(2):
+        text = torch.tensor([[*contexts[row], *run.tolist()[: kept[row]], *targets[row]]], device=model.device)
+        expected = model(input_ids=text, attention_mask=torch.ones_like(text), use_cache=False).logits.float()[0]
+        own = float((expected[-1] - expected[-2]).abs().max())  # the size of a difference that matters
+        tolerance = own * (1e-3 if model.dtype == torch.float32 else 0.1)
+        at_prefix = read.logits[row, row] - expected[-3]  # its number of pauses has the same place
+        worst = max(float((found[row] - expected[-2:]).abs().max()), float(at_prefix.abs().max()))
+        if not worst <= tolerance:
+            return "its logits after a part of a cache differ from those of reading everything"
+    return None
