@@ -1,21 +1,24 @@
 #!/usr/bin/env python
-"""Documents evaluated per second with and without pauses, compared with lm-evaluation-harness's own ``hf`` model.
+"""Documents evaluated per second, compared with lm-evaluation-harness's own ``hf`` model on as many tokens.
 
     python benchmarks/evaluation.py --data tasks --work work
 
-One task of each kind (generated text, scored choices, scored last word) on the first documents of real samples, by the
-same random model, in turn. ``--data`` contains the folders webqs, piqa and lambada_openai with JSON-lines files in the
-schema of the Hugging Face hub. The last column shows how many tokens the pauses add to a prompt.
+The nine tasks of the paper on the first documents of real samples, by the same random model, in turn: with 0, 10 and 50
+pauses, each against ``hf`` with as many more tokens in its prompts, and with seven numbers of pauses in one evaluation.
+``--data`` contains a folder for each task with JSON-lines files in the schema of the Hugging Face hub; tasks without a
+folder are skipped.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from generation import CONTEXT_LENGTH, random_folder
+from generation import random_folder
 from lm_eval import evaluator
 from lm_eval.models.huggingface import HFLM
 from measure import Spread, available_cores, in_turn, load_now, new_parser, require, require_at_least, save_table
@@ -24,83 +27,144 @@ from vocabularies import small_tokenizer
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.shared_requests import AnswersAhead
 from pause_megatron.downstream.tasks import Task, load_task
 from pause_megatron.tokenizer.huggingface import to_huggingface
 
-TASKS = {"web_questions": "webqs", "piqa": "piqa", "lambada": "lambada_openai"}
+TASKS = {
+    "gsm8k": "gsm8k",
+    "squad": "squad",
+    "coqa": "coqa",
+    "commonsense_qa": "commonsense_qa",
+    "piqa": "piqa",
+    "hellaswag": "hellaswag",
+    "lambada": "lambada_openai",
+    "web_questions": "webqs",
+    "natural_questions": "nq_open",
+}
+"""Folder of the data of each task."""
 PAUSES = (0, 10, 50)
-STOCK = "hf"
+SEVERAL = (0, 2, 5, 10, 20, 35, 50)
+ONE = 10
+"""Number of pauses of the evaluation that one with all of ``SEVERAL`` is compared with."""
+TOGETHER = f"ours, M = {' '.join(map(str, SEVERAL))}"
 
 
-@dataclass(frozen=True)
-class Side:
-    """One harness model."""
+class LongerHF(HFLM):
+    """``hf`` with more tokens at the end of every context."""
 
-    name: str
-    num_pauses: int
-    model: HFLM
+    def __init__(self, folder: ModelFolder, more: int, batch_size: int) -> None:
+        settings: dict[str, Any] = {"tokenizer": folder.tokenizer, "max_length": folder.context_length}
+        super().__init__(folder.model, backend="causal", batch_size=batch_size, **settings)
+        self._more = [folder.eod_id] * more
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        ids, target = super()._encode_pair(context, continuation)
+        return [*ids, *self._more], target
+
+    def tok_batch_encode(
+        self, strings: list[str], *arguments: Any, left_truncate_len: int | None = None, **named: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ids and mask of contexts with the additional tokens, [batch, sequence]."""
+        room = (left_truncate_len or self.max_length) - len(self._more)
+        ids, mask = super().tok_batch_encode(strings, *arguments, left_truncate_len=room, **named)
+        more = torch.tensor([self._more] * len(ids), dtype=ids.dtype)
+        return torch.cat([ids, more], dim=1), torch.cat([mask, torch.ones_like(more)], dim=1)
+
+
+def stock(num_pauses: int) -> str:
+    """Name of the side with the harness's own model."""
+    return f"hf, {num_pauses} more tokens"
+
+
+def ours(num_pauses: int) -> str:
+    """Name of the side with one number of pauses."""
+    return f"ours, M = {num_pauses}"
 
 
 def main() -> None:
     """Measure and print the table."""
     parser = new_parser(__doc__, repeats=5)
     parser.add_argument("--data", type=Path, required=True, help="folder of task folders")
-    parser.add_argument("--documents", type=int, default=64, help="documents of each task (default: 64)")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="tasks (default: all nine)")
+    parser.add_argument("--documents", type=int, default=32, help="documents of each task (default: 32)")
     parser.add_argument("--batch-size", type=int, default=16, help="prompts in a batch (default: 16)")
     parser.add_argument("--layers", type=int, default=6, help="layers of the model (default: 6)")
     arguments = parser.parse_args()
-    for name in TASKS.values():
-        require((arguments.data / name).is_dir(), f"--data {arguments.data}: has no folder {name}")
     require_at_least(1, arguments, "documents", "batch_size", "layers", "repeats")
+    tasks = [name for name in arguments.tasks if (arguments.data / TASKS[name]).is_dir()]
+    for name in arguments.tasks:
+        if name not in tasks:
+            print(f"--data {arguments.data}: has no folder {TASKS[name]}; {name} is skipped", flush=True)
+    require(bool(tasks), f"--data {arguments.data}: has no folder of a task")
     torch.set_num_threads(available_cores())
     load = load_now()
     tokenizer = small_tokenizer(arguments.work / "evaluation" / "tokenizer")
     ids = (tokenizer.pause_id, tokenizer.eod_id, to_huggingface(tokenizer))
     folder = random_folder("llama", arguments.layers, *ids)
-    sides = _sides(folder, arguments.batch_size)
     found: dict[str, dict[str, list[float]]] = {}
     rows: list[list[str]] = []
-    for name, data in TASKS.items():
-        task = load_task(name, arguments.data / data)
-        found[name] = _measure(task, sides, arguments.documents, arguments.repeats)
-        texts = [task.harness.doc_to_text(document) for document in list(task.harness.eval_docs)[: arguments.documents]]
-        prompt = sum(len(folder.tokenizer.encode(text)) for text in texts) / len(texts)
-        for side in sides:
-            rate = Spread.of(arguments.documents / seconds for seconds in found[name][side.name])
-            ratio = (
-                Spread.ratio(found[name][STOCK], found[name][side.name]).show(bold=True) if side.name != STOCK else ""
-            )
-            rows.append([name, side.name, rate.show(digits=1), ratio, f"{prompt + side.num_pauses:.0f} / {prompt:.0f}"])
+    for name in tasks:
+        task = load_task(name, arguments.data / TASKS[name])
+        documents = list(task.harness.eval_docs)[: arguments.documents]
+        sides = _sides(folder, arguments.batch_size, task, len(documents))
+        found[name] = _measure(sides, arguments.repeats)
+        prompts = [len(folder.tokenizer.encode(task.harness.doc_to_text(document))) for document in documents]
+        label = f"{name} ({sum(prompts) / len(prompts):.0f})"
+        rows += [[label, side, *_figures(side, found[name], len(documents))] for side in sides]
     save_table(
         arguments.work,
         "evaluation",
         title="Evaluation",
         text=f"fp32, a Llama with {folder.model.num_parameters() / 1e6:.0f}M parameters, {available_cores()} threads, "
         f"{arguments.documents} documents of each task in batches of {arguments.batch_size}; {arguments.repeats} "
-        "repeats, in turn. Median (lowest-highest). Tokens: the mean prompt with its pauses / without.",
-        header=["task", "side", "documents/s", "hf's time / ours", "tokens"],
+        "repeats, in turn. Median (lowest-highest). In brackets: tokens of the mean prompt. The last column compares "
+        f"one evaluation with {len(SEVERAL)} numbers of pauses with one of M = {ONE}.",
+        header=["task", "side", "documents/s", "hf's time / ours", f"time / that of M = {ONE}"],
         rows=rows,
         load=load,
         measurements=found,
     )
 
 
-def _sides(folder: ModelFolder, batch_size: int) -> list[Side]:
-    settings = {"tokenizer": folder.tokenizer, "batch_size": batch_size, "max_length": CONTEXT_LENGTH}
-    stock = Side(STOCK, 0, HFLM(folder.model, backend="causal", **settings))
-    ours = [Side(f"ours, M = {n}", n, PauseLM(folder, Pausing(num_pauses=n), batch_size)) for n in PAUSES]
-    return [stock, *ours]
+def _figures(side: str, seconds: dict[str, list[float]], documents: int) -> list[str]:
+    """Columns of one side; ``seconds`` are those of all sides."""
+    answered = documents * (len(SEVERAL) if side == TOGETHER else 1)
+    rate = Spread.of(answered / taken for taken in seconds[side]).show(digits=1)
+    if side == TOGETHER:
+        return [rate, "", Spread.ratio(seconds[side], seconds[ours(ONE)]).show(bold=True)]
+    theirs = {ours(number): stock(number) for number in PAUSES}.get(side)
+    return [rate, Spread.ratio(seconds[theirs], seconds[side]).show(bold=True) if theirs else "", ""]
 
 
-def _measure(task: Task, sides: list[Side], documents: int, repeats: int) -> dict[str, list[float]]:
+def _sides(folder: ModelFolder, batch_size: int, task: Task, documents: int) -> dict[str, Callable[[], None]]:
+    """Evaluations of ``task``, each of which loads nothing."""
+
+    def evaluate(*models: HFLM) -> None:
+        for model in models:
+            options: dict[str, Any] = {"limit": documents, "log_samples": False, "bootstrap_iters": 0}
+            evaluator.evaluate(model, {task.name: task.harness}, **options)
+
+    def evaluate_ours(numbers: tuple[int, ...]) -> None:
+        pausings = [Pausing(num_pauses=number) for number in numbers]
+        ahead = AnswersAhead(folder, pausings)
+        evaluate(*(PauseLM(folder, pausing, batch_size, ahead) for pausing in pausings))
+
+    sides: dict[str, Callable[[], None]] = {}
+    for number in PAUSES:
+        sides[stock(number)] = partial(evaluate, LongerHF(folder, number, batch_size))
+        sides[ours(number)] = partial(evaluate_ours, (number,))
+    sides[TOGETHER] = partial(evaluate_ours, SEVERAL)
+    return sides
+
+
+def _measure(sides: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
     """Seconds of every evaluation. The first one of each side is not measured, because it sets things up."""
-    by_name = {side.name: side for side in sides}
-    seconds: dict[str, list[float]] = {name: [] for name in by_name}
-    options = {"limit": documents, "log_samples": False, "bootstrap_iters": 0}
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats + 1):
-        for name in in_turn(by_name, repeat):
+        for name in in_turn(sides, repeat):
             started = time.perf_counter()
-            evaluator.evaluate(by_name[name].model, {task.name: task.harness}, **options)
+            sides[name]()
             seconds[name].append(time.perf_counter() - started)
     return {name: taken[1:] for name, taken in seconds.items()}
 

@@ -18,6 +18,7 @@ _ARGUMENTS = {"do_sample": False, "temperature": 0.0}
 _WITHOUT_EFFECT = {
     *("bos_token_id", "eos_token_id", "pad_token_id", "suppress_tokens", "max_length", "max_new_tokens", "use_cache"),
     *("do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "transformers_version", "_from_model_config"),
+    *("output_attentions", "output_hidden_states"),
 }
 """Settings of a generation config that do not change greedy decoding, or that :func:`decode_greedily` is given."""
 

@@ -96,10 +96,8 @@ class SharedReader:
                 index = torch.tensor(chosen, device=first.device)
                 totals[index] += more
                 greedy[index] &= are_greedy
-            found.update(
-                (branch.key, score)
-                for branch, *score in zip(branches, totals.tolist(), greedy.tolist(), strict=True)  # type: ignore[misc]
-            )
+            scores = zip(totals.tolist(), greedy.tolist(), strict=True)
+            found.update(zip((branch.key for branch in branches), scores, strict=True))
         return found
 
     @torch.no_grad()

@@ -1,0 +1,261 @@
+"""Answers that share the reading of a prompt, compared with reading every row by itself."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+from lm_eval.api.instance import Instance
+
+from pause_megatron.downstream import shared_requests
+from pause_megatron.downstream.greedy_decoding import StopTexts, is_greedy
+from pause_megatron.downstream.harness_model import PauseLM
+from pause_megatron.downstream.model_folder import load_model_folder
+from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.shared_prefixes import Branch, shared_prefixes, sharing_problem
+from pause_megatron.downstream.shared_requests import AnswersAhead
+from pause_megatron.errors import UserError
+from pause_megatron.pauses.prompts import pause_prefix
+from tests.downstream.foreign_models import SHAPES, make_model
+from tests.downstream.random_models import CONTEXT_LENGTH
+
+LONG = "an expression that is much longer than all the positions this model has, " * 4
+CHOICES = [
+    ("The import statement is", " a name"),
+    ("The import statement is", " binds a class and more"),
+    ("The import statement is", " x"),
+    ("a class is a", " y z"),
+    ("a class is a", " statement that is an object"),
+    ("x is", " z"),
+    (LONG + "is", " value"),
+    (LONG + "is", " a longer value than that"),
+]
+CONTEXTS = ["The import statement is", "x is", "a class is a", LONG + "is"]
+NUMBERS = (0, 2, 5, 10)
+SETTINGS = {
+    "appended": {},
+    "both directions": {"prefix_attention": "bidirectional"},
+    "prepended": {"placement": "prepend"},
+    "before a marker": {"placement": "before-marker", "marker": "is"},
+    "after a marker": {"placement": "after-marker", "marker": "is"},
+    "a filler": {"filler": "a b c", "filler_ids": (40, 41, 42)},
+    "repeated tokens": {"repeats_tokens": True},
+    "after every token": {"placement": "every", "interval": 1},
+}
+
+
+def scores(model, pairs=CHOICES):
+    requests = [Instance("loglikelihood", {}, pair, index) for index, pair in enumerate(pairs)]
+    return model.loglikelihood(requests)
+
+
+def texts(model, contexts=CONTEXTS, **settings):
+    settings = {"until": ["\n"], "max_gen_toks": 6, "do_sample": False, **settings}
+    requests = [
+        Instance("generate_until", {}, (context, copy.deepcopy(settings)), index)
+        for index, context in enumerate(contexts)
+    ]
+    return model.generate_until(requests)
+
+
+def alone(folder, pausing, batch_size=1) -> PauseLM:
+    """A model that reads each row by itself and decodes with stock ``generate``."""
+    model = PauseLM(folder, pausing, batch_size)
+    model._ahead.shares = False
+    return model
+
+
+def pausings_of(settings) -> list[Pausing]:
+    numbers = (0, 1, 2) if settings.get("placement") == "every" else NUMBERS
+    return [Pausing(num_pauses=number, **settings) for number in numbers]
+
+
+def assert_same_scores(found, expected):
+    assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
+    assert [score for score, _ in found] == pytest.approx([score for score, _ in expected], rel=1e-5)
+
+
+@pytest.fixture
+def positions_read(folder):
+    """Shape of the ids of every forward pass."""
+    read: list[tuple[int, int]] = []
+    handle = folder.model.register_forward_pre_hook(
+        lambda _, inputs, named: read.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    yield read
+    handle.remove()
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_all_numbers_together_give_the_answers_of_each_row_by_itself(folder, name):
+    pausings = pausings_of(SETTINGS[name])
+    ahead = AnswersAhead(folder, pausings)
+    assert ahead.shares
+    for pausing in pausings:
+        together, by_itself = PauseLM(folder, pausing, 3, ahead), alone(folder, pausing)
+        assert_same_scores(scores(together), scores(by_itself))
+        assert texts(together) == texts(by_itself)
+    assert not ahead._found
+
+
+@pytest.mark.parametrize("repeats_tokens", [False, True])
+def test_pauses_that_share_positions_give_the_answers_of_each_row_by_itself(model_path, repeats_tokens):
+    folder = load_model_folder(model_path("gpt2"))
+    folder.model.config.pause_positions = "shared"
+    assert folder.shares_positions
+    pausings = pausings_of({"repeats_tokens": repeats_tokens})
+    ahead = AnswersAhead(folder, pausings)
+    for pausing in pausings:
+        together, by_itself = PauseLM(folder, pausing, 3, ahead), alone(folder, pausing)
+        assert_same_scores(scores(together), scores(by_itself))
+        assert texts(together) == texts(by_itself)
+
+
+def test_distinct_pauses_are_shared(folder):
+    several = replace(folder, pause_id=50, distinct_pauses=3)
+    pausings = pausings_of({})
+    ahead = AnswersAhead(several, pausings)
+    for pausing in pausings:
+        together, by_itself = PauseLM(several, pausing, 3, ahead), alone(several, pausing)
+        assert_same_scores(scores(together), scores(by_itself))
+        assert texts(together) == texts(by_itself)
+
+
+def test_choices_and_numbers_of_pauses_read_their_context_once(folder, positions_read):
+    pausings, pairs = pausings_of({}), CHOICES[:3]
+    models = [PauseLM(folder, pausing, 8, ahead) for ahead in [AnswersAhead(folder, pausings)] for pausing in pausings]
+    positions_read.clear()
+    for model in models:
+        scores(model, pairs)
+    [context, *_] = {len(folder.encode(context)) for context, _ in pairs}
+    lengths = [len(models[0]._encode_pair(*pair)[1]) for pair in pairs]
+    answers = len(NUMBERS) * sum(length > 1 for length in lengths)
+    assert positions_read == [(1, context + max(NUMBERS)), (answers, max(lengths) - 1)]
+
+
+def test_all_numbers_of_pauses_are_decoded_in_the_same_steps(folder, positions_read):
+    pausings = pausings_of({})
+    models = [PauseLM(folder, pausing, 8, ahead) for ahead in [AnswersAhead(folder, pausings)] for pausing in pausings]
+    positions_read.clear()
+    for model in models:
+        texts(model, CONTEXTS[:1], until=[])
+    [prefix, *steps] = positions_read
+    assert prefix == (1, len(folder.encode(CONTEXTS[0])) + max(NUMBERS))
+    assert len(steps) <= 5
+    assert {width for _, width in steps} == {1}
+
+
+def test_a_batch_of_answers_is_bounded(folder, monkeypatch, positions_read):
+    pausings = pausings_of({})
+    expected = [(scores(alone(folder, each)), texts(alone(folder, each))) for each in pausings]
+    monkeypatch.setattr(shared_requests, "POSITIONS_AT_ONCE", 1)
+    ahead = AnswersAhead(folder, pausings)
+    positions_read.clear()
+    for pausing, (expected_scores, expected_texts) in zip(pausings, expected, strict=True):
+        model = PauseLM(folder, pausing, 2, ahead)
+        assert_same_scores(scores(model), expected_scores)
+        assert texts(model) == expected_texts
+    assert max(rows for rows, _ in positions_read) == 2
+
+
+def test_ended_answers_leave_the_batch(folder, positions_read):
+    model = PauseLM(folder, Pausing(num_pauses=2), 8)
+    contexts = [f"{context} {word}" for context in CONTEXTS[:3] for word in ("is", "a", "x")]
+    complete = texts(alone(folder, Pausing(num_pauses=2)), contexts, max_gen_toks=20, until=[])
+    letters = {letter for text in complete for letter in text[:8]}
+    stop = max(letters, key=lambda letter: sum(letter in text[:8] for text in complete))  # ends many answers early
+    positions_read.clear()
+    found = texts(model, contexts, max_gen_toks=20, until=[stop])
+    assert found == [text.split(stop)[0] for text in complete]
+    rows = [rows for rows, _ in positions_read]
+    assert rows[-1] < rows[1]
+
+
+def test_an_error_is_raised_when_its_number_comes(folder):
+    pausings = [Pausing(num_pauses=2), Pausing(num_pauses=CONTEXT_LENGTH), Pausing(num_pauses=3)]
+    ahead = AnswersAhead(folder, pausings)
+    first, refused, last = (PauseLM(folder, pausing, 4, ahead) for pausing in pausings)
+    for answers in (scores, texts):
+        answers(first)
+        with pytest.raises(UserError, match="no room for the prompt: 64 pauses"):
+            answers(refused)
+    assert_same_scores(scores(last), scores(alone(folder, pausings[2])))
+
+
+def test_other_requests_are_answered_anew(folder):
+    pausings = pausings_of({})
+    ahead = AnswersAhead(folder, pausings)
+    scores(PauseLM(folder, pausings[0], 4, ahead))
+    model = PauseLM(folder, pausings[1], 4, ahead)
+    assert_same_scores(scores(model, CHOICES[:2]), scores(alone(folder, pausings[1]), CHOICES[:2]))
+
+
+def test_a_prefix_that_pauses_shorten_is_not_shared(folder):
+    """The longer run leaves less room, so that its context begins later."""
+    ids = list(range(10, 40))
+    room = {"pause_ids": [2], "eod_id": 1, "room": 32}
+    prefixes = [(pause_prefix(ids, number, **room), Branch((number, 0), number)) for number in (0, 2, 5)]
+    found = shared_prefixes(prefixes)
+    assert [[branch.kept for branch in shared.branches] for shared in found] == [[5], [2, 0]]
+    assert [len(shared) for shared in found] == [32, 32]
+
+
+def test_other_pauses_are_not_shared():
+    room = {"eod_id": 1, "room": 32}
+    prefixes = [
+        (pause_prefix([10, 11], len(ids), pause_ids=ids, **room), Branch((0, row), len(ids)))
+        for row, ids in enumerate([[2, 3, 4], [2, 3], [3]])
+    ]
+    assert [[branch.kept for branch in shared.branches] for shared in shared_prefixes(prefixes)] == [[3, 2], [1]]
+
+
+@pytest.mark.parametrize(
+    "settings", [{"do_sample": True, "temperature": 0.7}, {"num_beams": 2}, {"repetition_penalty": 1.3}]
+)
+def test_other_ways_of_decoding_are_those_of_stock_generate(folder, settings):
+    pausing = Pausing(num_pauses=2)
+    found = []
+    for model in (PauseLM(folder, pausing, 4), alone(folder, pausing, 4)):
+        torch.manual_seed(0)
+        found.append(texts(model, **settings))
+    assert found[0] == found[1]
+
+
+def test_settings_of_the_model_that_change_decoding_are_kept(model_path):
+    folder = load_model_folder(model_path("llama"))
+    assert is_greedy(folder.model, {"do_sample": False, "temperature": 0.0})
+    plain = texts(PauseLM(folder, Pausing(num_pauses=2), 4), max_gen_toks=20)
+    folder.model.generation_config.repetition_penalty = 3.0
+    assert not is_greedy(folder.model, {"do_sample": False, "temperature": 0.0})
+    penalized = texts(PauseLM(folder, Pausing(num_pauses=2), 4), max_gen_toks=20)
+    assert penalized == texts(alone(folder, Pausing(num_pauses=2), 4), max_gen_toks=20) != plain
+
+
+def test_tokens_that_the_model_suppresses_are_not_decoded(model_path):
+    folder = load_model_folder(model_path("llama"))
+    model = PauseLM(folder, Pausing(num_pauses=2), 4)
+    without = texts(model)
+    folder.model.generation_config.suppress_tokens = list(range(0, 512, 2))
+    assert texts(model) == texts(alone(folder, Pausing(num_pauses=2))) != without
+
+
+def test_a_stop_text_over_several_tokens_is_found():
+    pieces = {0: "a", 1: "Ques", 2: "tion", 3: ":", 4: "?", 5: ""}
+    ended = StopTexts(lambda tokens: "".join(pieces[token] for token in tokens), ["Question:", ""])
+    assert [ended([*tokens]) for tokens in ([0], [0, 3], [0, 1, 2], [0, 1, 2, 3], [1, 2, 4, 3], [0, 5])] == [
+        *(False, False, False),
+        *(True, False, False),
+    ]
+
+
+@pytest.mark.parametrize("shape", [*SHAPES, "mistral", "mamba"])
+def test_every_shape_is_tried(shape, tmp_path):
+    """Models with a sliding window or without attention read every row by itself."""
+    folder = load_model_folder(make_model(shape, tmp_path / shape))
+    problem = sharing_problem(folder.model)
+    assert (problem is None) == (shape in SHAPES), problem
+    if problem:
+        assert "not every layer keeps" in problem
+    model = PauseLM(folder, Pausing(num_pauses=0), 3)
+    assert_same_scores(scores(model, CHOICES[:6]), scores(alone(folder, Pausing(num_pauses=0)), CHOICES[:6]))
+    assert texts(model, CONTEXTS[:3]) == texts(alone(folder, Pausing(num_pauses=0), 3), CONTEXTS[:3])
