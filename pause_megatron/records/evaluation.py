@@ -159,7 +159,7 @@ class EvaluationRecord:
     versions: dict[str, str]
     """Package to installed version."""
     seconds: float
-    """Wall time."""
+    """Wall time. Of several numbers of pauses, the first one's includes the work that the others share with it."""
 
     @property
     def task_label(self) -> str:
