@@ -1,15 +1,22 @@
-"""Greedy decoding of many answers from shared prefixes, with the tokens of stock ``generate``.
+"""Greedy decoding of many answers from shared prefixes, with the texts of the harness's ``hf`` model.
 
-An answer ends at a stop token, at a stop text or at its limit. Ended rows leave the batch.
+An answer ends at a stop token, at a stop text or at its limit. Ended rows leave the batch, but ``hf`` decodes a batch
+until all its answers have ended, and then cuts each text at its first stop text. Usually later tokens do not change
+that text. They can after a token for a single byte: bytes that are not UTF-8 together become U+FFFD, also a line feed
+among them. Then the text depends on the other answers of the batch, and the answer is :attr:`Ending.DEPENDS`.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from functools import cache
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from pause_megatron.downstream.shared_prefixes import Continuations
 
@@ -30,26 +37,66 @@ def is_greedy(model: PreTrainedModel, arguments: Mapping[str, Any]) -> bool:
     return _WITHOUT_EFFECT.issuperset(model.generation_config.to_diff_dict())
 
 
+_BYTE = re.compile("<0x[0-9A-Fa-f]{2}>")
+"""Name of a token for a single byte."""
+_LOOKBACK = 2
+"""Tokens that the harness decodes besides as many as its stop text has."""
+
+
+class Ending(Enum):
+    """How decoding of an answer ended."""
+
+    OPEN = "it goes on"
+    ENDED = "it has ended, and later tokens would not change its text"
+    DEPENDS = "its text depends on when the other answers of its batch in hf end"
+    BAD_LOGITS = "its logits are not finite"
+
+
+@dataclass
+class Answer:
+    """Tokens of an answer, with the stop token."""
+
+    tokens: list[int] = field(default_factory=list)
+    ending: Ending = Ending.OPEN
+    had_stop_text: bool = False
+    """Whether the harness has seen a stop text in the newest tokens."""
+
+
 class StopTexts:
-    """Whether an answer contains a stop text; decodes it only if its last token can complete one."""
+    """Finds stop texts in answers as the harness's ``MultiTokenEOSCriteria`` does: in their newest tokens."""
 
-    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str]) -> None:
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerBase, decode: Callable[[list[int]], str], stop: Sequence[str]
+    ) -> None:
+        """``decode`` returns the text of a complete answer."""
+        self._tokenizer = tokenizer
         self._decode = decode
-        self._stop = [text for text in stop if text]
-        self._last = {text[-1] for text in self._stop}
-        self._may_end: dict[int, bool] = {}
+        self._lookback = {text: len(tokenizer.encode(text, add_special_tokens=False)) + _LOOKBACK for text in stop}
+        self._last = {text[-1:] for text in stop}
+        self._can_end = cache(self._has_last_character)
+        self.is_byte = cache(self._is_byte)
 
-    def __call__(self, tokens: list[int]) -> bool:
-        """Return whether the text of ``tokens``, whose last one is new, contains a stop text."""
-        if (may_end := self._may_end.get(tokens[-1])) is None:
-            text = self._decode(tokens[-1:])
-            # A token without text of its own, or a part of a character, depends on its neighbours.
-            may_end = not text.strip() or "\ufffd" in text or not self._last.isdisjoint(text)
-            self._may_end[tokens[-1]] = may_end
-        if not may_end:
-            return False
-        text = self._decode(tokens)
-        return any(stop in text for stop in self._stop)
+    def update(self, answer: Answer) -> None:
+        """Set the ending of ``answer``, whose last token is new, if it has a stop text."""
+        answer.had_stop_text |= any(self._is_in(text, answer.tokens[-back:]) for text, back in self._lookback.items())
+        if not answer.had_stop_text:
+            return
+        text = self._decode(answer.tokens)
+        if not any(stop in text for stop in self._lookback if stop):
+            answer.ending = Ending.DEPENDS
+        elif not self.is_byte(answer.tokens[-1]):
+            answer.ending = Ending.ENDED
+
+    def _is_in(self, stop: str, tokens: list[int]) -> bool:
+        return any(map(self._can_end, tokens)) and stop in self._tokenizer.decode(tokens)
+
+    def _has_last_character(self, token: int) -> bool:
+        """Whether ``token`` can give the last character of a stop text; decoding few tokens takes most of the time."""
+        text = self._tokenizer.decode([token, token])  # the second one keeps a space at its start
+        return not text.strip() or "\ufffd" in text or self.is_byte(token) or any(last in text for last in self._last)
+
+    def _is_byte(self, token: int) -> bool:
+        return _BYTE.fullmatch(str(self._tokenizer.convert_ids_to_tokens(token))) is not None
 
 
 def decode_greedily(
@@ -59,30 +106,33 @@ def decode_greedily(
     most: int,
     forbidden: Sequence[int],
     stop_ids: Sequence[int],
-    has_ended: Callable[[list[int]], bool],
-) -> list[list[int] | None]:
-    """Return up to ``most`` tokens for each row, with the stop token; None for a row with logits that are not finite.
+    stop_texts: StopTexts,
+) -> list[Answer]:
+    """Return an answer of up to ``most`` tokens for each row.
 
     ``logits`` predict the first token, [rows, vocabulary]. ``forbidden`` tokens are never chosen.
     """
-    answers: list[list[int] | None] = [[] for _ in range(len(continuations))]
-    rows = list(range(len(continuations)))  # the answer of each row that is still in the batch
-    ended: set[int] = set()
+    answers = [Answer() for _ in range(len(continuations))]
+    rows = list(answers)  # the answer of each row that is still in the batch
     while True:
         logits[:, list(forbidden)] = -torch.inf
         finite, chosen = logits.amax(dim=-1).isfinite().tolist(), logits.argmax(dim=-1)
         for answer, token, is_finite in zip(rows, chosen.tolist(), finite, strict=True):
-            tokens = answers[answer]
-            if answer in ended or tokens is None:
+            if answer.ending != Ending.OPEN:
                 continue
             if not is_finite:
-                answers[answer] = None
-                ended.add(answer)
+                answer.ending = Ending.BAD_LOGITS
                 continue
-            tokens.append(token)
-            if token in stop_ids or len(tokens) == most or has_ended(tokens):
-                ended.add(answer)
-        remaining = [place for place, answer in enumerate(rows) if answer not in ended]
+            answer.tokens.append(token)
+            if token in stop_ids:
+                answer.ending = Ending.ENDED
+                continue
+            had_stop_text = answer.had_stop_text
+            stop_texts.update(answer)
+            # At the limit, hf ends too. Only a text that it could have cut at an earlier step depends on its batch.
+            if len(answer.tokens) == most and (answer.ending == Ending.OPEN or not had_stop_text):
+                answer.ending = Ending.ENDED
+        remaining = [place for place, answer in enumerate(rows) if answer.ending == Ending.OPEN]
         if not remaining:
             return answers
         if len(remaining) <= len(rows) // 2:  # copying the states costs about as much as reading them

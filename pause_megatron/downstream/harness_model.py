@@ -14,15 +14,14 @@ from typing import Any, Literal
 import torch
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import handle_stop_sequences, normalize_gen_kwargs, postprocess_generated_text
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 
 from pause_megatron.downstream.batching import BorderBatch, TokenRow, align
 from pause_megatron.downstream.generation import bad_logits, generation_arguments
-from pause_megatron.downstream.greedy_decoding import StopTexts, is_greedy
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.paused_decoding import reads_pauses
 from pause_megatron.downstream.pausing import Pausing
+from pause_megatron.downstream.shared_decoding import DecodedRequest, decode_group, greedy_groups
 from pause_megatron.downstream.shared_prefixes import Branch, shared_prefixes
 from pause_megatron.downstream.shared_requests import AnswersAhead, Key, Score, SharedReader, raise_errors
 from pause_megatron.errors import UserError
@@ -121,7 +120,7 @@ class PauseLM(HFLM):
                     answers[number, index] = error
         alone = rows
         if self._ahead.shares and override_bs is None and self._pausing.interleaving(self._folder) is None:
-            prefixes = shared_prefixes([(row.prefix, row.branch(self._run_of(pausings[row.key[0]]))) for row in rows])
+            prefixes = shared_prefixes([(row.prefix, row.branch(pausings[row.key[0]].shared_run)) for row in rows])
             shared = [prefix for prefix in prefixes if len(prefix.branches) > 1]
             reader = SharedReader(self._folder, self.batch_size, bidirectional=self._pausing.bidirectional)
             answers |= reader.scores(shared)
@@ -137,10 +136,6 @@ class PauseLM(HFLM):
             of_pausing = [answers[number, index] for index in range(len(requests))]
             self._ahead.keep(pausing, "loglikelihood", [texts for texts, _, _ in requests], of_pausing)
         return raise_errors([answers[0, index] for index in range(len(requests))])
-
-    def _run_of(self, pausing: Pausing) -> int:
-        """Return the number of pauses at the end of a prefix whose parts can be shared."""
-        return pausing.num_pauses if pausing.placement == "append" and not pausing.bidirectional else 0
 
     def _scores(self, rows: Sequence[_Row]) -> dict[Key, Score]:
         """Score rows that share nothing, as one batch."""
@@ -202,21 +197,14 @@ class PauseLM(HFLM):
             found = self._decode(arguments)
         return super().generate_until(requests, disable_tqdm=True) if found is None else found
 
-    def _decode(self, arguments: list[tuple[str, dict[str, Any]]]) -> list[str] | None:
+    def _decode(self, arguments: list[DecodedRequest]) -> list[str] | None:
         """Answer the requests of :meth:`generate_until`, also for later pausings; None if one is not greedy."""
-        groups: dict[tuple[int, tuple[str, ...]], list[int]] = {}
-        for index, (_, settings) in enumerate(arguments):
-            rest = normalize_gen_kwargs(settings, self.max_gen_toks)
-            eos = self.tok_decode([self.eot_token_id], skip_special_tokens=False)
-            until, most = handle_stop_sequences(rest.pop("until", None), eos=eos), rest.pop("max_gen_toks")
-            if not is_greedy(self.model, rest):
-                return None
-            groups.setdefault((most, tuple(until)), []).append(index)
+        if (groups := greedy_groups(self, arguments)) is None:
+            return None
         pausings = self._ahead.with_later(self._pausing)
         answers: dict[Key, str | UserError] = {}
-        for (most, until), indices in groups.items():
-            contexts = {index: arguments[index][0] for index in indices}
-            answers |= self._decode_group(contexts, pausings, most, list(until))
+        for group in groups:
+            answers |= decode_group(self, self._folder, group, pausings, self._decode_unshared)
         for number, pausing in enumerate(pausings[1:], start=1):
             of_pausing = [answers[number, index] for index in range(len(arguments))]
             self._ahead.keep(pausing, "generate_until", arguments, of_pausing)
@@ -225,31 +213,12 @@ class PauseLM(HFLM):
             self.cache_hook.add_partial("generate_until", request, text)
         return texts
 
-    def _decode_group(
-        self, contexts: dict[int, str], pausings: Sequence[Pausing], most: int, until: list[str]
-    ) -> dict[Key, str | UserError]:
-        """Decode ``contexts``, by the number of their request, up to ``most`` tokens or one of ``until``."""
-        answers: dict[Key, str | UserError] = {}
-        branches = []
-        for index, context in contexts.items():
-            ids = self.tok_encode(context)
-            for number, pausing in enumerate(pausings):
-                try:
-                    prefix = pausing.prefix(self._folder, context, ids, self.max_length - most)
-                except UserError as error:
-                    if not number:
-                        raise
-                    answers[number, index] = error
-                else:
-                    branches.append((prefix, Branch((number, index), self._run_of(pausing))))
-        reader = SharedReader(self._folder, self.batch_size, bidirectional=self._pausing.bidirectional)
-        decoded = reader.decoded(shared_prefixes(branches), most, StopTexts(self.tok_decode, until))
-        for key, tokens in decoded.items():
-            if tokens is None:
-                answers[key] = bad_logits(self._folder, contexts[key[1]])
-            else:
-                answers[key] = postprocess_generated_text(self.tok_decode(tokens), until, None)
-        return answers
+    def _decode_unshared(self, pausing: Pausing, arguments: list[DecodedRequest]) -> list[str]:
+        """Answer requests of :meth:`generate_until` with ``pausing`` by stock ``generate``."""
+        other = copy(self)
+        other._pausing = pausing
+        requests = [Instance("generate_until", {}, each, index) for index, each in enumerate(arguments)]
+        return HFLM.generate_until(other, requests, disable_tqdm=True)
 
     @torch.no_grad()
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:

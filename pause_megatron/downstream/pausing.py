@@ -51,6 +51,11 @@ class Pausing:
         """Whether prompt and pauses attend to each other in both directions."""
         return self.prefix_attention == "bidirectional"
 
+    @property
+    def shared_run(self) -> int:
+        """Pauses at the end of a prefix after which its states do not depend on their number; the others are fixed."""
+        return self.num_pauses if self.placement == "append" and not self.bidirectional else 0
+
     def interleaving(self, folder: ModelFolder) -> Interleaving | None:
         """Return how pauses follow the tokens of a text, answer included; None if an answer has none."""
         if self.placement != "every" or not self.num_pauses:

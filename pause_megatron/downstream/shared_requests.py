@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 import torch
 
-from pause_megatron.downstream.greedy_decoding import decode_greedily
+from pause_megatron.downstream.greedy_decoding import Answer, StopTexts, decode_greedily
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
-from pause_megatron.downstream.shared_prefixes import Branch, Continuations, PrefixCache, SharedPrefix, sharing_problem
+from pause_megatron.downstream.shared_prefixes import Branch, Continuations, PrefixCache, SharedPrefix
 from pause_megatron.errors import UserError
 
 POSITIONS_AT_ONCE = 16_384
@@ -40,7 +40,7 @@ class AnswersAhead:
 
     def __init__(self, folder: ModelFolder, pausings: Sequence[Pausing]) -> None:
         """Evaluate ``pausings`` in this order."""
-        self.shares = sharing_problem(folder.model) is None
+        self.shares = folder.sharing_problem is None
         """Whether the model can continue from a part of a cache."""
         joint = [pausing for pausing in pausings if pausing.interleaving(folder) is None]
         self._pausings = joint if self.shares else []
@@ -101,11 +101,9 @@ class SharedReader:
         return found
 
     @torch.no_grad()
-    def decoded(
-        self, prefixes: Sequence[SharedPrefix], most: int, has_ended: Callable[[list[int]], bool]
-    ) -> dict[Key, list[int] | None]:
-        """Return up to ``most`` tokens of each branch; None if its logits are not finite."""
-        found: dict[Key, list[int] | None] = {}
+    def decoded(self, prefixes: Sequence[SharedPrefix], most: int, stop_texts: StopTexts) -> dict[Key, Answer]:
+        """Return the answer of each branch, up to ``most`` tokens."""
+        found: dict[Key, Answer] = {}
         model, folder = self._folder.model, self._folder
         forbidden = sorted({*(model.generation_config.suppress_tokens or ()), *folder.pause_ids})
         for batch in self._batches(prefixes):
@@ -121,7 +119,7 @@ class SharedReader:
                     most=most,
                     forbidden=forbidden,
                     stop_ids=folder.stop_ids,
-                    has_ended=has_ended,
+                    stop_texts=stop_texts,
                 )
                 found.update(zip((branch.key for branch in part), answers, strict=True))
         return found
