@@ -22,8 +22,7 @@ from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin, DynamicLayer
 
 from pause_megatron.downstream.batching import align
-from pause_megatron.errors import one_line
-from pause_megatron.pauses.prompts import PausedTokens, without_pauses
+from pause_megatron.pauses.prompts import PausedTokens
 
 
 @dataclass(frozen=True)
@@ -183,49 +182,3 @@ class _RoomyLayer(DynamicLayer):
         length = self.get_seq_length()
         self._all = [states[indices] for states in self._all]
         self._show(length)
-
-
-@torch.no_grad()
-def sharing_problem(model: PreTrainedModel) -> str | None:
-    """Return why answers of ``model`` cannot share the states of a prefix; None if they can.
-
-    The layers must keep the states of all positions, and the logits of a continuation after a part of a prefix must be
-    those of reading everything at once. Nothing depends on a list of architectures.
-    """
-    try:
-        return _problem_of_layers(model) or _problem_of_logits(model)
-    except Exception as error:  # an architecture can fail anywhere on a cache or mask that it does not know
-        return f"it cannot continue from a part of a cache ({type(error).__name__}: {one_line(error)[:120]})"
-
-
-def _problem_of_layers(model: PreTrainedModel) -> str | None:
-    layers = DynamicCache(config=model.config).layers
-    if not layers or any(type(layer) is not DynamicLayer for layer in layers):
-        return "not every layer keeps the keys and values of all positions"
-    return None
-
-
-def _problem_of_logits(model: PreTrainedModel) -> str | None:
-    """Compare the continuation of two prefixes with ordinary forward passes; the first one leaves a part out."""
-    rows = model.get_input_embeddings().num_embeddings
-    first, *tokens = (rows * part // 9 for part in range(1, 9))
-    contexts, kept, targets = ([first, *tokens[:2]], tokens[:2]), (0, 2), (tokens[4:6], tokens[5:7])  # lengths differ
-    run = without_pauses(tokens[3:5])
-    branches = [Branch((0, row), kept[row], targets[row]) for row in range(2)]
-    prefixes = [SharedPrefix(without_pauses(contexts[row]), run, [branches[row]]) for row in range(2)]
-    read = PrefixCache(model, prefixes, pad_id=0)
-    if any(type(layer) is not DynamicLayer or not layer.get_seq_length() for layer in read.cache.layers):
-        return "not every layer keeps the keys and values of all positions"
-    continued = Continuations(read, [0, 1], branches, room=2)
-    ids = torch.tensor(targets, device=model.device)
-    found = continued.read(ids, torch.ones_like(ids, dtype=torch.bool))  # [2 rows, 2 tokens, vocabulary]
-    for row in range(2):
-        text = torch.tensor([[*contexts[row], *run.tolist()[: kept[row]], *targets[row]]], device=model.device)
-        expected = model(input_ids=text, attention_mask=torch.ones_like(text), use_cache=False).logits.float()[0]
-        own = float((expected[-1] - expected[-2]).abs().max())  # the size of a difference that matters
-        tolerance = own * (1e-3 if model.dtype == torch.float32 else 0.1)
-        at_prefix = read.logits[row, row] - expected[-3]  # its number of pauses has the same place
-        worst = max(float((found[row] - expected[-2:]).abs().max()), float(at_prefix.abs().max()))
-        if not worst <= tolerance:
-            return "its logits after a part of a cache differ from those of reading everything"
-    return None

@@ -9,7 +9,9 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_token
 from transformers import (
     AutoModelForCausalLM,
     BloomConfig,
+    GPTNeoConfig,
     GPTNeoXConfig,
+    Lfm2Config,
     LlamaConfig,
     MambaConfig,
     MistralConfig,
@@ -49,6 +51,8 @@ def _config(shape: str, vocab_size: int) -> PretrainedConfig:
     gated = {**common, "intermediate_size": 64, "num_key_value_heads": 2}
     scaled = {"rope_type": "llama3", "rope_theta": 500_000.0, "factor": 8.0, "low_freq_factor": 1.0}
     scaled |= {"high_freq_factor": 4.0, "original_max_position_embeddings": 32}
+    long = {"rope_type": "longrope", "rope_theta": 500_000.0, "factor": 3.0, "short_factor": [1.0] * 4}
+    long |= {"long_factor": [8.0] * 4, "original_max_position_embeddings": 32}
     configs = {
         "llama3": lambda: LlamaConfig(**gated, rope_parameters=scaled, tie_word_embeddings=False),
         "qwen2": lambda: Qwen2Config(**gated, tie_word_embeddings=True),
@@ -57,6 +61,18 @@ def _config(shape: str, vocab_size: int) -> PretrainedConfig:
         "smollm2": lambda: LlamaConfig(**gated, tie_word_embeddings=True),
         "bloom": lambda: BloomConfig(vocab_size=vocab_size, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.2),
         "mistral": lambda: MistralConfig(**gated, sliding_window=16),
+        "lfm2": lambda: Lfm2Config(**gated, layer_types=["full_attention", "conv"]),
+        "gptneo": lambda: GPTNeoConfig(
+            vocab_size=vocab_size,
+            hidden_size=32,
+            num_layers=2,
+            num_heads=4,
+            attention_types=[[["global", "local"], 1]],
+            window_size=16,
+            max_position_embeddings=CONTEXT_LENGTH,
+            initializer_range=0.2,
+        ),
+        "longrope": lambda: LlamaConfig(**gated, rope_parameters=long, tie_word_embeddings=False),
         "mamba": lambda: MambaConfig(vocab_size=vocab_size, hidden_size=32, num_hidden_layers=2, state_size=8),
     }
     return configs[shape]()

@@ -61,8 +61,8 @@ def passes(monkeypatch) -> list[ForwardPass]:
         return forward(self, input_ids=input_ids, **inputs)
 
     monkeypatch.setattr(GPT2LMHeadModel, "forward", recording)
-    # Its own passes would be among them.
-    monkeypatch.setattr("pause_megatron.downstream.model_folder.bidirectional_problem", lambda _: None)
+    for trial in ("bidirectional_problem", "sharing_problem"):  # their own passes would be among them
+        monkeypatch.setattr(f"pause_megatron.downstream.model_folder.{trial}", lambda *_: None)
     return found
 
 
