@@ -7,6 +7,9 @@ The nine tasks of the paper on the first documents of real samples, by the same 
 pauses, each against ``hf`` with as many more tokens in its prompts, and with seven numbers of pauses in one evaluation.
 ``--data`` contains a folder for each task with JSON-lines files in the schema of the Hugging Face hub; tasks without a
 folder are skipped.
+
+The decoded answers of a random model do not end, but those of a finetuned one do, after a few tokens. So both sides decode
+``--answer-tokens`` tokens for each answer, and half of the task's limit for the solutions of GSM8K.
 """
 
 from __future__ import annotations
@@ -84,14 +87,18 @@ def ours(num_pauses: int) -> str:
 
 def main() -> None:
     """Measure and print the table."""
-    parser = new_parser(__doc__, repeats=5)
+    parser = new_parser(__doc__, repeats=3)
     parser.add_argument("--data", type=Path, required=True, help="folder of task folders")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="tasks (default: all nine)")
-    parser.add_argument("--documents", type=int, default=32, help="documents of each task (default: 32)")
+    parser.add_argument("--documents", type=int, default=16, help="documents of each task (default: 16)")
+    parser.add_argument(
+        "--answer-tokens", type=int, default=8, help="tokens of a decoded answer; 0: the task's limit (default: 8)"
+    )
     parser.add_argument("--batch-size", type=int, default=16, help="prompts in a batch (default: 16)")
     parser.add_argument("--layers", type=int, default=6, help="layers of the model (default: 6)")
     arguments = parser.parse_args()
     require_at_least(1, arguments, "documents", "batch_size", "layers", "repeats")
+    require(arguments.answer_tokens >= 0, f"--answer-tokens {arguments.answer_tokens}: must be at least 0")
     tasks = [name for name in arguments.tasks if (arguments.data / TASKS[name]).is_dir()]
     for name in arguments.tasks:
         if name not in tasks:
@@ -106,35 +113,61 @@ def main() -> None:
     rows: list[list[str]] = []
     for name in tasks:
         task = load_task(name, arguments.data / TASKS[name])
+        _limit_answers(task, arguments.answer_tokens)
         documents = list(task.harness.eval_docs)[: arguments.documents]
         sides = _sides(folder, arguments.batch_size, task, len(documents))
+        positions = {side: _positions(folder, run) for side, run in sides.items()}  # also sets things up
         found[name] = _measure(sides, arguments.repeats)
         prompts = [len(folder.tokenizer.encode(task.harness.doc_to_text(document))) for document in documents]
         label = f"{name} ({sum(prompts) / len(prompts):.0f})"
-        rows += [[label, side, *_figures(side, found[name], len(documents))] for side in sides]
+        rows += [[label, side, *_figures(side, found[name], positions, len(documents))] for side in sides]
     save_table(
         arguments.work,
         "evaluation",
         title="Evaluation",
         text=f"fp32, a Llama with {folder.model.num_parameters() / 1e6:.0f}M parameters, {available_cores()} threads, "
         f"{arguments.documents} documents of each task in batches of {arguments.batch_size}; {arguments.repeats} "
-        "repeats, in turn. Median (lowest-highest). In brackets: tokens of the mean prompt. The last column compares "
-        f"one evaluation with {len(SEVERAL)} numbers of pauses with one of M = {ONE}.",
-        header=["task", "side", "documents/s", "hf's time / ours", f"time / that of M = {ONE}"],
+        f"repeats, in turn. Decoded answers have {arguments.answer_tokens or 32} tokens, those of gsm8k "
+        f"{128 if arguments.answer_tokens else 256}. Median (lowest-highest). In brackets: tokens of the mean prompt. "
+        "Positions: those that the model reads, with padding. The last column compares one evaluation with "
+        f"{len(SEVERAL)} numbers of pauses with one of M = {ONE}; its positions are compared too.",
+        header=["task", "side", "positions", "documents/s", "hf's time / ours", f"time / that of M = {ONE}"],
         rows=rows,
         load=load,
         measurements=found,
     )
 
 
-def _figures(side: str, seconds: dict[str, list[float]], documents: int) -> list[str]:
-    """Columns of one side; ``seconds`` are those of all sides."""
+def _limit_answers(task: Task, tokens: int) -> None:
+    settings = task.harness.config.generation_kwargs
+    if tokens and task.harness.OUTPUT_TYPE == "generate_until":
+        settings["max_gen_toks"] = settings["max_gen_toks"] // 2 if task.name == "gsm8k" else tokens
+
+
+def _positions(folder: ModelFolder, evaluate: Callable[[], None]) -> int:
+    """Positions that the model reads, with padding."""
+    read = 0
+
+    def count(_: torch.nn.Module, inputs: tuple[torch.Tensor, ...], named: dict[str, Any]) -> None:
+        nonlocal read
+        read += (inputs[0] if inputs else named["input_ids"]).numel()
+
+    handle = folder.model.register_forward_pre_hook(count, with_kwargs=True)
+    evaluate()
+    handle.remove()
+    return read
+
+
+def _figures(side: str, seconds: dict[str, list[float]], positions: dict[str, int], documents: int) -> list[str]:
+    """Columns of one side; ``seconds`` and ``positions`` are those of all sides."""
     answered = documents * (len(SEVERAL) if side == TOGETHER else 1)
     rate = Spread.of(answered / taken for taken in seconds[side]).show(digits=1)
     if side == TOGETHER:
-        return [rate, "", Spread.ratio(seconds[side], seconds[ours(ONE)]).show(bold=True)]
+        ratio = Spread.ratio(seconds[side], seconds[ours(ONE)]).show(bold=True)
+        return [f"{positions[side]} ({positions[side] / positions[ours(ONE)]:.2f})", rate, "", ratio]
     theirs = {ours(number): stock(number) for number in PAUSES}.get(side)
-    return [rate, Spread.ratio(seconds[theirs], seconds[side]).show(bold=True) if theirs else "", ""]
+    ratio = Spread.ratio(seconds[theirs], seconds[side]).show(bold=True) if theirs else ""
+    return [str(positions[side]), rate, ratio, ""]
 
 
 def _sides(folder: ModelFolder, batch_size: int, task: Task, documents: int) -> dict[str, Callable[[], None]]:
@@ -159,14 +192,14 @@ def _sides(folder: ModelFolder, batch_size: int, task: Task, documents: int) -> 
 
 
 def _measure(sides: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every evaluation. The first one of each side is not measured, because it sets things up."""
+    """Seconds of every evaluation."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
-    for repeat in range(repeats + 1):
+    for repeat in range(repeats):
         for name in in_turn(sides, repeat):
             started = time.perf_counter()
             sides[name]()
             seconds[name].append(time.perf_counter() - started)
-    return {name: taken[1:] for name, taken in seconds.items()}
+    return seconds
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ class StopTexts:
         self._lookback = {text: len(tokenizer.encode(text, add_special_tokens=False)) + _LOOKBACK for text in stop}
         self._last = {text[-1:] for text in stop}
         self._can_end = cache(self._has_last_character)
-        self.is_byte = cache(self._is_byte)
+        self._may_join = cache(self._joins_bytes)
 
     def update(self, answer: Answer) -> None:
         """Set the ending of ``answer``, whose last token is new, if it has a stop text."""
@@ -84,7 +84,7 @@ class StopTexts:
         text = self._decode(answer.tokens)
         if not any(stop in text for stop in self._lookback if stop):
             answer.ending = Ending.DEPENDS
-        elif not self.is_byte(answer.tokens[-1]):
+        elif not self._may_join(answer.tokens[-1]):
             answer.ending = Ending.ENDED
 
     def _is_in(self, stop: str, tokens: list[int]) -> bool:
@@ -93,7 +93,11 @@ class StopTexts:
     def _has_last_character(self, token: int) -> bool:
         """Whether ``token`` can give the last character of a stop text; decoding few tokens takes most of the time."""
         text = self._tokenizer.decode([token, token])  # the second one keeps a space at its start
-        return not text.strip() or "\ufffd" in text or self.is_byte(token) or any(last in text for last in self._last)
+        return "\ufffd" in text or self._is_byte(token) or any(last in text for last in self._last)
+
+    def _joins_bytes(self, token: int) -> bool:
+        """Whether bytes on both sides of ``token``, itself or others, can be one letter."""
+        return self._is_byte(token) or not self._decode([token, token])
 
     def _is_byte(self, token: int) -> bool:
         return _BYTE.fullmatch(str(self._tokenizer.convert_ids_to_tokens(token))) is not None

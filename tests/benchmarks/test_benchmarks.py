@@ -312,7 +312,9 @@ def test_evaluation_is_compared_with_the_harness(tmp_path: Path) -> None:
     found = measured(tmp_path, "evaluation")
     assert set(found) == {"web_questions", "piqa", "lambada"}
     for sides in found.values():
-        assert set(sides) == {"hf", "ours, M = 0", "ours, M = 10", "ours, M = 50"}
+        numbers = (0, 10, 50)
+        both = {f"hf, {number} more tokens" for number in numbers} | {f"ours, M = {number}" for number in numbers}
+        assert set(sides) == {*both, "ours, M = 0 2 5 10 20 35 50"}
         assert all(len(seconds) == 1 and seconds[0] > 0 for seconds in sides.values())
 
 

@@ -271,6 +271,8 @@ LINE_FEED, START, REST = "<0x0A>", "<0xC3>", "<0xA9>"
         (["▁is", LINE_FEED, "▁a"], Ending.ENDED),
         (["▁is", LINE_FEED, LINE_FEED, "▁a"], Ending.ENDED),
         (["▁is", LINE_FEED, START], Ending.DEPENDS),  # U+FFFD twice
+        (["▁is", LINE_FEED, "<pause>"], Ending.OPEN),  # which has no text, so that bytes still join
+        (["▁is", LINE_FEED, "<pause>", START], Ending.DEPENDS),
         (["▁is", START, LINE_FEED], Ending.OPEN),
         (["▁is", START, REST, LINE_FEED, "▁a"], Ending.ENDED),
         (["▁is", START, REST, "▁a"], Ending.OPEN),
