@@ -8,7 +8,7 @@ pauses, each against ``hf`` with as many more tokens in its prompts, and with se
 ``--data`` contains a folder for each task with JSON-lines files in the schema of the Hugging Face hub; tasks without a
 folder are skipped.
 
-The decoded answers of a random model do not end, but those of a finetuned one do, after a few tokens. So both sides decode
+The decoded answers of a random model do not end, but those of a finetuned one do, after a few tokens. Both sides decode
 ``--answer-tokens`` tokens for each answer, and half of the task's limit for the solutions of GSM8K.
 """
 

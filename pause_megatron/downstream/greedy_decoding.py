@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from pause_megatron.downstream.branched_rows import BranchedRows
 from pause_megatron.downstream.shared_prefixes import Continuations
 
 _ARGUMENTS = {"do_sample": False, "temperature": 0.0}
@@ -104,7 +105,7 @@ class StopTexts:
 
 
 def decode_greedily(
-    continuations: Continuations,
+    continuations: Continuations | BranchedRows,
     logits: torch.Tensor,
     *,
     most: int,
@@ -139,7 +140,8 @@ def decode_greedily(
         remaining = [place for place, answer in enumerate(rows) if answer.ending == Ending.OPEN]
         if not remaining:
             return answers
-        if len(remaining) <= len(rows) // 2:  # copying the states costs about as much as reading them
+        # Copying the states costs about as much as reading them.
+        if len(remaining) <= len(rows) // 2 or (continuations.selects_free and len(remaining) < len(rows)):
             continuations.select(remaining)
             rows, chosen = [rows[place] for place in remaining], chosen[remaining]
-        logits = continuations.read(chosen[:, None], torch.ones_like(chosen[:, None], dtype=torch.bool))[:, -1]
+        logits = continuations.read_next(chosen)

@@ -17,7 +17,7 @@ from pause_megatron.conversion.hf_config import pause_positions_of, read_hf_conf
 from pause_megatron.conversion.stored_weights import StoredWeights
 from pause_megatron.downstream.causal_models import bidirectional_problem, context_length_of, load_causal_model
 from pause_megatron.downstream.hub_models import find_model
-from pause_megatron.downstream.sharing_trial import sharing_problem
+from pause_megatron.downstream.sharing_trial import branching_problem, sharing_problem
 from pause_megatron.errors import UserError, quoted, system_error
 from pause_megatron.parallel.process_device import choose_device
 from pause_megatron.records.checksums import compare_checksums, refuse_unrecorded
@@ -84,6 +84,11 @@ class ModelFolder:
     def sharing_problem(self) -> str | None:
         """Why answers of the model cannot share the states of a prompt, found by a trial; None if they can."""
         return sharing_problem(self.model, self.context_length)
+
+    @cached_property
+    def branching_problem(self) -> str | None:
+        """Why answers after the same prompt cannot be decoded in one row, found by a trial; None if they can."""
+        return branching_problem(self.model)
 
     @cached_property
     def bos_ids(self) -> tuple[int, ...]:

@@ -97,23 +97,34 @@ class PrefixCache:
         """Return the index in the second dimension of ``logits`` of each branch."""
         return torch.tensor([self._place[branch.kept] for branch in branches], device=self.model.device)
 
+    def parts(self, rows: torch.Tensor, branches: Sequence[Branch]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the columns of prefix ``rows[i]`` that ``branches[i]`` attends to, and the position of its next token.
+
+        They are [branches, columns], without columns that all leave out, and [branches].
+        """
+        batch, kept = self.batch, torch.tensor([branch.kept for branch in branches], device=rows.device)
+        length = batch.border + int(kept.max())
+        columns = torch.arange(length, device=rows.device)
+        real = batch.real[rows, :length] & (columns < batch.border + kept[:, None])
+        counted = real & ~batch.is_pause[rows, :length] if batch.shares_positions else real
+        return real, counted.sum(dim=1)
+
 
 class Continuations:
     """Branches that are read as a batch; each has its own copy of a prefix's states, and room for its tokens."""
 
+    selects_free = False
+    """Whether :meth:`select` copies no states."""
+
     def __init__(self, prefixes: PrefixCache, rows: Sequence[int], branches: Sequence[Branch], room: int) -> None:
         """Continue prefix ``rows[i]`` as ``branches[i]``, by at most ``room`` tokens each."""
-        batch, device = prefixes.batch, prefixes.model.device
-        index, kept = torch.tensor(rows, device=device), torch.tensor([each.kept for each in branches], device=device)
-        self._length = batch.border + int(kept.max())  # columns after it are pauses that no branch keeps
-        columns = torch.arange(self._length, device=device)
-        real = batch.real[index, : self._length] & (columns < batch.border + kept[:, None])
-        counted = real & ~batch.is_pause[index, : self._length] if batch.shares_positions else real
+        index = torch.tensor(rows, device=prefixes.model.device)
+        real, self._positions = prefixes.parts(index, branches)
+        self._length = real.shape[1]
         self._model = prefixes.model
-        self._positions = counted.sum(dim=1)  # index of each row's next token
         self._real = torch.nn.functional.pad(real, (0, room))
         self._cache = DynamicCache()
-        self._cache.layers = [_RoomyLayer(layer, index, self._length, room) for layer in prefixes.cache.layers]
+        self._cache.layers = [RoomyLayer(layer, index, self._length, room) for layer in prefixes.cache.layers]
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -137,6 +148,11 @@ class Continuations:
         self._positions = self._positions + width
         return logits
 
+    def read_next(self, tokens: torch.Tensor) -> torch.Tensor:
+        """Read a token of each row, [rows]; returns the logits after it, [rows, vocabulary]."""
+        ids = tokens[:, None]
+        return self.read(ids, torch.ones_like(ids, dtype=torch.bool))[:, 0]
+
     def select(self, rows: Sequence[int]) -> None:
         """Keep only ``rows``, in this order."""
         index = torch.tensor(rows, device=self._real.device)
@@ -144,7 +160,7 @@ class Continuations:
         self._cache.batch_select_indices(index)
 
 
-class _RoomyLayer(DynamicLayer):
+class RoomyLayer(DynamicLayer):
     """Keys and values of one layer with room for the tokens to come, so that a step does not copy all of them."""
 
     def __init__(self, layer: CacheLayerMixin, rows: torch.Tensor, length: int, room: int) -> None:

@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import torch
 
+from pause_megatron.downstream.branched_rows import BranchedRows
 from pause_megatron.downstream.greedy_decoding import Answer, StopTexts, decode_greedily
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
@@ -109,12 +110,15 @@ class SharedReader:
         for batch in self._batches(prefixes):
             cache = self._read(batch)
             rows, branches = _branches(batch)
+            branched = folder.branching_problem is None and len(rows) > len(batch)
+            decode: type[BranchedRows | Continuations] = BranchedRows if branched else Continuations
             order = sorted(range(len(rows)), key=lambda place: branches[place].kept)
-            for chosen in self._chunks(order, cache, branches, lambda _: most):
+            chunks = self._chunks(order, cache, branches, lambda _: most)
+            for chosen in self._branched_chunks(rows, cache, most) if branched else chunks:
                 part, indices = [branches[place] for place in chosen], [rows[place] for place in chosen]
                 logits = cache.logits[torch.tensor(indices, device=cache.logits.device), cache.places(part)]
                 answers = decode_greedily(
-                    Continuations(cache, indices, part, most),
+                    decode(cache, indices, part, most),
                     logits,
                     most=most,
                     forbidden=forbidden,
@@ -123,6 +127,19 @@ class SharedReader:
                 )
                 found.update(zip((branch.key for branch in part), answers, strict=True))
         return found
+
+    @staticmethod
+    def _branched_chunks(rows: list[int], cache: PrefixCache, most: int) -> Iterator[list[int]]:
+        """Divide the branches of prefixes ``rows``, by their index, so that each part has few of every prefix."""
+        places: dict[int, list[int]] = {}
+        for place, row in enumerate(rows):
+            places.setdefault(row, []).append(place)
+        widest = max(map(len, places.values()))
+        room = POSITIONS_AT_ONCE // len(places) - cache.batch.input_ids.shape[1]
+        parts = -(-widest // max(1, room // most))
+        for part in range(parts):
+            if chosen := [place for of_row in places.values() for place in of_row[part::parts]]:
+                yield chosen
 
     def _batches(self, prefixes: Sequence[SharedPrefix]) -> Iterator[Sequence[SharedPrefix]]:
         for start in range(0, len(prefixes), self._batch_size):

@@ -8,6 +8,7 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 from transformers.cache_utils import DynamicLayer
 
+from pause_megatron.downstream.branched_rows import BranchedRows
 from pause_megatron.downstream.shared_prefixes import Branch, Continuations, PrefixCache, SharedPrefix
 from pause_megatron.errors import one_line
 from pause_megatron.pauses.prompts import without_pauses
@@ -34,6 +35,41 @@ def sharing_problem(model: PreTrainedModel, context_length: int) -> str | None:
         return f"it cannot continue from a part of a cache ({type(error).__name__}: {one_line(error)[:120]})"
 
 
+@torch.no_grad()
+def branching_problem(model: PreTrainedModel) -> str | None:
+    """Return why several answers of ``model`` cannot be decoded in one row, under a mask; None if they can.
+
+    ``model`` must have no :func:`sharing_problem`.
+    """
+    try:
+        token = _tokens(model)
+        answers = [[token[each] for each in answer] for answer in _TARGETS]
+        context, run = ([token[each] for each in part] for part in (_CONTEXTS[0], _RUN))
+        branches = [Branch((0, row), kept) for row, kept in enumerate(_KEPT)]
+        shared = SharedPrefix(without_pauses(context), without_pauses(run), branches)
+        rows = BranchedRows(PrefixCache(model, [shared], pad_id=0), [0, 0], branches, room=2)
+        steps = [rows.read_next(torch.tensor(step, device=model.device)) for step in zip(*answers, strict=True)]
+        for row, kept in enumerate(_KEPT):
+            text = [*context, *run[:kept], *answers[row]]
+            expected = _read(model, text, list(range(len(text))))[-2:]
+            if not float((torch.stack([step[row] for step in steps]) - expected).abs().max()) <= _tolerance(expected):
+                return "its logits under a mask differ from those of reading everything"
+    except Exception as error:  # an architecture can fail anywhere on a mask that it does not know
+        return f"it does not take a mask ({type(error).__name__}: {one_line(error)[:120]})"
+    return None
+
+
+def _tokens(model: PreTrainedModel) -> list[int]:
+    rows = model.get_input_embeddings().num_embeddings
+    return [rows * part // 9 for part in range(1, 9)]
+
+
+def _tolerance(logits: torch.Tensor) -> float:
+    """A part of the difference between the logits after the last two tokens; ``logits`` are [tokens, vocabulary]."""
+    difference = float((logits[-1] - logits[-2]).abs().max())
+    return difference * (1e-3 if logits.dtype == torch.float32 else 0.1)
+
+
 def _problem_of_layers(cache: DynamicCache) -> str | None:
     if not cache.layers or any(type(layer) is not DynamicLayer for layer in cache.layers):
         return _NOT_KEPT
@@ -41,14 +77,12 @@ def _problem_of_layers(cache: DynamicCache) -> str | None:
 
 
 def _problem_of_logits(model: PreTrainedModel, context_length: int) -> str | None:
-    rows = model.get_input_embeddings().num_embeddings
-    token = [rows * part // 9 for part in range(1, 9)]
+    token = _tokens(model)
     texts = [
         [token[each] for each in (*_CONTEXTS[row], *_RUN[: _KEPT[row]], *_TARGETS[row])] for row in range(len(_KEPT))
     ]
     expected = [_read(model, text, list(range(len(text)))) for text in texts]
-    own = min(float((logits[-1] - logits[-2]).abs().max()) for logits in expected)  # a difference that matters
-    tolerance = own * (1e-3 if model.dtype == torch.float32 else 0.1)
+    tolerance = min(map(_tolerance, expected))
     for hole in dict.fromkeys((0, max(0, min(context_length, _LONGEST) - len(texts[1]) - len(_CONTEXTS[0])))):
         for row, (at_prefix, continued) in enumerate(_continued(model, token, hole)):
             found = torch.cat([at_prefix[None], continued])
@@ -64,7 +98,7 @@ def _read(model: PreTrainedModel, ids: list[int], positions: list[int]) -> torch
     """Logits after each token, [tokens, vocabulary]."""
     text, places = (torch.tensor([each], device=model.device) for each in (ids, positions))
     inputs = {"input_ids": text, "attention_mask": torch.ones_like(text), "position_ids": places}
-    logits: torch.Tensor = model(**inputs, use_cache=False).logits.float()[0]
+    logits: torch.Tensor = model(**inputs, use_cache=False).logits[0]
     return logits
 
 

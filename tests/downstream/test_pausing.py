@@ -61,7 +61,7 @@ def passes(monkeypatch) -> list[ForwardPass]:
         return forward(self, input_ids=input_ids, **inputs)
 
     monkeypatch.setattr(GPT2LMHeadModel, "forward", recording)
-    for trial in ("bidirectional_problem", "sharing_problem"):  # their own passes would be among them
+    for trial in ("bidirectional_problem", "sharing_problem", "branching_problem"):  # their own passes are no readings
         monkeypatch.setattr(f"pause_megatron.downstream.model_folder.{trial}", lambda *_: None)
     return found
 

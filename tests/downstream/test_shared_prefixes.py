@@ -78,7 +78,9 @@ def assert_same_scores(found, expected):
 
 @pytest.fixture
 def positions_read(folder):
-    """Shape of the ids of every forward pass."""
+    """Shape of the ids of every forward pass, without those of the trials."""
+    assert folder.sharing_problem is None
+    assert folder.branching_problem is None
     read: list[tuple[int, int]] = []
     handle = folder.model.register_forward_pre_hook(
         lambda _, inputs, named: read.append(tuple(named["input_ids"].shape)), with_kwargs=True
@@ -143,7 +145,7 @@ def test_all_numbers_of_pauses_are_decoded_in_the_same_steps(folder, positions_r
     [prefix, *steps] = positions_read
     assert prefix == (1, len(folder.encode(CONTEXTS[0])) + max(NUMBERS))
     assert len(steps) <= 5
-    assert {width for _, width in steps} == {1}
+    assert set(steps) == {(1, len(NUMBERS))}
 
 
 def test_a_batch_of_answers_is_bounded(folder, monkeypatch, positions_read):
@@ -170,6 +172,22 @@ def test_ended_answers_leave_the_batch(folder, positions_read):
     assert found == [text.split(stop)[0] for text in complete]
     rows = [rows for rows, _ in positions_read]
     assert rows[-1] < rows[1]
+
+
+def test_ended_answers_leave_their_row(folder, positions_read):
+    pausings = pausings_of({})
+    complete = [texts(alone(folder, each, 3), CONTEXTS[:3], until=[]) for each in pausings]
+    letters = {letter for of_pausing in complete for text in of_pausing for letter in text if letter.isalpha()}
+    several = 0
+    for stop in sorted(letters):
+        expected = [texts(alone(folder, each, 3), CONTEXTS[:3], until=[stop]) for each in pausings]
+        ahead = AnswersAhead(folder, pausings)
+        models = [PauseLM(folder, each, 3, ahead) for each in pausings]
+        positions_read.clear()
+        assert [texts(model, CONTEXTS[:3], until=[stop]) for model in models] == expected
+        _, *steps = positions_read
+        several += len({rows * width for rows, width in steps}) > 1
+    assert several
 
 
 def test_an_error_is_raised_when_its_number_comes(folder):
@@ -320,6 +338,11 @@ def test_every_shape_is_tried(shape, tmp_path):
     problem = folder.sharing_problem
     expected = PROBLEMS.get(shape)
     assert expected in problem if expected else problem is None
-    model = PauseLM(folder, Pausing(num_pauses=0), 3)
-    assert_same_scores(scores(model, CHOICES[:6]), scores(alone(folder, Pausing(num_pauses=0)), CHOICES[:6]))
-    assert texts(model, CONTEXTS[:3]) == texts(alone(folder, Pausing(num_pauses=0), 3), CONTEXTS[:3])
+    if problem is None:
+        assert (folder.branching_problem is None) == (shape in SHAPES)  # decoding has copies of the states else
+    pausings = [Pausing(num_pauses=number, filler="a b c", filler_ids=(40, 41, 42)) for number in (0, 2, 5)]
+    ahead = AnswersAhead(folder, pausings)
+    for pausing in pausings:
+        model, other = PauseLM(folder, pausing, 3, ahead), alone(folder, pausing, 3)
+        assert_same_scores(scores(model, CHOICES[:6]), scores(other, CHOICES[:6]))
+        assert texts(model, CONTEXTS[:3]) == texts(other, CONTEXTS[:3])
