@@ -109,18 +109,28 @@ def main() -> None:
     tokenizer = small_tokenizer(arguments.work / "evaluation" / "tokenizer")
     ids = (tokenizer.pause_id, tokenizer.eod_id, to_huggingface(tokenizer))
     folder = random_folder("llama", arguments.layers, *ids)
+    require(folder.sharing_problem is None, f"--layers {arguments.layers}: the model shares nothing")
+    require(folder.branching_problem is None, f"--layers {arguments.layers}: the model takes no mask")
     found: dict[str, dict[str, list[float]]] = {}
+    read: dict[str, dict[str, int]] = {}
     rows: list[list[str]] = []
+    documents_read = 0
     for name in tasks:
         task = load_task(name, arguments.data / TASKS[name])
         _limit_answers(task, arguments.answer_tokens)
         documents = list(task.harness.eval_docs)[: arguments.documents]
+        documents_read += len(documents)
         sides = _sides(folder, arguments.batch_size, task, len(documents))
-        positions = {side: _positions(folder, run) for side, run in sides.items()}  # also sets things up
+        read[name] = {side: _positions(folder, run) for side, run in sides.items()}  # also sets things up
         found[name] = _measure(sides, arguments.repeats)
         prompts = [len(folder.tokenizer.encode(task.harness.doc_to_text(document))) for document in documents]
         label = f"{name} ({sum(prompts) / len(prompts):.0f})"
-        rows += [[label, side, *_figures(side, found[name], positions, len(documents))] for side in sides]
+        rows += [[label, side, *_figures(side, found[name], read[name], len(documents))] for side in sides]
+    seconds, positions = (
+        _sums(found),
+        {side: sum(of_task[side] for of_task in read.values()) for side in read[tasks[0]]},
+    )
+    rows += [["all", side, *_figures(side, seconds, positions, documents_read)] for side in seconds]
     save_table(
         arguments.work,
         "evaluation",
@@ -156,6 +166,14 @@ def _positions(folder: ModelFolder, evaluate: Callable[[], None]) -> int:
     evaluate()
     handle.remove()
     return read
+
+
+def _sums(found: dict[str, dict[str, list[float]]]) -> dict[str, list[float]]:
+    """Seconds of each side on all tasks, by repeat."""
+    sides = next(iter(found.values()))
+    return {
+        side: [sum(each) for each in zip(*(of_task[side] for of_task in found.values()), strict=True)] for side in sides
+    }
 
 
 def _figures(side: str, seconds: dict[str, list[float]], positions: dict[str, int], documents: int) -> list[str]:
