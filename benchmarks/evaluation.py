@@ -14,6 +14,7 @@ The decoded answers of a random model do not end, but those of a finetuned one d
 
 from __future__ import annotations
 
+import argparse
 import time
 from collections.abc import Callable
 from functools import partial
@@ -87,6 +88,50 @@ def ours(num_pauses: int) -> str:
 
 def main() -> None:
     """Measure and print the table."""
+    arguments = _arguments()
+    torch.set_num_threads(available_cores())
+    load = load_now()
+    tokenizer = small_tokenizer(arguments.work / "evaluation" / "tokenizer")
+    ids = (tokenizer.pause_id, tokenizer.eod_id, to_huggingface(tokenizer))
+    folder = random_folder("llama", arguments.layers, *ids)
+    require(folder.sharing_problem is None, f"--layers {arguments.layers}: the model shares nothing")
+    require(folder.branching_problem is None, f"--layers {arguments.layers}: the model takes no mask")
+    found: dict[str, dict[str, list[float]]] = {}
+    read: dict[str, dict[str, int]] = {}
+    rows: list[list[str]] = []
+    documents_read = 0
+    for name in arguments.tasks:
+        task = load_task(name, arguments.data / TASKS[name])
+        _limit_answers(task, arguments.answer_tokens)
+        documents = list(task.harness.eval_docs)[: arguments.documents]
+        documents_read += len(documents)
+        sides = _sides(folder, arguments.batch_size, task, len(documents))
+        read[name] = {side: _positions(folder, run) for side, run in sides.items()}  # also sets things up
+        found[name] = _measure(sides, arguments.repeats)
+        prompts = [len(folder.tokenizer.encode(task.harness.doc_to_text(document))) for document in documents]
+        label = f"{name} ({sum(prompts) / len(prompts):.0f})"
+        rows += [[label, side, *_figures(side, found[name], read[name], len(documents))] for side in sides]
+    positions = {side: sum(of_task[side] for of_task in read.values()) for side in read[arguments.tasks[0]]}
+    rows += [["all", side, *_figures(side, _sums(found), positions, documents_read)] for side in positions]
+    save_table(
+        arguments.work,
+        "evaluation",
+        title="Evaluation",
+        text=f"fp32, a Llama with {folder.model.num_parameters() / 1e6:.0f}M parameters, {available_cores()} threads, "
+        f"{arguments.documents} documents of each task in batches of {arguments.batch_size}; {arguments.repeats} "
+        f"repeats, in turn. Decoded answers have {arguments.answer_tokens or 32} tokens, those of gsm8k "
+        f"{128 if arguments.answer_tokens else 256}. Median (lowest-highest). In brackets: tokens of the mean prompt. "
+        "Positions: those that the model reads, with padding. The last column compares one evaluation with "
+        f"{len(SEVERAL)} numbers of pauses with one of M = {ONE}; its positions are compared too.",
+        header=["task", "side", "positions", "documents/s", "hf's time / ours", f"time / that of M = {ONE}"],
+        rows=rows,
+        load=load,
+        measurements=found,
+    )
+
+
+def _arguments() -> argparse.Namespace:
+    """Flags, with the tasks that have data."""
     parser = new_parser(__doc__, repeats=3)
     parser.add_argument("--data", type=Path, required=True, help="folder of task folders")
     parser.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS), help="tasks (default: all nine)")
@@ -104,48 +149,8 @@ def main() -> None:
         if name not in tasks:
             print(f"--data {arguments.data}: has no folder {TASKS[name]}; {name} is skipped", flush=True)
     require(bool(tasks), f"--data {arguments.data}: has no folder of a task")
-    torch.set_num_threads(available_cores())
-    load = load_now()
-    tokenizer = small_tokenizer(arguments.work / "evaluation" / "tokenizer")
-    ids = (tokenizer.pause_id, tokenizer.eod_id, to_huggingface(tokenizer))
-    folder = random_folder("llama", arguments.layers, *ids)
-    require(folder.sharing_problem is None, f"--layers {arguments.layers}: the model shares nothing")
-    require(folder.branching_problem is None, f"--layers {arguments.layers}: the model takes no mask")
-    found: dict[str, dict[str, list[float]]] = {}
-    read: dict[str, dict[str, int]] = {}
-    rows: list[list[str]] = []
-    documents_read = 0
-    for name in tasks:
-        task = load_task(name, arguments.data / TASKS[name])
-        _limit_answers(task, arguments.answer_tokens)
-        documents = list(task.harness.eval_docs)[: arguments.documents]
-        documents_read += len(documents)
-        sides = _sides(folder, arguments.batch_size, task, len(documents))
-        read[name] = {side: _positions(folder, run) for side, run in sides.items()}  # also sets things up
-        found[name] = _measure(sides, arguments.repeats)
-        prompts = [len(folder.tokenizer.encode(task.harness.doc_to_text(document))) for document in documents]
-        label = f"{name} ({sum(prompts) / len(prompts):.0f})"
-        rows += [[label, side, *_figures(side, found[name], read[name], len(documents))] for side in sides]
-    seconds, positions = (
-        _sums(found),
-        {side: sum(of_task[side] for of_task in read.values()) for side in read[tasks[0]]},
-    )
-    rows += [["all", side, *_figures(side, seconds, positions, documents_read)] for side in seconds]
-    save_table(
-        arguments.work,
-        "evaluation",
-        title="Evaluation",
-        text=f"fp32, a Llama with {folder.model.num_parameters() / 1e6:.0f}M parameters, {available_cores()} threads, "
-        f"{arguments.documents} documents of each task in batches of {arguments.batch_size}; {arguments.repeats} "
-        f"repeats, in turn. Decoded answers have {arguments.answer_tokens or 32} tokens, those of gsm8k "
-        f"{128 if arguments.answer_tokens else 256}. Median (lowest-highest). In brackets: tokens of the mean prompt. "
-        "Positions: those that the model reads, with padding. The last column compares one evaluation with "
-        f"{len(SEVERAL)} numbers of pauses with one of M = {ONE}; its positions are compared too.",
-        header=["task", "side", "positions", "documents/s", "hf's time / ours", f"time / that of M = {ONE}"],
-        rows=rows,
-        load=load,
-        measurements=found,
-    )
+    arguments.tasks = tasks
+    return arguments
 
 
 def _limit_answers(task: Task, tokens: int) -> None:
