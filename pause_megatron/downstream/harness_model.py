@@ -119,7 +119,7 @@ class PauseLM(HFLM):
                         raise
                     answers[number, index] = error
         alone = rows
-        if self._ahead.shares and override_bs is None and self._pausing.interleaving(self._folder) is None:
+        if override_bs is None and self._pausing.interleaving(self._folder) is None and self._ahead.shares:
             prefixes = shared_prefixes([(row.prefix, row.branch(pausings[row.key[0]].shared_run)) for row in rows])
             shared = [prefix for prefix in prefixes if len(prefix.branches) > 1]
             reader = SharedReader(self._folder, self.batch_size, bidirectional=self._pausing.bidirectional)
@@ -193,7 +193,7 @@ class PauseLM(HFLM):
         """
         arguments = [request.args for request in requests]
         found = self._ahead.take(self._pausing, "generate_until", arguments)
-        if found is None and self._ahead.shares and self._pausing.interleaving(self._folder) is None:
+        if found is None and self._pausing.interleaving(self._folder) is None and self._ahead.shares:
             found = self._decode(arguments)
         return super().generate_until(requests, disable_tqdm=True) if found is None else found
 
@@ -218,7 +218,8 @@ class PauseLM(HFLM):
         other = copy(self)
         other._pausing = pausing
         requests = [Instance("generate_until", {}, each, index) for index, each in enumerate(arguments)]
-        return HFLM.generate_until(other, requests, disable_tqdm=True)
+        texts: list[str] = HFLM.generate_until(other, requests, disable_tqdm=True)
+        return texts
 
     @torch.no_grad()
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:

@@ -11,6 +11,7 @@ released before the next batch of prefixes is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
@@ -41,17 +42,21 @@ class AnswersAhead:
 
     def __init__(self, folder: ModelFolder, pausings: Sequence[Pausing]) -> None:
         """Evaluate ``pausings`` in this order."""
-        self.shares = folder.sharing_problem is None
-        """Whether the model can continue from a part of a cache."""
-        joint = [pausing for pausing in pausings if pausing.interleaving(folder) is None]
-        self._pausings = joint if self.shares else []
+        self._folder = folder
+        self._joint = [pausing for pausing in pausings if pausing.interleaving(folder) is None]
         self._found: dict[tuple[Pausing, str], tuple[list[Any], list[Any]]] = {}
+
+    @cached_property
+    def shares(self) -> bool:
+        """Whether the model can continue from a part of a cache; the first use tries it."""
+        return self._folder.sharing_problem is None
 
     def with_later(self, pausing: Pausing) -> list[Pausing]:
         """Return ``pausing`` and those after it that can be evaluated together with it."""
-        if pausing not in self._pausings:
+        if pausing not in self._joint or not self.shares:
             return [pausing]
-        return self._pausings[self._pausings.index(pausing) :]
+        later = self._joint[self._joint.index(pausing) :]
+        return [each for each in later if each.bidirectional == pausing.bidirectional]
 
     def keep(self, pausing: Pausing, kind: str, arguments: list[Any], answers: list[Any]) -> None:
         """Keep the answers to requests of one kind with ``arguments``; an error is raised when its turn comes."""

@@ -190,6 +190,14 @@ def test_ended_answers_leave_their_row(folder, positions_read):
     assert several
 
 
+def test_complete_texts_share_nothing_and_need_no_trial(folder):
+    model = PauseLM(folder, Pausing(num_pauses=0), 2)
+    assert len(model.loglikelihood_rolling([Instance("loglikelihood_rolling", {}, ("a class is",), 0)])) == 1
+    assert "sharing_problem" not in vars(folder)
+    scores(model, CHOICES[:2])
+    assert "sharing_problem" in vars(folder)
+
+
 def test_an_error_is_raised_when_its_number_comes(folder):
     pausings = [Pausing(num_pauses=2), Pausing(num_pauses=CONTEXT_LENGTH), Pausing(num_pauses=3)]
     ahead = AnswersAhead(folder, pausings)
