@@ -89,13 +89,15 @@ def ours(num_pauses: int) -> str:
 def main() -> None:
     """Measure and print the table."""
     arguments = _arguments()
-    torch.set_num_threads(available_cores())
+    threads = 1 if arguments.processor_time else available_cores()
+    torch.set_num_threads(threads)
     load = load_now()
     tokenizer = small_tokenizer(arguments.work / "evaluation" / "tokenizer")
     ids = (tokenizer.pause_id, tokenizer.eod_id, to_huggingface(tokenizer))
     folder = random_folder("llama", arguments.layers, *ids)
     require(folder.sharing_problem is None, f"--layers {arguments.layers}: the model shares nothing")
     require(folder.branching_problem is None, f"--layers {arguments.layers}: the model takes no mask")
+    clock = time.process_time if arguments.processor_time else time.perf_counter
     found: dict[str, dict[str, list[float]]] = {}
     read: dict[str, dict[str, int]] = {}
     rows: list[list[str]] = []
@@ -107,7 +109,7 @@ def main() -> None:
         documents_read += len(documents)
         sides = _sides(folder, arguments.batch_size, task, len(documents))
         read[name] = {side: _positions(folder, run) for side, run in sides.items()}  # also sets things up
-        found[name] = _measure(sides, arguments.repeats)
+        found[name] = _measure(sides, arguments.repeats, clock)
         prompts = [len(folder.tokenizer.encode(task.harness.doc_to_text(document))) for document in documents]
         label = f"{name} ({sum(prompts) / len(prompts):.0f})"
         rows += [[label, side, *_figures(side, found[name], read[name], len(documents))] for side in sides]
@@ -117,9 +119,10 @@ def main() -> None:
         arguments.work,
         "evaluation",
         title="Evaluation",
-        text=f"fp32, a Llama with {folder.model.num_parameters() / 1e6:.0f}M parameters, {available_cores()} threads, "
+        text=f"fp32, a Llama with {folder.model.num_parameters() / 1e6:.0f}M parameters, {threads} threads, "
         f"{arguments.documents} documents of each task in batches of {arguments.batch_size}; {arguments.repeats} "
-        f"repeats, in turn. Decoded answers have {arguments.answer_tokens or 32} tokens, those of gsm8k "
+        f"repeats, in turn, in {'processor' if arguments.processor_time else 'wall'} time. "
+        f"Decoded answers have {arguments.answer_tokens or 32} tokens, those of gsm8k "
         f"{128 if arguments.answer_tokens else 256}. Median (lowest-highest). In brackets: tokens of the mean prompt. "
         "Positions: those that the model reads, with padding. The last column compares one evaluation with "
         f"{len(SEVERAL)} numbers of pauses with one of M = {ONE}; its positions are compared too.",
@@ -141,6 +144,9 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--batch-size", type=int, default=16, help="prompts in a batch (default: 16)")
     parser.add_argument("--layers", type=int, default=6, help="layers of the model (default: 6)")
+    parser.add_argument(
+        "--processor-time", action="store_true", help="measure processor time with one thread, on a busy machine"
+    )
     arguments = parser.parse_args()
     require_at_least(1, arguments, "documents", "batch_size", "layers", "repeats")
     require(arguments.answer_tokens >= 0, f"--answer-tokens {arguments.answer_tokens}: must be at least 0")
@@ -214,14 +220,14 @@ def _sides(folder: ModelFolder, batch_size: int, task: Task, documents: int) -> 
     return sides
 
 
-def _measure(sides: dict[str, Callable[[], None]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of every evaluation."""
+def _measure(sides: dict[str, Callable[[], None]], repeats: int, clock: Callable[[], float]) -> dict[str, list[float]]:
+    """Seconds of every evaluation by ``clock``."""
     seconds: dict[str, list[float]] = {name: [] for name in sides}
     for repeat in range(repeats):
         for name in in_turn(sides, repeat):
-            started = time.perf_counter()
+            started = clock()
             sides[name]()
-            seconds[name].append(time.perf_counter() - started)
+            seconds[name].append(clock() - started)
     return seconds
 
 
