@@ -14,7 +14,7 @@ from pause_megatron.pauses.pause_counts import pauses_per_sequence
 from pause_megatron.pauses.pause_ids import number_pauses
 from pause_megatron.preprocess.dataset_manifest import ShardInput, ShardManifest, ShardRecord
 from pause_megatron.preprocess.dataset_settings import DatasetSettings
-from pause_megatron.preprocess.indexed_files import index_bytes, token_dtype
+from pause_megatron.preprocess.indexed_files import stream_index, token_dtype
 from pause_megatron.records.files import write_record
 
 
@@ -52,9 +52,12 @@ class ShardWriter:
 
     def finish(self, folder: Path, shard: ShardInput) -> ShardManifest:
         """Write ``NAME.idx`` and, last, ``NAME.json``; ``NAME.bin`` must have its final name already."""
-        index = index_bytes(np.concatenate([np.empty(0, np.int32), *self._lengths]), self._dtype)
+        digest, index_size = hashlib.sha256(), 0
         with write_file(folder / f"{shard.name}.idx") as file:
-            file.write(index)
+            for part in stream_index(lambda: self._lengths, self._sequences, self._dtype):
+                file.write(part)
+                digest.update(part)
+                index_size += len(part)
         manifest = ShardManifest(
             **vars(shard),
             sequences=self._sequences,
@@ -66,8 +69,8 @@ class ShardWriter:
             tail_tokens=len(self._pending),
             bin_bytes=self._tokens * self._dtype.itemsize,
             bin_sha256=self._digest.hexdigest(),
-            idx_bytes=len(index),
-            idx_sha256=hashlib.sha256(index).hexdigest(),
+            idx_bytes=index_size,
+            idx_sha256=digest.hexdigest(),
         )
         write_record(folder / f"{shard.name}.json", ShardRecord(settings=self._settings, shard=manifest))
         return manifest

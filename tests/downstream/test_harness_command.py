@@ -89,7 +89,7 @@ def test_the_command_writes_the_harness_s_results(chat_model, place, tmp_path):
 def test_errors_of_the_model_are_one_line_and_help_is_the_harness_s_own():
     done = run("--model", MODEL_NAME, "--tasks", "arc_easy", "--model_args", "pretrained=absent")
     assert done.returncode == EXIT_USER
-    assert "error: absent: no config.json; give a folder" in done.stderr
+    assert "error: absent: no such folder" in done.stderr
     assert "Traceback" not in done.stderr
     done = run("run", "--help")
     assert done.returncode == EXIT_DONE
