@@ -57,7 +57,7 @@ class UnsupportedModelError(UserError):
 
 
 class WordEncoder:
-    """Gives the ids of ``tokenizer``, in about half the time for ordinary text."""
+    """Gives the ids of ``tokenizer``, which must be a SentencePiece unigram model, in less than half the time."""
 
     encoder_name = "word-table"
 

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 from numba import njit
 
+from pause_megatron.tokenizer.word_table import LEFT_OUT
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -79,7 +81,7 @@ def look_up(
 
     ``longest`` is the most bytes of a word. ``table`` has the arrays of a
     :class:`~pause_megatron.tokenizer.word_table.WordTable` of ``count`` words, to which new ones are added; also
-    returns the new ``count``. A text with a word that the table cannot have, or has no room for, gets -1 words.
+    returns the new ``count``. A text gets ``LEFT_OUT`` words if the table cannot have one of them, or is full.
     """
     slots, words, ends, factor = table
     shift = _shift(len(slots))
@@ -93,8 +95,8 @@ def look_up(
             slot = np.int64(code >> shift)
             while slots[slot, 0] != 0:
                 entry = np.int64(slots[slot, 1] & _INDEX)
-                is_long = ends[entry + 1] - ends[entry] == stop - begin
-                if slots[slot, 0] == code and is_long and _is_word(words, ends[entry], ends[entry + 1], text, begin):
+                fits = ends[entry + 1] - ends[entry] == stop - begin
+                if slots[slot, 0] == code and fits and _is_word(words, ends[entry], ends[entry + 1], text, begin):
                     break
                 slot = (slot + 1) & (len(slots) - 1)
             if slots[slot, 0] != 0:
@@ -111,7 +113,7 @@ def look_up(
             begin = stop
         words_per_text[index] = total - before
         if begin < end:
-            words_per_text[index], total = -1, before
+            words_per_text[index], total = LEFT_OUT, before
     return total, count
 
 
@@ -135,7 +137,7 @@ def gather(
 ) -> tuple[NDArray[np.int32], NDArray[np.int64]]:
     """Ids of the words with the indices ``found``, and their number per text.
 
-    A text with a higher cost than ``largest_cost`` gets -1 words and no ids.
+    A text with a higher cost than ``largest_cost`` gets ``LEFT_OUT`` words and no ids.
     """
     total = 0
     for entry in found:
@@ -152,7 +154,7 @@ def gather(
                 gathered[at] = ids[place]
                 at += 1
         if cost > largest_cost:
-            at, words_per_text[index] = first, -1
+            at, words_per_text[index] = first, LEFT_OUT
         lengths[index] = at - first
     return gathered[:at], lengths
 
