@@ -29,7 +29,7 @@ LAYERS = [
     ["records"],
     ["config"],
     [
-        *("errors", "log", "intervals", "atomic", "locks", "memory_limit", "freed_memory", "versions", "children"),
+        *("errors", "log", "intervals", "atomic", "locks", "memory_limit", "process_memory", "versions", "children"),
         *("launcher_variables", "light_imports", "optional_packages", "remote_files", "shipped_files"),
     ],
 ]

@@ -16,13 +16,13 @@ from numpy.typing import NDArray
 from pause_megatron.atomic import write_file
 from pause_megatron.corpus.blocks import Block, ReadOptions, Source
 from pause_megatron.errors import UserError
-from pause_megatron.freed_memory import keep_freed_memory
 from pause_megatron.preprocess.dataset_manifest import LISTED_SKIPS, ShardInput, ShardManifest, SkippedRecord
 from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import token_dtype
 from pause_megatron.preprocess.output_folders import output_folder
 from pause_megatron.preprocess.progress_log import ShardProgress
 from pause_megatron.preprocess.shard_writer import ShardWriter
+from pause_megatron.process_memory import keep_freed_memory
 from pause_megatron.tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.encoders import Encoder, least_block_bytes, open_encoder
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from pause_megatron.errors import UserError
 from pause_megatron.optional_packages import packages_needed_by
-from pause_megatron.tokenizer.cache_memory import resident_bytes, return_freed_memory
+from pause_megatron.process_memory import resident_bytes, return_freed_memory
 from pause_megatron.tokenizer.chunking import encode_in_chunks, replace_ids
 from pause_megatron.tokenizer.pause_tokenizer import PauseTokenizer
 from pause_megatron.tokenizer.sentencepiece_backend import SentencePieceBackend

@@ -18,8 +18,8 @@ from pause_megatron.config.parallel import Layout
 from pause_megatron.data.batches import Batch, Microbatch
 from pause_megatron.engine import Engine
 from pause_megatron.engine.updater import Update
-from pause_megatron.freed_memory import keep_freed_memory
 from pause_megatron.model.gpt import LocalModel
+from pause_megatron.process_memory import keep_freed_memory
 from pause_megatron.training.loss import count_losses, masked_loss
 from pause_megatron.training.step_report import Flags, StepReport, share_report
 

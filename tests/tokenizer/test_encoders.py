@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pause_megatron import process_memory
 from pause_megatron.errors import UserError
-from pause_megatron.tokenizer import PauseTokenizer, cache_memory, gigatoken_encoder
+from pause_megatron.tokenizer import PauseTokenizer, gigatoken_encoder
 from pause_megatron.tokenizer.encoders import choose_encoder, least_block_bytes, open_encoder
 from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
 from tests.tokenizer.foreign import BPE_KINDS, sentencepiece_model, write
@@ -87,7 +88,7 @@ def test_tokenizer_is_opened_again_when_the_process_has_grown(tokenizers, pydoc_
 
 
 def test_tokenizer_is_opened_again_after_some_tokens_without_proc(tokenizers, pydoc_texts, monkeypatch):
-    monkeypatch.setattr(cache_memory, "_PAGES", Path("/nowhere/statm"))
+    monkeypatch.setattr(process_memory, "_PAGES", Path("/nowhere/statm"))
     monkeypatch.setattr(gigatoken_encoder, "MAX_CACHED_TOKENS", 1000)
     assert 1 < ids_and_openings(tokenizers["gpt2"], pydoc_texts[:10]) < 10
 
@@ -95,8 +96,8 @@ def test_tokenizer_is_opened_again_after_some_tokens_without_proc(tokenizers, py
 ENDLESS = """
 import sys
 import numpy as np
-from pause_megatron.tokenizer import PauseTokenizer, cache_memory, gigatoken_encoder
-from pause_megatron.tokenizer.cache_memory import resident_bytes
+from pause_megatron.tokenizer import PauseTokenizer, gigatoken_encoder
+from pause_megatron.process_memory import resident_bytes
 from pause_megatron.tokenizer.encoders import open_encoder
 gigatoken_encoder.MAX_CACHE_BYTES = int(sys.argv[2]) << 20
 fast = open_encoder(PauseTokenizer.load(sys.argv[1]), "gigatoken")

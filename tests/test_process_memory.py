@@ -12,7 +12,7 @@ PAGE = resource.getpagesize()
 MIB = 1 << 20
 PROGRAM = """
 import resource, sys
-from pause_megatron.freed_memory import keep_freed_memory
+from pause_megatron.process_memory import keep_freed_memory
 total, largest, size = (int(word) or None for word in sys.argv[1:])
 keep_freed_memory(total=total, largest=largest)
 def faults():
