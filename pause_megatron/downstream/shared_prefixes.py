@@ -90,12 +90,14 @@ class PrefixCache:
         self._place = {number: place for place, number in enumerate(kept)}
         inputs = self.batch.model_inputs(bidirectional=bidirectional, dtype=model.dtype)
         inputs["logits_to_keep"] = torch.tensor(kept, device=model.device) + self.batch.border - 1
-        # Logits at the last position of each part of a run, [prefixes, numbers of pauses, vocabulary].
-        self.logits = model(**inputs, past_key_values=self.cache, use_cache=True).logits.float()
+        # Logits at the last position of each part of a run, [prefixes x numbers of pauses, vocabulary].
+        self.logits = model(**inputs, past_key_values=self.cache, use_cache=True).logits.float().flatten(0, 1)
 
-    def places(self, branches: Sequence[Branch]) -> torch.Tensor:
-        """Return the index in the second dimension of ``logits`` of each branch."""
-        return torch.tensor([self._place[branch.kept] for branch in branches], device=self.model.device)
+    def places(self, rows: Sequence[int], branches: Sequence[Branch]) -> torch.Tensor:
+        """Return the index in ``logits`` of those that predict the first token of each branch of prefix ``rows[i]``."""
+        pairs = zip(rows, branches, strict=True)
+        places = [row * len(self._place) + self._place[branch.kept] for row, branch in pairs]
+        return torch.tensor(places, device=self.model.device)
 
     def parts(self, rows: torch.Tensor, branches: Sequence[Branch]) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the columns of prefix ``rows[i]`` that ``branches[i]`` attends to, and the position of its next token.
@@ -129,10 +131,15 @@ class Continuations:
     def __len__(self) -> int:
         return len(self._positions)
 
-    def read(self, ids: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+    @property
+    def device(self) -> torch.device:
+        """Device of the model."""
+        return self._model.device
+
+    def read(self, ids: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Read ``ids``, [rows, tokens], of which those not ``real`` are padding at the end of a row.
 
-        Returns the logits after each token, [rows, tokens, vocabulary].
+        Returns the logits after all of them, [rows x tokens, vocabulary], and the index of each token's.
         """
         width = ids.shape[1]
         self._real[:, self._length : self._length + width] = real
@@ -144,14 +151,15 @@ class Continuations:
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=width,
-        ).logits.float()
+        ).logits
         self._positions = self._positions + width
-        return logits
+        return logits.flatten(0, 1), torch.arange(ids.numel(), device=ids.device).view_as(ids)
 
     def read_next(self, tokens: torch.Tensor) -> torch.Tensor:
         """Read a token of each row, [rows]; returns the logits after it, [rows, vocabulary]."""
         ids = tokens[:, None]
-        return self.read(ids, torch.ones_like(ids, dtype=torch.bool))[:, 0]
+        logits, _ = self.read(ids, torch.ones_like(ids, dtype=torch.bool))
+        return logits.float()
 
     def select(self, rows: Sequence[int]) -> None:
         """Keep only ``rows``, in this order."""

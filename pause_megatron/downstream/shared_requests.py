@@ -3,20 +3,22 @@
 The harness evaluates one number of pauses after another with the same requests. The first evaluation answers them for
 all numbers, and the later ones take their answers from here.
 
-Memory: a batch of prefixes is in the cache once, and a batch of answers has a copy of its part of it. A batch of
-answers has as many rows as a batch of prompts, or more while its positions are at most ``POSITIONS_AT_ONCE``. Both are
-released before the next batch of prefixes is read.
+Memory: a batch of prefixes is in the cache once, and each row of a batch of answers has a copy of its part of it. A row
+has several answers if the model takes a mask that separates them. A batch of answers has as many rows as a batch of
+prompts, or more while its positions are at most ``POSITIONS_AT_ONCE``. Both are released before the next batch of
+prefixes is read.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import Any, TypeVar
 
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
-from pause_megatron.downstream.branched_rows import BranchedRows
+from pause_megatron.downstream.branched_rows import BranchedRows, pack
 from pause_megatron.downstream.greedy_decoding import Answer, StopTexts, decode_greedily
 from pause_megatron.downstream.model_folder import ModelFolder
 from pause_megatron.downstream.pausing import Pausing
@@ -29,6 +31,10 @@ prompts: 0.6 GB of bf16 states in a model with 130M parameters."""
 _LOGITS_AT_ONCE = 2048
 """Tokens of a batch of scored answers beyond which it has no more rows than a batch of prompts: 0.25 GB of fp32 logits
 for a vocabulary of 32,000."""
+_PADDING = -1
+"""Token after the end of a target."""
+_CACHED_LOGITS = 1 << 20
+"""Logits that are scored at a time on the CPU, whose cache keeps them between the steps of the arithmetic: 4 MB."""
 
 _Answer = TypeVar("_Answer")
 Key = tuple[int, int]
@@ -91,15 +97,12 @@ class SharedReader:
         for batch in self._batches(prefixes):
             cache = self._read(batch)
             rows, branches = _branches(batch)
-            first = cache.logits[torch.tensor(rows, device=cache.logits.device), cache.places(branches)]
-            tokens = torch.tensor([branch.target[0] for branch in branches], device=first.device)
-            totals, greedy = _token_scores(first, tokens)
-            longer = [place for place, branch in enumerate(branches) if len(branch.target) > 1]
-            longer.sort(key=lambda place: len(branches[place].target))
-            for chosen in self._chunks(longer, cache, branches, lambda branch: len(branch.target) - 1):
-                continued = [branches[place] for place in chosen]
-                more, are_greedy = _rest(cache, [rows[place] for place in chosen], continued)
-                index = torch.tensor(chosen, device=first.device)
+            first = torch.tensor([branch.target[0] for branch in branches], device=cache.logits.device)
+            totals, greedy = _token_scores(cache.logits, cache.places(rows, branches), first)
+            further = [len(branch.target) - 1 for branch in branches]
+            for chosen, continuations in self._continuations(cache, rows, branches, further):
+                more, are_greedy = _rest(continuations, [branches[place].target for place in chosen])
+                index = torch.tensor(chosen, device=totals.device)
                 totals[index] += more
                 greedy[index] &= are_greedy
             scores = zip(totals.tolist(), greedy.tolist(), strict=True)
@@ -115,36 +118,18 @@ class SharedReader:
         for batch in self._batches(prefixes):
             cache = self._read(batch)
             rows, branches = _branches(batch)
-            branched = folder.branching_problem is None and len(rows) > len(batch)
-            decode: type[BranchedRows | Continuations] = BranchedRows if branched else Continuations
-            order = sorted(range(len(rows)), key=lambda place: branches[place].kept)
-            chunks = self._chunks(order, cache, branches, lambda _: most)
-            for chosen in self._branched_chunks(rows, cache, most) if branched else chunks:
-                part, indices = [branches[place] for place in chosen], [rows[place] for place in chosen]
-                logits = cache.logits[torch.tensor(indices, device=cache.logits.device), cache.places(part)]
+            for chosen, continuations in self._continuations(cache, rows, branches, [most] * len(branches)):
+                places = cache.places([rows[place] for place in chosen], [branches[place] for place in chosen])
                 answers = decode_greedily(
-                    decode(cache, indices, part, most),
-                    logits,
+                    continuations,
+                    cache.logits[places],
                     most=most,
                     forbidden=forbidden,
                     stop_ids=folder.stop_ids,
                     stop_texts=stop_texts,
                 )
-                found.update(zip((branch.key for branch in part), answers, strict=True))
+                found.update(zip((branches[place].key for place in chosen), answers, strict=True))
         return found
-
-    @staticmethod
-    def _branched_chunks(rows: list[int], cache: PrefixCache, most: int) -> Iterator[list[int]]:
-        """Divide the branches of prefixes ``rows``, by their index, so that each part has few of every prefix."""
-        places: dict[int, list[int]] = {}
-        for place, row in enumerate(rows):
-            places.setdefault(row, []).append(place)
-        widest = max(map(len, places.values()))
-        room = POSITIONS_AT_ONCE // len(places) - cache.batch.input_ids.shape[1]
-        parts = -(-widest // max(1, room // most))
-        for part in range(parts):
-            if chosen := [place for of_row in places.values() for place in of_row[part::parts]]:
-                yield chosen
 
     def _batches(self, prefixes: Sequence[SharedPrefix]) -> Iterator[Sequence[SharedPrefix]]:
         for start in range(0, len(prefixes), self._batch_size):
@@ -160,23 +145,43 @@ class SharedReader:
             shares_positions=folder.shares_positions,
         )
 
-    def _chunks(
-        self, places: list[int], cache: PrefixCache, branches: list[Branch], tokens: Callable[[Branch], int]
-    ) -> Iterator[list[int]]:
-        """Divide ``places``, the indices of branches, into batches of answers; ``tokens`` returns what a branch reads.
+    def _continuations(
+        self, cache: PrefixCache, rows: Sequence[int], branches: Sequence[Branch], tokens: Sequence[int]
+    ) -> Iterator[tuple[list[int], Continuations | BranchedRows]]:
+        """Divide the branches of prefixes ``rows``, without those that read no ``tokens``, into batches of answers.
 
-        Branches must be in ascending order of ``tokens``.
+        Yields the indices of the branches of a batch, and what reads them in this order.
         """
-        if not places:
-            return
-        longest = tokens(branches[places[-1]])
-        width = cache.batch.input_ids.shape[1] + longest
-        most = POSITIONS_AT_ONCE // width
-        if branches[places[0]].target:
-            most = min(most, _LOGITS_AT_ONCE // longest)
-        most = max(self._batch_size, most)
-        for start in range(0, len(places), most):
-            yield places[start : start + most]
+        width, is_scored = cache.batch.input_ids.shape[1], any(branch.target for branch in branches)
+        read = [place for place in range(len(branches)) if tokens[place]]
+        units = [[place] for place in read]
+        if len(read) > len(prefixes := {rows[place] for place in read}) and self._folder.branching_problem is None:
+            capacity = POSITIONS_AT_ONCE // len(prefixes) - width
+            if is_scored:
+                capacity = min(capacity, _LOGITS_AT_ONCE // self._batch_size)
+            units = pack(read, rows, tokens, capacity)
+        sized = [(sum(tokens[place] for place in unit), unit) for unit in units]
+        sized.sort(key=lambda each: (each[0], max(branches[place].kept for place in each[1])))
+        while sized:
+            room = sized[-1][0]
+            most = POSITIONS_AT_ONCE // (width + room)
+            if is_scored:
+                most = min(most, _LOGITS_AT_ONCE // room)
+            most = max(self._batch_size, most)
+            batch = [unit for _, unit in sized[-most:]]
+            del sized[-most:]
+            yield [place for unit in batch for place in unit], _reader(cache, rows, branches, batch, room)
+
+
+def _reader(
+    cache: PrefixCache, rows: Sequence[int], branches: Sequence[Branch], units: Sequence[Sequence[int]], room: int
+) -> Continuations | BranchedRows:
+    """Return what reads ``units`` of branches, by their index, each in a row with room for as many tokens."""
+    used = [rows[unit[0]] for unit in units]
+    by_row = [[branches[place] for place in unit] for unit in units]
+    if all(len(row) == 1 for row in by_row):
+        return Continuations(cache, used, [branch for [branch] in by_row], room)
+    return BranchedRows(cache, used, by_row, room)
 
 
 def _branches(prefixes: Sequence[SharedPrefix]) -> tuple[list[int], list[Branch]]:
@@ -185,29 +190,35 @@ def _branches(prefixes: Sequence[SharedPrefix]) -> tuple[list[int], list[Branch]
     return [row for row, _ in pairs], [branch for _, branch in pairs]
 
 
-def _rest(cache: PrefixCache, rows: list[int], branches: list[Branch]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the log-probability of the tokens after the first of each branch, and whether all of them are likeliest.
+def _rest(
+    continuations: Continuations | BranchedRows, targets: Sequence[Sequence[int]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-probability of the tokens after the first of each target, and whether all of them are likeliest.
 
-    Both have the shape [branches].
+    Both have the shape [targets].
     """
-    device = cache.logits.device
-    width = max(len(branch.target) for branch in branches)
-    padded = [[*branch.target, *[-1] * (width - len(branch.target))] for branch in branches]
-    tokens = torch.tensor(padded, device=device)  # [branches, tokens]; -1 is padding
+    padded = pad_sequence([torch.tensor(target) for target in targets], batch_first=True, padding_value=_PADDING)
+    tokens = padded.to(continuations.device)  # [targets, tokens]
     read, expected = tokens[:, :-1], tokens[:, 1:]
-    real = expected >= 0
-    logits = Continuations(cache, rows, branches, width - 1).read(read.clamp(min=0), real)
-    scores, greedy = _token_scores(logits, expected.clamp(min=0))
-    return scores.where(real, 0).sum(dim=1), (greedy | ~real).all(dim=1)
+    real = expected != _PADDING
+    logits, places = continuations.read(read.clamp(min=0), real)
+    scores, greedy = torch.zeros(real.shape, device=tokens.device), torch.ones_like(real)
+    scores[real], greedy[real] = _token_scores(logits, places[real], expected[real])
+    return scores.sum(dim=1), greedy.all(dim=1)
 
 
-def _token_scores(logits: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the log-probability of each of ``tokens``, [...], and whether it is the likeliest one.
+def _token_scores(
+    logits: torch.Tensor, places: torch.Tensor, tokens: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the log-probability of each of ``tokens``, [tokens], and whether it is the likeliest one.
 
-    ``logits``, [..., vocabulary], are overwritten: the memory of a second tensor takes longer than the arithmetic.
+    The logits of token ``i`` are ``logits[places[i]]``.
     """
-    likeliest = logits.argmax(dim=-1, keepdim=True)
-    highest = logits.gather(-1, likeliest)
-    chosen = logits.gather(-1, tokens[..., None]) - highest
-    scores = chosen - logits.sub_(highest).exp_().sum(dim=-1, keepdim=True).log()
-    return scores.squeeze(-1), likeliest.squeeze(-1) == tokens
+    at_once = max(1, _CACHED_LOGITS // logits.shape[-1]) if logits.device.type == "cpu" else max(1, len(tokens))
+    scores, greedy = torch.empty(len(tokens), device=tokens.device), torch.empty_like(tokens, dtype=torch.bool)
+    for start in range(0, len(tokens), at_once):
+        part = slice(start, start + at_once)
+        own = logits[places[part]].float()
+        scores[part] = own.gather(-1, tokens[part, None]).squeeze(-1) - own.logsumexp(dim=-1)
+        greedy[part] = own.argmax(dim=-1) == tokens[part]
+    return scores, greedy

@@ -47,13 +47,16 @@ def branching_problem(model: PreTrainedModel) -> str | None:
         context, run = ([token[each] for each in part] for part in (_CONTEXTS[0], _RUN))
         branches = [Branch((0, row), kept) for row, kept in enumerate(_KEPT)]
         shared = SharedPrefix(without_pauses(context), without_pauses(run), branches)
-        rows = BranchedRows(PrefixCache(model, [shared], pad_id=0), [0, 0], branches, room=2)
-        steps = [rows.read_next(torch.tensor(step, device=model.device)) for step in zip(*answers, strict=True)]
+        cache, tokens = PrefixCache(model, [shared], pad_id=0), torch.tensor(answers, device=model.device)
+        by_step, at_once = (BranchedRows(cache, [0], [branches], room=tokens.numel()) for _ in range(2))
+        decoded = torch.stack([by_step.read_next(step) for step in tokens.T], dim=1)  # [branches, tokens, vocabulary]
+        logits, places = at_once.read(tokens, torch.ones_like(tokens, dtype=torch.bool))
         for row, kept in enumerate(_KEPT):
             text = [*context, *run[:kept], *answers[row]]
             expected = _read(model, text, list(range(len(text))))[-2:]
-            if not float((torch.stack([step[row] for step in steps]) - expected).abs().max()) <= _tolerance(expected):
-                return "its logits under a mask differ from those of reading everything"
+            for found in (decoded[row], logits[places[row]]):
+                if not float((found - expected).abs().max()) <= _tolerance(expected):
+                    return "its logits under a mask differ from those of reading everything"
     except Exception as error:  # an architecture can fail anywhere on a mask that it does not know
         return f"it does not take a mask ({type(error).__name__}: {one_line(error)[:120]})"
     return None
@@ -116,8 +119,9 @@ def _continued(model: PreTrainedModel, token: list[int], hole: int) -> list[tupl
         raise ValueError(_NOT_KEPT)
     _add_hole(prefixes, hole)
     ids = torch.tensor([branch.target for branch in branches], device=model.device)
-    logits = Continuations(prefixes, [0, 1], branches, room=2).read(ids, torch.ones_like(ids, dtype=torch.bool))
-    return [(prefixes.logits[row, row], logits[row]) for row in range(2)]  # numbers of pauses are in the order of rows
+    first = prefixes.logits[prefixes.places([0, 1], branches)]
+    logits, places = Continuations(prefixes, [0, 1], branches, 2).read(ids, torch.ones_like(ids, dtype=torch.bool))
+    return [(first[row], logits[places[row]]) for row in range(2)]
 
 
 def _add_hole(prefixes: PrefixCache, columns: int) -> None:
