@@ -12,9 +12,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from transformers import DynamicCache
 
-from pause_megatron.downstream.shared_prefixes import Branch, PrefixCache, RoomyLayer
+from pause_megatron.downstream.shared_prefixes import Branch, PrefixCache
 
 _NOBODY = -1
 """Owner of a column of padding."""
@@ -55,14 +54,13 @@ class BranchedRows:
         """Continue prefix ``used[i]`` as each of the branches ``rows[i]``, by at most ``room`` tokens in a row."""
         self._model, device = prefixes.model, prefixes.model.device
         branches = [branch for row in rows for branch in row]
-        index = torch.tensor(used, device=device)
         self._row_of = torch.repeat_interleave(torch.tensor([len(row) for row in rows], device=device))
-        self._parts, self._positions = prefixes.parts(index[self._row_of], branches)  # [branches, columns], [branches]
+        prefix_of = torch.tensor(used, device=device)[self._row_of]
+        self._parts, self._positions = prefixes.parts(prefix_of, branches)  # [branches, columns], [branches]
         self._branches = torch.arange(len(branches), device=device)  # number of each branch that is still read
         length = self._parts.shape[1]
         self._owners = torch.empty(len(rows), 0, dtype=torch.long, device=device)  # branch of each column read
-        self._cache = DynamicCache()
-        self._cache.layers = [RoomyLayer(layer, index, length, room) for layer in prefixes.cache.layers]
+        self._cache = prefixes.roomy_cache(used, length, room)
 
     def __len__(self) -> int:
         return len(self._branches)

@@ -37,6 +37,7 @@ from pause_megatron.downstream.task_results import definition_record, metric_val
 from pause_megatron.downstream.tasks import Task, harness_errors, load_task
 from pause_megatron.errors import UserError
 from pause_megatron.parallel.process_device import choose_device, describe_device
+from pause_megatron.process_memory import keep_freed_memory
 from pause_megatron.records.evaluation import (
     Architecture,
     EvaluationRecord,
@@ -78,6 +79,8 @@ def _evaluate_each(config: EvaluateConfig, evaluations: Sequence[EvaluateConfig]
     choose_device(config.device)
     log.info(f"evaluating {config.model} on {config.task}, on {describe_device().name}")
     folder = load_model_folder(config.model, config.precision)
+    if folder.model.device.type == "cpu":
+        keep_freed_memory()  # every batch allocates what the one before has freed
     halved, name = False, definition.name
     if name == TEXT_TASK and is_dataset(config.data):
         refuse_prompting(name, config.prompting)

@@ -111,6 +111,14 @@ class PrefixCache:
         counted = real & ~batch.is_pause[rows, :length] if batch.shares_positions else real
         return real, counted.sum(dim=1)
 
+    def roomy_cache(self, rows: Sequence[int], length: int, room: int) -> DynamicCache:
+        """Return a copy of the states of ``rows`` in the first ``length`` columns, with room for more columns."""
+        everything = list(rows) == list(range(len(self.batch.input_ids)))  # a slice copies once, an index twice
+        index = slice(None) if everything else torch.tensor(rows, device=self.model.device)
+        cache = DynamicCache()
+        cache.layers = [RoomyLayer(layer, index, length, room) for layer in self.cache.layers]
+        return cache
+
 
 class Continuations:
     """Branches that are read as a batch; each has its own copy of a prefix's states, and room for its tokens."""
@@ -120,13 +128,11 @@ class Continuations:
 
     def __init__(self, prefixes: PrefixCache, rows: Sequence[int], branches: Sequence[Branch], room: int) -> None:
         """Continue prefix ``rows[i]`` as ``branches[i]``, by at most ``room`` tokens each."""
-        index = torch.tensor(rows, device=prefixes.model.device)
-        real, self._positions = prefixes.parts(index, branches)
+        real, self._positions = prefixes.parts(torch.tensor(rows, device=prefixes.model.device), branches)
         self._length = real.shape[1]
         self._model = prefixes.model
         self._real = torch.nn.functional.pad(real, (0, room))
-        self._cache = DynamicCache()
-        self._cache.layers = [RoomyLayer(layer, index, self._length, room) for layer in prefixes.cache.layers]
+        self._cache = prefixes.roomy_cache(rows, self._length, room)
 
     def __len__(self) -> int:
         return len(self._positions)
@@ -171,16 +177,17 @@ class Continuations:
 class RoomyLayer(DynamicLayer):
     """Keys and values of one layer with room for the tokens to come, so that a step does not copy all of them."""
 
-    def __init__(self, layer: CacheLayerMixin, rows: torch.Tensor, length: int, room: int) -> None:
+    def __init__(self, layer: CacheLayerMixin, rows: torch.Tensor | slice, length: int, room: int) -> None:
         super().__init__()
         assert layer.keys is not None
         assert layer.values is not None
         self.dtype, self.device = layer.keys.dtype, layer.keys.device
         self._all: list[torch.Tensor] = []
         for states in (layer.keys, layer.values):  # [batch, heads, positions, head_dim]
-            _, heads, _, width = states.shape
-            complete = states.new_empty(len(rows), heads, length + room, width)
-            complete[:, :, :length] = states[rows, :, :length]
+            chosen = states[rows, :, :length]
+            count, heads, _, width = chosen.shape
+            complete = chosen.new_empty(count, heads, length + room, width)
+            complete[:, :, :length] = chosen
             self._all.append(complete)
         self._show(length)
         self.is_initialized = True
