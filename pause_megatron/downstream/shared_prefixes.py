@@ -140,7 +140,7 @@ class Continuations:
     @property
     def device(self) -> torch.device:
         """Device of the model."""
-        return self._model.device
+        return torch.device(self._model.device)
 
     def read(self, ids: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Read ``ids``, [rows, tokens], of which those not ``real`` are padding at the end of a row.
