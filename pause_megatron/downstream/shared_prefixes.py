@@ -150,10 +150,11 @@ class Continuations:
         width = ids.shape[1]
         self._real[:, self._length : self._length + width] = real
         self._length += width
+        positions = self._positions[:, None] + torch.arange(width, device=ids.device)
         logits: torch.Tensor = self._model(
             input_ids=ids,
             attention_mask=self._real[:, : self._length].long(),
-            position_ids=self._positions[:, None] + torch.arange(width, device=ids.device),
+            position_ids=positions.where(real, 0),  # padding can be beyond the context
             past_key_values=self._cache,
             use_cache=True,
             logits_to_keep=width,

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lm_eval.api.instance import Instance
 
-from pause_megatron.downstream import shared_requests
+from pause_megatron.downstream import harness_model, shared_requests
 from pause_megatron.downstream.greedy_decoding import Answer, Ending, StopTexts, is_greedy
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import load_model_folder
@@ -112,6 +112,22 @@ def test_pauses_that_share_positions_give_the_answers_of_each_row_by_itself(mode
         together, by_itself = PauseLM(folder, pausing, 3, ahead), alone(folder, pausing, 3)
         assert_same_scores(scores(together), scores(by_itself))
         assert texts(together) == texts(by_itself)
+
+
+@pytest.mark.parametrize("branches", [True, False])
+def test_a_short_answer_at_the_end_of_the_context_is_scored_beside_a_longer_one(folder, branches, monkeypatch):
+    if not branches:
+        monkeypatch.setitem(vars(folder), "branching_problem", "no masks")
+    longer = " a class and more of it than the other answer has"
+    pairs = [(context + "is", answer) for context in (LONG, "x ") for answer in (" y z", " z y")] + [("x is", longer)]
+    pausings = pausings_of({})
+    ahead = AnswersAhead(folder, pausings)
+    row = harness_model._row(
+        folder, pausings[0], (pairs[0], *alone(folder, pausings[0])._encode_pair(*pairs[0])), (0, 0)
+    )
+    assert len(row) == CONTEXT_LENGTH + 1  # the last token is predicted, and not read
+    for pausing in pausings:
+        assert_same_scores(scores(PauseLM(folder, pausing, 3, ahead), pairs), scores(alone(folder, pausing, 3), pairs))
 
 
 def test_distinct_pauses_are_shared(folder):
