@@ -31,6 +31,7 @@ LAYERS = [
     [
         *("errors", "log", "intervals", "atomic", "locks", "memory_limit", "process_memory", "versions", "children"),
         *("launcher_variables", "light_imports", "optional_packages", "remote_files", "shipped_files"),
+        "compiled_loops",
     ],
 ]
 """From the top down. Packages of one layer do not import each other, except in the last layer."""

@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+"""Step of the generator, an odd number near 2**64 divided by the golden ratio."""
 _HALF = np.uint64(32)
 
 
 def sequence_keys(seed: int, shard: int, sequences: NDArray[np.int64]) -> Words:
     """Keys of ``sequences`` (indices in their shard), one each; same shape."""
-    seed_key = _mix(np.array([seed % 2**64], dtype=np.uint64))
+    seed_key = mix(np.array([seed % 2**64], dtype=np.uint64))
     return _nth(_nth(seed_key, np.array([shard])), sequences)
 
 
@@ -32,10 +33,10 @@ def draws_below(bound: int | NDArray[np.int64], keys: Words, counters: NDArray[n
 
 
 def _nth(keys: Words, counters: NDArray[np.int64]) -> Words:
-    return _mix(keys + (counters.astype(np.uint64) + np.uint64(1)) * _GOLDEN)
+    return mix(keys + (counters.astype(np.uint64) + np.uint64(1)) * GOLDEN)
 
 
-def _mix(words: Words) -> Words:
+def mix(words: Words) -> Words:
     """Apply the finaliser of splitmix64."""
     words = words ^ (words >> np.uint64(30))  # a new array; the steps below work in place
     words *= np.uint64(0xBF58476D1CE4E5B9)

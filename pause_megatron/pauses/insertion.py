@@ -1,7 +1,7 @@
 """Insertion of pauses into pretraining data: turns a stream of real tokens into the sequences that are stored.
 
 Preprocessing passes each shard's stream (its documents, each followed by the end-of-document token) to one *strategy*,
-a class here with a method ``pack``. All are vectorised over many sequences. The result for a stream does not depend on
+a class here with a method ``pack``. All work on many sequences at once. The result for a stream does not depend on
 how it is divided into calls.
 """
 
@@ -11,9 +11,10 @@ from typing import Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from pause_megatron.pauses import sampling
 from pause_megatron.pauses.counter_hash import Words, sequence_keys
 from pause_megatron.pauses.pause_counts import Rates, draw_numbers, draw_rates, pauses_per_document, text_lengths_of
-from pause_megatron.pauses.sampling import sample_rows, sample_spans
+from pause_megatron.pauses.sampling import Sampler
 
 Gaps = Literal["repeat", "distinct"]
 """``repeat``: pauses may follow each other, for example ``a <pause> <pause> b``. ``distinct``: every pause follows a
@@ -136,6 +137,7 @@ class SequencePauses:
     trimmed: Literal["carry", "drop"] = "carry"
     gaps: Gaps = "repeat"
     rates: Rates = "fixed"
+    sampler: Sampler = sampling
 
     def pack(self, stream: NDArray[np.integer], first_sequence: int) -> Packed:
         """Fill sequences with ``stream`` and pauses; see :class:`Strategy`."""
@@ -143,30 +145,19 @@ class SequencePauses:
         # Real tokens per sequence: those kept (carry; at least seq_length without all pauses), or seq_length (drop)
         most_pauses = 2 * self.num_pauses if self.rates == "drawn" else self.num_pauses
         at_most = len(stream) // (self.seq_length - most_pauses if carries else self.seq_length)
-        tokens = np.full(at_most * self.seq_length, self.pause_id, dtype=stream.dtype)
+        tokens = np.full((at_most, self.seq_length), self.pause_id, dtype=stream.dtype)
         consumed = count = 0
         while count < at_most:
-            kept, ends = self._kept_positions(min(_SEQUENCES_AT_ONCE, at_most - count), first_sequence + count)
-            # Real tokens needed for the next 1, 2, ... sequences; the stream may suffice for some of them only.
-            needed = ends if carries else np.arange(1, len(ends) + 1) * self.seq_length
-            fitting = int(np.searchsorted(needed, len(stream) - consumed, side="right"))
-            if not fitting:
+            here = tokens[count : count + _SEQUENCES_AT_ONCE]
+            is_real = self.real_places(np.full(len(here), self.seq_length), first_sequence + count)
+            # The stream may suffice for some of these sequences only
+            stride = 0 if carries else self.seq_length
+            filled, used = self.sampler.fill_rows(here, is_real.reshape(here.shape), stream[consumed:], stride)
+            count += filled
+            consumed += used
+            if filled < len(here):
                 break
-            text = stream[consumed : consumed + int(needed[fitting - 1])]
-            here = tokens[count * self.seq_length :]
-            here[kept[: ends[fitting - 1]]] = text if carries else self._trim(text, ends[:fitting])
-            consumed += len(text)
-            count += fitting
-        return Packed(tokens[: count * self.seq_length], np.full(count, self.seq_length, np.int32), consumed)
-
-    def _kept_positions(self, count: int, first_sequence: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Positions of real tokens in the next ``count`` sequences, and their number up to each sequence's end.
-
-        Positions count through all ``count`` sequences; shapes ``[kept real tokens]`` and ``[count]``.
-        """
-        is_real = self.real_places(np.full(count, self.seq_length), first_sequence)  # [count * seq_length]
-        kept = np.flatnonzero(is_real)
-        return kept, np.searchsorted(kept, np.arange(1, count + 1) * self.seq_length)
+        return Packed(tokens[:count].reshape(-1), np.full(count, self.seq_length, np.int32), consumed)
 
     def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
         """Cut the lengthened sequences to ``seq_length``; see :class:`Strategy`."""
@@ -182,9 +173,9 @@ class SequencePauses:
         """
         length = self.seq_length + self.num_pauses
         if self.gaps == "repeat":
-            is_pause = sample_rows(keys, length, self.num_pauses)
+            is_pause = self.sampler.sample_rows(keys, length, self.num_pauses)
             return np.logical_not(is_pause[:, :kept])  # trimmed before it is copied
-        followed = sample_rows(keys, self.seq_length, self.num_pauses)  # [keys, seq_length]
+        followed = self.sampler.sample_rows(keys, self.seq_length, self.num_pauses)  # [keys, seq_length]
         # Each row has num_pauses more
         return _pauses_after(followed.reshape(-1)).reshape(len(keys), length)[:, :kept]
 
@@ -194,19 +185,13 @@ class SequencePauses:
         lengths = self.seq_length + counts  # before trimming, [keys]
         starts = np.cumsum(lengths) - lengths
         if self.gaps == "repeat":
-            is_real = ~sample_spans(keys, starts, lengths, counts, int(lengths.sum()))
+            is_real = ~self.sampler.sample_spans(keys, starts, lengths, counts, int(lengths.sum()))
         else:
             slots = np.full(len(keys), self.seq_length)
             firsts = np.arange(len(keys)) * self.seq_length
-            is_real = _pauses_after(sample_spans(keys, firsts, slots, counts, int(slots.sum())))
+            is_real = _pauses_after(self.sampler.sample_spans(keys, firsts, slots, counts, int(slots.sum())))
         places: NDArray[np.bool_] = is_real[starts[:, None] + np.arange(self.seq_length)].reshape(-1)
         return places
-
-    def _trim(self, text: NDArray[np.integer], ends: NDArray[np.int64]) -> NDArray[np.integer]:
-        """Drop the trimmed real tokens from ``text``, shape ``[sequences * seq_length]``."""
-        kept = np.diff(ends, prepend=0)  # real tokens kept by each sequence, [sequences]
-        tokens: NDArray[np.integer] = text.reshape(-1, self.seq_length)[np.arange(self.seq_length) < kept[:, None]]
-        return tokens
 
 
 @dataclass(frozen=True)
@@ -231,6 +216,7 @@ class DocumentPauses:
     shard: int
     gaps: Gaps = "repeat"
     rates: Rates = "fixed"
+    sampler: Sampler = sampling
 
     def pack(self, stream: NDArray[np.integer], first_sequence: int) -> Packed:
         """Put pauses into the documents that end in ``stream``; see :class:`Strategy`."""
@@ -238,11 +224,11 @@ class DocumentPauses:
         consumed = int(ends[-1]) + 1 if len(ends) else 0
         text_lengths = np.diff(ends, prepend=-1) - 1  # without the end-of-document token
         is_real = self._real_places(text_lengths, first_sequence)
-        tokens = np.full(is_real.shape, self.pause_id, dtype=stream.dtype)
-        tokens[np.flatnonzero(is_real)] = stream[:consumed]  # faster than indexing by the mask
+        tokens = np.full((1, len(is_real)), self.pause_id, dtype=stream.dtype)
+        self.sampler.fill_rows(tokens, is_real[None], stream[:consumed])
         rates = self._rates_of(len(text_lengths), first_sequence)
         lengths = text_lengths + pauses_per_document(rates, text_lengths) + 1
-        return Packed(tokens, lengths.astype(np.int32), consumed)
+        return Packed(tokens[0], lengths.astype(np.int32), consumed)
 
     def real_places(self, lengths: NDArray[np.integer], first_sequence: int) -> NDArray[np.bool_]:
         """Derive the text of each document from its stored length; see :class:`Strategy`."""
@@ -272,11 +258,12 @@ class DocumentPauses:
         if self.gaps == "repeat":
             # Spans of the output: each document without its first token and its end-of-document token
             starts = np.cumsum(lengths) - lengths + 1
-            is_pause = sample_spans(keys, starts, lengths - 2, counts, int(lengths.sum()))
+            is_pause = self.sampler.sample_spans(keys, starts, lengths - 2, counts, int(lengths.sum()))
             return np.logical_not(is_pause, out=is_pause)
         # Spans of the stream: each document's text
         starts = np.cumsum(text_lengths + 1) - text_lengths - 1
-        return _pauses_after(sample_spans(keys, starts, text_lengths, counts, int((text_lengths + 1).sum())))
+        total = int((text_lengths + 1).sum())
+        return _pauses_after(self.sampler.sample_spans(keys, starts, text_lengths, counts, total))
 
 
 def _pauses_after(followed: NDArray[np.bool_]) -> NDArray[np.bool_]:

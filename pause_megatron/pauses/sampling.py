@@ -4,8 +4,14 @@ By definition, a row draws slots one after the other and ignores slots already t
 all first draws in a mask at once. Some draws of a row can hit the same slot; such a row draws as many more as it lacks,
 with its next counters, until no row lacks any. The result is the same, and much faster than sorting random keys.
 
+:func:`fill_rows` then puts the real tokens at the places that are left. Insertion spends its time in these functions,
+so they exist twice: here, and compiled in :mod:`~pause_megatron.pauses.sampling_loops`. A :class:`Sampler` is either
+module.
+
 Shapes: K rows (one key each), S slots per row.
 """
+
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +24,23 @@ _DRAWS_AT_ONCE = 1 << 18
 """Draws of one span that are in memory together, at about 60 bytes each."""
 _LARGE_MASK = 1 << 22
 """Slots above which memory counts more than speed."""
+
+
+class Sampler(Protocol):
+    """The functions that insertion needs, of this module or of its compiled form."""
+
+    def sample_rows(self, keys: Words, slots: int, count: int) -> NDArray[np.bool_]:
+        """See :func:`sample_rows`."""
+
+    def sample_spans(
+        self, keys: Words, starts: _Integers, slots: _Integers, counts: _Integers, total: int
+    ) -> NDArray[np.bool_]:
+        """See :func:`sample_spans`."""
+
+    def fill_rows(
+        self, rows: NDArray[np.integer], is_real: NDArray[np.bool_], stream: NDArray[np.integer], stride: int = 0
+    ) -> tuple[int, int]:
+        """See :func:`fill_rows`."""
 
 
 def sample_rows(keys: Words, slots: int, count: int) -> NDArray[np.bool_]:
@@ -81,3 +104,33 @@ def _draws(keys: Words, starts: _Integers, slots: _Integers, first: _Integers, c
     # first[k], first[k] + 1, ...: a running number minus the running number at which row k begins, plus first[k]
     counters = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts - first, counts)
     return draws_below(slots[row], keys[row], counters) + starts[row]
+
+
+def fill_rows(
+    rows: NDArray[np.integer], is_real: NDArray[np.bool_], stream: NDArray[np.integer], stride: int = 0
+) -> tuple[int, int]:
+    """Overwrite the real places of ``rows`` with the tokens of ``stream``, as many rows as it suffices for.
+
+    Args:
+        rows: tokens, contiguous, shape ``[rows, tokens]``.
+        is_real: which of them are overwritten, same shape.
+        stream: real tokens, shape ``[tokens]``.
+        stride: number of tokens of ``stream`` between the starts of two rows, at least the real places of a row. The
+            tokens behind them are left out. 0: each row begins where the one before has ended.
+
+    Returns:
+        Number of rows, and the tokens of ``stream`` that they use up.
+    """
+    places = np.flatnonzero(is_real)  # faster than indexing by the mask
+    numbers = np.arange(1, len(rows) + 1)
+    ends = np.searchsorted(places, numbers * rows.shape[1])  # real places up to the end of each row
+    used = numbers * stride if stride else ends  # tokens that the first 1, 2, ... rows use up
+    count = int(np.searchsorted(used, len(stream), side="right"))
+    if not count:
+        return 0, 0
+    text = stream[: used[count - 1]]
+    if stride:
+        kept = np.diff(ends[:count], prepend=0)  # real places of each row
+        text = text.reshape(-1, stride)[np.arange(stride) < kept[:, None]]
+    rows.reshape(-1)[places[: ends[count - 1]]] = text
+    return count, int(used[count - 1])

@@ -5,7 +5,7 @@ after the beginning-of-text token, if the tokenizer puts one before a text), goe
 Memory is a few blocks, of at least the size that the encoder needs, or a small multiple of the longest document.
 """
 
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from pause_megatron.atomic import write_file
 from pause_megatron.corpus.blocks import Block, ReadOptions, Source
 from pause_megatron.errors import UserError
+from pause_megatron.pauses import sampling
+from pause_megatron.pauses.sampling import Sampler
 from pause_megatron.preprocess.dataset_manifest import LISTED_SKIPS, ShardInput, ShardManifest, SkippedRecord
 from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import token_dtype
@@ -24,7 +26,7 @@ from pause_megatron.preprocess.progress_log import ShardProgress
 from pause_megatron.preprocess.shard_writer import ShardWriter
 from pause_megatron.process_memory import keep_freed_memory
 from pause_megatron.tokenizer import PauseTokenizer
-from pause_megatron.tokenizer.encoders import Encoder, least_block_bytes, open_encoder
+from pause_megatron.tokenizer.encoders import FAST_ENCODERS, Encoder, least_block_bytes, open_encoder
 
 _KEPT_BYTES = 256 << 20
 """Freed memory kept for the next block: 4 of the 25 nanoseconds that each token costs in addition to encoding."""
@@ -64,7 +66,7 @@ def process_shard(job: ShardJob) -> tuple[ShardManifest, ...]:
             with ExitStack() as files:
                 for folder, output in zip(folders, job.outputs, strict=True):
                     file = files.enter_context(write_file(folder / f"{job.source.name}.bin"))
-                    writers.append(ShardWriter(file, output.settings, job.index))
+                    writers.append(ShardWriter(file, output.settings, job.index, stream.sampler))
                 for block in job.source.read(stream.options):
                     tokens = stream.of_block(block)
                     for writer in writers:
@@ -82,6 +84,7 @@ class _TokenStream:
         self._job = job
         self._encoder = _open_encoder(job.tokenizer, settings.tokenizer_sha256, settings.encoder)
         self._dtype = token_dtype(settings.vocab_size)
+        self.sampler = _sampler_for(self._encoder)
         self.options = replace(job.options, block_bytes=max(job.options.block_bytes, least_block_bytes(self._encoder)))
         self._start = settings.bos_ids or ()
         self._around = np.array([*self._start, settings.eod_id], dtype=self._dtype)
@@ -122,3 +125,13 @@ def _open_encoder(path: Path, sha256: str, name: str) -> Encoder:
     if tokenizer.sha256 != sha256:
         raise UserError(f"--tokenizer {path}: the file has changed since the run began; start the run again")
     return open_encoder(tokenizer, name)
+
+
+def _sampler_for(encoder: Encoder) -> Sampler:
+    """Return the compiled functions if the encoder is fast enough for them to matter and numba is installed."""
+    if encoder.encoder_name in FAST_ENCODERS:
+        with suppress(ImportError):
+            from pause_megatron.pauses import sampling_loops
+
+            return sampling_loops
+    return sampling

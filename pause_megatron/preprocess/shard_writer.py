@@ -9,9 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pause_megatron.atomic import write_file
+from pause_megatron.pauses import sampling
 from pause_megatron.pauses.insertion import DocumentPauses, EveryTokenPauses, NoPauses, SequencePauses, Strategy
 from pause_megatron.pauses.pause_counts import pauses_per_sequence
 from pause_megatron.pauses.pause_ids import number_pauses
+from pause_megatron.pauses.sampling import Sampler
 from pause_megatron.preprocess.dataset_manifest import ShardInput, ShardManifest, ShardRecord
 from pause_megatron.preprocess.dataset_settings import DatasetSettings
 from pause_megatron.preprocess.indexed_files import stream_index, token_dtype
@@ -21,10 +23,10 @@ from pause_megatron.records.files import write_record
 class ShardWriter:
     """Packs a stream with the strategy of ``settings`` and appends the sequences to ``file``, the ``NAME.bin``."""
 
-    def __init__(self, file: IO[bytes], settings: DatasetSettings, shard: int) -> None:
+    def __init__(self, file: IO[bytes], settings: DatasetSettings, shard: int, sampler: Sampler = sampling) -> None:
         self._file = file
         self._settings = settings
-        self._strategy = make_strategy(settings, shard)
+        self._strategy = make_strategy(settings, shard, sampler)
         self._dtype = token_dtype(settings.vocab_size)
         self._digest = hashlib.sha256()
         self._pending = np.empty(0, dtype=self._dtype)
@@ -76,8 +78,8 @@ class ShardWriter:
         return manifest
 
 
-def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
-    """Return the pause insertion of ``settings`` for the shard with index ``shard``."""
+def make_strategy(settings: DatasetSettings, shard: int, sampler: Sampler = sampling) -> Strategy:
+    """Return the pause insertion of ``settings`` for the shard with index ``shard``; it draws with ``sampler``."""
     if settings.strategy == "none":
         return NoPauses(settings.seq_length)
     if settings.strategy == "every":
@@ -91,6 +93,7 @@ def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
             shard=shard,
             gaps=settings.gaps,
             rates=settings.kind_of_rates,
+            sampler=sampler,
         )
     return SequencePauses(
         seq_length=settings.seq_length,
@@ -101,6 +104,7 @@ def make_strategy(settings: DatasetSettings, shard: int) -> Strategy:
         trimmed=settings.trimmed,
         gaps=settings.gaps,
         rates=settings.kind_of_rates,
+        sampler=sampler,
     )
 
 

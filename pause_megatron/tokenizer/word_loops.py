@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numba import njit
 
+from pause_megatron.compiled_loops import compiled
 from pause_megatron.tokenizer.word_table import LEFT_OUT
 
 if TYPE_CHECKING:
@@ -15,22 +14,12 @@ if TYPE_CHECKING:
 
     from pause_megatron.tokenizer.word_table import Places
 
-Loop = TypeVar("Loop", bound=Callable[..., Any])
-
 _BYTE, _KEY_BITS, _HALF, _USED = np.uint64(8), np.uint64(64), np.uint64(32), np.uint64(1)
 _INDEX, _AGAIN = np.uint64((1 << 32) - 1), np.uint64(1 << 32)  # a word's index, and whether it was found again
 _MARK = (0xE2, 0x96, 0x81)  # U+2581
 
 
-def _compiled(function: Loop) -> Loop:
-    """``function`` as machine code, which numba keeps on disk if this package's folder or its cache is writable."""
-    try:
-        return cast(Loop, njit(function, cache=True))
-    except RuntimeError:
-        return cast(Loop, njit(function))
-
-
-@_compiled
+@compiled
 def _read_word(
     text: NDArray[np.uint8], begin: int, end: int, places: Places, factor: np.uint64
 ) -> tuple[int, np.uint64, bool]:
@@ -57,7 +46,7 @@ def _read_word(
     return stop, (code ^ key) * factor | _USED, usable
 
 
-@_compiled
+@compiled
 def _is_word(words: NDArray[np.uint8], first: int, last: int, text: NDArray[np.uint8], begin: int) -> bool:
     """Whether ``text`` has the bytes ``words[first:last]`` at ``begin``."""
     for offset in range(last - first):  # noqa: SIM110 - a loop that numba compiles
@@ -66,7 +55,7 @@ def _is_word(words: NDArray[np.uint8], first: int, last: int, text: NDArray[np.u
     return True
 
 
-@_compiled
+@compiled
 def look_up(
     text: NDArray[np.uint8],
     bounds: NDArray[np.int64],
@@ -117,7 +106,7 @@ def look_up(
     return total, count
 
 
-@_compiled
+@compiled
 def _shift(slots: int) -> np.uint64:
     """Number of bits by which a hash is shifted to be the index of one of ``slots``, a power of two."""
     bits = np.uint64(0)
@@ -126,7 +115,7 @@ def _shift(slots: int) -> np.uint64:
     return _KEY_BITS - bits
 
 
-@_compiled
+@compiled
 def gather(
     found: NDArray[np.int32],
     words_per_text: NDArray[np.int64],
@@ -159,7 +148,7 @@ def gather(
     return gathered[:at], lengths
 
 
-@_compiled
+@compiled
 def _move(array: NDArray[Any], first: int, last: int, place: int) -> int:
     """Copy ``array[first:last]`` to ``place``, which is not after ``first``; returns the place after the copy."""
     for offset in range(last - first):
@@ -167,7 +156,7 @@ def _move(array: NDArray[Any], first: int, last: int, place: int) -> int:
     return place + last - first
 
 
-@_compiled
+@compiled
 def forget_rare_words(
     slots: NDArray[np.uint64],
     words: NDArray[np.uint8],

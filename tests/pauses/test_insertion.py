@@ -21,6 +21,12 @@ from pause_megatron.pauses.pause_counts import pause_fraction, pauses_per_sequen
 EOD, PAUSE = 1, 2
 GAPS = ["repeat", "distinct"]
 RATES = ["fixed", "drawn"]
+try:
+    from pause_megatron.pauses import sampling_loops
+except ImportError:  # numba is not installed; the compiled form was not checked
+    SAMPLERS = [sampling]
+else:
+    SAMPLERS = [sampling, sampling_loops]
 
 
 def stream_of(tokens, dtype=np.uint16):
@@ -46,6 +52,7 @@ def sequence_strategies(draw):
         trimmed=draw(st.sampled_from(["carry", "drop"])),
         gaps=draw(st.sampled_from(GAPS)),
         rates=rates,
+        sampler=draw(st.sampled_from(SAMPLERS)),
     )
 
 
@@ -65,6 +72,7 @@ document_strategies = st.builds(
     shard=st.integers(0, 2000),
     gaps=st.sampled_from(GAPS),
     rates=st.sampled_from(RATES),
+    sampler=st.sampled_from(SAMPLERS),
 )
 fixed_length_strategies = sequence_strategies() | every_strategies() | st.builds(NoPauses, st.integers(1, 40))
 any_strategy = fixed_length_strategies | document_strategies

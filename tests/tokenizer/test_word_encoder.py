@@ -293,8 +293,8 @@ def test_replacements_of_every_rule_set(tmp_path, monkeypatch, models, sentencep
 
 
 def test_loops_are_compiled_where_nothing_can_be_kept_on_disk():
-    from pause_megatron.tokenizer import word_loops
+    from pause_megatron.compiled_loops import compiled
 
     names = {}
     exec("def double(number): return 2 * number", names)  # numba finds no place for code without a file
-    assert word_loops._compiled(names["double"])(21) == 42
+    assert compiled(names["double"])(21) == 42
