@@ -83,11 +83,9 @@ class _TokenStream:
         settings = job.outputs[0].settings
         self._job = job
         self._encoder = _open_encoder(job.tokenizer, settings.tokenizer_sha256, settings.encoder)
-        self._dtype = token_dtype(settings.vocab_size)
         self.sampler = _sampler_for(self._encoder)
         self.options = replace(job.options, block_bytes=max(job.options.block_bytes, least_block_bytes(self._encoder)))
-        self._start = settings.bos_ids or ()
-        self._around = np.array([*self._start, settings.eod_id], dtype=self._dtype)
+        self._around = np.array([*(settings.bos_ids or ()), settings.eod_id], dtype=token_dtype(settings.vocab_size))
         self._documents = self._empty_documents = self._skipped_records = 0
         self._skipped: list[SkippedRecord] = []
 
@@ -100,10 +98,7 @@ class _TokenStream:
         self._skipped_records += len(block.errors)
         room = LISTED_SKIPS - len(self._skipped)
         self._skipped += [SkippedRecord(line=error.line, reason=error.reason) for error in block.errors[:room]]
-        ends = np.cumsum(lengths)
-        # Places in ids of the tokens around each document, [documents, tokens around it]; equal places keep their order
-        places = np.stack([*[ends - lengths] * len(self._start), ends], axis=1)
-        return np.insert(ids.astype(self._dtype), places.ravel(), np.tile(self._around, len(lengths)))
+        return _surround(ids, lengths, self._around)
 
     def summary(self) -> ShardInput:
         source = self._job.source
@@ -117,6 +112,24 @@ class _TokenStream:
             skipped_records=self._skipped_records,
             skipped=tuple(self._skipped),
         )
+
+
+def _surround(ids: NDArray[np.integer], lengths: NDArray[np.int64], around: NDArray[np.integer]) -> NDArray[np.integer]:
+    """Put the last token of ``around`` after each document and the others before it.
+
+    ``ids`` are the tokens of all documents, shape ``[tokens]``, ``lengths`` their number per document. Returns shape
+    ``[tokens + documents * len(around)]``, with the dtype of ``around``.
+    """
+    ends = np.cumsum(lengths)
+    # In ids, then in the stream, which has one token more for each place before: [documents, tokens around each]
+    places = np.stack([*[ends - lengths] * (len(around) - 1), ends], axis=1)
+    places += np.arange(places.size).reshape(places.shape)
+    stream = np.empty(len(ids) + places.size, dtype=around.dtype)
+    is_text = np.ones(len(stream), dtype=bool)
+    is_text[places] = False
+    stream[is_text] = ids  # copies one document after the other
+    stream[places] = around
+    return stream
 
 
 @lru_cache(maxsize=1)
