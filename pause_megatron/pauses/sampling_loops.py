@@ -5,7 +5,8 @@ A loop can draw one slot after the other, as samples are defined there.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 _GOLDEN, _HALF, _ONE = counter_hash.GOLDEN, np.uint64(32), np.uint64(1)
 
-_mix = compiled(counter_hash.mix)
+_mix: Callable[[np.uint64], np.uint64] = compiled(cast(Any, counter_hash.mix))  # numba compiles it for one word, too
 
 
 @compiled
