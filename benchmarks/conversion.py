@@ -149,6 +149,7 @@ def make(tokenizer_folder: Path, num_layers: int, output: Path) -> None:
 
 def write(checkpoint: Path, output: Path) -> None:
     """Write the checkpoint's weights as an export, without the checks."""
+    from pause_megatron.atomic import new_folder
     from pause_megatron.checkpoint.reader import CheckpointReader
     from pause_megatron.config.model import ModelConfig
     from pause_megatron.conversion.to_hf import write_model
@@ -156,8 +157,8 @@ def write(checkpoint: Path, output: Path) -> None:
 
     reader = CheckpointReader(checkpoint)
     model = ModelConfig(**reader.state["config"]["model"])
-    output.mkdir()
-    write_model(output, reader, model, PauseTokenizer.load(checkpoint / "tokenizer"))
+    with new_folder(output) as folder:  # which waits until all is on disk
+        write_model(folder, reader, model, PauseTokenizer.load(checkpoint / "tokenizer"))
 
 
 if __name__ == "__main__":

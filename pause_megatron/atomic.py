@@ -16,6 +16,7 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 from pause_megatron.errors import UserError, system_error
+from pause_megatron.flushing import flushed_with_folder, flushing
 
 TEMPORARY_SUFFIX = ".tmp"
 """Suffix of incomplete files and folders."""
@@ -42,28 +43,32 @@ def fsync_path(path: Path) -> None:
         os.close(descriptor)
 
 
-def rename_into_place(temporary: Path, path: Path) -> None:
-    """Rename ``temporary`` to ``path`` and flush the rename. Replaces an existing file."""
+def rename_into_place(temporary: Path, path: Path, *, flush: bool = True) -> None:
+    """Rename ``temporary`` to ``path``, and ``flush`` the rename. Replaces an existing file."""
     temporary.replace(path)
-    fsync_path(path.parent)
+    if flush:
+        fsync_path(path.parent)
 
 
 @contextmanager
 def write_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Open a temporary file that becomes ``path`` if the block succeeds and is removed otherwise.
 
-    The open file is locked, so that :func:`sweep` can tell it from the files of killed processes.
+    The open file is locked, so that :func:`sweep` can tell it from the files of killed processes. A :func:`new_folder`
+    flushes all of its files to disk before it appears, so a file in one is not flushed here.
 
     Raises :class:`UserError` when the system refuses to write, for example because the disk is full.
     """
     temporary = temporary_name(path)
+    is_flushed_later = flushed_with_folder(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _open_locked(temporary, mode) as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
-        rename_into_place(temporary, path)
+            if not is_flushed_later:
+                os.fsync(file.fileno())
+        rename_into_place(temporary, path, flush=not is_flushed_later)
     except BaseException as error:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
@@ -235,7 +240,8 @@ def new_folder(path: Path, *, alone: bool = True) -> Iterator[Path]:
         if (alive := sweep(path.parent, path.name)) and alone:
             raise _in_use(path, alive)
         with _made_and_locked(temporary) as descriptor:
-            yield temporary
+            with flushing(temporary):
+                yield temporary
             mode = _mode_of_new_files(temporary)
             for entry in temporary.rglob("*"):
                 if entry.is_file():

@@ -30,7 +30,7 @@ LAYERS = [
     ["config"],
     [
         *("errors", "log", "intervals", "atomic", "locks", "memory_limit", "process_memory", "versions", "children"),
-        *("launcher_variables", "light_imports", "optional_packages", "remote_files", "shipped_files"),
+        *("flushing", "launcher_variables", "light_imports", "optional_packages", "remote_files", "shipped_files"),
         "compiled_loops",
     ],
 ]

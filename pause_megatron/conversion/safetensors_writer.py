@@ -7,7 +7,6 @@ other (https://github.com/huggingface/safetensors#format).
 
 import json
 import math
-import os
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -17,11 +16,12 @@ from typing import IO, Any, Protocol, TypeVar
 import torch
 
 from pause_megatron.atomic import write_file
+from pause_megatron.flushing import flush_meanwhile
 
 _TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _ALIGNMENT = 8
 _FLUSH_BYTES = 1 << 26
-"""Written bytes after which a thread flushes them to disk, so that little is left to flush at the end."""
+"""Written bytes after which a thread starts to flush them to disk."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name to shape, in the order of writing."""
@@ -69,15 +69,15 @@ def write_tensors(
     Returns the digest of each file, computed from the bytes in memory.
     """
     digests = {file_name: new_digest() for file_name in files}
-    with ThreadPoolExecutor(2, "write") as threads:
+    with ThreadPoolExecutor(1, "digest") as thread:
         for file_name, shapes in files.items():
             with write_file(folder / file_name) as output:
-                _write(output, _contents(shapes, tensors, dtype), digests[file_name], threads)
+                _write(output, _contents(shapes, tensors, dtype), digests[file_name], thread)
     assert next(tensors, None) is None
     return digests
 
 
-def _write(output: IO[bytes], contents: Iterator[Any], digest: Digest, threads: Executor) -> None:
+def _write(output: IO[bytes], contents: Iterator[Any], digest: Digest, thread: Executor) -> None:
     """Write ``contents`` to ``output``. Threads compute the digest and flush to disk meanwhile."""
     digested: Future[None] | None = None
     flushed: Future[None] | None = None
@@ -87,16 +87,14 @@ def _write(output: IO[bytes], contents: Iterator[Any], digest: Digest, threads: 
             output.write(content)
             if digested is not None:
                 digested.result()  # at most two tensors are in memory: the one written and the one digested
-            digested = threads.submit(digest.update, content)
+            digested = thread.submit(digest.update, content)
             unflushed += len(content)
             if unflushed >= _FLUSH_BYTES and (flushed is None or flushed.done()):
-                if flushed is not None:
-                    flushed.result()
-                flushed, unflushed = threads.submit(os.fsync, output.fileno()), 0
+                flushed, unflushed = flush_meanwhile(output), 0
+        flush_meanwhile(output)
     finally:
-        for pending in (digested, flushed):
-            if pending is not None:
-                pending.result()
+        if digested is not None:
+            digested.result()
 
 
 def _contents(shapes: Shapes, tensors: Iterator[tuple[str, torch.Tensor]], dtype: torch.dtype) -> Iterator[Any]:

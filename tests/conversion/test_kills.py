@@ -40,7 +40,13 @@ def kill_at(place: str, command: Callable, config: object) -> None:
         from_hf.prove_export = to_hf.prove_export = kill  # type: ignore[assignment]
     else:
         rename = atomic.rename_into_place
-        atomic.rename_into_place = lambda temporary, path: kill() if path == config.output else rename(temporary, path)  # type: ignore[attr-defined]
+
+        def kill_at_the_end(temporary: Path, path: Path, **settings: bool) -> None:
+            if path == config.output:  # type: ignore[attr-defined]
+                kill()
+            rename(temporary, path, **settings)
+
+        atomic.rename_into_place = kill_at_the_end
     command(config)
 
 
