@@ -32,10 +32,10 @@ class ComparisonConfig:
 
     tolerance: float = 1e-4
     """Largest accepted absolute difference of a logit, computed in fp32."""
-    proof_sequences: int = 4
+    proof_sequences: int = 2
     """Number of sequences to compare logits on; at least 2 are used, and every second one contains pauses if both
     models have <pause>."""
-    proof_length: int = 512
+    proof_length: int = 16
     """Most tokens of each of these sequences; the positions of every second one are spread over the model's context."""
     proof: ProofMethod = "auto"
     """Models in memory during the comparison: whole, or layers (one layer at a time); auto: layers above 20 million

@@ -17,6 +17,8 @@ from transformers import AutoModelForCausalLM
 
 from pause_megatron.config.conversion import ComparisonConfig
 from pause_megatron.config.model import ModelConfig
+from pause_megatron.conversion.hf_config import CONFIG_FILE, read_hf_config
+from pause_megatron.conversion.hf_settings import model_config_of
 from pause_megatron.conversion.one_layer import Read, megatron_logits_by_layer, megatron_model, set_weights
 from pause_megatron.errors import UserError, one_line, system_error
 from pause_megatron.model.parameters import POSITION_EMBEDDINGS, WORD_EMBEDDINGS
@@ -112,8 +114,24 @@ def hf_logits(hf_model: Any, tokens: torch.Tensor, positions: torch.Tensor) -> t
     """
     # Without a mask transformers takes repeated positions for several sequences in a row.
     mask = torch.ones_like(tokens)
-    logits: torch.Tensor = hf_model(input_ids=tokens, position_ids=positions, attention_mask=mask).logits
+    inputs = {"input_ids": tokens, "position_ids": positions, "attention_mask": mask}
+    logits: torch.Tensor = hf_model(**inputs, use_cache=False).logits  # a cache would hold those of all layers
     return logits.float()
+
+
+def refuse_other_settings(folder: Path, model: ModelConfig) -> None:
+    """Check the settings in ``config.json`` of ``folder`` that the logits of short sequences do not show.
+
+    Raises :class:`UserError` for a setting that these models do not compute, such as a sliding window, which may be
+    longer than the sequences, and for another context or another kind of position indices than ``model`` has.
+    """
+    found = model_config_of(read_hf_config(folder), folder)
+    for name in ("max_position_embeddings", "pause_positions"):
+        if getattr(found, name) != getattr(model, name):
+            raise UserError(
+                f"{folder / CONFIG_FILE}: {name} {getattr(found, name)}, but {getattr(model, name)} in the checkpoint;"
+                " report this as a bug"
+            )
 
 
 @torch.no_grad()

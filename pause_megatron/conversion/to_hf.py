@@ -25,7 +25,7 @@ from pause_megatron.conversion.card_parts import CARD_FILE
 from pause_megatron.conversion.hf_config import add_transformers_4_names, hf_generation_config, hf_model_config
 from pause_megatron.conversion.hub_upload import check_upload, upload
 from pause_megatron.conversion.model_card import model_card
-from pause_megatron.conversion.proof import prove_export
+from pause_megatron.conversion.proof import prove_export, refuse_other_settings
 from pause_megatron.conversion.safetensors_writer import divide, write_tensors
 from pause_megatron.conversion.stored_weights import INDEX_FILE
 from pause_megatron.conversion.table import to_hf_state
@@ -76,6 +76,7 @@ def convert_to_hf(config: ConvertToHfConfig) -> None:
         texts_compared = write_tokenizer(folder, tokenizer, data, max_length=model.max_position_embeddings)
         if config.bake_pauses:
             _bake(config.bake_pauses, folder)
+        refuse_other_settings(folder, model)
         comparison = prove_export(
             folder,
             lambda name: reader.read_parameter_and_release(name).to(dtype),
