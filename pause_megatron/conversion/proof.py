@@ -23,12 +23,15 @@ from pause_megatron.conversion.one_layer import Read, megatron_logits_by_layer, 
 from pause_megatron.errors import UserError, one_line, system_error
 from pause_megatron.model.parameters import POSITION_EMBEDDINGS, WORD_EMBEDDINGS
 from pause_megatron.pauses.positions import shared_positions
+from pause_megatron.process_memory import keep_freed_memory
 from pause_megatron.records.conversion import LogitComparison
 
 PROOF_PAUSE_RATE = 0.25
 """Share of pauses in the sequences that contain pauses."""
 LARGEST_WHOLE_PARAMETERS = 20_000_000
 """Larger models are compared layer by layer, which takes less time and memory."""
+_LARGEST_KEPT_BYTES = 1 << 20
+"""Larger activations return to the system when a layer is done: the allocator would keep some of every layer."""
 _EMBEDDING_ROWS = 1 << 16
 """Rows of embeddings that are compared at a time."""
 
@@ -195,6 +198,8 @@ def prove_export(
     method = config.proof
     if method == "auto":
         method = "whole" if model.num_parameters(vocab_size) <= LARGEST_WHOLE_PARAMETERS else "layers"
+    if method == "layers":
+        keep_freed_memory(total=_LARGEST_KEPT_BYTES, largest=_LARGEST_KEPT_BYTES)
     in_megatron = megatron_logits if method == "whole" else megatron_logits_by_layer
     tokens, positions = proof_sequences(
         config.proof_sequences, config.proof_length, model, num_tokens=num_tokens, pause_ids=pause_ids
