@@ -4,6 +4,7 @@ import copy
 from dataclasses import replace
 from functools import partial
 
+import numpy as np
 import pytest
 import torch
 from lm_eval.api.instance import Instance
@@ -13,10 +14,10 @@ from pause_megatron.downstream.greedy_decoding import Answer, Ending, StopTexts,
 from pause_megatron.downstream.harness_model import PauseLM
 from pause_megatron.downstream.model_folder import load_model_folder
 from pause_megatron.downstream.pausing import Pausing
-from pause_megatron.downstream.shared_prefixes import Branch, shared_prefixes
-from pause_megatron.downstream.shared_requests import AnswersAhead
+from pause_megatron.downstream.shared_prefixes import Branch, SharedPrefix, shared_prefixes
+from pause_megatron.downstream.shared_requests import AnswersAhead, SharedReader
 from pause_megatron.errors import UserError
-from pause_megatron.pauses.prompts import pause_prefix
+from pause_megatron.pauses.prompts import PausedTokens, pause_prefix, without_pauses
 from tests.downstream.foreign_models import SHAPES, make_model
 from tests.downstream.random_models import CONTEXT_LENGTH
 
@@ -189,20 +190,43 @@ def test_ended_answers_leave_the_batch(folder, positions_read):
     assert rows[-1] < rows[1]
 
 
+class EndsEarly:
+    """Ends the first answer after one token, the second after two, the third after three, the fourth after one, ..."""
+
+    def __init__(self) -> None:
+        self._seen: list[Answer] = []
+
+    def update(self, answer: Answer) -> None:
+        if not any(answer is each for each in self._seen):
+            self._seen.append(answer)
+        number = next(number for number, each in enumerate(self._seen) if answer is each)
+        if len(answer.tokens) > number % 3:
+            answer.ending = Ending.ENDED
+
+
 def test_ended_answers_leave_their_row(folder, positions_read):
+    contexts = [without_pauses(folder.encode(text)) for text in CONTEXTS[:2]]
+    run = PausedTokens(np.full(2, folder.pause_id), np.ones(2, dtype=bool))
+    prefixes = [
+        SharedPrefix(context, run, [Branch((number, row), number) for number in (0, 1, 2)])
+        for row, context in enumerate(contexts)
+    ]
+    reader = SharedReader(folder, 2, bidirectional=False)
+    complete = reader.decoded(prefixes, 5, StopTexts(folder.tokenizer, folder.tokenizer.decode, []))
+    positions_read.clear()
+    found = reader.decoded(prefixes, 5, EndsEarly())
+    assert sorted(len(answer.tokens) for answer in found.values()) == [1, 1, 2, 2, 3, 3]
+    assert all(answer.tokens == complete[key].tokens[: len(answer.tokens)] for key, answer in found.items())
+    assert positions_read[1:] == [(2, 2), (2, 1)]  # all six answers have a first token without being read
+
+
+@pytest.mark.parametrize("stop", ["a", "e", "s", "t"])
+def test_stop_texts_give_the_answers_of_each_row_by_itself(folder, stop):
     pausings = pausings_of({})
-    complete = [texts(alone(folder, each, 3), CONTEXTS[:3], until=[]) for each in pausings]
-    letters = {letter for of_pausing in complete for text in of_pausing for letter in text if letter.isalpha()}
-    several = 0
-    for stop in sorted(letters):
-        expected = [texts(alone(folder, each, 3), CONTEXTS[:3], until=[stop]) for each in pausings]
-        ahead = AnswersAhead(folder, pausings)
-        models = [PauseLM(folder, each, 3, ahead) for each in pausings]
-        positions_read.clear()
-        assert [texts(model, CONTEXTS[:3], until=[stop]) for model in models] == expected
-        _, *steps = positions_read
-        several += len({rows * width for rows, width in steps}) > 1
-    assert several
+    expected = [texts(alone(folder, each, 3), CONTEXTS[:3], until=[stop], max_gen_toks=12) for each in pausings]
+    ahead = AnswersAhead(folder, pausings)
+    models = [PauseLM(folder, each, 3, ahead) for each in pausings]
+    assert [texts(model, CONTEXTS[:3], until=[stop], max_gen_toks=12) for model in models] == expected
 
 
 def test_complete_texts_share_nothing_and_need_no_trial(folder):
