@@ -33,12 +33,14 @@ from pause_megatron.conversion.to_hf import convert_to_hf
 from pause_megatron.downstream.finetune import finetune
 from pause_megatron.downstream.generated_tasks import write_task
 from pause_megatron.preprocess.run import preprocess
+from pause_megatron.tokenizer.make_tokenizer import add_pause
 from pause_megatron.tokenizer.pause_tokenizer import EDGE_CASE_TEXTS
 from pause_megatron.tokenizer.tokenizer_json import WORD_PATTERNS
 from pause_megatron.training.pretrain import pretrain
 from tests.chain import SEQ_LENGTH, preprocess_config, texts, write_text_and_tokenizer
 from tests.conversion.conftest import LLAMA3_ROPE
 from tests.distributed import run_distributed
+from tests.tokenizer.foreign import make_foreign
 
 pytestmark = pytest.mark.slow
 
@@ -170,8 +172,10 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         "own, with baked pauses": export(own, folder / "own-baked", bake_pauses=3),
         "own llama": export(trained(folder, folder / "tokenizer", "llama", model=llama), folder / "llama"),
     }
+    make_foreign(folder / "qwen2-published", "qwen2", lines)
+    add_pause(folder / "qwen2-published", folder / "qwen2-tokenizer")
     for name, model in qwens.items():
-        found[f"own {name}"] = export(trained(folder, folder / "tokenizer", name, model=model), folder / name)
+        found[f"own {name}"] = export(trained(folder, folder / "qwen2-tokenizer", name, model=model), folder / name)
     write_task("parity", folder / "task", seed=0, train=50, validation=5, test=5)
     for name in ("imported", "own"):
         finetuned = FinetuneConfig(
