@@ -1,6 +1,6 @@
 """Import of a Hugging Face model as a checkpoint with ``<pause>`` to pretrain from: ``pause-megatron convert-from-hf``.
 
-The checkpoint contains weights only, and its tokenizer. At most two tensors are in memory.
+The checkpoint contains weights only, and its tokenizer. Few tensors are in memory at a time.
 """
 
 import hashlib

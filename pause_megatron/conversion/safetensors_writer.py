@@ -1,4 +1,6 @@
-"""Writes safetensors files with at most two tensors in memory, and computes their checksums meanwhile.
+"""Writes safetensors files with few tensors in memory, and computes their checksums meanwhile.
+
+Two tensors, of any size, are in memory, and others of 64 MiB in all.
 
 The safetensors library wants all tensors of a file at once, and copies them. A file consists of eight bytes with the
 length of a JSON header, the header with the dtype, shape and byte range of every tensor, and the tensors one after the
@@ -8,6 +10,7 @@ other (https://github.com/huggingface/safetensors#format).
 import json
 import math
 import struct
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
@@ -20,8 +23,8 @@ from pause_megatron.flushing import flush_meanwhile
 
 _TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _ALIGNMENT = 8
-_FLUSH_BYTES = 1 << 26
-"""Written bytes after which a thread starts to flush them to disk."""
+_PENDING_BYTES = 1 << 26
+"""Bytes in memory that wait for their checksum; small tensors after a large one need not wait for it."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name to shape, in the order of writing."""
@@ -78,22 +81,17 @@ def write_tensors(
 
 
 def _write(output: IO[bytes], contents: Iterator[Any], digest: Digest, thread: Executor) -> None:
-    """Write ``contents`` to ``output``. Threads compute the digest and flush to disk meanwhile."""
-    digested: Future[None] | None = None
-    flushed: Future[None] | None = None
-    unflushed = 0
+    """Write ``contents`` to ``output``. Threads compute the digest, and flush the complete file, meanwhile."""
+    pending: deque[tuple[int, Future[None]]] = deque()  # parts that the digest may not have read yet, with their bytes
     try:
         for content in contents:
             output.write(content)
-            if digested is not None:
-                digested.result()  # at most two tensors are in memory: the one written and the one digested
-            digested = thread.submit(digest.update, content)
-            unflushed += len(content)
-            if unflushed >= _FLUSH_BYTES and (flushed is None or flushed.done()):
-                flushed, unflushed = flush_meanwhile(output), 0
-        flush_meanwhile(output)
+            while pending and sum(size for size, _ in pending) + len(content) > _PENDING_BYTES:
+                pending.popleft()[1].result()
+            pending.append((len(content), thread.submit(digest.update, content)))
+        flush_meanwhile(output)  # flushes in between make writing wait for the disk
     finally:
-        if digested is not None:
+        for _, digested in pending:
             digested.result()
 
 

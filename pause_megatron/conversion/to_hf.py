@@ -1,7 +1,7 @@
 """Export of a checkpoint to a Hugging Face folder that stock transformers loads: ``pause-megatron convert-to-hf``.
 
 The folder is written under a temporary name, checked against the checkpoint, and only then renamed, so a folder that
-exists has been checked. At most two tensors are in memory.
+exists has been checked. Few tensors are in memory at a time.
 """
 
 import hashlib
