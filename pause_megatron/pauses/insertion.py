@@ -225,7 +225,8 @@ class DocumentPauses:
         text_lengths = np.diff(ends, prepend=-1) - 1  # without the end-of-document token
         is_real = self._real_places(text_lengths, first_sequence)
         tokens = np.full((1, len(is_real)), self.pause_id, dtype=stream.dtype)
-        self.sampler.fill_rows(tokens, is_real[None], stream[:consumed])
+        filled = self.sampler.fill_rows(tokens, is_real[None], stream[:consumed])
+        assert filled == (1, consumed), (filled, consumed)
         rates = self._rates_of(len(text_lengths), first_sequence)
         lengths = text_lengths + pauses_per_document(rates, text_lengths) + 1
         return Packed(tokens[0], lengths.astype(np.int32), consumed)

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
 _GOLDEN, _HALF, _ONE = counter_hash.GOLDEN, np.uint64(32), np.uint64(1)
 
-_mix: Callable[[np.uint64], np.uint64] = compiled(cast(Any, counter_hash.mix))  # numba compiles it for one word, too
+# numba compiles it for one word, too. Its cache would not see a change there, but then datasets would change as well.
+_mix: Callable[[np.uint64], np.uint64] = compiled(cast(Any, counter_hash.mix))
 
 
 @compiled

@@ -23,7 +23,7 @@ GAPS = ["repeat", "distinct"]
 RATES = ["fixed", "drawn"]
 try:
     from pause_megatron.pauses import sampling_loops
-except ImportError:  # numba is not installed; the compiled form was not checked
+except ImportError:
     SAMPLERS = [sampling]
 else:
     SAMPLERS = [sampling, sampling_loops]
