@@ -87,7 +87,7 @@ class ModelFolder:
 
     @cached_property
     def branching_problem(self) -> str | None:
-        """Why answers after the same prompt cannot be decoded in one row, found by a trial; None if they can."""
+        """Why answers after the same prompt cannot be read in one row, found by a trial; None if they can."""
         return branching_problem(self.model)
 
     @cached_property

@@ -159,7 +159,7 @@ class Continuations:
             use_cache=True,
             logits_to_keep=width,
         ).logits
-        self._positions = self._positions + width
+        self._positions = self._positions + real.sum(dim=1)
         return logits.flatten(0, 1), torch.arange(ids.numel(), device=ids.device).view_as(ids)
 
     def read_next(self, tokens: torch.Tensor) -> torch.Tensor:

@@ -37,7 +37,7 @@ def sharing_problem(model: PreTrainedModel, context_length: int) -> str | None:
 
 @torch.no_grad()
 def branching_problem(model: PreTrainedModel) -> str | None:
-    """Return why several answers of ``model`` cannot be decoded in one row, under a mask; None if they can.
+    """Return why several answers of ``model`` cannot be read in one row, under a mask; None if they can.
 
     ``model`` must have no :func:`sharing_problem`.
     """
