@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4  # malloc.h
+_MOST_MAPPINGS = 65536  # glibc's default
 _PAGES = Path("/proc/self/statm")  # pages of address space, resident pages, ...
 
 
@@ -28,6 +29,7 @@ def keep_freed_memory(*, total: int | None = None, largest: int | None = None) -
         if largest is None:
             mallopt(_M_MMAP_MAX, 0)
         else:
+            mallopt(_M_MMAP_MAX, _MOST_MAPPINGS)  # an earlier call may have set it to 0
             mallopt(_M_MMAP_THRESHOLD, largest)
 
 
