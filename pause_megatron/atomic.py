@@ -16,7 +16,7 @@ from pathlib import Path, PurePath
 from typing import IO, Any
 
 from pause_megatron.errors import UserError, system_error
-from pause_megatron.flushing import flushed_with_folder, flushing
+from pause_megatron.flushing import flushing, is_flushed_with_folder
 
 TEMPORARY_SUFFIX = ".tmp"
 """Suffix of incomplete files and folders."""
@@ -60,7 +60,7 @@ def write_file(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     Raises :class:`UserError` when the system refuses to write, for example because the disk is full.
     """
     temporary = temporary_name(path)
-    is_flushed_later = flushed_with_folder(path)
+    is_flushed_later = is_flushed_with_folder(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with _open_locked(temporary, mode) as file:

@@ -13,7 +13,7 @@ _threads: dict[Path, tuple[ThreadPoolExecutor, list[Future[None]]]] = {}
 
 @contextmanager
 def flushing(folder: Path) -> Iterator[None]:
-    """Flush files in ``folder`` in a thread when :func:`flush_meanwhile` says so, and wait for it after the block.
+    """Flush the files given to :func:`flush_meanwhile` in a thread, and wait for them after the block.
 
     Raises ``OSError`` if a flush failed.
     """
@@ -28,7 +28,7 @@ def flushing(folder: Path) -> Iterator[None]:
         flush.result()
 
 
-def flushed_with_folder(path: Path) -> bool:
+def is_flushed_with_folder(path: Path) -> bool:
     """Whether ``path`` is in a folder that is :func:`flushing`."""
     return _folder_of(path) is not None
 

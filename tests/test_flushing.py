@@ -14,7 +14,7 @@ from pause_megatron.flushing import flush_meanwhile
 
 
 def flushed_descriptors(monkeypatch: pytest.MonkeyPatch, error: int = 0) -> list[Path]:
-    """The files that are flushed from now on, as they are called then; each flush fails with ``error``."""
+    """The files that are flushed from now on, with their names at that time; each flush fails with ``error``."""
     flushed = []
 
     def fsync(descriptor: int) -> None:

@@ -1,6 +1,6 @@
 """Writes safetensors files with few tensors in memory, and computes their checksums meanwhile.
 
-Two tensors, of any size, are in memory, and others of 64 MiB in all.
+In memory are the tensor that is written, and a single one, or several of at most 64 MiB, that wait for their checksum.
 
 The safetensors library wants all tensors of a file at once, and copies them. A file consists of eight bytes with the
 length of a JSON header, the header with the dtype, shape and byte range of every tensor, and the tensors one after the
@@ -24,7 +24,7 @@ from pause_megatron.flushing import flush_meanwhile
 _TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
 _ALIGNMENT = 8
 _PENDING_BYTES = 1 << 26
-"""Bytes in memory that wait for their checksum; small tensors after a large one need not wait for it."""
+"""Most bytes of several tensors that wait for their checksum, so that writing runs ahead."""
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Tensor name to shape, in the order of writing."""

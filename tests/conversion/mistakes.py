@@ -133,7 +133,7 @@ def _in_gpt2(n: dict[str, str]) -> dict[str, Mistake]:
         "attention scaled by layer": _set(scale_attn_by_inverse_layer_idx=True),
         "qkv by heads": _change(qkv + "weight", _by_heads),
         "qkv bias by heads": _change(qkv + "bias", _by_heads),
-        "two heads exchanged": _change(qkv + "weight", lambda tensor: _swap_heads(tensor.t(), WIDTH // HEADS).t()),
+        "two heads exchanged": _change(qkv + "weight", lambda tensor: _swap_heads(tensor.t(), 3 * HEADS).t()),
         "out not transposed": _change(first + n["out"] + "weight", torch.t),
         "last position": _change("transformer.wpe.weight", _last_row),
         "positions shifted by one": _change("transformer.wpe.weight", lambda tensor: tensor.roll(1, 0)),
@@ -158,9 +158,9 @@ def _in_llama(n: dict[str, str]) -> dict[str, Mistake]:
         "rotary scaled linearly": _set_rope(rope_type="linear", factor=2.0),
         "rotary scaled dynamically": _set_rope(rope_type="dynamic", factor=2.0),
         "pairs rotated next to each other": _change(first + n["q"] + "weight", _interleaved),
-        "two query heads exchanged": _change(first + n["q"] + "weight", lambda tensor: _swap_heads(tensor)),
-        "two key heads exchanged": _change(first + n["k"] + "weight", lambda tensor: _swap_heads(tensor)),
-        "two value heads exchanged": _change(first + n["v"] + "weight", lambda tensor: _swap_heads(tensor)),
+        "two query heads exchanged": _change(first + n["q"] + "weight", lambda tensor: _swap_heads(tensor, HEADS)),
+        "two key heads exchanged": _change(first + n["k"] + "weight", lambda tensor: _swap_heads(tensor, GROUPS)),
+        "two value heads exchanged": _change(first + n["v"] + "weight", lambda tensor: _swap_heads(tensor, GROUPS)),
         "keys and values exchanged": _exchange(first + n["k"] + "weight", first + n["v"] + "weight"),
         "gate and up exchanged": _exchange(first + n["gate"] + "weight", first + n["up"] + "weight"),
     }
@@ -262,9 +262,9 @@ def _swap_rows(tensor: torch.Tensor) -> torch.Tensor:
     return changed
 
 
-def _swap_heads(tensor: torch.Tensor, width: int = 0) -> torch.Tensor:
-    """Exchange the first two heads of ``[heads * width, hidden size]``."""
-    width = width or 8
+def _swap_heads(tensor: torch.Tensor, heads: int) -> torch.Tensor:
+    """Exchange the first two of ``heads`` heads, ``[heads * head size, hidden size]``."""
+    width = len(tensor) // heads
     return torch.cat([tensor[width : 2 * width], tensor[:width], tensor[2 * width :]])
 
 

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Genera
 
 from pause_megatron.config.conversion import ConvertFromHfConfig, ConvertToHfConfig
 from pause_megatron.config.pausing import InferencePausing
+from pause_megatron.conversion import to_hf
 from pause_megatron.conversion.from_hf import convert_from_hf
 from pause_megatron.conversion.hf_config import add_transformers_4_names
 from pause_megatron.conversion.layouts import GateAndUp, SplitQkv
@@ -22,6 +23,7 @@ from pause_megatron.conversion.safetensors_writer import divide
 from pause_megatron.conversion.to_hf import convert_to_hf
 from pause_megatron.downstream.generation import generate_texts
 from pause_megatron.downstream.model_folder import load_model_folder
+from pause_megatron.errors import UserError
 from pause_megatron.records.conversion import ExportRecord
 from pause_megatron.records.files import read_record
 from tests.distributed import run_distributed
@@ -56,6 +58,29 @@ def test_weights_have_the_given_dtype_and_are_compared_in_it(checkpoint: Path, d
     assert report.source["layout"] == "from Hugging Face"
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "hf")
     assert model.dtype == DTYPES[dtype]
+
+
+def export_with_a_longer_context(checkpoint: Path, output: Path) -> str:
+    """Error of an export whose ``config.json`` has another context; no logit shows it."""
+    written = to_hf.hf_model_config
+
+    def longer(*arguments: Any, **named: Any) -> Any:
+        config = written(*arguments, **named)
+        config.max_position_embeddings += 1
+        return config
+
+    pytest.MonkeyPatch().setattr(to_hf, "hf_model_config", longer)  # in a process of its own
+    try:
+        convert_to_hf(ConvertToHfConfig(checkpoint=checkpoint, output=output))
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+def test_settings_that_logits_do_not_show_are_compared(checkpoint: Path, tmp_path: Path) -> None:
+    [error] = run_distributed(export_with_a_longer_context, 1, checkpoint, tmp_path / "hf")
+    assert "config.json: max_position_embeddings 65, but 64 in the checkpoint" in error
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_split_files_load_as_the_same_model(checkpoint: Path, tmp_path: Path) -> None:
