@@ -42,4 +42,4 @@ def test_a_step_computes_in_the_memory_of_the_step_before() -> None:
     [pages] = run_distributed(new_pages_of_steps, 1)
     residual_streams = GPT2.num_layers * SEQUENCES * SEQ_LENGTH * GPT2.hidden_size * 4 // resource.getpagesize()
     assert pages[0] > residual_streams
-    assert min(pages[2:]) < residual_streams, pages  # without it four times these
+    assert min(pages[2:]) < residual_streams, pages  # a step that returns its memory clears four times these
