@@ -152,7 +152,7 @@ def _sampler_for(job: ShardJob, encoder: Encoder) -> Sampler:
     """
     draws = any(output.settings.strategy in ("sequence", "document") for output in job.outputs)
     is_large = encoder.encoder_name in FAST_ENCODERS and job.source.size_bytes >= _LEAST_COMPILED_BYTES
-    if draws and ("numba" in sys.modules or is_large):
+    if draws and (sys.modules.get("numba") or is_large):
         with suppress(ImportError):
             from pause_megatron.pauses import sampling_loops
 

@@ -178,8 +178,12 @@ def test_missing_package_is_a_warning_or_a_user_error(
     tokenizers, monkeypatch, capsys, encoder, package, kind, reference
 ):
     monkeypatch.setitem(sys.modules, package, None)
-    monkeypatch.delitem(sys.modules, "pause_megatron.tokenizer.word_loops", raising=False)
-    monkeypatch.delattr("pause_megatron.tokenizer.word_loops", raising=False)
+    for module in (
+        "pause_megatron.compiled_loops",
+        "pause_megatron.tokenizer.word_loops",
+    ):  # others have imported numba
+        monkeypatch.delitem(sys.modules, module, raising=False)
+        monkeypatch.delattr(module, raising=False)
     assert choose_encoder(tokenizers[kind], "auto", ["text"]) == reference
     assert "pip install 'pause_megatron[fast]'" in capsys.readouterr().err
     with pytest.raises(UserError, match=f"--encoder {encoder}: needs the package {package}"):
