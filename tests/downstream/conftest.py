@@ -1,7 +1,7 @@
 """Fixtures made on the spot: a tiny real tokenizer, folders of tiny random models, and a small generated task."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc_data import topics
 
@@ -51,3 +51,16 @@ def parity_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("tasks") / "parity"
     write_task("parity", path, seed=0, train=200, validation=10, test=20)
     return path
+
+
+@pytest.fixture
+def positions_read(folder: ModelFolder) -> Iterator[list[tuple[int, int]]]:
+    """Shape of the ids of every forward pass, without those of the trials."""
+    assert folder.sharing_problem is None
+    assert folder.branching_problem is None
+    read: list[tuple[int, int]] = []
+    handle = folder.model.register_forward_pre_hook(
+        lambda _, inputs, named: read.append(tuple(named["input_ids"].shape)), with_kwargs=True
+    )
+    yield read
+    handle.remove()
