@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pause_megatron.light_imports import lighten_imports
 
 if TYPE_CHECKING:
+    from pause_megatron.api import PauseDataCollator, add_pause, generate, insert_pauses
     from pause_megatron.downstream.batching import prefix_lm_mask
     from pause_megatron.downstream.model_folder import load_model_folder
-    from pause_megatron.library import PauseDataCollator, add_pause, generate, insert_pauses
     from pause_megatron.pauses.loss_mask import loss_mask
 
 __version__ = "0.1.0"
@@ -31,7 +31,7 @@ _ELSEWHERE = {
     "loss_mask": "pause_megatron.pauses.loss_mask",
     "prefix_lm_mask": "pause_megatron.downstream.batching",
 }
-"""Names that are not in ``pause_megatron.library``."""
+"""Names that are not in ``pause_megatron.api``."""
 
 lighten_imports()
 
@@ -39,7 +39,7 @@ lighten_imports()
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_ELSEWHERE.get(name, "pause_megatron.library")), name)
+    return getattr(import_module(_ELSEWHERE.get(name, "pause_megatron.api")), name)
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,7 @@ import pause_megatron
 PACKAGE = Path(pause_megatron.__file__).parent
 LAYERS = [
     ["__main__", "__init__"],
-    ["cli", "library"],
+    ["cli", "api"],
     ["doctor"],
     ["experiments", "report"],
     ["training", "downstream"],
