@@ -34,7 +34,10 @@ def is_flushed_with_folder(path: Path) -> bool:
 
 
 def flush_meanwhile(file: IO[Any]) -> Future[None] | None:
-    """Flush what has been written to the open ``file`` so far, if it is in a folder that is :func:`flushing`."""
+    """Flush what has been written to the open ``file`` so far, if it is in a folder that is :func:`flushing`.
+
+    Returns the flush, which that folder waits for; elsewhere None.
+    """
     folder = _folder_of(Path(file.name))
     if folder is None:
         return None

@@ -65,11 +65,6 @@ class BranchedRows:
     def __len__(self) -> int:
         return len(self._branches)
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return torch.device(self._model.device)
-
     def read(self, ids: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Read ``ids``, [branches, tokens], of which those not ``real`` are padding at the end of a branch.
 

@@ -137,11 +137,6 @@ class Continuations:
     def __len__(self) -> int:
         return len(self._positions)
 
-    @property
-    def device(self) -> torch.device:
-        """Device of the model."""
-        return torch.device(self._model.device)
-
     def read(self, ids: torch.Tensor, real: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Read ``ids``, [rows, tokens], of which those not ``real`` are padding at the end of a row.
 

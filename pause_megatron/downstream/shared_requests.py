@@ -101,7 +101,8 @@ class SharedReader:
             totals, greedy = _token_scores(cache.logits, cache.places(rows, branches), first)
             further = [len(branch.target) - 1 for branch in branches]
             for chosen, continuations in self._continuations(cache, rows, branches, further):
-                more, are_greedy = _rest(continuations, [branches[place].target for place in chosen])
+                targets = _padded([branches[place].target for place in chosen])
+                more, are_greedy = _rest(continuations, targets.to(first.device))
                 index = torch.tensor(chosen, device=totals.device)
                 totals[index] += more
                 greedy[index] &= are_greedy
@@ -190,15 +191,16 @@ def _branches(prefixes: Sequence[SharedPrefix]) -> tuple[list[int], list[Branch]
     return [row for row, _ in pairs], [branch for _, branch in pairs]
 
 
-def _rest(
-    continuations: Continuations | BranchedRows, targets: Sequence[Sequence[int]]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def _padded(targets: Sequence[Sequence[int]]) -> torch.Tensor:
+    """``targets`` with :data:`_PADDING` after the shorter ones, [targets, tokens]."""
+    return pad_sequence([torch.tensor(target) for target in targets], batch_first=True, padding_value=_PADDING)
+
+
+def _rest(continuations: Continuations | BranchedRows, tokens: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the log-probability of the tokens after the first of each target, and whether all of them are likeliest.
 
-    Both have the shape [targets].
+    ``tokens``: [targets, tokens], with padding; both results: [targets].
     """
-    padded = pad_sequence([torch.tensor(target) for target in targets], batch_first=True, padding_value=_PADDING)
-    tokens = padded.to(continuations.device)  # [targets, tokens]
     read, expected = tokens[:, :-1], tokens[:, 1:]
     real = expected != _PADDING
     logits, places = continuations.read(read.clamp(min=0), real)

@@ -1,4 +1,7 @@
-"""A small grid runs for real: it is stopped, killed, resumed, repeated and extended."""
+"""A small grid runs for real: it is stopped, killed, resumed, repeated and extended.
+
+Long because its tests share the same real grids, which take longest.
+"""
 
 from __future__ import annotations
 
