@@ -1,9 +1,10 @@
-"""Importing Megatron-core and DeepSpeed does not import the compiler; what they decorate compiles when called."""
+"""Importing Megatron-core and DeepSpeed imports no compiler and searches for no garbage."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import torch
 
@@ -21,9 +22,27 @@ torch._dynamo.config.disable = True
 assert torch.equal(gelu_impl(torch.zeros(2)), torch.zeros(2))
 """
 
+COMMAND = """
+import gc
+before = gc.get_stats()[2]
+import pause_megatron.training.run
+
+def run(config):
+    assert gc.get_stats()[2] == before, "the collector searched all objects during the import"
+    assert gc.isenabled()
+    assert gc.get_freeze_count() > 100_000, "it will search the imported objects"
+"""
+RUN = "from pause_megatron.cli.commands import Command as C; C(summary='', config='', function='command:run').run(None)"
+
 
 def test_importing_the_trainer_does_not_import_the_compiler() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_garbage_collector_does_not_search_what_a_command_imports(tmp_path: Path) -> None:
+    (tmp_path / "command.py").write_text(COMMAND)
+    done = subprocess.run([sys.executable, "-c", RUN], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
+from pause_megatron.light_imports import without_collection
 from pause_megatron.log import quiet_libraries
 
 _HUGGING_FACE = ("pause_megatron.conversion.", "pause_megatron.downstream.")
@@ -34,7 +35,9 @@ class Command:
         """Import the command's function and call it; commands that use Hugging Face's libraries keep those quiet."""
         if self.function.startswith(_HUGGING_FACE):
             quiet_libraries()
-        resolve_name(self.function)(config)
+        with without_collection():
+            function = resolve_name(self.function)
+        function(config)
 
 
 SUBCOMMANDS: dict[str, Command] = {

@@ -26,6 +26,7 @@ from pause_megatron.errors import (
     exit_code,
     system_error,
 )
+from pause_megatron.light_imports import without_collection
 from pause_megatron.memory_limit import run_within_memory_limit
 from pause_megatron.optional_packages import packages_needed_by
 from pause_megatron.parallel.signals import stop_signals_held_back
@@ -125,7 +126,7 @@ def _run(command: Command, program: str, arguments: list[str]) -> int:
 
 
 def _run_harness(arguments: list[str]) -> None:
-    with packages_needed_by(f"pause-megatron {_HARNESS}"):
+    with packages_needed_by(f"pause-megatron {_HARNESS}"), without_collection():
         from pause_megatron.downstream.harness_command import run_harness
     run_harness(arguments)
 

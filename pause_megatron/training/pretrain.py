@@ -11,6 +11,7 @@ from pause_megatron import log
 from pause_megatron.config.pretrain import PretrainConfig
 from pause_megatron.config.serialize import flags_of_mapping, to_plain
 from pause_megatron.errors import EXIT_DONE
+from pause_megatron.light_imports import without_collection
 from pause_megatron.parallel.launcher import Launch, detect_launch
 from pause_megatron.parallel.local_launcher import run_local_processes
 from pause_megatron.parallel.slurm_step import describe_job
@@ -33,7 +34,8 @@ def pretrain(config: PretrainConfig) -> None:
 
         print_plan(config, num_processes=world_size)
         return
-    from pause_megatron.training.inputs import check_inputs  # imports Megatron-core, which a plan does not need
+    with without_collection():
+        from pause_megatron.training.inputs import check_inputs  # imports Megatron-core, which a plan does not need
 
     inputs = check_inputs(config, world_size=world_size)
     if starts_processes:
@@ -67,13 +69,14 @@ def train_in_groups(config: PretrainConfig, launch: Launch, inputs: PretrainInpu
 
     Raises the errors of :func:`pretrain`.
     """
-    from pause_megatron.data.verified_files import verify_files
-    from pause_megatron.parallel.groups import initialize_process_groups
-    from pause_megatron.parallel.heartbeat import Heartbeat
-    from pause_megatron.training.run import PretrainRun
-    from pause_megatron.training.run_devices import describe_all_devices, describe_own_device, device_line
-    from pause_megatron.training.run_folder import owned_run_folder
-    from pause_megatron.training.stop_requests import StopRequests
+    with without_collection():
+        from pause_megatron.data.verified_files import verify_files
+        from pause_megatron.parallel.groups import initialize_process_groups
+        from pause_megatron.parallel.heartbeat import Heartbeat
+        from pause_megatron.training.run import PretrainRun
+        from pause_megatron.training.run_devices import describe_all_devices, describe_own_device, device_line
+        from pause_megatron.training.run_folder import owned_run_folder
+        from pause_megatron.training.stop_requests import StopRequests
 
     own_device = describe_own_device(config, inputs)
     log.info("; ".join(filter(None, [str(launch), device_line(own_device), describe_job(os.environ)])))
