@@ -28,6 +28,8 @@ _MODULES = (
 """Modules that do so themselves, or whose imports do."""
 _ASKS_THE_DRIVER = "PYTORCH_NVML_BASED_CUDA_CHECK"
 """Environment variable with which PyTorch looks for GPUs by the driver's library."""
+_WAIT_POLICY = "OMP_WAIT_POLICY"
+"""Environment variable that the OpenMP library reads when it is loaded."""
 
 
 def lighten_imports() -> None:
@@ -49,6 +51,23 @@ def without_collection() -> Iterator[None]:
         gc.freeze()
         if is_enabled:
             gc.enable()
+
+
+@contextmanager
+def openmp_sleeps() -> Iterator[None]:
+    """Let the threads of OpenMP sleep while they wait, if the block imports PyTorch for the first time.
+
+    Otherwise they occupy their cores, also while other threads or programs need these. ``OMP_WAIT_POLICY`` has
+    priority.
+    """
+    if _WAIT_POLICY in os.environ:
+        yield
+        return
+    os.environ[_WAIT_POLICY] = "PASSIVE"
+    try:
+        yield
+    finally:
+        del os.environ[_WAIT_POLICY]
 
 
 def compiled_at_first_call(function: Callable[..., Any] | None = None, **settings: Any) -> Any:

@@ -1,10 +1,11 @@
 """Table of all commands. It names modules instead of importing them, so that ``--help`` answers at once."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pkgutil import resolve_name
 from typing import Any
 
-from pause_megatron.light_imports import without_collection
+from pause_megatron.light_imports import openmp_sleeps, without_collection
 from pause_megatron.log import quiet_libraries
 
 _HUGGING_FACE = ("pause_megatron.conversion.", "pause_megatron.downstream.")
@@ -25,6 +26,9 @@ class Command:
     """Whether a launcher may start several ranks of it. Only rank 0 then reports an error of the user."""
     saves_when_asked: bool = False
     """Whether it saves and stops after SIGTERM or SIGUSR1. The signals are blocked until it can handle them."""
+    shares_cores: bool = False
+    """Whether it hashes and writes in threads while it computes. Those of OpenMP then sleep when they wait; by default
+    they occupy a core, which the others need."""
 
     def config_class(self) -> type:
         """Import and return the configuration class."""
@@ -35,7 +39,7 @@ class Command:
         """Import the command's function and call it; commands that use Hugging Face's libraries keep those quiet."""
         if self.function.startswith(_HUGGING_FACE):
             quiet_libraries()
-        with without_collection():
+        with without_collection(), openmp_sleeps() if self.shares_cores else nullcontext():
             function = resolve_name(self.function)
         function(config)
 
@@ -77,11 +81,13 @@ SUBCOMMANDS: dict[str, Command] = {
         summary="convert a checkpoint to a Hugging Face folder, verified by logits",
         config="pause_megatron.config.conversion:ConvertToHfConfig",
         function="pause_megatron.conversion.to_hf:convert_to_hf",
+        shares_cores=True,
     ),
     "convert-from-hf": Command(
         summary="convert a Hugging Face model to a checkpoint with <pause>, verified by logits",
         config="pause_megatron.config.conversion:ConvertFromHfConfig",
         function="pause_megatron.conversion.from_hf:convert_from_hf",
+        shares_cores=True,
     ),
     "generate-task": Command(
         summary="write the records of a small generated task: parity, lookup or 3sum",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,3 +54,13 @@ def test_existing_output_is_not_overwritten(tmp_path: Path, capsys: pytest.Captu
     output.mkdir()
     (checkpoint / "manifest.json").write_text("{}")
     assert "exists already" in convert(checkpoint, output, capsys)
+
+
+@pytest.mark.parametrize(("wish", "policy"), [({}, "PASSIVE"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "ACTIVE")])
+def test_openmp_leaves_the_cores_to_other_threads(wish: dict[str, str], policy: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "pause_megatron", "convert-to-hf", "--checkpoint", "no", "--output", "hf"]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("OMP_")}
+    environment |= {"OMP_DISPLAY_ENV": "true", **wish}  # each copy of the library prints its settings
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
+    lines = {line.strip() for line in done.stderr.splitlines() if "OMP_WAIT_POLICY" in line}
+    assert lines == {f"OMP_WAIT_POLICY = '{policy}'"}, done.stderr
