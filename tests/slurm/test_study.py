@@ -30,6 +30,8 @@ MODELS = {
 }
 JOBS = 1 + 5 + 5 + 2 * 4 * 2 + 2 * 2 * 4 * 2 + 1
 """Tokenizer, both splits with their checks, pretraining and exports, finetuning and evaluation, report."""
+STEPS, SAVED = 300, 50
+"""Steps of pretraining, and between its checkpoints: after the first one, there is time to kill a job."""
 MINUTES = 60.0
 
 
@@ -48,7 +50,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "models": MODELS,
         "sizes": {"tiny": MODEL},
         "seeds": [0, 1],
-        "train": {**TRAIN, "train_iters": 6, "save_interval": 2, "log_interval": 1, "validation_sequences": 8},
+        "train": {**TRAIN, "train_iters": STEPS, "save_interval": SAVED, "log_interval": 10, "validation_sequences": 8},
     }
     write_grid(
         folder,
@@ -99,6 +101,10 @@ def wait_until(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+def iteration(step: int) -> str:
+    return f"iter_{step:07d}"
+
+
 def report(output: Path) -> list[str]:
     """The report's lines without folder and speed."""
     text = (output / "report" / "report.md").read_text(encoding="utf-8")
@@ -134,7 +140,7 @@ def test_undisturbed_study_is_complete(undisturbed: Path) -> None:
 @pytest.mark.slow
 def test_study_killed_twice_ends_with_the_same_report(site: Path, undisturbed: Path) -> None:
     output = site / "killed"
-    kill_when(site, output, "runs/fifth-pt0-tiny/checkpoints/iter_0000002/manifest.json")
+    kill_when(site, output, f"runs/fifth-pt0-tiny/checkpoints/{iteration(SAVED)}/manifest.json")
     kill_when(site, output, "finetune/parity/.tenth-pt1-tiny-ft2-seed0.work/*/manifest.json")
     said = run_here(site, output)
     assert "tokenizer: done" not in said  # that was done before
@@ -160,10 +166,11 @@ def test_study_killed_on_slurm_ends_with_the_same_report(cluster: Cluster, site:
     assert f"0 of {JOBS} jobs queued" in again
     assert "report: in the queue as job" in again
     killed = json.loads((output / "slurm" / "queued.json").read_text())["pretrain-tenth-pt0-tiny"]
-    folder = output / "runs" / "tenth-pt0-tiny" / "checkpoints" / "iter_0000002"
-    cluster.wait_for((folder / "manifest.json").exists, "a checkpoint", timeout=60 * MINUTES)
+    folder = output / "runs" / "tenth-pt0-tiny" / "checkpoints"
+    cluster.wait_for((folder / iteration(SAVED) / "manifest.json").exists, "a checkpoint", timeout=60 * MINUTES)
     cluster.run("scancel", "--signal=KILL", killed)
     cluster.wait_for(lambda: not cluster.ask("squeue", "--noheader"), "the end of all jobs", timeout=60 * MINUTES)
+    assert not (folder / iteration(STEPS)).exists(), "ended before it was killed"
     assert not (output / "report").exists()
     said = queue()
     assert str(output / "hf" / "tenth-pt0-tiny") in said
