@@ -6,6 +6,7 @@ module of PyTorch that asks for GPUs in builds with CUDA. The driver's library m
 started CUDA cannot fork.
 
 The garbage collector would take a fifth of the time of such imports, because it searches all objects again and again.
+PyTorch's import also decides how the threads of OpenMP wait.
 """
 
 import functools
